@@ -11,7 +11,7 @@ from cases.command_lines import CommandLine
 from cases.daemons import Running
 from consentd.core import checkpoint, codec, note
 from consentd.server.keys import read_keys
-from consentd_client import FileMemory, KeyPair
+from consentd_client import FileMemory, KeyPair, ledger
 
 CONSENT = ("--recipient", "clinic-b", "--holder", "hospital-a", "--purpose", "TREAT", "--category", "CLIN")
 ASK = ("--actor", "clinic-b", "--holder", "hospital-a", "--purpose", "TREAT", "--category", "CLIN.DX")
@@ -247,6 +247,26 @@ def test_a_history_remembers(talk: CommandLine, person: str, granted: str, tmp_p
     assert "증명됨" in new.err
     assert talk("checkpoint", *memory).status == 0
     assert talk("checkpoint", "--json").object["verdict"] == "proven"
+
+
+def test_a_long_history_is_verified_in_parts(
+    talk: CommandLine, person: str, granted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(5):
+        talk("authorize", person, *ASK, "--receipt", os.devnull)
+    monkeypatch.setattr(ledger.history_part, "__kwdefaults__", {**ledger.history_part.__kwdefaults__, "most": 3})
+    parts = ("--parts", tmp_path / "parts")
+    found = talk("history", person, *parts)
+    assert (found.status, found.out) == (0, talk("history", person).out)
+    assert found.err.count("not complete yet") == 2
+    assert "all 7 entries" in found.err
+    talk("revoke", person, granted, "--receipt", os.devnull)
+    new = talk("history", person, *parts, "--new")
+    assert (len(new.out.splitlines()), "revoked" in new.out) == (1, True)
+    assert talk("history", person, *parts, "--json").objects[-1]["entries"] == 8
+    assert talk("history", person, *parts, "--save", tmp_path / "file").status == 2
+    (tmp_path / "parts.state").write_text("{}")
+    assert talk("history", person, *parts).status == 2
 
 
 def test_a_history_that_was_taken_back_is_disproved(

@@ -23,6 +23,8 @@ from consentd.errors import InvalidError
 from consentd.policy.dates import format_instant
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from google.protobuf.message import Message
 
     from consentd_client import Entry, History, Question
@@ -32,6 +34,9 @@ Everything is verified before a line is shown: the log's signature, that no entr
 signed each entry. With --memory also that the daemon takes nothing back that it showed before.
 Not proven: an access that nobody reported; that the tag is this person's (pin it with --tag); that everyone is shown
 the same ledger. That a tag has no entry says nothing about a person.
+
+--parts needs little memory, however long the history is. What was verified stays in FILE, and nothing is shown before
+the last part is verified. If the call ends early, call it again with the same FILE. It reads and writes no memory.
 
 --save writes the history and its proofs to one file of evidence (proto/evidence-format.md). --from verifies such a file
 without calling a daemon; so do `consentd audit check-evidence` and `consentd-verify history FILE` (clients/typescript).
@@ -49,6 +54,10 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument("--public", metavar="NAME", help="a public chain instead: ledger, participant/ID, notice/ID …")
     verb.add_argument("--tag", default="", metavar="HEX", help="the person's tag, as `enrol` printed it")
     verb.add_argument("--new", action="store_true", help="show only what is new since the last time (--memory)")
+    verb.add_argument(
+        "--parts", type=Path, metavar="FILE",
+        help="for a long history: verify it part by part and keep it in FILE; a later call continues there",
+    )  # fmt: skip
     verb.add_argument("--save", type=Path, metavar="FILE", help="write history and proofs to FILE, for any verifier")
     verb.add_argument(
         "--from", dest="file", type=Path, metavar="FILE", help="verify a saved file, offline; `-` reads it from stdin"
@@ -62,42 +71,80 @@ def add_verbs(verbs: Verbs) -> None:
 
 def history(arguments: argparse.Namespace, out: Out) -> int:
     """Show a person's history, and prove that it is complete."""
+    if arguments.parts is not None:
+        return _read_parts(arguments, out)
     found = _open(arguments) if arguments.file is not None else _ask(arguments, out)
-    for entry in found.new if arguments.new else found.entries:
-        out.answer(entry.line(out.lang), **_entry_fields(entry))
+    return _show(arguments, out, found, found.entries)
+
+
+def _show(arguments: argparse.Namespace, out: Out, found: "History", entries: "Iterable[Entry]") -> int:
+    """Show *entries*, one at a time, then what *found* proves of them; return the exit status."""
+    count, new, unread, last_seq = 0, 0, 0, 0
+    missing: list[tuple[int, int]] = []
+    for entry in entries:
+        count, new = count + 1, new + entry.is_new
+        unread += entry.statement is not None and entry.message is None
+        if entry.seq != last_seq + 1:
+            missing.append((last_seq + 1, entry.seq - 1))
+        last_seq = entry.seq
+        if entry.is_new or not arguments.new:
+            out.answer(entry.line(out.lang), **_entry_fields(entry))
 
     until, size = format_instant(found.seal_time_ms), found.checkpoint.size
     if out.as_json:
         out.answer(
             "", type="history", verdict="proven", tag=found.tag.hex(), public_name=found.name,
-            entries=len(found.entries), new=len(found.new), unread=len(found.unread), erased=found.is_erased, size=size,
-            missing=[list(one) for one in found.missing], kept_from_ms=found.kept_from_ms,
+            entries=count, new=new, unread=unread, erased=found.is_erased, size=size,
+            missing=[list(one) for one in missing], kept_from_ms=found.kept_from_ms,
             seal_time_ms=found.seal_time_ms,
         )  # fmt: skip
-    if found.is_absent:
+    if not count:
         out.message("proven: the tag has no entry. That says something about a tag, never about a person.")
     else:
         out.message(
-            f"증명됨: {until}까지의 {'남은 ' if found.missing else ''}전체 기록 {len(found.entries)}건 "
+            f"증명됨: {until}까지의 {'남은 ' if missing else ''}전체 기록 {count}건 "
             f"(원장 크기 {size}). "
             "증명하지 않는 것: 보고되지 않은 이용, 이 태그가 본인의 것이라는 사실.",
-            f"proven: all {len(found.entries)} entries {'that are kept ' if found.missing else ''}up to {until} "
+            f"proven: all {count} entries {'that are kept ' if missing else ''}up to {until} "
             f"(ledger of size {size}). "
             "Not proven: an access that nobody reported; that this tag is this person's.",
         )
     if arguments.file is not None and not (arguments.tag or arguments.public):
         out.message(f"this is the history of {found.name or found.tag.hex()}; give --tag to demand a certain person's")
-    for first, last in found.missing:
+    for first, last in missing:
         out.message(
             f"항목 {first}–{last}: 원장의 보유기간이 지나 삭제됨. {format_instant(found.kept_from_ms)} 이후의 "
             "기록은 모두 남아 있음",
             f"entries {first} to {last} were pruned, past the ledger's published retention: everything from "
             f"{format_instant(found.kept_from_ms)} on is here",
         )
-    if found.unread:
-        out.message(f"{len(found.unread)} entries are of a later version: what they say could not be determined")
+    if unread:
+        out.message(f"{unread} entries are of a later version: what they say could not be determined")
         return UNDETERMINED
     return PROVEN
+
+
+def _read_parts(arguments: argparse.Namespace, out: Out) -> int:
+    """Read and verify a long history part by part; show it when the last part is verified."""
+    from consentd_client import HistoryFile
+
+    if arguments.file is not None or arguments.save is not None:
+        raise InvalidError("--parts goes with --tag, --public NAME and --new, and not with --from or --save")
+    if (arguments.subject is None) == (arguments.public is None):
+        raise InvalidError("give either a person or --public NAME")
+    read_trust(arguments)  # raises an error here, before the daemon is called, if nothing is pinned
+    tag = read_hex(arguments.tag, "tag", 32)
+    chain = arguments.public if arguments.subject is None else read_subject(arguments)
+    file = HistoryFile(arguments.parts)
+    known = file.entry_count
+    with open_client(arguments) as client:
+        while True:
+            found, rows, state = client.history_part(chain, tag=tag, state=file.state)
+            file.append(rows, state, is_complete=found.is_complete)
+            if found.is_complete:
+                break
+            out.message(f"{file.entry_count} entries verified; the history is not complete yet")
+    return _show(arguments, out, found, file.shown(found, known=known))
 
 
 def _ask(arguments: argparse.Namespace, out: Out) -> "History":

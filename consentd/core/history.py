@@ -83,12 +83,16 @@ class HistoryProof:
 class HeldChain:
     """The part of a chain that the client verified earlier, by its last entry: *count* is the seq of that entry, *head*
     its chain hash, *erased* whether the entry is an ERASURE, and *time_ms* its time.
+
+    *lacks_statements*: a statement of this part is missing, and was not pruned. Only an ERASURE at the end of the chain
+    explains that.
     """
 
     count: int
     head: bytes
     erased: bool = False
     time_ms: int = 0
+    lacks_statements: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +147,23 @@ def verify_chain(
 ) -> tuple[VerifiedEntry, ...]:
     """Verify that a proof has all entries of its chain, or all entries after the *held* part; return these entries.
 
+    The other arguments and the errors are those of ``verify_part``.
+    """
+    return verify_part(chain, sealed=sealed, held=held, kept_from_ms=kept_from_ms)[0]
+
+
+def verify_part(
+    chain: ChainProof, *, sealed: SealedCheckpoint, held: HeldChain | None = None, kept_from_ms: int = 0,
+    most: int | None = None,
+) -> tuple[tuple[VerifiedEntry, ...], HeldChain]:  # fmt: skip
+    """Verify that a proof has the entries of its chain after the *held* part: all, or the first *most* of them.
+
+    Returns the entries, and the part of the chain that is verified then. INVARIANT: the part is the whole chain only if
+    its count is the chain's. Before that, no proof leads from its entries to the ledger: the entries follow each other,
+    and the part that reaches the count proves them all.
+
     Args:
+        most: the number of entries that were asked for; None: all.
         kept_from_ms: the ledger's own chain states that entries from before this time were pruned; 0: none were. If
             entries at the beginning of a person's chain, or openings, are from before this time, they may be missing.
 
@@ -157,7 +177,8 @@ def verify_chain(
     start = held or HeldChain(0, b"")
     if chain.count < start.count:
         raise ProofError(f"chain is shorter than the held part: `{chain.count}` and `{start.count}`")
-    if chain.first_seq <= start.count or len(chain.entries) != chain.count - chain.first_seq + 1:
+    wanted = chain.count - chain.first_seq + 1
+    if chain.first_seq <= start.count or len(chain.entries) != (wanted if most is None else min(wanted, most)):
         raise ProofError(f"chain does not have the entries after `{start.count}` up to `{chain.count}`")
     if chain.public_name:
         kept_from_ms = 0
@@ -176,17 +197,32 @@ def verify_chain(
         raise ProofError("chain has an entry of a public chain, but no public name")
     if verified and verified[-1].event.time_ms > sealed.seal.time_ms:
         raise ProofError("entry is later than the seal")
+    part = _held_after(start, verified, last, kept_from_ms)
+    if verified and part.count < chain.count:
+        return verified, part
     if last != (chain.head if chain.count else codec.ZERO_HASH):
         raise ProofError("last entry does not hash to the head in the map")
     # INVARIANT: a statement may be missing only if the statement was pruned or its person was erased. In the second
     # case, the chain ends in an ERASURE, whose own statement is never encrypted and never missing.
-    gone = any(
+    is_erased = part.erased and (not verified or verified[-1].statement is not None)
+    if part.lacks_statements and not is_erased:
+        raise ProofError("opening is missing, and the chain does not end in an ERASURE")
+    return verified, part
+
+
+def _held_after(
+    start: HeldChain, verified: Sequence[VerifiedEntry], head: bytes | None, kept_from_ms: int
+) -> HeldChain:
+    """Return the part of a chain that ends with the last of *verified*, which follows *start*."""
+    if not verified:
+        return start
+    lacks = any(
         one.statement is None and (one.event.time_ms >= kept_from_ms or one.event.kind not in PRUNABLE)
         for one in verified
     )
-    if gone and not (verified[-1].event.kind == EntryKind.ERASURE and verified[-1].statement is not None):
-        raise ProofError("opening is missing, and the chain does not end in an ERASURE")
-    return verified
+    event = verified[-1].event
+    erased = event.kind == EntryKind.ERASURE
+    return HeldChain(event.seq, head or b"", erased, event.time_ms, start.lacks_statements or lacks)
 
 
 def verify_run(tag: bytes, entries: Sequence[HistoryEntry], *, first_seq: int) -> tuple[VerifiedEntry, ...]:

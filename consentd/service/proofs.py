@@ -1,10 +1,11 @@
 """LedgerService: checkpoints, leaves, receipts, proofs and histories. Clients verify all of these themselves."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from consentd.core import codec
 from consentd.core.history import MAX_NAME
-from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX
+from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX, has_author_keys
 from consentd.cosigning.publisher import Published
 from consentd.errors import InvalidError, NotFoundError, StorageError
 from consentd.ledger import reads
@@ -122,10 +123,14 @@ class LedgerService(Servicer):
         tag, name = self._chain(request, context)
         if request.known_count > codec.MAX_SEQ:
             raise InvalidError("known_count is larger than the history")
+        if request.to_count and request.to_count <= request.known_count:
+            raise InvalidError("to_count is not larger than known_count")
+        if request.to_count and has_author_keys(name):
+            raise InvalidError("chain states keys of authors and is sent whole: ask without to_count")
         chains = _Chains(self.services.ledger.store, self.services.vault)
-        heads, published, names = self._prove_heads(chains, tag, name, request.known_count)
+        asked = Part(request.known_count, request.to_count - request.known_count if request.to_count else None)
+        heads, published, names = self._prove_heads(chains, tag, name, asked)
         store = self.services.ledger.store
-        first = max(request.known_count + 1, reads.first_after_gaps(store, tag))
         inclusion = reads.prove_inclusion(store, heads.size - 1, heads.size)
         head = ls.HistoryHead(checkpoint=published.note, seal=heads.seal, seal_inclusion=inclusion)
         known = request.known_tree_size
@@ -137,7 +142,8 @@ class LedgerService(Servicer):
         if request.known_count > heads.chains[tag][0]:
             raise InvalidError("known_count is larger than the history")
         for each, public_name in names.items():  # the requested chain is the first
-            yield from _stream_chain(chains, heads, each, public_name, first if each == tag else 1)
+            first, last = (asked if each == tag else WHOLE).seqs(store, each, heads.chains[each][0])
+            yield from _stream_chain(chains, heads, each, public_name, first, last)
 
     @stream_rpc
     def Prune(self, request: ls.PruneRequest, context: Context) -> Iterator[ls.PruneResponse]:
@@ -176,7 +182,7 @@ class LedgerService(Servicer):
         return tag
 
     def _prove_heads(
-        self, chains: "_Chains", tag: bytes, name: str, known: int
+        self, chains: "_Chains", tag: bytes, name: str, asked: "Part"
     ) -> tuple[HeadProofs, Published, dict[bytes, str]]:
         """Prove the heads of a chain, and of the chains that hold its authors' keys, at one published checkpoint.
 
@@ -189,8 +195,8 @@ class LedgerService(Servicer):
             heads, published = self.services.sequencer.prove_heads(tags)
             wanted = dict(names)
             for each in tags:
-                first = max(known + 1, reads.first_after_gaps(store, tag)) if each == tag else 1
-                for author in self._authors(chains.read(each, first, heads.chains[each][0])):
+                first, last = (asked if each == tag else WHOLE).seqs(store, each, heads.chains[each][0])
+                for author in self._authors(chains.read(each, first, last)):
                     wanted.setdefault(codec.public_tag(author), author)
             if wanted == names:
                 return heads, published, names
@@ -223,6 +229,22 @@ class LedgerService(Servicer):
         return start, min(start + pager.size, size), size, root
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a chain: the entries after *known*, at most *most* of them; None: all."""
+
+    known: int = 0
+    most: int | None = None
+
+    def seqs(self, store: Store, tag: bytes, count: int) -> tuple[int, int]:
+        """Return the seqs of the first and last entry of this part of a chain that has *count* entries."""
+        first = max(self.known + 1, reads.first_after_gaps(store, tag))
+        return first, count if self.most is None else min(count, first + self.most - 1)
+
+
+WHOLE = Part()
+
+
 class _Chains:
     """Reads the chains of one history, and decrypts statements. A chain is read twice: to find authors, and to send."""
 
@@ -243,7 +265,7 @@ class _Chains:
 
 
 def _stream_chain(
-    chains: _Chains, heads: HeadProofs, tag: bytes, name: str, first: int
+    chains: _Chains, heads: HeadProofs, tag: bytes, name: str, first: int, last: int
 ) -> Iterator[ls.GetHistoryResponse]:
     count, head, proof = heads.chains[tag]
     chain = ls.HistoryChain(
@@ -251,7 +273,7 @@ def _stream_chain(
     )
     yield ls.GetHistoryResponse(chain=chain)
     piece, size = ls.HistoryEntries(), 0
-    for entry, opened in chains.read(tag, first, count):
+    for entry, opened in chains.read(tag, first, last):
         piece.entries.add(index=entry.index, leaf=entry.leaf, opening=_opening(opened))
         size += len(entry.leaf) + (len(opened[1]) if opened else 0) + 64
         if size >= CHUNK_BYTES:

@@ -10,7 +10,7 @@ entry in which the participant takes part. No evidence proves that entries outsi
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from google.protobuf.message import Message
@@ -49,6 +49,22 @@ class VerifiedChains:
     chains: tuple[VerifiedChain, ...]
     keys: ValidKeys
     kept_from_ms: int
+    part: "HeldPart | None" = None  # of the chain asked for: what is verified of it then; None: no chain was asked for
+
+
+@dataclass(frozen=True, slots=True)
+class HeldPart:
+    """The part of a chain that was verified earlier, without its entries.
+
+    Attributes:
+        tag: the chain's tag.
+        held: the last entry of the part.
+        keys: the KEY entries of the part. Statements of later entries may be signed with these keys.
+    """
+
+    tag: bytes
+    held: HeldChain
+    keys: tuple[VerifiedEntry, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,14 +174,19 @@ def verify_evidence(
 
 def verify_chains(
     chains: Sequence[ChainProof], sealed: SealedCheckpoint, *, asked: bytes, origin: str, log_verifier: NoteVerifier,
-    known: Sequence[HistoryEntry] = (),
+    known: Sequence[HistoryEntry] = (), before: HeldPart | None = None, most: int | None = None,
 ) -> VerifiedChains:
     """Verify chains at one sealed checkpoint: each is whole, and every statement was signed by a key in force.
+
+    Of chain *asked*, only a part may be there; ``VerifiedChains.part`` is whole if its count is the chain's.
 
     Args:
         asked: tag of the chain asked for; empty if none was. All other chains must be authors' chains.
         known: entries of chain *asked* that the reader verified earlier, in order. Their signatures are not verified
             again, because the chains that state the authors' keys may not be sent again.
+        before: instead of *known*: the part of chain *asked* that the reader verified earlier, without its entries. The
+            entries of the part are not among those returned.
+        most: number of entries of chain *asked* that the reader asked for; None: all.
 
     Raises:
         MalformedError: a part of a chain has a wrong form.
@@ -178,33 +199,49 @@ def verify_chains(
         raise ProofError("a chain is there twice")
     if any(not key_validity.has_author_keys(chain.public_name) and chain.tag != asked for chain in chains):
         raise ProofError("a chain is there that was not asked for, and is no author's")
+    if before is not None and before.tag != asked:
+        raise ProofError("chain is of another tag than the part that was verified before")
     verified: dict[bytes, tuple[VerifiedEntry, ...]] = {}
-    retention = Retention()
+    retention, part = Retention(), None
     # Chain `ledger` comes first, because it states which entries of other chains may be missing.
     for chain in sorted(chains, key=lambda chain: chain.public_name != LEDGER_CHAIN):
-        held = known if chain.tag == asked else ()
-        verified[chain.tag] = _join(chain, held, sealed=sealed, kept_from_ms=retention.kept_from_ms)
+        if chain.tag != asked:
+            verified[chain.tag], _ = history.verify_part(chain, sealed=sealed, kept_from_ms=retention.kept_from_ms)
+        elif before is not None:
+            verified[asked], part = history.verify_part(
+                chain, sealed=sealed, held=before.held, kept_from_ms=retention.kept_from_ms, most=most
+            )
+        else:
+            verified[asked], part = _join(
+                chain, known, sealed=sealed, kept_from_ms=retention.kept_from_ms, most=most
+            )
         if chain.public_name == LEDGER_CHAIN:
             for entry in verified[chain.tag]:
                 if entry.statement is not None:
                     values.add_retention(retention, entry.event, entry.statement.payload)
     found = tuple(VerifiedChain(chain, verified[chain.tag]) for chain in chains)
-    known_events = {entry.event for entry in verified.get(asked, ())[: len(known)]}
-    keys = key_validity.verify_key_changes(_key_changes(found), origin=origin, known=known_events)
+    earlier = () if before is None else before.keys
+    known_events = {entry.event for entry in (*earlier, *verified.get(asked, ())[: len(known)])}
+    stated = [*_key_changes(VerifiedChain(chain, earlier) for chain in chains if chain.tag == asked)]
+    stated += _key_changes(found)
+    keys = key_validity.verify_key_changes(stated, origin=origin, known=known_events)
     for tag, entries in verified.items():
         verify_authors(entries[len(known) :] if tag == asked else entries, origin=origin, keys=keys)
     if asked or codec.LEDGER_TAG in verified:
-        stated = map(message_of, verified.get(codec.LEDGER_TAG, ()))
-        ledger = [one for one in stated if isinstance(one, st.LedgerStatement)]
+        messages = map(message_of, verified.get(codec.LEDGER_TAG, ()))
+        ledger = [one for one in messages if isinstance(one, st.LedgerStatement)]
         log_keys = {key for one in ledger for key in one.verifier_keys}
         history.verify_pinned({one.origin for one in ledger}, log_keys, origin=origin, log_verifier=log_verifier)
-    return VerifiedChains(found, keys, retention.kept_from_ms)
+    own = (*earlier, *(entry for entry in verified.get(asked, ()) if entry.event.kind == EntryKind.KEY))
+    return VerifiedChains(
+        found, keys, retention.kept_from_ms, None if part is None else HeldPart(asked, part, own)
+    )
 
 
 def _join(
-    chain: ChainProof, known: Sequence[HistoryEntry], *, sealed: SealedCheckpoint, kept_from_ms: int
-) -> tuple[VerifiedEntry, ...]:
-    """Verify known and sent entries as one chain; return all of them.
+    chain: ChainProof, known: Sequence[HistoryEntry], *, sealed: SealedCheckpoint, kept_from_ms: int, most: int | None
+) -> tuple[tuple[VerifiedEntry, ...], HeldChain]:
+    """Verify known and sent entries as one chain; return all of them, and the part of the chain that they are.
 
     Entries may have been pruned between two reads of a chain, so the known entries are runs of successive seqs.
     Example: 1 2 3 and 6 7 are known, 8 9 are sent. Run 1–3 is verified alone. The sent entries continue run 6–7, so
@@ -224,12 +261,14 @@ def _join(
         raise ProofError("chain does not continue what is remembered")
     if runs and chain.first_seq == last.count + 1:
         run = runs.pop()
+        most = None if most is None else most + len(run)
         chain = replace(chain, first_seq=_up_to(run[0]).count, entries=(*run, *chain.entries))
         last = _up_to(runs[-1][-1]) if runs else HeldChain(0, b"")
     before: list[VerifiedEntry] = []
     for run in runs:
         before += history.verify_run(chain.tag, run, first_seq=_up_to(run[0]).count)
-    return (*before, *history.verify_chain(chain, sealed=sealed, held=last, kept_from_ms=kept_from_ms))
+    verified, part = history.verify_part(chain, sealed=sealed, held=last, kept_from_ms=kept_from_ms, most=most)
+    return (*before, *verified), part
 
 
 def _up_to(entry: HistoryEntry) -> HeldChain:
@@ -302,7 +341,7 @@ def message_of(entry: VerifiedEntry) -> Message | None:
     return payloads.decode_known_payload(entry.event.kind, entry.statement.payload)
 
 
-def _key_changes(chains: Sequence[VerifiedChain]) -> Iterator[tuple[VerifiedEntry, KeyChange | None]]:
+def _key_changes(chains: Iterable[VerifiedChain]) -> Iterator[tuple[VerifiedEntry, KeyChange | None]]:
     """Yield each LEDGER and KEY entry that has a statement, with its key change; None if it states no valid change."""
     for chain in chains:
         for entry in chain.entries:

@@ -414,9 +414,10 @@ class LedgerCase:
     # -- proving ----------------------------------------------------------------------------------------------
 
     def history(
-        self, *chains: bytes | str, held: checkpoint.Checkpoint | None = None, known: int = 0
-    ) -> history.HistoryProof:
-        """Prove the history of chains, the first one after *known* entries, at the last seal."""
+        self, *chains: bytes | str, held: checkpoint.Checkpoint | None = None, known: int = 0,
+        most: int | None = None,
+    ) -> history.HistoryProof:  # fmt: skip
+        """Prove the history of chains at the last seal, of the first one at most *most* entries after *known*."""
         named = [(codec.public_tag(one), one) if isinstance(one, str) else (one, "") for one in chains]
         heads = self.sequencer.call(lambda: reads.prove_heads(self.ledger, [tag for tag, _ in named]))
         published = self.sequencer.checkpoints.wait(heads.size, HANG_S)
@@ -426,9 +427,10 @@ class LedgerCase:
         for location, (tag, name) in enumerate(named):
             count, head, proof = heads.chains[tag]
             first = 1 if location else known + 1
+            last = count if location or most is None else min(count, known + most)
             entries = tuple(
                 history.HistoryEntry(entry.leaf, reads.open_entry(self.vault, entry))
-                for entry in reads.read_chain(self.store, tag, first, count)
+                for entry in reads.read_chain(self.store, tag, first, last)
             )
             proofs.append(
                 history.ChainProof(

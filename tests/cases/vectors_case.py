@@ -123,6 +123,8 @@ def _verify_history(vector: Vector) -> History:
     name, tag = under.get("public_name", ""), base64.b64decode(under.get("tag", ""))
     if "before" not in under:
         return open_history(vector.content, trust=trust, name=name, tag=tag)
+    if "most" in under:
+        return _verify_parts(vector, trust, tag)
     point, held = None, None
     for before in under["before"]:
         proof = parse_evidence(base64.b64decode(before)).proof
@@ -138,6 +140,19 @@ def _verify_history(vector: Vector) -> History:
     return client.verify_history(
         evidence.proof, trust=trust, name=name, tag=tag, remembered_checkpoint=point, remembered=held
     )[0]
+
+
+def _verify_parts(vector: Vector, trust: Trust, tag: bytes) -> History:
+    """Verify a history in parts: each of ``before``, and the content. ``most`` has the sizes asked for; 0: the rest."""
+    point, part = None, None
+    for content, most in zip([*map(base64.b64decode, vector.under["before"]), vector.content], vector.under["most"],
+                             strict=True):  # fmt: skip
+        shown, _, part = client.verify_history_part(
+            parse_evidence(content).proof, trust=trust, tag=tag, remembered_checkpoint=point, before=part,
+            most=most or None,
+        )  # fmt: skip
+        point = shown.checkpoint
+    return shown
 
 
 def _verify_receipt(vector: Vector) -> None:
@@ -208,7 +223,7 @@ def read_payload(kind: str, payload: bytes) -> dict[str, Any] | None:
 _VERIFY: dict[str, Callable[[Vector], object]] = {
     "evidence": _verify_evidence,
     "policy": _verify_policy,
-    "history": _verify_history,
+    "history": lambda vector: _verify_history(vector).is_complete,
     "receipt": _verify_receipt,
     "note": _verify_note,
     "signature": _verify_signature,

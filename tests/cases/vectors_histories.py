@@ -8,7 +8,17 @@ from typing import Any
 
 from cases.ledgers import LOG, ORIGIN, LedgerCase, Person, flip
 from cases.vectors_case import BANK, CITIZEN, STRANGER, Document, Vector, b64, encode, history_vector, to_document
-from cases.vectors_files import Position, altered_list, byte_fields, changed, dropped, files, with_chain, with_entries
+from cases.vectors_files import (
+    Position,
+    altered_list,
+    byte_fields,
+    changed,
+    dropped,
+    files,
+    set_at,
+    with_chain,
+    with_entries,
+)
 from cases.vectors_notes import WITNESS
 from consentd.core import checkpoint, codec, note
 from consentd.core.checkpoint import Checkpoint
@@ -68,6 +78,7 @@ def histories(case: LedgerCase) -> Iterator[Vector]:
     later = document_of(case, first.tag, *CHAINS, held=since, known=news["histories"][0]["count"])
     steps = [b64(encode(early)), b64(encode(news))]
     yield history_vector("only news, twice", "ok", later, before=steps, **asked)
+    yield from parts(case, first, gone, point)
     yield from held_histories(case, first, {"early": early, "middle": middle}, point)
     yield from mutants(case, first, whole, second)
     yield from sweep("person", small, tag=b64(second.tag))
@@ -83,10 +94,47 @@ def grant_and_access(case: LedgerCase, person: Person) -> Any:
 
 
 def document_of(
-    case: LedgerCase, *chains: bytes | str, held: Checkpoint | None = None, known: int = 0
+    case: LedgerCase, *chains: bytes | str, held: Checkpoint | None = None, known: int = 0, most: int | None = None
 ) -> Document:
     """Return evidence of chains at the last seal."""
-    return to_document(case.history(*chains, held=held, known=known))
+    return to_document(case.history(*chains, held=held, known=known, most=most))
+
+
+def parts(case: LedgerCase, person: Person, gone: Person, point: Checkpoint) -> Iterator[Vector]:
+    """Yield histories that are read in parts: whole, cut at the end, and with parts that do not follow each other."""
+
+    def document(person: Person, known: int, most: int | None) -> Document:
+        return document_of(case, person.tag, *CHAINS, held=point if known else None, known=known, most=most)
+
+    def vector(name: str, want: str, last: Document, *before: Document, most: list[int], of: Person = person) -> Vector:
+        steps = [b64(encode(one)) for one in before]
+        return history_vector(f"in parts: {name}", want, last, before=steps, most=most, tag=b64(of.tag))
+
+    first, second, rest = document(person, 0, 4), document(person, 4, 3), document(person, 7, None)
+    yield vector("two", "ok", document(person, 4, None), first, most=[4, 0])
+    yield vector("three", "ok", rest, first, second, most=[4, 3, 0])
+    yield vector("the last is asked for by its size", "ok", rest, first, second, most=[4, 3, 1_000])
+    yield vector("one, larger than the history", "ok", document(person, 0, None), most=[1_000])
+    yield vector("the first alone", "undetermined", first, most=[4])
+    yield vector("the end is not read", "undetermined", second, first, most=[4, 3])
+    yield vector("the end is cut, all were asked for", "proof", second, first, most=[4, 0])
+    yield vector("a part has too few entries", "proof", second, first, most=[4, 4])
+    yield vector("a part has too many entries", "proof", second, first, most=[4, 2])
+    yield vector("a part is left out", "proof", rest, first, most=[4, 0])
+    yield vector("a part comes twice", "proof", second, first, second, most=[4, 3, 3])
+    cut = set_at(first, ("histories", 0, "count"), 4)
+    yield vector("a part claims to be the whole", "proof", cut, most=[4])
+    for at in range(3):
+        lacking = dropped(second, 0, at)
+        yield vector(f"a part lacks entry {at}", "proof", lacking, first, most=[4, 3])
+        untold = changed(second, ("histories", 0, "entries", at, "opening"), None)
+        yield vector(f"a part lacks opening {at}", "undetermined", untold, first, most=[4, 3])
+        yield vector(f"a part lacked opening {at}", "proof", rest, first, untold, most=[4, 3, 0])
+    erased = document(gone, 0, 2)
+    yield vector("an erased person, the ERASURE not read", "undetermined", erased, most=[2], of=gone)
+    yield vector("an erased person", "ok", document(gone, 2, None), erased, most=[2, 0], of=gone)
+    other = document(gone, 2, None)
+    yield vector("another person's part follows", "proof", other, first, most=[4, 0])
 
 
 def held_histories(

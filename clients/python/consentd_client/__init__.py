@@ -34,6 +34,7 @@ from consentd_client.client import Client
 from consentd_client.consents import GrantAnswer
 from consentd_client.entries import Entry, History
 from consentd_client.evidence import open_history
+from consentd_client.history_file import HistoryFile, HistoryState
 from consentd_client.memory import FileMemory, Memory, RamMemory, RememberedEntry, RememberedHistory
 from consentd_client.policy import CheckAnswer
 from consentd_client.receipts import Receipt, ReducedReceipt, verify_inclusion, verify_receipt
@@ -45,6 +46,7 @@ from consentd_client.trust import Trust, pin
 __all__ = [
     "Actor", "AsyncClient", "AuthorizeAnswer", "BreakGlass", "CheckAnswer", "Checkpoint", "Client", "CodeSet",
     "Consent", "Consistency", "Decision", "EnrolAnswer", "Entry", "EntryKind", "FileMemory", "GrantAnswer", "History",
+    "HistoryFile", "HistoryState",
     "KeyPair", "Memory", "OutcomeStatement", "ParticipantStatement", "Period", "Provision", "Question", "RamMemory",
     "Receipt", "ReducedReceipt", "RememberedEntry", "RememberedHistory", "StatementSigner", "Subject", "Tls",
     "TransferOutcome", "Trust", "consent_pb2", "new_request_id", "open_history", "pin", "statement_pb2",

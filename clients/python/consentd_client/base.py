@@ -103,6 +103,7 @@ class ClientBase(ABC):
     get_receipt = _method(ledger.get_receipt)
     history = _method(ledger.history)
     public_history = _method(ledger.public_history)
+    history_part = _method(ledger.history_part)
 
     get_participant = _method(registry.get_participant)
     list_participants = _list_method(registry.list_participants)

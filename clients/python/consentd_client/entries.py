@@ -86,6 +86,7 @@ class History:
         is_erased: the person was erased: the last entry records the erasure, and all earlier statements were deleted.
         missing: first and last seq of each range of entries that was pruned before this client could read the range.
         kept_from_ms: older entries may have been pruned, as the published policy allows; 0: no entry was pruned.
+        is_complete: the entries reach the end of the chain. Only ``history_part`` returns a history that does not.
     """
 
     tag: bytes = field(repr=False)
@@ -96,6 +97,7 @@ class History:
     is_erased: bool
     missing: tuple[tuple[int, int], ...] = ()
     kept_from_ms: int = 0
+    is_complete: bool = True
 
     @property
     def is_absent(self) -> bool:

@@ -11,6 +11,7 @@ chain, is the person's (to be sure, pin the tag that ``enrol`` returned); whethe
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from consentd.core import history
 from consentd.core.checkpoint import Checkpoint, open_checkpoint
@@ -18,7 +19,7 @@ from consentd.core.history import ChainProof, HistoryEntry, HistoryProof, Sealed
 from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX, ValidKeys, may_author
 from consentd.core.kinds import EntryKind, Owner
 from consentd.errors import InvalidError, MalformedError, ProofError, VerificationError
-from consentd.statements.evidence import VerifiedChains, message_of, verify_chains
+from consentd.statements.evidence import HeldPart, VerifiedChains, message_of, verify_chains
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd_client.entries import SUBJECT, Entry, History
 from consentd_client.memory import RememberedEntry, RememberedHistory
@@ -87,10 +88,38 @@ def verify_history(
 ) -> tuple[History, RememberedHistory]:
     """Verify a history; return the whole history, and the same history in the form that a memory stores.
 
+    The arguments and errors are those of ``verify_history_part``.
+    """
+    result, memory, _ = verify_history_part(
+        proof, trust=trust, name=name, tag=tag, remembered_checkpoint=remembered_checkpoint, remembered=remembered,
+        now_ms=now_ms,
+    )  # fmt: skip
+    return result, memory
+
+
+def verify_history_part(
+    proof: HistoryProof,
+    *,
+    trust: Trust,
+    name: str = "",
+    tag: bytes = b"",
+    remembered_checkpoint: Checkpoint | None = None,
+    remembered: RememberedHistory | None = None,
+    before: HeldPart | None = None,
+    most: int | None = None,
+    now_ms: int = 0,
+) -> tuple[History, RememberedHistory, HeldPart]:
+    """Verify a history or a part of it; return its entries, the same in the form that a memory stores, and the part.
+
+    The part goes from the first entry of the chain to the last one that is verified now. Pass it as *before* to verify
+    the next part. A history is complete only when a part reached its end: ``History.is_complete``.
+
     Args:
         name: the name of the requested public chain; empty: a person's chain was requested.
         tag: the pinned tag of the person; empty: any tag is accepted.
         remembered_checkpoint, remembered: the latest checkpoint and the part of this chain that were verified before.
+        before: instead of *remembered*: the part that was verified before. Its entries are not among those returned.
+        most: number of entries that were asked for; None: all.
         now_ms: the reader's clock, which is compared only with the times of witnesses' cosignatures.
 
     Raises:
@@ -102,11 +131,30 @@ def verify_history(
     asked = proof.chains[0]
     check_asked(asked, name=name, tag=tag, remembered=remembered)
     known = () if remembered is None else remembered.entries
-    before = [one.entry for one in known]
-    chains = verify_chains(proof.chains, sealed, asked=asked.tag, origin=origin, log_verifier=log_key, known=before)
-    result = history_of(chains, sealed, authors=[one.author for one in known])
-    whole = zip((*before, *asked.entries), result.entries, strict=True)
-    return result, RememberedHistory(asked.tag, tuple(RememberedEntry(entry, shown.author) for entry, shown in whole))
+    entries = [one.entry for one in known]
+    chains = verify_chains(
+        proof.chains, sealed, asked=asked.tag, origin=origin, log_verifier=log_key, known=entries, before=before,
+        most=most,
+    )  # fmt: skip
+    assert chains.part is not None, "a chain was asked for"
+    result = history_of(
+        chains, sealed, authors=[one.author for one in known], after=0 if before is None else before.held.count
+    )
+    result = replace(result, is_complete=chains.part.held.count == asked.count)
+    whole = zip((*entries, *asked.entries), result.entries, strict=True)
+    memory = RememberedHistory(asked.tag, tuple(RememberedEntry(entry, shown.author) for entry, shown in whole))
+    return result, memory, chains.part
+
+
+def join_parts(parts: Sequence[History]) -> History:
+    """Join the parts of one history, in order. The last part must be complete."""
+    last = parts[-1]
+    assert last.is_complete, "the last part reaches the end of the chain"
+    entries = [entry for part in parts for entry in part.entries]
+    if last.is_erased:  # what was erased also counts as pruned in a part that does not show the erasure
+        entries = [replace(entry, is_pruned=False) for entry in entries]
+    missing = tuple(one for part in parts for one in part.missing)
+    return replace(last, entries=tuple(entries), missing=missing)
 
 
 def check_asked(chain: ChainProof, *, name: str, tag: bytes, remembered: RememberedHistory | None = None) -> None:
@@ -124,8 +172,13 @@ def check_asked(chain: ChainProof, *, name: str, tag: bytes, remembered: Remembe
         )
 
 
-def history_of(chains: VerifiedChains, sealed: SealedCheckpoint, *, authors: Sequence[str] = ()) -> History:
-    """Return the first of *chains* as a history. *authors* has the authors of the entries that were verified before."""
+def history_of(
+    chains: VerifiedChains, sealed: SealedCheckpoint, *, authors: Sequence[str] = (), after: int = 0
+) -> History:
+    """Return the first of *chains* as a history. *authors* has the authors of the entries that were verified before.
+
+    *after*: the seq of the entry before the first one.
+    """
     first = chains.chains[0]
     entries, name = first.entries, first.proof.public_name
     erased = bool(entries) and entries[-1].event.kind == EntryKind.ERASURE
@@ -140,13 +193,13 @@ def history_of(chains: VerifiedChains, sealed: SealedCheckpoint, *, authors: Seq
     )  # fmt: skip
     return History(
         tag=first.proof.tag, name=name, checkpoint=sealed.checkpoint, seal_time_ms=sealed.seal.time_ms, entries=shown,
-        is_erased=erased, missing=_missing_ranges(entries), kept_from_ms=0 if name else chains.kept_from_ms,
+        is_erased=erased, missing=_missing_ranges(entries, after), kept_from_ms=0 if name else chains.kept_from_ms,
     )  # fmt: skip
 
 
-def _missing_ranges(entries: Sequence[VerifiedEntry]) -> tuple[tuple[int, int], ...]:
-    """Return the ranges of missing seqs: for seqs 3 4 7 these are (1, 2) and (5, 6)."""
-    missing, last = [], 0
+def _missing_ranges(entries: Sequence[VerifiedEntry], after: int) -> tuple[tuple[int, int], ...]:
+    """Return the ranges of missing seqs: for seqs 3 4 7 after 0 these are (1, 2) and (5, 6)."""
+    missing, last = [], after
     for entry in entries:
         if entry.event.seq != last + 1:
             missing.append((last + 1, entry.event.seq - 1))

@@ -3,17 +3,30 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 from consentd.core import merkle
 from consentd.core.checkpoint import Checkpoint, open_checkpoint
+from consentd.core.history import HistoryProof
+from consentd.core.key_validity import has_author_keys
+from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, MalformedError, NotFoundError, ProofError, VerificationError
+from consentd.statements.evidence import HeldPart
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd_client.entries import History
-from consentd_client.history import collect_proof, open_remembered, verify_history
+from consentd_client.history import collect_proof, join_parts, open_remembered, verify_history_part
+from consentd_client.history_file import HistoryState
+from consentd_client.memory import RememberedEntry, RememberedHistory
 from consentd_client.operations import ClientContext, Operation, call, call_stream, run_blocking
 from consentd_client.receipts import ReducedReceipt, read_reduced_receipt, wait_for
+
+PART_ENTRIES = 5_000
+"""Most entries of a history that one call reads. A longer history is read and verified in parts."""
+
+KEY = EntryKind.KEY
+Verified: TypeAlias = tuple[History, RememberedHistory, HeldPart]
 
 
 def get_checkpoint(context: ClientContext) -> Operation[Checkpoint]:
@@ -84,18 +97,18 @@ def _read_history(
     trust, memory = context.pinned(), context.memory
     note, remembered = yield from run_blocking(lambda: (memory.checkpoint(), memory.history(key)))
     point = open_remembered(note, trust)
-    request.known_tree_size = 0 if point is None else point.size
     request.known_count = 0 if remembered is None else remembered.count
+    most = None if has_author_keys(name) else PART_ENTRIES
     try:
-        pieces = yield from call_stream(context, request, ls.GetHistoryResponse)
+        proof = yield from _read_part(context, request, point, most)
     except InvalidError:
         if point is None:
             raise
         # The daemon may not know the remembered size because its ledger was rolled back. An error is not signed, so it
         # proves nothing. Ask without a size: after a rollback the reply has evidence, namely a signed checkpoint that
         # is smaller than the remembered one, or a chain that does not continue the remembered chain.
-        request.known_tree_size = request.known_count = 0
-        pieces = yield from call_stream(context, request, ls.GetHistoryResponse)
+        request.known_count = 0
+        proof = yield from _read_part(context, request, None, most)
     except NotFoundError as error:
         if remembered is None:
             raise
@@ -105,18 +118,81 @@ def _read_history(
             "hides the history",
             error.reason,
         ) from error
-    proof = collect_proof(pieces)
-    try:
-        verified, new_memory = yield from run_blocking(
-            lambda: verify_history(
-                proof, trust=trust, name=name, tag=tag, remembered_checkpoint=point, remembered=remembered,
-                now_ms=context.now_ms(),
-            )
+    parts: list[History] = []
+    rows: list[RememberedEntry] = []
+    verify = partial(verify_history_part, trust=trust, name=name, tag=tag, most=most, now_ms=context.now_ms())
+    known: dict[str, Any] = {"remembered": remembered}
+    while True:
+        found, new_memory, part = yield from _verified(
+            partial(verify, proof, remembered_checkpoint=point, **known), proof, note
         )
+        parts.append(found)
+        rows += new_memory.entries
+        if found.is_complete:
+            break
+        point, note, known = found.checkpoint, proof.checkpoint, {"before": part}
+        request.known_count = part.held.count
+        proof = yield from _read_part(context, request, point, most)
+    whole = RememberedHistory(found.tag, tuple(rows))
+    yield from run_blocking(lambda: memory.remember(proof.checkpoint, key, whole))
+    return join_parts(parts)
+
+
+def history_part(
+    context: ClientContext, chain: pb.Subject | str, *, tag: bytes = b"", state: HistoryState | None = None,
+    most: int = PART_ENTRIES,
+) -> Operation[tuple[History, tuple[RememberedEntry, ...], HistoryState]]:  # fmt: skip
+    """Read and verify the next part of a long history, of at most *most* entries. The client's memory is not used.
+
+    Returns the part's entries, the same in the form that a file stores, and the state for the next part. The history is
+    proven only when ``is_complete`` of a part is true: show or use no entry before that.
+
+    Args:
+        chain: a person, or the name of a public chain other than ``ledger`` and ``participant/ID``.
+        tag: the person's tag; empty: any, or that of *state*.
+        state: the state after the part before; None: read from the first entry.
+
+    Raises:
+        VerificationError: the part is not genuine, or does not continue the parts before.
+    """
+    trust = context.pinned()
+    if isinstance(chain, str):
+        request, name = ls.GetHistoryRequest(public_name=chain), chain
+    else:
+        request, name = ls.GetHistoryRequest(subject=chain), ""
+    before = None if state is None else state.part
+    note = None if state is None else state.checkpoint
+    request.known_count = 0 if before is None else before.held.count
+    point = open_remembered(note, trust)
+    proof = yield from _read_part(context, request, point, most)
+    found, rows, part = yield from _verified(
+        partial(
+            verify_history_part, proof, trust=trust, name=name, tag=tag, remembered_checkpoint=point, before=before,
+            most=most, now_ms=context.now_ms(),
+        ),
+        proof, note,
+    )  # fmt: skip
+    keys = () if state is None else state.keys
+    keys += tuple(one.entry for one, shown in zip(rows.entries, found.entries, strict=True) if shown.kind == KEY)
+    return found, rows.entries, HistoryState(proof.checkpoint, part, keys)
+
+
+def _read_part(
+    context: ClientContext, request: ls.GetHistoryRequest, point: Checkpoint | None, most: int | None
+) -> Operation[HistoryProof]:
+    request.known_tree_size = 0 if point is None else point.size
+    request.to_count = 0 if most is None else request.known_count + most
+    return collect_proof((yield from call_stream(context, request, ls.GetHistoryResponse)))
+
+
+def _verified(
+    verify: Callable[[], Verified], proof: HistoryProof, note: bytes | None
+) -> Operation[Verified]:
+    """Run a verification; an error gets the two checkpoints as evidence."""
+    try:
+        return (yield from run_blocking(verify))
     except VerificationError as error:
         raise with_evidence(error, proof.checkpoint, note) from None
-    yield from run_blocking(lambda: memory.remember(proof.checkpoint, key, new_memory))
-    return verified
 
 
 def prune(

@@ -152,14 +152,15 @@ def _encode(memory: RamMemory) -> bytes:
         "version": VERSION,
         "checkpoint": None if checkpoint is None else checkpoint.decode(),
         "histories": {
-            key: {"tag": one.tag.hex(), "entries": list(map(_encode_entry, one.entries))}
+            key: {"tag": one.tag.hex(), "entries": list(map(encode_entry, one.entries))}
             for key, one in sorted(memory.histories.items())
         },
     }
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
-def _encode_entry(remembered: RememberedEntry) -> list[str]:
+def encode_entry(remembered: RememberedEntry) -> list[str]:
+    """Encode an entry for a JSON file: author, leaf, salt and statement; the last two are empty without an opening."""
     opening = remembered.entry.opening or (b"", b"")
     parts = (remembered.entry.leaf, *opening)
     return [remembered.author, *(base64.b64encode(part).decode() for part in parts)]
@@ -176,7 +177,7 @@ def _decode(content: bytes) -> RamMemory:
         if checkpoint is not None:
             _size(checkpoint)
         histories = {
-            str(key): RememberedHistory(bytes.fromhex(one["tag"]), tuple(map(_decode_entry, one["entries"])))
+            str(key): RememberedHistory(bytes.fromhex(one["tag"]), tuple(map(decode_entry, one["entries"])))
             for key, one in read["histories"].items()
         }
     except StorageError:
@@ -186,7 +187,8 @@ def _decode(content: bytes) -> RamMemory:
     return RamMemory(checkpoint, histories)
 
 
-def _decode_entry(row: list[str]) -> RememberedEntry:
+def decode_entry(row: list[str]) -> RememberedEntry:
+    """Decode an entry. Raises ValueError or TypeError if the row is no entry."""
     author, *parts = row
     leaf, salt, statement = (base64.b64decode(part, validate=True) for part in parts)
     return RememberedEntry(HistoryEntry(leaf, (salt, statement) if statement else None), author)

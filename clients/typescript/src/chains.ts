@@ -9,7 +9,7 @@ import { equal } from "./bytes.js";
 import type { Event } from "./codec.js";
 import { ProofError } from "./errors.js";
 import { type ChainProof, type HeldChain, type SealedCheckpoint, type SeqRange } from "./history.js";
-import { type VerifiedEntry, verifyChain } from "./history.js";
+import { type VerifiedEntry, type VerifiedPart, verifyPart } from "./history.js";
 import { hasAuthorKeys, type KeyChange, type KeyValidity, LEDGER_CHAIN, statedKeys } from "./key_validity.js";
 import { type ValidKeys, verifyAuthors, verifyKeyChanges } from "./key_validity.js";
 import { ERASURE, KINDS, LEDGER } from "./kinds.js";
@@ -61,6 +61,8 @@ export interface ProvenChains {
   readonly retentionDays: number;
   /** What the entries of the first chain state of keys. */
   readonly changes: readonly KeyChange[];
+  /** The last entry that is verified of the chain asked for; null: none was asked for. */
+  readonly last: VerifiedPart["last"] | null;
   readonly unread: readonly Unread[];
 }
 
@@ -68,6 +70,7 @@ export interface ProvenChains {
  *
  * @param asked tag of the chain asked for, which then is the first; all others must be authors' chains. null: none is.
  * @param heldChain what the reader holds of the chain asked for.
+ * @param most how many entries of the chain asked for were asked for; null: all.
  * @throws {MalformedError} a part of one is not what it should be.
  * @throws {SignatureError} an author's key was not in force, or a signature is wrong.
  * @throws {ProofError} a chain is not whole or not needed, or chain `ledger` contradicts what is pinned or its own
@@ -75,7 +78,7 @@ export interface ProvenChains {
  */
 export function verifyChains(
   proofs: readonly ChainProof[], { seal }: SealedCheckpoint, asked: Uint8Array | null, trust: ReadTrust,
-  heldChain: HeldChain | null = null,
+  heldChain: HeldChain | null = null, most: bigint | null = null,
 ): ProvenChains {
   const isAsked = ({ tag }: ChainProof): boolean => asked !== null && equal(tag, asked);
   proofs.forEach((chain, place) => {
@@ -85,6 +88,7 @@ export function verifyChains(
     }
   });
   let [keptFromMs, retentionDays] = [0n, 0];
+  let last: VerifiedPart["last"] | null = null;
   const isLedger = ({ publicName }: ChainProof): boolean => publicName === LEDGER_CHAIN;
   const verified = new Map<ChainProof, VerifiedEntry[]>();
   for (const chain of [...proofs.filter(isLedger), ...proofs.filter((one) => !isLedger(one))]) {
@@ -92,8 +96,10 @@ export function verifyChains(
     if (held !== null && (chain.count < held.count || chain.firstSeq <= held.count)) {
       throw new ProofError("chain is shorter than what is held, or does not continue it");
     }
-    const entries = verifyChain(chain, seal, { held, keptFromMs });
+    const part = verifyPart(chain, seal, { held, keptFromMs, most: isAsked(chain) ? most : null });
+    const { entries } = part;
     verified.set(chain, entries);
+    if (isAsked(chain)) last = part.last;
     if (!isLedger(chain)) continue;
     retentionDays = readRetentionDays(entries, held?.retentionDays);
     keptFromMs = readKeptFrom(entries, retentionDays);
@@ -123,6 +129,7 @@ export function verifyChains(
     keptFromMs,
     retentionDays,
     changes: stated[0]?.changes ?? [],
+    last,
     unread: chains.flatMap(({ chain, entries }, place) => unreadOf(chain.publicName, entries, stated[place]!.unread)),
   };
 }

@@ -20,7 +20,8 @@ export function heldJson({ tag, held, heldChain }: HeldFile): Json {
   return {
     tag: encodeHex(tag), tree_size: String(held.treeSize), root: encodeBase64(held.root),
     count: String(heldChain.count), head: encodeBase64(heldChain.head), erased: heldChain.erased,
-    time_ms: String(heldChain.timeMs), retention_days: heldChain.retentionDays,
+    time_ms: String(heldChain.timeMs), lacks_statements: heldChain.lacksStatements,
+    retention_days: heldChain.retentionDays,
     missing: heldChain.missing.map((range) => range.map(String)),
     keys: heldChain.keys.map(({ key, timeMs, retired }) => {
       return { key: encodeBase64(key), time_ms: String(timeMs), retired };
@@ -34,7 +35,8 @@ export function heldJson({ tag, held, heldChain }: HeldFile): Json {
  */
 export function parseHeld(text: string): HeldFile {
   try {
-    const { tag, tree_size, root, count, head, erased, time_ms, retention_days, missing, keys } = JSON.parse(text);
+    const read = JSON.parse(text);
+    const { tag, tree_size, root, count, head, erased, time_ms, retention_days, missing, keys } = read;
     const number = (value: unknown): bigint => {
       if (typeof value !== "string" || !/^[0-9]{1,20}$/.test(value)) throw new TypeError("not a decimal");
       return BigInt(value);
@@ -45,6 +47,7 @@ export function parseHeld(text: string): HeldFile {
         count: number(count), head: decodeBase64(head), erased: erased === true,
         // Older files had neither. Then no times are compared, and no retention policy allows pruning.
         timeMs: number(time_ms ?? "0"),
+        lacksStatements: read.lacks_statements === true,
         retentionDays: Number.isInteger(retention_days) ? retention_days : 0,
         missing: (missing ?? []).map(([first, last]: unknown[]) => [number(first), number(last)] as const),
         keys: (keys as Record<string, unknown>[]).map((one) => ({

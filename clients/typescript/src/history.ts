@@ -88,6 +88,8 @@ export interface HeldChain {
   readonly erased: boolean;
   /** Time of the last entry held. Later entries may not be earlier. */
   readonly timeMs: bigint;
+  /** A statement of the entries held is missing, not pruned. Only an ERASURE at the end of the chain explains that. */
+  readonly lacksStatements: boolean;
   /** Of chain `ledger`: for how many days leaf 0 published to keep entries; of other chains 0. */
   readonly retentionDays: number;
   /** What the entries held state of keys. */
@@ -142,7 +144,9 @@ export function verifySealedCheckpoint(
 /** What decides which entries and openings a chain may lack. */
 export interface ChainRules {
   /** How much of it the client has verified before. Default: nothing. */
-  readonly held?: Pick<HeldChain, "count" | "head" | "erased" | "timeMs"> | null;
+  readonly held?: Pick<HeldChain, "count" | "head" | "erased" | "timeMs" | "lacksStatements"> | null;
+  /** How many entries were asked for, of a chain that is read in parts. Default: all. */
+  readonly most?: bigint | null;
   /** In a person's chain, the first entries may be missing if they are older than this, and openings of prunable kinds
    * anywhere. Default: 0. */
   readonly keptFromMs?: bigint;
@@ -155,13 +159,33 @@ export interface ChainRules {
  * missing from a chain that was neither erased nor pruned there, or a public chain has no public name.
  */
 export function verifyChain(chain: ChainProof, seal: codec.Seal, rules: ChainRules = {}): VerifiedEntry[] {
+  return verifyPart(chain, seal, rules).entries;
+}
+
+/** The entries of one part of a chain, and what is held of the chain after it. */
+export interface VerifiedPart {
+  readonly entries: VerifiedEntry[];
+  /** Seq and chain hash of the last entry that is verified, and what else `HeldChain` has of it. */
+  readonly last: Pick<HeldChain, "count" | "head" | "erased" | "timeMs" | "lacksStatements">;
+}
+
+/** Verify a chain, or a part of it: the first `rules.most` entries after what is held.
+ *
+ * INVARIANT: the part is the whole chain only if its count is the chain's. Before that, no proof leads from its entries
+ * to the ledger: the entries follow each other, and the part that reaches the count proves them all.
+ *
+ * @throws as `verifyChain`.
+ */
+export function verifyPart(chain: ChainProof, seal: codec.Seal, rules: ChainRules = {}): VerifiedPart {
   verifyMapEntry(chain, seal.mapRoot);
   const start = rules.held?.count ?? 0n;
   const keptFromMs = chain.publicName ? 0n : (rules.keptFromMs ?? 0n);
   if (chain.count < start) {
     throw new ProofError(`chain is shorter than what is held: \`${chain.count}\` and \`${start}\``);
   }
-  if (chain.firstSeq <= start || BigInt(chain.entries.length) !== chain.count - chain.firstSeq + 1n) {
+  let wanted = chain.count - chain.firstSeq + 1n;
+  if (rules.most != null && rules.most < wanted) wanted = rules.most;
+  if (chain.firstSeq <= start || BigInt(chain.entries.length) !== wanted) {
     throw new ProofError(`chain does not have the entries after \`${start}\` up to \`${chain.count}\``);
   }
   // The chain hash of an entry that is missing is unknown.
@@ -189,18 +213,22 @@ export function verifyChain(chain: ChainProof, seal: codec.Seal, rules: ChainRul
     throw new ProofError("chain has an entry of a public chain, but no public name");
   }
   if (verified.length && timeMs > seal.timeMs) throw new ProofError("entry is later than the seal");
+  const isGone = verified.some(
+    ({ event, statement }) => statement === null && !(event.timeMs < keptFromMs && isPrunable(event.kind)),
+  );
+  const lacksStatements = isGone || (rules.held?.lacksStatements ?? false);
+  const count = verified.length ? seq : start;
+  const last = { count, head: start || verified.length ? head : NOTHING, erased, timeMs, lacksStatements };
+  if (verified.length && count < chain.count) return { entries: verified, last };
   if (!equal(head, chain.count ? chain.head : codec.ZERO_HASH)) {
     throw new ProofError("last entry is not the head that the map has");
   }
   // INVARIANT: statements may be missing only if they were pruned, or if the person was erased. The ERASURE itself has
   // its statement.
-  const isGone = verified.some(
-    ({ event, statement }) => statement === null && !(event.timeMs < keptFromMs && isPrunable(event.kind)),
-  );
-  if (isGone && !(erased && verified.at(-1)?.statement)) {
+  if (lacksStatements && !(erased && (!verified.length || verified.at(-1)?.statement))) {
     throw new ProofError("opening is missing, and the chain does not end in an ERASURE");
   }
-  return verified;
+  return { entries: verified, last };
 }
 
 /** Verify that what is missing before this entry may be.

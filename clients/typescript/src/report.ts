@@ -35,12 +35,12 @@ export function kindName(kind: number): string {
 
 /** Return what a history proves as JSON. */
 export function historyJson(result: HistoryResult): Json {
-  const { tag, publicName, count, erased, unread, seal, missing, keptFromMs } = result;
+  const { tag, publicName, count, complete, erased, unread, seal, missing, keptFromMs } = result;
   return {
-    verdict: unread.length ? "undetermined" : "proven",
+    verdict: unread.length || !complete ? "undetermined" : "proven",
     ...checkpointJson(result),
     seal_time_ms: integer(seal.timeMs),
-    tag: encodeHex(tag), public_name: publicName, count: integer(count), erased,
+    tag: encodeHex(tag), public_name: publicName, count: integer(count), complete, erased,
     missing: missingJson(missing), kept_from_ms: integer(keptFromMs), unread: unreadJson(unread),
     entries: result.entries.map(entryJson),
     not_proven: notProven(NOT_PROVEN, [result]),

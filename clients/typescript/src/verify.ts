@@ -14,7 +14,7 @@ import { type Evidence, parseEvidence, type Scope, scopeTag, type SingleEntry } 
 import { type Held, type HeldChain, type HistoryProof, openStatement } from "./history.js";
 import { type SealedCheckpoint, type SeqRange, verifySealedCheckpoint } from "./history.js";
 import { type KeyValidity, PARTICIPANT_PREFIX, statedKeys, ValidKeys, verifyAuthors } from "./key_validity.js";
-import { ERASURE, KINDS } from "./kinds.js";
+import { KINDS } from "./kinds.js";
 import { leafHash, verifyInclusion } from "./merkle.js";
 import { type Cosignature, readTrust, type ReadTrust, type Trust, verifyWitnessed } from "./quorum.js";
 
@@ -37,6 +37,8 @@ export interface HistoryOptions extends Trust {
   readonly held?: Held;
   /** `HistoryResult.heldChain` of the last time, if only later entries were asked for. */
   readonly heldChain?: HeldChain;
+  /** How many entries were asked for, of a long history that is read in parts. Default: all. */
+  readonly most?: bigint;
 }
 
 interface Verified {
@@ -51,8 +53,10 @@ export interface HistoryResult extends Verified {
   readonly tag: Uint8Array;
   /** Empty for a person's chain. */
   readonly publicName: string;
-  /** How many entries the chain has, those held included; 0n: none. */
+  /** How many entries the chain has, those held and those not read yet included; 0n: none. */
   readonly count: bigint;
+  /** Whether the entries reach the chain's end. If not, nothing is proven of the ledger yet: read the next part. */
+  readonly complete: boolean;
   /** All entries, or all after those held, except for those in `missing`. */
   readonly entries: readonly ProvenEntry[];
   /** Entries that were pruned, and are neither shown nor were held. */
@@ -111,11 +115,11 @@ export interface ReceiptResult extends Verified {
 export function verifyHistory(document: Uint8Array | HistoryProof, options: HistoryOptions): HistoryResult {
   const trust = readTrust(options);
   const evidence = document instanceof Uint8Array ? parseEvidence(document) : ofProof(document);
-  const { held = null, heldChain = null, tag, publicName } = options;
-  const { sealed, cosignatures, proven } = verifyAll(evidence, trust, held, heldChain);
+  const { held = null, heldChain = null, most = null, tag, publicName } = options;
+  const { sealed, cosignatures, proven } = verifyAll(evidence, trust, held, heldChain, most);
   const [asked] = evidence.proof.chains;
   const [first] = proven.chains;
-  if (asked === undefined || first === undefined || scopeTag(evidence.scope) === null) {
+  if (asked === undefined || first === undefined || proven.last === null) {
     throw new ProofError("evidence is of a range of entries, and not of one chain");
   }
   const isOther = asked.publicName !== (publicName ?? "") || (tag !== undefined && !equal(asked.tag, tag));
@@ -123,21 +127,19 @@ export function verifyHistory(document: Uint8Array | HistoryProof, options: Hist
     throw new ProofError("history is of another chain than the one asked for");
   }
   const { checkpoint, seal } = sealed;
-  const last = first.entries.at(-1)?.event;
-  const erased = last ? last.kind === ERASURE : (heldChain?.erased ?? false);
+  const { last } = proven;
   const missing = [...(heldChain?.missing ?? []), ...first.missing];
-  const { count, head } = asked;
+  const { count } = asked;
   // Of an author's chain only what it states of keys matters, of the one asked for every entry.
   const unread = proven.unread.filter(({ publicName, kind }) => publicName === asked.publicName || KINDS.has(kind));
-  const timeMs = last?.timeMs ?? heldChain?.timeMs ?? 0n;
   const retentionDays = asked.publicName === "ledger" ? proven.retentionDays : 0;
   const keys = [...(heldChain?.keys ?? []), ...proven.changes];
   return {
-    checkpoint, cosignatures, seal, count, missing, erased, unread,
+    checkpoint, cosignatures, seal, count, missing, unread, erased: last.erased, complete: last.count === count,
     tag: asked.tag, publicName: asked.publicName, entries: first.entries,
     keptFromMs: asked.publicName ? 0n : proven.keptFromMs,
     held: { treeSize: checkpoint.size, root: checkpoint.root },
-    heldChain: { count, head, erased, timeMs, retentionDays, keys, missing },
+    heldChain: { ...last, retentionDays, keys, missing },
   };
 }
 
@@ -194,6 +196,7 @@ interface VerifiedAll {
 /** Verify everything in a file, in the order of evidence-format.md, "Verification". */
 function verifyAll(
   { scope, proof, entries }: Evidence, trust: ReadTrust, held: Held | null = null, heldChain: HeldChain | null = null,
+  most: bigint | null = null,
 ): VerifiedAll {
   const sealed = verifySealedCheckpoint(proof, trust.origin, trust.log, held);
   const cosignatures = verifyWitnessed(proof.checkpoint, sealed.seal.timeMs, trust);
@@ -205,7 +208,7 @@ function verifyAll(
   if ("participant" in scope && first?.publicName !== `${PARTICIPANT_PREFIX}${scope.participant}`) {
     throw new ProofError("first history is not named as the participant's chain");
   }
-  const proven = verifyChains(proof.chains, sealed, asked, trust, heldChain);
+  const proven = verifyChains(proof.chains, sealed, asked, trust, heldChain, most);
   const singles = verifySingles(entries, sealed).map((single) => {
     return { ...single, author: verifyAuthor(single, trust.origin, proven.keys) };
   });

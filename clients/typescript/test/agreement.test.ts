@@ -20,7 +20,7 @@ function verifyVector(vector: Vector): unknown {
   const { kind, content, under } = vector;
   const evidence = bytes(content);
   const { origin, log_key } = under as { origin: string; log_key: string };
-  if (kind === "history") return evidenceOf(vector);
+  if (kind === "history") return (evidenceOf(vector) as HistoryResult).complete;
   if (kind === "receipt") return verifyReceipt(evidence, bytes(under["leaf"]), { origin, logKey: log_key });
   if (kind === "evidence") return isDetermined(evidenceOf(vector) as EvidenceResult);
   if (kind === "policy") return verifyCosigned(evidence, parsePolicy(bytes(under["policy"])), parseVkey(log_key));
@@ -44,11 +44,12 @@ function evidenceOf({ kind, content, under }: Vector): HistoryResult | EvidenceR
     ...(under["public_name"] !== undefined && { publicName: under["public_name"] as string }),
   };
   let kept: Pick<HistoryOptions, "held" | "heldChain"> = {};
-  for (const before of (under["before"] ?? []) as string[]) {
-    const { held, heldChain } = verifyHistory(bytes(before), { ...options, ...kept });
+  const sizes = ((under["most"] ?? []) as number[]).map((size) => (size ? { most: BigInt(size) } : {}));
+  ((under["before"] ?? []) as string[]).forEach((before, place) => {
+    const { held, heldChain } = verifyHistory(bytes(before), { ...options, ...kept, ...sizes[place] });
     kept = under["hold"] === "checkpoint" ? { held } : { held, heldChain };
-  }
-  return verifyHistory(evidence, { ...options, ...kept });
+  });
+  return verifyHistory(evidence, { ...options, ...kept, ...sizes.at(-1) });
 }
 
 for (const [kind, least] of Object.entries(LEAST)) {
