@@ -53,10 +53,14 @@ def _open(path: Path, flags: int, mode: int = 0o777) -> int:
             while _reserve:
                 os.close(_reserve.pop())
             descriptor = os.open(path, flags | os.O_CLOEXEC, mode)
+    return descriptor
+
+
+def _refill_reserve() -> None:
+    """Fill the reserve up again. Call this after a file was closed, before a connection takes its descriptor."""
     if len(_reserve) < _reserve_size:
         with _reserve_lock:
             _fill_reserve()
-    return descriptor
 
 
 def read_file_if_exists(path: Path, *, name: str = "file") -> bytes | None:
@@ -72,6 +76,8 @@ def read_file_if_exists(path: Path, *, name: str = "file") -> bytes | None:
         return None
     except OSError as error:
         raise StorageError(f"{name} cannot be read: `{path}`: {error.strerror}") from error
+    finally:
+        _refill_reserve()
 
 
 def write_file(
@@ -116,6 +122,8 @@ def write_file(
             sync(path.parent)
     except OSError as error:
         raise StorageError(f"{name} cannot be written: `{path}`: {error.strerror}") from error
+    finally:
+        _refill_reserve()
 
 
 def sync(path: Path) -> None:

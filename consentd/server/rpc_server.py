@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import grpc
 
+from consentd import descriptors
 from consentd.config import GrpcConfig, TlsConfig
 from consentd.errors import ConsentdError, InvalidError, OverloadedError, StorageError
 from consentd.server.handlers import run_stream, run_unary
@@ -281,7 +282,7 @@ def _options(config: GrpcConfig) -> list[tuple[str, Any]]:
         ("grpc.max_receive_message_length", config.max_message_bytes),
         ("grpc.max_metadata_size", 16 * 1024),
         ("grpc.so_reuseport", 0),
-        ("grpc.max_allowed_incoming_connections", config.max_connections),
+        ("grpc.max_allowed_incoming_connections", descriptors.share(4, most=config.max_connections)),
         ("grpc.max_concurrent_streams", config.max_calls),
         ("grpc.max_connection_idle_ms", config.idle_timeout_ms),
         ("grpc.server_handshake_timeout_ms", config.receive_timeout_ms),
