@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import repeat, zip_longest
@@ -47,7 +47,7 @@ def spread(points: list[Point]) -> list[tuple[Point, str]]:
     """
     names = list(FAULTS)
     if COUNT == "all":
-        return [(point, name) for point in points for name in names]
+        return [(point, name) for point in points for name in names if faults.is_sensible(point, name)]
     shuffled = list(points)
     random.Random(20).shuffle(shuffled)
     taken: Counter[tuple[str, str]] = Counter()
@@ -59,7 +59,11 @@ def spread(points: list[Point]) -> list[tuple[Point, str]]:
     commits = [point for _, point in ranked if is_of_commit(point)]
     others = [point for _, point in ranked if not is_of_commit(point)]
     chosen = [point for pair in zip_longest(commits, others) for point in pair if point is not None][: int(COUNT)]
-    return [(point, names[number // 2 % len(names)]) for number, point in enumerate(chosen)]
+    tried = []
+    for number, point in enumerate(chosen):
+        sensible = [name for name in names if faults.is_sensible(point, name)]
+        tried.append((point, sensible[number // 2 % len(sensible)]))
+    return tried
 
 
 def is_of_commit(point: Point) -> bool:
@@ -183,6 +187,59 @@ def test_a_table_whose_own_commit_failed_is_not_called_damaged(plain: Outcome, t
     assert outcome.reached
     assert outcome.refused["UNAVAILABLE STORAGE"] > 5
     assert not [refused for refused in outcome.refused if "DATA_LOSS" in refused]
+    assert not recover(outcome)
+
+
+# -- what neighbours do -----------------------------------------------------------------------------------------
+
+SECOND_START = """
+import sys
+from pathlib import Path
+from cases.daemons import make_config
+from consentd.server.daemon import Daemon
+daemon = Daemon(make_config(Path(sys.argv[1])))
+daemon.start()
+daemon.stop()
+"""
+DEAD_READER = """
+import os, sys
+from pathlib import Path
+from consentd.store.lmdb import Environment
+transactions = [Environment.open_read_only(Path(sys.argv[1]) / "data" / "table").begin_read()]
+os.kill(os.getpid(), 9)
+"""
+
+
+def run_program(program: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": faults.python_path()}
+    command = [sys.executable, "-c", program, str(directory)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def start_second(directory: Path) -> None:
+    """Delete every file that a lock is made of, and start a second daemon."""
+    for name in ("ledger/LOCK", "vault/LOCK", "last-signed.lock"):
+        (directory / "data" / name).unlink(missing_ok=True)
+    done = run_program(SECOND_START, directory)
+    # Between the two lives of the run no daemon has the directory, and a second one may start and stop.
+    assert done.returncode == 0 or "directory is in use" in done.stderr, done.stderr
+
+
+def kill_reader(directory: Path) -> None:
+    """Leave a dead reader in the table."""
+    run_program(DEAD_READER, directory)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("disturb", [start_second, kill_reader])
+def test_no_neighbour_loses_what_was_acknowledged(
+    template: Path, tmp_path: Path, disturb: Callable[[Path], None]
+) -> None:
+    outcome = faults.run_beside(tmp_path / "run", template, disturb)
+    assert (outcome.ended, outcome.status) == (True, 0), outcome.describe()
+    assert not outcome.refused
+    assert all("directory is in use" in text for text in outcome.unopened), outcome.unopened
+    assert outcome.acknowledged or outcome.unopened
     assert not recover(outcome)
 
 
@@ -343,22 +400,55 @@ def write_batch(running: Running, subject: pb.Subject) -> dict[int, bytes]:
     return {receipt.index: receipt.leaf_hash for receipt in receipts}
 
 
-@pytest.mark.slow
-def test_a_disk_that_fills_stops_writes_and_not_checks_and_loses_nothing(small_disk: Path) -> None:
-    running = make_running(small_disk)
-    subject = running.enrol("SYN-000001")
-    running.grant(subject)
-    acknowledged: dict[int, bytes] = {}
+def fill(small_disk: Path) -> Path:
+    """Fill a disk to its last byte; return the file that takes the room."""
     ballast = small_disk / "ballast"
     with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
         file.writelines(repeat(bytes(4096)))
-    # Until the little room is used up that the log has reserved.
-    while told := write_batch(running, subject):
-        acknowledged |= told
+    return ballast
+
+
+def check_refuses_writes_alone(running: Running, subject: pb.Subject) -> None:
     with pytest.raises(grpc.RpcError) as failed:
         running.authorize(question(subject))
     assert (failed.value.code(), reason_of(failed.value)) == (grpc.StatusCode.UNAVAILABLE, "STORAGE")
     assert running.check(question(subject)).outcome == pb.OUTCOME_PERMIT
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_refuses_writes_until_there_is_room_again(small_disk: Path) -> None:
+    running = make_running(small_disk, min_free_mb=8)
+    try:
+        subject = running.enrol("SYN-000001")
+        running.grant(subject)
+        acknowledged = write_batch(running, subject)
+        for _ in range(2):
+            ballast = fill(small_disk)
+            assert not write_batch(running, subject)
+            check_refuses_writes_alone(running, subject)
+            ballast.unlink()
+            acknowledged |= write_batch(running, subject)  # without a restart
+        assert running.authorize(question(subject)).decision.outcome == pb.OUTCOME_PERMIT
+        verify(running, Outcome(small_disk, acknowledged=acknowledged, published=[]))
+    finally:
+        running.stop()
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_filled_in_the_middle_of_a_write_stops_writes_and_not_checks_and_loses_nothing(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The disk was filled a moment after the daemon looked.
+    monkeypatch.setattr("consentd.server.daemon.check_space", lambda config, is_urgent: None)
+    running = make_running(small_disk)
+    subject = running.enrol("SYN-000001")
+    running.grant(subject)
+    acknowledged: dict[int, bytes] = {}
+    ballast = fill(small_disk)
+    # Until the little room is used up that the log has reserved.
+    while told := write_batch(running, subject):
+        acknowledged |= told
+    check_refuses_writes_alone(running, subject)
     running.stop()
     ballast.unlink()
     again = Running(running.config, running.tokens)

@@ -43,7 +43,7 @@ class FaultyCase(LedgerCase):
         self.faulty_store.fail_reads(False)
         self.ledger.map._store = self.faulty_store
         self.faulty_table.__dict__.pop("begin", None)
-        self.sequencer._check_space = lambda: None
+        self.sequencer._shortages.check_space = lambda is_urgent: None
         if self.blocking_path.exists():
             self.blocking_path.rmdir()
 
@@ -122,7 +122,7 @@ ROWS = {
     "bug in a check": Row(inject=lambda case: Failing(error=RuntimeError("bug")), told="unknown", exists=False),
     "contradiction": Row(inject=lambda case: Failing(error=CorruptionError("rows")), told="unknown", exists=False),
     "no room": Row(
-        inject=lambda case: setattr(case.sequencer, "_check_space", fail_storage),
+        inject=lambda case: setattr(case.sequencer._shortages, "check_space", fail_storage),
         told="not now", exists=False, goes_on=True,
     ),
     "one write cannot read": Row(
@@ -283,7 +283,7 @@ def test_a_checkpoint_that_could_not_be_signed_is_signed_later_without_another_w
 
 def test_urgent_writes_are_taken_where_room_is_too_little_for_others(tmp_path: Path) -> None:
     case = FaultyCase(tmp_path)
-    case.sequencer._check_space = fail_storage
+    case.sequencer._shortages.check_space = lambda is_urgent: None if is_urgent else fail_storage()
     (urgent,) = case.sequencer.submit_all([case.participant("clinic")], urgent=True)
     with pytest.raises(StorageError):
         case.write(case.participant("laboratory"))

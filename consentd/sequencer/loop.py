@@ -47,7 +47,6 @@ from consentd.sequencer.quotas import QuotaCounter
 from consentd.sequencer.repeats import Repeats
 from consentd.sequencer.shortages import Shortages, not_recorded
 from consentd.sequencer.upkeep import UPKEEP_S, Upkeep
-from consentd.store.lmdb import TableStoppedError
 from consentd.table.table import Table
 
 A = TypeVar("A")
@@ -83,14 +82,14 @@ class Sequencer:
         clock: Clock,
         metrics: Metrics,
         confirm_clock: bool = False,
-        check_space: Callable[[], None] = lambda: None,
+        check_space: Callable[[bool], None] = lambda is_urgent: None,
         on_fault: Callable[[], None] = lambda: None,
     ) -> None:
         """Take over a ledger that was opened and verified.
 
         Args:
             confirm_clock: see ``LeafClock``.
-            check_space: raises StorageError if the disks have too little room for further writes.
+            check_space: raises StorageError if the disks have too little space for a write; True: for an urgent one.
             on_fault: called once, on the sequencer's thread, when a failure stops the sequencer.
         """
         self.ledger = ledger
@@ -99,7 +98,6 @@ class Sequencer:
         self._author = author
         self._limits = limits
         self._metrics = metrics
-        self._check_space = check_space
         self._on_fault = on_fault
         self._pool = Pool(limits.max_waiting, metrics.pool_entries)
         self.quotas = QuotaCounter(metrics)
@@ -108,7 +106,7 @@ class Sequencer:
         # The sequencer's thread owns the five attributes below. Other threads read ``LeafClock.agrees``.
         self._sealed_ms = clock.monotonic_ms()
         self._leaf_clock = LeafClock(clock, ledger.state.time_ms, confirmed=confirm_clock)
-        self._shortages = Shortages(metrics)
+        self._shortages = Shortages(metrics, check_space)
         self._is_signing_due = False  # a checkpoint of the last seal could not be signed yet
         self._upkeep = Upkeep(
             table, self._leaf_clock, clock=clock, metrics=metrics, shortages=self._shortages,
@@ -228,12 +226,15 @@ class Sequencer:
         except StorageError as error:
             self._refuse_all(writes, error)
             return
-        writes = self._refuse_without_space(writes)
+        writes, has_space = self._shortages.limit_to_space(writes)
+        seal = seal and has_space
+        if not has_space:
+            self._sealed_ms = self.clock.monotonic_ms()  # a due seal is tried again after a whole interval
         try:
             batch = AppendBatch(self.ledger, time_ms, expire_before_ms=time_ms - self._limits.idempotency_ms)
         except (StorageError, MemoryError) as error:
-            self._sealed_ms = self.clock.monotonic_ms()  # a due seal is tried again after a whole interval
-            self._drop("batch", writes, error)
+            self._sealed_ms = self.clock.monotonic_ms()
+            self._shortages.drop("batch", writes, error)
             return
         prepared: list[tuple[PendingWrite[Any], Written[Any]]] = []
         refused: list[tuple[PendingWrite[Any], ConsentdError]] = []
@@ -267,7 +268,7 @@ class Sequencer:
             if isinstance(error, StorageError | MemoryError) and batch.is_droppable:
                 waiting.clear()
                 self._sealed_ms = self.clock.monotonic_ms()
-                self._drop("batch", writes, error)
+                self._shortages.drop("batch", writes, error)
                 return
             # INVARIANT: no caller gets an error that means "not recorded" while the batch may be on disk.
             unknown = StorageError("write failed; whether it is recorded is unknown, repeat it with its request_id")
@@ -286,28 +287,6 @@ class Sequencer:
         if batch.sealed:
             self._sealed_ms = self.clock.monotonic_ms()
             self._sign()
-
-    def _refuse_without_space(self, writes: Sequence[PendingWrite[Any]]) -> Sequence[PendingWrite[Any]]:
-        """Return *writes*; if a disk has too little room, only the urgent ones, and refuse the others."""
-        if not writes:
-            return writes
-        try:
-            self._check_space()
-        except StorageError as error:
-            self._drop("space", [pending for pending in writes if not pending.urgent], error)
-            return [pending for pending in writes if pending.urgent]
-        self._shortages.done("space")
-        return writes
-
-    def _drop(self, step: str, writes: Sequence[PendingWrite[Any]], error: BaseException) -> None:
-        """Refuse writes of which nothing was written, because something is short."""
-        for pending in writes:
-            future = pending.future
-            if not future.done() and (future.running() or future.set_running_or_notify_cancel()):
-                future.set_exception(not_recorded(error))
-        if isinstance(error, TableStoppedError):
-            raise error
-        self._shortages.postponed(step, error)
 
     def _sign(self) -> None:
         """Sign and publish; if something is short, do it with the next upkeep, because nobody has seen anything."""

@@ -12,14 +12,18 @@ that fails then is decided by one question: may anybody have seen its result?
   the store again shows what is on the disk), the table's commit after it (the table lacks entries that exist, perhaps a
   withdrawal, so it answers no check either), and a lock that another process took. Contradictions and bugs stop too.
 
-A disk that is full would fail at the store's write. So writes are refused before, while there is less room than
-``[ledger] min_free_mb``; what is left takes the seal, the checkpoint, and writes that take a permission away.
+A disk that is full would fail at the store's write. So writes are refused before, while there is less space than
+``[ledger] min_free_mb``. The last of it takes seals, and writes that take a permission away.
 """
 
 import logging
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from consentd.errors import ConsentdError, StorageError
 from consentd.metrics import Metrics
+from consentd.sequencer.pool import PendingWrite
+from consentd.store.lmdb import TableStoppedError
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +31,47 @@ NOT_RECORDED = "nothing of this write was recorded, repeat it later"
 
 
 class Shortages:
-    """Counts postponed steps, and logs when a step begins to fail and when it works again. For one thread only."""
+    """Refuses what cannot be written, counts postponed steps, and logs when a step begins to fail and works again.
 
-    def __init__(self, metrics: Metrics) -> None:
+    For the sequencer's thread only. *check_space* raises StorageError if the disks have too little space for a write;
+    True: for an urgent one.
+    """
+
+    def __init__(self, metrics: Metrics, check_space: Callable[[bool], None]) -> None:
         self._metrics = metrics
+        self.check_space = check_space
         self._failing: set[str] = set()
+
+    def limit_to_space(self, writes: Sequence[PendingWrite[Any]]) -> tuple[Sequence[PendingWrite[Any]], bool]:
+        """Return the writes for which there is space, and whether there is any space; refuse the other writes."""
+        try:
+            self.check_space(False)
+        except StorageError as error:
+            self.drop("space", [pending for pending in writes if not pending.urgent], error)
+        else:
+            self.done("space")
+            return writes, True
+        urgent = [pending for pending in writes if pending.urgent]
+        try:
+            self.check_space(True)
+        except StorageError as error:
+            self.drop("space", urgent, error)
+            return [], False
+        return urgent, True
+
+    def drop(self, step: str, writes: Sequence[PendingWrite[Any]], error: BaseException) -> None:
+        """Refuse writes of which nothing was written, because something is short.
+
+        Raises:
+            TableStoppedError: *error* is one: the table cannot be written any more, so nothing is postponed.
+        """
+        for pending in writes:
+            future = pending.future
+            if not future.done() and (future.running() or future.set_running_or_notify_cancel()):
+                future.set_exception(not_recorded(error))
+        if isinstance(error, TableStoppedError):
+            raise error
+        self.postponed(step, error)
 
     def postponed(self, step: str, error: BaseException) -> None:
         """Count a step that failed and will be tried again."""

@@ -1,4 +1,4 @@
-"""Measure what may become short: room on the disks, room in the table's map, file descriptors and connections."""
+"""Measure what may become short: space on the disks and in the table's map, file descriptors and connections."""
 
 import math
 import os
@@ -12,16 +12,22 @@ from consentd.listener import Listener
 from consentd.metrics import Metrics
 from consentd.table.table import Table
 
+URGENT_PART = 8
+"""An eighth of ``ledger.min_free_mb`` is for seals, and for writes that take a permission away."""
 
-def check_space(config: Config) -> None:
-    """Check that each disk that a write needs has the room of ``ledger.min_free_mb``. Takes a few microseconds.
+
+def check_space(config: Config, is_urgent: bool) -> None:
+    """Check that each disk that a write needs has the space of ``ledger.min_free_mb``. Takes a few microseconds.
+
+    *is_urgent*: an eighth of that space is enough.
 
     Raises:
-        StorageError: a disk has less room.
+        StorageError: a disk has less space.
     """
+    least = (config.ledger.min_free_mb << 20) // (URGENT_PART if is_urgent else 1)
     for place, path in _places(config).items():
         # The last signed checkpoint is one small file, and its disk may be as small.
-        if place != "last_signed" and _free_bytes(path) < config.ledger.min_free_mb << 20:
+        if place != "last_signed" and _free_bytes(path) < least:
             raise StorageError(f"too little space on the disk of the {place}: see ops/RUNBOOK.md, `disk full`")
 
 

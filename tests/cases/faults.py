@@ -46,6 +46,7 @@ FAULTS = {
     "fails once": "error=EIO:when={}",
     "fails from then on": "error=ENOSPC:when={}+",
     "kills": "signal=SIGKILL:when={}",
+    "no descriptor": "error=EMFILE:when={}",
 }
 LIMIT_S = 90
 EAGER, IDLE = 10, 60_000
@@ -263,7 +264,15 @@ def run(directory: Path, template: Path, point: Point | None = None, fault: str 
         timeout=LIMIT_S,
         check=False,
     )
-    outcome = Outcome(directory, status=done.returncode, talk=done.stderr)
+    outcome = read_outcome(directory, status=done.returncode, talk=done.stderr)
+    trace_text = (directory / "trace").read_text()
+    outcome.reached = "(INJECTED)" in trace_text or "killed by SIGKILL" in trace_text
+    return outcome
+
+
+def read_outcome(directory: Path, *, status: int, talk: str) -> Outcome:
+    """Return what the diary of an ended run has."""
+    outcome = Outcome(directory, status=status, talk=talk)
     diary = directory / "diary"
     for line in diary.read_text().splitlines() if diary.exists() else ():
         match json.loads(line):
@@ -277,9 +286,29 @@ def run(directory: Path, template: Path, point: Point | None = None, fault: str 
                 outcome.unopened.append(f"{error}: {text}")
             case {"kind": "ended"}:
                 outcome.ended = True
-    trace_text = (directory / "trace").read_text()
-    outcome.reached = "(INJECTED)" in trace_text or "killed by SIGKILL" in trace_text
     return outcome
+
+
+def run_beside(directory: Path, template: Path, disturb: Callable[[Path], None]) -> Outcome:
+    """Run once in the new *directory*, and call *disturb* with it again and again while a daemon has it open."""
+    shutil.copytree(template, directory)
+    with subprocess.Popen(
+        [sys.executable, "-m", "cases.faults", str(directory)],
+        env={**os.environ, "PYTHONPATH": python_path(), "PYTHONDONTWRITEBYTECODE": "1"},
+        stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        while process.poll() is None:
+            if (directory / "data" / "ledger" / "CURRENT").exists():
+                disturb(directory)
+        _, talk = process.communicate(timeout=LIMIT_S)
+    outcome = read_outcome(directory, status=process.returncode, talk=talk)
+    outcome.reached = True
+    return outcome
+
+
+def is_sensible(point: "Point", fault: str) -> bool:
+    """Report whether a fault can happen at a point: only a call that opens a file lacks a descriptor."""
+    return fault != "no descriptor" or point.call == "openat"
 
 
 _LINE = re.compile(r"^(\d+) +(\w+)\((?:\d+<([^>]*)>|(?:AT_FDCWD<[^>]*>, )?\"([^\"]*)\")(.*)$")
