@@ -64,7 +64,8 @@ _STEP = _one_of("step", "space", "batch", "read", "sign", "publish", "upkeep")
 _REPEAT = _one_of("repeat", "same", "conflicting")
 
 _POOL = _one_of(
-    "pool", "check", "revoke", "write", "batch", "read", "stream", "prune", "anybody", "health", "tools", "wait"
+    "pool",
+    "check", "revoke", "write", "batch", "write_batch", "read", "stream", "prune", "anybody", "health", "tools", "wait",
 )
 _LIMIT = _one_of("limit", "caller", "all", "evicted", "bytes", "late")
 

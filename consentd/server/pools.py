@@ -38,6 +38,7 @@ class PoolName(enum.StrEnum):
     REVOKE = "revoke"
     WRITE = "write"
     BATCH = "batch"
+    WRITE_BATCH = "write_batch"
     READ = "read"
     STREAM = "stream"
     PRUNE = "prune"
@@ -76,7 +77,9 @@ def pool_limits(config: GrpcConfig) -> dict[PoolName, PoolLimits]:
         PoolName.CHECK: limits(config.threads, calls, 64 * kib),
         PoolName.REVOKE: limits(2, calls, 64 * kib),
         PoolName.WRITE: limits(4, calls, 64 * kib),
-        PoolName.BATCH: limits(2, max(2, calls // 16), longest),
+        # Batches of questions need the processor alone. More threads would only take it from checks and writes.
+        PoolName.BATCH: limits(1, max(2, calls // 16), longest),
+        PoolName.WRITE_BATCH: limits(4, max(2, calls // 16), longest),
         PoolName.READ: limits(4, max(2, calls // 4), 64 * kib),
         PoolName.STREAM: limits(4, streams, 64 * kib),
         PoolName.PRUNE: limits(1, 4, 64 * kib),

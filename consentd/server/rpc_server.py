@@ -50,8 +50,8 @@ _KEEPALIVE_MS = 60_000  # how often a silent peer is asked whether it is still t
 _POOLS: dict[str, PoolName] = {
     "Check": PoolName.CHECK,
     "BatchCheck": PoolName.BATCH,
-    "BatchAuthorizeAccesses": PoolName.BATCH,
-    "BatchRecordAccesses": PoolName.BATCH,
+    "BatchAuthorizeAccesses": PoolName.WRITE_BATCH,
+    "BatchRecordAccesses": PoolName.WRITE_BATCH,
     "RevokeConsent": PoolName.REVOKE,
     "PauseConsent": PoolName.REVOKE,
     "GetHistory": PoolName.STREAM,

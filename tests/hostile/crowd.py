@@ -1,0 +1,255 @@
+"""Many connections that speak just enough HTTP/2 to be a burden, all on one thread."""
+
+import random
+import selectors
+import socket
+import struct
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Self
+
+from benchmarks.http2 import frame, grpc_message
+from cases.fakes import HANG_S
+
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_DATA, _HEADERS, _RST, _SETTINGS, _PING, _GOAWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 8
+_END_STREAM, _ACK, _END_HEADERS = 0x1, 0x1, 0x4
+_CANCEL = struct.pack(">I", 8)
+_FRAME_SIZE = 16_384
+_PACE_S = 0.05  # how often the thread looks for what is due
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """A kind of hostile peer.
+
+    Attributes:
+        paths: the RPCs that it calls, in turn; empty: it calls none.
+        message: what each call sends; None: headers alone.
+        sent_share: how much of each message is sent, 1: all, and the stream is ended.
+        token: the credential; empty: none.
+        calls: how many calls each connection keeps open. A call that ended is replaced after *again_s* seconds.
+        window: the flow-control window that it gives each answer, in bytes.
+        cancel_s: after how many seconds a call is cancelled; 0: never.
+        speaks: false: it connects, and sends nothing.
+    """
+
+    name: str
+    paths: tuple[str, ...] = ()
+    message: bytes | None = None
+    sent_share: float = 1.0
+    token: str = ""
+    calls: int = 4
+    again_s: float = 1.0
+    window: int = 65_535
+    cancel_s: float = 0.0
+    speaks: bool = True
+
+
+@dataclass(slots=True)
+class _Stream:
+    began_s: float
+    body: bytes
+    ends: bool
+    window: int
+
+
+@dataclass(slots=True, eq=False)
+class _Connection:
+    peer: Peer
+    socket: socket.socket
+    buffer: bytes = b""
+    next_stream: int = 1
+    streams: dict[int, _Stream] = field(default_factory=dict)
+    due_s: deque[float] = field(default_factory=deque)
+    window: int = 65_535
+    first_window: int = 65_535
+    answered_ping: bool = False
+
+
+class Crowd:
+    """*count* connections of each peer. Use as a context manager; ``settle`` waits until the server has their calls.
+
+    Attributes:
+        began, ended, closed: how many calls were begun, how many of them the server ended, and how many connections.
+    """
+
+    def __init__(self, port: int, peers: Sequence[Peer], count: int) -> None:
+        self._port = port
+        self._wanted = [peer for peer in peers for _ in range(count)]
+        self._selector = selectors.DefaultSelector()
+        self._lock = threading.Condition()
+        self._open: set[_Connection] = set()
+        self._lost: deque[tuple[float, Peer]] = deque()
+        self._leaving = False
+        self.began = self.ended = self.closed = 0
+        self._thread = threading.Thread(target=self._run, name="crowd", daemon=True)
+
+    def __enter__(self) -> Self:
+        for peer in self._wanted:
+            self._connect(peer)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leaving = True
+        self._thread.join(HANG_S)
+        for connection in self._open:
+            connection.socket.close()
+        self._selector.close()
+
+    def settle(self) -> None:
+        """Wait until the server has read what every connection sent at first."""
+
+        def settled() -> bool:
+            return not self._lost and all(one.answered_ping for one in self._open if one.peer.speaks)
+
+        with self._lock:
+            assert self._lock.wait_for(settled, HANG_S)
+
+    # -- the thread -------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._leaving:
+            for key, _ in self._selector.select(_PACE_S):
+                try:
+                    self._read(key.data)
+                except OSError:
+                    self._lose(key.data)
+            now_s = time.monotonic()
+            while self._lost and self._lost[0][0] <= now_s:
+                self._connect(self._lost.popleft()[1])
+            for connection in list(self._open):
+                try:
+                    self._renew(connection, now_s)
+                except OSError:
+                    self._lose(connection)
+            with self._lock:
+                self._lock.notify_all()
+
+    def _connect(self, peer: Peer) -> None:
+        try:
+            made = socket.create_connection(("127.0.0.1", self._port), timeout=5)
+        except OSError:
+            self._lost.append((time.monotonic() + peer.again_s, peer))
+            return
+        made.settimeout(5)
+        connection = _Connection(peer, made)
+        self._open.add(connection)
+        self._selector.register(made, selectors.EVENT_READ, connection)
+        if not peer.speaks:
+            return
+        with suppress(OSError):
+            settings = struct.pack(">HI", 4, peer.window)
+            made.sendall(_PREFACE + frame(_SETTINGS, 0, 0, settings))
+            for _ in range(peer.calls if peer.paths else 0):
+                self._call(connection)
+            made.sendall(frame(_PING, 0, 0, bytes(8)))
+
+    def _call(self, connection: _Connection) -> None:
+        peer, number = connection.peer, connection.next_stream
+        connection.next_stream += 2
+        path = peer.paths[number // 2 % len(peer.paths)]
+        body = b"" if peer.message is None else grpc_message(peer.message)
+        ends = peer.message is not None and peer.sent_share == 1
+        stream = _Stream(time.monotonic(), body[: round(len(body) * peer.sent_share)], ends, connection.first_window)
+        connection.streams[number] = stream
+        connection.socket.sendall(frame(_HEADERS, _END_HEADERS, number, _headers(path, peer.token)))
+        self._flush(connection, number, stream)
+        self.began += 1
+
+    def _flush(self, connection: _Connection, number: int, stream: _Stream) -> None:
+        """Send as much of a message as the server's windows let through."""
+        while stream.body:
+            size = min(len(stream.body), _FRAME_SIZE, stream.window, connection.window)
+            if size <= 0:
+                return
+            part, stream.body = stream.body[:size], stream.body[size:]
+            stream.window -= size
+            connection.window -= size
+            flags = _END_STREAM if stream.ends and not stream.body else 0
+            connection.socket.sendall(frame(_DATA, flags, number, part))
+
+    def _renew(self, connection: _Connection, now_s: float) -> None:
+        """Cancel the calls that are old enough, and begin those that are due."""
+        peer = connection.peer
+        if peer.cancel_s:
+            for number, stream in list(connection.streams.items()):
+                if now_s - stream.began_s >= peer.cancel_s:
+                    connection.socket.sendall(frame(_RST, 0, number, _CANCEL))
+                    self._end(connection, number, now_s)
+        while connection.due_s and connection.due_s[0] <= now_s:
+            connection.due_s.popleft()
+            self._call(connection)
+
+    def _end(self, connection: _Connection, number: int, now_s: float) -> None:
+        if connection.streams.pop(number, None) is not None:
+            connection.due_s.append(now_s + connection.peer.again_s * random.uniform(0.8, 1.2))
+
+    def _lose(self, connection: _Connection) -> None:
+        self._selector.unregister(connection.socket)
+        connection.socket.close()
+        self._open.discard(connection)
+        self.closed += 1
+        self._lost.append((time.monotonic() + connection.peer.again_s, connection.peer))
+
+    def _read(self, connection: _Connection) -> None:
+        arrived = connection.socket.recv(1 << 16)
+        if not arrived:
+            raise ConnectionError("server closed the connection")
+        buffer, at = connection.buffer + arrived, 0
+        while len(buffer) - at >= 9:
+            size = int.from_bytes(buffer[at : at + 3])
+            if at + 9 + size > len(buffer):
+                break
+            kind, flags = buffer[at + 3], buffer[at + 4]
+            number = int.from_bytes(buffer[at + 5 : at + 9]) & 0x7FFFFFFF
+            self._frame(connection, kind, flags, number, buffer[at + 9 : at + 9 + size])
+            at += 9 + size
+        connection.buffer = buffer[at:]
+
+    def _frame(self, connection: _Connection, kind: int, flags: int, number: int, payload: bytes) -> None:
+        if kind == _GOAWAY:
+            raise ConnectionError("server ends the connection")
+        if kind == _PING and flags & _ACK:
+            connection.answered_ping = True
+        elif kind == _PING:
+            connection.socket.sendall(frame(_PING, _ACK, 0, payload))
+        elif kind == _SETTINGS and not flags & _ACK:
+            for at in range(0, len(payload), 6):
+                setting, value = struct.unpack_from(">HI", payload, at)
+                if setting == 4:
+                    for stream in connection.streams.values():
+                        stream.window += value - connection.first_window
+                    connection.first_window = value
+            connection.socket.sendall(frame(_SETTINGS, _ACK, 0, b""))
+        elif kind == _WINDOW:
+            (more,) = struct.unpack(">I", payload)
+            if number == 0:
+                connection.window += more
+            elif number in connection.streams:
+                connection.streams[number].window += more
+            for one, stream in list(connection.streams.items()):
+                self._flush(connection, one, stream)
+        elif kind == _RST or (kind in (_HEADERS, _DATA) and flags & _END_STREAM):
+            if number in connection.streams:
+                self.ended += 1
+            self._end(connection, number, time.monotonic())
+
+
+def _headers(path: str, token: str) -> bytes:
+    """Return a header block without compression (RFC 7541, 6.2.2)."""
+    fields = [(":path", path), (":authority", "localhost"), ("content-type", "application/grpc"), ("te", "trailers")]
+    if token:
+        fields.append(("authorization", f"Bearer {token}"))
+    return b"\x83\x86" + b"".join(b"\x00" + _text(name) + _text(value) for name, value in fields)
+
+
+def _text(text: str) -> bytes:
+    raw = text.encode()
+    assert len(raw) < 127, "longer texts need a length of several bytes"
+    return bytes((len(raw),)) + raw

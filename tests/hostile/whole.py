@@ -1,0 +1,241 @@
+"""Measure honest callers beside hostile peers: each kind alone, then all together, against a daemon of its own.
+
+The server runs on one core, peers and honest callers on another. Its witness does not answer, so no checkpoint ever has
+a quorum. Quiet figures are measured before and after.
+"""
+
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
+
+from benchmarks.apart import Spawned
+from benchmarks.load import Generator, Load, pin
+from cases.daemons import Running, consent, make_running, question, request_id
+from cases.processes import DaemonProcess
+from consentd.core import ed25519, note
+from consentd.cosigning.keyfiles import read_signing_key
+from consentd.v1 import access_service_pb2 as ac
+from consentd.v1 import consent_service_pb2 as cs
+from consentd.v1 import consent_service_pb2_grpc
+from consentd.v1 import policy_service_pb2 as ps
+from hostile.crowd import Crowd, Peer
+from hostile.peers import AUTHORIZE, CHECK, make_peers
+
+CHECKS_PER_S = 100
+REVOKES_PER_S = 2
+SETTLE_S = 25
+"""After so many seconds without peers, all that they held must be free: longer than every time limit on a peer."""
+_SERVER_CORE, _CALLERS_CORE = 0, 1
+_WITNESS = '[witness]\npolicy_file = "witness.policy"\n[scrub]\nrecords_per_s = 0\n[log]\nlevel = "warning"\n'
+_PROGRAM = f"""
+import sys
+from pathlib import Path
+from consentd import logs
+from consentd.server import daemon
+from cases.daemons import make_config
+logs.configure("info")
+daemon.serve(make_config(Path(sys.argv[1]), {_WITNESS!r}))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a process holds: threads, descriptors, and bytes of memory of its own."""
+
+    threads: int
+    descriptors: int
+    memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """The figures of honest callers in one phase.
+
+    Attributes:
+        check_ms: p50, p99 and maximum of checks at a fixed rate.
+        authorized_per_s: rate of accesses, 8 in flight.
+        revoke_ms: p50 and maximum of revocations.
+        failed: number of honest calls without an answer.
+        began, ended: calls of the hostile peers.
+    """
+
+    name: str
+    check_ms: tuple[float, float, float]
+    authorized_per_s: float
+    revoke_ms: tuple[float, float]
+    failed: int
+    began: int = 0
+    ended: int = 0
+
+    def line(self) -> str:
+        """Return the figures as a line of text."""
+        p50, p99, most = self.check_ms
+        return (
+            f"{self.name:55} check p50 {p50:6.1f} p99 {p99:7.1f} max {most:7.1f} ms,"
+            f" authorize {self.authorized_per_s:6.0f}/s, revoke p50 {self.revoke_ms[0]:6.1f} max {self.revoke_ms[1]:7.1f} ms,"
+            f" failed {self.failed}, hostile calls {self.began} ended {self.ended}"
+        )
+
+
+class World:
+    """A daemon in a process of its own, an honest app, and persons with a consent."""
+
+    def __init__(self, directory: Path) -> None:
+        running = make_running(directory)
+        self.tokens = running.tokens
+        self.subjects = [running.enrol(f"SYN-{number:06d}") for number in range(100)]
+        for subject in self.subjects:
+            running.grant(subject)
+        _write_policy(directory, running)
+        # The daemon with the witness begins with this checkpoint, so that histories can be read.
+        services = running.wait_published()
+        published = services.sequencer.checkpoints.latest().note
+        running.config.ledger.published_path.write_bytes(published)
+        running.stop()
+        command = ["taskset", "-c", str(_SERVER_CORE), sys.executable, "-c", _PROGRAM, str(directory)]
+        self.process = DaemonProcess(directory, command=command)
+        self.port = self.process.port
+
+    def held(self) -> Held:
+        """Return what the daemon's process holds now."""
+        directory = Path(f"/proc/{self.process.process.pid}")
+        status = dict(line.split(":", 1) for line in (directory / "status").read_text(encoding="ascii").splitlines())
+        memory = int(status["RssAnon"].split()[0]) * 1024
+        return Held(int(status["Threads"]), len(os.listdir(directory / "fd")), memory)
+
+    def measure(self, name: str, peers: Sequence[Peer], count: int, seconds: float) -> Phase:
+        """Let honest callers work for some time beside *count* peers of each kind."""
+        with _crowd(self.port, peers, count) as totals:
+            checks, accesses = Generator(self._checks(seconds), _CALLERS_CORE), Generator(
+                self._accesses(seconds), _CALLERS_CORE
+            )
+            revoked = self._revoke(seconds)
+            checked, authorized = checks.result(), accesses.result()
+        times = sorted(checked.latencies_s)
+        return Phase(
+            name,
+            (_share(times, 0.5), _share(times, 0.99), times[-1] * 1e3),
+            authorized.rate,
+            (_share(revoked, 0.5), revoked[-1] * 1e3),
+            checked.failed + authorized.failed,
+            *totals,
+        )
+
+    def _checks(self, seconds: float) -> Load:
+        asked = [ps.CheckRequest(question=question(subject)).SerializeToString() for subject in self.subjects]
+        return Load(
+            port=self.port, path=CHECK, token=self.tokens["app"], messages=asked, rate=CHECKS_PER_S, seconds=seconds
+        )
+
+    def _accesses(self, seconds: float) -> Load:
+        count = round((seconds + 2) * 2_500)
+        asked = [
+            ac.AuthorizeAccessRequest(
+                request_id=request_id(), question=question(self.subjects[number % len(self.subjects)])
+            ).SerializeToString()
+            for number in range(count)
+        ]
+        return Load(
+            port=self.port, path=AUTHORIZE, token=self.tokens["app"], messages=asked, in_flight=8, seconds=seconds
+        )
+
+    def _revoke(self, seconds: float) -> list[float]:
+        """Grant and revoke for some time; return the seconds that the revocations took, sorted."""
+        stub = consent_service_pb2_grpc.ConsentServiceStub(self.process.channel)
+        metadata, taken = (("authorization", f"Bearer {self.tokens['app']}"),), []
+        until = time.monotonic() + seconds + 1
+        while time.monotonic() < until:
+            subject = self.subjects[len(taken) % len(self.subjects)]
+            grant = cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=consent(actors=["er"]))
+            granted = stub.GrantConsent(grant, metadata=metadata, timeout=120).consent_id
+            began = time.perf_counter()
+            revoke = cs.RevokeConsentRequest(request_id=request_id(), subject=subject, consent_id=granted)
+            stub.RevokeConsent(revoke, metadata=metadata, timeout=120)
+            taken.append(time.perf_counter() - began)
+            time.sleep(1 / REVOKES_PER_S)
+        return sorted(taken)
+
+
+def _share(times: Sequence[float], share: float) -> float:
+    return times[int(len(times) * share)] * 1e3
+
+
+def _write_policy(directory: Path, running: Running) -> None:
+    """Write a policy with one witness, which does not answer."""
+    log = note.format_vkey(read_signing_key(running.config.keys.log_key_file).verifier)
+    signer = note.Signer("witness.test/away", ed25519.KeyPair(bytes(32)), note.COSIGNATURE)
+    witness = f"witness away {note.format_vkey(signer.verifier)} http://127.0.0.1:9/"
+    (directory / "witness.policy").write_text(f"log {log}\n{witness}\nquorum away\n", encoding="utf-8")
+
+
+@contextmanager
+def _crowd(port: int, peers: Sequence[Peer], count: int) -> Iterator[list[int]]:
+    """Run peers in a process of their own; at the end the list has how many calls they began, and were ended."""
+    totals: list[int] = []
+    if not peers:
+        yield totals
+        return
+    spawned = Spawned(_run_crowd, port, list(peers), count, sys.path)
+    spawned.receive()
+    try:
+        yield totals
+    finally:
+        spawned.pipe.send("stop")
+        totals.extend(spawned.receive())
+        spawned.process.join()
+
+
+def _run_crowd(pipe: Pipe, port: int, peers: list[Peer], count: int, path: list[str]) -> None:
+    pin(_CALLERS_CORE)
+    with Crowd(port, peers, count) as crowd:
+        pipe.send("begun")
+        pipe.recv()
+    pipe.send((crowd.began, crowd.ended))
+
+
+def run(*, count: int, alone_s: float, together_s: float, only: str = "") -> bool:
+    """Run all phases, print their figures, and return whether the figures meet the bars."""
+    with tempfile.TemporaryDirectory(prefix="consentd-hostile-") as directory:
+        world = World(Path(directory))
+        peers = make_peers(world.tokens["clinic-b"], subject=world.subjects[0], items=1000)
+        pin(_CALLERS_CORE)
+        world.measure("warm", (), 0, 3)
+        quiet = world.measure("quiet", (), 0, max(10, alone_s))
+        print(quiet.line(), flush=True)
+        before = world.held()
+        phases = []
+        for peer in peers:
+            if only in peer.name and alone_s:
+                phases.append(world.measure(peer.name, [peer], count, alone_s))
+                print(phases[-1].line(), flush=True)
+        if together_s:
+            phases.append(world.measure("all together", peers, count, together_s))
+            print(phases[-1].line(), flush=True)
+        threading.Event().wait(SETTLE_S)
+        after = world.held()
+        print(f"before: {before}\nafter:  {after}\n{world.measure('quiet again', (), 0, 10).line()}", flush=True)
+        code = world.process.stop()
+        print("stopped with", code)
+    met = code == 0 and all(_meets(phase, quiet) for phase in phases)
+    return met and after.threads <= before.threads and after.descriptors <= before.descriptors + 8
+
+
+def _meets(phase: Phase, quiet: Phase) -> bool:
+    met = (
+        phase.check_ms[1] <= 3 * quiet.check_ms[1] + 5
+        and phase.authorized_per_s >= 0.5 * quiet.authorized_per_s
+        and phase.revoke_ms[1] <= 1_000
+        and phase.failed == 0
+    )
+    if not met:
+        print(f"bar missed: {phase.name}", flush=True)
+    return met
+
+
