@@ -30,6 +30,9 @@ BUSY = "TOO_MANY_CALLS"
 STALLED_S = 1.0
 """A peer that has not taken a message for so long may lose its call to a caller that finds the pool full."""
 
+_ITEMS = 8  # a batch looks at the clock after so many items
+_WORK_S, _LONGEST_WORK_S = 0.002, 0.02  # a thread rests after so much work, and for twice as much as it worked
+
 
 class PoolName(enum.StrEnum):
     """The kinds of calls. The values are the metrics' labels."""
@@ -46,6 +49,10 @@ class PoolName(enum.StrEnum):
     HEALTH = "health"
     TOOLS = "tools"
     WAIT = "wait"
+
+
+FIRST = (PoolName.CHECK, PoolName.REVOKE, PoolName.WRITE)
+"""The pools to which all others give way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +97,15 @@ def pool_limits(config: GrpcConfig) -> dict[PoolName, PoolLimits]:
     }
 
 
+def make_pools(config: GrpcConfig, metrics: Metrics, on_change: Callable[[], None]) -> "dict[PoolName, Pool]":
+    """Start the threads of all pools; see ``Pool``."""
+    pools = {name: Pool(name, limits, metrics, on_change) for name, limits in pool_limits(config).items()}
+    for name, pool in pools.items():
+        if name not in FIRST:
+            pool.gives_way_to = tuple(pools[first] for first in FIRST)
+    return pools
+
+
 class Pool:
     """The threads of one kind of call, and the count of its calls in flight."""
 
@@ -99,8 +115,9 @@ class Pool:
         self.limits = limits
         self._metrics = metrics
         self._on_change = on_change
+        self.gives_way_to: tuple[Pool, ...] = ()  # set once, before the first call
         self._lock = threading.Lock()  # guards the attributes below; every method that counts takes it
-        self._in_flight = 0
+        self._in_flight = 0  # also read without the lock
         self._of_caller: Counter[str] = Counter()
         self._receiving: OrderedDict[Call, None] = OrderedDict()
         self._sending: OrderedDict[Call, float] = OrderedDict()  # since when, by time.monotonic
@@ -190,6 +207,20 @@ class Pool:
         """Run *step* on a thread of the pool, after the steps that were put before."""
         self._steps.put(step)
 
+    def rest(self, worked_s: float) -> bool:
+        """Rest after *worked_s* seconds of work, if calls that come first need the processor; return whether it rested.
+
+        So reads, histories and batches together take no more than a third of the time of each of their threads then.
+        """
+        if not any(pool.is_busy() for pool in self.gives_way_to):
+            return False
+        time.sleep(2 * min(worked_s, _LONGEST_WORK_S))
+        return True
+
+    def is_busy(self) -> bool:
+        """Return whether the pool has calls whose message has arrived."""
+        return self._in_flight > len(self._receiving)
+
     def close(self) -> None:
         """End the threads, after the steps that were put before."""
         for _ in range(self.limits.threads):
@@ -203,23 +234,30 @@ class Pool:
 
     def _work(self) -> None:
         while (step := self._steps.get()) is not None:
+            began_s = time.perf_counter()
             try:
                 step()
             except Exception as error:  # noqa: BLE001  # a bug in one step must not end the thread
                 log.error("bug in a step of a call: %s", type(error).__name__)
             step = None  # a step refers to its call
+            worked_s = time.perf_counter() - began_s
+            if worked_s >= _WORK_S:
+                self.rest(worked_s)
 
 
 class Ticket:
     """What one call has entered: its pool, the bytes of its message, and perhaps the pool of calls that wait."""
 
     def __init__(self, call: Call, pool: Pool, waits: Pool, held: "Bytes") -> None:
+        """*waits*: the pool of calls that wait; *held*: counts the bytes of messages."""
         self._call = call
         self.pool = pool
         self._waits = waits
         self._held = held
         self._bytes = 0
-        self._is_waiting = False
+        self._counted_in = pool
+        self._items = 0
+        self._worked_from_s = 0.0
 
     def enter(self) -> Call | None:
         """Enter the pool; see ``Pool.enter``."""
@@ -242,19 +280,32 @@ class Ticket:
         self._bytes = count
 
     def begin_wait(self) -> bool:
-        """See ``Context.begin_wait``."""
-        if not self._is_waiting:
-            self._is_waiting = self._waits.try_enter(self._call.caller)
-        return self._is_waiting
+        """See ``Context.begin_wait``. A call that waits leaves its pool for the one of calls that wait."""
+        if self._counted_in is not self._waits:
+            if not self._waits.try_enter(self._call.caller):
+                return False
+            self.pool.leave(self._call.caller)
+            self._counted_in = self._waits
+        return True
+
+    def give_way(self) -> None:
+        """See ``Context.give_way``."""
+        self._items += 1
+        if self._items % _ITEMS:
+            return
+        now_s = time.perf_counter()
+        worked_s = now_s - self._worked_from_s
+        if worked_s >= _WORK_S:
+            if self._worked_from_s and self.pool.rest(worked_s):
+                now_s = time.perf_counter()
+            self._worked_from_s = now_s
 
     def leave(self) -> None:
         """Leave all that was entered. The call calls this once, when it is over."""
         self.pool.goes_on(self._call)
-        self.pool.leave(self._call.caller)
+        self._counted_in.leave(self._call.caller)
         if self._bytes:
             self._held.give_back(self._call.caller, self._bytes)
-        if self._is_waiting:
-            self._waits.leave(self._call.caller)
 
 
 class Bytes:

@@ -23,7 +23,7 @@ from consentd.config import GrpcConfig, TlsConfig
 from consentd.errors import ConsentdError, InvalidError, OverloadedError, StorageError
 from consentd.server.handlers import run_stream, run_unary
 from consentd.server.health import CAPACITY, HEALTH, REFLECTION, Health, describe
-from consentd.server.pools import BUSY, Bytes, Pool, PoolName, Ticket, pool_limits
+from consentd.server.pools import BUSY, Bytes, Pool, PoolName, Ticket, make_pools
 from consentd.server.transport import Call, TimeLimits, Transport
 from consentd.service.access import AccessService
 from consentd.service.auth import UnauthenticatedError
@@ -83,10 +83,7 @@ class RpcServer:
         self._state = service_state
         self._metrics = service_state.metrics
         self._health = Health()
-        self._pools = {
-            name: Pool(name, limits, self._metrics, self._report_capacity)
-            for name, limits in pool_limits(config).items()
-        }
+        self._pools = make_pools(config, self._metrics, self._report_capacity)
         self._bytes = Bytes(config.max_request_bytes)
         self._routes: dict[bytes, Route] = {}
         self._services: list[str] = []
@@ -197,7 +194,7 @@ class RpcServer:
         if evicted is not None:
             waited = OverloadedError("call waited for its caller, while other callers came", BUSY)
             evicted.finish(refusal(waited, self._metrics, route.name))
-        call.on_release, call.begin_wait = ticket.leave, ticket.begin_wait
+        call.on_release, call.begin_wait, call.give_way = ticket.leave, ticket.begin_wait, ticket.give_way
         return ticket
 
     def _authenticate(self, call: Call) -> str:

@@ -58,12 +58,12 @@ class Call:
         method: the path of the RPC, ``/package.Service/Method``.
         caller: participant id, or ``operator``; empty: the call has no known credential. Set by ``RpcServer``.
         on_release: called once, on any thread, when the call is over and nobody holds it. Set by ``RpcServer``.
-        begin_wait: see ``Context``. Set by ``RpcServer``.
+        begin_wait, give_way: see ``Context``. Set by ``RpcServer``.
     """
 
     __slots__ = (
         "_cancels", "_core", "_deadline_s", "_expires_s", "_has_answered", "_holds", "_is_ending", "_lock",
-        "_transport", "_under_way", "begin_wait", "caller", "is_receiving", "metadata", "method",
+        "_transport", "_under_way", "begin_wait", "caller", "give_way", "is_receiving", "metadata", "method",
         "on_release",
     )  # fmt: skip
 
@@ -76,6 +76,7 @@ class Call:
         self.caller = ""
         self.on_release: Callable[[], None] = _nothing
         self.begin_wait: Callable[[], bool] = _refuse
+        self.give_way: Callable[[], None] = _nothing
         self.is_receiving = False
         self._expires_s = _NEVER  # by time.monotonic; the transport's thread reads it without the lock
         self._lock = threading.Lock()  # guards the attributes below
@@ -162,7 +163,8 @@ class Call:
         if is_last:
             # INVARIANT: a call that is over is in no cycle of references. The core counts its stream as open until the
             # last reference goes, and the garbage collector would find a cycle late.
-            leave, self.on_release, self.begin_wait = self.on_release, _nothing, _refuse
+            leave, self.on_release = self.on_release, _nothing
+            self.begin_wait, self.give_way = _refuse, _nothing
             leave()
 
     def expire(self, now_s: float) -> None:

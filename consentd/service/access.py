@@ -14,7 +14,7 @@ from consentd.service import requests
 from consentd.service.context import Context, Waiting
 from consentd.service.policy import check_size
 from consentd.service.readings import record_readings
-from consentd.service.rpc import check_awaited, item_error, rpc
+from consentd.service.rpc import item_error, next_item, rpc
 from consentd.service.servicer import Servicer, reduce_receipt, revision
 from consentd.statements import decisions, payloads
 from consentd.v1 import access_service_pb2 as ac
@@ -46,7 +46,7 @@ class AccessService(Servicer):
         self.check_batch(len(request.requests))
         writes: list[accesses.AuthorizeAccess | RequestError] = []
         for item in request.requests:
-            check_awaited(context)
+            next_item(context)
             try:
                 writes.append(self._access(item, caller, context))
             except RequestError as error:
@@ -140,7 +140,7 @@ class AccessService(Servicer):
         self.check_batch(len(request.requests))
         outcomes = []
         for item in request.requests:
-            check_awaited(context)
+            next_item(context)
             outcomes.append(self._outcome(item, caller))
         (future,) = self.submit([accesses.RecordOutcomes(outcomes=tuple(outcomes))], context)
         written = await Waiting(future)

@@ -12,7 +12,7 @@ from consentd.policy.codebook import PackedQuestion
 from consentd.policy.reduce import reduce_verdict
 from consentd.sequencer.commands.callers import is_operator
 from consentd.service.context import Context
-from consentd.service.rpc import check_awaited, item_error, rpc
+from consentd.service.rpc import item_error, next_item, rpc
 from consentd.service.servicer import Servicer, ServiceState, revision
 from consentd.statements import decisions, values
 from consentd.table.view import Snapshot
@@ -68,7 +68,7 @@ class PolicyService(Servicer):
         with self.services.table.read() as snapshot:
             answerer = Answerer(snapshot, now_ms, self._id_prefix, self._ids, self.metrics)
             for question, subject in asked:
-                check_awaited(context)
+                next_item(context)
                 result = response.results.add()
                 try:
                     if checked is None or shared is None:  # a shared question is checked once for all its subjects

@@ -100,8 +100,13 @@ def stream_rpc(method: F) -> F:
     return cast(F, handle)
 
 
-def check_awaited(context: Context) -> None:
-    """Raise ``CancelledError`` if nobody waits for the answer any more. Long handlers call this between two items."""
+def next_item(context: Context) -> None:
+    """Give way to other calls before the next item of a batch.
+
+    Raises:
+        CancelledError: nobody waits for the answer any more.
+    """
+    context.give_way()
     if not context.is_active():
         raise CancelledError
 

@@ -79,8 +79,8 @@ class Phase:
         p50, p99, most = self.check_ms
         return (
             f"{self.name:55} check p50 {p50:6.1f} p99 {p99:7.1f} max {most:7.1f} ms,"
-            f" authorize {self.authorized_per_s:6.0f}/s, revoke p50 {self.revoke_ms[0]:6.1f} max {self.revoke_ms[1]:7.1f} ms,"
-            f" failed {self.failed}, hostile calls {self.began} ended {self.ended}"
+            f" authorize {self.authorized_per_s:6.0f}/s, revoke p50 {self.revoke_ms[0]:6.1f}"
+            f" max {self.revoke_ms[1]:7.1f} ms, failed {self.failed}, hostile calls {self.began} ended {self.ended}"
         )
 
 
