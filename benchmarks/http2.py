@@ -129,11 +129,13 @@ class Connection:
                 break
             if kind == _DATA:
                 assert not flags & _PADDED, "padded frames are not read"
-                self._open[stream][1].append(buffer[at + 9 : end])
+                if stream in self._open:
+                    self._open[stream][1].append(buffer[at + 9 : end])
                 self._received += end - at
             elif kind not in (_HEADERS, _RST):
                 self._control(kind, flags, buffer[at + 9 : end])
-            if kind == _RST or (flags & _END_STREAM and kind in (_DATA, _HEADERS)):
+            is_end = kind == _RST or (flags & _END_STREAM and kind in (_DATA, _HEADERS))
+            if is_end and stream in self._open:  # a stream that ended before its message was read is also reset
                 location, parts = self._open.pop(stream)
                 body = b"".join(parts)
                 yield location, body[5:] if body else None

@@ -45,7 +45,7 @@ def _go_on(pool: Pool, call: Call, handler: Coroutine[Future[Any], None, Any], e
             call.finish(OK, encode(ended.value))
             return
         held.keep()
-        future.add_done_callback(lambda _: pool.put(partial(_go_on, pool, call, handler, encode)))
+        future.add_done_callback(lambda _: pool.put(partial(_go_on, pool, call, handler, encode), call.caller))
 
 
 def run_stream(pool: Pool, call: Call, handle: Callable[[], Iterator[Any]], encode: Encode) -> None:
@@ -70,7 +70,7 @@ def _send_next(pool: Pool, call: Call, messages: Iterator[Any], encode: Encode) 
             return
         held.keep()
         pool.sends(call)
-        call.send(encode(message), lambda: pool.put(partial(_send_next, pool, call, messages, encode)))
+        call.send(encode(message), lambda: pool.put(partial(_send_next, pool, call, messages, encode), call.caller))
 
 
 class _Held:

@@ -12,7 +12,7 @@ import enum
 import logging
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -122,7 +122,11 @@ class Pool:
         self._receiving: OrderedDict[Call, None] = OrderedDict()
         self._sending: OrderedDict[Call, float] = OrderedDict()  # since when, by time.monotonic
         self.is_saturated = False  # written under the lock, read without it
-        self._steps: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        # The steps that wait, by caller; put and _next take the lock ``_order``. ``_waiting`` has one item a step,
+        # and None for each thread that must end.
+        self._order = threading.Lock()
+        self._steps: OrderedDict[str, deque[Callable[[], None]]] = OrderedDict()
+        self._waiting: SimpleQueue[bool | None] = SimpleQueue()
         for number in range(limits.threads):
             threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True).start()
         metrics.calls.follow(lambda: self._in_flight, name)
@@ -203,9 +207,24 @@ class Pool:
             if self._in_flight <= self.limits.calls // 2:
                 self._set_saturated(saturated=False)
 
-    def put(self, step: Callable[[], None]) -> None:
-        """Run *step* on a thread of the pool, after the steps that were put before."""
-        self._steps.put(step)
+    def put(self, step: Callable[[], None], caller: str) -> None:
+        """Run *step* on a thread of the pool. Callers take turns: one with many steps does not delay another's."""
+        with self._order:
+            if caller not in self._steps:
+                self._steps[caller] = deque()
+            self._steps[caller].append(step)
+        self._waiting.put(True)
+
+    def _next(self) -> Callable[[], None]:
+        """Take the next step of the caller whose turn it is."""
+        with self._order:
+            caller, steps = next(iter(self._steps.items()))
+            step = steps.popleft()
+            if steps:
+                self._steps.move_to_end(caller)
+            else:
+                del self._steps[caller]
+        return step
 
     def rest(self, worked_s: float) -> bool:
         """Rest after *worked_s* seconds of work, if calls that come first need the processor; return whether it rested.
@@ -224,7 +243,7 @@ class Pool:
     def close(self) -> None:
         """End the threads, after the steps that were put before."""
         for _ in range(self.limits.threads):
-            self._steps.put(None)
+            self._waiting.put(None)
 
     def _set_saturated(self, *, saturated: bool) -> None:
         if saturated != self.is_saturated:
@@ -233,13 +252,12 @@ class Pool:
             self._on_change()
 
     def _work(self) -> None:
-        while (step := self._steps.get()) is not None:
+        while self._waiting.get() is not None:
             began_s = time.perf_counter()
             try:
-                step()
+                self._next()()
             except Exception as error:  # noqa: BLE001  # a bug in one step must not end the thread
                 log.error("bug in a step of a call: %s", type(error).__name__)
-            step = None  # a step refers to its call
             worked_s = time.perf_counter() - began_s
             if worked_s >= _WORK_S:
                 self.rest(worked_s)

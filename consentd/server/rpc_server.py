@@ -217,7 +217,7 @@ class RpcServer:
             call.finish(refusal(error, self._metrics, route.name))
             return
         if pool.limits.threads:
-            pool.put(partial(route.handle, pool, call, message))
+            pool.put(partial(route.handle, pool, call, message), call.caller)
         else:
             route.handle(pool, call, message)
 
@@ -250,7 +250,7 @@ class RpcServer:
             elif len(following) > pool.limits.request_bytes:
                 call.finish(Status(grpc.StatusCode.INVALID_ARGUMENT, "request is too long"))
             else:
-                pool.put(partial(self._reflect, pool, call, following))
+                pool.put(partial(self._reflect, pool, call, following), call.caller)
 
         def sent() -> None:
             pool.goes_on(call)
@@ -280,7 +280,7 @@ def _options(config: GrpcConfig) -> list[tuple[str, Any]]:
         ("grpc.max_metadata_size", 16 * 1024),
         ("grpc.so_reuseport", 0),
         ("grpc.max_allowed_incoming_connections", descriptors.share(4, most=config.max_connections)),
-        ("grpc.max_concurrent_streams", config.max_calls),
+        ("grpc.max_concurrent_streams", 4 * config.max_calls),
         ("grpc.max_connection_idle_ms", config.idle_timeout_ms),
         ("grpc.server_handshake_timeout_ms", config.receive_timeout_ms),
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),

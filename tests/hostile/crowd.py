@@ -111,6 +111,11 @@ class Crowd:
         with self._lock:
             assert self._lock.wait_for(settled, HANG_S)
 
+    def wait_ended(self, count: int) -> None:
+        """Wait until the server has ended *count* calls."""
+        with self._lock:
+            assert self._lock.wait_for(lambda: self.ended >= count, HANG_S)
+
     # -- the thread -------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
