@@ -25,6 +25,7 @@ from cases.services import (
 )
 from consentd.core.kinds import EntryKind
 from consentd.policy.model import BREAK_GLASS_PURPOSE
+from consentd.service import policy, requests
 from consentd.service.access import MAX_NETWORK_ORIGIN
 from consentd.service.policy import MAX_QUESTION
 from consentd.v1 import access_service_pb2 as ac
@@ -67,6 +68,39 @@ def test_a_question_over_its_limit_is_refused_by_every_call(running: Running, su
         *(item.error.reason for item in running.access.BatchAuthorizeAccesses(together, metadata=app).results),
     ]
     assert reasons == ["TOO_LARGE"] * 3 + [er.ERROR_REASON_TOO_LARGE] * 4
+
+
+def test_a_batch_of_checks_has_a_limit_of_work_and_of_its_answer(
+    running: Running, subject: pb.Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        running.grant(subject)
+    asked = [question(subject)] * 5
+    with monkeypatch.context() as patch:
+        patch.setattr(policy, "MAX_BATCH_ROWS", 6)
+        found = batch(running, questions=asked)
+    assert [one.WhichOneof("result") for one in found] == ["decision", "decision", "error", "error", "error"]
+    assert {one.error.reason for one in found[2:]} == {er.ERROR_REASON_OVERLOADED}
+    size = found[0].ByteSize()
+    monkeypatch.setattr(requests, "MAX_BATCH_ANSWER", 3 * size)
+    found = batch(running, questions=asked)
+    assert [one.WhichOneof("result") for one in found] == ["decision"] * 3 + ["error"] * 2
+    assert {one.error.reason for one in found[3:]} == {er.ERROR_REASON_TOO_LARGE}
+
+
+def test_a_batch_of_accesses_has_a_limit_of_its_answer(
+    running: Running, subject: pb.Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running.grant(subject)
+    asked = [ac.AuthorizeAccessRequest(request_id=request_id(), question=question(subject)) for _ in range(3)]
+    monkeypatch.setattr(requests, "MAX_BATCH_ANSWER", 500)
+    request = ac.BatchAuthorizeAccessesRequest(requests=asked)
+    found = running.access.BatchAuthorizeAccesses(request, metadata=running.as_("app")).results
+    forms = [one.WhichOneof("result") for one in found]
+    assert (forms[0], forms[-1]) == ("response", "error")
+    assert found[-1].error.reason == er.ERROR_REASON_TOO_LARGE
+    repeated = running.access.AuthorizeAccess(asked[-1], metadata=running.as_("app"))
+    assert (repeated.receipt.replayed, repeated.decision.outcome) == (True, pb.OUTCOME_PERMIT)
 
 
 def test_a_network_origin_has_a_limit(running: Running, subject: pb.Subject) -> None:

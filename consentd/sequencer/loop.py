@@ -53,7 +53,7 @@ A = TypeVar("A")
 
 log = logging.getLogger(__name__)
 
-BATCH_S = 0.1
+BATCH_S = 0.06
 """After this time no further write is added to a batch: the others go into the next one, urgent writes first. So a
 write waits for the batch before it, and then for about one write of each other caller (``pool``)."""
 

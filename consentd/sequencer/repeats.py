@@ -3,9 +3,10 @@
 Callers repeat a write when they got no answer, and after a failure many callers repeat many writes at once. A repeat
 appends nothing, so it needs neither the sequencer's thread nor a sync of the disk. ``Repeats`` answers it from the rows
 on disk and from a snapshot of the table. The sequencer still recognises the repeats that are left out here: those of a
-write in the same batch, or in a batch whose commit has not ended.
+write in the same batch, or in a batch whose commit has not ended; and those that would take longer than ``MAX_S``.
 """
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,9 @@ from consentd.metrics import Metrics
 from consentd.sequencer.commands.write import Author, RepeatContext, check_content
 from consentd.sequencer.pool import PendingWrite, Written
 from consentd.table.table import Table
+
+MAX_S = 0.1
+"""How long one call answers repeats. It answers the rest with the sequencer, which serves callers in rotation."""
 
 
 class Repeats:
@@ -40,6 +44,7 @@ class Repeats:
         found = {at: decode_request(row) for at, row in zip(keys, rows, strict=True) if row is not None}
         if not found:
             return list(writes)
+        until_s = time.perf_counter() + MAX_S
         with self._table.read() as snapshot:
             # The state is read after the snapshot, so it is never older than the snapshot.
             state = self._ledger.state
@@ -49,7 +54,8 @@ class Repeats:
             for at, pending in enumerate(writes):
                 recorded = found.get(at)
                 # INVARIANT: an entry is served only after the table has it too, as for every acknowledged write.
-                if recorded is None or recorded[0] >= min(snapshot.size, state.size):
+                is_late = time.perf_counter() > until_s
+                if recorded is None or is_late or recorded[0] >= min(snapshot.size, state.size):
                     left.append(pending)
                     continue
                 try:

@@ -55,6 +55,7 @@ class AccessService(Servicer):
         parsed = [write for write in writes if isinstance(write, accesses.AuthorizeAccess)]
         futures = iter(self.submit(parsed, context))
         response = ac.BatchAuthorizeAccessesResponse()
+        answered_bytes = 0
         for write in writes:
             result = response.results.add()
             try:
@@ -62,6 +63,10 @@ class AccessService(Servicer):
                     raise write
                 written = await Waiting(next(futures))
                 result.response.CopyFrom(await self._authorized(written, request.wait_for, context))
+                answered_bytes += result.ByteSize()
+                if answered_bytes > requests.MAX_BATCH_ANSWER:
+                    limit = f"its limit of {requests.MAX_BATCH_ANSWER} bytes"
+                    raise InvalidError(f"answer of the batch is over {limit}: this is recorded, repeat it", "TOO_LARGE")
             except RequestError as error:
                 result.error.CopyFrom(item_error(self.metrics, error))
         return response

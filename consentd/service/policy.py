@@ -10,7 +10,9 @@ from consentd.metrics import Metrics
 from consentd.policy import evaluate, model
 from consentd.policy.codebook import PackedQuestion
 from consentd.policy.reduce import reduce_verdict
+from consentd.policy.subject import row_count
 from consentd.sequencer.commands.callers import is_operator
+from consentd.service import requests
 from consentd.service.context import Context
 from consentd.service.rpc import item_error, next_item, rpc
 from consentd.service.servicer import Servicer, ServiceState, revision
@@ -64,6 +66,7 @@ class PolicyService(Servicer):
         now_ms = self.services.sequencer.clock.wall_ms()
         response = ps.BatchCheckResponse()
         outcomes: Counter[str] = Counter()
+        answered_bytes = 0
         checked: tuple[bool, PackedQuestion] | None = None
         with self.services.table.read() as snapshot:
             answerer = Answerer(snapshot, now_ms, self._id_prefix, self._ids, self.metrics)
@@ -75,8 +78,15 @@ class PolicyService(Servicer):
                         checked = answerer.check(caller, question)
                     in_full, packed = checked
                     identifier_hash = self.identifier_hash(subject)
+                    if answerer.row_count >= MAX_BATCH_ROWS:
+                        raise OverloadedError(f"batch is over its limit of {MAX_BATCH_ROWS} provisions: ask for fewer")
                     self._count_person(caller, identifier_hash, snapshot, now_ms)
-                    outcomes[answerer.answer(result.decision, packed, identifier_hash, in_full=in_full).name] += 1
+                    outcome = answerer.answer(result.decision, packed, identifier_hash, in_full=in_full)
+                    answered_bytes += result.ByteSize()
+                    if answered_bytes > requests.MAX_BATCH_ANSWER:
+                        limit = f"its limit of {requests.MAX_BATCH_ANSWER} bytes"
+                        raise InvalidError(f"answer of the batch is over {limit}: ask for fewer", "TOO_LARGE")
+                    outcomes[outcome.name] += 1
                 except ConsentdError as error:
                     result.error.CopyFrom(item_error(self.metrics, error))
         for name, times in outcomes.items():
@@ -96,6 +106,7 @@ class Answerer:
 
     def __init__(self, snapshot: Snapshot, now_ms: int, id_prefix: bytes, ids: Iterator[int], metrics: Metrics) -> None:
         registry = snapshot.registry()
+        self.row_count = 0  # how many provisions the answered questions were compared with
         self._snapshot = snapshot
         self._now_ms = now_ms
         self._id_prefix = id_prefix
@@ -141,6 +152,7 @@ class Answerer:
         if tag is None:
             self._metrics.unenrolled_questions.inc()
         value = None if tag is None else self._snapshot.subject(tag)
+        self.row_count += row_count(value)
         verdict = evaluate.evaluate(value, question, self._rules, self._now_ms)
         outcome = verdict.outcome
         if not in_full:
@@ -151,6 +163,9 @@ class Answerer:
         message.decision_id = self._id_prefix + next(self._ids).to_bytes(8, "big")
         return outcome
 
+
+MAX_BATCH_ROWS = 200_000
+"""Most provisions that a batch evaluates, over all its persons: about half a second. The other items are refused."""
 
 MAX_QUESTION = 4 * 1024
 """Most bytes of a serialised question."""

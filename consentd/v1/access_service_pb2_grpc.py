@@ -82,7 +82,8 @@ class AccessServiceServicer(object):
 
     def BatchAuthorizeAccesses(self, request, context):
         """BatchAuthorizeAccesses does the same for up to 1,000 questions. Each is decided, recorded and answered
-        independently. Cost: one or a few group commits for the whole batch.
+        independently. Items beyond 3 MiB of answers fail with TOO_LARGE; they are recorded, and a repeat has their answer.
+        Cost: one or a few group commits for the whole batch.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

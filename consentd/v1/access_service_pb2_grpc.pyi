@@ -45,7 +45,8 @@ class AccessServiceStub:
     """
     BatchAuthorizeAccesses: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.BatchAuthorizeAccessesRequest, _access_service_pb2.BatchAuthorizeAccessesResponse]
     """BatchAuthorizeAccesses does the same for up to 1,000 questions. Each is decided, recorded and answered
-    independently. Cost: one or a few group commits for the whole batch.
+    independently. Items beyond 3 MiB of answers fail with TOO_LARGE; they are recorded, and a repeat has their answer.
+    Cost: one or a few group commits for the whole batch.
     """
     RecordAccess: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.RecordAccessRequest, _access_service_pb2.RecordAccessResponse]
     """RecordAccess records what a permitted transfer did. Cost: one group commit."""
@@ -76,7 +77,8 @@ class AccessServiceAsyncStub(AccessServiceStub):
     """
     BatchAuthorizeAccesses: _aio.UnaryUnaryMultiCallable[_access_service_pb2.BatchAuthorizeAccessesRequest, _access_service_pb2.BatchAuthorizeAccessesResponse]  # type: ignore[assignment]
     """BatchAuthorizeAccesses does the same for up to 1,000 questions. Each is decided, recorded and answered
-    independently. Cost: one or a few group commits for the whole batch.
+    independently. Items beyond 3 MiB of answers fail with TOO_LARGE; they are recorded, and a repeat has their answer.
+    Cost: one or a few group commits for the whole batch.
     """
     RecordAccess: _aio.UnaryUnaryMultiCallable[_access_service_pb2.RecordAccessRequest, _access_service_pb2.RecordAccessResponse]  # type: ignore[assignment]
     """RecordAccess records what a permitted transfer did. Cost: one group commit."""
@@ -116,7 +118,8 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.BatchAuthorizeAccessesResponse, _abc.Awaitable[_access_service_pb2.BatchAuthorizeAccessesResponse]]:
         """BatchAuthorizeAccesses does the same for up to 1,000 questions. Each is decided, recorded and answered
-        independently. Cost: one or a few group commits for the whole batch.
+        independently. Items beyond 3 MiB of answers fail with TOO_LARGE; they are recorded, and a repeat has their answer.
+        Cost: one or a few group commits for the whole batch.
         """
 
     @_abc_1.abstractmethod

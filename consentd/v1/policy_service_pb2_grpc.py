@@ -64,6 +64,7 @@ class PolicyServiceServicer(object):
     def BatchCheck(self, request, context):
         """BatchCheck answers up to 1,000 questions, each independently, all from the same state. Cost: one read and one
         evaluation per question.
+        Items beyond 200,000 provisions of their persons fail with OVERLOADED, and beyond 3 MiB of answers with TOO_LARGE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,6 +42,7 @@ class PolicyServiceStub:
     BatchCheck: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.BatchCheckRequest, _policy_service_pb2.BatchCheckResponse]
     """BatchCheck answers up to 1,000 questions, each independently, all from the same state. Cost: one read and one
     evaluation per question.
+    Items beyond 200,000 provisions of their persons fail with OVERLOADED, and beyond 3 MiB of answers with TOO_LARGE.
     """
 
 @_typing.type_check_only
@@ -58,6 +59,7 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     BatchCheck: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.BatchCheckRequest, _policy_service_pb2.BatchCheckResponse]  # type: ignore[assignment]
     """BatchCheck answers up to 1,000 questions, each independently, all from the same state. Cost: one read and one
     evaluation per question.
+    Items beyond 200,000 provisions of their persons fail with OVERLOADED, and beyond 3 MiB of answers with TOO_LARGE.
     """
 
 class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -83,6 +85,7 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_policy_service_pb2.BatchCheckResponse, _abc.Awaitable[_policy_service_pb2.BatchCheckResponse]]:
         """BatchCheck answers up to 1,000 questions, each independently, all from the same state. Cost: one read and one
         evaluation per question.
+        Items beyond 200,000 provisions of their persons fail with OVERLOADED, and beyond 3 MiB of answers with TOO_LARGE.
         """
 
 def add_PolicyServiceServicer_to_server(servicer: PolicyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
