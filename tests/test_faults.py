@@ -426,8 +426,11 @@ def test_a_disk_that_fills_refuses_writes_until_there_is_room_again(small_disk: 
             ballast = fill(small_disk)
             assert not write_batch(running, subject)
             check_refuses_writes_alone(running, subject)
+            with pytest.raises(grpc.RpcError):
+                running.enrol("SYN-000002")
             ballast.unlink()
             acknowledged |= write_batch(running, subject)  # without a restart
+        running.enrol("SYN-000002")
         assert running.authorize(question(subject)).decision.outcome == pb.OUTCOME_PERMIT
         verify(running, Outcome(small_disk, acknowledged=acknowledged, published=[]))
     finally:

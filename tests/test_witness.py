@@ -355,6 +355,30 @@ def test_a_damaged_file_of_the_last_note_is_not_used(make: Make) -> None:
     case.wait_published(case.offer().size)
 
 
+def test_a_note_that_cannot_be_written_is_published_when_it_can(make: Make) -> None:
+    case = make("w.test/1")
+    blocking = case.directory / "checkpoint.published.new"  # in the way of the temporary file
+    case.start()
+    first = case.wait_published(case.offer().size)
+    blocking.mkdir()
+    point = case.offer()
+    case.wait_answers(1, "cosigned", 2)
+    case.shortages.wait(1, "publish")
+    assert case.published.empty()
+    blocking.rmdir()
+    assert case.wait_published(point.size) == first
+
+
+def test_a_publisher_whose_note_cannot_be_written_stops_when_told(make: Make) -> None:
+    case = make("w.test/1")
+    (case.directory / "checkpoint.published.new").mkdir()
+    case.start(timeout_ms=50)
+    case.offer()
+    case.shortages.wait(1, "publish")
+    case.stop()
+    assert case.published.empty()
+
+
 def test_stopping_waits_for_the_last_quorum(make: Make) -> None:
     case = make("w.test/1")
     case.start()

@@ -61,18 +61,23 @@ class Vault:
     The caches need no lock: a thread only reads or assigns one entry of a cache, or replaces a cache by an empty one.
     """
 
-    def __init__(self, store: Store, vault_key: bytes, random: Callable[[int], bytes] = os.urandom) -> None:
+    def __init__(
+        self, store: Store, vault_key: bytes, random: Callable[[int], bytes] = os.urandom,
+        check_space: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
         """Open the vault in *store*; if the store is empty, create a vault.
 
         Args:
             vault_key: the key that wraps all other keys, 32 bytes.
             random: function that returns a given number of random bytes, from a CSPRNG.
+            check_space: raises StorageError if the disk has too little space for a new key.
 
         Raises:
             StorageError: this vault was created with another vault key.
         """
         self.store = store
         self.random = random
+        self._check_space = check_space
         self._wrap = AESGCM(vault_key)
         self._keys: dict[bytes, AESGCM] = {}  # tag → unwrapped key; a cache, emptied when full
         self._unknown: dict[str, bytes] = {}  # month → tag of its unknown chain; a cache
@@ -129,6 +134,7 @@ class Vault:
 
     def _store_new(self, name: bytes) -> bytes:
         """Make a tag and a data key; store the key, and the tag under row *name*, durably. The caller has the lock."""
+        self._check_space()
         tag, key = self.random(32), self.random(32)
         batch = Batch()
         batch.put(b"k" + tag, self._wrapped(b"k" + tag, key))

@@ -197,7 +197,7 @@ class Daemon:
             check_vault_files(path, ledger)
         store = RocksStore.open(path, block_cache_mb=_VAULT_CACHE_MB)
         self._closers.append(store.close)
-        vault = Vault(store, keys.vault)
+        vault = Vault(store, keys.vault, check_space=partial(check_space, self.config, False))
         if ledger.state.size:
             check_vault_commitment(ledger, vault, path)
         return vault

@@ -274,6 +274,8 @@ class WitnessCase:
         self.metrics.quorum = self.has_quorum  # type: ignore[assignment]
         self._answers = WatchedCounter(self.metrics.witness_answers)
         self.metrics.witness_answers = self._answers  # type: ignore[assignment]
+        self.shortages = WatchedCounter(self.metrics.shortages)
+        self.metrics.shortages = self.shortages  # type: ignore[assignment]
         self.last_signed: bytes | None = None
         self.clock: Clock = SystemClock()
         self.published: queue.Queue[Published] = queue.Queue()
