@@ -195,6 +195,10 @@ def test_a_chain_reads_forward_and_back(case: LedgerCase) -> None:
     forward = list(reads.read_chain(case.store, person.tag, 1, count))
     assert [entry.event.seq for entry in forward] == list(range(1, count + 1))
     assert list(reads.read_chain_back(case.store, person.tag, count, page=3)) == forward[::-1]
+    for page in (1, 3, count - 1, count, count + 1):
+        assert list(reads.read_chain(case.store, person.tag, 1, count, page)) == forward
+        assert list(reads.read_chain(case.store, person.tag, 1, page=page)) == forward
+        assert list(reads.read_chain(case.store, person.tag, 4, 6, page)) == forward[3:6]
     assert [reads.is_plaintext(entry) for entry in forward] == [False] * count
     assert all(reads.open_entry(case.vault, entry) for entry in forward)
 
@@ -208,8 +212,9 @@ def test_a_broken_chain_is_not_read_as_whole(case: LedgerCase) -> None:
     with pytest.raises(CorruptionError):
         list(reads.read_chain(case.store, person.tag, 1, 3))
     case.edit(key, None)
-    with pytest.raises(CorruptionError):
-        list(reads.read_chain(case.store, person.tag, 1, 3))
+    for page in (1, 2, 3):  # at the end of a page, and within one
+        with pytest.raises(CorruptionError):
+            list(reads.read_chain(case.store, person.tag, 1, 3, page))
     case.restore(key, row)
 
 

@@ -130,17 +130,30 @@ def read_entry(store: Store, tag: bytes, seq: int) -> StoredEntry:
     return _entry(store, tag, seq, index, store.get(layout.leaf_key(index)), store.get(layout.statement_key(tag, seq)))
 
 
-def read_chain(store: Store, tag: bytes, first: int, last: int = codec.MAX_SEQ) -> Iterator[StoredEntry]:
+def read_chain(
+    store: Store, tag: bytes, first: int, last: int = codec.MAX_SEQ, page: int = 256
+) -> Iterator[StoredEntry]:
     """Yield entries *first* … *last* of a chain, in order; fewer where the chain ends before *last*.
+
+    Reads *page* entries at a time, so that a long chain takes no more memory than a short one.
 
     Raises:
         CorruptionError: an entry between two others is missing, or the leaf at an entry's index is another entry.
         StorageError: an entry was pruned during the read.
     """
-    for expected, entry in enumerate(read_chain_with_gaps(store, tag, first, last), first):
-        if entry.event.seq != expected:
-            raise _broken(store, entry.index)
-        yield entry
+    while first <= last:
+        end = min(last, first + page - 1)
+        for entry in read_chain_with_gaps(store, tag, first, end):
+            if entry.event.seq != first:
+                raise _broken(store, entry.index)
+            yield entry
+            first += 1
+        if first <= end:
+            # The chain ends here, or an entry at the end of the page is missing.
+            later = store.scan(layout.index_key(tag, first), layout.index_key(tag, last + 1), limit=1)
+            for _, row in later:
+                raise _broken(store, layout.decode_u64(row))
+            return
 
 
 def _broken(store: Store, index: int) -> ConsentdError:
