@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cases.daemons import Running, consent, make_running, question, request_id, serve
-from cases.services import Person, change, new_identifier, publish_rules, refusal, register
+from cases.services import Person, change, listed, new_identifier, publish_rules, refusal, register
 from consentd.core.kinds import EntryKind
 from consentd.policy.delegation import Capacity
 from consentd.v1 import consent_pb2 as pb
@@ -293,6 +293,41 @@ def test_a_recipient_passes_on_what_the_person_signed(running: Running) -> None:
     signed = person.sign(EntryKind.GRANT, st.GrantStatement(consent=consent(actors=["hospital-app"])), request)
     write = cs.GrantConsentRequest(request_id=request, subject=person.subject, signed=signed)
     assert running.consents.GrantConsent(write, metadata=running.as_("hospital-app")).version == 1
+
+
+def test_a_statement_that_a_person_signed_is_recorded_once_whoever_sends_it(running: Running) -> None:
+    person = Person(running)
+    request, message = request_id(), st.GrantStatement(consent=consent(actors=["hospital-app"]))
+    write = cs.GrantConsentRequest(
+        request_id=request, subject=person.subject, signed=person.sign(EntryKind.GRANT, message, request)
+    )
+    granted = running.consents.GrantConsent(write, metadata=running.as_("app"))
+    change(running, EntryKind.REVOKE, person.subject, granted.consent_id)
+    repeated = running.consents.GrantConsent(write, metadata=running.as_("hospital-app"))
+    assert repeated.receipt.replayed
+    assert repeated.receipt.index == granted.receipt.index
+    asked = question(person.subject, actor=pb.Actor(organisation="hospital-app"))
+    assert running.check(asked, "hospital-app").outcome == pb.OUTCOME_DENY
+    assert [one.state for one in listed(running, person.subject, include_revoked=True)] == [cs.CONSENT_STATE_REVOKED]
+    write.method = "another"
+    write.signed.signature = bytes(64)
+    assert refusal(lambda: running.consents.GrantConsent(write, metadata=running.as_("app"))) == "BAD_SIGNATURE"
+
+
+def test_a_signed_resumption_ends_no_later_pause(running: Running) -> None:
+    person = Person(running)
+    consent_id = person.grant(message=st.GrantStatement(consent=consent(actors=["hospital-app"]))).consent_id
+    (stored,) = listed(running, person.subject)
+    change(running, EntryKind.PAUSE, person.subject, consent_id)
+    request = request_id()
+    message = st.ResumeStatement(lineage_seq=stored.lineage_seq)
+    again = {"request_id": request, "signed": person.sign(EntryKind.RESUME, message, request, ref=stored.seq)}
+    resumed = change(running, EntryKind.RESUME, person.subject, consent_id, **again)
+    change(running, EntryKind.PAUSE, person.subject, consent_id)
+    repeated = change(running, EntryKind.RESUME, person.subject, consent_id, who="hospital-app", **again)
+    assert repeated.replayed
+    assert repeated.index == resumed.index
+    assert [one.state for one in listed(running, person.subject)] == [cs.CONSENT_STATE_PAUSED]
 
 
 def test_the_realms_rules_let_a_recipient_attest(running: Running, subject: pb.Subject) -> None:

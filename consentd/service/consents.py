@@ -136,9 +136,9 @@ class ConsentService(Servicer):
         content = requests.content_hash(kind.name, identifier_hash, message, signed or b"")
         if more:
             content = requests.content_hash("AmendConsent" if kind is EntryKind.AMEND else kind.name, content, *more)
-        identity = requests.make_request(asker, request.request_id, content)
         if signed is None:
-            return identity, identifier_hash, None
+            return requests.make_request(asker, request.request_id, content), identifier_hash, None
+        identity = requests.make_signed_request(asker, request.request_id, content, signer=signed.key)
         with self.services.table.read() as snapshot:
             check_right(snapshot, asker, ACT_FOR_SUBJECTS)
             tag = consents.enrolled_tag(snapshot, identifier_hash)

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import struct
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -30,6 +31,17 @@ def make_request(caller: str, request_id: bytes, content: bytes) -> Request:
         raise InvalidError(f"request_id is not 16 bytes: `{len(request_id)}`", "INVALID_REQUEST_ID")
     key = hashlib.sha256(b"".join((caller.encode(), b"\0", request_id))).digest()
     return Request(request_id, caller, content, key)
+
+
+def make_signed_request(caller: str, request_id: bytes, content: bytes, *, signer: bytes) -> Request:
+    """Return the ``Request`` of a write that a person signed with the key *signer*. Raises as ``make_request``.
+
+    A signature covers the request_id, and not who sends the statement. So the ledger remembers such a request by its
+    signer: a statement is recorded once, whoever sends it again.
+    """
+    # No caller has an id that begins like this.
+    by_signer = make_request(f"signed/{signer.hex()}", request_id, content)
+    return replace(by_signer, asker=caller)
 
 
 def content_hash(method: str, *parts: Message | bytes | str) -> bytes:

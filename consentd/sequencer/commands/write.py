@@ -34,10 +34,11 @@ class Request:
     """The request that a write comes from. The ledger remembers requests for some days, to recognise repeats.
 
     Attributes:
-        id: the request_id, 16 bytes; unique among the requests of one asker.
+        id: the request_id, 16 bytes; unique among the requests of one asker, or of one signer.
         asker: participant id of the caller, or ``operator/NAME``.
         content: hash of the request's content, 32 bytes. For one id, the same hash is a repeat, another a conflict.
-        key: ``SHA-256(asker ‖ 0 ‖ id)``, under which the ledger remembers the request.
+        key: ``SHA-256(asker ‖ 0 ‖ id)``, under which the ledger remembers the request. For a consent's statement that a
+            person signed, the signer takes the place of the asker.
     """
 
     id: bytes
