@@ -54,26 +54,28 @@ def make_all(directory: Path) -> Made:
     bank = codec.public_tag("participant/bank")
     person, other = forge.enrol(1), forge.enrol(2)
     forge.add(EntryKind.KEY, bank, st.KeyStatement(key=BANK.public_key))
-    forge.seal()  # 10
+    forge.seal()
     forge.ask(person)
     forge.ask(other, purpose="HRESCH")
     forge.add(EntryKind.OUTCOME, person, st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT), ref=3, key=BANK)
     forge.add(EntryKind.KEY, person, st.KeyStatement(key=CITIZEN.public_key))
     forge.add(EntryKind.PAUSE, person, st.PauseStatement(lineage_seq=2), ref=2, key=CITIZEN)
-    forge.seal()  # 16
+    forge.seal()
     gone = b"\x77" * 32
     forge.add(EntryKind.ENROL, gone, st.EnrolStatement(scheme="test"), has_opening=False)
     forge.add(EntryKind.ERASURE, gone, b"")
     forge.add(200, other, b"of a later version")
     forge.ask(other)
-    forge.seal()  # 21
+    forge.seal()
     forge.ask(person)
-    forge.seal()  # 23
+    forge.seal()
+    first, second, third, _ = forge.seals
+    within = Scope(first=first - 2, last=first + 4)
     location = forge.write(directory / "log", directory / "openings")
     scopes = {
-        "range": Scope(first=8, last=14),
-        "range with own key": Scope(first=15, last=17),
-        "range with unknown kind": Scope(first=18, last=21),
+        "range": within,
+        "range with own key": Scope(first=second - 1, last=second + 1),
+        "range with unknown kind": Scope(first=second + 2, last=third),
         "person": Scope(tag=person),
         "erased person": Scope(tag=gone),
         "public chain": Scope(tag=codec.public_tag("ledger")),
@@ -82,7 +84,7 @@ def make_all(directory: Path) -> Made:
     path = directory / "evidence.json"
     files = {name: make_document(location, path, scope, "quorum none\n") for name, scope in scopes.items()}
     without = ExportDirectory(location.directory)
-    files["range without statements"] = make_document(without, path, Scope(first=8, last=14))
+    files["range without statements"] = make_document(without, path, within)
     return Made(forge, files)
 
 

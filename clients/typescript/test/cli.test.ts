@@ -123,7 +123,7 @@ test("what of evidence is undetermined", { skip: withoutVectors }, () => {
   const path = file("closed.json", bytes(content));
   const { status, stdout } = run(["evidence", path, "--log-key", under["log_key"] as string]);
   assert.equal(status, 0);
-  assert.match(stdout, /^it is of the entries 8 to 14: they are all there$/m);
+  assert.match(stdout, /^it is of the entries 9 to 15: they are all there$/m);
   assert.match(stdout, /^statements that the file does not contain: 6$/m);
 });
 
