@@ -270,12 +270,53 @@ def test_a_checkpoint_that_could_not_be_signed_is_signed_later_without_another_w
     assert published is not None
     assert published.checkpoint.size <= index
     assert case.metrics.value("consentd_shortages_total", step="sign") >= 3
+    sealed = case.ledger.state.sealed_size
+    for number in range(3):  # entries continue, but no further seal is written before this one is signed
+        case.clock.advance(INTERVAL_MS)
+        case.write(case.participant(f"laboratory{number}"))
+    assert case.ledger.state.sealed_size == sealed < case.ledger.state.size
     case.heal()
     case.clock.advance(1000)
     case.sequencer.call(lambda: None)
     published = case.sequencer.checkpoints.wait(index + 1, HANG_S)
     assert published is not None
-    assert published.checkpoint.size > index
+    assert published.checkpoint.size == sealed > index  # a signed tree ends in a seal
+    check_files(case)
+    case.close()
+    check_ledger(case)
+
+
+@pytest.mark.parametrize("name", ["signer fails", "last signed not written", "publisher fails"])
+def test_a_crash_while_nothing_can_be_signed_loses_nothing(tmp_path: Path, name: str) -> None:
+    case = FaultyCase(tmp_path)
+    for number in range(4):
+        case.clock.advance(INTERVAL_MS)
+        ROWS[name].inject(case)
+        case.write(case.participant(f"clinic{number}"))
+        case.sequencer.call(lambda: None)
+    size = case.ledger.state.size
+    case.crash()
+    case.heal()
+    case.open()
+    assert case.ledger.state.size == size + 1  # a seal
+    check_files(case)
+    case.close()
+    check_ledger(case)
+
+
+def test_a_first_checkpoint_that_cannot_be_signed_stops_the_ledger(tmp_path: Path) -> None:
+    """Without any last signed checkpoint, a ledger of more than one seal would not open again."""
+    case = LedgerCase(tmp_path, begin=False)
+    blocking = tmp_path / "last-signed.new"
+    blocking.mkdir()
+    case.clock.advance(INTERVAL_MS)
+    case.write(case.genesis())
+    case.sequencer._thread.join(HANG_S)
+    assert isinstance(case.sequencer.fault, StorageError)
+    blocking.rmdir()
+    case.crash()
+    case.open()
+    assert case.sequencer.checkpoints.published is not None
     check_files(case)
     case.close()
     check_ledger(case)

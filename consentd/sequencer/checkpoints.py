@@ -151,7 +151,7 @@ class Checkpoints:
             self._changed.notify_all()
 
     def sign(self) -> None:
-        """Sign the tree that is read back from the store, store the note in a file, then offer it to the publisher.
+        """Sign the tree of the last seal as read back from the store, store the note, then offer it to the publisher.
 
         Raises:
             CorruptionError: the store does not hold what was written, or is smaller than the checkpoint signed last.
@@ -162,13 +162,17 @@ class Checkpoints:
         root = reads.root_at(ledger.store, state.size)
         if (state.size, root) != (ledger.state.size, ledger.state.root):
             raise CorruptionError(f"store does not hold what was written at size {ledger.state.size}")
+        # INVARIANT: every signed tree ends in a seal. Entries follow the seal if it could not be signed at once.
+        size = state.sealed_size
+        if size < state.size:
+            root = reads.root_at(ledger.store, size)
         last_size = self._last_signed_size()
-        if state.size < last_size:
-            raise CorruptionError(f"ledger is smaller than its last signed checkpoint: size {state.size}")
+        if size < last_size:
+            raise CorruptionError(f"ledger is smaller than its last signed checkpoint: size {size}")
         # This finds a leaf that was damaged after the write. No checkpoint covers the leaf yet, and the author of the
         # entry still has a copy of its statement.
-        reads.verify_leaves(ledger.store, last_size, state.size)
-        point = checkpoint.Checkpoint(self._origin, state.size, root)
+        reads.verify_leaves(ledger.store, last_size, size)
+        point = checkpoint.Checkpoint(self._origin, size, root)
         note = checkpoint.sign_checkpoint(point, self._signing.signers)
         # A crash here: the note is signed, but neither stored nor sent. The next start signs the same tree.
         self._signing.verify_lock()

@@ -192,16 +192,25 @@ class Sequencer:
                 if items is None:
                     break
                 self._work(items)
-            self._write_batch([], seal=True)
+            if self._is_signing_due:
+                self._sign()
+            self._write_batch([], seal=not self._is_signing_due)
         except BaseException as error:  # noqa: BLE001
             # The error is not raised again: Python would print its text, which may hold a person's identifier.
             self._stop_on(error)
 
     def _idle_s(self) -> float:
         """Return how long to wait for writes: until a seal or the next upkeep is due."""
-        if self.ledger.state.size > self.ledger.state.sealed_size:
+        if self._is_seal_wanted():
             return min(UPKEEP_S, max(0.0, (self._due_ms() - self.clock.monotonic_ms()) / 1000))
         return UPKEEP_S
+
+    def _is_seal_wanted(self) -> bool:
+        """Return whether there are entries for a seal. No seal is written while the one before it is not signed.
+
+        INVARIANT: at most one seal is not covered by the last signed checkpoint; ``check_last_signed`` relies on it.
+        """
+        return self.ledger.state.size > self.ledger.state.sealed_size and not self._is_signing_due
 
     def _due_ms(self) -> int:
         return self._sealed_ms + self._limits.checkpoint_interval_ms
@@ -214,8 +223,8 @@ class Sequencer:
                 item.run()
         due = self.clock.monotonic_ms() >= self._due_ms()
         size = self.ledger.state.size
-        if writes or (due and size > self.ledger.state.sealed_size):
-            self._write_batch(writes, seal=due)
+        if writes or (due and self._is_seal_wanted()):
+            self._write_batch(writes, seal=due and not self._is_signing_due)
         if self._upkeep.run(has_written=self.ledger.state.size > size) and self._is_signing_due:
             self._sign()
 
@@ -295,6 +304,8 @@ class Sequencer:
         except LockedError:
             raise
         except (StorageError, MemoryError) as error:
+            if self.checkpoints.signed is None:
+                raise  # a ledger without any signed checkpoint does not open if it has more than one seal's entries
             self._is_signing_due = True
             self._shortages.postponed("sign", error)
             return

@@ -281,6 +281,8 @@ def _open(path: Path, *, map_size_bytes: int, read_only: bool) -> OpenFiles:
         raise StorageError(f"table cannot be opened: whose are its files? {error}") from error
     except lmdb.Error as error:
         raise _translated(error) from error
+    except OSError as error:  # py-lmdb makes the directory too
+        raise StorageError(f"table directory cannot be made: `{path}`: {error.strerror}") from error
 
 
 _DAMAGED = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.VersionMismatchError)
