@@ -123,6 +123,23 @@ def test_a_write_whose_caller_has_gone_is_dropped_and_a_revocation_is_not(
     assert (kept.consent_id, kept.state) == (consent_id, cs.CONSENT_STATE_REVOKED)
 
 
+def test_the_bytes_of_one_callers_requests_are_limited(tmp_path: Path) -> None:
+    with running_daemon(tmp_path, grpc=f"max_request_bytes = {1 << 22}") as running:
+        asked = question(running.enrol("SYN-000001"))
+        items = [ac.AuthorizeAccessRequest(request_id=request_id(), question=asked)] * 1000
+        batch = ac.BatchAuthorizeAccessesRequest(requests=items)
+        fit = (1 << 20) // batch.ByteSize()
+        with held_writer(services(running).sequencer):
+            calls = [
+                running.access.BatchAuthorizeAccesses.future(batch, metadata=running.as_("app")) for _ in range(fit)
+            ]
+            wait_calls(running, "write_batch", fit)
+            more = running.access.BatchAuthorizeAccesses.future(batch, metadata=running.as_("app"))
+            assert reason_of(more.exception(HANG_S)) == "TOO_MANY_CALLS"
+        assert all(len(call.result(HANG_S).results) == 1000 for call in calls)
+        assert refused(running, pool="write_batch", limit="bytes") == 1
+
+
 def test_a_batch_stops_when_its_caller_has_gone(running: Running, subject: pb.Subject) -> None:
     before = running.daemon.metrics.value("consentd_rpcs_total", method="BatchCheck", code="CANCELLED")
     batch = ps.BatchCheckRequest(questions=[question(subject)] * 1000)

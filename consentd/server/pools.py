@@ -207,6 +207,10 @@ class Pool:
             if self._in_flight <= self.limits.calls // 2:
                 self._set_saturated(saturated=False)
 
+    def count_refused(self, limit: str) -> None:
+        """Count a call that is refused because of a limit that is not of this pool alone."""
+        self._metrics.calls_refused.inc(self.name, limit)
+
     def put(self, step: Callable[[], None], caller: str) -> None:
         """Run *step* on a thread of the pool. Callers take turns: one with many steps does not delay another's."""
         with self._order:
@@ -294,7 +298,9 @@ class Ticket:
         # A revocation is short, and is never refused because of other requests' bytes.
         if self.pool.name is PoolName.REVOKE:
             return
-        self._held.take(self._call.caller, count)
+        if not self._held.take(self._call.caller, count):
+            self.pool.count_refused("bytes")
+            raise OverloadedError("requests in flight have too many bytes", BUSY)
         self._bytes = count
 
     def begin_wait(self) -> bool:
@@ -335,13 +341,14 @@ class Bytes:
         self._held = 0
         self._of_caller: Counter[str] = Counter()
 
-    def take(self, caller: str, count: int) -> None:
-        """Count *count* bytes of *caller*. Raises ``OverloadedError``, and counts nothing, if that is too many."""
+    def take(self, caller: str, count: int) -> bool:
+        """Count *count* bytes of *caller*; return False, and count nothing, if that is too many."""
         with self._lock:
             if self._held + count > self._most or self._of_caller[caller] + count > self._most // 4:
-                raise OverloadedError("requests in flight have too many bytes", BUSY)
+                return False
             self._held += count
             self._of_caller[caller] += count
+            return True
 
     def give_back(self, caller: str, count: int) -> None:
         """End what ``take`` counted."""

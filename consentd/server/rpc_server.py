@@ -58,6 +58,7 @@ _POOLS: dict[str, PoolName] = {
     "Prune": PoolName.PRUNE,
 }
 """The pool of an RPC; of all others, those whose names begin with Get or List are reads, and the rest are writes."""
+_WITHOUT_CALLER = (PoolName.HEALTH, PoolName.TOOLS)  # in these pools nobody asks for a credential
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +184,7 @@ class RpcServer:
             OverloadedError: a limit on calls in flight is reached.
         """
         name = route.pool
-        if name not in (PoolName.HEALTH, PoolName.TOOLS):
+        if name not in _WITHOUT_CALLER:
             call.caller = self._authenticate(call)
             if not call.caller:
                 if not route.is_open:
@@ -209,7 +210,8 @@ class RpcServer:
         pool = ticket.pool
         pool.goes_on(call)
         if message is None:
-            call.finish(refusal(InvalidError("call has no message"), self._metrics, route.name))
+            if call.is_active():  # else the call was ended or cancelled before its message arrived
+                call.finish(refusal(InvalidError("call has no message"), self._metrics, route.name))
             return
         try:
             ticket.take_bytes(len(message))
@@ -224,7 +226,8 @@ class RpcServer:
     def _end_late(self, call: Call) -> None:
         """End a call whose message did not arrive in time."""
         route = self._routes[call.method]
-        self._metrics.calls_refused.inc(route.pool, "late")
+        has_own = call.caller or route.pool in _WITHOUT_CALLER
+        self._metrics.calls_refused.inc(route.pool if has_own else PoolName.ANYBODY, "late")
         self._metrics.rpcs.inc(route.name, "DEADLINE_EXCEEDED")
         call.finish(Status(grpc.StatusCode.DEADLINE_EXCEEDED, "the call's message did not arrive in time"))
 
