@@ -126,8 +126,8 @@ def test_a_write_whose_caller_has_gone_is_dropped_and_a_revocation_is_not(
 def test_the_bytes_of_one_callers_requests_are_limited(tmp_path: Path) -> None:
     with running_daemon(tmp_path, grpc=f"max_request_bytes = {1 << 22}") as running:
         asked = question(running.enrol("SYN-000001"))
-        items = [ac.AuthorizeAccessRequest(request_id=request_id(), question=asked)] * 1000
-        batch = ac.BatchAuthorizeAccessesRequest(requests=items)
+        item = ac.AuthorizeAccessRequest(request_id=request_id(), question=asked, network_origin="x" * 256)
+        batch = ac.BatchAuthorizeAccessesRequest(requests=[item] * 1000)
         fit = (1 << 20) // batch.ByteSize()
         with held_writer(services(running).sequencer):
             calls = [
