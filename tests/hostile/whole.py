@@ -30,6 +30,8 @@ from hostile.peers import AUTHORIZE, CHECK, make_peers
 
 CHECKS_PER_S = 100
 REVOKES_PER_S = 2
+WARM_S = 8.0
+"""The seconds in which callers and peers connect, before the figures count."""
 SETTLE_S = 25
 """After so many seconds without peers, all that they held must be free: longer than every time limit on a peer."""
 _SERVER_CORE, _CALLERS_CORE = 0, 1
@@ -112,10 +114,11 @@ class World:
 
     def measure(self, name: str, peers: Sequence[Peer], count: int, seconds: float) -> Phase:
         """Let honest callers work for some time beside *count* peers of each kind."""
+        # Honest callers connect first: the peers have more connections than a listener takes.
+        checks = Generator(self._checks(seconds), _CALLERS_CORE)
+        accesses = Generator(self._accesses(seconds), _CALLERS_CORE)
+        time.sleep(WARM_S / 2)
         with _crowd(self.port, peers, count) as totals:
-            checks, accesses = Generator(self._checks(seconds), _CALLERS_CORE), Generator(
-                self._accesses(seconds), _CALLERS_CORE
-            )
             revoked = self._revoke(seconds)
             checked, authorized = checks.result(), accesses.result()
         times = sorted(checked.latencies_s)
@@ -131,11 +134,12 @@ class World:
     def _checks(self, seconds: float) -> Load:
         asked = [ps.CheckRequest(question=question(subject)).SerializeToString() for subject in self.subjects]
         return Load(
-            port=self.port, path=CHECK, token=self.tokens["app"], messages=asked, rate=CHECKS_PER_S, seconds=seconds
-        )
+            port=self.port, path=CHECK, token=self.tokens["app"], messages=asked, rate=CHECKS_PER_S, seconds=seconds,
+            warm_s=WARM_S,
+        )  # fmt: skip
 
     def _accesses(self, seconds: float) -> Load:
-        count = round((seconds + 2) * 2_500)
+        count = round((seconds + WARM_S) * 2_500)
         asked = [
             ac.AuthorizeAccessRequest(
                 request_id=request_id(), question=question(self.subjects[number % len(self.subjects)])
@@ -143,8 +147,9 @@ class World:
             for number in range(count)
         ]
         return Load(
-            port=self.port, path=AUTHORIZE, token=self.tokens["app"], messages=asked, in_flight=8, seconds=seconds
-        )
+            port=self.port, path=AUTHORIZE, token=self.tokens["app"], messages=asked, in_flight=8, seconds=seconds,
+            warm_s=WARM_S,
+        )  # fmt: skip
 
     def _revoke(self, seconds: float) -> list[float]:
         """Grant and revoke for some time; return the seconds that the revocations took, sorted."""
