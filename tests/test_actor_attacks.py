@@ -210,6 +210,30 @@ def test_nobody_breaks_the_glass_by_naming_another(tmp_path: Path) -> None:
         assert running.authorize(emergency("er"), "app").decision.outcome == pb.OUTCOME_PERMIT
 
 
+@pytest.mark.parametrize(
+    ("categories", "outcome", "reasons"),
+    [
+        (["CLIN.DX"], pb.OUTCOME_DENY, [pb.REASON_CODE_DENIED_BY_BREAK_GLASS]),
+        (
+            ["CLIN.DX", "HOROSCOPE"],
+            pb.OUTCOME_DENY,
+            [pb.REASON_CODE_DENIED_BY_BREAK_GLASS, pb.REASON_CODE_UNKNOWN_CATEGORY],
+        ),
+        (["HOROSCOPE"], pb.OUTCOME_INDETERMINATE, [pb.REASON_CODE_UNKNOWN_CATEGORY]),
+    ],
+)
+def test_an_emergency_access_without_the_right_has_the_reasons_of_its_categories(
+    running: Running, categories: list[str], outcome: int, reasons: list[int]
+) -> None:
+    asked = question(
+        running.enrol(new_identifier()), purpose=BREAK_GLASS_PURPOSE, categories=categories, actor=actor(SUBJECT),
+        break_glass=pb.BreakGlass(justification="unconscious"),
+    )  # fmt: skip
+    found = running.authorize(asked, "app").decision
+    assert found.outcome == outcome
+    assert [one.code for one in found.reasons] == reasons
+
+
 def test_who_left_is_no_actor_no_holder_and_records_nothing(tmp_path: Path) -> None:
     with running_daemon(tmp_path) as running:
         subject = running.enrol("SYN-000001")

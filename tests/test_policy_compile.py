@@ -84,6 +84,21 @@ def test_a_consent_names_purpose_recipient_and_data(missing: str) -> None:
     assert check_consent(inherited, DEFAULT_VOCABULARY) is None
 
 
+@pytest.mark.parametrize("missing", list(STATED))
+def test_a_permit_within_an_objection_names_them_too(missing: str) -> None:
+    objection = Consent(kind=Kind.OBJECTION, root=deny(permit(**STATED)))
+    assert check_consent(objection, DEFAULT_VOCABULARY) is None
+    stars = deny(permit(**(STATED | {missing: (ANY,)})))
+    assert check_consent(replace(objection, root=stars), DEFAULT_VOCABULARY) is None
+    for depth in (1, 3):
+        root = permit(**(STATED | {missing: ()}))
+        for _ in range(depth):
+            root = deny(root)
+        with pytest.raises(InvalidError) as caught:
+            check_consent(replace(objection, root=root), DEFAULT_VOCABULARY)
+        assert caught.value.reason == "INVALID_CONSENT"
+
+
 def test_an_objection_denies() -> None:
     assert check_consent(Consent(kind=Kind.OBJECTION, root=deny()), DEFAULT_VOCABULARY) is None
     with pytest.raises(InvalidError) as caught:

@@ -38,10 +38,9 @@ def check_consent(consent: Consent, vocabulary: Vocabulary) -> RefusalReason | N
         raise _invalid("an objection's root denies")
     if consent.kind is Kind.TRANSFER_REQUEST and missing_items(consent):
         return RefusalReason.R05_UNSPECIFIED_ITEMS
-    if consent.kind in (Kind.CONSENT, Kind.TRANSFER_REQUEST):
-        for one in (node.provision for node in nodes):
-            if one.effect is Effect.PERMIT and not (one.purposes and one.actors and one.categories):
-                raise _invalid("a permit names purpose, recipient and data; `*` means any")
+    for one in (node.provision for node in nodes):  # an objection's nested permits too
+        if one.effect is Effect.PERMIT and not (one.purposes and one.actors and one.categories):
+            raise _invalid("a permit names purpose, recipient and data; `*` means any")
     _check_legal_basis(consent, nodes)
     return None
 

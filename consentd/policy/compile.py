@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from consentd.errors import InvalidError, MalformedError
-from consentd.policy.model import ANY, Combining, Effect, ImplicitPolicy, Kind, Provision, Rules, StoredConsent
+from consentd.policy.model import ANY, Combining, Effect, ImplicitPolicy, Kind, Period, Provision, Rules, StoredConsent
 from consentd.policy.rows import (
     ALL_16,
     ALL_64,
@@ -118,7 +118,9 @@ class _Compiler:
         actor, actors = self._participants(stated.actors)
         holder, holders = self._participants(stated.holders)
         resources = frozenset() if ANY in stated.resources else frozenset(stated.resources)
-        side = self._put(Side(actors, holders, resources, stated.data_period))
+        # A data period without bounds is no limit, as `*` is none: a child states it to drop its parent's limit.
+        data_period = None if stated.data_period == Period() else stated.data_period
+        side = self._put(Side(actors, holders, resources, data_period))
         # A window that ends before it starts is never in force. It is stored as [0, 0), a window that is always over.
         opens = stated.start_ms < stated.end_ms
         return Row(

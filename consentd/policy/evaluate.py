@@ -214,6 +214,13 @@ def no_consent(question: PackedQuestion) -> Verdict:
     return _verdict((0, 0, question.categories, 0), [], [0, 0], question, question.until_ms)
 
 
+def break_glass_refused(question: PackedQuestion) -> Verdict:
+    """Return the answer to an emergency access that the actor has no right to ask for (rule 7)."""
+    denied = question.categories
+    reasons: Reasons = [(ReasonCode.DENIED_BY_BREAK_GLASS, Effect.DENY, 0, 0, 0, "")] if denied else []
+    return _verdict((0, denied, 0, 0), reasons, [0, 0], question, question.until_ms)
+
+
 def _decide(
     found: Matches, asked: int, combining: Combining, most: int = _MAX_ROW_REASONS
 ) -> tuple[Masks, Reasons, Refs]:

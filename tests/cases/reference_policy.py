@@ -108,7 +108,7 @@ class Asked:
             if not matches:
                 return False
         window, asked_window = node.data_period, question.data_period
-        if window is None:
+        if window is None or window == model.Period():
             return True
         if asked_window is None:
             return permit is self.best

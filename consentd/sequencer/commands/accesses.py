@@ -13,7 +13,7 @@ from consentd.ledger import reads
 from consentd.ledger.ledger import Appended, Draft
 from consentd.ledger.vault import Vault
 from consentd.policy import evaluate, model
-from consentd.policy.codebook import PackedQuestion, pack_question
+from consentd.policy.codebook import pack_question
 from consentd.policy.dates import format_month
 from consentd.policy.reduce import reduce_verdict
 from consentd.sequencer.commands.callers import check_active, is_operator
@@ -211,7 +211,7 @@ def decide(
         verdict = evaluate.no_consent(packed)
     elif packed.break_glass and not parties.may_break_glass:
         # Without the break-glass right the answer is a denial, whatever the person's consents permit.
-        verdict = _break_glass_refused(packed)
+        verdict = evaluate.break_glass_refused(packed)
     else:
         value = b"" if enrols else None if tag is None else view.subject(tag)
         verdict = evaluate.evaluate(value, packed, rules, now_ms)
@@ -226,11 +226,6 @@ def decide(
     message.revision.tree_size = index
     message.decided_time_ms = now_ms
     return AuthorizedAccess(message, outcome, is_enrolled=tag is not None)
-
-
-def _break_glass_refused(question: PackedQuestion) -> evaluate.Verdict:
-    reason = (model.ReasonCode.DENIED_BY_BREAK_GLASS, model.Effect.DENY, 0, 0, 0, "")
-    return evaluate.Verdict((0, question.categories, 0, 0), [reason], [0, 0], question, question.until_ms)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
