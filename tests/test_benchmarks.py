@@ -13,6 +13,7 @@ import pytest
 from benchmarks.against import Compared, _keyed, cases_of
 from benchmarks.http2 import grpc_message
 from benchmarks.load import Load, Loaded, run_here
+from benchmarks.negatives import auc
 from benchmarks.over_wire import CHECK, GRANT, weigh
 from benchmarks.pace import measure_pace, scale_bars
 from benchmarks.questions import MIX, count_wrong, make_question, make_questions
@@ -126,6 +127,13 @@ def test_the_world_s_consents_answer_as_the_arithmetic_says() -> None:
             pb.OUTCOME_NO_CONSENT: set(),
         }
         assert effects == expected[outcome]
+
+
+def test_the_auc_is_a_half_where_times_tell_nothing() -> None:
+    assert auc([1.0, 2.0, 3.0], [3.0, 2.0, 1.0]) == 0.5
+    assert auc([1.0, 2.0], [3.0, 4.0]) == auc([3.0, 4.0], [1.0, 2.0]) == 1.0
+    assert auc([1.0, 1.0], [1.0]) == 0.5
+    assert auc([1.0, 3.0], [2.0, 2.0, 4.0, 0.0]) == 0.5
 
 
 def test_a_wrong_answer_is_counted() -> None:

@@ -12,7 +12,10 @@ from cases.services import batch, kind_of, new_identifier, refusal, seen, servic
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
 from consentd.ledger import layout
+from consentd.policy.evaluate import evaluate
+from consentd.policy.reduce import NO_TAG, PLACEHOLDER
 from consentd.sequencer.commands.write import NewEntry, Plan, Unremembered, WriteContext
+from consentd.statements import decisions
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import ledger_service_pb2 as ls
@@ -229,3 +232,14 @@ def test_the_bytes_of_a_reduced_batch_item_are_those_of_a_single_answer(running:
     asked = question(subject)
     (item,) = batch(running, INSTITUTION, questions=[asked])
     assert masked(item.decision) == masked(running.check(asked, INSTITUTION))
+
+
+def test_the_placeholder_matches_no_question(running: Running, subject: pb.Subject) -> None:
+    with services(running).table.read() as snapshot:
+        registry = snapshot.registry()
+        asked = question(subject, categories=["CLIN"])
+        parties = registry.parties(INSTITUTION, asked, 1)
+        packed = decisions.pack_message(asked, registry.codebook, parties)
+        verdict = evaluate(PLACEHOLDER, packed, registry.rules, 1)
+        assert (verdict.permitted, verdict.denied, verdict.unknown) == (0, 0, 0)
+        assert snapshot.subject(NO_TAG) is None

@@ -9,7 +9,7 @@ from consentd.errors import ConsentdError, InvalidError, OverloadedError
 from consentd.metrics import Metrics
 from consentd.policy import evaluate, model
 from consentd.policy.codebook import PackedQuestion
-from consentd.policy.reduce import reduce_verdict
+from consentd.policy.reduce import NO_TAG, PLACEHOLDER, reduce_verdict
 from consentd.policy.subject import row_count
 from consentd.sequencer.commands.callers import is_operator
 from consentd.service import requests
@@ -151,8 +151,10 @@ class Answerer:
         tag = self._snapshot.tag_of(identifier_hash)
         if tag is None:
             self._metrics.unenrolled_questions.inc()
-        value = None if tag is None else self._snapshot.subject(tag)
+        value = self._snapshot.subject(tag or NO_TAG)
         self.row_count += row_count(value)
+        if tag is None and not in_full:
+            evaluate.evaluate(PLACEHOLDER, question, self._rules, self._now_ms)
         verdict = evaluate.evaluate(value, question, self._rules, self._now_ms)
         outcome = verdict.outcome
         if not in_full:
