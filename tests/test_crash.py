@@ -26,7 +26,7 @@ def test_no_kill_loses_what_was_acknowledged(tmp_path: Path) -> None:
     for subject in subjects[::2]:
         first.grant(subject)
     questions = [question(subject) for subject in subjects]
-    metadata = first.as_("app")
+    metadata = first.as_("clinic-b")
     first.stop()
     acknowledged: dict[int, bytes] = {}
     moments = random.Random(20)

@@ -103,7 +103,7 @@ def test_verbs_that_open_the_files_are_refused_beside_a_daemon_without_lock_file
         (path / "data" / name).unlink()
     (path / "consentd.toml").write_text(config_text())
     before = names(path / "data" / "ledger")
-    for verb in (["compact"], ["table", "rebuild"], ["table", "verify"], ["fsck"], ["serve"]):
+    for verb in (["compact"], ["table", "rebuild"], ["table", "verify"], ["fsck"]):
         result = CommandLine()(*verb, "--config", path / "consentd.toml")
         assert result.status == 2, verb
         assert "directory is in use" in result.err, (verb, result.err)

@@ -142,6 +142,8 @@ class Writer(threading.Thread):
                 except grpc.RpcError:
                     return
                 for result in answer.results:
-                    receipt = result.response.receipt
-                    self.acknowledged[receipt.index] = receipt.leaf_hash
-                self.has_written.set()
+                    if result.response.HasField("receipt"):
+                        receipt = result.response.receipt
+                        self.acknowledged[receipt.index] = receipt.leaf_hash
+                if self.acknowledged:
+                    self.has_written.set()
