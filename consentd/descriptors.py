@@ -7,6 +7,7 @@ connections to witnesses, and the reserve that ``files.hold_reserve`` keeps.
 """
 
 import resource
+from contextlib import suppress
 
 MOST = 65_536
 """The limit is raised no further: more is never needed, and programs that look at every descriptor would be slow."""
@@ -23,7 +24,8 @@ def raise_limit() -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        with suppress(OSError, ValueError):  # a sandbox may forbid the call; then the limit stays as it is
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return limit()
 
 

@@ -52,6 +52,15 @@ def test_the_limit_is_raised_to_what_the_system_allows_and_divided() -> None:
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (soft, hard)
 
 
+def test_a_sandbox_that_forbids_the_call_keeps_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbid(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    with limited(128), monkeypatch.context() as patched:
+        patched.setattr(resource, "setrlimit", forbid)
+        assert descriptors.raise_limit() == 128
+
+
 def fill_descriptors() -> list[int]:
     """Take every descriptor that is free."""
     taken: list[int] = []
