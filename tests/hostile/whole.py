@@ -19,12 +19,14 @@ from benchmarks.apart import Spawned
 from benchmarks.load import Generator, Load, pin
 from cases.daemons import Running, consent, make_running, question, request_id
 from cases.processes import DaemonProcess
+from cases.services import publish_rules
 from consentd.core import ed25519, note
 from consentd.cosigning.keyfiles import read_signing_key
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import consent_service_pb2_grpc
 from consentd.v1 import policy_service_pb2 as ps
+from consentd.v1 import statement_pb2 as st
 from hostile.crowd import Crowd, Peer
 from hostile.peers import AUTHORIZE, CHECK, make_peers
 
@@ -91,6 +93,9 @@ class World:
 
     def __init__(self, directory: Path) -> None:
         running = make_running(directory)
+        # What honest callers do here in minutes exceeds the quotas of a day.
+        quotas = st.Quotas(entries_per_day=60_000, refusals_per_day=60_000, persons_per_hour=100_000)
+        publish_rules(running, quotas=quotas)
         self.tokens = running.tokens
         self.subjects = [running.enrol(f"SYN-{number:06d}") for number in range(100)]
         for subject in self.subjects:
