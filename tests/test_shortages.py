@@ -149,10 +149,13 @@ def check_nothing_lost(running: Running, peer: Peer) -> None:
 
 
 @pytest.mark.parametrize("listener", ["grpc", "http", "both"])
-def test_idle_connections_at_few_descriptors_stop_nothing(running: Running, listener: str) -> None:
+def test_idle_connections_at_few_descriptors_stop_nothing(
+    running: Running, listener: str, request: pytest.FixtureRequest
+) -> None:
     directory = running.config.ledger.data_dir.parent
     limit = ["sh", "-c", f'ulimit -n {LIMIT} && exec "$@"', "sh"]
     process = DaemonProcess(directory, command=[*limit, sys.executable, "-c", PROGRAM, str(directory)])
+    request.addfinalizer(process.process.kill)
     ports = {"grpc": [process.port], "http": [process.http_port], "both": [process.port, process.http_port]}[listener]
     peer = Peer(process, running)
     peer.wait_published()
@@ -174,9 +177,12 @@ def test_idle_connections_at_few_descriptors_stop_nothing(running: Running, list
     check_nothing_lost(running, peer)
 
 
-def test_a_daemon_without_any_free_descriptor_continues_when_there_are_some(running: Running) -> None:
+def test_a_daemon_without_any_free_descriptor_continues_when_there_are_some(
+    running: Running, request: pytest.FixtureRequest
+) -> None:
     """Peers are not what takes the descriptors here, so neither caps nor the reserve help."""
     process = DaemonProcess(running.config.ledger.data_dir.parent)
+    request.addfinalizer(process.process.kill)
     pid, peer = process.process.pid, Peer(process, running)
     peer.wait_published()
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
