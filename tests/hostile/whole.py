@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
@@ -109,6 +109,11 @@ class World:
         command = ["taskset", "-c", str(_SERVER_CORE), sys.executable, "-c", _PROGRAM, str(directory)]
         self.process = DaemonProcess(directory, command=command)
         self.port = self.process.port
+
+    def end(self) -> None:
+        """End the daemon, unless it has ended: a run that fails leaves none."""
+        if self.process.process.poll() is None:
+            self.process.kill()
 
     def held(self) -> Held:
         """Return what the daemon's process holds now."""
@@ -212,8 +217,10 @@ def _run_crowd(pipe: Pipe, port: int, peers: list[Peer], count: int, path: list[
 
 def run(*, count: int, alone_s: float, together_s: float, only: str = "") -> bool:
     """Run all phases, print their figures, and return whether the figures meet the bars."""
-    with tempfile.TemporaryDirectory(prefix="consentd-hostile-") as directory:
+    with ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="consentd-hostile-"))
         world = World(Path(directory))
+        stack.callback(world.end)
         peers = make_peers(world.tokens["clinic-b"], subject=world.subjects[0], items=1000)
         pin(_CALLERS_CORE)
         world.measure("warm", (), 0, 3)
