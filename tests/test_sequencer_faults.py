@@ -44,7 +44,7 @@ class FaultyCase(LedgerCase):
         self.ledger.map._store = self.faulty_store
         self.faulty_table.__dict__.pop("begin", None)
         self.sequencer._shortages.check_space = lambda is_urgent: None
-        if self.blocking_path.exists():
+        if self.blocking_path.is_dir():
             self.blocking_path.rmdir()
 
     @property
@@ -96,6 +96,10 @@ def fail_storage(*_: object) -> None:
     raise StorageError("too many open files")
 
 
+def fail_bug(*_: object) -> None:
+    raise AssertionError("bug")
+
+
 def fill_table(case: FaultyCase) -> None:
     """Make the next transaction of the table refuse every entry."""
     begin = case.faulty_table.begin
@@ -115,6 +119,10 @@ ROWS = {
         inject=lambda case: case.clock.shift_wall(-2 * INTERVAL_MS), told="not now", exists=False, goes_on=True
     ),
     "clock ahead": Row(inject=lambda case: case.clock.shift_wall(600_000), told="not now", exists=False, goes_on=True),
+    "bug before the batch begins": Row(
+        inject=lambda case: setattr(case.sequencer._shortages, "limit_to_space", fail_bug),
+        told="not now", exists=False,
+    ),
     # 3: check, append and apply
     "refused": Row(
         inject=lambda case: Failing(error=InvalidError("no")), told="refused", exists=False, goes_on=True
@@ -281,6 +289,7 @@ def test_a_checkpoint_that_could_not_be_signed_is_signed_later_without_another_w
     published = case.sequencer.checkpoints.wait(index + 1, HANG_S)
     assert published is not None
     assert published.checkpoint.size == sealed > index  # a signed tree ends in a seal
+    case.seal()
     check_files(case)
     case.close()
     check_ledger(case)

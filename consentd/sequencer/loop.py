@@ -224,7 +224,12 @@ class Sequencer:
         due = self.clock.monotonic_ms() >= self._due_ms()
         size = self.ledger.state.size
         if writes or (due and self._is_seal_wanted()):
-            self._write_batch(writes, seal=due and not self._is_signing_due)
+            try:
+                self._write_batch(writes, seal=due and not self._is_signing_due)
+            except BaseException:
+                # INVARIANT: no caller waits for ever: a write that was taken and not begun waits in the pool again.
+                self._pool.put_back([pending for pending in writes if pending.is_new()])
+                raise
         if self._upkeep.run(has_written=self.ledger.state.size > size) and self._is_signing_due:
             self._sign()
 

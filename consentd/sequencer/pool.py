@@ -48,6 +48,10 @@ class PendingWrite(Generic[A]):
     urgent: bool = False
     future: "Future[Written[A]]" = field(default_factory=Future)
 
+    def is_new(self) -> bool:
+        """Return whether the write was not begun, and has no outcome yet."""
+        return not (self.future.running() or self.future.done())
+
 
 @dataclass(slots=True)
 class PendingCall(Generic[A]):
@@ -213,5 +217,6 @@ class Pool:
             for lane in (self._urgent, self._writes):
                 waiting += lane.take(len(lane))
         for item in waiting:
-            if item.future.set_running_or_notify_cancel():
+            # An item can be here twice, if it was put back by two steps that failed together.
+            if not item.future.done() and item.future.set_running_or_notify_cancel():
                 item.future.set_exception(StorageError("ledger has stopped; nothing of this write was recorded"))
