@@ -454,6 +454,15 @@ def test_the_log_tells_where_an_error_was_but_only_declared_ones_by_their_text()
     assert "StorageError: disk is full at " in declared
 
 
+def test_a_credential_is_one_callers(tmp_path: Path) -> None:
+    file = tmp_path / "credentials"
+    file.write_text(format_credential("a", "clinic-b") * 2)
+    assert list(read_credentials(file).tokens.values()) == ["clinic-b"]
+    file.write_text(file.read_text() + format_credential("a", "operator/main"))
+    with pytest.raises(InvalidError, match="`3`"):
+        read_credentials(file)
+
+
 @pytest.mark.parametrize("caller", ["operator", "operator/", "Clinic", "operator/a/b", "-"])
 def test_a_credential_of_no_possible_caller_is_refused(tmp_path: Path, caller: str) -> None:
     file = tmp_path / "credentials"

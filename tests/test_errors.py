@@ -522,3 +522,21 @@ def test_a_full_pool_is_an_items_error_too(world: World) -> None:
 
 def has_retry_info(error: grpc.RpcError) -> bool:
     return any(detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR) for detail in status_of(error).details)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "value"),
+    [
+        ("MHID", SECRET), ("mhid ", SECRET), ("\uff4dhid", SECRET), ("", SECRET), ("m" * 65, SECRET), ("/mhid", SECRET),
+        ("RRN", SECRET), ("rrn ", SECRET), ("\uff52\uff52\uff4e", SECRET), ("rrn/1", SECRET), ("nnkor", SECRET),
+        ("mhid", ""), ("mhid", SECRET + " "), ("mhid", " " + SECRET), ("mhid", SECRET + "\n"), ("mhid", "S" * 257),
+        ("mhid", SECRET.replace("S", "\uff33")), ("mhid", SECRET.replace("-", "\u2010")),
+        ("mhid", SECRET + "\u115f"), ("mhid", SECRET + "\ufe0f"), ("mhid", SECRET + "\u034f"),
+        ("mhid", SECRET.replace("S", "\u0405")),
+    ],
+)  # fmt: skip
+def test_an_identifier_has_one_spelling(world: World, scheme: str, value: str) -> None:
+    request = rs.EnrolSubjectRequest(request_id=request_id(), subject=pb.Subject(scheme=scheme, value=value))
+    with pytest.raises(grpc.RpcError) as caught:
+        world.running.registry.EnrolSubject(request, metadata=world.running.as_("app"))
+    assert reason_of(caught.value) == "INVALID_IDENTIFIER"

@@ -145,3 +145,31 @@ def test_a_listener_survives_a_lack_of_descriptors_and_of_threads(monkeypatch: p
         assert get(listener) == b"/x\n"
         assert lacks == [0, 0]
         wait_empty(listener)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"Transfer-Encoding: chunked",
+        b"Content-Length: 0\r\nTransfer-Encoding: chunked",
+        b"Content-Length: 0\r\nContent-Length: 24",
+        b"Content-Length: +0",
+        b"Content-Length: " + b"0" * 5_000,
+    ],
+)
+def test_a_request_whose_end_is_not_clear_is_the_last_of_its_connection(headers: bytes) -> None:
+    asked = []
+
+    def respond(request: HttpRequest) -> HttpResponse:
+        asked.append(request.path)
+        return answer(request)
+
+    with listening(respond, max_body=100) as listener, closing(connect(listener)) as peer:
+        hidden = b"GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n"
+        peer.sendall(b"GET /x HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n\r\n0\r\n\r\n" + hidden)
+        received = peer.recv(15)
+        with suppress(ConnectionError):
+            while peer.recv(4096):
+                pass
+    assert received == b"HTTP/1.1 400 Ba"
+    assert asked == []

@@ -228,6 +228,16 @@ def test_persons_checked_end_unless_an_access_follows(low: Running) -> None:
         assert low.check(question(person), "operator").outcome == pb.OUTCOME_NO_CONSENT
 
 
+def test_an_access_that_is_refused_without_an_entry_frees_no_place(low: Running) -> None:
+    people = [pb.Subject(scheme="mhid", value=new_identifier()) for _ in range(5)]
+    for _ in range(2):
+        low.authorize(question(people[0]), "clinic-b")
+    for person in people[:4]:
+        low.check(question(person), "clinic-b")
+    assert refusal(lambda: low.authorize(question(people[0]), "clinic-b")) == "QUOTA_EXCEEDED"
+    assert refusal(lambda: low.check(question(people[4]), "clinic-b")) == "QUOTA_EXCEEDED"
+
+
 def test_rules_without_quotas_have_the_defaults(tmp_path: Path) -> None:
     with running_daemon(tmp_path) as running, services(running).table.read() as snapshot:
         assert snapshot.registry().quotas == Quotas() == Quotas(

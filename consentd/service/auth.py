@@ -91,7 +91,8 @@ def read_credentials(path: Path) -> Credentials:
         except InvalidError:
             # Without a cause: the error has the text of the line.
             raise InvalidError(f"credentials file has a bad line: `{number}`: {_HINT}") from None
-        found[match[1]][match[2]] = match[3]
+        if found[match[1]].setdefault(match[2], match[3]) != match[3]:
+            raise InvalidError(f"credentials file has a bad line: `{number}`: its credential is another caller's too")
     return Credentials(found["token"], found["cert"])
 
 

@@ -30,7 +30,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INVALID_REQUEST_ID: _ErrorReason.ValueType  # 2
     """ERROR_REASON_INVALID_REQUEST_ID: request_id is not 16 bytes (INVALID_ARGUMENT)."""
     ERROR_REASON_INVALID_IDENTIFIER: _ErrorReason.ValueType  # 3
-    """ERROR_REASON_INVALID_IDENTIFIER: an identifier is empty, too long, not NFC, or of a scheme that is never stored
+    """ERROR_REASON_INVALID_IDENTIFIER: an identifier is empty, too long, malformed, or of a scheme that is never stored
     (INVALID_ARGUMENT).
     """
     ERROR_REASON_INVALID_PAGE: _ErrorReason.ValueType  # 4
@@ -148,7 +148,7 @@ ERROR_REASON_INVALID_REQUEST: ErrorReason.ValueType  # 1
 ERROR_REASON_INVALID_REQUEST_ID: ErrorReason.ValueType  # 2
 """ERROR_REASON_INVALID_REQUEST_ID: request_id is not 16 bytes (INVALID_ARGUMENT)."""
 ERROR_REASON_INVALID_IDENTIFIER: ErrorReason.ValueType  # 3
-"""ERROR_REASON_INVALID_IDENTIFIER: an identifier is empty, too long, not NFC, or of a scheme that is never stored
+"""ERROR_REASON_INVALID_IDENTIFIER: an identifier is empty, too long, malformed, or of a scheme that is never stored
 (INVALID_ARGUMENT).
 """
 ERROR_REASON_INVALID_PAGE: ErrorReason.ValueType  # 4

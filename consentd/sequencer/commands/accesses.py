@@ -120,10 +120,10 @@ class AuthorizeAccess(PersonWrite):
 
     def _count(self, context: WriteContext, decision: pb.Decision) -> None:
         """Count the entry, unless it is exempt: an emergency, or an access that a law permits."""
-        context.quotas.forget_person(self.caller, self.identifier_hash)
         is_lawful = any(reason.code == pb.REASON_CODE_PERMITTED_BY_LAW for reason in decision.reasons)
         if self.question.break_glass is None and not is_lawful:
             context.count_entry(self, is_refusal=not decision.permitted)
+        context.quotas.forget_person(self.caller, self.identifier_hash)
 
     def replay(self, context: ReplayContext, recorded: Appended) -> AuthorizedAccess:
         """Return the recorded decision, and the decision on the same question now.
