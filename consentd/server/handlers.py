@@ -24,10 +24,10 @@ Encode = Callable[[Any], bytes]
 
 
 def run_unary(pool: Pool, call: Call, handle: Callable[[], Any], encode: Encode) -> None:
-    """Run *handle*, a handler with its arguments, and send its answer. This is a step."""
-    if not call.is_active():
-        return
-    with _Held(call) as held:
+    """Run *handle*, a handler with its arguments, and send its answer. This is a step, and releases the call."""
+    with Held(call) as held:
+        if _is_late(call):
+            return
         answer = handle()
         if iscoroutine(answer):
             held.keep()
@@ -38,7 +38,7 @@ def run_unary(pool: Pool, call: Call, handle: Callable[[], Any], encode: Encode)
 
 def _go_on(pool: Pool, call: Call, handler: Coroutine[Future[Any], None, Any], encode: Encode) -> None:
     """Run an ``async`` handler until it waits again, or ends. This is a step, and releases the call at the end."""
-    with _Held(call, held=True) as held:
+    with Held(call) as held:
         try:
             future = handler.send(None)
         except StopIteration as ended:
@@ -49,18 +49,19 @@ def _go_on(pool: Pool, call: Call, handler: Coroutine[Future[Any], None, Any], e
 
 
 def run_stream(pool: Pool, call: Call, handle: Callable[[], Iterator[Any]], encode: Encode) -> None:
-    """Run a handler that streams its answers. This is a step."""
-    if not call.is_active():
-        return
-    call.hold()
-    _send_next(pool, call, handle(), encode)
+    """Run a handler that streams its answers. This is a step, and releases the call."""
+    with Held(call) as held:
+        if not _is_late(call):
+            messages = handle()
+            held.keep()
+            _send_next(pool, call, messages, encode)
 
 
 def _send_next(pool: Pool, call: Call, messages: Iterator[Any], encode: Encode) -> None:
     """Send the next message, or end the call. This is a step, and releases the call at the end."""
     pool.goes_on(call)
-    with _Held(call, held=True) as held:
-        if not call.is_active():
+    with Held(call) as held:
+        if _is_late(call):
             messages.close()  # type: ignore[attr-defined]  # handlers of streams are generators
             return
         try:
@@ -73,15 +74,24 @@ def _send_next(pool: Pool, call: Call, messages: Iterator[Any], encode: Encode) 
         call.send(encode(message), lambda: pool.put(partial(_send_next, pool, call, messages, encode), call.caller))
 
 
-class _Held:
-    """Holds a call during a step, and ends the call if the step fails."""
+def _is_late(call: Call) -> bool:
+    """Return whether nobody waits for the answer any more; end the call then."""
+    if call.is_active():
+        return False
+    call.finish(Status(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline was over before the call was handled"))
+    return True
 
-    def __init__(self, call: Call, *, held: bool = False) -> None:
-        """With *held*, the call was held by the step before."""
+
+class Held:
+    """Releases a call at the end of a step, and ends the call if the step fails.
+
+    A call is held from when its message has arrived. So a call that was cancelled counts as open, with its message, as
+    long as it waits for a thread.
+    """
+
+    def __init__(self, call: Call) -> None:
         self._call = call
         self._keeps = False
-        if not held:
-            call.hold()
 
     def keep(self) -> None:
         """Leave the hold to the next step."""

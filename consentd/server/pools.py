@@ -296,7 +296,7 @@ class Ticket:
         if count > longest:
             raise InvalidError(f"request is over its limit of {longest} bytes: `{count}`", "TOO_LARGE")
         # A revocation is short, and is never refused because of other requests' bytes.
-        if self.pool.name is PoolName.REVOKE:
+        if self.pool.name is PoolName.REVOKE or not count:
             return
         if not self._held.take(self._call.caller, count):
             self.pool.count_refused("bytes")

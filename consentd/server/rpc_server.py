@@ -21,7 +21,7 @@ import grpc
 from consentd import descriptors
 from consentd.config import GrpcConfig, TlsConfig
 from consentd.errors import ConsentdError, InvalidError, OverloadedError, StorageError
-from consentd.server.handlers import run_stream, run_unary
+from consentd.server.handlers import Held, run_stream, run_unary
 from consentd.server.health import CAPACITY, HEALTH, REFLECTION, Health, describe
 from consentd.server.pools import BUSY, Bytes, Pool, PoolName, Ticket, make_pools
 from consentd.server.transport import Call, TimeLimits, Transport
@@ -67,7 +67,8 @@ class Route:
 
     Attributes:
         is_open: whether callers without a known credential may call it.
-        handle: runs a call with its first message, on a thread of the pool, or on the transport's if the pool has none.
+        handle: runs a call with its first message, on a thread of the pool, or on the transport's if the pool has none;
+            the call is held, and ``handle`` releases it.
     """
 
     name: str
@@ -192,10 +193,10 @@ class RpcServer:
                 name = PoolName.ANYBODY
         ticket = Ticket(call, self._pools[name], self._pools[PoolName.WAIT], self._bytes)
         evicted = ticket.enter()
+        call.on_release, call.begin_wait, call.give_way = ticket.leave, ticket.begin_wait, ticket.give_way
         if evicted is not None:
             waited = OverloadedError("call waited for its caller, while other callers came", BUSY)
-            evicted.finish(refusal(waited, self._metrics, route.name))
-        call.on_release, call.begin_wait, call.give_way = ticket.leave, ticket.begin_wait, ticket.give_way
+            evicted.finish(refusal(waited, self._metrics, self._routes[evicted.method].name))
         return ticket
 
     def _authenticate(self, call: Call) -> str:
@@ -218,10 +219,16 @@ class RpcServer:
         except ConsentdError as error:
             call.finish(refusal(error, self._metrics, route.name))
             return
+        self._put(route.handle, pool, call, message)
+
+    def _put(self, handle: Callable[[Pool, Call, bytes], None], pool: Pool, call: Call, message: bytes) -> None:
+        """Run *handle* as a step. The call is held until the step has ended."""
+        call.hold()
+        step = partial(handle, pool, call, message)
         if pool.limits.threads:
-            pool.put(partial(route.handle, pool, call, message), call.caller)
+            pool.put(step, call.caller)
         else:
-            route.handle(pool, call, message)
+            step()
 
     def _end_late(self, call: Call) -> None:
         """End a call whose message did not arrive in time."""
@@ -234,17 +241,15 @@ class RpcServer:
     # -- gRPC's own services ----------------------------------------------------------------------------------
 
     def _check_health(self, pool: Pool, call: Call, message: bytes) -> None:
-        self._health.check(call, message)
+        with Held(call):
+            self._health.check(call, message)
 
     def _watch_health(self, pool: Pool, call: Call, message: bytes) -> None:
-        self._health.watch(call, message)
+        with Held(call):
+            self._health.watch(call, message)
 
     def _reflect(self, pool: Pool, call: Call, message: bytes) -> None:
         """Answer one request of a reflection stream, and wait for the next one."""
-        answer = self._describe(message)
-        if answer is None:
-            call.finish(Status(grpc.StatusCode.INVALID_ARGUMENT, "request does not decode"))
-            return
 
         def received(following: bytes | None) -> None:
             pool.goes_on(call)
@@ -253,15 +258,20 @@ class RpcServer:
             elif len(following) > pool.limits.request_bytes:
                 call.finish(Status(grpc.StatusCode.INVALID_ARGUMENT, "request is too long"))
             else:
-                pool.put(partial(self._reflect, pool, call, following), call.caller)
+                self._put(self._reflect, pool, call, following)
 
         def sent() -> None:
             pool.goes_on(call)
             pool.receives(call)
             call.receive(received)
 
-        pool.sends(call)
-        call.send(answer, sent)
+        with Held(call):
+            answer = self._describe(message)
+            if answer is None:
+                call.finish(Status(grpc.StatusCode.INVALID_ARGUMENT, "request does not decode"))
+                return
+            pool.sends(call)
+            call.send(answer, sent)
 
 
 def _make_handle(handler: Any) -> Callable[[Pool, Call, bytes], None]:
@@ -280,6 +290,8 @@ def _options(config: GrpcConfig) -> list[tuple[str, Any]]:
     """Return the options of grpcio's core that limit connections, streams and messages."""
     return [
         ("grpc.max_receive_message_length", config.max_message_bytes),
+        # No compression: grpcio before 1.83 inflates a message without a limit before it measures the message.
+        ("grpc.compression_enabled_algorithms_bitset", 1),
         ("grpc.max_metadata_size", 16 * 1024),
         ("grpc.so_reuseport", 0),
         ("grpc.max_allowed_incoming_connections", descriptors.share(4, most=config.max_connections)),

@@ -12,7 +12,8 @@ A *call* is open from its headers until the core reports that the call is over a
 limits on open calls are limits on work too.
 
 An operation that depends on the peer has a time limit. ``_sweep`` looks at all open calls four times a second, and ends
-those whose limit has passed.
+those whose limit has passed. The limits count time in which this process runs: if it is paused or gets no processor,
+``Transport.clock_s`` is late too, and no peer is blamed for that.
 
 decisions/0012 says what was measured.
 """
@@ -37,7 +38,7 @@ SWEEP_S = 0.25
 _REQUESTED = 64  # how many calls the core may hand over before one is taken
 _NO_FLAGS = 0
 _NEVER = float("inf")
-_NO_DEADLINE_S = 1e17  # gRPC reports the deadline of a call that has none as a time far away
+_NO_DEADLINE_S = 1e9  # gRPC reports the deadline of a call that has none as a time far away
 
 
 OK = Status(grpc.StatusCode.OK)
@@ -70,7 +71,8 @@ class Call:
     def __init__(self, transport: "Transport", event: Any) -> None:
         self._transport = transport
         self._core = event.call
-        self._deadline_s: float = event.call_details.deadline
+        left_s: float = event.call_details.deadline - time.time()
+        self._deadline_s = _NEVER if left_s > _NO_DEADLINE_S else time.monotonic() + left_s
         self.method: bytes = event.call_details.method
         self.metadata: Sequence[tuple[str, str | bytes]] = event.invocation_metadata or ()
         self.caller = ""
@@ -78,7 +80,7 @@ class Call:
         self.begin_wait: Callable[[], bool] = _refuse
         self.give_way: Callable[[], None] = _nothing
         self.is_receiving = False
-        self._expires_s = _NEVER  # by time.monotonic; the transport's thread reads it without the lock
+        self._expires_s = _NEVER  # by the transport's clock; written under the lock, read without it
         self._lock = threading.Lock()  # guards the attributes below
         self._is_ending = False  # a status was sent, or the call was cancelled
         self._has_answered = False
@@ -90,12 +92,12 @@ class Call:
     # -- what a handler asks ----------------------------------------------------------------------------------
 
     def is_active(self) -> bool:
-        """Return whether somebody still waits for the answer."""
-        return not self._is_ending
+        """Return whether somebody still waits for the answer: no cancel, and the deadline has not passed."""
+        return not self._is_ending and time.monotonic() < self._deadline_s
 
     def time_remaining(self) -> float | None:
         """Return the seconds until the caller's deadline; None: there is none."""
-        return None if self._deadline_s > _NO_DEADLINE_S else max(0.0, self._deadline_s - time.time())
+        return None if self._deadline_s == _NEVER else max(0.0, self._deadline_s - time.monotonic())
 
     def peer(self) -> str:
         """Return the address of the peer as gRPC names it."""
@@ -119,27 +121,26 @@ class Call:
     def receive(self, then: Callable[[bytes | None], None]) -> None:
         """Take the next message, and pass it to *then*; None: there is no further message, or the call is over."""
         self.is_receiving = True
-        self._expires_s = time.monotonic() + self._transport.limits.receive_s
 
         def received(event: Any) -> None:
             self.is_receiving = False
-            if not self._is_ending:
-                self._expires_s = _NEVER
+            self._end_limit()
             then(event.batch_operations[0].message())
 
-        if not self._start((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), received):
+        limit_s = self._transport.limits.receive_s
+        if not self._start((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), received, limit_s=limit_s):
             then(None)
 
     def send(self, message: bytes, then: Callable[[], None]) -> None:
         """Send a message of a stream; run *then* when the peer has room for the next one, or when the call is over."""
-        self._expires_s = time.monotonic() + self._transport.limits.send_s
 
         def sent(_: Any) -> None:
-            if not self._is_ending:
-                self._expires_s = _NEVER
+            self._end_limit()
             then()
 
-        if not self._start((cygrpc.SendMessageOperation(message, _NO_FLAGS),), sent, answers=True):
+        limit_s = self._transport.limits.send_s
+        operations = (cygrpc.SendMessageOperation(message, _NO_FLAGS),)
+        if not self._start(operations, sent, limit_s=limit_s, answers=True):
             then()
 
     def finish(self, status: Status = OK, message: bytes | None = None) -> None:
@@ -147,8 +148,7 @@ class Call:
         code, text = _CORE_CODES[status.code], status.message.encode("utf-8", "replace")
         sent: list[Any] = [] if message is None else [cygrpc.SendMessageOperation(message, _NO_FLAGS)]
         sent.append(cygrpc.SendStatusFromServerOperation(status.metadata or None, code, text, _NO_FLAGS))
-        self._expires_s = time.monotonic() + self._transport.limits.send_s
-        self._start(sent, _ignore, answers=True, ends=True)
+        self._start(sent, _ignore, limit_s=self._transport.limits.send_s, answers=True, ends=True)
 
     def hold(self) -> None:
         """Count the call as open until ``release`` is called once more."""
@@ -180,9 +180,10 @@ class Call:
     # -- steps ------------------------------------------------------------------------------------------------
 
     def _start(
-        self, operations: Sequence[Any], then: Callable[[Any], None], *, answers: bool = False, ends: bool = False
-    ) -> bool:
-        """Start *operations*, and run *then* with the event that reports their end.
+        self, operations: Sequence[Any], then: Callable[[Any], None], *, limit_s: float = _NEVER,
+        answers: bool = False, ends: bool = False,
+    ) -> bool:  # fmt: skip
+        """Start *operations*, and run *then* with the event that reports their end; the peer has *limit_s* seconds.
 
         Return False, and start nothing, if the call is ending: a status was sent, or the call was cancelled.
         """
@@ -190,6 +191,8 @@ class Call:
             if self._is_ending:
                 return False
             self._is_ending = ends
+            # The clock moves in steps of a sweep, so a limit is at most a sweep too long, and never too short.
+            self._expires_s = self._transport.clock_s + SWEEP_S + limit_s
             if ends:
                 self._cancels.clear()
             is_first, self._has_answered = answers and not self._has_answered, self._has_answered or answers
@@ -200,11 +203,19 @@ class Call:
         def ended(event: Any) -> None:
             try:
                 then(event)
+            except Exception as error:  # noqa: BLE001  # the caller gets an answer even after a bug
+                log.error("bug after an operation of a call: %s", type(error).__name__)
+                self.finish(Status(grpc.StatusCode.INTERNAL, "internal error"))
             finally:
                 self._end_operation()
 
         self._core.start_server_batch(operations, ended)
         return True
+
+    def _end_limit(self) -> None:
+        with self._lock:
+            if not self._is_ending:
+                self._expires_s = _NEVER
 
     def _end_operation(self) -> None:
         with self._lock:
@@ -238,19 +249,21 @@ class Transport:
         """
         self.limits = limits
         self.on_late = on_late
+        self.clock_s = 0.0  # seconds that the thread has run; advanced before each sweep
         self._begin = begin
         self._queue = cygrpc.CompletionQueue()
         self._server = cygrpc.Server(tuple(options), False)  # no xDS
         self._server.register_completion_queue(self._queue)
         self._thread = threading.Thread(target=self._run, name="transport", daemon=True)
-        # INVARIANT: the core's server is not destroyed while another thread calls it. stop and _run take this lock.
+        # INVARIANT: the core's server is not destroyed while another thread calls it, and no call is requested after
+        # its shutdown. stop, _run and _request_call take this lock. It guards ``_stopping`` and ``_is_destroyed``.
         self._ends = threading.Lock()
+        self._stopping = False
         self._is_destroyed = False
-        # The transport's thread owns the attributes below; ``_stopping`` is set by ``stop``.
+        # The transport's thread owns the attributes below.
         self._open: set[Call] = set()
         self._requested = 0
-        self._sweep_at_s = 0.0
-        self._stopping = False
+        self._swept_s = 0.0  # by time.monotonic
         self._is_shut = False
 
     def listen(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
@@ -295,6 +308,7 @@ class Transport:
     # -- the transport's thread -------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        self._swept_s = time.monotonic()
         while not (self._is_shut and self._requested == 0 and not self._open):
             event = self._queue.poll(time.time() + SWEEP_S)
             if event.completion_type != cygrpc.CompletionType.queue_timeout:
@@ -304,21 +318,23 @@ class Transport:
                     log.error("bug in the transport: %s", type(error).__name__)
             event = None  # an event refers to its call, and the call's memory is freed with it
             now_s = time.monotonic()
-            if now_s >= self._sweep_at_s:
-                self._sweep_at_s = now_s + SWEEP_S
-                self._sweep(now_s)
+            if now_s - self._swept_s >= SWEEP_S:
+                self.clock_s += min(now_s - self._swept_s, 2 * SWEEP_S)
+                self._swept_s = now_s
+                self._sweep()
         with self._ends:
             self._server.destroy()
             self._is_destroyed = True
 
     def _request_call(self) -> None:
-        self._requested += 1
-        self._server.request_call(self._queue, self._queue, self._begun)
+        with self._ends:
+            if not self._stopping:
+                self._requested += 1
+                self._server.request_call(self._queue, self._queue, self._begun)
 
     def _begun(self, event: Any) -> None:
         self._requested -= 1
-        if not self._stopping:
-            self._request_call()
+        self._request_call()
         if not event.success:
             return
         call = Call(self, event)
@@ -332,9 +348,9 @@ class Transport:
     def _shut(self, _: Any) -> None:
         self._is_shut = True
 
-    def _sweep(self, now_s: float) -> None:
+    def _sweep(self) -> None:
         for call in tuple(self._open):
-            call.expire(now_s)
+            call.expire(self.clock_s)
 
 
 def _nothing() -> None:

@@ -1,0 +1,261 @@
+"""Every call of the gRPC server ends, once, and leaves what it entered: after bugs, cancels, pauses and a stop."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from cases.daemons import Running, consent, question, request_id, running_daemon
+from cases.fakes import HANG_S
+from cases.services import listed
+from consentd.server import transport
+from consentd.server.pools import Bytes, PoolName, Ticket
+from consentd.server.transport import OK, SWEEP_S, Call, TimeLimits, Transport
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import consent_service_pb2 as cs
+from consentd.v1 import ledger_service_pb2 as ls
+from consentd.v1 import policy_service_pb2 as ps
+from hostile.crowd import Crowd, Peer
+from hostile.peers import GRANT, HISTORY
+
+LIMITS = TimeLimits(receive_s=HANG_S, send_s=HANG_S)
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+
+
+@contextmanager
+def echo(begin: Callable[[Call], None] | None = None) -> Iterator[tuple[Transport, grpc.Channel]]:
+    """Yield a transport, by default one that answers each message with the same message, and a channel to it."""
+
+    def answer(call: Call) -> None:
+        call.receive(lambda message: call.finish(OK, message))
+
+    made = Transport(begin or answer, on_late=lambda call: call.finish(), limits=LIMITS, options=())
+    port = made.listen("127.0.0.1:0", None)
+    made.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield made, channel
+    made.stop(0)
+
+
+def count(running: Running, metric: str, **labels: str) -> float:
+    return running.daemon.metrics.value(f"consentd_{metric}", **labels)
+
+
+def pools(running: Running) -> dict[PoolName, Any]:
+    return running.daemon._rpc._pools
+
+
+def wait_until(running: Running, holds: Callable[[], bool]) -> None:
+    """Wait until *holds*. Each look is a call, so this does not spin; it has a connection of its own."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    with grpc.insecure_channel(f"127.0.0.1:{running.daemon.grpc_port}", options) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        while not holds():
+            health.Check(health_pb2.HealthCheckRequest(), timeout=HANG_S)
+
+
+def wait_left(running: Running) -> None:
+    """Wait until every pool is left by all calls."""
+    wait_until(running, lambda: not any(count(running, "calls", pool=name) for name in PoolName))
+
+
+@contextmanager
+def held_pool(running: Running, name: PoolName) -> Iterator[None]:
+    """Occupy all threads of a pool."""
+    pool, go = pools(running)[name], threading.Event()
+    for number in range(pool.limits.threads):
+        pool.put(go.wait, f"holder {number}")
+    try:
+        yield
+    finally:
+        go.set()
+
+
+def grant_request(subject: pb.Subject) -> cs.GrantConsentRequest:
+    return cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=consent())
+
+
+def test_a_stop_while_a_call_begins_does_not_hang() -> None:
+    with echo() as (made, channel):
+        request = made._request_call
+
+        def stop_first() -> None:
+            made._request_call = request  # type: ignore[method-assign]
+            stopping = threading.Thread(target=made.stop, args=(HANG_S,), daemon=True)
+            stopping.start()
+            while not made._stopping:
+                stopping.join(0.001)
+            request()
+
+        made._request_call = stop_first  # type: ignore[method-assign]
+        assert channel.unary_unary("/echo/Echo")(b"last", timeout=HANG_S) == b"last"
+        made._thread.join(HANG_S)
+        assert not made._thread.is_alive()
+
+
+def test_a_bug_after_a_message_arrived_ends_the_call() -> None:
+    def begin(call: Call) -> None:
+        call.receive(lambda message: [][0])
+
+    with echo(begin) as (made, channel), pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary("/echo/Echo")(b"", timeout=HANG_S)
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert not made._open
+
+
+def test_a_pause_of_the_process_is_not_the_peers_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    began, swept = threading.Event(), threading.Event()
+    clock = _Clock()
+
+    def begin(call: Call) -> None:
+        call.receive(lambda message: call.finish(OK, message))
+        began.set()
+
+    with echo(begin) as (made, channel):
+        monkeypatch.setattr(transport, "time", clock)
+        go = threading.Event()
+        call = channel.stream_unary("/echo/Echo").future((b"x" for _ in range(1) if go.wait(HANG_S)), timeout=HANG_S)
+        assert began.wait(HANG_S)
+        sweep, after_s = made._sweep, made.clock_s
+
+        def swept_twice() -> None:
+            sweep()
+            if made.clock_s > after_s + SWEEP_S:
+                swept.set()
+
+        monkeypatch.setattr(made, "_sweep", swept_twice)
+        clock.ahead_s = 1000 * HANG_S
+        assert swept.wait(HANG_S)
+        go.set()
+        assert call.result(HANG_S) == b"x"
+
+
+def test_a_cancelled_call_counts_with_its_message_until_its_step_is_dropped(
+    running: Running, subject: pb.Subject
+) -> None:
+    transport_of, held = running.daemon._rpc._transport, running.daemon._rpc._bytes
+    with held_pool(running, PoolName.BATCH):
+        batch = ps.BatchCheckRequest(questions=[question(subject)] * 100)
+        calls = [running.policy.BatchCheck.future(batch, metadata=running.as_("app")) for _ in range(8)]
+        wait_until(running, lambda: held._held == 8 * batch.ByteSize())
+        for call in calls:
+            call.cancel()
+        wait_until(running, lambda: not any(b"Batch" in one.method for one in tuple(transport_of._open)))
+        assert count(running, "calls", pool="batch") == 8
+        assert held._held == 8 * batch.ByteSize()
+    wait_left(running)
+    assert held._held == 0
+
+
+def test_a_call_whose_deadline_has_passed_writes_nothing(
+    running: Running, subject: pb.Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Call, "_closed", lambda self, event: None)  # the core's report is late
+    with held_pool(running, PoolName.WRITE):
+        call = running.consents.GrantConsent.future(grant_request(subject), metadata=running.as_("app"), timeout=0.2)
+        assert call.exception(HANG_S).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    wait_left(running)
+    assert listed(running, subject) == []
+
+
+def test_a_call_that_is_late_or_evicted_is_counted_once(tmp_path: Path) -> None:
+    with running_daemon(tmp_path, grpc="receive_timeout_ms = 10\nmax_calls = 16") as running:
+        peers = [Peer(name="late", paths=(GRANT,), token=running.tokens["app"], calls=8, again_s=HANG_S)]
+        with Crowd(running.daemon.grpc_port, peers, 1) as made:
+            made.wait_ended(8)
+            wait_left(running)
+        assert count(running, "rpcs_total", method="GrantConsent", code="DEADLINE_EXCEEDED") == 8
+        assert count(running, "rpcs_total", method="GrantConsent", code="INVALID_ARGUMENT") == 0
+
+
+def test_an_evicted_call_is_counted_under_its_own_name(tmp_path: Path) -> None:
+    with running_daemon(tmp_path, grpc="max_streams = 2", checkpoint_interval_ms=10) as running:
+        running.wait_published()
+        with Crowd(running.daemon.grpc_port, [Peer(name="", paths=(HISTORY,), calls=2, again_s=HANG_S)], 1) as made:
+            made.settle()
+            wait_until(running, lambda: count(running, "calls", pool="anybody") == 2)
+            assert running.ledger.GetCheckpoint(ls.GetCheckpointRequest(), timeout=HANG_S).checkpoint
+            made.wait_ended(1)
+        assert count(running, "rpcs_total", method="GetHistory", code="RESOURCE_EXHAUSTED") == 1
+
+
+def test_a_compressed_message_is_refused_and_not_inflated(running: Running) -> None:
+    call = running.channel.unary_unary("/grpc.health.v1.Health/Check")
+    with pytest.raises(grpc.RpcError) as caught:
+        call(bytes(1 << 20), compression=grpc.Compression.Gzip, timeout=HANG_S)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_request_of_reflection_that_fails_ends_its_stream(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running.daemon._rpc, "_describe", lambda message: [][0])
+    stream = running.channel.stream_stream(REFLECTION)(iter([b""]), timeout=HANG_S)
+    assert stream.code() is grpc.StatusCode.INTERNAL
+    wait_left(running)
+
+
+def test_after_calls_that_end_in_all_ways_nothing_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[Ticket] = []
+    leave = Ticket.leave
+    monkeypatch.setattr(Ticket, "leave", lambda ticket: (left.append(ticket), leave(ticket))[1])
+    chance = random.Random(1)
+    limits = "max_calls = 32\nmax_streams = 4\nreceive_timeout_ms = 50\nsend_timeout_ms = 1000"
+    with running_daemon(tmp_path, grpc=limits, checkpoint_interval_ms=10) as running, ExitStack() as crowds:
+        subject = running.enrol("SYN-000001")
+        token = running.tokens["app"]
+        for peer in (
+            Peer(name="late", paths=(GRANT, REFLECTION), token=token, again_s=0.1),
+            Peer(name="reset", paths=(HISTORY,), message=b"\x1a\x06ledger", window=0, cancel_s=0.1, again_s=0.1),
+            Peer(name="wrong", paths=(GRANT,), message=b"\xff", token=token, again_s=0.1),
+        ):
+            crowds.enter_context(Crowd(running.daemon.grpc_port, [peer], 1))
+        calls: list[Any] = []
+        for _ in range(600):
+            calls.append(_random_call(running, subject, chance))
+            if chance.random() < 0.5:
+                chance.choice(calls).cancel()
+        for call in calls:
+            call.exception(HANG_S) if not call.cancelled() else None
+        crowds.close()
+        wait_left(running)
+        assert len(left) == len(set(map(id, left))), "a ticket is left once"
+        assert [dict(pool._of_caller) for pool in pools(running).values() if pool._of_caller] == []
+        assert not any(pool._receiving or pool._sending or pool._steps for pool in pools(running).values())
+        held: Bytes = running.daemon._rpc._bytes
+        assert (held._held, dict(held._of_caller)) == (0, {})
+        running.check_ledger()
+
+
+def _random_call(running: Running, subject: pb.Subject, chance: random.Random) -> Any:
+    who = running.as_(chance.choice(("app", "clinic-b", "er")))
+    timeout = chance.choice((1e-9, 0.001, 0.02, HANG_S, HANG_S))
+    kind = chance.randrange(4)
+    if kind == 0:
+        request = grant_request(subject)
+        request.wait_for = chance.choice((pb.WAIT_FOR_DURABLE, pb.WAIT_FOR_PUBLISHED))
+        return running.consents.GrantConsent.future(request, metadata=who, timeout=timeout)
+    if kind == 1:
+        revoke = cs.RevokeConsentRequest(request_id=request_id(), subject=subject, consent_id="none")
+        return running.consents.RevokeConsent.future(revoke, metadata=who, timeout=timeout)
+    if kind == 2:
+        batch = ps.BatchCheckRequest(questions=[question(subject)] * 50)
+        return running.policy.BatchCheck.future(batch, metadata=who, timeout=timeout)
+    return running.policy.Check.future(ps.CheckRequest(question=question(subject)), metadata=who, timeout=timeout)
+
+
+class _Clock:
+    """The module ``time``, whose monotonic clock can jump."""
+
+    ahead_s = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead_s
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
