@@ -45,6 +45,7 @@ from consentd.v1 import (
 
 DRAIN_S = 10
 """How many seconds calls in flight may take to end when the server stops."""
+_PENDING = 20_000  # calls whose headers are there, and which the transport has not taken yet
 _KEEPALIVE_MS = 60_000  # how often a silent peer is asked whether it is still there
 
 _POOLS: dict[str, PoolName] = {
@@ -296,6 +297,10 @@ def _options(config: GrpcConfig) -> list[tuple[str, Any]]:
         ("grpc.so_reuseport", 0),
         ("grpc.max_allowed_incoming_connections", descriptors.share(4, most=config.max_connections)),
         ("grpc.max_concurrent_streams", 4 * config.max_calls),
+        # Above these counts of calls that wait for ``Transport``, the core drops calls at random, honest ones too. Peers
+        # that open and reset streams all the time reach the defaults (1,000 and 3,000).
+        ("grpc.server.max_pending_requests", _PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING),
         ("grpc.max_connection_idle_ms", config.idle_timeout_ms),
         ("grpc.server_handshake_timeout_ms", config.receive_timeout_ms),
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
