@@ -16,10 +16,12 @@ import pytest
 
 from cases.audits import LOG, ORIGIN, Forge, make_forge
 from cases.daemons import Running, make_running, question, request_id
+from cases.services import publish_rules
 from consentd.audit.export import export
 from consentd.core import ed25519, merkle, note, tiles
 from consentd.cosigning.keyfiles import read_signing_key
 from consentd.v1 import access_service_pb2 as ac
+from consentd.v1 import statement_pb2 as st
 
 TESSERA = "github.com/transparency-dev/tessera/cmd/fsck@v1.0.4"
 GO = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
@@ -98,6 +100,7 @@ def test_fsck_refuses_another_key(fsck: Path, large: Forge, tmp_path: Path) -> N
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     running = make_running(tmp_path_factory.mktemp("live"), checkpoint_interval_ms=200)
+    publish_rules(running, quotas=st.Quotas(entries_per_day=60_000, refusals_per_day=60_000, persons_per_hour=100_000))
     subjects = [running.enrol(f"SYN-{number}") for number in range(50)]
     for subject in subjects[::2]:
         running.grant(subject)
@@ -109,9 +112,10 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             ac.AuthorizeAccessRequest(request_id=request_id(), question=question(subjects[(batch + number) % 50]))
             for number in range(1000)
         ]
-        running.access.BatchAuthorizeAccesses(
+        answer = running.access.BatchAuthorizeAccesses(
             ac.BatchAuthorizeAccessesRequest(requests=asked), metadata=running.as_("app")
         )
+        assert not [result.error for result in answer.results if result.HasField("error")]
         batch += 1
     services.sequencer.checkpoints.wait(services.ledger.state.size, 60)
     yield running

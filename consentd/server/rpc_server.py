@@ -297,8 +297,8 @@ def _options(config: GrpcConfig) -> list[tuple[str, Any]]:
         ("grpc.so_reuseport", 0),
         ("grpc.max_allowed_incoming_connections", descriptors.share(4, most=config.max_connections)),
         ("grpc.max_concurrent_streams", 4 * config.max_calls),
-        # Above these counts of calls that wait for ``Transport``, the core drops calls at random, honest ones too. Peers
-        # that open and reset streams all the time reach the defaults (1,000 and 3,000).
+        # If more calls than these wait for ``Transport``, the core drops some at random, honest ones too. Peers that
+        # open and reset streams all the time reach the defaults (1,000 and 3,000).
         ("grpc.server.max_pending_requests", _PENDING),
         ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING),
         ("grpc.max_connection_idle_ms", config.idle_timeout_ms),
