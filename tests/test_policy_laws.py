@@ -159,10 +159,11 @@ def test_a_narrower_request_is_never_less_permitted(draw: Draw) -> None:
     period = question.data_period
     inside = model.Period(11, 12) if period is None else model.Period(period.start_ms, period.start_ms + 1)
     part = tuple(draw.random.sample(question.categories, draw.random.randint(1, len(question.categories))))
+    labels = ("N", "HIV") if question.labels is None else question.labels
     narrower = replace(
         question,
         categories=part,
-        labels=tuple(label for label in question.labels or ("N", "HIV") if draw.random.random() < 0.5),
+        labels=tuple(label for label in labels if draw.random.random() < 0.5),
         resources=(question.resources or ("Condition/1",))[:1],
         data_period=inside if draw.random.random() < 0.7 else period,
     )

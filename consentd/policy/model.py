@@ -287,7 +287,8 @@ class Reason:
 class ResidualRule:
     """A condition on properties that the question left open. The caller checks each resource against it (rule 5).
 
-    A simple caller may release a resource if a PERMIT rule and no DENY rule matches it. That never releases too much.
+    If no rule has children, a simple caller may release a resource that a PERMIT rule and no DENY rule matches. That
+    never releases too much.
     ``residual.covers`` is exact: the first ``layer`` with a matching rule decides (rule 1); within CONSENT the
     decision's ``combining`` decides (rule 3); and the ``children`` of a DENY rule are exceptions (rule 2).
 

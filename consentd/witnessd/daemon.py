@@ -53,6 +53,8 @@ from consentd.witnessd.follower import Follower
 
 log = logging.getLogger(__name__)
 
+_SIGNAL_S = 1.0  # a signal is handled at most so late
+
 BUSY_S = 2.0
 """How many seconds a request waits while another request about the same log is processed."""
 IDLE_S = 300
@@ -288,5 +290,7 @@ def serve_witness(config: WitnessServerConfig) -> None:
     descriptors.raise_limit()
     hold_reserve()
     server = WitnessServer(config)
-    done.wait()
+    # The handler runs on this thread. A wait without an end would miss a signal that interrupts another thread.
+    while not done.wait(_SIGNAL_S):
+        pass
     server.stop()
