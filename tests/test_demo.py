@@ -17,6 +17,7 @@ from consentd.demo.home import Home, make_home
 from consentd.demo.output import Output
 from consentd.demo.story import CITIZEN
 from consentd.demo.town import ADULT_FROM, INSTITUTION_TYPES, MIX, make_town
+from consentd.demo.traffic import QUOTAS
 from consentd.errors import InvalidError
 from consentd.server.daemon import Daemon
 from consentd.v1 import consent_pb2 as pb
@@ -49,6 +50,13 @@ def test_in_a_town_nobody_under_14_consents_and_nobody_is_named() -> None:
     assert all(town.citizens[planned.citizen].age >= ADULT_FROM for planned in town.consents)
     assert all(citizen.id.startswith("SYN-") for citizen in town.citizens)
     assert CITIZEN.value not in {citizen.id for citizen in town.citizens}
+
+
+def test_the_realms_quotas_are_above_what_the_relay_does_about_one_citizen_of_the_whole_town() -> None:
+    town = make_town(seed=1, citizens=__main__.CITIZENS, transfers=__main__.TRANSFERS)
+    busiest = max(Counter(transfer.citizen for transfer in town.transfers).values())
+    assert 2 * busiest < QUOTAS.entries_per_day  # each access may have an outcome
+    assert busiest < QUOTAS.refusals_per_day
 
 
 @pytest.fixture(scope="module")

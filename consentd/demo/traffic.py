@@ -33,6 +33,8 @@ _ROLES = {
     "relay": [st.PARTICIPANT_ROLE_RELAY],
 }
 _RELAY_RIGHTS = [st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS, st.PARTICIPANT_RIGHT_SEE_REASONS]
+QUOTAS = st.Quotas(entries_per_day=60_000, refusals_per_day=60_000, persons_per_hour=100_000)
+"""One relay makes all calls of the day, and some citizens are asked about very often."""
 _STATUSES = [
     *[st.TRANSFER_STATUS_RECEIVED] * 97, *[st.TRANSFER_STATUS_FAILED] * 2, st.TRANSFER_STATUS_DEFERRED
 ]  # fmt: skip
@@ -64,6 +66,11 @@ class Traffic:
             ConsentdError: a call failed.
         """
         town, why = self._town, self._out.why
+        rules = self._operator.get_rules()
+        rules.version += 1
+        rules.quotas.CopyFrom(QUOTAS)
+        rules.ClearField("attestation")
+        self._operator.publish_rules(rules)
         self._each(("기관 등록", "register institutions"), town.institutions, self._register)
         why("등록된 기관만 참여할 수 있습니다.", "Only a registered institution can ask for data or give them.")
         givers = [one for one in town.institutions if one.id != RELAY[0]]
