@@ -15,6 +15,10 @@ ANY = "*"
 """The item that states "no limit" in a list that must not be empty, such as the recipients of a permit."""
 
 OPEN_END_MS = (1 << 63) - 1  # the end of a window that never ends
+STILL = (1 << 64) - 1  # the end of a membership that has not ended
+LEVELS = ("U", "L", "M", "N", "R", "V")
+"""The levels of HL7 v3 Confidentiality, lowest first: from unrestricted to very restricted."""
+
 MAX_DEPTH = 8  # levels of nested provisions, the root included
 MAX_PROVISIONS = 256  # provisions of one consent, the root included
 
@@ -58,6 +62,7 @@ class Layer(IntEnum):
     BREAK_GLASS = 1
     CONSENT = 2
     IMPLICIT = 3
+    REALM = 4
 
 
 class Combining(IntEnum):
@@ -72,11 +77,11 @@ class Combining(IntEnum):
 
 
 class ImplicitPolicy(IntEnum):
-    """The policy for categories that no consent decides: one of four of IHE PCF 1.1 (rule 1; ``match.implicit_masks``).
+    """The policy for categories that no consent decides: one of four of IHE PCF 1.1 (rule 1).
 
-    NORMAL: for data of confidentiality U, L, M or N. BASIC_NORMAL permits treatment and the purposes that treatment
-    implies. ALL_NORMAL permits every purpose except those that are never implied. BREAK_GLASS_ONLY permits BTG and
-    denies the rest. A consent can select a policy, which replaces the realm's during the period of the consent's root.
+    NORMAL: for data without labels, up to the realm's normal level. BASIC_NORMAL permits treatment and the purposes
+    that treatment implies. ALL_NORMAL permits the purposes that ``*`` covers. BREAK_GLASS_ONLY permits BTG and denies
+    the rest. A policy that a consent selects has the limits of the consent's root.
     """
 
     DENY = 1
@@ -117,6 +122,8 @@ class ReasonCode(IntEnum):
     UNREADABLE_CONSENT = 11
     DENIED_BY_COMBINING = 12
     PERMITTED_BY_COMBINING = 13
+    CLOCK = 14
+    DAMAGED_ROW = 15
 
 
 class Obligation(IntEnum):
@@ -138,6 +145,8 @@ class Provision:
         purposes, categories, labels: codes. Compiling adds the codes that these codes imply or contain (rule 6).
         actions: ``collect`` ``access`` ``use`` ``disclose`` ``correct``.
         resources: references of single resources, ``Observation/123``.
+        level: one of ``LEVELS``: a permit covers it and lower ones, a deny it and higher ones (rule 9). Empty: a permit
+            covers up to the default level of each category, and a deny covers all.
         start_ms, end_ms: when the provision is in force. Compiling intersects this window with the parent's window.
         data_period: the time that the data may be about; None: any time.
     """
@@ -150,6 +159,7 @@ class Provision:
     actions: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     resources: tuple[str, ...] = ()
+    level: str = ""
     start_ms: int = 0
     end_ms: int = OPEN_END_MS
     data_period: "Period | None" = None
@@ -215,6 +225,7 @@ class Quotas:
 class Rules:
     """The rules of a realm, from the chain ``rules/ID`` (rule 11). Each provision has an effect and no children.
 
+    ``normal_level``: the highest level that the two normal policies cover (rule 1).
     ``recipient_may_attest``: a recipient may attest, for the person, a consent that permits this recipient something.
     """
 
@@ -223,6 +234,7 @@ class Rules:
     statutory: tuple[Provision, ...] = ()
     break_glass: tuple[Provision, ...] = ()
     recipient_may_attest: bool = False
+    normal_level: str = "N"
     quotas: Quotas = Quotas()
 
 
@@ -249,6 +261,7 @@ class Question:
     Attributes:
         categories: one or more category codes; a parent category asks for all its leaf categories.
         labels, resources, data_period: properties of the data asked for. None: the question leaves the property open.
+        level: one of ``LEVELS``; empty: the question leaves the level open.
         break_glass: the justification of an emergency access; present exactly if the purpose is BTG.
         supported_obligations: obligations that the caller can enforce.
     """
@@ -256,11 +269,12 @@ class Question:
     actor: Actor
     holder: str
     purpose: str
-    action: str
+    action: str = "collect"
     categories: tuple[str, ...]
     labels: tuple[str, ...] | None = None
     resources: tuple[str, ...] | None = None
     data_period: Period | None = None
+    level: str = ""
     break_glass: str | None = None
     supported_obligations: frozenset[Obligation] = frozenset()
 
@@ -290,18 +304,22 @@ class ResidualRule:
     If no rule has children, a simple caller may release a resource that a PERMIT rule and no DENY rule matches. That
     never releases too much.
     ``residual.covers`` is exact: the first ``layer`` with a matching rule decides (rule 1); within CONSENT the
-    decision's ``combining`` decides (rule 3); and the ``children`` of a DENY rule are exceptions (rule 2).
+    decision's ``combining`` decides (rule 3), and within each other layer a deny wins; and the ``children`` of a rule
+    are exceptions to it (rule 2).
 
     Attributes:
         categories: leaf categories that the rule itself matches; empty if only the rule's children can match.
-        labels: codes, descendants included. A PERMIT rule matches if all labels of a resource are in this list; a DENY
-            rule matches if at least one label is. An empty list puts no limit.
+        covered_labels: a PERMIT rule matches only if each label of the resource is in this list. Empty in a DENY rule.
+        any_labels: the resource bears at least one of them; empty: no such condition. Codes below are included.
+        level: PERMIT: the highest level of the resource; DENY: the lowest; empty: any level.
         resources, data_period: limits. A resource must be inside for a PERMIT rule, and overlap for a DENY rule.
     """
 
     effect: Effect
     categories: tuple[str, ...]
-    labels: tuple[str, ...] = ()
+    covered_labels: tuple[str, ...] = ()
+    any_labels: tuple[str, ...] = ()
+    level: str = ""
     resources: tuple[str, ...] = ()
     data_period: Period | None = None
     layer: Layer = Layer.CONSENT
@@ -310,10 +328,17 @@ class ResidualRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resource:
-    """A single resource that the caller checks against a residual. *category* is a leaf category."""
+    """A single resource that the caller checks against a residual.
+
+    Attributes:
+        category: a leaf category.
+        labels: the labels that the resource bears; those of its category may be left out.
+        level: one of ``LEVELS``; empty, or lower than the default level of the category: that default level.
+    """
 
     category: str
     labels: tuple[str, ...] = ()
+    level: str = ""
     reference: str = ""
     data_period: Period = Period()
 
@@ -347,6 +372,7 @@ class StoredConsent:
     Attributes:
         lineage, seq: seq of the GRANT that began the lineage, and of the GRANT or AMEND that is in force.
         paused: True from a PAUSE to the RESUME. The permits of a paused lineage do not count; the denies do.
+        since: leaf index of the entry that is in force: the moment at which groups in its permits are read (rule 10).
         readable: False if content cannot be interpreted. Categories that may match are then unknown (rule 5).
     """
 
@@ -356,3 +382,16 @@ class StoredConsent:
     consent: Consent
     paused: bool = False
     readable: bool = True
+    since: int = 0
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Membership:
+    """A participant was a member of *group* from the entry with leaf index *start* until the entry with index *end*.
+
+    The entry *end* is not included. ``STILL``: the participant is a member now.
+    """
+
+    group: str
+    start: int = 0
+    end: int = STILL

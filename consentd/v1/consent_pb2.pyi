@@ -249,6 +249,10 @@ class _ReasonCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReasonCode
     """REASON_CODE_DENIED_BY_COMBINING: the rules combine by deny-unless-permit, and nothing permits it."""
     REASON_CODE_PERMITTED_BY_COMBINING: _ReasonCode.ValueType  # 13
     """REASON_CODE_PERMITTED_BY_COMBINING: the rules combine by permit-unless-deny, and nothing denies it."""
+    REASON_CODE_CLOCK: _ReasonCode.ValueType  # 14
+    """REASON_CODE_CLOCK: the daemon's clock disagrees with the ledger, so nothing is decided."""
+    REASON_CODE_DAMAGED_ROW: _ReasonCode.ValueType  # 15
+    """REASON_CODE_DAMAGED_ROW: the person's row of the policy table is damaged, so nothing is decided."""
 
 class ReasonCode(_ReasonCode, metaclass=_ReasonCodeEnumTypeWrapper):
     """ReasonCode is why a category was decided as it was."""
@@ -281,6 +285,10 @@ REASON_CODE_DENIED_BY_COMBINING: ReasonCode.ValueType  # 12
 """REASON_CODE_DENIED_BY_COMBINING: the rules combine by deny-unless-permit, and nothing permits it."""
 REASON_CODE_PERMITTED_BY_COMBINING: ReasonCode.ValueType  # 13
 """REASON_CODE_PERMITTED_BY_COMBINING: the rules combine by permit-unless-deny, and nothing denies it."""
+REASON_CODE_CLOCK: ReasonCode.ValueType  # 14
+"""REASON_CODE_CLOCK: the daemon's clock disagrees with the ledger, so nothing is decided."""
+REASON_CODE_DAMAGED_ROW: ReasonCode.ValueType  # 15
+"""REASON_CODE_DAMAGED_ROW: the person's row of the policy table is damaged, so nothing is decided."""
 Global___ReasonCode: _TypeAlias = ReasonCode  # noqa: Y015
 
 class _Layer:
@@ -298,7 +306,9 @@ class _LayerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Layer.ValueType
     LAYER_CONSENT: _Layer.ValueType  # 3
     """LAYER_CONSENT: what the person allowed or forbade."""
     LAYER_IMPLICIT: _Layer.ValueType  # 4
-    """LAYER_IMPLICIT: the implicit policy."""
+    """LAYER_IMPLICIT: the implicit policies that consents select."""
+    LAYER_REALM: _Layer.ValueType  # 5
+    """LAYER_REALM: the realm's implicit policy."""
 
 class Layer(_Layer, metaclass=_LayerEnumTypeWrapper):
     """Layer is the rank of a rule. The first layer in this order that permits or denies a category decides it."""
@@ -312,7 +322,9 @@ LAYER_BREAK_GLASS: Layer.ValueType  # 2
 LAYER_CONSENT: Layer.ValueType  # 3
 """LAYER_CONSENT: what the person allowed or forbade."""
 LAYER_IMPLICIT: Layer.ValueType  # 4
-"""LAYER_IMPLICIT: the implicit policy."""
+"""LAYER_IMPLICIT: the implicit policies that consents select."""
+LAYER_REALM: Layer.ValueType  # 5
+"""LAYER_REALM: the realm's implicit policy."""
 Global___Layer: _TypeAlias = Layer  # noqa: Y015
 
 class _WaitFor:
@@ -420,8 +432,13 @@ class Provision(_message.Message):
     PERIOD_FIELD_NUMBER: _builtins.int
     DATA_PERIOD_FIELD_NUMBER: _builtins.int
     PROVISIONS_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
     effect: Global___Effect.ValueType
     """effect is what this provision does to matching requests."""
+    level: _builtins.str
+    """level is a confidentiality: U, L, M, N, R or V. A permit covers it and lower ones, a deny it and higher ones. Empty:
+    a permit covers up to the default level of each category, and a deny covers all.
+    """
     @_builtins.property
     def actors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """actors are participants, or groups as `group/ID`."""
@@ -444,7 +461,9 @@ class Provision(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """labels are security labels of the data."""
+        """labels are security labels of the data: it matches data that bear one of them. A permit must cover every label of
+        the data: policy.md, rule 9.
+        """
 
     @_builtins.property
     def resources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -476,10 +495,11 @@ class Provision(_message.Message):
         period: Global___Period | None = ...,
         data_period: Global___Period | None = ...,
         provisions: _abc.Iterable[Global___Provision] | None = ...,
+        level: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["data_period", b"data_period", "period", b"period"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "actors", b"actors", "categories", b"categories", "data_period", b"data_period", "effect", b"effect", "holders", b"holders", "labels", b"labels", "period", b"period", "provisions", b"provisions", "purposes", b"purposes", "resources", b"resources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "actors", b"actors", "categories", b"categories", "data_period", b"data_period", "effect", b"effect", "holders", b"holders", "labels", b"labels", "level", b"level", "period", b"period", "provisions", b"provisions", "purposes", b"purposes", "resources", b"resources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -699,12 +719,19 @@ class Question(_message.Message):
     BREAK_GLASS_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
     SUPPORTED_OBLIGATIONS_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
     holder: _builtins.str
     """holder is the participant that has the data."""
     purpose: _builtins.str
     """purpose is exactly one purpose code."""
     action: _builtins.str
-    """action is collect, access, use, disclose or correct."""
+    """action is what the actor does with the data: access (look), collect (take over), use, disclose (pass on) or correct.
+    Empty: collect.
+    """
+    level: _builtins.str
+    """level is the confidentiality of the data, U, L, M, N, R or V, if known. Below a category's default level, it counts
+    only if the holder states it for named resources.
+    """
     @_builtins.property
     def subject(self) -> Global___Subject:
         """subject is the person whose data are asked for."""
@@ -719,7 +746,7 @@ class Question(_message.Message):
 
     @_builtins.property
     def labels(self) -> Global___CodeSet:
-        """labels are the security labels of the data, if known."""
+        """labels are the security labels that the data bear beside those of their categories, if known."""
 
     @_builtins.property
     def resources(self) -> Global___CodeSet:
@@ -758,10 +785,11 @@ class Question(_message.Message):
         break_glass: Global___BreakGlass | None = ...,
         consistency: Global___Consistency | None = ...,
         supported_obligations: _abc.Iterable[Global___Obligation.ValueType] | None = ...,
+        level: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "break_glass", b"break_glass", "consistency", b"consistency", "data_period", b"data_period", "labels", b"labels", "resources", b"resources", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "break_glass", b"break_glass", "categories", b"categories", "consistency", b"consistency", "data_period", b"data_period", "holder", b"holder", "labels", b"labels", "purpose", b"purpose", "resources", b"resources", "subject", b"subject", "supported_obligations", b"supported_obligations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "break_glass", b"break_glass", "categories", b"categories", "consistency", b"consistency", "data_period", b"data_period", "holder", b"holder", "labels", b"labels", "level", b"level", "purpose", b"purpose", "resources", b"resources", "subject", b"subject", "supported_obligations", b"supported_obligations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -807,33 +835,38 @@ Global___DecisionReason: _TypeAlias = DecisionReason  # noqa: Y015
 
 @_typing.final
 class ResidualRule(_message.Message):
-    """ResidualRule is a condition that could not be decided, because the question did not state the labels, resources or
-    time of the data. The caller applies the rules to each resource: take the first layer that has a rule which matches
-    the resource; the resource may flow if the decision's combining turns the matching rules of that layer into a permit.
+    """ResidualRule is a condition that could not be decided, because the question did not state the labels, level, resources
+    or time of the data. The caller applies the rules to each resource: take the first layer that has a rule which matches
+    the resource; the resource may flow if the decision's combining turns the matching rules of that layer into a permit
+    (in other layers than LAYER_CONSENT, a deny wins). A rule matches a resource if each of its attributes does. The
+    resource's labels are those that it bears, also those of its category; its level is the default level of its category
+    if no higher one is known.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EFFECT_FIELD_NUMBER: _builtins.int
     CATEGORIES_FIELD_NUMBER: _builtins.int
-    LABELS_FIELD_NUMBER: _builtins.int
+    COVERED_LABELS_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
     DATA_PERIOD_FIELD_NUMBER: _builtins.int
     LAYER_FIELD_NUMBER: _builtins.int
     RULES_FIELD_NUMBER: _builtins.int
+    ANY_LABELS_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
     effect: Global___Effect.ValueType
     """effect of the rule, unless one of its nested rules decides otherwise."""
     layer: Global___Layer.ValueType
     """layer of the rule."""
+    level: _builtins.str
+    """level: in a permit, the highest level of the resource; in a deny, the lowest. Empty: any."""
     @_builtins.property
     def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """categories that the rule is about, as leaves; empty if only nested rules decide."""
 
     @_builtins.property
-    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """labels that the rule is about; empty: all. A permit matches a resource if all of the resource's labels are among
-        them, a deny if one is.
-        """
+    def covered_labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """covered_labels: a permit matches only if every label of the resource is among them. Empty in a deny."""
 
     @_builtins.property
     def resources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -851,20 +884,26 @@ class ResidualRule(_message.Message):
         effect counts.
         """
 
+    @_builtins.property
+    def any_labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """any_labels: the resource must bear one of them; empty: no such condition."""
+
     def __init__(
         self,
         *,
         effect: Global___Effect.ValueType = ...,
         categories: _abc.Iterable[_builtins.str] | None = ...,
-        labels: _abc.Iterable[_builtins.str] | None = ...,
+        covered_labels: _abc.Iterable[_builtins.str] | None = ...,
         resources: _abc.Iterable[_builtins.str] | None = ...,
         data_period: Global___Period | None = ...,
         layer: Global___Layer.ValueType = ...,
         rules: _abc.Iterable[Global___ResidualRule] | None = ...,
+        any_labels: _abc.Iterable[_builtins.str] | None = ...,
+        level: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["data_period", b"data_period"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["categories", b"categories", "data_period", b"data_period", "effect", b"effect", "labels", b"labels", "layer", b"layer", "resources", b"resources", "rules", b"rules"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_labels", b"any_labels", "categories", b"categories", "covered_labels", b"covered_labels", "data_period", b"data_period", "effect", b"effect", "layer", b"layer", "level", b"level", "resources", b"resources", "rules", b"rules"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

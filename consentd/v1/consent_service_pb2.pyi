@@ -30,11 +30,15 @@ class _ConsentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ConsentS
     CONSENT_STATE_UNSPECIFIED: _ConsentState.ValueType  # 0
     """CONSENT_STATE_UNSPECIFIED is never sent."""
     CONSENT_STATE_ACTIVE: _ConsentState.ValueType  # 1
-    """CONSENT_STATE_ACTIVE: it has effect during its period."""
+    """CONSENT_STATE_ACTIVE: it has effect now."""
     CONSENT_STATE_PAUSED: _ConsentState.ValueType  # 2
     """CONSENT_STATE_PAUSED: its permits have no effect."""
     CONSENT_STATE_REVOKED: _ConsentState.ValueType  # 3
     """CONSENT_STATE_REVOKED: it is withdrawn for ever."""
+    CONSENT_STATE_NOT_YET: _ConsentState.ValueType  # 4
+    """CONSENT_STATE_NOT_YET: the period of its root has not begun."""
+    CONSENT_STATE_ENDED: _ConsentState.ValueType  # 5
+    """CONSENT_STATE_ENDED: the period of its root is over."""
 
 class ConsentState(_ConsentState, metaclass=_ConsentStateEnumTypeWrapper):
     """ConsentState is the state of a lineage (a consent with its amendments)."""
@@ -42,11 +46,15 @@ class ConsentState(_ConsentState, metaclass=_ConsentStateEnumTypeWrapper):
 CONSENT_STATE_UNSPECIFIED: ConsentState.ValueType  # 0
 """CONSENT_STATE_UNSPECIFIED is never sent."""
 CONSENT_STATE_ACTIVE: ConsentState.ValueType  # 1
-"""CONSENT_STATE_ACTIVE: it has effect during its period."""
+"""CONSENT_STATE_ACTIVE: it has effect now."""
 CONSENT_STATE_PAUSED: ConsentState.ValueType  # 2
 """CONSENT_STATE_PAUSED: its permits have no effect."""
 CONSENT_STATE_REVOKED: ConsentState.ValueType  # 3
 """CONSENT_STATE_REVOKED: it is withdrawn for ever."""
+CONSENT_STATE_NOT_YET: ConsentState.ValueType  # 4
+"""CONSENT_STATE_NOT_YET: the period of its root has not begun."""
+CONSENT_STATE_ENDED: ConsentState.ValueType  # 5
+"""CONSENT_STATE_ENDED: the period of its root is over."""
 Global___ConsentState: _TypeAlias = ConsentState  # noqa: Y015
 
 @_typing.final

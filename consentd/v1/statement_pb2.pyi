@@ -821,18 +821,20 @@ class Code(_message.Message):
     parent: _builtins.str
     """parent is the wider code; empty: none."""
     implied: _builtins.bool
-    """implied is true if a permit of the parent covers this code. A deny of the parent always covers it."""
+    """implied is true if a permit of the parent covers this code; without a parent, if a permit for `*` does. A deny of
+    the parent always covers it. Purposes as marketing and research on trials are never implied: policy.md, rule 6.
+    """
     system: _builtins.str
     """system is the URI of the code system it comes from."""
     level: _builtins.str
-    """level is a category's default confidentiality."""
+    """level is the default confidentiality of a leaf category: U, L, M, N, R or V."""
     @_builtins.property
     def name(self) -> Global___Text:
         """name is what people read."""
 
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """labels are a category's default labels."""
+        """labels are those that the data of a leaf category have by themselves."""
 
     def __init__(
         self,
@@ -956,6 +958,7 @@ class RulesStatement(_message.Message):
     ATTESTATION_FIELD_NUMBER: _builtins.int
     RECIPIENT_MAY_ATTEST_FIELD_NUMBER: _builtins.int
     QUOTAS_FIELD_NUMBER: _builtins.int
+    NORMAL_LEVEL_FIELD_NUMBER: _builtins.int
     realm_id: _builtins.str
     """realm_id names the realm."""
     version: _builtins.int
@@ -970,6 +973,8 @@ class RulesStatement(_message.Message):
     """recipient_may_attest: a recipient may attest, for the person, a consent that permits this recipient something. If
     false, another participant or an operator attests it, or the person signs it.
     """
+    normal_level: _builtins.str
+    """normal_level is the highest confidentiality that the two normal policies cover: U, L, M, N, R or V. Empty: N."""
     @_builtins.property
     def statutory(self) -> _containers.RepeatedCompositeFieldContainer[_consent_pb2.Provision]:
         """statutory permits and prohibitions, which decide before everything else; without nested provisions."""
@@ -999,10 +1004,11 @@ class RulesStatement(_message.Message):
         attestation: Global___Attestation | None = ...,
         recipient_may_attest: _builtins.bool = ...,
         quotas: Global___Quotas | None = ...,
+        normal_level: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "quotas", b"quotas"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "break_glass", b"break_glass", "combining", b"combining", "implicit_policy", b"implicit_policy", "quotas", b"quotas", "realm_id", b"realm_id", "recipient_may_attest", b"recipient_may_attest", "statutory", b"statutory", "version", b"version", "vocabulary_id", b"vocabulary_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "break_glass", b"break_glass", "combining", b"combining", "implicit_policy", b"implicit_policy", "normal_level", b"normal_level", "quotas", b"quotas", "realm_id", b"realm_id", "recipient_may_attest", b"recipient_may_attest", "statutory", b"statutory", "version", b"version", "vocabulary_id", b"vocabulary_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
