@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Self
 
 from consentd.config import Config
+from consentd.core.identifier import check_identifier
 from consentd.errors import InvalidError, NotFoundError, StorageError
 from consentd.files import read_file_if_exists
-from consentd.ledger.vault import Vault, check_identifier
+from consentd.ledger.vault import Vault
 from consentd.store import Store
 from consentd.store.rocks import RocksStore
 from consentd.verify.store_source import StoreSource

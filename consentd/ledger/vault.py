@@ -19,7 +19,6 @@ likely identifiers and compare the hashes with the rows.
 """
 
 import os
-import re
 import threading
 from collections.abc import Callable
 from hashlib import blake2b, sha256
@@ -28,34 +27,12 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from consentd.core import codec
-from consentd.errors import CorruptionError, InvalidError, NotFoundError, StorageError
+from consentd.errors import CorruptionError, NotFoundError, StorageError
 from consentd.ledger import layout
 from consentd.store import Batch, Store
 
 NONCE = 12
-_SCHEME = re.compile("[a-z0-9][a-z0-9._/-]{0,63}")
-_VALUE = re.compile("[!-~]{1,256}")
-_REFUSED_SCHEMES = frozenset({"rrn", "nnkor"})
-"""Schemes of resident registration numbers, which are never stored, not even as a hash."""
 _CACHED_KEYS = 4096
-
-
-def check_identifier(scheme: str, value: str) -> None:
-    """Check that an identifier is well-formed, and that its scheme may be stored.
-
-    Two spellings of one identifier would be two persons, with two sets of consents. So what people cannot distinguish
-    is refused: capitals in a scheme, spaces, and characters outside of ASCII, which often look alike or are invisible.
-
-    Raises:
-        InvalidError: the scheme is not of [a-z0-9._/-] or must not be stored, or scheme or value is too long, or the
-            value is empty or not of visible ASCII characters.
-    """
-    if not _SCHEME.fullmatch(scheme):
-        raise InvalidError("identifier scheme is not of [a-z0-9._/-], or too long", "INVALID_IDENTIFIER")
-    if not _VALUE.fullmatch(value):
-        raise InvalidError("identifier value is not of visible ASCII characters, or too long", "INVALID_IDENTIFIER")
-    if scheme.split("/", 1)[0] in _REFUSED_SCHEMES:
-        raise InvalidError("identifier scheme is never stored: resident registration number", "INVALID_IDENTIFIER")
 
 
 class Vault:

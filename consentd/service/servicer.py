@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 
 from consentd.config import Config
 from consentd.core import codec, merkle
+from consentd.core.identifier import check_identifier
 from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, StorageError
 from consentd.ledger import reads
 from consentd.ledger.ledger import Ledger, State
-from consentd.ledger.vault import Vault, check_identifier
+from consentd.ledger.vault import Vault
 from consentd.metrics import Metrics
 from consentd.sequencer.commands.consents import enrolled_tag
 from consentd.sequencer.commands.write import Request, SignedEntry, Write, verify_ahead
