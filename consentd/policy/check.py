@@ -16,6 +16,9 @@ from consentd.policy.vocabulary import Vocabulary
 _MOST_OF_QUOTAS = {"entries_per_day": 60_000, "refusals_per_day": 60_000, "persons_per_hour": 100_000}
 """The highest quotas. Counters have 16 bits, and a set of persons takes memory for each caller."""
 
+MAX_POLICY_URIS = 16  # of a consent
+MAX_POLICY_URI_BYTES = 512
+
 _RECURRENCE = re.compile(r"once|P(?=\d|T\d)(\d+Y)?(\d+M)?(\d+W)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+S)?)?", re.ASCII)
 
 
@@ -32,6 +35,8 @@ def check_consent(consent: Consent, vocabulary: Vocabulary) -> RefusalReason | N
     _check_all(consent.root, vocabulary)
     if consent.recurrence and _RECURRENCE.fullmatch(consent.recurrence) is None:
         raise _invalid(f"recurrence is neither once nor an ISO 8601 duration: `{consent.recurrence}`")
+    if len(consent.policy_uris) > MAX_POLICY_URIS or not all(map(_is_uri, consent.policy_uris)):
+        raise _invalid("policy_uris has too many texts, or one that is too long, or has a space or control character")
     if consent.retention_until_ms < 0:
         raise _invalid("retention ends before 1970")
     if consent.kind is Kind.OBJECTION and consent.root.effect is not Effect.DENY:
@@ -122,6 +127,10 @@ def missing_items(consent: Consent) -> tuple[str, ...]:
         ("retention", consent.retention_until_ms),
     )
     return tuple(name for name, stated in items if not stated)
+
+
+def _is_uri(text: str) -> bool:
+    return 0 < len(text.encode()) <= MAX_POLICY_URI_BYTES and text.isprintable() and " " not in text
 
 
 def _invalid(message: str) -> InvalidError:

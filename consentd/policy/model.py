@@ -191,6 +191,7 @@ class Consent:
         language: BCP 47 tag of the language in which consent was given.
         source: format that the consent was imported from, ``fhir/r4``; empty: the consent was not imported.
         legal_basis: the law, order or judgment on which a STATUTORY consent rests; empty for the other kinds.
+        policy_uris: policies that the source names and that select nothing. They are kept and shown.
     """
 
     kind: Kind
@@ -204,6 +205,7 @@ class Consent:
     language: str = "ko"
     source: str = ""
     legal_basis: str = ""
+    policy_uris: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

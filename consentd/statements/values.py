@@ -32,6 +32,7 @@ def consent_value(message: pb.Consent) -> model.Consent:
         policy=enum_value(model.ImplicitPolicy, policy, "implicit policy") if policy else None,
         notice=message.notice_id, notice_version=message.notice_version, authority=message.authority_seq,
         language=message.language, source=message.source, legal_basis=message.legal_basis,
+        policy_uris=tuple(message.policy_uris),
     )
 
 
@@ -65,6 +66,7 @@ def consent_message(consent: model.Consent) -> pb.Consent:
         retention_until_time_ms=consent.retention_until_ms, implicit_policy=to_enum(consent.policy),
         notice_id=consent.notice, notice_version=consent.notice_version, authority_seq=consent.authority,
         language=consent.language, source=consent.source, legal_basis=consent.legal_basis,
+        policy_uris=consent.policy_uris,
     )
 
 

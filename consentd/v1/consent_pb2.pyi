@@ -525,6 +525,7 @@ class Consent(_message.Message):
     LANGUAGE_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     LEGAL_BASIS_FIELD_NUMBER: _builtins.int
+    POLICY_URIS_FIELD_NUMBER: _builtins.int
     kind: Global___ConsentKind.ValueType
     """kind is the legal act."""
     recurrence: _builtins.str
@@ -551,6 +552,12 @@ class Consent(_message.Message):
     def root(self) -> Global___Provision:
         """root is the base provision. Its effect must be stated."""
 
+    @_builtins.property
+    def policy_uris(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """policy_uris are the policies that the source of the consent names and that select no implicit policy: URIs, or
+        `system|code`. They are kept and shown, and mean nothing in a decision. At most 16, each of at most 512 bytes.
+        """
+
     def __init__(
         self,
         *,
@@ -565,10 +572,11 @@ class Consent(_message.Message):
         language: _builtins.str = ...,
         source: _builtins.str = ...,
         legal_basis: _builtins.str = ...,
+        policy_uris: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["root", b"root"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority_seq", b"authority_seq", "implicit_policy", b"implicit_policy", "kind", b"kind", "language", b"language", "legal_basis", b"legal_basis", "notice_id", b"notice_id", "notice_version", b"notice_version", "recurrence", b"recurrence", "retention_until_time_ms", b"retention_until_time_ms", "root", b"root", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority_seq", b"authority_seq", "implicit_policy", b"implicit_policy", "kind", b"kind", "language", b"language", "legal_basis", b"legal_basis", "notice_id", b"notice_id", "notice_version", b"notice_version", "policy_uris", b"policy_uris", "recurrence", b"recurrence", "retention_until_time_ms", b"retention_until_time_ms", "root", b"root", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
