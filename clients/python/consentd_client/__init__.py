@@ -1,7 +1,7 @@
 """Call a consentd daemon, and verify its answers with the code that the daemon itself uses for proofs.
 
     with Client("consent.example.org:7400", token=token, tls=Tls(), trust=pin(log_key)) as client:
-        if client.check(question):          # true only for a PERMIT
+        if client.check(question):          # true only if all is permitted, and nothing is left to do
             ...
         history = client.history(subject)   # raises VerificationError unless complete and genuine
 
@@ -28,6 +28,7 @@ from consentd.v1.consent_pb2 import (
 )
 from consentd.v1.statement_pb2 import OutcomeStatement, ParticipantStatement
 from consentd_client.access import AuthorizeAnswer, TransferOutcome
+from consentd_client.answers import CheckAnswer, NotPermittedError
 from consentd_client.async_client import AsyncClient
 from consentd_client.base import new_request_id
 from consentd_client.client import Client
@@ -36,7 +37,6 @@ from consentd_client.entries import Entry, History
 from consentd_client.evidence import open_history
 from consentd_client.history_file import HistoryFile, HistoryState
 from consentd_client.memory import FileMemory, Memory, RamMemory, RememberedEntry, RememberedHistory
-from consentd_client.policy import CheckAnswer
 from consentd_client.receipts import Receipt, ReducedReceipt, verify_inclusion, verify_receipt
 from consentd_client.registry import EnrolAnswer
 from consentd_client.signing import StatementSigner
@@ -47,7 +47,8 @@ __all__ = [
     "Actor", "AsyncClient", "AuthorizeAnswer", "BreakGlass", "CheckAnswer", "Checkpoint", "Client", "CodeSet",
     "Consent", "Consistency", "Decision", "EnrolAnswer", "Entry", "EntryKind", "FileMemory", "GrantAnswer", "History",
     "HistoryFile", "HistoryState",
-    "KeyPair", "Memory", "OutcomeStatement", "ParticipantStatement", "Period", "Provision", "Question", "RamMemory",
+    "KeyPair", "Memory", "NotPermittedError", "OutcomeStatement", "ParticipantStatement", "Period", "Provision",
+    "Question", "RamMemory",
     "Receipt", "ReducedReceipt", "RememberedEntry", "RememberedHistory", "StatementSigner", "Subject", "Tls",
     "TransferOutcome", "Trust", "consent_pb2", "new_request_id", "open_history", "pin", "statement_pb2",
     "verify_inclusion", "verify_receipt",

@@ -5,31 +5,32 @@ from dataclasses import dataclass, field
 from typing import Unpack
 
 from consentd.core.kinds import EntryKind
-from consentd.errors import ProofError
+from consentd.errors import ConsentdError, ProofError
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
+from consentd_client.answers import PERMITS, CheckAnswer, copied, indeterminate
 from consentd_client.operations import ClientContext, Operation, ReadPage, call, read_pages
-from consentd_client.policy import CheckAnswer, find_fault, indeterminate
+from consentd_client.policy import check_decision
 from consentd_client.receipts import (
     Receipt,
     ReducedReceipt,
     WriteOptions,
-    read_receipt,
+    read_new_receipt,
     read_reduced_receipt,
+    verify_is_new,
     wait_for,
     write,
     write_fields,
 )
+from consentd_client.recorded import find_other_entry, find_other_request
 from consentd_client.signing import StatementSigner
 from consentd_client.transport import item_error
 
-_PERMITS = (pb.OUTCOME_PERMIT, pb.OUTCOME_PARTIAL)
 
-
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, kw_only=True)
 class AuthorizeAnswer(CheckAnswer):
-    """The answer to a question that was decided and recorded in one call. True only for a recorded PERMIT.
+    """The answer to a question that was decided and recorded in one call. True only as a ``CheckAnswer`` is.
 
     The answer to a repeat of a request has two decisions of the daemon: the recorded one, and one taken now. Both must
     permit, so ``decision`` permits only what both permit.
@@ -70,9 +71,11 @@ def authorize_access(
         signer: signs the question with the asking participant's key; None: the token identifies the participant.
         network_origin: the address that the request came from, if the caller is a gateway that passes requests on.
     """
-    request = _authorize_request(context, question, signer, network_origin, options)
+    asked = copied(question)
+    request = _authorize_request(context, asked, signer, network_origin, options)
+    tree_size = context.learned.tree_size
     response = yield from call(context, request, ac.AuthorizeAccessResponse)
-    return _authorize_answer(context, question, response)
+    return (yield from _authorize_answer(context, asked, request, response, tree_size))
 
 
 def batch_authorize(
@@ -89,20 +92,28 @@ def batch_authorize(
     """
     if not questions:
         return ()
+    asked = [copied(question) for question in questions]
     requests = [
         _authorize_request(context, question, None, network_origin, {"request_id": request_id})
-        for question, request_id in zip(questions, request_ids or [b""] * len(questions), strict=True)
+        for question, request_id in zip(asked, request_ids or [b""] * len(asked), strict=True)
     ]
-    request = ac.BatchAuthorizeAccessesRequest(requests=requests, wait_for=wait_for(published))
-    response = yield from call(context, request, ac.BatchAuthorizeAccessesResponse)
-    if len(response.results) != len(questions):
+    batch = ac.BatchAuthorizeAccessesRequest(requests=requests, wait_for=wait_for(published))
+    tree_size = context.learned.tree_size
+    response = yield from call(context, batch, ac.BatchAuthorizeAccessesResponse)
+    if len(response.results) != len(asked):
         raise ProofError("batch has another number of answers than of questions")
-    return tuple(
-        _authorize_answer(context, question, result.response)
-        if result.HasField("response")
-        else AuthorizeAnswer(indeterminate(), item_error(result.error))
-        for question, result in zip(questions, response.results, strict=True)
-    )
+    answers = []
+    for question, request, result in zip(asked, requests, response.results, strict=True):
+        if result.HasField("response"):
+            answer = yield from _authorize_answer(context, question, request, result.response, tree_size)
+        else:
+            error = item_error(result.error)
+            answer = AuthorizeAnswer(question=question, decision=indeterminate(), error=error)
+        answers.append(answer)
+    indexes = {answer.receipt.index for answer in answers if answer.receipt is not None}
+    if len(indexes) != sum(answer.receipt is not None for answer in answers):
+        raise ProofError("batch has one receipt for two questions")
+    return tuple(answers)
 
 
 def _authorize_request(
@@ -119,49 +130,66 @@ def _authorize_request(
 
 
 def _authorize_answer(
-    context: ClientContext, question: pb.Question, response: ac.AuthorizeAccessResponse
-) -> AuthorizeAnswer:
+    context: ClientContext, question: pb.Question, request: ac.AuthorizeAccessRequest,
+    response: ac.AuthorizeAccessResponse, tree_size: int,
+) -> Operation[AuthorizeAnswer]:  # fmt: skip
     receipt: ReducedReceipt | None = None
     if response.access_seq:
-        receipt = access = read_receipt(response.receipt, kinds=(EntryKind.ACCESS,), trust=context.trust)
+        receipt = access = read_new_receipt(
+            context, response.receipt, kinds=(EntryKind.ACCESS,), tree_size=tree_size
+        )  # fmt: skip
         if access.event.seq != response.access_seq:
             raise ProofError("receipt is for another entry of the chain than access_seq says")
     elif response.HasField("receipt"):
         receipt = read_reduced_receipt(response.receipt, context.trust)
+        verify_is_new(receipt, tree_size)
+        context.learned.add_size(receipt.index + 1)
     first = response.decision
     current = response.current_decision if response.HasField("current_decision") else None
-    fault = find_fault(question, first) or _find_missing_record(first, receipt)
-    fault = fault or _find_repeat_fault(question, response)
+    fault = yield from _find_fault(context, question, request, response, receipt)
     if fault is not None:
-        return AuthorizeAnswer(indeterminate(), fault, receipt, response.access_seq)
-    decision = first if current is None else _permitted_by_both(first, current)
-    return AuthorizeAnswer(decision, None, receipt, response.access_seq, first, current)
+        return AuthorizeAnswer(
+            question=question, decision=indeterminate(), error=fault, receipt=receipt, access_seq=response.access_seq
+        )
+    return AuthorizeAnswer(
+        question=question, decision=first if current is None else _permitted_by_both(first, current), receipt=receipt,
+        access_seq=response.access_seq, recorded=first, current=current,
+    )  # fmt: skip
 
 
-def _find_missing_record(decision: pb.Decision, receipt: ReducedReceipt | None) -> ProofError | None:
-    """Return an error if nothing records the decision, or no ACCESS entry records a permit; otherwise None."""
-    if receipt is None:
-        return ProofError("decision has no receipt")
-    if decision.outcome in _PERMITS and not isinstance(receipt, Receipt):
-        return ProofError("permit is recorded as a refusal")
-    return None
+def _find_fault(
+    context: ClientContext, question: pb.Question, request: ac.AuthorizeAccessRequest,
+    response: ac.AuthorizeAccessResponse, receipt: ReducedReceipt | None,
+) -> Operation[ConsentdError | None]:  # fmt: skip
+    """Return an error if the answer has no usable decision, or not the entry that records it; otherwise None."""
+    fault = yield from check_decision(context, question, response.decision)
+    if fault is None:
+        fault = find_other_entry(response.decision, receipt, pinned_tag=request.signed_question.tag)
+    if fault is None and response.HasField("current_decision"):
+        fault = yield from check_decision(context, question, response.current_decision)
+    fault = fault or _find_repeat_fault(response)
+    if fault is None and isinstance(receipt, Receipt) and receipt.replayed:
+        fault = yield from find_other_request(context, request, question, receipt)
+    return fault
 
 
-def _find_repeat_fault(question: pb.Question, response: ac.AuthorizeAccessResponse) -> ProofError | None:
-    """Return an error if the answer to a repeat has no usable current decision; otherwise None."""
+def _find_repeat_fault(response: ac.AuthorizeAccessResponse) -> ProofError | None:
+    """Return an error if the answer to a repeat has no current decision, or other conditions now; otherwise None."""
     if not response.HasField("current_decision"):
         return ProofError("repeat has no current decision") if response.receipt.replayed else None
+    if not response.receipt.replayed:
+        return ProofError("answer that is no repeat has a second decision")
     recorded, current = response.decision, response.current_decision
-    both_permit = recorded.outcome in _PERMITS and current.outcome in _PERMITS
-    if both_permit and list(recorded.residual) != list(current.residual):
+    both_permit = recorded.outcome in PERMITS and current.outcome in PERMITS
+    if both_permit and (list(recorded.residual), recorded.combining) != (list(current.residual), current.combining):
         return ProofError("conditions of the permit changed since the first request; ask with a new request_id")
-    return find_fault(question, current)
+    return None
 
 
 def _permitted_by_both(recorded: pb.Decision, current: pb.Decision) -> pb.Decision:
     """Return the decision for a repeat. It permits what both decisions permit, with the obligations of both."""
     for decision in (recorded, current):
-        if decision.outcome not in _PERMITS:
+        if decision.outcome not in PERMITS:
             return decision
     joined = pb.Decision()
     joined.CopyFrom(current)
@@ -187,7 +215,9 @@ def record_access(
     """Record the outcome of a permitted transfer. *signer* signs the outcome with the participant's own key."""
     item = TransferOutcome(subject, access_seq, outcome)
     request = _record_request(context, item, signer, options)
-    return write(context, request, ac.RecordAccessResponse, EntryKind.OUTCOME)
+    receipt = yield from write(context, request, ac.RecordAccessResponse, EntryKind.OUTCOME)
+    _verify_outcome(receipt, item, signer)
+    return receipt
 
 
 def batch_record(
@@ -202,10 +232,22 @@ def batch_record(
         for item, request_id in zip(outcomes, request_ids or [b""] * len(outcomes), strict=True)
     ]
     request = ac.BatchRecordAccessesRequest(requests=requests, wait_for=wait_for(published))
+    tree_size = context.learned.tree_size
     response = yield from call(context, request, ac.BatchRecordAccessesResponse)
     if len(response.receipts) != len(outcomes):
         raise ProofError("batch has another number of receipts than of outcomes")
-    return tuple(read_receipt(one, kinds=(EntryKind.OUTCOME,), trust=context.trust) for one in response.receipts)
+    receipts = []
+    for item, message in zip(outcomes, response.receipts, strict=True):
+        receipt = read_new_receipt(context, message, kinds=(EntryKind.OUTCOME,), tree_size=tree_size)
+        _verify_outcome(receipt, item, None)
+        receipts.append(receipt)
+    return tuple(receipts)
+
+
+def _verify_outcome(receipt: Receipt, item: TransferOutcome, signer: StatementSigner | None) -> None:
+    """Verify that an OUTCOME entry refers to the access that *item* reports on."""
+    if receipt.event.ref != item.access_seq or (signer is not None and receipt.event.tag != signer.tag):
+        raise ProofError("receipt is for the outcome of another access")
 
 
 def _record_request(

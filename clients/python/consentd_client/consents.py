@@ -10,7 +10,7 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import statement_pb2 as st
 from consentd_client.operations import ClientContext, Operation, ReadPage, call, read_pages
-from consentd_client.receipts import ConsentOptions, Receipt, consent_fields, read_receipt, write
+from consentd_client.receipts import ConsentOptions, Receipt, consent_fields, read_new_receipt, write
 from consentd_client.signing import StatementSigner
 
 _Change: TypeAlias = cs.PauseConsentRequest | cs.ResumeConsentRequest | cs.RevokeConsentRequest
@@ -50,8 +50,9 @@ def grant(
         statement = st.GrantStatement(consent=consent)
         signed = signer.sign(EntryKind.GRANT, statement, request_id=request.request_id, now_ms=context.now_ms())
         request.signed.CopyFrom(signed)
+    tree_size = context.learned.tree_size
     response = yield from call(context, request, cs.GrantConsentResponse)
-    answer = _grant_answer(context, response, EntryKind.GRANT, response.consent_id)
+    answer = _grant_answer(context, response, EntryKind.GRANT, response.consent_id, tree_size)
     event = answer.receipt.event
     if answer and answer.consent_id != codec.consent_id(event.tag, event.seq).hex():
         raise ProofError("consent id does not belong to the entry in the receipt")
@@ -89,14 +90,17 @@ def amend(
             EntryKind.AMEND, statement, request_id=request.request_id, now_ms=context.now_ms(), ref=record.seq
         )
         request.signed.CopyFrom(signed)
+    tree_size = context.learned.tree_size
     response = yield from call(context, request, cs.AmendConsentResponse)
-    return _grant_answer(context, response, EntryKind.AMEND, consent_id)
+    return _grant_answer(context, response, EntryKind.AMEND, consent_id, tree_size)
 
 
 def _grant_answer(
-    context: ClientContext, response: cs.GrantConsentResponse | cs.AmendConsentResponse, kind: EntryKind, name: str
-) -> GrantAnswer:
-    receipt = read_receipt(response.receipt, kinds=(kind, EntryKind.REFUSAL), trust=context.trust)
+    context: ClientContext, response: cs.GrantConsentResponse | cs.AmendConsentResponse, kind: EntryKind, name: str,
+    tree_size: int,
+) -> GrantAnswer:  # fmt: skip
+    kinds = (kind, EntryKind.REFUSAL)
+    receipt = read_new_receipt(context, response.receipt, kinds=kinds, tree_size=tree_size)
     refused = response.refused if response.HasField("refused") else None
     if (refused is None) != (receipt.kind == kind):
         raise ProofError("answer and receipt differ on whether the consent was recorded")

@@ -23,6 +23,7 @@ from typing import Any, TypeAlias, TypeVar
 from google.protobuf.message import Message
 
 from consentd.errors import InvalidError, MalformedError, StorageError
+from consentd.policy.vocabulary import Vocabulary
 from consentd_client.memory import Memory
 from consentd_client.trust import Trust
 
@@ -37,6 +38,26 @@ class UnavailableError(StorageError):
     """The daemon was not reached, or it cannot serve now. This is the only error after which a call is repeated."""
 
 
+@dataclass(slots=True)
+class Learned:
+    """What a client learned from the daemon's earlier answers. It lasts as long as the client.
+
+    INVARIANT: ``tree_size`` is a size that the ledger had before now. Threads that write it at the same time may store
+    the smaller size, which is as true.
+
+    Attributes:
+        tree_size: the ledger has at least this size. An entry that is written from now on has at least this index.
+        vocabularies: versions of the vocabulary that were read.
+    """
+
+    tree_size: int = 0
+    vocabularies: dict[int, Vocabulary] = field(default_factory=dict, repr=False)
+
+    def add_size(self, tree_size: int) -> None:
+        """Note a size of the ledger."""
+        self.tree_size = max(self.tree_size, tree_size)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientContext:
     """The values and functions of a client that every operation may use.
@@ -49,6 +70,7 @@ class ClientContext:
         attempts: how often a call is made at most, if the daemon is not reached.
         backoff_s: pause before the first repeat, in seconds; each further pause is twice as long.
         max_stream_bytes: length of the longest stream that is accepted.
+        learned: what earlier answers said.
     """
 
     trust: Trust | None
@@ -58,6 +80,7 @@ class ClientContext:
     attempts: int = 3
     backoff_s: float = 0.1
     max_stream_bytes: int = MAX_STREAM_BYTES
+    learned: Learned = field(default_factory=Learned)
 
     def pinned(self) -> Trust:
         """Return ``trust``; InvalidError if no key is pinned."""

@@ -88,6 +88,18 @@ def read_receipt(message: pb.Receipt, *, kinds: Collection[EntryKind], trust: Tr
     )  # fmt: skip
 
 
+def verify_is_new(receipt: ReducedReceipt, tree_size: int) -> None:
+    """Verify that an entry was not in the ledger before the request; the receipt of a repeat is not looked at.
+
+    *tree_size*: a size of the ledger that the client knew before the request.
+
+    Raises:
+        ProofError: the entry is older than the request.
+    """
+    if not receipt.replayed and receipt.index < tree_size:
+        raise ProofError("receipt is for an entry that was in the ledger before the request")
+
+
 def _verify_published(message: pb.Receipt, trust: Trust | None) -> Checkpoint | None:
     if not message.published or trust is None:
         return None
@@ -203,5 +215,16 @@ def write(
     context: ClientContext, request: Message, response_type: type[WriteResponse], kind: EntryKind
 ) -> Operation[Receipt]:
     """Call the procedure that takes *request* and records one entry of *kind*; return the entry's receipt."""
+    tree_size = context.learned.tree_size
     response = yield from call(context, request, response_type)
-    return read_receipt(response.receipt, kinds=(kind,), trust=context.trust)
+    return read_new_receipt(context, response.receipt, kinds=(kind,), tree_size=tree_size)
+
+
+def read_new_receipt(
+    context: ClientContext, message: pb.Receipt, *, kinds: Collection[EntryKind], tree_size: int
+) -> Receipt:
+    """Parse the receipt of a write, as ``read_receipt``; verify as ``verify_is_new``, and note the ledger's size."""
+    receipt = read_receipt(message, kinds=kinds, trust=context.trust)
+    verify_is_new(receipt, tree_size)
+    context.learned.add_size(max(receipt.index + 1, receipt.tree_size))
+    return receipt

@@ -11,7 +11,7 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
 from consentd_client.operations import ClientContext, Operation, ReadPage, call, read_pages
-from consentd_client.receipts import Receipt, SignedWriteOptions, WriteOptions, read_receipt, write, write_fields
+from consentd_client.receipts import Receipt, SignedWriteOptions, WriteOptions, read_new_receipt, write, write_fields
 from consentd_client.signing import StatementSigner
 
 
@@ -43,8 +43,9 @@ def enrol(
     request = rs.EnrolSubjectRequest(
         subject=subject, method=method, subject_key=subject_key, **write_fields(context, options)
     )
+    tree_size = context.learned.tree_size
     response = yield from call(context, request, rs.EnrolSubjectResponse)
-    receipt = read_receipt(response.receipt, kinds=(EntryKind.ENROL,), trust=context.trust)
+    receipt = read_new_receipt(context, response.receipt, kinds=(EntryKind.ENROL,), tree_size=tree_size)
     if (receipt.event.tag, receipt.event.seq) != (response.tag, 1):
         raise ProofError("receipt is not for the first entry of the tag")
     return EnrolAnswer(tag=response.tag, receipt=receipt)
