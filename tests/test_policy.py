@@ -12,7 +12,7 @@ import cases.reference_policy as reference
 from cases import decisions
 from cases.decisions import CASES, DX, NOW, Case, ask, consent, deny, permit
 from cases.participants import pack
-from cases.policy_worlds import CODEBOOK, LABELS, NUMBERS, RESOURCES, VOCABULARY, Draw, World, comparable
+from cases.policy_worlds import CODEBOOK, LABELS, NUMBERS, RESOURCES, VOCABULARY, Draw, World, always, comparable
 from consentd.errors import InvalidError
 from consentd.policy.codebook import MAX_MEMO, Codebook
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
@@ -35,11 +35,12 @@ from consentd.policy.model import (
 )
 from consentd.policy.residual import covers
 
-REALM = Codebook(DEFAULT_VOCABULARY, decisions.NUMBERS, decisions.GROUPS)
+GROUPS = always(decisions.GROUPS)
+REALM = Codebook(DEFAULT_VOCABULARY, decisions.NUMBERS, GROUPS)
 
 
 def world(case: Case) -> World:
-    return World(list(case.consents), case.rules, REALM, decisions.NUMBERS, decisions.GROUPS)
+    return World(list(case.consents), case.rules, REALM, decisions.NUMBERS, GROUPS)
 
 
 def check_case(case: Case, answer: Decision) -> None:
@@ -111,7 +112,7 @@ def test_both_ways_through_agree(purpose: str, combining: Combining, policy: Imp
     general = [*simple, consent(permit(purposes=("POARCH",)), 3, paused=True)]
     question = ask("CLIN", "LIFE.BP", purpose=purpose)
     answers = [
-        World(consents, Rules(combining=combining, implicit_policy=policy), REALM, decisions.NUMBERS, decisions.GROUPS)
+        World(consents, Rules(combining=combining, implicit_policy=policy), REALM, decisions.NUMBERS, GROUPS)
         .compiled_answer(question, NOW)
         for consents in (simple, general)
     ]
@@ -203,7 +204,7 @@ def test_residual_is_said_as_pcf_says_it() -> None:
     question = replace(DX, supported_obligations=decisions.RESIDUAL)
     named = consent(permit(resources=("Observation/2", "Observation/1")))
     window = consent(permit(deny(data_period=Period(10, 20))), 2)
-    worlds = [World([one], Rules(), REALM, decisions.NUMBERS, decisions.GROUPS) for one in (named, window)]
+    worlds = [World([one], Rules(), REALM, decisions.NUMBERS, GROUPS) for one in (named, window)]
     only, exception = (one.compiled_answer(question, NOW).residual for one in worlds)
     assert [(rule.effect, rule.categories, rule.resources) for rule in only] == [
         (Effect.PERMIT, ("CLIN.DX",), ("Observation/1", "Observation/2"))
@@ -216,7 +217,7 @@ def test_residual_is_said_as_pcf_says_it() -> None:
 
 def test_residual_of_a_deny_with_exceptions_stays_a_tree() -> None:
     root = deny(permit(deny(labels=("HIV",)), deny(permit(labels=("V",)), labels=("R",)), labels=("N",)))
-    drawn = World([consent(root)], Rules(), REALM, decisions.NUMBERS, decisions.GROUPS)
+    drawn = World([consent(root)], Rules(), REALM, decisions.NUMBERS, GROUPS)
     base, hiv = drawn.compiled_answer(replace(DX, supported_obligations=decisions.RESIDUAL), NOW).residual
     assert (hiv.effect, hiv.labels, hiv.children) == (Effect.DENY, ("HIV",), ())
     assert (base.effect, base.labels) == (Effect.DENY, ())
@@ -253,7 +254,7 @@ def test_residual_of_a_deny_with_exceptions_stays_a_tree() -> None:
     ],
 )
 def test_residual_falls_through_to_nothing(consents: list[StoredConsent], rules: Rules) -> None:
-    drawn = World(consents, rules, REALM, decisions.NUMBERS, decisions.GROUPS)
+    drawn = World(consents, rules, REALM, decisions.NUMBERS, GROUPS)
     answer = drawn.compiled_answer(ask("LIFE.BP", supported_obligations=decisions.RESIDUAL), NOW)
     assert answer.obligations == (Obligation.ENFORCE_RESIDUAL,)
     reported = set()
@@ -268,7 +269,7 @@ def test_residual_falls_through_to_nothing(consents: list[StoredConsent], rules:
 def test_an_empty_value_is_no_consent() -> None:
     packed = pack(DX, REALM)
     for rules in (Rules(), Rules(statutory=(deny(categories=("GEN",)),))):
-        drawn = World([], rules, REALM, decisions.NUMBERS, decisions.GROUPS)
+        drawn = World([], rules, REALM, decisions.NUMBERS, GROUPS)
         assert {evaluate(value, packed, drawn.compiled, NOW).outcome for value in (None, b"")} == {Outcome.NO_CONSENT}
 
 
@@ -279,9 +280,9 @@ def test_nothing_is_covered_by_no_residual() -> None:
 def test_a_later_vocabulary_is_unreadable() -> None:
     """A row of a version that the codebook does not know yet leaves what it may match unknown (rule 5)."""
     later = replace(DEFAULT_VOCABULARY, version=2)
-    ahead = Codebook(later, decisions.NUMBERS, decisions.GROUPS)
-    written = World([consent(permit(actors=("hospital",)))], Rules(), ahead, decisions.NUMBERS, decisions.GROUPS).value
-    rules = World([], Rules(), REALM, decisions.NUMBERS, decisions.GROUPS).compiled
+    ahead = Codebook(later, decisions.NUMBERS, GROUPS)
+    written = World([consent(permit(actors=("hospital",)))], Rules(), ahead, decisions.NUMBERS, GROUPS).value
+    rules = World([], Rules(), REALM, decisions.NUMBERS, GROUPS).compiled
     for by, outcome in (("hospital", Outcome.INDETERMINATE), ("clinic", Outcome.NO_CONSENT)):
         packed = pack(ask("CLIN.DX", by=by), REALM)
         answer = decision(evaluate(written, packed, rules, NOW), packed, REALM, rules)

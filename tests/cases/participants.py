@@ -1,6 +1,6 @@
 """Participants and delegations for tests of pure code: what ``policy.actor`` reads of a registry."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from consentd.policy.actor import Asked, determine_parties
@@ -41,9 +41,12 @@ class Trusting(Directory):
     """A registry in which all participants have all roles and rights, and everyone delegates everything to everyone."""
 
     participants: Mapping[str, Party] = field(default_factory=dict)
+    left: Collection[str] = ()
+    """Participants that are not active any more."""
 
     def participant(self, participant_id: str) -> Party | None:
-        return Party(rights=frozenset({1, 3})) if participant_id in self.codebook.names.values() else None
+        active = participant_id not in self.left
+        return Party(active, rights=frozenset({1, 3})) if participant_id in self.codebook.names.values() else None
 
     def delegation(self, giver: str, taker: str, capacity: Capacity) -> Delegation | None:
         return Delegation(giver=giver, taker=taker, capacity=capacity, break_glass=True)
@@ -58,11 +61,16 @@ def asked_of(question: Question, caller: str | None, *, signed_by_subject: bool 
     )
 
 
-def parties(question: Question, codebook: Codebook) -> Parties:
-    """Return the parties of a question that the organisation asks, where everyone delegates everything."""
-    return determine_parties(Trusting(codebook), asked_of(question, question.actor.organisation), 0)
+def parties(
+    question: Question, codebook: Codebook, *, caller: str | None = None, left: Collection[str] = ()
+) -> Parties:
+    """Return the parties of a question where everyone delegates everything. Without *caller*, the organisation asks."""
+    caller = question.actor.organisation if caller is None else caller
+    return determine_parties(Trusting(codebook, left=left), asked_of(question, caller), 0)
 
 
-def pack(question: Question, codebook: Codebook) -> PackedQuestion:
-    """Pack a question that the organisation asks, where everyone delegates everything."""
-    return pack_question(question, codebook, parties(question, codebook))
+def pack(
+    question: Question, codebook: Codebook, *, caller: str | None = None, left: Collection[str] = ()
+) -> PackedQuestion:
+    """Pack a question where everyone delegates everything. Without *caller*, the organisation asks."""
+    return pack_question(question, codebook, parties(question, codebook, caller=caller, left=left))

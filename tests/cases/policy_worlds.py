@@ -1,22 +1,28 @@
-"""A small world to put questions in: a vocabulary with every kind of edge, participants in groups, random consents.
+"""A small world to put questions in: two versions of a vocabulary, changing groups, random consents and questions.
 
-``World`` holds one subject's consents both ways, as the reference reads them and compiled, so that a test can
-ask both and compare. ``draw`` needs only ``random.Random``'s methods: tests drive it from hypothesis or a seed.
+``World`` holds one person's consents both ways, as the reference reads them and compiled, so that a test can ask both
+and compare. ``Draw`` needs only ``random.Random``'s methods: tests drive it from hypothesis or a seed.
 """
 
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import cases.reference_policy as reference
 from cases import reference_actor
 from cases.participants import Directory, asked_of, pack
-from consentd.policy.actor import determine_parties
+from cases.reference_match import effective
+from cases.reference_realm import Realm, covered, is_limit
+from consentd.policy.actor import SUBJECT_NUMBER, determine_parties
 from consentd.policy.codebook import Codebook, PackedQuestion, pack_question
-from consentd.policy.compile import CompiledRules, compile_consent, compile_rules
+from consentd.policy.compile import CompiledRules, compile_consent, compile_rules, decode_rules
 from consentd.policy.evaluate import decision, evaluate
 from consentd.policy.model import (
+    LEVELS,
     OPEN_END_MS,
+    STILL,
+    SUBJECT,
     Actor,
     Combining,
     Consent,
@@ -24,6 +30,7 @@ from consentd.policy.model import (
     Effect,
     ImplicitPolicy,
     Kind,
+    Membership,
     Obligation,
     Period,
     Provision,
@@ -35,13 +42,13 @@ from consentd.policy.subject import with_consent
 from consentd.policy.vocabulary import Code, Vocabulary
 
 
-def _code(code: str, parent: str = "", *, implies: bool = True, level: str = "") -> Code:
-    return Code(code=code, ko=code, en=code, parent=parent, implies=implies, level=level)
+def _code(code: str, parent: str = "", *, implies: bool = True, level: str = "", labels: tuple[str, ...] = ()) -> Code:
+    return Code(code=code, ko=code, en=code, parent=parent, implies=implies, level=level, labels=labels)
 
 
-VOCABULARY = Vocabulary(
+EARLIER = Vocabulary(
     id="small",
-    version=7,
+    version=6,
     purposes=(
         _code("TREAT"), _code("COC", "TREAT"), _code("ETREAT", "TREAT"), _code("BTG", "ETREAT", implies=False),
         _code("HRESCH"), _code("POARCH", "HRESCH", implies=False), _code("HMARKT", implies=False),
@@ -49,32 +56,81 @@ VOCABULARY = Vocabulary(
     categories=(
         _code("CLIN"), _code("CLIN.A", "CLIN", level="N"), _code("CLIN.B", "CLIN", level="R"),
         _code("CLIN.C", "CLIN", implies=False, level="N"), _code("GEN", level="R"),
+        _code("SENS"), _code("SENS.A", "SENS", level="R", labels=("HIV",)),
+        _code("SENS.B", "SENS", level="V", labels=("HIV", "ETHUD")),
+        _code("MIX"), _code("MIX.A", "MIX", level="M", labels=("SUD",)), _code("MIX.B", "MIX", level="U"),
     ),
-    actions=(_code("access"), _code("disclose")),
-    labels=(_code("N"), _code("SUD"), _code("ETHUD", "SUD"), _code("OPIOIDUD", "SUD", implies=False), _code("HIV")),
-)
+    actions=(_code("access"), _code("disclose"), _code("collect"), _code("correct", implies=False)),
+    labels=(_code("SUD"), _code("ETHUD", "SUD"), _code("OPIOIDUD", "SUD", implies=False), _code("HIV")),
+)  # fmt: skip
+"""The version in force until the entry ``PUBLISHED``."""
+
+VOCABULARY = Vocabulary(
+    id="small",
+    version=7,
+    purposes=(*EARLIER.purposes, _code("ERTREAT", "ETREAT"), _code("DSRCH", "HRESCH"), _code("PUBHLTH")),
+    categories=(
+        *EARLIER.categories, _code("CLIN.D", "CLIN", level="N"), _code("SENS.C", "SENS", level="N"),
+        _code("LIFE", level="N"),
+    ),
+    actions=(*EARLIER.actions, _code("use")),
+    labels=(*EARLIER.labels, _code("CANNUD", "SUD"), _code("MH")),
+)  # fmt: skip
+"""The version in force. It adds codes below old parents, and codes without parents."""
+
+PUBLISHED = 100
+VOCABULARIES = ((0, EARLIER), (PUBLISHED, VOCABULARY))
 PARTICIPANTS = ("a", "b", "c", "r", "group/g", "group/h", "abroad")
-NUMBERS = {name: index + 1 for index, name in enumerate((*PARTICIPANTS, "stranger"))}
-GROUPS = {"a": {"group/g"}, "b": {"group/g", "group/h"}, "abroad": {"group/g"}}
+ACTORS = (*PARTICIPANTS, SUBJECT, "left")
+LEFT = ("left",)
+"""A participant that is not active."""
+
+NUMBERS = {name: index + 1 for index, name in enumerate((*PARTICIPANTS, "stranger", *LEFT))}
+NUMBERS[SUBJECT] = SUBJECT_NUMBER
+Memberships = Mapping[str, Sequence[Membership]]
+MEMBERSHIPS: Memberships = {
+    "a": (Membership("group/g", 0, 60), Membership("group/g", 140), Membership("group/h", 0, 20)),
+    "b": (Membership("group/g", 20, 120), Membership("group/h", 60)),
+    "c": (Membership("group/g", 150),),
+    "r": (Membership("group/h", 0, 90), Membership("group/h", 140)),
+    "left": (Membership("group/g"),),
+    "abroad": (Membership("group/g"),),
+}
+SINCE = [0, 20, 59, 60, 90, 119, 120, 139, 140, 150, 199]
+"""Leaf indexes at which consents and rules are given: beside those at which memberships and the vocabulary change."""
+
 ABROAD = ("abroad",)
-CODEBOOK = Codebook(VOCABULARY, NUMBERS, GROUPS, abroad=ABROAD)
-Groups = dict[str, set[str]]
-PURPOSES = [code.code for code in VOCABULARY.purposes]
+CODEBOOK = Codebook(VOCABULARY, NUMBERS, MEMBERSHIPS, abroad=ABROAD)
 CATEGORIES = [code.code for code in VOCABULARY.categories]
 LABELS = [code.code for code in VOCABULARY.labels]
 RESOURCES = ["Observation/1", "Observation/2", "Condition/1"]
 INSTANTS = [0, 10, 20, 30, 40]
+RESIDUAL = frozenset({Obligation.ENFORCE_RESIDUAL})
+WORDS = "unconscious, no relative reached"
+
+
+def always(groups: Mapping[str, set[str]]) -> Memberships:
+    """Return the memberships of participants that always were in these groups."""
+    return {name: [Membership(group) for group in sorted(members)] for name, members in groups.items()}
 
 
 @dataclass
 class World:
-    """Standings and rules, and what both sides make of them. *enrolled*: whether the person is enrolled at all."""
+    """A person's consents, the realm's rules, and what both sides make of them.
+
+    Attributes:
+        since: leaf index of the entry with the rules.
+        enrolled: whether the person is enrolled.
+        vocabularies: (leaf index, version) of each version. Consents are compiled with the one that was in force.
+    """
 
     consents: list[StoredConsent] = field(default_factory=list)
     rules: Rules = field(default_factory=Rules)
     codebook: Codebook = CODEBOOK
     numbers: dict[str, int] = field(default_factory=lambda: NUMBERS)
-    groups: Groups = field(default_factory=lambda: GROUPS)
+    memberships: Memberships = field(default_factory=lambda: MEMBERSHIPS)
+    vocabularies: Sequence[tuple[int, Vocabulary]] = ()
+    since: int = STILL - 1
     enrolled: bool = True
 
     @property
@@ -82,25 +138,31 @@ class World:
         return self.codebook.vocabulary
 
     @cached_property
+    def realm(self) -> Realm:
+        only = ((0, self.vocabulary),)
+        return Realm(self.vocabularies or only, self.rules, self.since, self.memberships, ABROAD)
+
+    @cached_property
     def value(self) -> bytes | None:
         value = b"" if self.enrolled else None
         newest = {stored.lineage: stored for stored in sorted(self.consents, key=lambda s: s.version)}
         for stored in newest.values():
-            value = with_consent(value, stored, compile_consent(stored, self.vocabulary, self.numbers))
+            given = self.realm.vocabulary_at(stored.since)
+            value = with_consent(value, stored, compile_consent(stored, given, self.numbers))
         return value
 
     @cached_property
     def compiled(self) -> CompiledRules:
-        return compile_rules(self.rules, self.vocabulary, self.numbers)
+        given = self.realm.vocabulary_at(self.since)
+        return decode_rules(compile_rules(self.rules, given, self.numbers, since=self.since).encoded, self.vocabulary)
 
-    def compiled_answer(self, question: Question, now_ms: int) -> Decision:
-        return self._compiled(pack(question, self.codebook), now_ms)
+    def compiled_answer(self, question: Question, now_ms: int, caller: str | None = None) -> Decision:
+        """Answer a question of *caller* (by default the organisation), where delegations show all names."""
+        return self._compiled(pack(question, self.codebook, caller=caller or asker(question), left=LEFT), now_ms)
 
-    def reference_answer(self, question: Question, now_ms: int) -> Decision:
-        return reference.decide(
-            question, self.consents, self.rules, self.vocabulary, now_ms=now_ms, groups=self.groups, abroad=ABROAD,
-            enrolled=self.enrolled,
-        )
+    def reference_answer(self, question: Question, now_ms: int, caller: str | None = None) -> Decision:
+        """Answer as ``compiled_answer`` does, by the reference."""
+        return self._reference(question, now_ms, reference_actor.stated(question, caller or asker(question), LEFT))
 
     def answer_to(self, question: Question, now_ms: int, directory: Directory, caller: str | None) -> Decision:
         """Answer a question of *caller*, whom *directory* must let ask it. Raises ``DeniedError``."""
@@ -111,16 +173,22 @@ class World:
         self, question: Question, now_ms: int, directory: Directory, caller: str | None
     ) -> Decision:
         """Answer as ``answer_to`` does, by the reference."""
-        who = reference_actor.who(
-            question, caller, directory.participants, list(directory.delegations), now_ms
+        given = list(directory.delegations)
+        return self._reference(
+            question, now_ms, reference_actor.who(question, caller, directory.participants, given, now_ms)
         )
-        return reference.decide(
-            question, self.consents, self.rules, self.vocabulary, now_ms=now_ms, groups=self.groups, abroad=ABROAD,
-            who=who,
-        )  # fmt: skip
 
     def _compiled(self, packed: PackedQuestion, now_ms: int) -> Decision:
         return decision(evaluate(self.value, packed, self.compiled, now_ms), packed, self.codebook, self.compiled)
+
+    def _reference(self, question: Question, now_ms: int, who: reference_actor.Who) -> Decision:
+        return reference.decide(question, self.consents, self.realm, now_ms=now_ms, who=who, enrolled=self.enrolled)
+
+
+def asker(question: Question) -> str:
+    """Return who asks a question: the organisation if it can, else the holder, or somebody with a delegation."""
+    names = (question.actor.organisation, question.holder, "stranger")
+    return next(name for name in names if name not in (*LEFT, SUBJECT))
 
 
 def comparable(decision: Decision) -> tuple[object, ...]:
@@ -128,6 +196,15 @@ def comparable(decision: Decision) -> tuple[object, ...]:
     return (
         decision.outcome, decision.permitted, decision.denied, decision.without_consent, decision.unknown,
         frozenset(decision.reasons), decision.obligations, decision.valid_until_ms, decision.combining,
+    )  # fmt: skip
+
+
+def kind_of(decision: Decision) -> str:
+    """Return the kind of an answer: residual, permit, deny, none, or other (some of each, or unknown)."""
+    if Obligation.ENFORCE_RESIDUAL in decision.obligations:
+        return "residual"
+    return {"PERMIT": "permit", "PARTIAL": "permit", "DENY": "deny", "NO_CONSENT": "none"}.get(
+        decision.outcome.name, "other"
     )
 
 
@@ -137,7 +214,7 @@ class Draw:
     def __init__(self, random: random.Random) -> None:
         self.random = random
 
-    def some(self, codes: list[str], chance: float, most: int = 2) -> tuple[str, ...]:
+    def some(self, codes: Sequence[str], chance: float, most: int = 2) -> tuple[str, ...]:
         """Absent mostly, else ``*`` or one to ``most`` codes."""
         if self.random.random() >= chance:
             return ()
@@ -149,87 +226,160 @@ class Draw:
         start, end = sorted(self.random.sample(INSTANTS, 2))
         return Period(start if start else 0, end if self.random.random() < 0.8 else OPEN_END_MS)
 
-    def provision(self, *, effect: Effect | None, depth: int, chance: float = 0.35) -> Provision:
-        window = self.period() if self.random.random() < 0.4 else Period()
+    def provision(
+        self, *, effect: Effect | None, depth: int, chance: float = 0.35, vocabulary: Vocabulary = VOCABULARY
+    ) -> Provision:
+        window = self.period() if self.random.random() < 0.2 else Period(0)
         children = self.random.randint(0, 3) if depth and self.random.random() < 0.6 else 0
+        codes = {
+            name: [code.code for code in getattr(vocabulary, name)]
+            for name in ("purposes", "categories", "actions", "labels")
+        }
         return Provision(
             effect=effect,
-            actors=self.some(list(PARTICIPANTS), chance),
+            actors=self.some(ACTORS, chance),
             holders=self.some(["r", "c", "group/h"], chance / 2),
-            purposes=self.some(PURPOSES, chance),
-            categories=self.some(CATEGORIES, chance),
-            actions=self.some(["access", "disclose"], chance / 3),
-            labels=self.some(LABELS, chance / 2, 3),
+            purposes=self.some(codes["purposes"], chance),
+            categories=self.some(codes["categories"], chance),
+            actions=self.some(codes["actions"], chance / 3),
+            labels=self.some(codes["labels"], chance / 2, 3),
             resources=self.some(RESOURCES, chance / 3),
+            level=self.random.choice(LEVELS) if self.random.random() < chance / 2 else "",
             start_ms=window.start_ms,
             end_ms=window.end_ms,
             data_period=self.period() if self.random.random() < chance / 3 else None,
             children=tuple(
-                self.provision(effect=self.random.choice([None, Effect.DENY, Effect.PERMIT]), depth=depth - 1)
+                self.provision(
+                    effect=self.random.choice([None, None, Effect.DENY, Effect.PERMIT, Effect.PERMIT]), depth=depth - 1,
+                    vocabulary=vocabulary,
+                )
                 for _ in range(children)
             ),
-        )
+        )  # fmt: skip
 
     def effect(self) -> Effect:
-        return self.random.choice([Effect.PERMIT, Effect.PERMIT, Effect.DENY])
+        return self.random.choice([*[Effect.PERMIT] * 6, Effect.DENY])
 
     def stored(self, lineage: int, *, simple: bool = False) -> StoredConsent:
+        since = self.random.choice(SINCE)
         depth = 0 if simple or self.random.random() < 0.4 else self.random.randint(1, 3)
-        root = self.provision(effect=self.effect(), depth=depth)
+        vocabulary = VOCABULARY if since >= PUBLISHED else EARLIER
+        root = self.provision(effect=self.effect(), depth=depth, vocabulary=vocabulary)
         if simple:
             alone = {"actors": root.actors[:1], "holders": root.holders[:1], "labels": (), "resources": ()}
-            root = replace(root, data_period=None, **alone)
+            root = replace(root, data_period=None, level="", **alone)
         seq = lineage + self.random.choice([0, 0, 10])
         consent = Consent(kind=Kind.CONSENT, root=root)
         if not simple:
             kind = self.random.choice([Kind.CONSENT] * 8 + [Kind.STATUTORY])
-            policy = self.random.choice([*ImplicitPolicy, None, None, None, None, None, None, None, None])
-            consent = replace(consent, kind=kind, policy=policy)
-        odd = not simple and self.random.random() < 0.2
+            consent = replace(consent, kind=kind, policy=self.policy(root) if kind is Kind.CONSENT else None)
+        odd = not simple and self.random.random() < 0.15
         return StoredConsent(
-            lineage, seq, 1 + (seq != lineage), consent,
+            lineage, seq, 1 + (seq != lineage), consent, since=since,
             paused=odd and self.random.random() < 0.7, readable=not (odd and self.random.random() < 0.4),
-        )
+        )  # fmt: skip
 
-    def rules(self, *, plain: bool = False) -> Rules:
+    def policy(self, root: Provision) -> ImplicitPolicy | None:
+        """Draw the implicit policy of a consent: a root that denies selects none that permits more than BTG."""
+        if self.random.random() < 0.7:
+            return None
+        only_denies = [ImplicitPolicy.DENY, ImplicitPolicy.BREAK_GLASS_ONLY]
+        return self.random.choice(only_denies if root.effect is Effect.DENY else list(ImplicitPolicy))
+
+    def rules(self, *, plain: bool = False, vocabulary: Vocabulary = VOCABULARY) -> Rules:
         if plain:
             return Rules()
         few = [0, 0, 0, 1, 2]
         pick = self.random.choice
         return Rules(
-            combining=pick(list(Combining)),
-            implicit_policy=pick(list(ImplicitPolicy)),
-            statutory=tuple(self.provision(effect=self.effect(), depth=0, chance=0.6) for _ in range(pick(few))),
-            break_glass=tuple(self.provision(effect=self.effect(), depth=0) for _ in range(pick(few))),
+            combining=pick([*Combining, Combining.PERMIT_OVERRIDES, Combining.PERMIT_UNLESS_DENY]),
+            implicit_policy=pick([*ImplicitPolicy, ImplicitPolicy.ALL_NORMAL, ImplicitPolicy.BASIC_NORMAL]),
+            normal_level=pick(LEVELS),
+            statutory=tuple(
+                self.provision(effect=self.effect(), depth=0, chance=0.6, vocabulary=vocabulary)
+                for _ in range(pick(few))
+            ),
+            break_glass=tuple(
+                self.provision(effect=self.effect(), depth=0, vocabulary=vocabulary) for _ in range(pick(few))
+            ),
         )
 
     def world(self) -> World:
-        simple = self.random.random() < 0.3
-        count = self.random.choice([0, 1, 1, 2, 2, 3, 4])
+        simple, since = self.random.random() < 0.3, self.random.choice(SINCE)
+        count = self.random.choice([0, *[1] * 6, *[2] * 6, 3, 4, 5])
         consents = [self.stored(lineage + 1, simple=simple) for lineage in range(count)]
-        return World(consents, self.rules(plain=self.random.random() < 0.4))
+        vocabulary = VOCABULARY if since >= PUBLISHED else EARLIER
+        rules = self.rules(plain=self.random.random() < 0.4, vocabulary=vocabulary)
+        return World(consents, rules, vocabularies=VOCABULARIES, since=since)
 
-    def question(self) -> Question:
+    def question(self, world: World | None = None) -> Question:
+        """Draw a question. With a world it is mostly about one of the world's provisions, so that this one matches."""
         pick = self.random
-        purpose = pick.choice([*PURPOSES, "TREAT", "COC"])
-        others = [*PARTICIPANTS[:4], *ABROAD, "stranger"]
-        return Question(
+        purpose = pick.choice([*(code.code for code in VOCABULARY.purposes), "TREAT", "COC"])
+        organisation = pick.choice([*PARTICIPANTS[:4] * 6, *ABROAD * 2, "stranger", SUBJECT, *LEFT])
+        asked = Question(
             actor=Actor(
-                organisation=pick.choice(others),
+                organisation=organisation,
                 application=pick.choice(["", "", "c", "r"]),
-                on_behalf_of=pick.choice(["", "", "", "a", "b", "abroad"]),
+                on_behalf_of=pick.choice([*[""] * 16, "a", "b", "b", *ABROAD, *LEFT]),
                 relays=pick.choice([(), (), ("r",), ("a", "r")]),
             ),
-            holder=pick.choice(["r", "c", "b", "stranger"]),
+            holder=pick.choice(
+                [*["r"] * 10, *["c"] * 6, "b", "b", "stranger", *(LEFT if organisation not in LEFT else ())]
+            ),
             purpose=purpose,
-            action=pick.choice(["access", "access", "disclose"]),
+            action=pick.choice([code.code for code in VOCABULARY.actions]),
             categories=tuple(pick.sample([*CATEGORIES, "STRANGE"], pick.choice([1, 1, 2, 3]))),
             labels=pick.choice([None, None, tuple(pick.sample(LABELS, pick.randint(0, 2)))]),
+            level=pick.choice(["", "", *LEVELS]),
             resources=pick.choice([None, None, None, tuple(pick.sample(RESOURCES, pick.randint(1, 2)))]),
             data_period=pick.choice([None, None, self.period()]),
-            break_glass="unconscious" if purpose == "BTG" else None,
-            supported_obligations=frozenset(pick.choice([[], [], [Obligation.ENFORCE_RESIDUAL]])),
+            supported_obligations=pick.choice([frozenset(), RESIDUAL]),
+        )
+        if world and pick.random() < 0.95:
+            asked = self.about(world, asked)
+        return replace(asked, break_glass=WORDS if asked.purpose == "BTG" else None)
+
+    def about(self, world: World, asked: Question) -> Question:
+        """Change a question so that it meets most limits of one of the world's provisions."""
+        pick, rules = self.random, world.rules
+        roots = [(stored.consent.root, stored.since) for stored in world.consents if not stored.paused]
+        roots += [(rule, world.since) for rule in (*rules.statutory, *rules.break_glass)]
+        if not roots:
+            return asked
+        permits = [one for one in roots if one[0].effect is Effect.PERMIT]
+        node, since = pick.choice(permits if permits and pick.random() < 0.8 else roots)
+        while node.children and pick.random() < 0.6:
+            node = effective(pick.choice(node.children), node)
+        given = world.realm.vocabulary_at(since)
+        codes = {
+            name: sorted(covered(getattr(given, name), getattr(node, name)))
+            for name in ("purposes", "categories", "actions")
+        }
+        if pick.random() < 0.7:  # labels of a category keep most permits from matching
+            plain = [code for code in codes["categories"] if code.partition(".")[0] not in ("SENS", "MIX")]
+            codes["categories"] = plain or codes["categories"]
+        actors = [name for name in node.actors if name in NUMBERS and "/" not in name and name not in LEFT]
+        period = node.data_period
+        return replace(
+            asked,
+            actor=replace(asked.actor, organisation=pick.choice(actors), on_behalf_of="") if actors else asked.actor,
+            holder=pick.choice([name for name in node.holders if "/" not in name and name != "*"] or [asked.holder]),
+            purpose=pick.choice(codes["purposes"] or [asked.purpose]),
+            action=pick.choice(codes["actions"] or [asked.action]),
+            categories=tuple(pick.sample(codes["categories"], min(len(codes["categories"]), pick.choice([1, 2]))))
+            or asked.categories,
+            labels=pick.choice([None, None, node.labels[:1] if is_limit(node.labels) else ()]),
+            level=pick.choice(["", "", node.level if node.effect is Effect.PERMIT else ""]),
+            resources=pick.choice([None, node.resources[:1]]) if is_limit(node.resources) else None,
+            data_period=pick.choice([None, Period(period.start_ms, period.start_ms + 1)]) if period else None,
         )
 
+    def caller(self, question: Question) -> str:
+        """Draw who asks: mostly the organisation, else the holder or somebody with a delegation."""
+        actor = question.actor
+        able = [actor.organisation] * 8 + [question.holder] * 3 + ["c", "stranger"]
+        return self.random.choice([name for name in able if name not in (*LEFT, SUBJECT)])
+
     def now(self) -> int:
-        return self.random.choice([0, 5, 10, 15, 20, 29, 30, 45])
+        return self.random.choice([0, 5, 10, 10, 15, 15, 20, 20, 29, 30, 45])

@@ -11,7 +11,7 @@ What the rule leaves to a reader is settled here:
 * `valid_until` counts the windows of all delegations that could show what the question says.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -27,19 +27,32 @@ HOLDER, RECIPIENT, BREAK_GLASS, ACT_FOR_SUBJECTS = 1, 2, 1, 3
 
 @dataclass
 class Who:
-    """Names that permits are matched with (none: no permit counts), and denies; the instants for `valid_until`."""
+    """Names that permits are matched with (none: no permit counts), and denies; the instants for `valid_until`.
+
+    *is_holder*: whether the caller is the holder (rule 9).
+    """
 
     permits: set[str]
     denies: set[str]
     bounds: set[int]
     may_break_glass: bool = True
+    is_holder: bool = False
 
 
-def stated(question: Question) -> Who:
-    """What a question says of itself, asked by the organisation, with nothing in doubt."""
-    actor = question.actor
+def stated(question: Question, caller: str | None = None, left: Collection[str] = ()) -> Who:
+    """What a question says of itself, with nothing in doubt. *left*: who is not active. Without *caller*, the
+    organisation asks.
+    """
+    actor, holder = question.actor, question.holder
+    caller = actor.organisation if caller is None else caller
     denies = {actor.organisation, actor.on_behalf_of, actor.application, *actor.relays} - {""}
-    return Who({actor.on_behalf_of or actor.organisation}, denies, set())
+    gone = {actor.organisation, actor.on_behalf_of, holder} & set(left)
+    return Who(
+        permits=set() if gone else {actor.on_behalf_of or actor.organisation},
+        denies=denies | ({caller} - {holder}),
+        bounds=set(),
+        is_holder=caller == holder,
+    )
 
 
 def to_show(question: Question, caller: str | None) -> tuple[list[set[Needed]], list[set[Needed]]]:
@@ -105,4 +118,5 @@ def who(
         bounds={bound for one in used for bound in (one.start_ms, one.end_ms) if bound > now_ms},
         may_break_glass=bool(wanting)
         and all(participants[name].active and BREAK_GLASS in participants[name].rights for name in wanting),
+        is_holder=caller == holder,
     )
