@@ -177,7 +177,7 @@ def test_any_payload_is_applied_or_refused(case: LedgerCase, kind: EntryKind, pa
     event = codec.Event(kind, 0, CHAIN, 1, codec.ZERO_HASH, codec.ZERO_HASH, 0)
     assert case.table is not None
     with suppress(MalformedError, InvalidError), case.table.begin() as transaction:
-        transaction.apply(event, decode_payload(kind, payload + more))
+        transaction.apply(event, decode_payload(kind, payload + more), index=transaction.size)
         transaction.registry()
         raise InvalidError("dropped")  # so that the next example finds the same table
     signed = codec.signed_message(

@@ -92,10 +92,10 @@ class HookedTable(Table):
         batch = super().begin()
         commit = batch.commit
 
-        def hooked(size: int, root: bytes, wall_ms: int) -> None:
+        def hooked(size: int, root: bytes, *, time_ms: int, wall_ms: int) -> None:
             if self.before_commit is not None:
                 self.before_commit()
-            commit(size, root, wall_ms)
+            commit(size, root, time_ms=time_ms, wall_ms=wall_ms)
 
         batch.commit = hooked  # type: ignore[method-assign]
         return batch

@@ -92,7 +92,7 @@ def set_persisted(part: str, persisted: bool) -> Callable[[FaultyCase], None]:
     return lambda case: setattr(getattr(case, part), "persisted", persisted)
 
 
-def fail_storage(*_: object) -> None:
+def fail_storage(*_: object, **__: object) -> None:
     raise StorageError("too many open files")
 
 

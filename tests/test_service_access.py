@@ -33,6 +33,7 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import error_reason_pb2 as er
 from consentd.v1 import ledger_service_pb2 as ls
+from consentd.v1 import policy_service_pb2 as ps
 from consentd.v1 import statement_pb2 as st
 
 # -- limits of questions -------------------------------------------------------------------------------------------
@@ -242,12 +243,24 @@ def test_an_answer_reflects_at_least_the_revision_asked_for(running: Running, su
     receipt = running.consents.GrantConsent(grant, metadata=running.as_("app")).receipt
     size = receipt.revision.tree_size
     assert size > receipt.index
-    decision = running.check(question(subject, consistency=pb.Consistency(at_least_tree_size=size)))
-    assert decision.outcome == pb.OUTCOME_PERMIT
-    assert decision.revision.tree_size >= size
-    later = question(subject, consistency=pb.Consistency(at_least_tree_size=size + 1_000))
-    assert refusal(lambda: running.check(later)) == "REVISION_NOT_REACHED"
-    assert refusal(lambda: running.authorize(later)) == "INVALID_REQUEST"
+    asked, reached = question(subject), pb.Consistency(at_least_tree_size=size)
+    later = pb.Consistency(at_least_tree_size=size + 1_000)
+
+    def check(consistency: pb.Consistency) -> pb.Decision:
+        request = ps.CheckRequest(question=asked, consistency=consistency)
+        return running.policy.Check(request, metadata=running.as_("app")).decision
+
+    def authorize(consistency: pb.Consistency) -> pb.Decision:
+        request = ac.AuthorizeAccessRequest(request_id=request_id(), question=asked, consistency=consistency)
+        return running.access.AuthorizeAccess(request, metadata=running.as_("app")).decision
+
+    for answer in (check, authorize):
+        assert answer(reached).outcome == pb.OUTCOME_PERMIT
+        assert answer(reached).revision.tree_size >= size
+        assert refusal(lambda answer=answer: answer(later)) == "REVISION_NOT_REACHED"
+    (answered,) = batch(running, questions=[asked], consistency=reached)
+    assert answered.decision.outcome == pb.OUTCOME_PERMIT
+    assert refusal(lambda: batch(running, questions=[asked], consistency=later)) == "REVISION_NOT_REACHED"
 
 
 # -- accesses ------------------------------------------------------------------------------------------------------

@@ -27,11 +27,11 @@ def table(tmp_path: Path) -> Iterator[Table]:
 def _register(transaction: TableTransaction, name: str) -> None:
     tag, zeros = codec.public_tag(PARTICIPANT_PREFIX + name), codec.ZERO_HASH
     event = codec.Event(EntryKind.PARTICIPANT, 0, tag, 1, zeros, zeros, 0)
-    transaction.apply(event, st.ParticipantStatement(participant_id=name, active=True))
+    transaction.apply(event, st.ParticipantStatement(participant_id=name, active=True), index=0)
 
 
 def _commit(transaction: TableTransaction) -> None:
-    transaction.commit(transaction.size + 1, bytes(32), 0)
+    transaction.commit(transaction.size + 1, bytes(32), time_ms=0, wall_ms=0)
 
 
 def test_a_registry_that_a_transaction_read_is_used_by_all_later_views(table: Table) -> None:

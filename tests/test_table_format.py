@@ -4,22 +4,14 @@ import re
 import struct
 from pathlib import Path
 
-from cases.daemons import Running, question, running_daemon
-from cases.services import put_delegation, put_mandate
+from cases.daemons import question, running_daemon
+from cases.services import put_delegation, put_mandate, register, services
+from cases.stored_rows import rows_of
 from consentd.policy.subject import decode_subject
 from consentd.v1 import statement_pb2 as st
 
 PAGE = (Path(__file__).resolve().parent.parent / "proto/table-format.md").read_text()
 DOCUMENTED = set(re.findall(r"^\| `(.)` \|", PAGE, re.MULTILINE))
-
-
-def _rows(running: Running) -> dict[str, list[tuple[bytes, bytes]]]:
-    rows: dict[str, list[tuple[bytes, bytes]]] = {}
-    with running.daemon.service_state.services.table.read() as snapshot:  # type: ignore[union-attr]
-        for key, value in snapshot.rows():
-            rows.setdefault(chr(key[0]), []).append((key[1:], value))
-        rows["H"] = [(b"", struct.pack(">Q", snapshot.heartbeat_ms()))]
-    return rows
 
 
 def test_every_row_is_documented_and_has_its_form(tmp_path: Path) -> None:
@@ -28,19 +20,30 @@ def test_every_row_is_documented_and_has_its_form(tmp_path: Path) -> None:
         running.grant(subject)
         put_delegation(running, "clinic-b", "app")
         put_mandate(running, "pipc")
-        rows = _rows(running)
-        revision = running.check(question(subject)).revision
-    assert set(rows) - {"n"} == DOCUMENTED - {"n", "g"}
-    size, root, generation, form = struct.unpack(">Q32sQB", rows["R"][0][1])
-    assert (size, root, form) == (revision.tree_size, revision.root_hash, 1)
-    assert generation > 0
+        joined = register(running, "clinic-b", [st.PARTICIPANT_ROLE_RECIPIENT], groups=["group/b", "group/a"])
+        left = register(running, "clinic-b", [st.PARTICIPANT_ROLE_RECIPIENT], groups=["group/b"])
+        table = services(running).table
+        rows = {kind: list(rows_of(table, kind).items()) for kind in sorted(DOCUMENTED)}
+        decision = running.check(question(subject))
+        last_ms = services(running).ledger.state.time_ms
+    assert {kind for kind, found in rows.items() if not found} == {"n"}
+    size, root, generation, time_ms, form = struct.unpack(">Q32sQQB", rows["R"][0][1])
+    assert (size, root, form) == (decision.revision.tree_size, decision.revision.root_hash, 2)
+    assert (time_ms, generation > 0) == (last_ms, True)
+    assert struct.unpack(">Q", rows["H"][0][1])[0] >= time_ms
     ((identifier_hash, tag),) = rows["i"]
     ((person, value),) = rows["s"]
     assert (len(identifier_hash), person) == (32, tag)
     assert [lineage.version for lineage in decode_subject(value)] == [1]
     numbers = [struct.unpack_from(">I", row)[0] for _, row in rows["p"]]
-    assert sorted(numbers) == list(range(1, len(numbers) + 1))
-    assert struct.unpack(">I", rows["#"][0][1]) == (len(numbers),)
+    groups = {name: struct.unpack(">I", row)[0] for name, row in rows["g"]}
+    assert list(groups) == [b"group/a", b"group/b"]
+    assert sorted([*numbers, *groups.values()]) == list(range(1, len(numbers) + 3))
+    assert struct.unpack(">I", rows["#"][0][1]) == (len(numbers) + 2,)
+    member, still = dict(rows["p"])[b"clinic-b"], (1 << 64) - 1
+    memberships = [(groups[b"group/b"], joined.index, still), (groups[b"group/a"], joined.index, left.index)]
+    assert struct.unpack_from(">IIQQIQQ", member, 4) == (2, *memberships[0], *memberships[1])
+    assert st.ParticipantStatement.FromString(member[48:]).groups == ["group/b"]
     ((key, owner),) = rows["k"]
     assert len(key) == 32
     assert (owner[0], owner[9:17]) == (1, b"\xff" * 8)

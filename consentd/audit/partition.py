@@ -89,6 +89,7 @@ class Partition:
         self._unreadable: set[bytes] = set()
         self._new_unreadable: list[bytes] = []
         self._registry_lost = False  # an entry of the registry is unreadable
+        self._time_ms = 0  # time of the last leaf that was decoded
         with ExitStack() as stack:
             self._table = Table.open(directory / "table", map_size_mb=_MAP_MB)
             stack.callback(self._table.close)
@@ -112,7 +113,7 @@ class Partition:
                     self._replay_bundle(n, transaction)
                 self._save()
                 # After a crash here, the file has two states. The size of the table decides which of them is used.
-                transaction.commit(self.result.size, self._edge.root(), 0)
+                transaction.commit(self.result.size, self._edge.root(), time_ms=self._time_ms, wall_ms=0)
         return self.result
 
     def finish(self) -> None:
@@ -133,6 +134,8 @@ class Partition:
             raise InvalidError("decisions cannot be replayed without openings: give --statements, or another source")
         for index, (leaf, opening) in enumerate(zip(asked, openings, strict=True), start):
             decoded = codec.decode_leaf(leaf) if leaf else None
+            if decoded is not None:
+                self._time_ms = decoded.time_ms
             if isinstance(decoded, codec.Event):
                 self._replay_event(transaction, index, decoded, opening)
         self.result.size = start + len(leaves)
@@ -147,7 +150,7 @@ class Partition:
         result = self.result
         if not kinds.is_known(event.kind):
             result.not_checked[findings.UNKNOWN_KIND] += 1
-            transaction.apply(event, None)
+            transaction.apply(event, None, index=index)
             return
         if opening is None:
             self._miss(event)
@@ -159,7 +162,7 @@ class Partition:
                     message = payloads.decode_payload(event.kind, statement.payload)
                     if event.kind in CONSENTS:
                         self._check_author(transaction, index, event, message, statement.key)
-                    transaction.apply(event, message)
+                    transaction.apply(event, message, index=index)
                 return
             if event.time_ms < self._pruned.kept_from_ms:
                 # This decision is still stored, but consents that it depended on may be pruned.
@@ -234,7 +237,7 @@ class Partition:
 
     def _restore(self) -> PartitionResult:
         with self._table.read() as snapshot:
-            size = snapshot.size
+            size, self._time_ms = snapshot.size, snapshot.time_ms
         if size == 0:
             return PartitionResult()
         try:

@@ -18,7 +18,7 @@ from consentd.fhir.document import Cause, Release
 from consentd.fhir.elements import Element, refusal
 from consentd.fhir.mapping import SYSTEMS, FhirMapping
 from consentd.policy.dates import end_of_date_ms, parse_instant_ms, start_of_date_ms
-from consentd.policy.model import ANY, MAX_DEPTH, OPEN_END_MS, Effect, Period, Provision
+from consentd.policy.model import ANY, MAX_DEPTH, OPEN_END_MS, OPEN_START_MS, Effect, Period, Provision
 
 RECIPIENT = f"{SYSTEMS['v3-ParticipationType']}|IRCP"
 """The code of the information recipient, the only role of an actor that is accepted (IHE PCF 1.1)."""
@@ -118,7 +118,6 @@ def read_provision(
     effective = effect or _opposite(parent)
     start, end = read_window(element, "period")
     data_start, data_end = read_window(element, "dataPeriod")
-    # In a ``Period``, start 0 means "no start". A negative start would have to become 0, and so permit more data.
     if data_start < 0 or data_end <= 0:
         raise refusal(Cause.PERIOD, "data period has a bound before 1970", element.at("dataPeriod"))
     if end <= 0:
@@ -133,7 +132,7 @@ def read_provision(
         resources=_unique(_resource(entry, reading) for entry in element.many("data")),
         start_ms=max(start, 0),  # this changes no decision, because no decision is from before 1970
         end_ms=end,
-        data_period=Period(data_start, data_end) if "dataPeriod" in element.members else None,
+        data_period=Period(data_start or OPEN_START_MS, data_end) if "dataPeriod" in element.members else None,
         children=tuple(
             read_provision(child, None, reading=reading, parent=effective, depth=depth + 1)
             for child in element.many("provision")

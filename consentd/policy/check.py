@@ -109,9 +109,9 @@ def check_provision(provision: Provision, vocabulary: Vocabulary) -> None:
         for code in stated:
             if known is not None and code != ANY and code not in known:
                 raise InvalidError(f"code is not in the vocabulary: `{code}`", "UNKNOWN_CODE")
-    for window in (Period(provision.start_ms, provision.end_ms), provision.data_period or Period()):
-        if not 0 <= window.start_ms < window.end_ms <= OPEN_END_MS:
-            raise _invalid("period does not end after it starts")
+    data_period = provision.data_period or Period()
+    if not 0 <= provision.start_ms < provision.end_ms <= OPEN_END_MS or data_period.start_ms >= data_period.end_ms:
+        raise _invalid("period does not end after it starts")
 
 
 def missing_items(consent: Consent) -> tuple[str, ...]:

@@ -207,7 +207,7 @@ class CompiledRules:
     encoded: bytes
 
 
-def compile_rules(rules: Rules, vocabulary: Vocabulary, numbers: Mapping[str, int]) -> CompiledRules:
+def compile_rules(rules: Rules, vocabulary: Vocabulary, numbers: Mapping[str, int], *, since: int = 0) -> CompiledRules:
     """Compile a realm's rules.
 
     Raises:

@@ -28,7 +28,7 @@ from consentd.policy.match import (
     match,
     path_of,
 )
-from consentd.policy.model import Combining, Decision, Effect, Obligation, Outcome, Reason, ReasonCode
+from consentd.policy.model import OPEN_END_MS, Combining, Decision, Effect, Obligation, Outcome, Reason, ReasonCode
 from consentd.policy.residual import Condition, conditions, expand
 from consentd.policy.rows import ROW_SIZE
 from consentd.policy.subject import CLOSED, ENTRY, SIMPLE
@@ -212,6 +212,11 @@ def _evaluate_general(value: bytes | None, question: PackedQuestion, rules: Comp
 def no_consent(question: PackedQuestion) -> Verdict:
     """Return the answer that a question gets if nothing matches it."""
     return _verdict((0, 0, question.categories, 0), [], [0, 0], question, question.until_ms)
+
+
+def undetermined(question: PackedQuestion, code: ReasonCode) -> Verdict:
+    """Return the answer to a question that cannot be decided for the reason *code*: every category is unknown."""
+    return _verdict((0, 0, 0, question.categories), [(code, None, 0, 0, 0, "")], [0, 0], question, OPEN_END_MS)
 
 
 def break_glass_refused(question: PackedQuestion) -> Verdict:

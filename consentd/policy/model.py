@@ -15,6 +15,7 @@ ANY = "*"
 """The item that states "no limit" in a list that must not be empty, such as the recipients of a permit."""
 
 OPEN_END_MS = (1 << 63) - 1  # the end of a window that never ends
+OPEN_START_MS = -1 << 63  # the start of a data period that has none: data may be from before 1970
 STILL = (1 << 64) - 1  # the end of a membership that has not ended
 LEVELS = ("U", "L", "M", "N", "R", "V")
 """The levels of HL7 v3 Confidentiality, lowest first: from unrestricted to very restricted."""
@@ -148,7 +149,7 @@ class Provision:
         level: one of ``LEVELS``: a permit covers it and lower ones, a deny it and higher ones (rule 9). Empty: a permit
             covers up to the default level of each category, and a deny covers all.
         start_ms, end_ms: when the provision is in force. Compiling intersects this window with the parent's window.
-        data_period: the time that the data may be about; None: any time.
+        data_period: the time that the data may be about; None, or a period with neither start nor end: any time.
     """
 
     effect: Effect | None = None
@@ -168,9 +169,9 @@ class Provision:
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """A half-open window [start_ms, end_ms) in UTC milliseconds."""
+    """A half-open window [start_ms, end_ms) in UTC milliseconds: the time that data are about, from before 1970 too."""
 
-    start_ms: int = 0
+    start_ms: int = OPEN_START_MS
     end_ms: int = OPEN_END_MS
 
 

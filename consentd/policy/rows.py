@@ -38,7 +38,7 @@ SIDE_RECORD: Final = struct.Struct("<HHHH")
 """Start of a side record: where its lists of actors, holders and resources begin, in words from the start of the side
 block (0: there is no such list), and how many data periods (0 or 1) follow."""
 
-SIDE_WINDOW: Final = struct.Struct("<QQ")
+SIDE_WINDOW: Final = struct.Struct("<qq")
 """The part of a side record that states the data period, if there is one: start, end."""
 
 _COUNT: Final = struct.Struct("<I")

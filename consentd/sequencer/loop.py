@@ -47,6 +47,7 @@ from consentd.sequencer.quotas import QuotaCounter
 from consentd.sequencer.repeats import Repeats
 from consentd.sequencer.shortages import Shortages, not_recorded
 from consentd.sequencer.upkeep import UPKEEP_S, Upkeep
+from consentd.table.checked_rows import DamagedRowError
 from consentd.table.table import Table
 
 A = TypeVar("A")
@@ -103,13 +104,13 @@ class Sequencer:
         self.quotas = QuotaCounter(metrics)
         self._repeats = Repeats(ledger, table, author, clock=clock, metrics=metrics)
         self.checkpoints = Checkpoints(ledger, author.origin, signing, clock=clock, metrics=metrics)
-        # The sequencer's thread owns the five attributes below. Other threads read ``LeafClock.agrees``.
+        self.leaf_clock = LeafClock(clock, ledger.state.time_ms, confirmed=confirm_clock)
+        # The sequencer's thread owns the four attributes below.
         self._sealed_ms = clock.monotonic_ms()
-        self._leaf_clock = LeafClock(clock, ledger.state.time_ms, confirmed=confirm_clock)
         self._shortages = Shortages(metrics, check_space)
         self._is_signing_due = False  # a checkpoint of the last seal could not be signed yet
         self._upkeep = Upkeep(
-            table, self._leaf_clock, clock=clock, metrics=metrics, shortages=self._shortages,
+            table, self.leaf_clock, clock=clock, metrics=metrics, shortages=self._shortages,
             verify_lock=signing.verify_lock,
         )  # fmt: skip
         self._thread = threading.Thread(target=self._run, name="sequencer", daemon=True)
@@ -144,7 +145,8 @@ class Sequencer:
         pending = [PendingWrite(write, urgent) for write in writes]
         self._pool.check_open()
         # A clock that disagrees with the ledger refuses every write, repeats included.
-        self._pool.put(self._repeats.answer(pending) if self._leaf_clock.agrees else pending)
+        agrees = not self.leaf_clock.disagreement(self.ledger.state.time_ms)
+        self._pool.put(self._repeats.answer(pending) if agrees else pending)
         return [item.future for item in pending]
 
     def call(self, call: Callable[[], A]) -> A:
@@ -236,7 +238,7 @@ class Sequencer:
     def _write_batch(self, writes: Sequence[PendingWrite[Any]], *, seal: bool) -> None:
         """Write one batch: the steps 1 to 8 of the module's docstring."""
         try:
-            time_ms = self._leaf_clock.time_ms(self.ledger.state.time_ms)
+            time_ms = self.leaf_clock.time_ms(self.ledger.state.time_ms)
         except StorageError as error:
             self._refuse_all(writes, error)
             return
@@ -270,7 +272,8 @@ class Sequencer:
                     except StorageError as error:
                         if batch.index > index:
                             raise  # the batch has entries of this write, so it cannot continue without them
-                        self._shortages.postponed("read", error)
+                        if not isinstance(error, DamagedRowError):  # it does not pass, and has an alarm of its own
+                            self._shortages.postponed("read", error)
                         refused.append((pending, not_recorded(error)))
                 if seal and batch.is_seal_due():
                     started = time.perf_counter()
@@ -319,7 +322,7 @@ class Sequencer:
 
     def _refuse_all(self, writes: Sequence[PendingWrite[Any]], error: StorageError) -> None:
         """Refuse a batch, because the clock gives no valid time for its leaves."""
-        self._metrics.clock_refusals.inc(self._leaf_clock.disagrees)
+        self._metrics.clock_refusals.inc(self.leaf_clock.disagrees)
         self._sealed_ms = self.clock.monotonic_ms()  # a due seal is tried again after a whole interval
         for pending in writes:
             if pending.future.set_running_or_notify_cancel():
@@ -342,7 +345,7 @@ class Sequencer:
         for draft, message in plan.entries:
             appended = context.batch.append(draft)
             try:
-                context.table.apply(appended.event, message)
+                context.table.apply(appended.event, message, index=appended.index)
             except RequestError as error:
                 # INVARIANT: no write is refused after an entry was appended. ``prepare`` does the table's checks first.
                 raise AssertionError("an entry was appended that the table does not take") from error
@@ -359,7 +362,7 @@ class Sequencer:
         synced = time.perf_counter()
         # A crash here: the entries exist and the table lacks them. The next start applies them to the table.
         try:
-            context.table.commit(state.size, state.root, self.clock.wall_ms())
+            context.table.commit(state.size, state.root, time_ms=state.time_ms, wall_ms=self.clock.wall_ms())
         except BaseException:
             self.table.stop()  # the table lacks entries that are on disk, so its answers would be wrong
             raise
@@ -375,7 +378,7 @@ class Sequencer:
             return
         if state.size > state.sealed_size:
             self._write_batch([], seal=True)
-            if self.ledger.state.size == state.size and self._leaf_clock.disagrees:
+            if self.ledger.state.size == state.size and self.leaf_clock.disagrees:
                 text = "clock disagrees with the ledger; set it right, or start with --confirm-clock"
                 raise StorageError(text, "CLOCK")
         if self.checkpoints.signed is None and self.ledger.state.size > 1:

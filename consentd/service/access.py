@@ -12,7 +12,7 @@ from consentd.sequencer.commands.write import SignedEntry, verify_ahead
 from consentd.sequencer.pool import Written
 from consentd.service import requests
 from consentd.service.context import Context, Waiting
-from consentd.service.policy import check_size
+from consentd.service.policy import check_consistency, check_size
 from consentd.service.readings import record_readings
 from consentd.service.rpc import item_error, next_item, rpc
 from consentd.service.servicer import Servicer, reduce_receipt, revision
@@ -73,6 +73,10 @@ class AccessService(Servicer):
 
     def _access(self, request: ac.AuthorizeAccessRequest, caller: str, context: Context) -> accesses.AuthorizeAccess:
         """Return the write for a request, after verifying a signed question's signature."""
+        payloads.check_own_fields(request, request.consistency, request.signed_question)
+        if request.HasField("consistency"):
+            with self.services.table.read() as snapshot:
+                check_consistency(request.consistency, snapshot.size)
         if len(request.network_origin.encode()) > MAX_NETWORK_ORIGIN:
             raise InvalidError(f"network_origin is over its limit of {MAX_NETWORK_ORIGIN} bytes", "TOO_LARGE")
         asked = st.AskedQuestion(asker=caller, network_origin=request.network_origin or context.peer())
@@ -99,8 +103,6 @@ class AccessService(Servicer):
         else:
             raise InvalidError("request asks no question")
         payloads.check_no_unknown_fields(question)
-        if question.HasField("consistency"):
-            raise InvalidError("an access is always decided at the latest state")
         content = requests.content_hash("AuthorizeAccess", asked.question)
         return accesses.AuthorizeAccess(
             request=requests.make_request(caller, request.request_id, content),

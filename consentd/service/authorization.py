@@ -29,7 +29,7 @@ _INACTIVE = frozenset({Kind.INACTIVE})
 
 
 def caller_kinds(view: View, caller: str, now_ms: int) -> frozenset[Kind]:
-    """Return the kinds of a caller at *now_ms*. *caller*: the id that authentication found; empty: none."""
+    """Return the kinds of a caller at *now_ms*, but not before the last entry's time. Empty *caller*: none is known."""
     if not caller:
         return _NOBODY
     if is_operator(caller):
@@ -40,6 +40,7 @@ def caller_kinds(view: View, caller: str, now_ms: int) -> frozenset[Kind]:
     if not participant.active:
         return _INACTIVE
     kinds = _kinds_of(participant.roles, participant.rights)
+    now_ms = max(now_ms, view.time_ms)
     if st.PARTICIPANT_RIGHT_READ_STATEMENTS in participant.rights and may_read_statements(view, caller, now_ms):
         return kinds | {Kind.READ_STATEMENTS}
     return kinds

@@ -8,7 +8,7 @@ from itertools import count
 from consentd.errors import ConsentdError, InvalidError, OverloadedError
 from consentd.metrics import Metrics
 from consentd.policy import evaluate, model
-from consentd.policy.codebook import PackedQuestion
+from consentd.policy.codebook import PackedQuestion, Parties
 from consentd.policy.reduce import NO_TAG, PLACEHOLDER, reduce_verdict
 from consentd.policy.subject import row_count
 from consentd.sequencer.commands.callers import is_operator
@@ -16,7 +16,8 @@ from consentd.service import requests
 from consentd.service.context import Context
 from consentd.service.rpc import item_error, next_item, rpc
 from consentd.service.servicer import Servicer, ServiceState, revision
-from consentd.statements import decisions, values
+from consentd.statements import decisions, payloads, values
+from consentd.table.checked_rows import DamagedRowError
 from consentd.table.view import Snapshot
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import policy_service_pb2 as ps
@@ -36,13 +37,13 @@ class PolicyService(Servicer):
         """Answer one question."""
         caller = self.caller(context)
         question = request.question
-        now_ms = self.services.sequencer.clock.wall_ms()
+        payloads.check_own_fields(request, request.consistency)
         response = ps.CheckResponse()
         with self.services.table.read() as snapshot:
-            answerer = Answerer(snapshot, now_ms, self._id_prefix, self._ids, self.metrics)
+            answerer = self._answerer(snapshot, request.consistency)
             in_full, packed = answerer.check(caller, question)
             identifier_hash = self.identifier_hash(question.subject)
-            self._count_person(caller, identifier_hash, snapshot, now_ms)
+            self._count_person(caller, identifier_hash, answerer)
             outcome = answerer.answer(response.decision, packed, identifier_hash, in_full=in_full)
         self.metrics.decisions.inc(outcome.name, "check")
         return response
@@ -51,6 +52,7 @@ class PolicyService(Servicer):
     def BatchCheck(self, request: ps.BatchCheckRequest, context: Context) -> ps.BatchCheckResponse:
         """Answer many questions, each independently, all from one snapshot of the table."""
         caller = self.caller(context)
+        payloads.check_own_fields(request, request.consistency)
         shared = request.shared if request.HasField("shared") else None
         asked: Sequence[tuple[pb.Question, pb.Subject]]
         if shared is None:
@@ -63,13 +65,12 @@ class PolicyService(Servicer):
             if request.questions or shared.HasField("subject"):
                 raise InvalidError("a shared question has no subject, and no other questions beside it")
             asked = [(shared, subject) for subject in request.subjects]
-        now_ms = self.services.sequencer.clock.wall_ms()
         response = ps.BatchCheckResponse()
         outcomes: Counter[str] = Counter()
         answered_bytes = 0
         checked: tuple[bool, PackedQuestion] | None = None
         with self.services.table.read() as snapshot:
-            answerer = Answerer(snapshot, now_ms, self._id_prefix, self._ids, self.metrics)
+            answerer = self._answerer(snapshot, request.consistency)
             for question, subject in asked:
                 next_item(context)
                 result = response.results.add()
@@ -77,10 +78,11 @@ class PolicyService(Servicer):
                     if checked is None or shared is None:  # a shared question is checked once for all its subjects
                         checked = answerer.check(caller, question)
                     in_full, packed = checked
+                    payloads.check_own_fields(subject)
                     identifier_hash = self.identifier_hash(subject)
                     if answerer.row_count >= MAX_BATCH_ROWS:
                         raise OverloadedError(f"batch is over its limit of {MAX_BATCH_ROWS} provisions: ask for fewer")
-                    self._count_person(caller, identifier_hash, snapshot, now_ms)
+                    self._count_person(caller, identifier_hash, answerer)
                     outcome = answerer.answer(result.decision, packed, identifier_hash, in_full=in_full)
                     answered_bytes += result.ByteSize()
                     if answered_bytes > requests.MAX_BATCH_ANSWER:
@@ -93,26 +95,42 @@ class PolicyService(Servicer):
             self.metrics.decisions.inc(name, "batch", by=times)
         return response
 
+    def _answerer(self, snapshot: Snapshot, consistency: pb.Consistency) -> "Answerer":
+        """Return what answers questions from *snapshot*, at the time of the ledger's clock.
 
-    def _count_person(self, caller: str, identifier_hash: bytes, snapshot: Snapshot, now_ms: int) -> None:
-        """Count a person whom the caller checks. Raises as ``QuotaCounter.count_person``."""
-        if not is_operator(caller):
-            quotas = snapshot.registry().quotas
-            self.services.sequencer.quotas.count_person(caller, identifier_hash, quotas, now_ms=now_ms)
+        Raises:
+            OverloadedError: (REVISION_NOT_REACHED) the caller needs a later state.
+        """
+        check_consistency(consistency, snapshot.size)
+        now_ms = self.services.sequencer.leaf_clock.decision_ms(snapshot.time_ms)
+        return Answerer(snapshot, now_ms, self._id_prefix, self._ids, self.metrics)
+
+    def _count_person(self, caller: str, identifier_hash: bytes, answerer: "Answerer") -> None:
+        """Count a person whom the caller checks. Raises as ``QuotaCounter.count_person``.
+
+        While nothing can be decided because of the clock, nothing of the person is read either, and nobody is counted.
+        """
+        if answerer.now_ms is not None and not is_operator(caller):
+            quotas = answerer.registry.quotas
+            self.services.sequencer.quotas.count_person(caller, identifier_hash, quotas, now_ms=answerer.now_ms)
 
 
 class Answerer:
-    """Answers questions from one snapshot, as of one time. Use it only inside the snapshot's ``with`` block."""
+    """Answers questions from one snapshot, as of one time. Use it only inside the snapshot's ``with`` block.
 
-    def __init__(self, snapshot: Snapshot, now_ms: int, id_prefix: bytes, ids: Iterator[int], metrics: Metrics) -> None:
-        registry = snapshot.registry()
+    *now_ms*: the time of the decisions; None: the clock disagrees with the ledger, so every answer is INDETERMINATE.
+    """
+
+    def __init__(
+        self, snapshot: Snapshot, now_ms: int | None, id_prefix: bytes, ids: Iterator[int], metrics: Metrics
+    ) -> None:
+        self.now_ms = now_ms
+        self.registry = registry = snapshot.registry()
         self.row_count = 0  # how many provisions the answered questions were compared with
         self._snapshot = snapshot
-        self._now_ms = now_ms
         self._id_prefix = id_prefix
         self._ids = ids
         self._metrics = metrics
-        self._registry = registry
         self._codebook = registry.codebook
         self._rules = registry.rules
         # All answers share these fields. To copy this message is faster than to set the fields in each answer.
@@ -120,25 +138,22 @@ class Answerer:
             revision=revision(snapshot.size, snapshot.root),
             vocabulary_version=self._codebook.vocabulary.version,
             combining=values.to_enum(self._rules.combining),
-            decided_time_ms=now_ms,
+            decided_time_ms=snapshot.time_ms if now_ms is None else now_ms,
         )
 
     def check(self, caller: str, question: pb.Question) -> tuple[bool, PackedQuestion]:
         """Check a question; return whether the caller may see the answer's reasons, and the packed question.
 
         Raises:
-            RequestError: the question is malformed or needs a later state of the table, or the caller may not ask it.
-                An operator may ask every question, to find out what a participant would be answered.
+            RequestError: the question is malformed, or the caller may not ask it. An operator may ask every question,
+                to find out what a participant would be answered.
         """
         check_size(question)
         if question.purpose == model.BREAK_GLASS_PURPOSE or question.HasField("break_glass"):
             raise InvalidError("break-glass is asked for through AuthorizeAccess only", "BREAK_GLASS_SHAPE")
-        parties = self._registry.parties(None if is_operator(caller) else caller, question, self._now_ms)
-        # The table has every acknowledged write, so a caller that got the size from this daemon is never refused. The
-        # call does not wait until the table has that size, because a waiting call blocks a thread that others need.
-        size = question.consistency.at_least_tree_size
-        if size > self._snapshot.size:
-            raise OverloadedError(f"state has not reached tree size `{size}`", "REVISION_NOT_REACHED")
+        if self.now_ms is None:  # which delegations are in force is not known, but the answer is the same for everyone
+            return False, decisions.pack_message(question, self._codebook, _NOBODY)
+        parties = self.registry.parties(None if is_operator(caller) else caller, question, self.now_ms)
         return parties.sees_reasons, decisions.pack_message(question, self._codebook, parties)
 
     def answer(
@@ -146,24 +161,49 @@ class Answerer:
     ) -> model.Outcome:
         """Write the decision about one subject into *message*; return the outcome for a caller who may see reasons.
 
-        *in_full*: whether the caller may see reasons. If not, the decision is reduced (``policy.reduce``).
+        *in_full*: whether the caller may see reasons. If not, the decision is reduced (``policy.reduce``); but an
+        answer that a fault of ours prevents is the same for all: INDETERMINATE, with the reason.
         """
-        tag = self._snapshot.tag_of(identifier_hash)
-        if tag is None:
-            self._metrics.unenrolled_questions.inc()
-        value = self._snapshot.subject(tag or NO_TAG)
-        self.row_count += row_count(value)
-        if tag is None and not in_full:
-            evaluate.evaluate(PLACEHOLDER, question, self._rules, self._now_ms)
-        verdict = evaluate.evaluate(value, question, self._rules, self._now_ms)
-        outcome = verdict.outcome
-        if not in_full:
-            verdict = reduce_verdict(verdict, question)
-        shown_tag = tag if tag is not None and (in_full or verdict.permitted) else b""
+        shown_tag = b""
+        try:
+            if self.now_ms is None:
+                verdict = evaluate.undetermined(question, model.ReasonCode.CLOCK)
+                outcome = verdict.outcome
+            else:
+                verdict, tag = self._evaluate(question, identifier_hash, self.now_ms, in_full=in_full)
+                outcome = verdict.outcome
+                if not in_full:
+                    verdict = reduce_verdict(verdict, question)
+                shown_tag = tag if tag is not None and (in_full or verdict.permitted) else b""
+        except DamagedRowError:
+            verdict = evaluate.undetermined(question, model.ReasonCode.DAMAGED_ROW)
+            outcome = verdict.outcome
         message.CopyFrom(self._common)
         decisions.put_verdict(message, verdict, question, self._codebook, self._rules, shown_tag)
         message.decision_id = self._id_prefix + next(self._ids).to_bytes(8, "big")
         return outcome
+
+    def _evaluate(
+        self, question: PackedQuestion, identifier_hash: bytes, now_ms: int, *, in_full: bool
+    ) -> tuple[evaluate.Verdict, bytes | None]:
+        """Evaluate a question about one subject; return the verdict, not reduced, and the subject's tag.
+
+        Raises:
+            DamagedRowError: a row of the subject is damaged.
+        """
+        tag = self._snapshot.tag_of(identifier_hash)
+        if tag is None:
+            self._metrics.unenrolled_questions.inc()
+            self._snapshot.subject(NO_TAG)
+            if not in_full:
+                evaluate.evaluate(PLACEHOLDER, question, self._rules, now_ms)
+            return evaluate.evaluate(None, question, self._rules, now_ms), None
+        value = self._snapshot.enrolled_subject(tag)
+        self.row_count += row_count(value)
+        return evaluate.evaluate(value, question, self._rules, now_ms), tag
+
+
+_NOBODY = Parties(permit_actors=frozenset(), deny_actors=frozenset(), holders=frozenset())
 
 
 MAX_BATCH_ROWS = 200_000
@@ -182,3 +222,17 @@ def check_size(question: pb.Question | bytes) -> None:
     size = len(question) if isinstance(question, bytes) else question.ByteSize()
     if size > MAX_QUESTION:
         raise InvalidError(f"question is over its limit of {MAX_QUESTION} bytes: `{size}`", "TOO_LARGE")
+
+
+def check_consistency(consistency: pb.Consistency, size: int) -> None:
+    """Check that the state of *size* leaves is one that a caller accepts.
+
+    The table has every acknowledged write, so a caller that got its size from this daemon is never refused. A call does
+    not wait until the table has that size, because a waiting call blocks a thread that others need.
+
+    Raises:
+        OverloadedError: (REVISION_NOT_REACHED) the state must reflect more leaves.
+    """
+    if consistency.at_least_tree_size > size:
+        least = consistency.at_least_tree_size
+        raise OverloadedError(f"state has not reached tree size `{least}`", "REVISION_NOT_REACHED")

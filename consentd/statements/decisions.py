@@ -6,15 +6,16 @@ Consent checks use ``pack_message`` and ``put_verdict``. These two give the same
 
 from typing import cast
 
-from google.protobuf.unknown_fields import UnknownFieldSet
-
 from consentd.core import codec
 from consentd.policy import evaluate, model
 from consentd.policy.codebook import Codebook, PackedQuestion, Parties, pack_question
 from consentd.policy.compile import CompiledRules
 from consentd.statements import payloads
-from consentd.statements.values import enum_value, period_message, period_value, to_enum
+from consentd.statements.values import data_period_value, enum_value, period_message, to_enum
 from consentd.v1 import consent_pb2 as pb
+
+DEFAULT_ACTION = "collect"
+"""The action of a question that states none: the actor takes the data over."""
 
 
 def question_value(message: pb.Question) -> model.Question:
@@ -26,28 +27,31 @@ def question_value(message: pb.Question) -> model.Question:
             application=actor.application, on_behalf_of=actor.on_behalf_of, relays=tuple(actor.relays),
             automatic=actor.automatic,
         ),
-        holder=message.holder, purpose=message.purpose, action=message.action, categories=tuple(message.categories),
+        holder=message.holder, purpose=message.purpose, action=message.action or DEFAULT_ACTION,
+        categories=tuple(message.categories),
         labels=tuple(message.labels.values) if message.HasField("labels") else None,
         resources=tuple(message.resources.values) if message.HasField("resources") else None,
-        data_period=period_value(message.data_period) if message.HasField("data_period") else None,
+        data_period=data_period_value(message.data_period) if message.HasField("data_period") else None,
+        level=message.level,
         break_glass=message.break_glass.justification if message.HasField("break_glass") else None,
         supported_obligations=frozenset(enum_value(model.Obligation, value, "obligation") for value in obligations),
     )
 
 
 class _PlainQuestion:
-    """A substitute for a ``model.Question`` without labels, resources, period, break-glass and obligations.
+    """A substitute for a ``model.Question`` without labels, resources, period, level, break-glass and obligations.
 
     ``pack_question`` reads these attributes. Building a real, frozen question would take longer than the decision.
     """
 
     __slots__ = ("action", "categories", "purpose")
     labels = resources = data_period = break_glass = None
+    level = ""
     supported_obligations: frozenset[model.Obligation] = frozenset()
 
     def __init__(self, message: pb.Question) -> None:
         self.purpose = message.purpose
-        self.action = message.action
+        self.action = message.action or DEFAULT_ACTION
         self.categories = tuple(message.categories)
 
 
@@ -60,12 +64,12 @@ def pack_message(message: pb.Question, codebook: Codebook, parties: Parties) -> 
     """
     has = message.HasField
     if (
-        has("labels") or has("resources") or has("data_period") or has("break_glass") or message.supported_obligations
+        has("labels") or has("resources") or has("data_period") or has("break_glass") or message.level
+        or message.supported_obligations
     ):  # fmt: skip
         payloads.check_no_unknown_fields(message)
         return pack_question(question_value(message), codebook, parties)
-    if has("consistency") or any(map(len, map(UnknownFieldSet, (message, message.subject, message.actor)))):
-        payloads.check_no_unknown_fields(message)
+    payloads.check_own_fields(message, message.subject, message.actor)
     return pack_question(cast(model.Question, _PlainQuestion(message)), codebook, parties)
 
 
@@ -97,7 +101,8 @@ def decision_message(decision: model.Decision, tag: bytes) -> pb.Decision:
 def residual_message(rule: model.ResidualRule) -> pb.ResidualRule:
     """Turn a residual rule and its children into messages."""
     return pb.ResidualRule(
-        effect=to_enum(rule.effect), categories=rule.categories, labels=rule.labels, resources=rule.resources,
+        effect=to_enum(rule.effect), categories=rule.categories, covered_labels=rule.covered_labels,
+        any_labels=rule.any_labels, level=rule.level, resources=rule.resources,
         data_period=None if rule.data_period is None else period_message(rule.data_period),
         layer=to_enum(rule.layer + 1),
         rules=[residual_message(child) for child in rule.children],

@@ -40,22 +40,30 @@ def provision_value(message: pb.Provision, depth: int = 1) -> model.Provision:
     """Turn a provision message and its children into values."""
     if depth > model.MAX_DEPTH:
         raise InvalidError(f"provisions nest deeper than {model.MAX_DEPTH}", "INVALID_CONSENT")
-    period = period_value(message.period) if message.HasField("period") else model.Period()
+    start_ms, end_ms = _window(message.period)
     return model.Provision(
         effect=enum_value(model.Effect, message.effect, "effect") if message.effect else None,
         actors=tuple(message.actors), holders=tuple(message.holders), purposes=tuple(message.purposes),
         categories=tuple(message.categories), actions=tuple(message.actions), labels=tuple(message.labels),
-        resources=tuple(message.resources), start_ms=period.start_ms, end_ms=period.end_ms,
-        data_period=period_value(message.data_period) if message.HasField("data_period") else None,
+        resources=tuple(message.resources), level=message.level, start_ms=start_ms, end_ms=end_ms,
+        data_period=data_period_value(message.data_period) if message.HasField("data_period") else None,
         children=tuple(provision_value(child, depth + 1) for child in message.provisions),
     )
 
 
-def period_value(message: pb.Period) -> model.Period:
-    """Turn a period message into its value. A time of 0 means that the period is open on that side."""
+def _window(message: pb.Period) -> tuple[int, int]:
+    """Return the start and end of a period of validity. A time of 0 means that the period is open on that side."""
     start, end = time_value(message.start_time_ms), time_value(message.end_time_ms) or model.OPEN_END_MS
     if end <= start:
         raise InvalidError("period ends before it starts", "INVALID_CONSENT")
+    return start, end
+
+
+def data_period_value(message: pb.Period) -> model.Period:
+    """Turn a period of data into its value. Times before 1970 are negative; 0 means that it is open on that side."""
+    start, end = message.start_time_ms or model.OPEN_START_MS, message.end_time_ms or model.OPEN_END_MS
+    if end <= start:
+        raise InvalidError("data period ends before it starts", "INVALID_CONSENT")
     return model.Period(start, end)
 
 
@@ -75,24 +83,27 @@ def provision_message(provision: model.Provision) -> pb.Provision:
     message = pb.Provision(
         effect=to_enum(provision.effect), actors=provision.actors, holders=provision.holders,
         purposes=provision.purposes, categories=provision.categories, actions=provision.actions,
-        labels=provision.labels, resources=provision.resources,
+        labels=provision.labels, resources=provision.resources, level=provision.level,
         provisions=map(provision_message, provision.children),
     )
     if provision.start_ms or provision.end_ms != model.OPEN_END_MS:
-        message.period.CopyFrom(period_message(model.Period(provision.start_ms, provision.end_ms)))
+        end_ms = 0 if provision.end_ms == model.OPEN_END_MS else provision.end_ms
+        message.period.CopyFrom(pb.Period(start_time_ms=provision.start_ms, end_time_ms=end_ms))
     if provision.data_period is not None:
         message.data_period.CopyFrom(period_message(provision.data_period))
     return message
 
 
 def period_message(period: model.Period) -> pb.Period:
-    """Turn a period value into its message."""
+    """Turn a period of data into its message."""
+    start_ms = 0 if period.start_ms == model.OPEN_START_MS else period.start_ms
     end_ms = 0 if period.end_ms == model.OPEN_END_MS else period.end_ms
-    return pb.Period(start_time_ms=period.start_ms, end_time_ms=end_ms)
+    return pb.Period(start_time_ms=start_ms, end_time_ms=end_ms)
 
 
 # -- vocabulary and rules -------------------------------------------------------------------------------------
 
+DEFAULT_RULES = model.Rules()
 _LISTS = (st.CODE_KIND_PURPOSE, st.CODE_KIND_CATEGORY, st.CODE_KIND_ACTION, st.CODE_KIND_LABEL)
 
 
@@ -140,6 +151,7 @@ def rules_value(message: st.RulesStatement) -> model.Rules:
         statutory=tuple(map(provision_value, message.statutory)),
         break_glass=tuple(map(provision_value, message.break_glass)),
         recipient_may_attest=message.recipient_may_attest,
+        normal_level=message.normal_level or DEFAULT_RULES.normal_level,
         quotas=model.Quotas(
             entries_per_day=stated.entries_per_day or default.entries_per_day,
             refusals_per_day=stated.refusals_per_day or default.refusals_per_day,
@@ -154,6 +166,7 @@ def rules_message(rules: model.Rules, *, realm_id: str, version: int, vocabulary
         realm_id=realm_id, version=version, combining=to_enum(rules.combining), vocabulary_id=vocabulary_id,
         implicit_policy=to_enum(rules.implicit_policy), statutory=map(provision_message, rules.statutory),
         break_glass=map(provision_message, rules.break_glass), recipient_may_attest=rules.recipient_may_attest,
+        normal_level="" if rules.normal_level == DEFAULT_RULES.normal_level else rules.normal_level,
         quotas=None if rules.quotas == model.Quotas() else st.Quotas(
             entries_per_day=rules.quotas.entries_per_day, refusals_per_day=rules.quotas.refusals_per_day,
             persons_per_hour=rules.quotas.persons_per_hour,

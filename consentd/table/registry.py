@@ -32,16 +32,21 @@ Delegations = Mapping[str, Mapping[tuple[str, Capacity], Delegation]]
 class Participant:
     """A participant as its latest statement describes it. Compiled consents and rules have ``number``, not ``id``.
 
-    ``roles`` and ``rights`` are values of the enums of ``consentd.v1``.
+    ``roles`` and ``rights`` are values of the enums of ``consentd.v1``. ``memberships`` are also those that ended.
     """
 
     id: str
     number: int
     roles: frozenset[int]
     rights: frozenset[int]
-    groups: tuple[str, ...]
+    memberships: tuple[model.Membership, ...]
     active: bool
     statement: st.ParticipantStatement
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups that the participant is a member of now."""
+        return tuple(one.group for one in self.memberships if one.end == model.STILL)
 
     @property
     def is_abroad(self) -> bool:

@@ -5,13 +5,15 @@ backup, and is not trusted. The sequencer writes it, one transaction for each ba
 in any process, read the last commit. ``proto/table-format.md`` describes the format for other programs that read it.
 
 =====  ============================  =====================================================================
-first  rest of the key               value
+first  rest of the key               value, without its check (``checked_rows``)
 =====  ============================  =====================================================================
-``R``                                revision: tree size u64 ‖ root[32] ‖ registry generation u64 ‖ format u8
+``R``                                revision: tree size u64 ‖ root[32] ‖ registry generation u64
+                                     ‖ time of the last entry, UTC ms u64 ‖ format u8
 ``H``                                heartbeat: UTC ms u64
 ``i``  identifier hash[32]           tag[32]
 ``s``  tag[32]                       the subject value; empty if enrolled without consents
-``p``  participant id                number u32 ‖ ParticipantStatement
+``p``  participant id                number u32 ‖ count u32 ‖ (group u32 ‖ from u64 ‖ until u64) × count
+                                     ‖ ParticipantStatement
 ``g``  group id                      number u32
 ``k``  key[32]                       owner u8 ‖ in force from u64 ‖ until u64 ‖ owner's id or tag
 ``d``  giver ‖ 0 ‖ taker ‖ 0 ‖ u8    DelegationStatement; the u8 is the capacity
@@ -27,6 +29,7 @@ Integers of keys and of these rows are big-endian; the subject value and compile
 """
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from google.protobuf.message import Message
 
@@ -36,10 +39,14 @@ from consentd.ledger import reads
 from consentd.ledger.vault import Vault
 from consentd.statements import payloads
 from consentd.store import Store
-from consentd.store.lmdb import STOPPED, Environment, OpenFiles, TableStoppedError
+from consentd.store.lmdb import STOPPED, Environment, OpenFiles, ReadTransaction, TableStoppedError
+from consentd.table.checked_rows import RowCheck, seal_row
 from consentd.table.registry import RegistryCache
 from consentd.table.transaction import STEP_KINDS, TableTransaction
-from consentd.table.view import U64, Snapshot
+from consentd.table.view import U64, Snapshot, View
+
+T = TypeVar("T", bound=ReadTransaction)
+V = TypeVar("V", bound=View)
 
 CATCH_UP_BATCH = 2_000
 """Maximum number of leaves that one transaction of ``catch_up`` applies."""
@@ -55,20 +62,39 @@ class Table(Environment):
     def __init__(self, opened: OpenFiles) -> None:
         super().__init__(opened)
         self._cache = RegistryCache()
+        self._check = RowCheck()
         self._is_stopped = False
 
+    @property
+    def damaged(self) -> int:
+        """How often this process has read a damaged row."""
+        return self._check.damaged
+
     def read(self) -> Snapshot:
-        """Return a snapshot of the last commit. Raises TableStoppedError after ``stop``, or as ``begin_read``."""
+        """Return a snapshot of the last commit.
+
+        Raises:
+            TableStoppedError: ``stop`` was called.
+            DamagedRowError, CorruptionError: the revision is damaged, or the table has an unknown format.
+            StorageError: as ``begin_read``.
+        """
         if self._is_stopped:
             raise TableStoppedError(STOPPED)
-        return Snapshot(self._cache, self.begin_read())
+        return self._view(Snapshot, self.begin_read())
 
     def begin(self) -> TableTransaction:
         """Begin the transaction that applies the next batch of entries; waits while another thread or process has one.
 
-        A power cut may undo the last commit; ``catch_up`` applies its entries again. Raises as ``begin_write``.
+        A power cut may undo the last commit; ``catch_up`` applies its entries again. Raises as ``read``.
         """
-        return TableTransaction(self._cache, self.begin_write())
+        return self._view(TableTransaction, self.begin_write())
+
+    def _view(self, view: Callable[[RegistryCache, RowCheck, T], V], txn: T) -> V:
+        try:
+            return view(self._cache, self._check, txn)
+        except BaseException as error:
+            txn.end(error)
+            raise
 
     def stop(self) -> None:
         """Refuse all later reads: the ledger has entries, perhaps a withdrawal, that the table could not store."""
@@ -77,7 +103,7 @@ class Table(Environment):
     def heartbeat(self, wall_ms: int) -> None:
         """Write the present time, so that readers can see that the writer runs."""
         with self.begin_write() as txn:
-            txn.put(b"H", U64.pack(wall_ms))
+            txn.put(b"H", seal_row(b"H", U64.pack(wall_ms)))
 
 
 def catch_up(
@@ -96,7 +122,7 @@ def catch_up(
         StorageError: the store or the table cannot be read or written.
     """
     with table.read() as snapshot:
-        done, root = snapshot.size, snapshot.root
+        done, root, time_ms = snapshot.size, snapshot.root, snapshot.time_ms
     if done > size:
         raise CorruptionError(f"table is ahead of its ledger: size {done}, ledger has {size}; see ops/RUNBOOK.md")
     if done and root != reads.root_at(store, done):
@@ -105,17 +131,18 @@ def catch_up(
     while done < size:
         end = min(done + CATCH_UP_BATCH, size)
         with table.begin() as transaction:
-            for _, leaf in reads.scan_leaves(store, done, end):
+            for index, leaf in reads.scan_leaves(store, done, end):
                 event = codec.decode_leaf(leaf)
+                time_ms = event.time_ms
                 if isinstance(event, codec.Event):
                     try:
-                        transaction.apply(event, read_message(store, vault, event))
+                        transaction.apply(event, read_message(store, vault, event), index=index)
                     except (RequestError, MalformedError) as error:
                         at = f"kind {event.kind} seq {event.seq}; see ops/RUNBOOK.md"
                         raise CorruptionError(f"entry does not apply to the table: {at}") from error
                 if after_leaf is not None:
                     after_leaf(leaf)
-            transaction.commit(end, reads.root_at(store, end), wall_ms)
+            transaction.commit(end, reads.root_at(store, end), time_ms=time_ms, wall_ms=wall_ms)
         done = end
         if progress is not None:
             progress(done)

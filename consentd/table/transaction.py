@@ -18,12 +18,21 @@ from consentd.policy import compile as compiler
 from consentd.policy import model
 from consentd.policy import subject as subjects
 from consentd.policy.actor import SUBJECT_NUMBER
-from consentd.policy.renew import Renewal
-from consentd.policy.vocabulary import Vocabulary
 from consentd.statements import payloads, values
 from consentd.statements.delegations import check_mandate, delegation_value
 from consentd.store.lmdb import MAX_KEY, WriteTransaction
-from consentd.table.view import FORMAT, KEY, REVISION, U32, U64, View, delegation_key
+from consentd.table.checked_rows import seal_row
+from consentd.table.view import (
+    FORMAT,
+    KEY,
+    REVISION,
+    U32,
+    U64,
+    View,
+    decode_participant,
+    delegation_key,
+    encode_participant,
+)
 from consentd.v1 import statement_pb2 as st
 
 
@@ -35,28 +44,51 @@ class TableTransaction(View):
     """
 
     _txn: WriteTransaction
+    _index = 0  # leaf index of the entry that ``apply`` applies
 
-    def apply(self, event: codec.Event, message: Message | None) -> None:
+    def tag_of(self, identifier_hash: bytes) -> bytes | None:
+        """Return the tag under which an identifier is enrolled; None if the identifier is not enrolled.
+
+        INVARIANT: no command on a person whose subject row is damaged or missing records anything. Every command finds
+        the person here, so this reads that row too, and raises ``DamagedRowError``.
+        """
+        tag = super().tag_of(identifier_hash)
+        if tag is not None:
+            self.enrolled_subject(tag)
+        return tag
+
+    def apply(self, event: codec.Event, message: Message | None, *, index: int) -> None:
         """Apply one entry. The result depends on the table and the entry alone.
 
         An entry of an unknown kind adds an unreadable consent, so that decisions on the person are INDETERMINATE.
 
         Args:
             message: the decoded payload; None if it was erased, or if the kind does not change the table.
+            index: the entry's leaf index in the ledger. It determines who is a member of a group for this entry.
+
+        Raises:
+            RequestError: the table does not take the entry.
+            DamagedRowError: a row that the entry changes is damaged. Part of the entry may be applied.
         """
+        self._index = index
         step = self.STEPS.get(event.kind)
         if step is not None:
             if message is not None:
                 step(self, event, message)
         elif event.kind == EntryKind.ERASURE:
             self._erase(event.tag)
-        elif event.kind not in NO_TABLE_EFFECT and self._txn.get(b"s" + event.tag) is not None:
+        elif event.kind not in NO_TABLE_EFFECT and self._get(b"s" + event.tag) is not None:
             self._put_unreadable(event)
 
-    def commit(self, size: int, root: bytes, wall_ms: int) -> None:
-        """Commit: readers that begin later see all writes. *size*, *root*: the ledger's after this batch."""
-        self._txn.put(b"R", REVISION.pack(size, root, self._generation, FORMAT))
-        self._txn.put(b"H", U64.pack(wall_ms))
+    def commit(self, size: int, root: bytes, *, time_ms: int, wall_ms: int) -> None:
+        """Commit: readers that begin later see all writes.
+
+        Args:
+            size, root: the ledger's after this batch.
+            time_ms: time of the batch's last leaf. *wall_ms*: the present time, for the heartbeat.
+        """
+        self._put(b"R", REVISION.pack(size, root, self._generation, time_ms, FORMAT))
+        self._put(b"H", U64.pack(wall_ms))
         self._txn.commit()
         if self._changed and self._registry is not None:
             self._cache.registry = self._registry
@@ -71,13 +103,27 @@ class TableTransaction(View):
 
     def _participant(self, event: codec.Event, message: st.ParticipantStatement) -> None:
         row_key = b"p" + message.participant_id.encode()
-        old = self._txn.get(row_key)
-        number = old[:4] if old is not None else self._number()
-        self._put_named(row_key, number + message.SerializeToString(deterministic=True))
-        for group in message.groups:
-            if self._txn.get(b"g" + group.encode()) is None:
-                self._put_named(b"g" + group.encode(), self._number())
+        old = self._get(row_key)
+        number, before, _ = (self._number(), (), None) if old is None else decode_participant(old)
+        groups = {self._group_number(group) for group in dict.fromkeys(message.groups)}
+        memberships = [
+            (group, start, self._index if until == model.STILL and group not in groups else until)
+            for group, start, until in before
+        ]
+        still = {group for group, _, until in before if until == model.STILL}
+        memberships += [(group, self._index, model.STILL) for group in groups - still]
+        self._put_named(row_key, encode_participant((number, tuple(memberships), message)))
         self._registry_changed()
+
+    def _group_number(self, group: str) -> int:
+        """Return the number of a group, which gets one when the first participant joins."""
+        row_key = b"g" + group.encode()
+        row = self._get(row_key)
+        if row is None:
+            number = self._number()
+            self._put_named(row_key, U32.pack(number))
+            return number
+        return int(U32.unpack(row)[0])
 
     def _key(self, event: codec.Event, message: st.KeyStatement) -> None:
         owner, whose = self._chain_owner(event.tag)
@@ -90,10 +136,7 @@ class TableTransaction(View):
             self._put_key(message.key, owner, known.from_ms, whose, event.time_ms)
 
     def _vocabulary(self, event: codec.Event, message: st.VocabularyStatement) -> None:
-        old = self.vocabulary_statement()
-        if old is not None:
-            self._renew(values.vocabulary_value(old), values.vocabulary_value(message))
-        self._txn.put(b"v", message.SerializeToString(deterministic=True))
+        self._put(b"v", message.SerializeToString(deterministic=True))
         self._registry_changed()
 
     def _notice(self, event: codec.Event, message: st.NoticeStatement) -> None:
@@ -101,7 +144,7 @@ class TableTransaction(View):
         self._put_named(row_key, message.SerializeToString(deterministic=True))
 
     def _rules(self, event: codec.Event, message: st.RulesStatement) -> None:
-        self._txn.put(b"r", message.SerializeToString(deterministic=True))
+        self._put(b"r", message.SerializeToString(deterministic=True))
         self._registry_changed()
         self._compile_rules(message)
 
@@ -116,7 +159,7 @@ class TableTransaction(View):
         if message.ended:
             self._txn.delete(delegation_key(delegation))
         else:
-            self._txn.put(delegation_key(delegation), message.SerializeToString(deterministic=True))
+            self._put(delegation_key(delegation), message.SerializeToString(deterministic=True))
         registry = self._registry
         self._registry_changed()
         if registry is not None:
@@ -131,7 +174,7 @@ class TableTransaction(View):
         if message.ended:
             self._txn.delete(key)
         else:
-            self._txn.put(key, U64.pack(event.seq) + message.SerializeToString(deterministic=True))
+            self._put(key, U64.pack(event.seq) + message.SerializeToString(deterministic=True))
         self._registry_changed()
 
     def _check_parties(self, event: codec.Event, *parties: str) -> None:
@@ -142,24 +185,25 @@ class TableTransaction(View):
         """
         if codec.public_tag(PARTICIPANT_PREFIX + parties[0]) != event.tag:
             raise InvalidError("entry is not in the chain of the participant that it names")
-        if any(self._txn.get(b"p" + one.encode()) is None for one in parties):
+        if any(self._get(b"p" + one.encode()) is None for one in parties):
             raise InvalidError("entry names one that is not a participant")
 
     def _enrol(self, event: codec.Event, message: st.EnrolStatement) -> None:
         self._put_named(b"i" + message.identifier_hash, event.tag)
-        self._txn.put(b"s" + event.tag, b"")
+        self._put(b"s" + event.tag, b"")
 
     def _grant(self, event: codec.Event, message: st.GrantStatement) -> None:
         consent = values.consent_value(message.consent)
-        stored = model.StoredConsent(lineage=event.seq, seq=event.seq, version=1, consent=consent)
+        stored = model.StoredConsent(lineage=event.seq, seq=event.seq, version=1, consent=consent, since=self._index)
         self._put_consent(event.tag, stored)
 
     def _amend(self, event: codec.Event, message: st.AmendStatement) -> None:
         lineage, consent = message.lineage_seq, values.consent_value(message.consent)
         paused = any(one.paused for one in self.lineages(event.tag) if one.lineage == lineage)
         stored = model.StoredConsent(
-            lineage=lineage, seq=event.seq, version=message.version, consent=consent, paused=paused
-        )
+            lineage=lineage, seq=event.seq, version=message.version, consent=consent, paused=paused,
+            since=self._index,
+        )  # fmt: skip
         self._put_consent(event.tag, stored)
 
     def _set_paused(self, event: codec.Event, message: st.PauseStatement | st.ResumeStatement) -> None:
@@ -184,11 +228,13 @@ class TableTransaction(View):
     def _put_unreadable(self, event: codec.Event) -> None:
         """Store an unreadable consent. The entry may permit or deny anything, so decisions must be INDETERMINATE."""
         consent = model.Consent(kind=model.Kind.CONSENT, root=model.Provision(effect=model.Effect.DENY))
-        stored = model.StoredConsent(lineage=event.seq, seq=event.seq, version=1, consent=consent, readable=False)
+        stored = model.StoredConsent(
+            lineage=event.seq, seq=event.seq, version=1, consent=consent, readable=False, since=self._index
+        )  # fmt: skip
         self._put_consent(event.tag, stored)
 
     def _put_subject(self, tag: bytes, value: bytes) -> None:
-        self._txn.put(b"s" + tag, value)
+        self._put(b"s" + tag, value)
 
     def _put_key(
         self, key: bytes, owner: Owner, from_ms: int, whose: bytes | str, until_ms: int = FOREVER_MS
@@ -196,7 +242,7 @@ class TableTransaction(View):
         if len(key) != ed25519.KEY_SIZE:
             return  # no statement can name such a key
         rest = whose.encode() if isinstance(whose, str) else whose
-        self._txn.put(b"k" + key, KEY.pack(owner, from_ms, until_ms) + rest)
+        self._put(b"k" + key, KEY.pack(owner, from_ms, until_ms) + rest)
 
     def _compile_rules(self, message: st.RulesStatement) -> None:
         vocabulary_message = self.vocabulary_statement()
@@ -205,21 +251,8 @@ class TableTransaction(View):
         numbered = itertools.chain(self._rows(b"p"), self._rows(b"g"))
         numbers = {key[1:].decode(): U32.unpack_from(row)[0] for key, row in numbered} | {model.SUBJECT: SUBJECT_NUMBER}
         vocabulary = values.vocabulary_value(vocabulary_message)
-        compiled = compiler.compile_rules(values.rules_value(message), vocabulary, numbers)
-        self._txn.put(b"c", compiled.encoded)
-
-    def _renew(self, old: Vocabulary, new: Vocabulary) -> None:
-        """Add the new vocabulary codes to each stored deny rule that has a code above them. Reads all persons' rows."""
-        renewal = Renewal(old, new)
-        if not renewal.is_needed():
-            return
-        for key, value in [row for row in self._rows(b"s") if row[1]]:
-            self._txn.put(key, renewal.subject(value))
-        rules = self._txn.get(b"c")
-        if rules is not None:
-            compiled = compiler.decode_rules(rules, old)
-            count = len(compiled.statutory) + len(compiled.break_glass)
-            self._txn.put(b"c", renewal.rules(rules, count))
+        compiled = compiler.compile_rules(values.rules_value(message), vocabulary, numbers, since=self._index)
+        self._put(b"c", compiled.encoded)
 
     def _chain_owner(self, tag: bytes) -> tuple[Owner, bytes | str]:
         """Return a chain's kind of owner, and the owner's tag or name (``KeyValidity``). Reads all participant rows."""
@@ -233,12 +266,15 @@ class TableTransaction(View):
         """Set a row whose key has what an entry states. Raises ``InvalidError`` if LMDB takes no key of that length."""
         if len(key) > MAX_KEY:
             raise InvalidError("entry states an id or a key that is too long")
-        self._txn.put(key, value)
+        self._put(key, value)
 
-    def _number(self) -> bytes:
-        row = self._txn.get(b"#")
-        number = U32.pack(1 if row is None else U32.unpack(row)[0] + 1)
-        self._txn.put(b"#", number)
+    def _put(self, key: bytes, value: bytes) -> None:
+        self._txn.put(key, seal_row(key, value))
+
+    def _number(self) -> int:
+        row = self._get(b"#")
+        number = 1 if row is None else int(U32.unpack(row)[0]) + 1
+        self._put(b"#", U32.pack(number))
         return number
 
     def _drop_ended(self, kept_from_ms: int) -> None:
@@ -252,7 +288,7 @@ class TableTransaction(View):
             if value and (shorter := subjects.without_ended(value, kept_from_ms)) != value
         ]
         for key, shorter in changed:
-            self._txn.put(key, shorter)
+            self._put(key, shorter)
 
     def _registry_changed(self) -> None:
         """Increase the registry's generation, and forget the registry, so that its next use reads the rows again.

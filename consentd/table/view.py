@@ -4,7 +4,7 @@ A ``View`` is the table at one moment. Readers get a ``Snapshot`` of the last co
 ``TableTransaction``, whose reads include its own writes. The module ``table`` defines the rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from struct import Struct
 from typing import Self
 
@@ -21,17 +21,20 @@ from consentd.statements import payloads, values
 from consentd.statements.delegations import delegation_value
 from consentd.store import prefix_end
 from consentd.store.lmdb import ReadTransaction
+from consentd.table.checked_rows import RowCheck
 from consentd.table.registry import Mandate, Participant, Registry, RegistryCache
 from consentd.v1 import statement_pb2 as st
 
-FORMAT = 1
-REVISION = Struct(">Q32sQB")
-"""Row ``R``: tree size, root, generation of the registry, format."""
-NO_REVISION = (0, b"", 0, FORMAT)
+FORMAT = 2
+REVISION = Struct(">Q32sQQB")
+"""Row ``R``: tree size, root, generation of the registry, time of the last entry, format."""
+NO_REVISION = (0, b"", 0, 0, FORMAT)
 KEY = Struct(">BQQ")
 """Start of a row ``k``: owner, in force from ms, until ms. The owner's id or tag follows."""
 U64 = Struct(">Q")
 U32 = Struct(">I")
+MEMBERSHIP = Struct(">IQQ")
+"""A membership in a row ``p``: number of the group, and the leaf indexes *from* and *until*."""
 
 
 def delegation_key(delegation: Delegation) -> bytes:
@@ -41,21 +44,28 @@ def delegation_key(delegation: Delegation) -> bytes:
 
 
 class View:
-    """The table at one moment. Use it in a ``with`` statement.
+    """The table at one moment. Use it in a ``with`` statement. Each read may raise ``DamagedRowError``.
 
     Attributes:
         size, root: the table reflects the ledger's first *size* leaves, whose root is *root*.
+        time_ms: time of the last of these leaves, UTC ms; 0 if there is none. No decision has an earlier time.
     """
 
     _changed = False  # whether the view has changes of the registry that are not committed
 
-    def __init__(self, cache: RegistryCache, txn: ReadTransaction) -> None:
+    def __init__(self, cache: RegistryCache, check: RowCheck, txn: ReadTransaction) -> None:
+        """Take over a transaction. Raises ``CorruptionError`` for an unknown format; then the caller ends *txn*."""
         self._cache = cache
+        self._check = check
         self._txn = txn
-        row = txn.get(b"R")
+        row = self._get(b"R")
         self.size: int
         self.root: bytes
-        self.size, self.root, self._generation, _ = NO_REVISION if row is None else REVISION.unpack(row)
+        self.time_ms: int
+        revision = NO_REVISION if row is None else REVISION.unpack(row)
+        self.size, self.root, self._generation, self.time_ms, version = revision
+        if version != FORMAT:
+            raise CorruptionError(f"table has format `{version}`, not {FORMAT}: rebuild it: `consentd table rebuild`")
         self._registry: Registry | None = None
 
     def __enter__(self) -> Self:
@@ -66,11 +76,18 @@ class View:
 
     def tag_of(self, identifier_hash: bytes) -> bytes | None:
         """Return the tag under which an identifier is enrolled; None if the identifier is not enrolled."""
-        return self._txn.get(b"i" + identifier_hash)
+        return self._get(b"i" + identifier_hash)
 
     def subject(self, tag: bytes) -> bytes | None:
         """Return a person's subject value (the compiled consents); empty: no consents; None: no such person."""
-        return self._txn.get(b"s" + tag)
+        return self._get(b"s" + tag)
+
+    def enrolled_subject(self, tag: bytes) -> bytes:
+        """Return the subject value of a tag that ``tag_of`` found. Raises DamagedRowError if the row is missing too."""
+        value = self._get(b"s" + tag)
+        if value is None:
+            raise self._check.damage(b"s")
+        return value
 
     def registry(self) -> Registry:
         """Return codebook, rules, participants and delegations.
@@ -102,7 +119,7 @@ class View:
 
     def key_ever(self, key: bytes) -> KeyValidity | None:
         """Return for whom a key is in force, or was in force last; None if the key was never in force."""
-        row = self._txn.get(b"k" + key) if len(key) == 32 else None
+        row = self._get(b"k" + key) if len(key) == 32 else None
         if row is None:
             return None
         kind, from_ms, until_ms = KEY.unpack_from(row)
@@ -133,7 +150,7 @@ class View:
     def notice(self, notice_id: str, version: int = 0) -> st.NoticeStatement | None:
         """Return a version of a notice, or for version 0 the latest version; None if there is none."""
         start = b"n" + notice_id.encode() + b"\0"
-        row = self._txn.get(start + U32.pack(version)) if version else max(self._rows(start), default=(b"", None))[1]
+        row = self._get(start + U32.pack(version)) if version else max(self._rows(start), default=(b"", None))[1]
         return None if row is None else payloads.parse(st.NoticeStatement, row)
 
     def has_notice(self, notice_id: str, version: int) -> bool:
@@ -142,28 +159,37 @@ class View:
 
     def vocabulary_statement(self) -> st.VocabularyStatement | None:
         """Return the vocabulary in force; None if no entry has stated a vocabulary yet."""
-        row = self._txn.get(b"v")
+        row = self._get(b"v")
         return None if row is None else payloads.parse(st.VocabularyStatement, row)
 
     def rules_statement(self) -> st.RulesStatement | None:
         """Return the rules in force; None if no entry has stated rules yet."""
-        row = self._txn.get(b"r")
+        row = self._get(b"r")
         return None if row is None else payloads.parse(st.RulesStatement, row)
 
-    def _rows(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        return self._txn.scan(prefix, prefix_end(prefix))
+    def _get(self, key: bytes) -> bytes | None:
+        """Return the value of a row; None if there is no such row."""
+        stored = self._txn.get(key)
+        return None if stored is None else self._check.open_row(key, stored)
+
+    def _rows(self, prefix: bytes, *, after: bytes = b"", limit: int | None = None) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the rows whose keys begin with *prefix*, by key, at most *limit*; only those after key *after*."""
+        rows = self._txn.scan(after + b"\0" if after else prefix, prefix_end(prefix), limit=limit)
+        return ((key, self._check.open_row(key, stored)) for key, stored in rows)
 
     def _read_registry(self) -> Registry:
-        vocabulary_message, rules_row = self.vocabulary_statement(), self._txn.get(b"c")
+        vocabulary_message, rules_row = self.vocabulary_statement(), self._get(b"c")
         if vocabulary_message is None or rules_row is None:
             raise CorruptionError("table has no vocabulary or no rules; rebuild it: `consentd table rebuild`")
-        participants = {one.id: one for one in map(_participant, self._rows(b"p"))}
-        numbers = {one.id: one.number for one in participants.values()}
-        numbers |= {key[1:].decode(): U32.unpack(row)[0] for key, row in self._rows(b"g")}
+        numbers = {key[1:].decode(): U32.unpack(row)[0] for key, row in self._rows(b"g")}
+        group_names = {number: name for name, number in numbers.items()}
+        participants = {one.id: one for one in (_participant(row, group_names) for row in self._rows(b"p"))}
+        numbers |= {one.id: one.number for one in participants.values()}
         numbers[model.SUBJECT] = actor.SUBJECT_NUMBER
         vocabulary = values.vocabulary_value(vocabulary_message)
         abroad = [one.id for one in participants.values() if one.is_abroad]
-        codebook = Codebook(vocabulary, numbers, {one.id: one.groups for one in participants.values()}, abroad=abroad)
+        memberships = {one.id: one.memberships for one in participants.values()}
+        codebook = Codebook(vocabulary, numbers, memberships, abroad=abroad)
         delegations: dict[str, dict[tuple[str, Capacity], Delegation]] = {}
         for _, row in self._rows(b"d"):
             one = delegation_value(payloads.parse(st.DelegationStatement, row))
@@ -178,13 +204,35 @@ class View:
         return Registry(self._generation, codebook, rules, quotas, participants, numbers, delegations, mandates)
 
 
-def _participant(row: tuple[bytes, bytes]) -> Participant:
-    key, value = row
-    message = payloads.parse(st.ParticipantStatement, value[4:])
-    return Participant(
-        key[1:].decode(), U32.unpack_from(value)[0], frozenset(message.roles), frozenset(message.rights),
-        tuple(message.groups), message.active, message,
+ParticipantRow = tuple[int, tuple[tuple[int, int, int], ...], st.ParticipantStatement]
+"""Number, memberships (number of the group, from, until) and latest statement of a participant."""
+
+
+def encode_participant(row: ParticipantRow) -> bytes:
+    """Return the value of a row ``p``. Memberships are in the order of group number, then *from*."""
+    number, memberships, message = row
+    packed = (MEMBERSHIP.pack(*one) for one in sorted(memberships))
+    return b"".join(
+        (U32.pack(number), U32.pack(len(memberships)), *packed, message.SerializeToString(deterministic=True))
     )
+
+
+def decode_participant(value: bytes) -> ParticipantRow:
+    """Decode the value of a row ``p``."""
+    (number,), (count,) = U32.unpack_from(value), U32.unpack_from(value, 4)
+    end = 8 + count * MEMBERSHIP.size
+    memberships = tuple((group, start, until) for group, start, until in MEMBERSHIP.iter_unpack(value[8:end]))
+    return number, memberships, payloads.parse(st.ParticipantStatement, value[end:])
+
+
+def _participant(row: tuple[bytes, bytes], group_names: Mapping[int, str]) -> Participant:
+    key, value = row
+    number, memberships, message = decode_participant(value)
+    return Participant(
+        id=key[1:].decode(), number=number, roles=frozenset(message.roles), rights=frozenset(message.rights),
+        memberships=tuple(model.Membership(group_names[group], start, end) for group, start, end in memberships),
+        active=message.active, statement=message,
+    )  # fmt: skip
 
 
 class Snapshot(View):
@@ -192,20 +240,22 @@ class Snapshot(View):
 
     def participants(self, after: str, limit: int) -> list[st.ParticipantStatement]:
         """Return the statements of up to *limit* participants, in the order of ids, with ids greater than *after*."""
-        start = b"p" + after.encode() + b"\0" if after else b"p"
-        rows = self._txn.scan(start, prefix_end(b"p"), limit=limit)
-        return [payloads.parse(st.ParticipantStatement, row[4:]) for _, row in rows]
+        rows = self._rows(b"p", after=b"p" + after.encode() if after else b"", limit=limit)
+        return [decode_participant(row)[2] for _, row in rows]
 
     def rows(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield every row but the heartbeat, by key. All tables of one ledger at one size have the same rows."""
-        return ((key, value) for key, value in self._txn.scan(b"", None) if key != b"H")
+        """Yield every row but the heartbeat, by key, as it is stored: with its check (``checked_rows``), unverified.
+
+        All tables of one ledger at one size have the same rows.
+        """
+        return ((key, stored) for key, stored in self._txn.scan(b"", None) if key != b"H")
 
     def page(self, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """Return up to *limit* rows, by key, with keys greater than *after*."""
+        """Return up to *limit* rows, by key, with keys greater than *after*, as they are stored."""
         return list(self._txn.scan(after + b"\0" if after else b"", None, limit=limit))
 
     def heartbeat_ms(self) -> int:
         """Return when the writer last wrote its heartbeat, UTC ms; 0 if never."""
-        row = self._txn.get(b"H")
+        row = self._get(b"H")
         return 0 if row is None else int(U64.unpack(row)[0])
 

@@ -74,6 +74,7 @@ class AuthorizeAccessRequest(_message.Message):
     SIGNED_QUESTION_FIELD_NUMBER: _builtins.int
     NETWORK_ORIGIN_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
     network_origin: _builtins.str
@@ -90,6 +91,10 @@ class AuthorizeAccessRequest(_message.Message):
     def signed_question(self) -> Global___SignedQuestion:
         """signed_question is signed with the key of the asker or of the person."""
 
+    @_builtins.property
+    def consistency(self) -> _consent_pb2.Consistency:
+        """consistency is a condition on the state to decide from. An access is always decided from the latest state."""
+
     def __init__(
         self,
         *,
@@ -98,10 +103,11 @@ class AuthorizeAccessRequest(_message.Message):
         signed_question: Global___SignedQuestion | None = ...,
         network_origin: _builtins.str = ...,
         wait_for: _consent_pb2.WaitFor.ValueType = ...,
+        consistency: _consent_pb2.Consistency | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "question", b"question", "signed_question", b"signed_question"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "consistency", b"consistency", "question", b"question", "signed_question", b"signed_question"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "network_origin", b"network_origin", "question", b"question", "request_id", b"request_id", "signed_question", b"signed_question", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "consistency", b"consistency", "network_origin", b"network_origin", "question", b"question", "request_id", b"request_id", "signed_question", b"signed_question", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_asked: _TypeAlias = _typing.Literal["question", "signed_question"]  # noqa: Y015
     _WhichOneofArgType_asked: _TypeAlias = _typing.Literal["asked", b"asked"]  # noqa: Y015

@@ -387,7 +387,9 @@ Global___Subject: _TypeAlias = Subject  # noqa: Y015
 
 @_typing.final
 class Period(_message.Message):
-    """Period is a half-open time span [start, end) in UTC milliseconds."""
+    """Period is a half-open time span [start, end) in UTC milliseconds. In a data_period, an instant may be before 1970, and
+    so negative; the instant 0 itself cannot be a bound.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -725,7 +727,6 @@ class Question(_message.Message):
     RESOURCES_FIELD_NUMBER: _builtins.int
     DATA_PERIOD_FIELD_NUMBER: _builtins.int
     BREAK_GLASS_FIELD_NUMBER: _builtins.int
-    CONSISTENCY_FIELD_NUMBER: _builtins.int
     SUPPORTED_OBLIGATIONS_FIELD_NUMBER: _builtins.int
     LEVEL_FIELD_NUMBER: _builtins.int
     holder: _builtins.str
@@ -769,10 +770,6 @@ class Question(_message.Message):
         """break_glass is present if and only if the purpose is BTG."""
 
     @_builtins.property
-    def consistency(self) -> Global___Consistency:
-        """consistency is a condition on the state to answer from."""
-
-    @_builtins.property
     def supported_obligations(self) -> _containers.RepeatedScalarFieldContainer[Global___Obligation.ValueType]:
         """supported_obligations are those that the caller can fulfil. Only a caller that names OBLIGATION_ENFORCE_RESIDUAL
         here gets residual rules; for others, what the question leaves open is not permitted.
@@ -791,13 +788,12 @@ class Question(_message.Message):
         resources: Global___CodeSet | None = ...,
         data_period: Global___Period | None = ...,
         break_glass: Global___BreakGlass | None = ...,
-        consistency: Global___Consistency | None = ...,
         supported_obligations: _abc.Iterable[Global___Obligation.ValueType] | None = ...,
         level: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "break_glass", b"break_glass", "consistency", b"consistency", "data_period", b"data_period", "labels", b"labels", "resources", b"resources", "subject", b"subject"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "break_glass", b"break_glass", "data_period", b"data_period", "labels", b"labels", "resources", b"resources", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "break_glass", b"break_glass", "categories", b"categories", "consistency", b"consistency", "data_period", b"data_period", "holder", b"holder", "labels", b"labels", "level", b"level", "purpose", b"purpose", "resources", b"resources", "subject", b"subject", "supported_obligations", b"supported_obligations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "break_glass", b"break_glass", "categories", b"categories", "data_period", b"data_period", "holder", b"holder", "labels", b"labels", "level", b"level", "purpose", b"purpose", "resources", b"resources", "subject", b"subject", "supported_obligations", b"supported_obligations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

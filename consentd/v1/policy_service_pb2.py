@@ -26,7 +26,7 @@ from consentd.v1 import consent_pb2 as consentd_dot_v1_dot_consent__pb2
 from consentd.v1 import error_reason_pb2 as consentd_dot_v1_dot_error__reason__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n consentd/v1/policy_service.proto\x12\x0b\x63onsentd.v1\x1a\x19\x63onsentd/v1/consent.proto\x1a\x1e\x63onsentd/v1/error_reason.proto\"7\n\x0c\x43heckRequest\x12\'\n\x08question\x18\x01 \x01(\x0b\x32\x15.consentd.v1.Question\"8\n\rCheckResponse\x12\'\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x15.consentd.v1.Decision\"\x8c\x01\n\x11\x42\x61tchCheckRequest\x12(\n\tquestions\x18\x01 \x03(\x0b\x32\x15.consentd.v1.Question\x12%\n\x06shared\x18\x02 \x01(\x0b\x32\x15.consentd.v1.Question\x12&\n\x08subjects\x18\x03 \x03(\x0b\x32\x14.consentd.v1.Subject\"?\n\x12\x42\x61tchCheckResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.consentd.v1.CheckResult\"k\n\x0b\x43heckResult\x12)\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x15.consentd.v1.DecisionH\x00\x12\'\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.consentd.v1.ItemErrorH\x00\x42\x08\n\x06result2\x9e\x01\n\rPolicyService\x12>\n\x05\x43heck\x12\x19.consentd.v1.CheckRequest\x1a\x1a.consentd.v1.CheckResponse\x12M\n\nBatchCheck\x12\x1e.consentd.v1.BatchCheckRequest\x1a\x1f.consentd.v1.BatchCheckResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n consentd/v1/policy_service.proto\x12\x0b\x63onsentd.v1\x1a\x19\x63onsentd/v1/consent.proto\x1a\x1e\x63onsentd/v1/error_reason.proto\"f\n\x0c\x43heckRequest\x12\'\n\x08question\x18\x01 \x01(\x0b\x32\x15.consentd.v1.Question\x12-\n\x0b\x63onsistency\x18\x02 \x01(\x0b\x32\x18.consentd.v1.Consistency\"8\n\rCheckResponse\x12\'\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x15.consentd.v1.Decision\"\xbb\x01\n\x11\x42\x61tchCheckRequest\x12(\n\tquestions\x18\x01 \x03(\x0b\x32\x15.consentd.v1.Question\x12%\n\x06shared\x18\x02 \x01(\x0b\x32\x15.consentd.v1.Question\x12&\n\x08subjects\x18\x03 \x03(\x0b\x32\x14.consentd.v1.Subject\x12-\n\x0b\x63onsistency\x18\x04 \x01(\x0b\x32\x18.consentd.v1.Consistency\"?\n\x12\x42\x61tchCheckResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.consentd.v1.CheckResult\"k\n\x0b\x43heckResult\x12)\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x15.consentd.v1.DecisionH\x00\x12\'\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.consentd.v1.ItemErrorH\x00\x42\x08\n\x06result2\x9e\x01\n\rPolicyService\x12>\n\x05\x43heck\x12\x19.consentd.v1.CheckRequest\x1a\x1a.consentd.v1.CheckResponse\x12M\n\nBatchCheck\x12\x1e.consentd.v1.BatchCheckRequest\x1a\x1f.consentd.v1.BatchCheckResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,15 +34,15 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'consentd.v1.policy_service_
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CHECKREQUEST']._serialized_start=108
-  _globals['_CHECKREQUEST']._serialized_end=163
-  _globals['_CHECKRESPONSE']._serialized_start=165
-  _globals['_CHECKRESPONSE']._serialized_end=221
-  _globals['_BATCHCHECKREQUEST']._serialized_start=224
-  _globals['_BATCHCHECKREQUEST']._serialized_end=364
-  _globals['_BATCHCHECKRESPONSE']._serialized_start=366
-  _globals['_BATCHCHECKRESPONSE']._serialized_end=429
-  _globals['_CHECKRESULT']._serialized_start=431
-  _globals['_CHECKRESULT']._serialized_end=538
-  _globals['_POLICYSERVICE']._serialized_start=541
-  _globals['_POLICYSERVICE']._serialized_end=699
+  _globals['_CHECKREQUEST']._serialized_end=210
+  _globals['_CHECKRESPONSE']._serialized_start=212
+  _globals['_CHECKRESPONSE']._serialized_end=268
+  _globals['_BATCHCHECKREQUEST']._serialized_start=271
+  _globals['_BATCHCHECKREQUEST']._serialized_end=458
+  _globals['_BATCHCHECKRESPONSE']._serialized_start=460
+  _globals['_BATCHCHECKRESPONSE']._serialized_end=523
+  _globals['_CHECKRESULT']._serialized_start=525
+  _globals['_CHECKRESULT']._serialized_end=632
+  _globals['_POLICYSERVICE']._serialized_start=635
+  _globals['_POLICYSERVICE']._serialized_end=793
 # @@protoc_insertion_point(module_scope)

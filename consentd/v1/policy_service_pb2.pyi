@@ -27,18 +27,24 @@ class CheckRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     QUESTION_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def question(self) -> _consent_pb2.Question:
         """question to answer. Purpose BTG (break-glass) is refused here; use AuthorizeAccess."""
+
+    @_builtins.property
+    def consistency(self) -> _consent_pb2.Consistency:
+        """consistency is a condition on the state to answer from."""
 
     def __init__(
         self,
         *,
         question: _consent_pb2.Question | None = ...,
+        consistency: _consent_pb2.Consistency | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["question", b"question"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "question", b"question"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["question", b"question"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "question", b"question"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -77,6 +83,7 @@ class BatchCheckRequest(_message.Message):
     QUESTIONS_FIELD_NUMBER: _builtins.int
     SHARED_FIELD_NUMBER: _builtins.int
     SUBJECTS_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def questions(self) -> _containers.RepeatedCompositeFieldContainer[_consent_pb2.Question]:
         """questions, each complete; at most 1,000."""
@@ -91,16 +98,21 @@ class BatchCheckRequest(_message.Message):
     def subjects(self) -> _containers.RepeatedCompositeFieldContainer[_consent_pb2.Subject]:
         """subjects of the shared question; at most 1,000."""
 
+    @_builtins.property
+    def consistency(self) -> _consent_pb2.Consistency:
+        """consistency is a condition on the state to answer all questions from."""
+
     def __init__(
         self,
         *,
         questions: _abc.Iterable[_consent_pb2.Question] | None = ...,
         shared: _consent_pb2.Question | None = ...,
         subjects: _abc.Iterable[_consent_pb2.Subject] | None = ...,
+        consistency: _consent_pb2.Consistency | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["shared", b"shared"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "shared", b"shared"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["questions", b"questions", "shared", b"shared", "subjects", b"subjects"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "questions", b"questions", "shared", b"shared", "subjects", b"subjects"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

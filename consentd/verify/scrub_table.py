@@ -1,8 +1,9 @@
 """Compare the policy table in use with a *copy* rebuilt from the ledger: the part of a scrub that protects decisions.
 
-Decisions are made from the table. LMDB stores the table without checksums, so a flipped bit in the row of a consent
-would cause wrong decisions that nothing else notices. The copy is made in a scratch directory and compared page by
-page. A difference is a fault only if it remains on the sequencer's thread, where no row changes.
+Decisions are made from the table. Its rows have checks (``checked_rows``), so a flipped bit is noticed when the row is
+read. This comparison finds it before, and also finds rows that are missing, or that a fault of ours made wrong. The
+copy is made in a scratch directory and compared page by page. A difference is a fault only if it remains on the
+sequencer's thread, where no row changes.
 
 The copy ends at the table's revision (a tree size). The ledger may be larger, because it commits each batch first.
 """
@@ -19,6 +20,7 @@ from consentd.core import codec
 from consentd.core.pruned import NOTHING
 from consentd.errors import ConsentdError, CorruptionError, StorageError
 from consentd.ledger import reads, retention
+from consentd.table.checked_rows import CHECK_SIZE, DamagedRowError
 from consentd.table.table import CATCH_UP_BATCH, Table, catch_up
 from consentd.table.transaction import STEP_KINDS
 from consentd.verify.findings import MAX_FAULTS, Fault
@@ -213,8 +215,8 @@ class TableScrub:
             index = self._records.last_index(difference.key[1:]) if difference.kind == "s" else None
             faults.append(Fault(index, difference.what))
         expected = dict(theirs)
-        right = ((key, tag) for key, tag in ours if key[:1] == b"i" and expected.get(key) == tag)
-        faults += [self._identifier_fault(key[1:], tag) for key, tag in right]
+        right = ((key, row) for key, row in ours if key[:1] == b"i" and expected.get(key) == row)
+        faults += [self._identifier_fault(key[1:], row[:-CHECK_SIZE]) for key, row in right]
         self._last = last
         return [fault for fault in faults if fault is not None]
 
@@ -227,9 +229,11 @@ class TableScrub:
 
 
 def _faults(step: _Step) -> tuple[Fault, ...]:
-    """Run a step; return its faults. An error is returned as a fault too, but StorageError is raised."""
+    """Run a step; return its faults. An error is returned as a fault too, but StorageError is raised for a shortage."""
     try:
         return tuple(step() or ())
+    except DamagedRowError as error:
+        what = str(error)
     except StorageError:
         raise
     except ConsentdError as error:

@@ -146,9 +146,9 @@ class FaultyTable(Table):
         if self.persisted is not None:
             commit = transaction.commit
 
-            def fail(size: int, root: bytes, wall_ms: int) -> None:
+            def fail(size: int, root: bytes, *, time_ms: int, wall_ms: int) -> None:
                 if self.persisted:
-                    commit(size, root, wall_ms)
+                    commit(size, root, time_ms=time_ms, wall_ms=wall_ms)
                 raise StorageError("table failed: mdb_txn_commit: Input/output error")
 
             transaction.commit = fail  # type: ignore[method-assign]
