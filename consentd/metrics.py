@@ -191,12 +191,14 @@ class Metrics:
         self.map_bytes = gauge("map_bytes", "Memory of the hashes above the map's buckets.")
         self.free_bytes = gauge("free_bytes", "Free bytes of its file system; NaN: no such directory.", _PLACE)
         self.table_used_share = gauge("table_used_share", "How much of the table's map is in use, 0 to 1.")
+        self.table_damaged = gauge("table_damaged", "How often a damaged row of the table was read since the start.")
         self.table_readers = gauge("table_readers", "Slots of the table's 1024 that readers of all processes take.")
         self.table_oldest_reader_time_seconds = gauge(
             "table_oldest_reader_time_seconds",
             "When the oldest open read transaction of the table was first seen; NaN: none is open.",
         )
         self.table_dead_readers = counter("table_dead_readers", "Readers that died in a transaction, and were cleared.")
+        self.clock_disagrees = gauge("clock_disagrees", "1 while the clock disagrees with the ledger, else 0.")
         self.clock_refusals = counter("clock_refusals", "Writes refused because the clock jumped.", _CLOCK)
 
         self.shortages = counter(

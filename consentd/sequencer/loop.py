@@ -105,6 +105,7 @@ class Sequencer:
         self._repeats = Repeats(ledger, table, author, clock=clock, metrics=metrics)
         self.checkpoints = Checkpoints(ledger, author.origin, signing, clock=clock, metrics=metrics)
         self.leaf_clock = LeafClock(clock, ledger.state.time_ms, confirmed=confirm_clock)
+        metrics.clock_disagrees.follow(lambda: bool(self.leaf_clock.disagreement(self.ledger.state.time_ms)))
         # The sequencer's thread owns the four attributes below.
         self._sealed_ms = clock.monotonic_ms()
         self._shortages = Shortages(metrics, check_space)

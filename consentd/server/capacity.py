@@ -32,10 +32,11 @@ def check_space(config: Config, is_urgent: bool) -> None:
 
 
 def measure_space(metrics: Metrics, config: Config, table: Table) -> None:
-    """Make each fetch of the metrics measure the free bytes of every directory, and the used share of the table."""
+    """Make each fetch of the metrics measure every directory's free bytes, and the table's used share and damage."""
     for place, path in _places(config).items():
         metrics.free_bytes.follow(partial(_free_bytes, path), place)
     metrics.table_used_share.follow(table.used_share)
+    metrics.table_damaged.follow(lambda: table.damaged)
 
 
 def measure_connections(metrics: Metrics, http: Listener) -> None:
