@@ -158,7 +158,7 @@ def check_residual(drawn: World, question: Question, answer: Decision, draw: Dra
     for category in {*answer.permitted, *answer.denied, *answer.without_consent}:
         labels = tuple(draw.random.sample(LABELS, draw.random.randint(0, 2)))
         resource = Resource(
-            category=category, labels=labels, reference=draw.random.choice(RESOURCES), data_period=draw.period()
+            category=category, labels=labels, reference=draw.random.choice(RESOURCES), data_period=draw.data_period()
         )
         filled = replace(
             question,

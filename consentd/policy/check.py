@@ -1,4 +1,4 @@
-"""Validate a consent before it is written (policy.md, rules 2, 5 and 8; the seven items of Korean law).
+"""Validate a consent and a realm's rules before they are written (policy.md, rules 2, 3 and 8; Korean law).
 
 A consent can fail in two ways. A consent that contradicts itself, or has codes that are not in the vocabulary, is the
 caller's error: ``InvalidError`` is raised. A transfer request that leaves out one of the seven legal items is refused
@@ -9,7 +9,22 @@ import re
 from collections.abc import Collection
 
 from consentd.errors import InvalidError
-from consentd.policy.model import ANY, OPEN_END_MS, Consent, Effect, Kind, Period, Provision, RefusalReason, Rules
+from consentd.policy.dates import is_instant
+from consentd.policy.model import (
+    ANY,
+    BREAK_GLASS_PURPOSE,
+    LEVELS,
+    OPEN_END_MS,
+    OPEN_START_MS,
+    Consent,
+    Effect,
+    ImplicitPolicy,
+    Kind,
+    Period,
+    Provision,
+    RefusalReason,
+    Rules,
+)
 from consentd.policy.tree import Node, walk
 from consentd.policy.vocabulary import Vocabulary
 
@@ -19,6 +34,8 @@ _MOST_OF_QUOTAS = {"entries_per_day": 60_000, "refusals_per_day": 60_000, "perso
 MAX_POLICY_URIS = 16  # of a consent
 MAX_POLICY_URI_BYTES = 512
 
+_OPEN = (OPEN_START_MS, OPEN_END_MS)
+_UNDER_A_DENY = (None, ImplicitPolicy.DENY, ImplicitPolicy.BREAK_GLASS_ONLY)
 _RECURRENCE = re.compile(r"once|P(?=\d|T\d)(\d+Y)?(\d+M)?(\d+W)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+S)?)?", re.ASCII)
 
 
@@ -37,10 +54,12 @@ def check_consent(consent: Consent, vocabulary: Vocabulary) -> RefusalReason | N
         raise _invalid(f"recurrence is neither once nor an ISO 8601 duration: `{consent.recurrence}`")
     if len(consent.policy_uris) > MAX_POLICY_URIS or not all(map(_is_uri, consent.policy_uris)):
         raise _invalid("policy_uris has too many texts, or one that is too long, or has a space or control character")
-    if consent.retention_until_ms < 0:
-        raise _invalid("retention ends before 1970")
+    if consent.retention_until_ms < 0 or not is_instant(consent.retention_until_ms):
+        raise _invalid("retention ends before 1970 or after the year 9999")
     if consent.kind is Kind.OBJECTION and consent.root.effect is not Effect.DENY:
         raise _invalid("an objection's root denies")
+    if consent.root.effect is Effect.DENY and consent.policy not in _UNDER_A_DENY:
+        raise _invalid("a consent whose root denies selects no policy but DENY and BREAK_GLASS_ONLY")
     if consent.kind is Kind.TRANSFER_REQUEST and missing_items(consent):
         return RefusalReason.R05_UNSPECIFIED_ITEMS
     for one in (node.provision for node in nodes):  # an objection's nested permits too
@@ -79,8 +98,11 @@ def check_rules(rules: Rules, vocabulary: Vocabulary) -> None:
     """Validate the rules of a realm before they are written (policy.md, rule 11).
 
     Raises:
-        InvalidError: a provision has children, states no effect, or fails ``check_provision``; or a quota is too high.
+        InvalidError: a provision has children, states no effect, or fails ``check_provision``; a break-glass rule
+            names purposes without BTG; the normal level is none; or a quota is too high.
     """
+    if rules.normal_level not in LEVELS:
+        raise _invalid(f"normal level is none of {', '.join(LEVELS)}: `{rules.normal_level}`")
     for name, most in _MOST_OF_QUOTAS.items():
         if getattr(rules.quotas, name) > most:
             raise InvalidError(f"quota `{name}` is over its limit: `{most}`")
@@ -88,10 +110,22 @@ def check_rules(rules: Rules, vocabulary: Vocabulary) -> None:
         if provision.children or provision.effect is None:
             raise _invalid("a rule of the realm states its effect and has no children")
         check_provision(provision, vocabulary)
+    for purposes in (provision.purposes for provision in rules.break_glass):
+        if purposes and not {ANY, BREAK_GLASS_PURPOSE} & set(purposes):
+            raise _invalid("a break-glass rule that names purposes names `BTG`: it is for no other purpose")
 
 
 def check_provision(provision: Provision, vocabulary: Vocabulary) -> None:
-    """Validate the lists, codes and periods of one provision. Raises InvalidError (INVALID_CONSENT or UNKNOWN_CODE)."""
+    """Validate the lists, codes, level and periods of one provision.
+
+    Raises:
+        InvalidError: INVALID_CONSENT, or UNKNOWN_CODE.
+    """
+    for label in provision.labels:
+        if label in LEVELS:
+            raise InvalidError(f"a level of confidentiality is not a label: state `level`: `{label}`", "UNKNOWN_CODE")
+    if provision.level and provision.level not in LEVELS:
+        raise _invalid(f"level is none of {', '.join(LEVELS)}: `{provision.level}`")
     lists: tuple[tuple[tuple[str, ...], Collection[str] | None], ...] = (
         (provision.actors, None),
         (provision.holders, None),
@@ -109,9 +143,13 @@ def check_provision(provision: Provision, vocabulary: Vocabulary) -> None:
         for code in stated:
             if known is not None and code != ANY and code not in known:
                 raise InvalidError(f"code is not in the vocabulary: `{code}`", "UNKNOWN_CODE")
-    data_period = provision.data_period or Period()
-    if not 0 <= provision.start_ms < provision.end_ms <= OPEN_END_MS or data_period.start_ms >= data_period.end_ms:
-        raise _invalid("period does not end after it starts")
+    if provision.start_ms < 0:
+        raise _invalid("period starts before 1970")
+    for window in (Period(provision.start_ms, provision.end_ms), provision.data_period or Period()):
+        if window.start_ms >= window.end_ms:
+            raise _invalid("period does not end after it starts")
+        if not all(time_ms in _OPEN or is_instant(time_ms) for time_ms in (window.start_ms, window.end_ms)):
+            raise _invalid("period has a bound outside the years 1 to 9999; leave it out if there is none")
 
 
 def missing_items(consent: Consent) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ Korea has had UTC+9 without daylight saving time since 1988. Earlier dates are r
 """
 
 import re
+from calendar import monthrange
 from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Final
 
@@ -16,7 +17,16 @@ _INSTANT: Final = re.compile(
     r"(\d{4})-(\d{2})-(\d{2})T(\d{2}):(\d{2}):(\d{2})(?:\.(\d+))?(Z|[+-](?:0\d|1[0-3]):[0-5]\d|[+-]14:00)", re.ASCII
 )
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_DAY: Final = timedelta(days=1)
+_MILLISECOND: Final = timedelta(milliseconds=1)
+_FIRST_MS: Final = (datetime(1, 1, 1, tzinfo=SEOUL) - _EPOCH) // _MILLISECOND
+_LAST_END_MS: Final = (datetime(9999, 12, 31, tzinfo=UTC) - _EPOCH + _DAY) // _MILLISECOND
 _MINUTE_MS: Final = 60_000
+
+
+def is_instant(time_ms: int) -> bool:
+    """Return whether an instant, or the end of a period, is in the years 1 to 9999 of Asia/Seoul or of UTC."""
+    return _FIRST_MS <= time_ms <= _LAST_END_MS
 
 
 def is_date(text: str) -> bool:
@@ -35,7 +45,7 @@ def start_of_date_ms(text: str) -> int:
 
 def end_of_date_ms(text: str) -> int:
     """Return the first instant after a date, month or year, in UTC ms: the end of a half-open window."""
-    return _midnight_ms(_bounds(text)[1])
+    return _midnight_ms(_bounds(text)[1]) + _DAY // _MILLISECOND
 
 
 def parse_instant_ms(text: str) -> int:
@@ -58,16 +68,16 @@ def parse_instant_ms(text: str) -> int:
     if zone != "Z":
         shift = (int(zone[1:3]) * 60 + int(zone[4:6])) * (-1 if zone[0] == "-" else 1)
     thousandths = int(((fraction or "") + "000")[:3])
-    return (local - _EPOCH) // timedelta(milliseconds=1) - shift * _MINUTE_MS + thousandths
+    return (local - _EPOCH) // _MILLISECOND - shift * _MINUTE_MS + thousandths
 
 
 def format_instant(time_ms: int) -> str:
     """Format an instant in Korean time, to the second: ``2026-03-01 09:00:00 KST``."""
     try:
-        moment = datetime.fromtimestamp(time_ms / 1000, SEOUL)
-    except (OverflowError, ValueError, OSError):
+        moment = datetime(1970, 1, 1, 9, tzinfo=SEOUL) + timedelta(milliseconds=time_ms)
+    except OverflowError:
         return f"{time_ms} ms"  # ``datetime`` has only the years 1 to 9999
-    return f"{moment:%Y-%m-%d %H:%M:%S} KST"
+    return f"{moment:%Y-%m-%d %H:%M:%S}".rjust(19, "0") + " KST"
 
 
 def format_month(time_ms: int) -> str:
@@ -81,7 +91,7 @@ def format_day(time_ms: int) -> str:
 
 
 def _bounds(text: str) -> tuple[date, date]:
-    """Return the first day of a date, month or year, and the first day after it."""
+    """Return the first day and the last day of a date, month or year."""
     found = _DATE.fullmatch(text)
     if found is None:
         raise InvalidError(f"not a date, month or year: `{text}`")
@@ -89,13 +99,13 @@ def _bounds(text: str) -> tuple[date, date]:
     try:
         first = date(year or 0, 1 if month is None else month, 1 if day is None else day)
         if day is not None:
-            return first, first + timedelta(days=1)
+            return first, first
         if month is not None:
-            return first, date(first.year + (first.month == 12), first.month % 12 + 1, 1)
-        return first, date(first.year + 1, 1, 1)
-    except (ValueError, OverflowError) as error:
+            return first, date(first.year, first.month, monthrange(first.year, first.month)[1])
+        return first, date(first.year, 12, 31)
+    except ValueError as error:
         raise InvalidError(f"no such date: `{text}`") from error
 
 
 def _midnight_ms(day: date) -> int:
-    return (datetime(day.year, day.month, day.day, tzinfo=SEOUL) - _EPOCH) // timedelta(milliseconds=1)
+    return (datetime(day.year, day.month, day.day, tzinfo=SEOUL) - _EPOCH) // _MILLISECOND

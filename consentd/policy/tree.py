@@ -51,6 +51,7 @@ def _walk(stated: Provision, parent: Provision, depth: int, nodes: list[Node]) -
         actions=stated.actions or parent.actions,
         labels=stated.labels or parent.labels,
         resources=stated.resources or parent.resources,
+        level=stated.level or parent.level,
         start_ms=max(stated.start_ms, parent.start_ms),
         end_ms=min(stated.end_ms, parent.end_ms),
         data_period=stated.data_period or parent.data_period,

@@ -95,7 +95,13 @@ def provision_message(provision: model.Provision) -> pb.Provision:
 
 
 def period_message(period: model.Period) -> pb.Period:
-    """Turn a period of data into its message."""
+    """Turn a period of data into its message.
+
+    Raises:
+        InvalidError: the period has a bound at 1970-01-01 00:00 UTC, which a message cannot state: 0 means "open".
+    """
+    if not (period.start_ms and period.end_ms):
+        raise InvalidError("data period has a bound at 1970-01-01 00:00 UTC: state a millisecond before or after it")
     start_ms = 0 if period.start_ms == model.OPEN_START_MS else period.start_ms
     end_ms = 0 if period.end_ms == model.OPEN_END_MS else period.end_ms
     return pb.Period(start_time_ms=start_ms, end_time_ms=end_ms)

@@ -21,6 +21,7 @@ from consentd.policy.evaluate import decision, evaluate
 from consentd.policy.model import (
     LEVELS,
     OPEN_END_MS,
+    OPEN_START_MS,
     STILL,
     SUBJECT,
     Actor,
@@ -226,6 +227,12 @@ class Draw:
         start, end = sorted(self.random.sample(INSTANTS, 2))
         return Period(start if start else 0, end if self.random.random() < 0.8 else OPEN_END_MS)
 
+    def data_period(self) -> Period:
+        """Draw the time that data are about: before 1970 too, but no bound at its first instant."""
+        start, end = sorted(self.random.sample([-15, -5, 5, 15, 25], 2))
+        chance = self.random.random()
+        return Period(OPEN_START_MS if chance < 0.2 else start, OPEN_END_MS if chance > 0.8 else end)
+
     def provision(
         self, *, effect: Effect | None, depth: int, chance: float = 0.35, vocabulary: Vocabulary = VOCABULARY
     ) -> Provision:
@@ -247,7 +254,7 @@ class Draw:
             level=self.random.choice(LEVELS) if self.random.random() < chance / 2 else "",
             start_ms=window.start_ms,
             end_ms=window.end_ms,
-            data_period=self.period() if self.random.random() < chance / 3 else None,
+            data_period=self.data_period() if self.random.random() < chance / 3 else None,
             children=tuple(
                 self.provision(
                     effect=self.random.choice([None, None, Effect.DENY, Effect.PERMIT, Effect.PERMIT]), depth=depth - 1,
@@ -333,7 +340,7 @@ class Draw:
             labels=pick.choice([None, None, tuple(pick.sample(LABELS, pick.randint(0, 2)))]),
             level=pick.choice(["", "", *LEVELS]),
             resources=pick.choice([None, None, None, tuple(pick.sample(RESOURCES, pick.randint(1, 2)))]),
-            data_period=pick.choice([None, None, self.period()]),
+            data_period=pick.choice([None, None, self.data_period()]),
             supported_obligations=pick.choice([frozenset(), RESIDUAL]),
         )
         if world and pick.random() < 0.95:
