@@ -21,7 +21,7 @@ from enum import IntEnum
 from typing import Final, NamedTuple, Protocol
 
 from consentd.errors import DeniedError, InvalidError
-from consentd.policy.codebook import Codebook, Parties
+from consentd.policy.codebook import NO_GROUPS, Codebook, Parties, merged
 from consentd.policy.delegation import Capacity, Delegation
 from consentd.policy.model import OPEN_END_MS, SUBJECT
 
@@ -134,18 +134,25 @@ class _Check:
         self._check_processor()
         self._check_carriers()
         caller = self._check_caller()
-        numbers = self._directory.codebook.numbers
-        principal = self._directory.codebook.permit_numbers(asked.on_behalf_of or asked.organisation)
-        denied = {asked.organisation, asked.on_behalf_of, asked.application, *asked.relays}
+        codebook = self._directory.codebook
+        principal = asked.on_behalf_of or asked.organisation
+        denied = {asked.organisation, asked.on_behalf_of, asked.application, *asked.relays} - {""}
         if asked.caller is not None and asked.caller != asked.holder:
             denied.add(asked.caller)
+        is_active = holder.active and all(one.active for one in wanting)
         return Parties(
-            permit_actors=principal if holder.active and all(one.active for one in wanting) else frozenset(),
-            deny_actors=frozenset().union(*(numbers(name) for name in denied if name)),
-            holders=numbers(asked.holder),
+            permit_actors=codebook.permit_numbers(principal) if is_active else frozenset(),
+            deny_actors=frozenset().union(*map(codebook.numbers, denied)),
+            holders=codebook.numbers(asked.holder),
+            permit_groups=codebook.permit_groups(principal) if is_active else NO_GROUPS,
+            deny_groups=merged(*map(codebook.groups, denied)),
+            holder_groups=codebook.groups(asked.holder),
+            is_holder=asked.caller == asked.holder,
             # An operator may see them, and the person, who asks about her own data.
             sees_reasons=caller is None or asked.organisation == SUBJECT or Right.SEE_REASONS in caller.rights,
-            may_break_glass=bool(wanting) and all(one.active and Right.BREAK_GLASS in one.rights for one in wanting),
+            # The person has no right to break the glass.
+            may_break_glass=asked.organisation != SUBJECT
+            and all(one.active and Right.BREAK_GLASS in one.rights for one in wanting),
             from_ms=self._from_ms,
             until_ms=self._until_ms,
         )

@@ -1,21 +1,37 @@
 """Compile consents and rules to rows of bit masks when they are written, so that a consent check has less to compute.
 
-``Compiled`` is one compiled consent; ``subject`` joins the compiled consents of a person. A permit without a limit on
-purposes or categories covers only the codes of the vocabulary that the permit was compiled with. A deny without a limit
-also covers codes that are added later. So no existing consent permits a code that is added later.
+``Compiled`` is one compiled consent; ``subject`` joins the compiled consents of a person. The masks of a permit have
+all codes that it covers, of the vocabulary that it was compiled with. The masks of a deny have the codes that it names:
+a question states the codes above its own. So no permit covers a code that is added later, and denies do.
+
+An implicit policy, of a consent or of the realm, is compiled to rows too: it is read as a provision (rule 1).
 """
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from consentd.errors import InvalidError, MalformedError
-from consentd.policy.model import ANY, Combining, Effect, ImplicitPolicy, Kind, Period, Provision, Rules, StoredConsent
+from consentd.policy.model import (
+    ANY,
+    BREAK_GLASS_PURPOSE,
+    Combining,
+    Effect,
+    ImplicitPolicy,
+    Kind,
+    Period,
+    Provision,
+    Rules,
+    StoredConsent,
+)
 from consentd.policy.rows import (
     ALL_16,
     ALL_64,
     ANY_NUMBER,
+    GROUP,
+    LEVEL_SHIFT,
+    NORMAL,
     PERMIT,
     ROW_SIZE,
     SIDE,
@@ -25,21 +41,28 @@ from consentd.policy.rows import (
     decode_sides,
     pack_rows,
     unpack_rows,
+    uses_reserved,
 )
 from consentd.policy.tree import Node, walk
-from consentd.policy.vocabulary import Closures, Vocabulary
+from consentd.policy.vocabulary import HIGHEST_LEVEL, LEVEL_NUMBERS, Closures, Vocabulary
 
 UNREADABLE: Final = 2
 """Flag: the consent has content that cannot be interpreted. Its only row has the participants and the period."""
 
 STATUTORY: Final = 4  # flag: the rows of the consent are in layer STATUTE
 POLICY_SHIFT: Final = 4
-"""Bits 4–6 of the flags are the implicit policy that the consent selects; 0: the consent selects no policy."""
+"""Bits 4–7 of the flags are the implicit policy that the consent selects; 0: the consent selects no policy."""
 
+POLICY_ROWS: Final = (0, 1, 1, 1, 2)
+"""How many rows an implicit policy has: none, DENY, BASIC_NORMAL, ALL_NORMAL, BREAK_GLASS_ONLY."""
+
+BASIC_NORMAL_PURPOSE: Final = "TREAT"
+"""IHE PCF 1.1, 53.2.1: ``Policy-basic-normal`` permits treatment and "does not authorize other access"."""
+
+GROUP_PREFIX: Final = "group/"  # of the identifiers of groups
 MAX_RULES: Final = 1_024  # most statutory rules of a realm, and most break-glass rules
-_RULES: Final = struct.Struct("<BBBBHHHH")
-RULES_VERSION: Final = 2
-RULES_HEADER_SIZE: Final = _RULES.size
+_RULES: Final = struct.Struct("<BBBBHHHHQ")
+RULES_VERSION: Final = 3
 _COMBININGS: Final = frozenset(map(int, Combining))
 _POLICIES: Final = frozenset(map(int, ImplicitPolicy))
 
@@ -51,14 +74,16 @@ class Compiled:
     Attributes:
         vocabulary: version of the vocabulary that the masks belong to.
         flags: ``UNREADABLE``, ``STATUTORY``, and the implicit policy (see ``POLICY_SHIFT``).
-        rows: the bytes of 1 to 256 rows in preorder.
+        rows: the bytes of 1 to 256 rows in preorder, and of the rows of the implicit policy.
         side: the side block: the rows' side records (limits that do not fit into a row), joined.
+        since: leaf index of the consent's entry: the moment at which groups in permits are read (rule 10).
     """
 
     vocabulary: int
     flags: int
     rows: bytes
     side: bytes
+    since: int = 0
 
 
 def compile_consent(stored: StoredConsent, vocabulary: Vocabulary, numbers: Mapping[str, int]) -> Compiled:
@@ -68,22 +93,24 @@ def compile_consent(stored: StoredConsent, vocabulary: Vocabulary, numbers: Mapp
         InvalidError: UNKNOWN_CODE, UNKNOWN_PARTICIPANT, or INVALID_CONSENT (a size limit is exceeded).
     """
     consent = stored.consent
-    flags = (consent.policy or 0) << POLICY_SHIFT
-    if consent.kind is Kind.STATUTORY:
-        flags |= STATUTORY
+    flags = STATUTORY if consent.kind is Kind.STATUTORY else 0
     compiler = _Compiler(vocabulary, numbers)
     if stored.readable:
-        rows = [compiler.row(node, index) for index, node in enumerate(walk(consent.root))]
+        nodes = walk(consent.root)
+        rows = [compiler.row(node, index) for index, node in enumerate(nodes)]
+        if consent.policy is not None:
+            flags |= consent.policy << POLICY_SHIFT
+            rows += compiler.policy(consent.policy, nodes[0].provision)
     else:
         flags |= UNREADABLE
         rows = [compiler.unreadable(consent.root)]
-    return Compiled(vocabulary.version, flags, pack_rows(rows), compiler.side)
+    return Compiled(vocabulary.version, flags, pack_rows(rows), compiler.side, stored.since)
 
 
 def named_participants(compiled: Compiled, effect: Effect) -> tuple[frozenset[int], frozenset[int]]:
     """Return the numbers of the actors and of the holders that the rows with *effect* name; 0 stands for any.
 
-    A consent that selects an implicit policy which permits something permits it to any actor, from any holder.
+    The rows of the implicit policy count too.
     """
     actors: set[int] = set()
     holders: set[int] = set()
@@ -93,9 +120,6 @@ def named_participants(compiled: Compiled, effect: Effect) -> tuple[frozenset[in
         side = sides[row.side] if row.flags & SIDE else Side()
         actors |= side.actors or {row.actor}
         holders |= side.holders or {row.holder}
-    if effect is Effect.PERMIT and compiled.flags >> POLICY_SHIFT not in (0, ImplicitPolicy.DENY):
-        actors.add(ANY_NUMBER)
-        holders.add(ANY_NUMBER)
     return frozenset(actors), frozenset(holders)
 
 
@@ -121,23 +145,48 @@ class _Compiler:
         # A data period without bounds is no limit, as `*` is none: a child states it to drop its parent's limit.
         data_period = None if stated.data_period == Period() else stated.data_period
         side = self._put(Side(actors, holders, resources, data_period))
+        labels = _mask(vocabulary.label, stated.labels, permit=permit, unlimited=0)
+        categories = _mask(vocabulary.category, stated.categories, permit=permit, unlimited=ALL_64)
+        if permit and not resources:
+            categories = _with_covered_labels(vocabulary, categories, stated.categories, labels)
+        flags = (PERMIT if permit else 0) | (0 if side is None else SIDE) | _level(stated.level) << LEVEL_SHIFT
+        if any(name.startswith(GROUP_PREFIX) for name in (*stated.actors, *stated.holders)):
+            flags |= GROUP
         # A window that ends before it starts is never in force. It is stored as [0, 0), a window that is always over.
         opens = stated.start_ms < stated.end_ms
         return Row(
             actor=actor,
             holder=holder,
             purposes=_mask(vocabulary.purpose, stated.purposes, permit=permit, unlimited=ALL_64),
-            categories=_mask(vocabulary.category, stated.categories, permit=permit, unlimited=ALL_64),
+            categories=categories,
             start_ms=stated.start_ms if opens else 0,
             end_ms=stated.end_ms if opens else 0,
-            labels=_mask(vocabulary.label, stated.labels, permit=permit, unlimited=None),
+            labels=labels,
             actions=_mask(vocabulary.action, stated.actions, permit=permit, unlimited=ALL_16),
             side=side or 0,
-            flags=(PERMIT if permit else 0) | (0 if side is None else SIDE),
+            flags=flags,
             depth=node.depth,
-            node=min(index, 255),
+            node=index,
             below=node.below,
         )
+
+    def policy(self, policy: ImplicitPolicy, root: Provision) -> list[Row]:
+        """Return the rows of an implicit policy with the limits of *root* (rule 1)."""
+        if policy is ImplicitPolicy.DENY:
+            return [self.row(Node(replace(root, effect=Effect.DENY)), 0)]
+        purpose = self._vocabulary.purpose
+        named = _mask(purpose, root.purposes, permit=True, unlimited=ALL_64) if _is_limit(root.purposes) else ALL_64
+        permit = replace(root, effect=Effect.PERMIT)
+        if policy is ImplicitPolicy.BREAK_GLASS_ONLY:
+            child = self.row(Node(permit, depth=1), 1)
+            child = child._replace(purposes=named & purpose.bits.get(BREAK_GLASS_PURPOSE, 0))
+            return [self.row(Node(replace(root, effect=Effect.DENY), below=1), 0), child]
+        basic = policy is ImplicitPolicy.BASIC_NORMAL
+        purposes = purpose.permit.get(BASIC_NORMAL_PURPOSE, 0) if basic else purpose.star
+        row = self.row(Node(replace(permit, level=root.level or "V")), 0)
+        unlabelled = sum(one.leaves for one in self._vocabulary.sensitivities if not one.labels)
+        row = row._replace(purposes=named & purposes, categories=row.categories & unlabelled, flags=row.flags | NORMAL)
+        return [row]
 
     def unreadable(self, root: Provision) -> Row:
         """Make a deny row of the root's participants and period. A list with an unregistered name puts no limit."""
@@ -164,19 +213,54 @@ class _Compiler:
         return None if side == Side() else self._block.add(side)
 
 
-def _mask(closures: Closures, codes: tuple[str, ...], *, permit: bool, unlimited: int | None) -> int:
-    """Return the mask of ``codes``. No limit: all bits in use for a permit, *unlimited* for a deny, 0 for labels."""
-    if not codes or ANY in codes:
-        if unlimited is None:
-            return 0
-        return closures.all if permit else unlimited
-    closed = closures.permit if permit else closures.deny
+def _is_limit(stated: tuple[str, ...]) -> bool:
+    return bool(stated) and ANY not in stated
+
+
+def _mask(closures: Closures, codes: tuple[str, ...], *, permit: bool, unlimited: int) -> int:
+    """Return the mask of ``codes``. No limit: what ``*`` covers for a permit, and *unlimited* for a deny or if it is 0.
+
+    Raises:
+        InvalidError: UNKNOWN_CODE.
+    """
+    if not _is_limit(codes):
+        return closures.star if permit and unlimited else unlimited
+    covered = closures.permit if permit else closures.bits
     mask = 0
     for code in codes:
-        if code not in closed:
+        if code not in covered:
             raise InvalidError(f"code is not in the vocabulary: `{code}`", "UNKNOWN_CODE")
-        mask |= closed[code]
+        mask |= covered[code]
     return mask
+
+
+def _with_covered_labels(vocabulary: Vocabulary, leaves: int, named: tuple[str, ...], labels: int) -> int:
+    """Return those of *leaves* of which a permit covers every label that they have of their own (rule 9).
+
+    The permit names *labels* (a mask) or, by *named*, the leaf itself or a category all of whose leaves have the label.
+    Example: GEN has two leaves, both with label GDIS. A permit of GEN covers both, and a permit of ``*`` neither.
+    """
+    category = vocabulary.category
+    for one in vocabulary.sensitivities:
+        missing = one.labels & ~labels
+        while missing:
+            label = missing & -missing
+            missing ^= label
+            bearing = sum(other.leaves for other in vocabulary.sensitivities if other.labels & label)
+            covered = 0
+            for code in named:
+                if code != ANY and not category.below[code] & vocabulary.leaves & ~bearing:
+                    covered |= category.permit[code]
+            leaves &= ~one.leaves | covered
+    return leaves
+
+
+def _level(level: str) -> int:
+    """Return the number of a level; InvalidError (INVALID_CONSENT) if there is no such level."""
+    number = LEVEL_NUMBERS.get(level)
+    if number is None:
+        raise InvalidError(f"level is none of U, L, M, N, R, V: `{level}`", "INVALID_CONSENT")
+    return number
 
 
 Rule = tuple[Row, str]
@@ -189,26 +273,34 @@ class CompiledRules:
 
     Attributes:
         vocabulary: version of the vocabulary that the masks belong to.
+        normal_level: number of the highest level that the two normal policies cover.
+        since: leaf index of the entry of the rules: the moment at which groups in permits are read (rule 10).
         by_purpose: purpose bit → the statutory rules for this purpose. Purposes without a rule are absent.
-        policies: implicit policy → masks of the (purposes, categories) that the policy permits.
+        policy: the rows of the realm's implicit policy.
+        otherwise: what combining permits where no consent says anything; None unless it is PERMIT_UNLESS_DENY.
         plain: True if combining is DENY_OVERRIDES and the implicit policy is DENY, as in most realms.
         block, encoded: the side block of all rows; the bytes that the policy table stores for these rules.
     """
 
     combining: Combining
     implicit_policy: ImplicitPolicy
+    normal_level: int
     vocabulary: int
+    since: int
     statutory: tuple[Rule, ...]
     break_glass: tuple[Rule, ...]
     by_purpose: Mapping[int, tuple[Rule, ...]]
-    policies: Mapping[int, tuple[int, int]]
+    policy: tuple[Row, ...]
+    otherwise: Row | None
     plain: bool
     block: bytes
     encoded: bytes
 
 
-def compile_rules(rules: Rules, vocabulary: Vocabulary, numbers: Mapping[str, int], *, since: int = 0) -> CompiledRules:
-    """Compile a realm's rules.
+def compile_rules(
+    rules: Rules, vocabulary: Vocabulary, numbers: Mapping[str, int], *, since: int = 0
+) -> CompiledRules:
+    """Compile a realm's rules. *since* is the leaf index of their entry.
 
     Raises:
         InvalidError: as in ``compile_consent``; a rule has children or no effect; or there are too many rules.
@@ -222,10 +314,21 @@ def compile_rules(rules: Rules, vocabulary: Vocabulary, numbers: Mapping[str, in
             node, *children = walk(provision)
             if children:
                 raise InvalidError("a rule of the realm has no children", "INVALID_CONSENT")
-            rows.append(compiler.row(node, 0))
-    counts = (len(rules.statutory), len(rules.break_glass))
-    header = _RULES.pack(RULES_VERSION, rules.combining, rules.implicit_policy, 0, vocabulary.version, *counts, 0)
-    return decode_rules(header + pack_rows(rows) + compiler.side, vocabulary)
+            row = compiler.row(node, 0)
+            if provisions is rules.break_glass and not _is_limit(provision.purposes):
+                # The break-glass rules are about BTG by their place, so they do not need to name it (rule 6).
+                row = row._replace(purposes=row.purposes | vocabulary.purpose.bits.get(BREAK_GLASS_PURPOSE, 0))
+            rows.append(row)
+    defaults: list[Row] = []
+    if rules.implicit_policy is not ImplicitPolicy.DENY:
+        defaults += compiler.policy(rules.implicit_policy, Provision(effect=Effect.DENY))
+    if rules.combining is Combining.PERMIT_UNLESS_DENY:
+        defaults.append(compiler.row(Node(Provision(effect=Effect.PERMIT)), 0))
+    header = _RULES.pack(
+        RULES_VERSION, rules.combining, rules.implicit_policy, _level(rules.normal_level or "N"), vocabulary.version,
+        len(rules.statutory), len(rules.break_glass), len(defaults), since,
+    )  # fmt: skip
+    return decode_rules(header + pack_rows(rows + defaults) + compiler.side, vocabulary)
 
 
 def decode_rules(value: bytes, vocabulary: Vocabulary) -> CompiledRules:
@@ -236,28 +339,40 @@ def decode_rules(value: bytes, vocabulary: Vocabulary) -> CompiledRules:
     """
     if len(value) < _RULES.size:
         raise MalformedError("compiled rules are cut short")
-    version, combining, policy, zero, of, statutory, break_glass, zeros = _RULES.unpack_from(value)
-    end = _RULES.size + (statutory + break_glass) * ROW_SIZE
-    if version != RULES_VERSION or zero or zeros or len(value) < end or len(value) % 4:
+    version, combining, policy, level, of, statutory, break_glass, defaults, since = _RULES.unpack_from(value)
+    end = _RULES.size + (statutory + break_glass + defaults) * ROW_SIZE
+    if version != RULES_VERSION or len(value) < end or len(value) % 4:
         raise MalformedError("compiled rules are malformed")
     if combining not in _COMBININGS or policy not in _POLICIES or of > vocabulary.version:
         raise MalformedError("compiled rules have an unknown combining or policy, or a later vocabulary")
+    policies = 0 if policy == ImplicitPolicy.DENY else POLICY_ROWS[policy]
+    if defaults != policies + (combining == Combining.PERMIT_UNLESS_DENY) or not 1 <= level <= HIGHEST_LEVEL:
+        raise MalformedError("compiled rules have another policy than they state, or an unknown level")
     rows = unpack_rows(value[_RULES.size : end])
     block = value[end:]
     decode_sides(block, (row.side for row in rows if row.flags & SIDE))
+    if uses_reserved(block, rows):
+        raise MalformedError("compiled rules were written by a later version")
     law = tuple((row, f"statutory[{index}]") for index, row in enumerate(rows[:statutory]))
-    glass = tuple((row, f"break_glass[{index}]") for index, row in enumerate(rows[statutory:]))
-    bits = vocabulary.purpose.bits.values()
-    by_purpose = {bit: tuple(rule for rule in law if rule[0].purposes & bit) for bit in bits}
+    glass = tuple((row, f"break_glass[{at}]") for at, row in enumerate(rows[statutory : statutory + break_glass]))
+    realm = rows[statutory + break_glass :]
+    purpose = vocabulary.purpose
+    by_purpose = {
+        bit: tuple(rule for rule in law if rule[0].purposes & (bit if rule[0].flags & PERMIT else purpose.above[code]))
+        for code, bit in purpose.bits.items()
+    }
     return CompiledRules(
         combining=Combining(combining),
         implicit_policy=ImplicitPolicy(policy),
+        normal_level=level,
         vocabulary=of,
+        since=since,
         statutory=law,
         break_glass=glass,
         by_purpose={bit: found for bit, found in by_purpose.items() if found},
-        policies=vocabulary.policies,
-        plain=combining == Combining.DENY_OVERRIDES and policy == ImplicitPolicy.DENY,
+        policy=tuple(realm[:policies]),
+        otherwise=realm[policies] if len(realm) > policies else None,
+        plain=not realm and combining == Combining.DENY_OVERRIDES,
         block=block,
         encoded=value,
     )

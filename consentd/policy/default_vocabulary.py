@@ -1,11 +1,12 @@
 """Define the default vocabulary, ``kr-phr`` version 1: Korean personal health records with HL7 v3 codes.
 
 Categories are the five classes of My Healthway (consent.md 1.4). CLIN has the twelve standard groups of clinical data
-(PAT to NOTE) and two classes of KR CDI V2 (ENC, VIT). Purposes are HL7 v3 PurposeOfUse (consent.md 1.5). Labels are the
-HL7 v3 Confidentiality levels and the codes for sensitive data (민감영역).
+(PAT to NOTE) and two classes of KR CDI V2 (ENC, VIT). Purposes are HL7 v3 PurposeOfUse (consent.md 1.5). Labels are
+HL7's codes for sensitive data (민감영역).
 
-``implies`` is False for purposes that a permit must name: BTG, CLINTRL, POPHLTH, HMARKT, POARCH, HLEGAL, AITRAIN
-(policy.md, rule 6), FAMRQT, PWATRNY, SUPNWK (a person other than the subject retrieves data), and HTEST (test data).
+``implies`` is False for what a permit must name: the purposes BTG, CLINTRL, CLINTRCH, POPHLTH, HMARKT, POARCH, HLEGAL,
+AITRAIN with those below them, and the action correct (policy.md, rule 6); also FAMRQT, PWATRNY, SUPNWK (a person other
+than the subject retrieves data), and HTEST (test data).
 """
 
 from functools import partial
@@ -14,7 +15,6 @@ from typing import Final
 from consentd.policy.vocabulary import Code, Vocabulary
 
 _REASON = "http://terminology.hl7.org/CodeSystem/v3-ActReason"
-_CONFIDENTIALITY = "http://terminology.hl7.org/CodeSystem/v3-Confidentiality"
 _ACT_CODE = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
 _CONSENT_ACTION = "http://terminology.hl7.org/CodeSystem/consentaction"
 
@@ -29,9 +29,9 @@ def _category(code: str, ko: str, en: str, level: str = "", labels: tuple[str, .
 
 
 _purpose = partial(_code, system=_REASON)
+_trial = partial(_purpose, parent="CLINTRCH", implies=False)
 _action = partial(_code, system=_CONSENT_ACTION)
 _label = partial(_code, system=_ACT_CODE)
-_level = partial(_code, system=_CONFIDENTIALITY)
 
 
 PURPOSES: Final = (
@@ -58,9 +58,9 @@ PURPOSES: Final = (
     _purpose("HTEST", "시험 데이터", "test health data", "HOPERAT", implies=False),
     _purpose("HRESCH", "연구(포괄동의)", "healthcare research"),
     _purpose("DSRCH", "특정 질환 연구", "disease specific research", "HRESCH"),
-    _purpose("CLINTRCH", "임상시험 연구", "clinical trial research", "HRESCH"),
-    _purpose("CLINTRCHPC", "임상시험 연구(진료 병행)", "clinical trial research with patient care", "CLINTRCH"),
-    _purpose("CLINTRCHNPC", "임상시험 연구(진료 없음)", "clinical trial research without patient care", "CLINTRCH"),
+    _purpose("CLINTRCH", "임상시험 연구", "clinical trial research", "HRESCH", implies=False),
+    _trial("CLINTRCHPC", "임상시험 연구(진료 병행)", "clinical trial research with patient care"),
+    _trial("CLINTRCHNPC", "임상시험 연구(진료 없음)", "clinical trial research without patient care"),
     _purpose("BIORCH", "바이오·유전체 연구", "biomedical research", "HRESCH"),
     _purpose("TRANSRCH", "중개 연구", "translational research", "HRESCH"),
     _purpose("POARCH", "인구 기원·혈통 연구", "population origins or ancestry research", "HRESCH", implies=False),
@@ -115,16 +115,10 @@ ACTIONS: Final = (
     _action("access", "열람", "access"),
     _action("use", "이용", "use"),
     _action("disclose", "제공", "disclose"),
-    _action("correct", "정정", "correct"),
+    _action("correct", "정정", "correct", implies=False),
 )
 
 LABELS: Final = (
-    _level("U", "제한 없음", "unrestricted"),
-    _level("L", "낮음", "low"),
-    _level("M", "보통 이하", "moderate"),
-    _level("N", "일반", "normal"),
-    _level("R", "제한", "restricted"),
-    _level("V", "매우 제한", "very restricted"),
     _label("PSY", "정신질환", "psychiatry"),
     _label("MH", "정신건강", "mental health"),
     _label("HIV", "HIV/AIDS", "HIV/AIDS"),

@@ -1,9 +1,9 @@
 """Answer a packed question from a person's rows. Each category is a bit, so one operation decides all categories.
 
 There are two ways. Most subjects are SIMPLE (each consent is one row), and for most questions the realm has no rule.
-Then one loop of mask-ANDs is enough. All other cases (nested provisions, labels, pauses, statutes, break-glass,
-residuals) need ``match``, which finds the matching rows in each layer, and ``_decide``, which finds the layer that
-decides. If both ways are possible, they give the same answer.
+Then one loop of mask-ANDs is enough. All other cases (nested provisions, labels, levels, groups, pauses, statutes,
+break-glass, residuals) need ``match``, which finds the matching rows in each layer, and ``_decide``, which finds the
+layer that decides. If both ways are possible, they give the same answer.
 
 INVARIANT: no answer is cached. An answer depends only on the subject value, the question, the rules and the instant.
 """
@@ -14,27 +14,31 @@ from typing import Final
 from consentd.policy.codebook import Codebook, PackedQuestion
 from consentd.policy.compile import CompiledRules
 from consentd.policy.match import (
-    BEST_CASE,
     CONSENT,
     DENIES,
-    IMPLICIT,
     PERMITS,
     UNKNOWNS,
-    WORST_CASE,
     Ids,
     Matches,
-    combining_for,
-    implicit_masks,
+    decode_person,
     match,
+    match_realm,
     path_of,
 )
+from consentd.policy.match_row import BEST_CASE, STATED_CASE, WORST_CASE, Matcher, denied_leaves
 from consentd.policy.model import OPEN_END_MS, Combining, Decision, Effect, Obligation, Outcome, Reason, ReasonCode
 from consentd.policy.residual import Condition, conditions, expand
 from consentd.policy.rows import ROW_SIZE
 from consentd.policy.subject import CLOSED, ENTRY, SIMPLE
 
 _SIMPLE_ROW: Final = Struct("<IIQQQQ4xH2xB3x")
-"""The fields that a row of a SIMPLE subject needs: actor, holder, purposes, categories, start, end, actions, flags."""
+"""The fields that a row of a SIMPLE subject needs: actor, holder, purposes, categories, start, end, actions, flags. The
+only flag of such a row is PERMIT."""
+
+_ENTRY_IDS: Final = Struct("<IIH")
+"""The first fields of a directory entry: lineage, seq, version."""
+
+ENTRY_SIZE: Final = ENTRY.size
 
 assert _SIMPLE_ROW.size == ROW_SIZE
 
@@ -44,6 +48,7 @@ _CODES: Final = (  # index: the layer, then the kind (PERMITS, DENIES)
     (ReasonCode.PERMITTED_BY_LAW, ReasonCode.DENIED_BY_LAW),
     (ReasonCode.PERMITTED_BY_BREAK_GLASS, ReasonCode.DENIED_BY_BREAK_GLASS),
     (ReasonCode.PERMITTED_BY_CONSENT, ReasonCode.DENIED_BY_CONSENT),
+    (ReasonCode.PERMITTED_BY_IMPLICIT_POLICY, ReasonCode.DENIED_BY_IMPLICIT_POLICY),
     (ReasonCode.PERMITTED_BY_IMPLICIT_POLICY, ReasonCode.DENIED_BY_IMPLICIT_POLICY),
 )
 _EFFECTS: Final = (Effect.PERMIT, Effect.DENY)
@@ -109,58 +114,63 @@ class Verdict:
 def evaluate(value: bytes | None, question: PackedQuestion, rules: CompiledRules, now_ms: int) -> Verdict:
     """Answer a question at an instant from a subject value.
 
-    *value* is empty if the person has no consents, and None if the person is not enrolled. Implicit policies and
-    combining defaults permit nothing about a person who is not enrolled (policy.md, rule 7).
+    *value* is empty if the person has no consents, and None if the person is not enrolled. The realm's implicit policy
+    and combining permit nothing about a person who is not enrolled (policy.md, "Not enrolled").
 
     The caller must have packed the question with a codebook of the same table revision as the rules. *value* must come
     from ``encode_subject``: damaged bytes are not detected here, and may give any answer or exception.
     """
     simple = not value or (value[1] & (SIMPLE | CLOSED) == SIMPLE and value[2] | value[3] << 8 <= question.version)
-    if not simple or question.break_glass or question.purpose in rules.by_purpose:
+    if not simple or question.residual or question.break_glass or question.purpose in rules.by_purpose:
         return _evaluate_general(value, question, rules, now_ms)
-    asked = question.categories
     permits = denies = 0
     until = question.until_ms
     met: list[tuple[int, int, int]] = []
     if value:
-        purpose, action = question.purpose, question.action
-        rows = _SIMPLE_ROW.iter_unpack(value[8 + 14 * (value[4] | value[5] << 8) :])
+        purpose, category, action = question.deny_purposes, question.deny_categories, question.deny_actions
+        rows = _SIMPLE_ROW.iter_unpack(value[8 + ENTRY_SIZE * (value[4] | value[5] << 8) :])
         for index, (actor, holder, purposes, categories, start, end, actions, flags) in enumerate(rows):
-            if purposes & purpose:
-                mask = categories & asked
-                if (
-                    mask
-                    and actions & action
-                    and holder in question.holders
-                    and actor in (question.permit_actors if flags & 1 else question.deny_actors)
-                ):
-                    if start > now_ms:
-                        if start < until:
-                            until = start
-                    elif now_ms < end:
-                        if end < until:
-                            until = end
-                        met.append((index, flags, mask))
-                        if flags & 1:
-                            permits |= mask
-                        else:
-                            denies |= mask
+            # First the test that both effects share: the masks for denies have all bits of the masks for permits.
+            if purposes & purpose and categories & category and actions & action and holder in question.holders:
+                if flags:
+                    mask = categories & question.plain
+                    if not (
+                        mask
+                        and purposes & question.purpose
+                        and actions & question.action
+                        and actor in question.permit_actors
+                    ):
+                        continue
+                elif actor in question.deny_actors:
+                    mask = denied_leaves(categories, question)
+                else:
+                    continue
+                if start > now_ms:
+                    if start < until:
+                        until = start
+                elif now_ms < end:
+                    if end < until:
+                        until = end
+                    met.append((index, flags, mask))
+                    if flags:
+                        permits |= mask
+                    else:
+                        denies |= mask
     if not rules.plain:
         found = Matches(until)
         for index, flags, mask in reversed(met) if rules.combining in _NEWEST_FIRST else met:
-            found.add(CONSENT, PERMITS if flags & 1 else DENIES, mask, _ids(value, index))
-        permitted, denied = implicit_masks(rules.implicit_policy, question, rules, selected=False)
-        found.add(IMPLICIT, PERMITS, 0 if value is None else permitted)
-        found.add(IMPLICIT, DENIES, denied)
-        return _verdict(*_decide(found, asked, combining_for(value, question, rules)), question, until)
+            found.add(CONSENT, PERMITS if flags else DENIES, mask, _ids(value, index))
+        matcher = Matcher(question, STATED_CASE, rules.normal_level)
+        match_realm(found, matcher, rules, enrolled=value is not None)
+        return _verdict(*_decide(found, question.categories, rules.combining), question, until)
     permits &= ~denies
-    without = asked & ~(permits | denies)
+    without = question.categories & ~(permits | denies)
     reasons: Reasons = []
     refs = [0, 0]
     for index, flags, mask in met:
         if len(reasons) >= _MAX_ROW_REASONS and (refs[PERMITS] or not permits) and (refs[DENIES] or not denies):
             break
-        if not flags & 1:
+        if not flags:
             code, effect, kind = ReasonCode.DENIED_BY_CONSENT, Effect.DENY, DENIES
         elif mask & permits:
             code, effect, kind = ReasonCode.PERMITTED_BY_CONSENT, Effect.PERMIT, PERMITS
@@ -174,28 +184,29 @@ def evaluate(value: bytes | None, question: PackedQuestion, rules: CompiledRules
 
 
 def _ids(value: bytes | None, index: int) -> Ids:
-    lineage, seq, version, _, _, _ = ENTRY.unpack_from(value or b"", 8 + 14 * index)
+    lineage, seq, version = _ENTRY_IDS.unpack_from(value or b"", 8 + ENTRY_SIZE * index)
     return seq, lineage, version
 
 
 def _evaluate_general(value: bytes | None, question: PackedQuestion, rules: CompiledRules, now_ms: int) -> Verdict:
-    """Answer any question, for the worst case of its open properties and, if ``question.residual``, for the best case.
+    """Answer any question: as stated, or if ``question.residual``, for the worst and the best case of what is open.
 
     A category that only the best case permits is permitted on conditions, which the caller checks for each resource.
     """
-    combining = combining_for(value, question, rules)
-    newest_first = combining in _NEWEST_FIRST
-    found = match(value, question, rules, now_ms, open_limits=WORST_CASE, newest_first=newest_first)
+    combining = rules.combining
+    person = decode_person(value, question.version, newest_first=combining in _NEWEST_FIRST)
+    worst = Matcher(question, WORST_CASE if question.residual else STATED_CASE, rules.normal_level)
+    found = match(person, worst, rules, now_ms)
     masks, reasons, refs = _decide(found, question.categories, combining)
     until = found.until_ms
     rest: tuple[Condition, ...] = ()
     if question.residual:
-        narrow = match(value, question, rules, now_ms, open_limits=BEST_CASE, newest_first=newest_first)
+        narrow = match(person, Matcher(question, BEST_CASE, rules.normal_level), rules, now_ms)
         until = min(until, narrow.until_ms)
         permitted = _decide(narrow, question.categories, combining)[0][0]
         conditional = permitted & ~masks[0]
         if conditional:
-            rest = conditions(value, question, rules, now_ms, permitted=permitted, found=narrow)
+            rest = conditions(person, question, rules, now_ms, permitted=permitted, found=narrow)
         if rest:
             (_, denied, without, unknown), reasons, refs = _decide(found, question.categories & ~conditional, combining)
             masks = permitted, denied, without, unknown
@@ -209,14 +220,18 @@ def _evaluate_general(value: bytes | None, question: PackedQuestion, rules: Comp
     return verdict
 
 
+def undetermined(question: PackedQuestion, code: ReasonCode) -> Verdict:
+    """Return the answer to a question that cannot be answered: all categories are unknown.
+
+    *code* is the reason: CLOCK (the clock disagrees with the ledger) or DAMAGED_ROW (the person's row of the table).
+    """
+    reasons: Reasons = [(code, None, 0, 0, 0, "")]
+    return _verdict((0, 0, 0, question.categories), reasons, [0, 0], question, OPEN_END_MS)
+
+
 def no_consent(question: PackedQuestion) -> Verdict:
     """Return the answer that a question gets if nothing matches it."""
     return _verdict((0, 0, question.categories, 0), [], [0, 0], question, question.until_ms)
-
-
-def undetermined(question: PackedQuestion, code: ReasonCode) -> Verdict:
-    """Return the answer to a question that cannot be decided for the reason *code*: every category is unknown."""
-    return _verdict((0, 0, 0, question.categories), [(code, None, 0, 0, 0, "")], [0, 0], question, OPEN_END_MS)
 
 
 def break_glass_refused(question: PackedQuestion) -> Verdict:
@@ -244,10 +259,10 @@ def _decide(
         denies &= left
         unknowns &= left
         if layer != CONSENT or combining in _DENY_FIRST:
+            if layer == CONSENT:
+                permits |= found.otherwise & left
             unknowns &= ~denies
             permits &= ~(denies | unknowns)
-            if layer == CONSENT and combining is Combining.PERMIT_UNLESS_DENY:
-                permits = left & ~(denies | unknowns)
         else:
             unknowns &= ~permits
             denies &= ~(permits | unknowns)

@@ -15,7 +15,7 @@ from typing import Final
 from consentd.policy.codebook import PackedQuestion
 from consentd.policy.compile import Compiled
 from consentd.policy.evaluate import Verdict
-from consentd.policy.model import OPEN_END_MS, Effect, Outcome
+from consentd.policy.model import OPEN_END_MS, Effect, Outcome, ReasonCode
 from consentd.policy.rows import ALL_16, ALL_64, ANY_NUMBER, PERMIT, Row, pack_rows
 from consentd.policy.subject import Lineage, encode_subject
 
@@ -25,13 +25,18 @@ PLACEHOLDER: Final = encode_subject(
     Lineage(number, number, 1, False, Compiled(0, 0, pack_rows([_ROW]), b"")) for number in range(1, 4)
 )
 """A subject value of three consents that match no question."""
+_FAULTS: Final = (ReasonCode.CLOCK, ReasonCode.DAMAGED_ROW)
 NO_TAG: Final = bytes(32)
 """A tag that no person has."""
 
 
 def reduce_verdict(verdict: Verdict, question: PackedQuestion) -> Verdict:
-    """Return the reduced form of a verdict on *question*. A PERMIT is its own reduced form."""
-    if verdict.outcome is Outcome.PERMIT:
+    """Return the reduced form of a verdict on *question*.
+
+    A PERMIT is its own reduced form. So is the answer to a question that could not be answered because of a fault of
+    ours: every asker gets it as it is.
+    """
+    if verdict.outcome is Outcome.PERMIT or any(reason[0] in _FAULTS for reason in verdict.reasons):
         return verdict
     refused = verdict.denied | verdict.without | verdict.unknown
     reasons = [reason for reason in verdict.reasons if reason[1] is Effect.PERMIT]

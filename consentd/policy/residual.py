@@ -1,32 +1,42 @@
 """Compute the residual: conditions that the caller must check for each resource (policy.md, rule 5).
 
-A question may leave labels, resources and data period open. The limits of matching provisions on these three become
-conditions. Until ``valid_until_ms``, ``covers`` gives the answer of a Check call that states the three for a resource.
+A question may leave labels, level, resources and data period open. The limits of matching provisions on these four
+become conditions, also the limits on labels and level that rule 9 sets without their being named. Until
+``valid_until_ms``, ``covers`` gives the answer of a Check call that states the four for a resource.
+
+The caller needs no vocabulary. So a row becomes several conditions, if its categories differ in their labels or levels.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
+from consentd.errors import InvalidError
 from consentd.policy.codebook import Codebook, PackedQuestion
 from consentd.policy.compile import CompiledRules
 from consentd.policy.match import (
     CONSENT,
-    DENIES,
-    EITHER_CASE,
     IMPLICIT,
-    PERMITS,
+    REALM,
     UNKNOWNS,
-    Limits,
     Matches,
-    StoredLineage,
-    combining_for,
-    lineages_of,
-    match_row,
+    Person,
     realm_rules,
 )
-from consentd.policy.model import MAX_DEPTH, Combining, Effect, Layer, Period, ResidualRule, Resource
-from consentd.policy.rows import PERMIT, SIDE, SIDE_RECORD, Fields, Row, Side, decode_side
-from consentd.policy.subject import PAUSED, is_closed
+from consentd.policy.match_row import EITHER_CASE, Limits, Matcher, top_level
+from consentd.policy.model import LEVELS, MAX_DEPTH, Combining, Effect, Layer, Period, ResidualRule, Resource
+from consentd.policy.rows import (
+    ALL_64,
+    LEVEL_SHIFT,
+    NORMAL,
+    PERMIT,
+    SIDE,
+    SIDE_RECORD,
+    Fields,
+    Row,
+    Side,
+    decode_side,
+)
+from consentd.policy.vocabulary import HIGHEST_LEVEL, LEVEL_NUMBERS, Closures, Sensitivity
 
 _PERMIT_FIRST = (Combining.PERMIT_OVERRIDES, Combining.ORDERED_PERMIT_OVERRIDES, Combining.DENY_UNLESS_PERMIT)
 
@@ -39,63 +49,185 @@ MAX_REFERENCES: Final = 1_000
 
 
 class Condition(NamedTuple):
-    """A ``ResidualRule`` with masks instead of codes. ``expand`` converts conditions to rules."""
+    """A ``ResidualRule`` with masks instead of codes. ``expand`` converts conditions to rules.
+
+    *any_labels* are those that the row names. In a deny, labels below them count too.
+    """
 
     layer: int
     effect: Effect
     categories: int
-    labels: int = 0
+    covered_labels: int = 0
+    any_labels: int = 0
+    level: int = 0
     resources: frozenset[str] = frozenset()
     data_period: Period | None = None
     children: "tuple[Condition, ...]" = ()
 
 
 def conditions(
-    value: bytes | None, question: PackedQuestion, rules: CompiledRules, now_ms: int, *, permitted: int, found: Matches
+    person: Person, question: PackedQuestion, rules: CompiledRules, now_ms: int, *, permitted: int, found: Matches
 ) -> tuple[Condition, ...]:
     """Return the residual of an answer that permits the categories ``permitted``; empty: it would be over its limits.
 
-    Unreadable lineages and the implicit policy have no limits, so *found* (the best-case matches) has their effect.
+    Unreadable lineages have no limits, so *found* (the best-case matches) has their effect.
     """
-    lineages = [lineage for lineage in lineages_of(value, question.version) if lineage.readable]
-    of_rules = Limits(rules.block)
-    ruled = [(layer, fields) for layer, applicable in realm_rules(rules, question) for fields, _ in applicable]
-    candidates = [(row, lineage.block) for lineage in lineages for row in lineage.rows]
-    candidates += [(fields, of_rules) for _, fields in ruled]
-    holding = [(row, block) for row, block in candidates if _holds(row, block, question, now_ms) & permitted]
-    if len(holding) > MAX_CONDITIONS or sum(_reference_count(*one) for one in holding) > MAX_REFERENCES:
+    combining = rules.combining
+    of_rules = Limits(rules.block, rules.since)
+    trees = [_Tree(layer, (row,), of_rules) for layer, some in realm_rules(rules, question) for row, _ in some]
+    for one in person.lineages:
+        if one.is_readable:
+            trees += (
+                _Tree(layer, rows, one.block, is_silent=one.is_paused)
+                for layer, rows in ((one.layer, one.rows), (IMPLICIT, one.policy))
+                if rows
+            )
+    if rules.otherwise is not None and person.is_enrolled:
+        trees.append(_Tree(CONSENT, (rules.otherwise,), of_rules))
+    if rules.policy:
+        trees.append(_Tree(REALM, rules.policy, of_rules, is_silent=not person.is_enrolled))
+    if combining is Combining.DENY_UNLESS_PERMIT:
+        trees = [tree for tree in trees if tree.layer <= CONSENT]  # layer CONSENT decides every category
+    builder = _Builder(question, rules, now_ms, permitted)
+    if builder.is_over_limits(trees):
         return ()
     rest: list[Condition] = []
-    for layer, fields in ruled:
-        mask = _holds(fields, of_rules, question, now_ms) & permitted
-        if mask:
-            rest.append(_condition(layer, fields, of_rules, question, mask, ()))
-    combining = combining_for(value, question, rules)
-    permit_first = combining in _PERMIT_FIRST
-    if is_closed(value):
+    if person.is_closed:
         rest.append(Condition(CONSENT, Effect.DENY, permitted))
-    for lineage in lineages:
-        tree = _tree(lineage, question, now_ms, permitted)
+    for tree in trees:
+        some = builder.conditions(tree)
         # The nodes of a tree become separate rules, unless *combining* lets a permit override a deny: then the permit
         # of one node would override the deny of another, so the tree stays one rule.
-        if len(tree) > 1 and permit_first and lineage.layer == CONSENT:
-            tree = [Condition(lineage.layer, Effect.DENY, 0, children=tuple(tree))]
-        rest += tree
+        is_mixed = len({one.effect for one in some}) > 1 or (len(some) > 1 and any(one.children for one in some))
+        if is_mixed and combining in _PERMIT_FIRST and tree.layer == CONSENT:
+            some = [Condition(tree.layer, Effect.DENY, 0, children=tuple(some))]
+        rest += some
     unknown = found.masks[CONSENT][UNKNOWNS] & permitted
     if unknown:
         # An unreadable consent keeps lower layers from deciding, like a deny. *combining* may let a permit override it.
         rest.append(Condition(CONSENT, Effect.DENY, unknown))
-    if combining is Combining.PERMIT_UNLESS_DENY:
-        rest.append(Condition(CONSENT, Effect.PERMIT, permitted))
-    elif combining is not Combining.DENY_UNLESS_PERMIT and found.masks[IMPLICIT][PERMITS] & permitted:
-        implied = found.masks[IMPLICIT]
-        rest.append(Condition(IMPLICIT, Effect.PERMIT, implied[PERMITS] & ~implied[DENIES] & permitted))
     return tuple(sorted(rest, key=lambda condition: condition.layer))
 
 
-def _holds(row: Fields, block: Limits, question: PackedQuestion, now_ms: int) -> int:
-    """Return the mask of categories that a row matches now, if every limit on an open attribute is taken to match."""
-    return match_row(row, block, question, EITHER_CASE) if row[4] <= now_ms < row[5] else 0
+class _Tree(NamedTuple):
+    """The rows of one consent, policy or rule. Its permits do not match if it *is_silent*."""
+
+    layer: int
+    rows: Sequence[Fields]
+    block: Limits
+    is_silent: bool = False
+
+
+class _Builder:
+    """Makes conditions from the rows that match a question now, for the categories *permitted*."""
+
+    def __init__(self, question: PackedQuestion, rules: CompiledRules, now_ms: int, permitted: int) -> None:
+        self._question = question
+        self._matcher = Matcher(question, EITHER_CASE, rules.normal_level)
+        self._now_ms = now_ms
+        self._permitted = permitted
+
+    def _holds(self, tree: _Tree, row: Fields) -> int:
+        """Return the mask of categories that a row matches now, if every limit on an open attribute is met."""
+        if not row[4] <= self._now_ms < row[5] or (tree.is_silent and row[9] & PERMIT):
+            return 0
+        return self._matcher.match(row, tree.block) & self._permitted
+
+    def is_over_limits(self, trees: Iterable[_Tree]) -> bool:
+        """Return whether the conditions would be over ``MAX_CONDITIONS`` or ``MAX_REFERENCES``."""
+        rows = references = 0
+        for tree in trees:
+            for row in tree.rows:
+                if self._holds(tree, row):
+                    rows += 1
+                    references += _reference_count(row, tree.block)
+                    if rows > MAX_CONDITIONS or references > MAX_REFERENCES:
+                        return True
+        return False
+
+    def conditions(self, tree: _Tree) -> list[Condition]:
+        """Return the conditions of one tree, with as few levels as possible.
+
+        Three changes keep the answer: a permit becomes a sibling of its children; a deny without permits below it
+        becomes a sibling of its parent; a node that does not match is replaced by its children. Only a deny with
+        permits below it keeps children. Example: a permit with the children deny D1 and deny D2 (with a child permit E)
+        becomes the permit, D1, and D2 with the child E. The code builds the lists in reverse order, because it reads
+        the rows in reverse.
+        """
+        below: list[list[Condition]] = [[] for _ in range(MAX_DEPTH + 1)]
+        for row in reversed(tree.rows):
+            depth = row[10]
+            children = below[depth + 1]
+            below[depth + 1] = []
+            mask = self._holds(tree, row)
+            own = self._own(tree, row, mask) if mask else []
+            exceptions: list[Condition] = []
+            if mask and not row[9] & PERMIT:
+                exceptions = [one for one in children if one.effect is Effect.PERMIT or one.children]
+                children = [one for one in children if one.effect is Effect.DENY and not one.children]
+                children += _within(exceptions, ~mask)
+            below[depth] += children
+            below[depth] += (
+                one._replace(children=tuple(_within(exceptions, one.categories))[::-1]) for one in reversed(own)
+            )
+        return below[0][::-1]
+
+    def _own(self, tree: _Tree, fields: Fields, mask: int) -> list[Condition]:
+        """Make conditions from those limits of a row whose attributes the question leaves open."""
+        row, question = Row._make(fields), self._question
+        side = decode_side(tree.block.block, row.side) if row.flags & SIDE else Side()
+        found: dict[tuple[int, int, int], int] = {}
+        for data in question.sensitivities:
+            leaves = mask & data.leaves
+            if leaves:
+                limits = self._permit(row, side, data) if row.flags & PERMIT else self._deny(row, data)
+                found[limits] = found.get(limits, 0) | leaves
+        return [
+            Condition(
+                layer=tree.layer,
+                effect=Effect.PERMIT if row.flags & PERMIT else Effect.DENY,
+                categories=leaves,
+                covered_labels=covered,
+                any_labels=some,
+                level=level,
+                resources=side.resources if question.resources is None else frozenset(),
+                data_period=side.data_period if question.data_period is None else None,
+            )
+            for (covered, some, level), leaves in found.items()
+        ]
+
+    def _permit(self, row: Row, side: Side, data: Sensitivity) -> tuple[int, int, int]:
+        """Return (covered labels, labels of which one is needed, highest level) of a permit, for such data.
+
+        A property that the question states limits the resource to what was stated.
+        """
+        question = self._question
+        some = 0
+        if question.labels is not None:
+            covered = question.labels[0] | data.labels
+        else:
+            covered = ALL_64 if side.resources and not row.flags & NORMAL else row.labels | data.labels
+            some = 0 if row.labels & data.labels else row.labels
+        top = top_level(row.flags, data.level, self._matcher.normal_level)
+        level = question.level_of(data.level) if question.level else top
+        return covered, some, 0 if level == HIGHEST_LEVEL else level
+
+    def _deny(self, row: Row, data: Sensitivity) -> tuple[int, int, int]:
+        """Return (0, labels of which one is needed, lowest level) of a deny, for such data."""
+        question = self._question
+        some = row.labels if question.labels is None and not row.labels & data.labels_above else 0
+        level = row.flags >> LEVEL_SHIFT
+        return 0, some, level if not question.level and level > data.level else 0
+
+
+def _within(some: Iterable[Condition], categories: int) -> list[Condition]:
+    """Return what conditions say about these categories."""
+    found = []
+    for one in some:
+        left = one._replace(categories=one.categories & categories, children=tuple(_within(one.children, categories)))
+        if left.categories or left.children:
+            found.append(left)
+    return found
 
 
 def _reference_count(row: Fields, block: Limits) -> int:
@@ -104,58 +236,16 @@ def _reference_count(row: Fields, block: Limits) -> int:
     return int.from_bytes(block.block[4 * word : 4 * word + 4], "little") if word else 0
 
 
-def _condition(
-    layer: int, fields: Fields, block: Limits, question: PackedQuestion, mask: int, children: tuple[Condition, ...]
-) -> Condition:
-    """Make a condition from those limits of a row whose attributes the question leaves open."""
-    row = Row._make(fields)
-    side = decode_side(block.block, row.side) if row.flags & SIDE else Side()
-    return Condition(
-        layer=layer,
-        effect=Effect.PERMIT if row.flags & PERMIT else Effect.DENY,
-        categories=mask,
-        labels=row.labels if question.labels is None else 0,
-        resources=side.resources if question.resources is None else frozenset(),
-        data_period=side.data_period if question.data_period is None else None,
-        children=children,
-    )
-
-
-def _tree(lineage: StoredLineage, question: PackedQuestion, now_ms: int, permitted: int) -> list[Condition]:
-    """Return the conditions of one lineage, with as few levels as possible.
-
-    Three changes keep the answer: a permit becomes a sibling of its children; a deny without permits below it becomes a
-    sibling of its parent; a node that does not match is replaced by its children. Only a deny with permits below it
-    keeps children. Example: a permit with the children deny D1 and deny D2 (with a child permit E) becomes the permit,
-    D1, and D2 with the child E. The code builds the lists in reverse order, because it reads the rows in reverse.
-    """
-    below: list[list[Condition]] = [[] for _ in range(MAX_DEPTH + 1)]
-    for row in reversed(lineage.rows):
-        depth = row[10]
-        children = below[depth + 1]
-        below[depth + 1] = []
-        permit = row[9] & PERMIT
-        silent = permit and lineage.flags & PAUSED
-        mask = 0 if silent else _holds(row, lineage.block, question, now_ms) & permitted
-        exceptions: tuple[Condition, ...] = ()
-        siblings = children
-        if mask and not permit:
-            exceptions = tuple(one for one in reversed(children) if one.effect is Effect.PERMIT or one.children)
-            siblings = [one for one in children if one.effect is Effect.DENY and not one.children]
-        below[depth] += siblings
-        if mask:
-            below[depth].append(_condition(lineage.layer, row, lineage.block, question, mask, exceptions))
-    return below[0][::-1]
-
-
 def expand(rest: Iterable[Condition], codebook: Codebook) -> tuple[ResidualRule, ...]:
     """Convert conditions to residual rules with the codes of the vocabulary."""
-    labels = codebook.vocabulary.label.bits
+    label = codebook.vocabulary.label
     return tuple(
         ResidualRule(
             effect=one.effect,
             categories=codebook.codes(one.categories),
-            labels=tuple(code for code, bit in labels.items() if one.labels & bit),
+            covered_labels=_codes(label, one.covered_labels),
+            any_labels=_codes(label, one.any_labels, below=one.effect is Effect.DENY),
+            level=LEVELS[one.level - 1] if one.level else "",
             resources=tuple(sorted(one.resources)),
             data_period=one.data_period,
             layer=Layer(one.layer),
@@ -165,13 +255,24 @@ def expand(rest: Iterable[Condition], codebook: Codebook) -> tuple[ResidualRule,
     )
 
 
+def _codes(label: Closures, mask: int, *, below: bool = False) -> tuple[str, ...]:
+    """Return the labels in *mask*; if *below*, those below them too."""
+    return tuple(code for code, bit in label.bits.items() if mask & (label.above[code] if below else bit))
+
+
 def covers(
     residual: Iterable[ResidualRule], resource: Resource, *, combining: Combining = Combining.DENY_OVERRIDES
 ) -> bool:
     """Return whether the residual and the combining of a decision permit the transfer of a resource.
 
-    The caller must itself refuse a resource that has a label outside the decision's vocabulary.
+    A resource lies within what the question stated. Its labels include those outside the decision's vocabulary: no
+    permit covers them.
+
+    Raises:
+        InvalidError: the resource states a level that does not exist.
     """
+    if resource.level not in LEVEL_NUMBERS:
+        raise InvalidError(f"level is none of U, L, M, N, R, V: `{resource.level}`")
     effects: dict[Layer, set[Effect]] = {}
     for rule in residual:
         effect = _value(rule, resource)
@@ -195,7 +296,12 @@ def _value(rule: ResidualRule, resource: Resource) -> Effect | None:
 def _fits(rule: ResidualRule, resource: Resource) -> bool:
     permit = rule.effect is Effect.PERMIT
     labels = set(resource.labels)
-    if rule.labels and not (labels <= set(rule.labels) if permit else labels & set(rule.labels)):
+    if permit and not labels <= set(rule.covered_labels):
+        return False
+    if rule.any_labels and labels.isdisjoint(rule.any_labels):
+        return False
+    level, limit_level = LEVEL_NUMBERS[resource.level], LEVEL_NUMBERS[rule.level]
+    if limit_level and (level > limit_level if permit else level < limit_level):
         return False
     if rule.resources and resource.reference not in rule.resources:
         return False

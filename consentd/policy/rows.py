@@ -2,7 +2,8 @@
 
 Two programs read these bytes, so ``proto/table-format.md`` specifies the format. Integers are little-endian, like the
 processors that evaluate rows. A row has the *effective* attributes of a provision, inherited attributes included (rule
-2). Its masks include the descendant codes that its effect covers (rule 6). A consent's rows are in preorder.
+2). The masks of a permit include the descendant codes that it covers; a deny has the codes that it names (rule 6). A
+consent's rows are in preorder.
 """
 
 import struct
@@ -26,6 +27,15 @@ PERMIT: Final = 1
 SIDE: Final = 2
 """Flag: the row has a side record. ``side`` is the record's offset in the side block, in words of 4 bytes."""
 
+GROUP: Final = 4
+"""Flag: an actor or a holder of the row is a group."""
+
+NORMAL: Final = 8
+"""Flag: the row is the permit of a normal policy (rule 1)."""
+
+LEVEL_SHIFT: Final = 4
+"""Bits 4–6 of the flags are the number of the level that the row names; 0: it names none."""
+
 ALL_64: Final = (1 << 64) - 1
 ALL_16: Final = (1 << 16) - 1
 ANY_NUMBER: Final = 0
@@ -34,12 +44,15 @@ ANY_NUMBER: Final = 0
 MAX_SIDE: Final = 4 * ALL_16
 """Most bytes in the side block of a consent."""
 
-SIDE_RECORD: Final = struct.Struct("<HHHH")
+SIDE_RECORD: Final = struct.Struct("<HHHHI")
 """Start of a side record: where its lists of actors, holders and resources begin, in words from the start of the side
-block (0: there is no such list), and how many data periods (0 or 1) follow."""
+block (0: there is no such list); how many data periods (0 or 1) follow; and a reserved field, 0."""
 
 SIDE_WINDOW: Final = struct.Struct("<qq")
 """The part of a side record that states the data period, if there is one: start, end."""
+
+_RESERVED: Final = struct.Struct("<8xI")
+"""The reserved field of a side record. It begins 8 bytes after the record."""
 
 _COUNT: Final = struct.Struct("<I")
 
@@ -48,8 +61,8 @@ Fields = tuple[int, int, int, int, int, int, int, int, int, int, int, int, int]
 
 
 class Row(NamedTuple):
-    """A provision as a row. actor, holder: participant number; 0: any, or see the side record. labels: mask; 0: no
-    limit. depth: 0 for the root. node: index of the row in preorder. below: number of descendants.
+    """A provision as a row. actor, holder: participant number; 0: any, or see the side record. labels: mask; 0: none is
+    named. depth: 0 for the root. node: index of the row in preorder. below: number of descendants.
     """
 
     actor: int
@@ -113,7 +126,7 @@ class SideBlock:
             starts.append(found)
         if 4 * at + len(lists) > MAX_SIDE:
             raise InvalidError(f"consent's lists are over their limit of {MAX_SIDE} bytes", "INVALID_CONSENT")
-        self.encoded += SIDE_RECORD.pack(*starts, side.data_period is not None)
+        self.encoded += SIDE_RECORD.pack(*starts, side.data_period is not None, 0)
         if side.data_period is not None:
             self.encoded += SIDE_WINDOW.pack(side.data_period.start_ms, side.data_period.end_ms)
         self.encoded += lists
@@ -164,13 +177,22 @@ def decode_side(block: bytes, word: int) -> Side:
 def _decode_record(block: bytes, word: int) -> tuple[int, int, int, Period | None]:
     """Return the words of the lists of actors, holders and resources of a side record, and its data period."""
     try:
-        actors, holders, resources, periods = SIDE_RECORD.unpack_from(block, 4 * word)
+        actors, holders, resources, periods, _ = SIDE_RECORD.unpack_from(block, 4 * word)
         if periods > 1:
             raise MalformedError("side record has several data periods")
         period = Period(*SIDE_WINDOW.unpack_from(block, 4 * word + SIDE_RECORD.size)) if periods else None
     except struct.error as error:
         raise MalformedError("side record is cut short") from error
     return actors, holders, resources, period
+
+
+def uses_reserved(block: bytes, rows: Iterable[Fields]) -> bool:
+    """Return whether a side record of *rows* has a value in the reserved field: then a later version wrote the rows.
+
+    Raises:
+        struct.error: a record is cut short.
+    """
+    return any(_RESERVED.unpack_from(block, 4 * word)[0] for word in {row[8] for row in rows if row[9] & SIDE})
 
 
 def decode_numbers(block: bytes, word: int) -> frozenset[int]:

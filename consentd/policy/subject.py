@@ -8,18 +8,29 @@ bytes depend only on the lineages that the value has now, and not on earlier edi
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from consentd.errors import InvalidError, MalformedError, NotFoundError
-from consentd.policy.compile import POLICY_SHIFT, STATUTORY, UNREADABLE, Compiled
+from consentd.policy.compile import POLICY_ROWS, POLICY_SHIFT, STATUTORY, UNREADABLE, Compiled
 from consentd.policy.model import MAX_DEPTH, ImplicitPolicy, StoredConsent
-from consentd.policy.rows import FLAGS_AT, PERMIT, ROW_SIZE, SIDE, decode_sides, unpack_rows
+from consentd.policy.rows import (
+    FLAGS_AT,
+    LEVEL_SHIFT,
+    NORMAL,
+    PERMIT,
+    ROW_SIZE,
+    SIDE,
+    Row,
+    decode_sides,
+    unpack_rows,
+)
+from consentd.policy.vocabulary import HIGHEST_LEVEL
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 
 SIMPLE: Final = 1
 """Header flag: every lineage has a single row; no lineage is paused, unreadable or statutory, or selects a policy; no
-row has labels or a side record. So row *i* belongs to lineage *i*."""
+row has labels, a level, a side record or a group. So row *i* belongs to lineage *i*."""
 
 CLOSED: Final = 2
 """Header flag: the lineages that permit nothing are over ``MAX_ROWS`` or ``MAX_SIDES``. A deny is never refused for
@@ -46,8 +57,9 @@ HAS_SIDE: Final = 8
 HEADER: Final = struct.Struct("<BBHHH")
 """Header: format, flags, highest vocabulary version, number of lineages, number of rows."""
 
-ENTRY: Final = struct.Struct("<IIHHBB")
-"""Directory entry: lineage, seq, version, vocabulary version, number of rows minus 1, flags."""
+ENTRY: Final = struct.Struct("<IIHHBBQII")
+"""Directory entry: lineage, seq, version, vocabulary version, number of rows of its tree minus 1, flags, since; and two
+reserved fields, 0: the authority that the consent rests on, and the notice that it was given under."""
 
 _LENGTH: Final = struct.Struct("<I")
 _STATES: Final = PAUSED | UNREADABLE | STATUTORY
@@ -56,13 +68,18 @@ MAX_TABLE_SEQ: Final = (1 << 32) - 1  # a directory entry has 32 bits for a seq
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """One lineage of a subject value: a ``StoredConsent`` in which the consent is compiled."""
+    """One lineage of a subject value: a ``StoredConsent`` in which the consent is compiled.
+
+    ``reserved`` are the two reserved fields. If one is not 0, a later version wrote the lineage, and this version
+    cannot interpret it.
+    """
 
     lineage: int
     seq: int
     version: int
     paused: bool
     compiled: Compiled
+    reserved: tuple[int, int] = (0, 0)
 
     @property
     def flags(self) -> int:
@@ -78,9 +95,7 @@ class Lineage:
 
 def only_denies(compiled: Compiled) -> bool:
     """Return whether a consent is in layer CONSENT and permits nothing, neither by a row nor by an implicit policy."""
-    if compiled.flags & STATUTORY or compiled.flags >> POLICY_SHIFT not in (0, ImplicitPolicy.DENY):
-        return False
-    return not any(flags & PERMIT for flags in compiled.rows[FLAGS_AT::ROW_SIZE])
+    return not compiled.flags & STATUTORY and not any(flags & PERMIT for flags in compiled.rows[FLAGS_AT::ROW_SIZE])
 
 
 def encode_subject(lineages: Iterable[Lineage]) -> bytes:
@@ -103,8 +118,10 @@ def encode_subject(lineages: Iterable[Lineage]) -> bytes:
         flags |= CLOSED
     parts = [HEADER.pack(FORMAT, flags, highest, len(ordered), total)]
     for lineage, count in zip(ordered, counts, strict=True):
-        ids = (lineage.lineage, lineage.seq, lineage.version, lineage.compiled.vocabulary)
-        parts.append(ENTRY.pack(*ids, count - 1, lineage.flags))
+        flags, compiled = lineage.flags, lineage.compiled
+        ids = (lineage.lineage, lineage.seq, lineage.version, compiled.vocabulary)
+        tree = count - POLICY_ROWS[flags >> POLICY_SHIFT]
+        parts.append(ENTRY.pack(*ids, tree - 1, flags, compiled.since, *lineage.reserved))
     parts += [lineage.compiled.rows for lineage in ordered]
     for lineage in ordered:
         if lineage.compiled.side:
@@ -219,13 +236,30 @@ def _lineages_with(value: bytes | None, lineage: int) -> list[Lineage]:
 
 def _lineages(value: bytes | None) -> list[Lineage]:
     return [
-        Lineage(lineage, seq, number, bool(flags & PAUSED), Compiled(of, flags & ~(PAUSED | HAS_SIDE), rows, side))
-        for lineage, seq, number, of, flags, rows, side in split_subject(value)
-    ]
+        Lineage(
+            one.lineage, one.seq, one.version, bool(one.flags & PAUSED),
+            Compiled(one.vocabulary, one.flags & ~(PAUSED | HAS_SIDE), one.rows, one.side, one.since), one.reserved,
+        )
+        for one in split_subject(value)
+    ]  # fmt: skip
 
 
-def split_subject(value: bytes | None) -> Iterator[tuple[int, int, int, int, int, bytes, bytes]]:
-    """Yield (lineage, seq, version, vocabulary version, flags, rows, side block) for each lineage of a subject value.
+class StoredLineage(NamedTuple):
+    """A lineage as a subject value has it: its directory entry, the bytes of its rows, and its side block."""
+
+    lineage: int
+    seq: int
+    version: int
+    vocabulary: int
+    flags: int
+    since: int
+    reserved: tuple[int, int]
+    rows: bytes
+    side: bytes
+
+
+def split_subject(value: bytes | None) -> Iterator[StoredLineage]:
+    """Yield the lineages of a subject value.
 
     Wrong lengths are not found here, but in ``decode_subject``, which encodes the lineages again and compares.
     """
@@ -237,14 +271,18 @@ def split_subject(value: bytes | None) -> Iterator[tuple[int, int, int, int, int
     row_at = HEADER.size + lineages * ENTRY.size
     side_at = row_at + rows * ROW_SIZE
     for index in range(lineages):
-        lineage, seq, number, vocabulary, more, flags = ENTRY.unpack_from(value, HEADER.size + index * ENTRY.size)
-        row_end = row_at + (more + 1) * ROW_SIZE
+        at = HEADER.size + index * ENTRY.size
+        lineage, seq, number, of, more, flags, since, authority, notice = ENTRY.unpack_from(value, at)
+        if flags >> POLICY_SHIFT >= len(POLICY_ROWS):
+            raise MalformedError("directory entry has an unknown policy")
+        row_end = row_at + (more + 1 + POLICY_ROWS[flags >> POLICY_SHIFT]) * ROW_SIZE
         side = b""
         if flags & HAS_SIDE:
             (length,) = _LENGTH.unpack_from(value, side_at)
             side = value[side_at + _LENGTH.size : side_at + _LENGTH.size + length]
             side_at += _LENGTH.size + length
-        yield lineage, seq, number, vocabulary, flags, value[row_at:row_end], side
+        reserved = authority, notice
+        yield StoredLineage(lineage, seq, number, of, flags, since, reserved, value[row_at:row_end], side)
         row_at = row_end
 
 
@@ -252,15 +290,26 @@ def _check(lineage: Lineage) -> None:
     """Verify the flags, the tree shape and the side records of a lineage, which encoding does not verify."""
     flags = lineage.flags
     policy = flags >> POLICY_SHIFT
-    if flags & 0x0F & ~(_STATES | HAS_SIDE) or policy > max(ImplicitPolicy):
+    if flags & 0x0F & ~(_STATES | HAS_SIDE):
         raise MalformedError("directory entry has unknown flags")
     rows = unpack_rows(lineage.compiled.rows)
-    open_until: list[int] = []
+    tree = len(rows) - POLICY_ROWS[policy]
+    if flags & UNREADABLE and (tree > 1 or policy):
+        raise MalformedError("unreadable lineage has several rows")
     decode_sides(lineage.compiled.side, (row.side for row in rows if row.flags & SIDE))
+    is_normal = policy in (ImplicitPolicy.BASIC_NORMAL, ImplicitPolicy.ALL_NORMAL)
+    for part, normal in ((rows[:tree], 0), (rows[tree:], NORMAL if is_normal else 0)):
+        _check_tree(part)
+        if any(row.flags & NORMAL != normal or row.flags >> LEVEL_SHIFT > HIGHEST_LEVEL for row in part):
+            raise MalformedError("rows have unknown flags")
+
+
+def _check_tree(rows: list[Row]) -> None:
+    open_until: list[int] = []
     for index, row in enumerate(rows):
         while open_until and open_until[-1] <= index:
             open_until.pop()
-        if row.depth != len(open_until) or row.depth >= MAX_DEPTH or row.node != index or row.flags > 3:
+        if row.depth != len(open_until) or row.depth >= MAX_DEPTH or row.node != index:
             raise MalformedError("rows are no tree in preorder")
         open_until.append(index + row.below + 1)
         if open_until[0] != len(rows) or any(end < open_until[-1] for end in open_until):
@@ -268,5 +317,6 @@ def _check(lineage: Lineage) -> None:
 
 
 def _is_simple(lineage: Lineage) -> bool:
-    rows = unpack_rows(lineage.compiled.rows)
-    return len(rows) == 1 and not lineage.flags and not rows[0].flags & SIDE and not rows[0].labels
+    row, *others = unpack_rows(lineage.compiled.rows)
+    is_limited = row.labels or row.flags & ~PERMIT
+    return not (others or lineage.flags or any(lineage.reserved) or is_limited)

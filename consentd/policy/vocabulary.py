@@ -1,33 +1,38 @@
 """Define the codes of consents and questions, their hierarchies and their bits.
 
 A vocabulary has four lists: purposes, data categories, actions, security labels. The index of a code in its list is the
-number of its bit, so lists may only grow (see ``check_successor``). In the list of categories, only *leaves* (no
-children) are numbered; a parent category is the set of its leaves. A parent comes before its children.
+number of its bit, parents included, so lists may only grow (see ``check_successor``). A parent comes before its
+children. A category without children is a *leaf*: data belong to leaves.
 
-Permits and denies cover different descendants (policy.md, rule 6): a permit on a parent covers a child only if the
-child has ``implies``; a deny on a parent covers every descendant. Both masks of a code are computed here once.
+Permits and denies cover different descendants (policy.md, rule 6). A permit that names a code covers a code below it
+only if each step between them ``implies``. A deny covers every descendant, also one of a later version: so a question
+states, for denies, its codes and those above them. All masks of a code are computed here once.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from consentd.errors import InvalidError
-from consentd.policy.model import BREAK_GLASS_PURPOSE, ImplicitPolicy
+from consentd.policy.model import LEVELS
 
 MAX_PURPOSES = 64
-MAX_LEAF_CATEGORIES = 64
+MAX_CATEGORIES = 64
 MAX_ACTIONS = 16
 MAX_LABELS = 32
-MAX_CODES = 256  # in one list, parent categories included
 
-LEVELS = ("U", "L", "M", "N", "R", "V")
-"""The levels of HL7 v3 Confidentiality, from unrestricted to very restricted."""
+LEVEL_NUMBERS: Mapping[str, int] = {"": 0} | {level: number for number, level in enumerate(LEVELS, 1)}
+"""The number of each level in rows: U is 1, V is 6. 0: no level is named."""
 
-NORMAL_LEVELS = frozenset(LEVELS[: LEVELS.index("N") + 1])
-"""The levels that the "normal" policies of IHE PCF cover."""
+HIGHEST_LEVEL = len(LEVELS)
 
-BASIC_NORMAL_PURPOSES = ("TREAT",)
-"""IHE PCF 1.1, 53.2.1: ``Policy-basic-normal`` permits treatment and "does not authorize other access"."""
+NEVER_IMPLIED_PURPOSES = frozenset(
+    {"BTG", "CLINTRL", "CLINTRCH", "POPHLTH", "HMARKT", "POARCH", "HLEGAL", "AITRAIN"}
+)
+"""Purposes that a permit must name, each purpose below them included (rule 6)."""
+
+NEVER_IMPLIED_ACTIONS = frozenset({"correct"})
+"""Actions that a permit must name (rule 6)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +41,10 @@ class Code:
 
     Attributes:
         parent: the code's parent, in the same list; empty: the code has no parent.
-        implies: whether a permit on the parent covers this code. Without a parent: whether ``ALL_NORMAL`` covers it.
+        implies: whether a permit on the parent covers this code. Without a parent: whether ``*`` covers this code.
         system: canonical URI of the code's code system; empty: this project's own.
         level: default confidentiality of a leaf category, one of ``LEVELS``; empty elsewhere.
-        labels: security labels that data of this category has by default.
+        labels: security labels that the data of a leaf category bear by themselves.
     """
 
     code: str
@@ -57,28 +62,49 @@ class Closures:
     """The masks of the codes of one list.
 
     Attributes:
-        bits: the code's own bit; 0 for a parent category.
-        permit: the bits that a permit on the code covers.
-        deny: the bits that a deny on the code covers. A question for a category asks for the same bits.
-        codes: the codes that have a bit, in the order of their bits.
+        bits: the code's own bit.
+        above: the code's own bit and the bits of all codes above it.
+        below: the code's own bit and the bits of all codes below it.
+        permit: the bits that a permit on the code covers; of categories, the leaves among them.
+        star: the bits that ``*`` in a permit covers; of categories, the leaves among them.
+        codes: the codes, in the order of their bits.
         all: all bits in use.
     """
 
     bits: Mapping[str, int]
+    above: Mapping[str, int]
+    below: Mapping[str, int]
     permit: Mapping[str, int]
-    deny: Mapping[str, int]
+    star: int
     codes: tuple[str, ...]
     all: int
 
 
+class Sensitivity(NamedTuple):
+    """Leaf categories that have the same labels of their own and the same default level (rule 9).
+
+    Attributes:
+        labels, labels_above: mask of the labels; the same with the labels above them.
+        level: number of the default level.
+        leaves: mask of the leaf categories.
+    """
+
+    labels: int
+    labels_above: int
+    level: int
+    leaves: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """One version of a realm's codes. The fields after ``labels`` are computed: the masks of each list, and for each
-    implicit policy the (purposes, categories) that the policy permits.
+    """One version of a realm's codes. The fields after ``labels`` are computed.
+
+    ``leaves`` is the mask of the leaf categories. ``sensitivities`` has each leaf in exactly one item.
 
     Raises:
-        InvalidError: a list is too long, a code occurs twice, a parent does not come before its child, or a level or
-            default label does not exist.
+        InvalidError: a list is too long; a code occurs twice; a parent does not come before its child; a leaf category
+            has no level, or another category has a level or labels; a label of a category does not exist; or a code
+            that a permit must name is marked as implied (rule 6).
     """
 
     id: str
@@ -91,80 +117,92 @@ class Vocabulary:
     category: Closures = field(init=False, repr=False, compare=False)
     action: Closures = field(init=False, repr=False, compare=False)
     label: Closures = field(init=False, repr=False, compare=False)
-    policies: Mapping[int, tuple[int, int]] = field(init=False, repr=False, compare=False)
+    leaves: int = field(init=False, repr=False, compare=False)
+    sensitivities: tuple[Sensitivity, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 1 <= self.version <= 0xFFFF:
             raise InvalidError(f"vocabulary version is not in 1..65535: `{self.version}`")
         parents = {code.parent for code in self.categories}
-        for codes, name, most, leaves in (
-            (self.purposes, "purpose", MAX_PURPOSES, None),
-            (self.categories, "category", MAX_LEAF_CATEGORIES, parents),
-            (self.actions, "action", MAX_ACTIONS, None),
-            (self.labels, "label", MAX_LABELS, None),
+        leaves = sum(1 << index for index, code in enumerate(self.categories) if code.code not in parents)
+        for codes, name, most, covered in (
+            (self.purposes, "purpose", MAX_PURPOSES, -1),
+            (self.categories, "category", MAX_CATEGORIES, leaves),
+            (self.actions, "action", MAX_ACTIONS, -1),
+            (self.labels, "label", MAX_LABELS, -1),
         ):
-            object.__setattr__(self, name, _closures(codes, kind=name, most=most, parents=leaves or set()))
-        for code in self.categories:
-            if code.code not in parents and code.level not in LEVELS:
-                raise InvalidError(f"category has no level of U, L, M, N, R, V: `{code.code}`")
-            for label in code.labels:
-                if label not in self.label.bits:
-                    raise InvalidError(f"default label is not in the vocabulary: `{label}`")
-        normal = sum(self.category.bits[code.code] for code in self.categories if code.level in NORMAL_LEVELS)
-        object.__setattr__(self, "policies", _policies(self.purposes, self.purpose, normal, self.category.all))
+            object.__setattr__(self, name, _closures(codes, kind=name, most=most, covered=covered))
+        _check_never_implied(self.purposes, NEVER_IMPLIED_PURPOSES)
+        _check_never_implied(self.actions, NEVER_IMPLIED_ACTIONS)
+        object.__setattr__(self, "leaves", leaves)
+        object.__setattr__(self, "sensitivities", _sensitivities(self.categories, self.label, leaves))
 
 
-def _closures(codes: tuple[Code, ...], *, kind: str, most: int, parents: set[str]) -> Closures:
-    """Compute the masks of one list; codes in ``parents`` have no bit of their own."""
-    if len(codes) > MAX_CODES:
-        raise InvalidError(f"vocabulary has too many codes of kind `{kind}`")
+def _closures(codes: tuple[Code, ...], *, kind: str, most: int, covered: int) -> Closures:
+    """Compute the masks of one list. *covered*: the codes that the masks of permits have."""
+    if len(codes) > most:
+        raise InvalidError(f"vocabulary has more than {most} codes of kind `{kind}`")
     bits: dict[str, int] = {}
-    leaves: list[str] = []
+    above: dict[str, int] = {}
     for code in codes:
         if not code.code or code.code == "*" or code.code in bits:
             raise InvalidError(f"vocabulary code is empty, `*`, or occurs twice: `{code.code}`")
         if code.parent and code.parent not in bits:
             raise InvalidError(f"parent does not come before its child: `{code.code}`")
-        bits[code.code] = 0 if code.code in parents else 1 << len(leaves)
-        if code.code not in parents:
-            leaves.append(code.code)
-    if len(leaves) > most:
-        raise InvalidError(f"vocabulary has more than {most} codes of kind `{kind}`")
-    permit, deny = dict(bits), dict(bits)
+        bits[code.code] = 1 << len(bits)
+        above[code.code] = bits[code.code] | above.get(code.parent, 0)
+    below, permit, star = dict(bits), dict(bits), 0
     for code in reversed(codes):  # children before parents, so one pass is enough
         if code.parent:
-            deny[code.parent] |= deny[code.code]
+            below[code.parent] |= below[code.code]
             if code.implies:
                 permit[code.parent] |= permit[code.code]
-    return Closures(bits, permit, deny, tuple(leaves), (1 << len(leaves)) - 1)
+        elif code.implies:
+            star |= permit[code.code]
+    permit = {code: mask & covered for code, mask in permit.items()}
+    return Closures(bits, above, below, permit, star & covered, tuple(bits), (1 << len(bits)) - 1)
 
 
-def _policies(codes: tuple[Code, ...], purpose: Closures, normal: int, every: int) -> dict[int, tuple[int, int]]:
-    """Return the masks of (purposes, categories) that each implicit policy permits (rule 1)."""
-    basic = implied = 0
-    for code in BASIC_NORMAL_PURPOSES:
-        basic |= purpose.permit.get(code, 0)
-    for entry in codes:
-        if not entry.parent and entry.implies:
-            implied |= purpose.permit[entry.code]
-    break_glass = purpose.bits.get(BREAK_GLASS_PURPOSE, 0)
-    return {
-        ImplicitPolicy.DENY: (0, 0),
-        ImplicitPolicy.BASIC_NORMAL: (basic, normal),
-        ImplicitPolicy.ALL_NORMAL: (implied, normal),
-        ImplicitPolicy.BREAK_GLASS_ONLY: (break_glass, every),
-    }
+def _check_never_implied(codes: tuple[Code, ...], never: frozenset[str]) -> None:
+    """Check that neither the codes of *never* nor codes below them are marked as implied."""
+    named: set[str] = set()
+    for code in codes:
+        if code.code in never or code.parent in named:
+            named.add(code.code)
+            if code.implies:
+                raise InvalidError(f"vocabulary marks a code as implied that a permit must name: `{code.code}`")
+
+
+def _sensitivities(categories: tuple[Code, ...], label: Closures, leaves: int) -> tuple[Sensitivity, ...]:
+    """Return the leaves by their labels and default levels."""
+    found: dict[tuple[int, int, int], int] = {}
+    for index, code in enumerate(categories):
+        if not leaves >> index & 1:
+            if code.level or code.labels:
+                raise InvalidError(f"category with codes below it has a level or labels: `{code.code}`")
+            continue
+        if code.level not in LEVELS:
+            raise InvalidError(f"category has no level of U, L, M, N, R, V: `{code.code}`")
+        own = above = 0
+        for name in code.labels:
+            if name not in label.bits:
+                raise InvalidError(f"label of a category is not in the vocabulary: `{name}`")
+            own |= label.bits[name]
+            above |= label.above[name]
+        key = own, above, LEVEL_NUMBERS[code.level]
+        found[key] = found.get(key, 0) | 1 << index
+    return tuple(Sensitivity(*key, mask) for key, mask in found.items())
 
 
 def check_successor(old: Vocabulary, new: Vocabulary) -> None:
-    """Check that ``new`` may be the next version after ``old``: lists only grow, and no bit changes its meaning.
+    """Check that ``new`` may be the next version after ``old``: lists only grow, and no code changes its meaning.
 
-    Names, levels, default labels and ``implies`` may change. A code, its index, its parent, and whether it is a leaf
-    may not change, so that rows compiled under ``old`` keep their meaning.
+    Only names and systems of codes may change. So rows compiled under ``old`` keep their meaning, and a new version
+    changes no row.
 
     Raises:
-        InvalidError: the ids differ; the version is not the next; a code was moved, dropped or given another parent; or
-            a leaf category became a parent.
+        InvalidError: the ids differ; the version is not the next; a code was moved, dropped, or has another parent,
+            mark, level or labels; or a code without codes below it became a parent.
     """
     if new.id != old.id:
         raise InvalidError(f"vocabulary has another id: `{new.id}`")
@@ -177,6 +215,9 @@ def check_successor(old: Vocabulary, new: Vocabulary) -> None:
         for was, now in zip(before, after, strict=False):
             if (was.code, was.parent) != (now.code, now.parent):
                 raise InvalidError(f"vocabulary moves a code: `{was.code}`")
-    for code, bit in old.category.bits.items():
-        if new.category.bits[code] != bit:
-            raise InvalidError(f"vocabulary makes a leaf a parent: `{code}`")
+            if (was.implies, was.level, set(was.labels)) != (now.implies, now.level, set(now.labels)):
+                raise InvalidError(f"vocabulary changes the mark, level or labels of a code: `{was.code}`")
+        parents = {code.parent for code in before}
+        for added in after[len(before) :]:
+            if added.parent not in parents and any(code.code == added.parent for code in before):
+                raise InvalidError(f"vocabulary makes a code without codes below it a parent: `{added.parent}`")
