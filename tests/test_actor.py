@@ -17,7 +17,19 @@ from consentd.policy.actor import SUBJECT_NUMBER, Right, Role, determine_parties
 from consentd.policy.codebook import Codebook, Parties
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
 from consentd.policy.delegation import Capacity, Delegation
-from consentd.policy.model import OPEN_END_MS, SUBJECT, Actor, Consent, Effect, Kind, Provision, Question, StoredConsent
+from consentd.policy.model import (
+    OPEN_END_MS,
+    STILL,
+    SUBJECT,
+    Actor,
+    Consent,
+    Effect,
+    Kind,
+    Membership,
+    Provision,
+    Question,
+    StoredConsent,
+)
 from consentd.v1 import statement_pb2 as pb_st
 
 RELAY, PROCESSOR, APPLICATION = Capacity.RELAY, Capacity.PROCESSOR, Capacity.APPLICATION
@@ -25,7 +37,7 @@ NAMES = ("clinic", "lab", "hospital", "relay", "software", "auditor", "citizens-
 CODES = Codebook(
     DEFAULT_VOCABULARY,
     {name: number for number, name in enumerate((*NAMES, "group/carers"), 1)} | {SUBJECT: SUBJECT_NUMBER},
-    {"clinic": ["group/carers"]},
+    {"clinic": [Membership("group/carers")], "lab": [Membership("group/carers", 3, 5)]},
 )
 RECEIVES, HOLDS, NO_ROLE = frozenset({2}), frozenset({1}), frozenset({4})
 PARTIES = {
@@ -191,6 +203,29 @@ def test_a_participant_that_left_matches_no_permit_and_every_deny(name: str) -> 
     parties = determine(question, "relay", gave("clinic", "lab", PROCESSOR), gave("lab", "relay"), **left)
     assert parties.permit_actors == frozenset()
     assert parties.deny_actors == numbers("clinic", "lab", "relay")
+
+
+def test_groups_are_those_of_the_same_participants() -> None:
+    carers = next(number for number, name in CODES.names.items() if name == "group/carers")
+    question = ask("lab", on_behalf_of="clinic")
+    processor = gave("clinic", "lab", PROCESSOR)
+    parties = determine(question, "hospital", processor)
+    assert parties.permit_groups == {carers: ((0, STILL),)}
+    assert set(parties.deny_groups) == {carers}
+    assert set(parties.deny_groups[carers]) == {(0, STILL), (3, 5)}
+    assert parties.holder_groups == {}
+    left = {"clinic": replace(PARTIES["clinic"], active=False)}
+    parties = determine(question, "hospital", processor, **left)
+    assert (parties.permit_groups, set(parties.deny_groups)) == ({}, {carers})
+    abroad = Codebook(DEFAULT_VOCABULARY, {"clinic": 1, "group/carers": 2}, CODES.memberships, abroad=("clinic",))
+    assert (abroad.permit_numbers("clinic"), abroad.permit_groups("clinic")) == ({1}, {})
+    assert set(abroad.groups("clinic")) == {2}
+
+
+def test_the_holder_who_asks_is_known() -> None:
+    assert determine(ask(), "hospital").is_holder
+    for caller in ("clinic", None):
+        assert not determine(ask(), caller).is_holder
 
 
 def test_break_glass_needs_the_right_of_both_and_a_delegation_for_it() -> None:

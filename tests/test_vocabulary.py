@@ -7,19 +7,23 @@ import pytest
 
 from consentd.errors import InvalidError
 from consentd.policy.default_vocabulary import ACTIONS, CATEGORIES, DEFAULT_VOCABULARY, LABELS, PURPOSES
-from consentd.policy.model import ImplicitPolicy
-from consentd.policy.vocabulary import LEVELS, Code, Vocabulary, check_successor
+from consentd.policy.model import LEVELS
+from consentd.policy.vocabulary import Code, Sensitivity, Vocabulary, check_successor
 
 V3 = Path(__file__).parents[1] / "../shared/data/v3"
 needs_v3 = pytest.mark.skipif(not V3.is_dir(), reason="HL7 v3 code lists are not in the directory next to the project")
 
 
-def code(name: str, parent: str = "", *, implies: bool = True, level: str = "N") -> Code:
-    return Code(code=name, ko=name, en=name, parent=parent, implies=implies, level=level)
+def code(name: str, parent: str = "", *, implies: bool = True) -> Code:
+    return Code(code=name, ko=name, en=name, parent=parent, implies=implies)
+
+
+def leaf(name: str, parent: str = "", *, implies: bool = True, level: str = "N", labels: tuple[str, ...] = ()) -> Code:
+    return replace(code(name, parent, implies=implies), level=level, labels=labels)
 
 
 def vocabulary(**lists: tuple[Code, ...]) -> Vocabulary:
-    some = {"purposes": (code("P"),), "categories": (code("C"),), "actions": (code("access"),), "labels": (code("N"),)}
+    some = {"purposes": (code("P"),), "categories": (leaf("C"),), "actions": (code("access"),), "labels": (code("L"),)}
     return Vocabulary(id="test", version=1, **(some | lists))
 
 
@@ -52,15 +56,19 @@ def test_purposes_are_hl7s_and_stand_where_hl7_puts_them() -> None:
 
 @needs_v3
 def test_labels_are_hl7s() -> None:
-    for system, name in (("v3-Confidentiality", "confidentiality.tsv"), ("v3-ActCode", "act_code_sensitivity.tsv")):
-        parents = read(name)
-        mine = [entry for entry in LABELS if entry.system.endswith(system)]
-        ours = {entry.code for entry in mine}
-        for entry in mine:
-            above = [other for other in ancestors(parents, entry.code) if other in ours]
-            assert entry.code in parents
-            assert entry.parent == (above[0] if above else "")
-    assert [entry.code for entry in LABELS[: len(LEVELS)]] == ["U", "L", "M", "N", "R", "V"]
+    parents = read("act_code_sensitivity.tsv")
+    ours = {entry.code for entry in LABELS}
+    for entry in LABELS:
+        above = [other for other in ancestors(parents, entry.code) if other in ours]
+        assert entry.system.endswith("v3-ActCode")
+        assert entry.code in parents
+        assert entry.parent == (above[0] if above else "")
+
+
+@needs_v3
+def test_levels_are_hl7s_and_no_labels() -> None:
+    assert set(LEVELS) <= set(read("confidentiality.tsv"))
+    assert not set(LEVELS) & {entry.code for entry in LABELS}
 
 
 def test_default_vocabulary_is_what_the_platform_shares() -> None:
@@ -68,63 +76,81 @@ def test_default_vocabulary_is_what_the_platform_shares() -> None:
     twelve += ["기타검사", "수술내역", "알러지 및 부작용", "진료기록"]
     assert [entry.ko for entry in CATEGORIES if entry.parent == "CLIN"][:12] == twelve
     assert [entry.code for entry in CATEGORIES if not entry.parent] == ["CLIN", "INS", "PUB", "LIFE", "GEN"]
-    assert len(DEFAULT_VOCABULARY.category.codes) == 31
+    assert (len(CATEGORIES), DEFAULT_VOCABULARY.leaves.bit_count()) == (36, 31)
     assert [entry.code for entry in ACTIONS] == ["collect", "access", "use", "disclose", "correct"]
     assert all(entry.ko and entry.en for entry in (*PURPOSES, *CATEGORIES, *ACTIONS, *LABELS))
     assert {label for entry in CATEGORIES if entry.code.startswith("GEN.") for label in entry.labels} == {"GDIS"}
 
 
 def test_what_is_never_implied() -> None:
-    never = {"BTG", "CLINTRL", "POPHLTH", "HMARKT", "POARCH", "HLEGAL", "AITRAIN"}
+    never = {"BTG", "CLINTRL", "CLINTRCH", "POPHLTH", "HMARKT", "POARCH", "HLEGAL", "AITRAIN"}
+    never |= {"CLINTRCHPC", "CLINTRCHNPC"}
     assert never <= {entry.code for entry in PURPOSES if not entry.implies}
-    purpose = DEFAULT_VOCABULARY.purpose
+    purpose, action = DEFAULT_VOCABULARY.purpose, DEFAULT_VOCABULARY.action
     mask = sum(purpose.bits[name] for name in never)
     for name, covered in purpose.permit.items():
         assert covered & mask == purpose.bits[name] & mask
-    assert not DEFAULT_VOCABULARY.policies[ImplicitPolicy.ALL_NORMAL][0] & mask
+    assert not purpose.star & mask
+    assert action.all & ~action.star == action.bits["correct"]
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [
+        {"purposes": (code("BTG"),)},
+        {"purposes": (code("P"), code("HMARKT", "P"))},
+        {"purposes": (code("CLINTRCH", implies=False), code("CLINTRCHPC", "CLINTRCH"))},
+        {"purposes": (code("AITRAIN", implies=False), code("A", "AITRAIN", implies=False), code("B", "A"))},
+        {"actions": (code("access"), code("correct"))},
+    ],
+)
+def test_a_vocabulary_that_marks_them_as_implied_is_refused(lists: dict[str, tuple[Code, ...]]) -> None:
+    with pytest.raises(InvalidError, match="implied"):
+        vocabulary(**lists)
 
 
 def test_closures_go_opposite_ways() -> None:
     small = vocabulary(purposes=(code("A"), code("B", "A", implies=False), code("C", "B"), code("D", "A")))
     assert small.purpose.permit == {"A": 0b1001, "B": 0b0110, "C": 0b0100, "D": 0b1000}
-    assert small.purpose.deny == {"A": 0b1111, "B": 0b0110, "C": 0b0100, "D": 0b1000}
+    assert small.purpose.below == {"A": 0b1111, "B": 0b0110, "C": 0b0100, "D": 0b1000}
+    assert small.purpose.above == {"A": 0b0001, "B": 0b0011, "C": 0b0111, "D": 0b1001}
+    assert small.purpose.star == 0b1001
 
 
-def test_only_leaf_categories_have_bits() -> None:
-    small = vocabulary(categories=(code("X", level=""), code("X.1", "X"), code("Y"), code("X.2", "X", implies=False)))
-    assert small.category.codes == ("X.1", "Y", "X.2")
-    assert small.category.bits == {"X": 0, "X.1": 1, "Y": 2, "X.2": 4}
-    assert small.category.permit["X"] == 0b001
-    assert small.category.deny["X"] == 0b101
+def test_permits_cover_leaves_alone() -> None:
+    two = leaf("X.2", "X", implies=False)
+    small = vocabulary(categories=(code("X"), leaf("X.1", "X"), leaf("Y", implies=False), two))
+    assert small.category.codes == ("X", "X.1", "Y", "X.2")
+    assert small.category.bits == {"X": 1, "X.1": 2, "Y": 4, "X.2": 8}
+    assert small.category.permit == {"X": 0b0010, "X.1": 0b0010, "Y": 0b0100, "X.2": 0b1000}
+    assert (small.leaves, small.category.star, small.category.below["X"]) == (0b1110, 0b0010, 0b1011)
 
 
-def test_implicit_policies_permit_normal_levels() -> None:
+def test_leaves_by_their_sensitivity() -> None:
     small = vocabulary(
-        purposes=(code("TREAT"), code("BTG", "TREAT", implies=False), code("HRESCH"), code("HMARKT", implies=False)),
-        categories=tuple(code(level, level=level) for level in LEVELS),
+        categories=(code("X"), leaf("X.1", "X"), leaf("X.2", "X", level="V", labels=("M",)), leaf("Y")),
+        labels=(code("L"), code("M", "L")),
     )
-    assert small.policies == {
-        ImplicitPolicy.DENY: (0, 0),
-        ImplicitPolicy.BASIC_NORMAL: (0b0001, 0b001111),
-        ImplicitPolicy.ALL_NORMAL: (0b0101, 0b001111),
-        ImplicitPolicy.BREAK_GLASS_ONLY: (0b0010, 0b111111),
-    }
+    assert set(small.sensitivities) == {Sensitivity(0, 0, 4, 0b1010), Sensitivity(0b10, 0b11, 6, 0b0100)}
 
 
 @pytest.mark.parametrize(
     "lists",
     [
         {"purposes": tuple(code(f"P{index}") for index in range(65))},
-        {"categories": tuple(code(f"C{index}") for index in range(65))},
-        {"categories": (code("C"), *(code(f"C{index}", "C") for index in range(256)))},
+        {"categories": tuple(leaf(f"C{index}") for index in range(65))},
+        {"categories": (code("C"), *(leaf(f"C{index}", "C") for index in range(64)))},
         {"actions": tuple(code(f"A{index}") for index in range(17))},
         {"labels": tuple(code(f"L{index}") for index in range(33))},
         {"purposes": (code("P"), code("P"))},
         {"purposes": (code("Q", "P"), code("P"))},
         {"purposes": (code("*"),)},
         {"purposes": (code(""),)},
-        {"categories": (code("C", level="X"),)},
-        {"categories": (replace(code("C"), labels=("NONE",)),)},
+        {"categories": (leaf("C", level="X"),)},
+        {"categories": (leaf("C", level=""),)},
+        {"categories": (leaf("C", labels=("NONE",)),)},
+        {"categories": (leaf("C"), leaf("D", "C"))},
+        {"categories": (replace(code("C"), labels=("L",)), leaf("D", "C"))},
     ],
 )
 def test_a_vocabulary_that_cannot_be_is_refused(lists: dict[str, tuple[Code, ...]]) -> None:
@@ -135,7 +161,7 @@ def test_a_vocabulary_that_cannot_be_is_refused(lists: dict[str, tuple[Code, ...
 def test_limits_are_reachable() -> None:
     full = vocabulary(
         purposes=tuple(code(f"P{index}") for index in range(64)),
-        categories=(code("C", level=""), *(code(f"C{index}", "C") for index in range(64))),
+        categories=(code("C"), *(leaf(f"C{index}", "C") for index in range(63))),
         actions=tuple(code(f"A{index}") for index in range(16)),
         labels=tuple(code(f"L{index}") for index in range(32)),
     )
@@ -154,9 +180,11 @@ def grown(**lists: tuple[Code, ...]) -> Vocabulary:
 
 def test_a_successor_may_add_and_rename() -> None:
     old = vocabulary()
-    more = (replace(code("C"), ko="새 이름", level="R"), code("D"))
-    check_successor(old, grown(purposes=(code("P"), code("Q", "P")), categories=more))
+    more = (replace(leaf("C"), ko="새 이름"), leaf("D"), code("E"), leaf("E.1", "E"))
+    check_successor(old, grown(purposes=(code("P"), code("Q"), code("R", "Q")), categories=more))
     assert grown(categories=more).category.bits["C"] == old.category.bits["C"]
+    parent = vocabulary(labels=(code("L"), code("M", "L")))
+    check_successor(parent, grown(labels=(code("L"), code("M", "L"), code("N", "L"))))
 
 
 @pytest.mark.parametrize(
@@ -167,10 +195,16 @@ def test_a_successor_may_add_and_rename() -> None:
         replace(vocabulary(), version=2, id="other"),
         grown(purposes=(code("Q"), code("P"))),
         grown(labels=()),
-        grown(categories=(code("C", level=""), code("C.1", "C"))),
+        grown(categories=(code("C"), leaf("C.1", "C"))),
+        grown(purposes=(code("P"), code("Q", "P"))),
+        grown(actions=(code("access"), code("look", "access"))),
+        grown(labels=(code("L"), code("M", "L"))),
+        grown(purposes=(code("P", implies=False),)),
+        grown(categories=(leaf("C", level="R"),)),
+        grown(categories=(leaf("C", labels=("L",)),)),
     ],
 )
-def test_a_successor_may_not_renumber(new: Vocabulary) -> None:
+def test_a_successor_changes_no_code(new: Vocabulary) -> None:
     with pytest.raises(InvalidError):
         check_successor(vocabulary(), new)
 
