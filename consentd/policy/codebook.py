@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeVar
 
 from consentd.errors import InvalidError
+from consentd.policy.justification import check_justification
 from consentd.policy.model import BREAK_GLASS_PURPOSE, OPEN_END_MS, Membership, Obligation, Question
 from consentd.policy.rows import ANY_NUMBER
 from consentd.policy.vocabulary import LEVEL_NUMBERS, Sensitivity, Vocabulary
@@ -319,8 +320,8 @@ def pack_question(question: Question, codebook: Codebook, parties: Parties) -> P
 
     Raises:
         InvalidError: UNKNOWN_PURPOSE, UNKNOWN_ACTION, UNKNOWN_CODE (a label), EMPTY_CATEGORIES, BREAK_GLASS_SHAPE (a
-            justification without purpose BTG, or BTG without a justification), or INVALID_REQUEST (the stated
-            resources or the stated period is empty, or there is no such level).
+            justification without purpose BTG, BTG without a justification, or a justification that says nothing), or
+            INVALID_REQUEST (the stated resources or the stated period is empty, or there is no such level).
     """
     vocabulary = codebook.vocabulary
     packed = PackedQuestion()
@@ -333,8 +334,10 @@ def pack_question(question: Question, codebook: Codebook, parties: Parties) -> P
     leaves = codebook.leaves(question.categories)
     packed.categories, packed.deny_categories, packed.parents, packed.sensitivities, packed.unknown = leaves
     packed.break_glass = question.purpose == BREAK_GLASS_PURPOSE
-    if packed.break_glass is not bool(question.break_glass):
+    if packed.break_glass is (question.break_glass is None):
         raise InvalidError("break_glass is present exactly when the purpose is BTG", "BREAK_GLASS_SHAPE")
+    if question.break_glass is not None:
+        check_justification(question.break_glass)
     packed.permit_actors, packed.deny_actors = parties.permit_actors, parties.deny_actors
     packed.permit_groups, packed.deny_groups = parties.permit_groups, parties.deny_groups
     packed.holders, packed.holder_groups = parties.holders, parties.holder_groups
