@@ -364,11 +364,12 @@ def test_receipts_verify_offline_and_only_as_they_are(client: Client, trust: Tru
     receipt = client.enrol(person, published=True).receipt
     assert verify_receipt(receipt.leaf, receipt.proof, trust, index=receipt.index) == receipt.checkpoint
     bad_leaf = bytes([*receipt.leaf[:-1], receipt.leaf[-1] ^ 1])
+    other = KeyPair(bytes(32)).public_key
     for call in (
         lambda: verify_receipt(bad_leaf, receipt.proof, trust),
         lambda: verify_receipt(receipt.leaf, receipt.proof, trust, index=receipt.index + 1),
         lambda: verify_receipt(receipt.leaf, receipt.proof, Trust("another", trust.log_key)),
-        lambda: verify_receipt(receipt.leaf, receipt.proof, pin(note.Verifier(trust.origin, bytes(32)))),
+        lambda: verify_receipt(receipt.leaf, receipt.proof, pin(note.Verifier(trust.origin, other))),
         lambda: verify_receipt(receipt.leaf, b"", trust),
     ):
         with pytest.raises(VerificationError):

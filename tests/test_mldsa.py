@@ -80,7 +80,7 @@ def test_keys_read_back() -> None:
     "text",
     [
         "", "x", VKEY[:-4], VKEY.replace("+", "-"), VKEY.replace(ORIGIN, "log.test/p"), SECRET,
-        note.format_vkey(note.Verifier(ORIGIN, b"k" * 32)),
+        note.format_vkey(note.Verifier(ORIGIN, ed25519.KeyPair(b"k" * 32).public_key)),
     ],
 )
 def test_a_text_that_is_no_vkey_is_malformed(text: str) -> None:

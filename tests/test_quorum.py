@@ -259,7 +259,7 @@ def test_a_wrong_cosignature_by_a_known_key_spoils_the_note() -> None:
 
 def test_two_keys_of_one_name_and_id_are_refused() -> None:
     # Found by trying: 32 bits are few, and a signature line names no more of its key.
-    first, second = (note.Verifier("w", number.to_bytes(32), COSIGNATURE) for number in (6_094, 23_356))
+    first, second = (Signer("w", KeyPair(seed.to_bytes(32)), COSIGNATURE).verifier for seed in (35_399, 50_728))
     assert first.key_id == second.key_id
     line = f"witness a {note.format_vkey(first)}\n"
     parse_policy(f"{line}quorum a\n".encode())

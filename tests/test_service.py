@@ -226,8 +226,9 @@ def test_every_check_follows_the_latest_rules(tmp_path: Path) -> None:
 
 def test_enrolling_twice_is_a_conflict_and_a_repeat_is_not(running: Running) -> None:
     request = rs.EnrolSubjectRequest(
-        request_id=request_id(), subject=pb.Subject(scheme="mhid", value="SYN-900003"), subject_key=bytes(31) + b"\x01"
-    )
+        request_id=request_id(), subject=pb.Subject(scheme="mhid", value="SYN-900003"),
+        subject_key=KeyPair(b"\x29" * 32).public_key,
+    )  # fmt: skip
     first = running.registry.EnrolSubject(request, metadata=running.as_("app"))
     again = running.registry.EnrolSubject(request, metadata=running.as_("app"))
     assert (again.tag, again.receipt.leaf, again.receipt.replayed) == (first.tag, first.receipt.leaf, True)

@@ -413,7 +413,8 @@ def test_a_policy_that_cannot_be_met_is_refused(make: Make) -> None:
 
 def test_more_witnesses_than_a_note_has_room_for_are_refused(make: Make) -> None:
     case = make("w.test/1")
-    keys = [note.Verifier("w.test", n.to_bytes(32), note.COSIGNATURE) for n in range(MAX_WITNESSES + 1)]
+    pairs = [ed25519.KeyPair(n.to_bytes(32)) for n in range(MAX_WITNESSES + 1)]
+    keys = [note.Verifier("w.test", pair.public_key, note.COSIGNATURE) for pair in pairs]
     lines = [f"witness w{n} {note.format_vkey(key)} http://127.0.0.1:1\n" for n, key in enumerate(keys)]
     with pytest.raises(InvalidError, match="more than 98 witnesses"):
         case.make(policy=parse_policy("".join([*lines, "quorum w0\n"]).encode()))
@@ -423,7 +424,7 @@ def test_more_witnesses_than_a_note_has_room_for_are_refused(make: Make) -> None
 def test_a_policy_of_another_log_is_refused(make: Make) -> None:
     case = make("w.test/1")
     with pytest.raises(InvalidError, match="does not name this log: `other`"):
-        case.make(verifier=note.Verifier("other", b"k" * 32))
+        case.make(verifier=note.Verifier("other", ed25519.KeyPair(b"k" * 32).public_key))
 
 
 @pytest.mark.parametrize(

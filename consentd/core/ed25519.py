@@ -5,7 +5,7 @@ order; the equation is verified without the cofactor. libsodium applies exactly 
 may accept different signatures, so tests compare libsodium with the rules.
 """
 
-from nacl.bindings import crypto_sign, crypto_sign_open, crypto_sign_seed_keypair
+from nacl.bindings import crypto_core_ed25519_is_valid_point, crypto_sign, crypto_sign_open, crypto_sign_seed_keypair
 from nacl.exceptions import BadSignatureError
 
 from consentd.errors import MalformedError, SignatureError
@@ -31,6 +31,18 @@ class KeyPair:
     def sign(self, message: bytes) -> bytes:
         """Sign a message; return the 64-byte signature. The same message always has the same signature."""
         return crypto_sign(message, self._expanded)[:SIGNATURE_SIZE]
+
+
+def check_public_key(key: bytes) -> None:
+    """Check that a key is one that a signer can have: a canonical point of the prime-order group, not the identity.
+
+    Every signature by another key is refused, or could be made without a private key.
+
+    Raises:
+        MalformedError: the key is not 32 bytes, or no such point.
+    """
+    if len(key) != KEY_SIZE or not crypto_core_ed25519_is_valid_point(key):
+        raise MalformedError("key is not an Ed25519 public key: 32 bytes, a canonical point of the prime-order group")
 
 
 def verify(public_key: bytes, message: bytes, signature: bytes) -> None:

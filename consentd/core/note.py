@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Protocol
 
-from consentd.core.ed25519 import KEY_SIZE, SIGNATURE_SIZE, KeyPair, verify
+from consentd.core.ed25519 import KEY_SIZE, SIGNATURE_SIZE, KeyPair, check_public_key, verify
 from consentd.errors import MalformedError, SignatureError
 
 ED25519 = 0x01
@@ -60,7 +60,8 @@ class Verifier:
     """An Ed25519 public key with its name and type, as in a verifier key (vkey).
 
     Raises:
-        MalformedError: the type is not ED25519 or COSIGNATURE, the key is not 32 bytes, or the name is not allowed.
+        MalformedError: the type is not ED25519 or COSIGNATURE, the key is no Ed25519 public key, or the name is not
+            allowed.
     """
 
     name: str
@@ -69,8 +70,9 @@ class Verifier:
     key_id: int = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.kind not in (ED25519, COSIGNATURE) or len(self.public_key) != KEY_SIZE:
-            raise MalformedError("key type is not supported, or key is not 32 bytes long")
+        if self.kind not in (ED25519, COSIGNATURE):
+            raise MalformedError("key type is not supported")
+        check_public_key(self.public_key)
         check_name(self.name)
         object.__setattr__(self, "key_id", key_id_of(self.name, self.kind, self.public_key))
 

@@ -29,7 +29,10 @@ group both all X Y
 quorum both
 """
 A = f"witness a {VKEYS[0]}\n"
-ALIKE = [note.format_vkey(note.Verifier("w", n.to_bytes(32), note.COSIGNATURE)) for n in (6_094, 23_356)]
+ALIKE = [
+    note.format_vkey(note.Verifier("w", ed25519.KeyPair(n.to_bytes(32)).public_key, note.COSIGNATURE))
+    for n in (35_399, 50_728)
+]
 NONE = "quorum none\n"
 
 

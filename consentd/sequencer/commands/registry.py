@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from consentd.core import codec, ed25519
 from consentd.core.key_validity import PARTICIPANT_PREFIX
 from consentd.core.kinds import EntryKind
-from consentd.errors import ConflictError, InvalidError, NotFoundError
+from consentd.errors import ConflictError, InvalidError, MalformedError, NotFoundError
 from consentd.ledger.ledger import Appended
 from consentd.policy import check
 from consentd.policy.compile import compile_rules
@@ -188,9 +188,11 @@ def _check_next_version(version: int, latest: int) -> None:
 
 
 def check_key(key: bytes) -> None:
-    """Check that a public key has 32 bytes. Raises ``InvalidError``."""
-    if len(key) != ed25519.KEY_SIZE:
-        raise InvalidError("key is not an Ed25519 public key of 32 bytes")
+    """Check that a key is an Ed25519 public key (``ed25519.check_public_key``). Raises ``InvalidError``."""
+    try:
+        ed25519.check_public_key(key)
+    except MalformedError as error:
+        raise InvalidError("key is not an Ed25519 public key: 32 bytes, a point that a private key has") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
