@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cases.fhir_consents import HL7, MAPPING, PCF, R4, ROOT, bundle, needs_data, provision, r4, reason
+from cases.fhir_consents import MAPPING, PCF, R4, ROOT, bundle, needs_data, provision, r4, reason
 from consentd.errors import ConflictError, StorageError
 from consentd.fhir import importer
 from consentd.fhir.consents import format_source, import_request_id, resource_identity
@@ -82,14 +82,14 @@ def fates(paths: list[Path], writer: FakeWriter) -> list[ImportResult]:
 @needs_data
 def test_second_run_changes_nothing() -> None:
     writer = FakeWriter()
-    assert fates([PCF, HL7], writer) == [ImportResult.IMPORTED] * 13
+    assert fates([PCF], writer) == [ImportResult.IMPORTED] * 12
     held = copy.deepcopy(writer)
-    assert fates([PCF, PCF / "ex-consent-basic-treat.json", HL7], writer) == [ImportResult.UNCHANGED] * 13
+    assert fates([PCF, PCF / "ex-consent-basic-treat.json"], writer) == [ImportResult.UNCHANGED] * 12
     assert writer == held
     writer.consents.clear()  # only the request ids are left: a race between two importers
-    assert fates([PCF, HL7], writer) == [ImportResult.UNCHANGED] * 13
+    assert fates([PCF], writer) == [ImportResult.UNCHANGED] * 12
     writer = FakeWriter(consents=held.consents)  # only the sources are left: the request ids are forgotten
-    assert fates([PCF, HL7], writer) == [ImportResult.UNCHANGED] * 13
+    assert fates([PCF], writer) == [ImportResult.UNCHANGED] * 12
     assert writer.receipts == {}
 
 
@@ -170,7 +170,7 @@ def test_report_lines(tmp_path: Path) -> None:
     bad, good, missing = (importer.format_text(r).replace(f"{tmp_path}/", "").split("\n") for r in reports)
     assert bad == ["bad.json: Consent/own: refused because status is not active: `inactive` at `status` (STATUS)"]
     assert good[0] == "deep/good.json: Consent/own: imported as consent-1"
-    assert "  note: the base is permit, by policyRule" in good
+    assert "  note: the base is permit, by provision.type" in good
     assert missing == ["missing.json: refused because file cannot be read: No such file or directory (UNREADABLE)"]
     line = json.loads(importer.format_json(reports[0]))
     assert (line["resource"], line["fate"], line["cause"]) == ("Consent/own", "refused", "STATUS")

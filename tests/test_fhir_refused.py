@@ -30,7 +30,7 @@ from cases.fhir_consents import (
 from consentd.errors import InvalidError
 from consentd.fhir.consents import ImportedConsent, Refused, read_consents
 from consentd.fhir.document import MAX_DOCUMENT_BYTES, Cause
-from consentd.fhir.mapping import load_mapping, parse_mapping
+from consentd.fhir.mapping import DISCLOSE, load_mapping, parse_mapping
 from consentd.policy.compile import compile_consent
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY as VOCABULARY
 from consentd.policy.model import ImplicitPolicy, Provision, StoredConsent
@@ -168,6 +168,9 @@ def test_one_resource_twice_in_a_bundle_is_refused() -> None:
         '[subjects]\n"Patient/secret" = { scheme = "mhid", value = "x", extra = 1 }',
         '[subjects]\n"Patient/secret" = { scheme = "mhid", value = "\u1100\u1161" }',
         '[subjects]\n"Patient/secret" = { scheme = "RRN", value = "x" }',
+        '[subjects]\n"Patient/secret" = { scheme = "mhid", value = "900101-1234567" }',
+        '[subjects]\n"Patient/secret" = { scheme = "mhid", value = "x " }',
+        '[schemes]\n"urn:x" = "MHID"',
         '[subjects]\n"https://mois.go.kr/rrn|secret" = { scheme = "x", value = "x" }',
         '[schemes]\n"https://mois.go.kr/rrn" = "x"',
         '[schemes]\n"urn:x" = "nnkor"',
@@ -184,7 +187,7 @@ def test_mapping_has_the_places_that_need_no_line() -> None:
     assert mapping.codes["purposes"][f"{SYSTEM}v3-ActReason|TREAT"] == ("TREAT",)
     assert mapping.codes["labels"][f"{SYSTEM}v3-Confidentiality|R"] == ("R",)
     assert mapping.codes["labels"][f"{SYSTEM}v3-ActCode|ETHUD"] == ("ETHUD",)
-    assert mapping.codes["actions"][f"{SYSTEM}consentaction|disclose"] == ("disclose",)
+    assert mapping.codes["actions"][f"{SYSTEM}consentaction|disclose"] == (DISCLOSE,)
     assert mapping.policies["https://profiles.ihe.net/ITI/PCF/Policy-all-normal"] is ImplicitPolicy.ALL_NORMAL
     assert not mapping.codes["categories"]
     assert "TREAT" not in repr(mapping.vocabulary and mapping.subjects)

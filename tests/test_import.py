@@ -13,7 +13,6 @@ import pytest
 from cases.daemons import Running, question, request_id, running_daemon
 from consentd import cli
 from consentd.v1 import consent_pb2 as pb
-from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
 
@@ -35,11 +34,11 @@ class Asked:
 
 
 def _resource(reference: str) -> dict[str, Any]:
-    return {"resources": pb.CodeSet(values=[reference]), "labels": pb.CodeSet(values=["N"])}
+    return {"resources": pb.CodeSet(values=[reference])}
 
 
-def _labels(*labels: str) -> dict[str, Any]:
-    return {"labels": pb.CodeSet(values=labels)}
+def _level(level: str) -> dict[str, Any]:
+    return {"categories": ["CLIN.ALG"], "level": level}  # the default level of this category is N
 
 
 def _of(start_ms: int, end_ms: int) -> dict[str, Any]:
@@ -64,8 +63,8 @@ EXAMPLES: dict[str, list[Asked]] = {
         Asked(PERMIT, {**_RESEARCHER, "purpose": "DSRCH"}),
         Asked(NO_CONSENT, {"purpose": "DSRCH"}),
         Asked(NO_CONSENT, {**_RESEARCHER, "purpose": "HRESCH"}),
-        Asked(PERMIT, {"categories": ["CLIN.ALG"]}),  # the policy it selects: normal data, for treatment
-        Asked(NO_CONSENT, {"categories": ["CLIN.DX"]}),
+        # The policy that it selects has the limits of the root, which names no treatment: it permits nothing (rule 1).
+        Asked(NO_CONSENT, {**_RESEARCHER, "categories": ["CLIN.ALG"]}),
     ],
     "ex-consent-intermediate-data": [
         Asked(PERMIT, _resource("Observation/ex-weight")),
@@ -81,13 +80,13 @@ EXAMPLES: dict[str, list[Asked]] = {
         Asked(PERMIT, _of(_JUNE_2022, _JUNE_2022 + _DAY)),
         Asked(NO_CONSENT, _of(_JUNE_2023, _JUNE_2023 + _DAY)),
     ],
-    "ex-consent-advanced-normal": [Asked(PERMIT, _labels("N")), Asked(NO_CONSENT, _labels("R"))],
-    "ex-consent-advanced-normal-restricted": [Asked(PERMIT, _labels("N")), Asked(PERMIT, _labels("R"))],
+    "ex-consent-advanced-normal": [Asked(PERMIT, _level("N")), Asked(NO_CONSENT, _level("R")), Asked(NO_CONSENT)],
+    "ex-consent-advanced-normal-restricted": [Asked(PERMIT, _level("N")), Asked(PERMIT, _level("R"))],
     "ex-consent-advanced-normal-break-glass-restricted": [
-        Asked(PERMIT, _labels("N")),
-        Asked(NO_CONSENT, _labels("R")),
-        Asked(PERMIT, {**_ER, **_labels("R")}),
-        Asked(DENY, {**_BTG, **_labels("R")}),
+        Asked(PERMIT, _level("N")),
+        Asked(NO_CONSENT, _level("R")),
+        Asked(PERMIT, {**_ER, **_level("R")}),
+        Asked(DENY, {**_BTG, **_level("R")}),
     ],
     "ex-dissent-intermediate-break-glass": [Asked(DENY), Asked(PERMIT, _ER), Asked(DENY, _BTG)],
 }
@@ -152,14 +151,12 @@ def test_what_an_example_means(name: str, tmp_path: Path, run_import: Import) ->
         running.check_ledger()
 
 
-def test_hl7_example_was_opted_in_until_2016(tmp_path: Path, run_import: Import) -> None:
+def test_hl7_example_is_ambiguous_and_refused(tmp_path: Path, run_import: Import) -> None:
+    # OPTIN, and a root with limits and without type: the limits may be those of an exception.
     with running_daemon(tmp_path) as running:
-        assert run_import(running, DATA / "r4_examples_consent-example.json", "--enrol", "--test-data") == 0
-        request = cs.ListConsentsRequest(subject=_subject("Patient/f001"))
-        consents = running.consents.ListConsents(request, metadata=running.as_("app")).records
-        assert [record.consent.root.effect for record in consents] == [pb.EFFECT_PERMIT]
-        assert running.check(question(_subject("Patient/f001"))).outcome == NO_CONSENT
-        running.check_ledger()
+        size = running.check_ledger()
+        assert run_import(running, DATA / "r4_examples_consent-example.json", "--enrol", "--test-data") == 1
+        assert running.check_ledger() == size
 
 
 def test_test_data_needs_leave(tmp_path: Path, run_import: Import) -> None:

@@ -13,7 +13,7 @@ from consentd.fhir.document import Cause, Release, content_hash, parse_document,
 from consentd.fhir.elements import Element, check_modifiers, refusal
 from consentd.fhir.header import OWN_NAMES, read_header
 from consentd.fhir.mapping import FhirMapping, SubjectReference
-from consentd.fhir.provisions import Reading
+from consentd.fhir.reading import Reading
 from consentd.policy.check import check_consent
 from consentd.policy.model import Consent, Effect, Kind
 
@@ -158,6 +158,7 @@ def _read_consent(resource: Element, name: str, mapping: FhirMapping, test_data:
         kind=Kind.OBJECTION if header.root.effect is Effect.DENY else Kind.CONSENT,
         root=header.root,
         policy=header.policy,
+        policy_uris=header.policy_uris,
         language=resource.text("language") or "und",
         source=format_source(release, name, content),
     )

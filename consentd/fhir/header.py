@@ -3,21 +3,24 @@
 How each release states the effect of the root provision (policy.md, rule 2):
 
 * R4: ``type`` of the root provision. Without ``type``, the code OPTIN in ``policyRule`` permits, and OPTOUT denies.
-  FHIR forbids ``type`` in the root, and the profile IHE PCF requires it there, so both forms are read.
+  FHIR forbids ``type`` in the root, and the profile IHE PCF requires it there, so both forms are read. But a root with
+  limits and without ``type`` is refused: its limits may be those of the base, or of an exception from it.
 * R5: the consent's ``decision``. The consent itself is the root, and the top-level provisions are the root's children.
   The only limit in the root is the consent's ``period``.
 
 A resource that states no effect is refused.
 """
 
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from consentd.core.identifier import check_identifier
+from consentd.errors import InvalidError
 from consentd.fhir.document import Cause, Release, quoted
 from consentd.fhir.elements import Element, refusal
 from consentd.fhir.mapping import SYSTEMS, SubjectReference
-from consentd.fhir.provisions import TEST_PURPOSE, Reading, read_effect, read_provision, state_defaults
+from consentd.fhir.provisions import TEST_PURPOSE, has_limits, read_effect, read_provision, state_defaults
+from consentd.fhir.reading import Reading, unique
 from consentd.policy.model import Effect, ImplicitPolicy, Provision
 
 _SHARED_NAMES = ("resourceType", "meta", "language", "text", "contained", "identifier", "status", "category")
@@ -39,17 +42,25 @@ _RULES = {f"{SYSTEMS['v3-ActCode']}|OPTIN": Effect.PERMIT, f"{SYSTEMS['v3-ActCod
 _TEST = f"{SYSTEMS['v3-ActReason']}|{TEST_PURPOSE}"
 _ALTERED = SYSTEMS["v3-ObservationValue"] + "|"
 
+_PERMITTING = (ImplicitPolicy.BASIC_NORMAL, ImplicitPolicy.ALL_NORMAL)
+
 _Keys = list[tuple[str, str]]
 """URIs or codes of policies, each with its path in the document."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A consent's subject, its root provision with the nested provisions, and its implicit policy, if it has one."""
+    """A consent's subject, its root provision with the nested provisions, and its policies.
+
+    Attributes:
+        policy: the implicit policy that the consent selects; None: it selects none.
+        policy_uris: the policies that the consent names and that select nothing: URIs, or ``system|code``.
+    """
 
     subject: SubjectReference
     root: Provision
     policy: ImplicitPolicy | None
+    policy_uris: tuple[str, ...]
 
 
 def read_header(resource: Element, reading: Reading) -> Header:
@@ -72,10 +83,11 @@ def read_header(resource: Element, reading: Reading) -> Header:
     subject = _read_subject(resource, subject_name, reading)
     for author in resource.many(author_name):
         _check_author(author, resource.one(subject_name), reading)
+    reading.keepers = _read_holders(resource.many(holder_name), reading)
     root, keys = (_read_r4 if is_r4 else _read_r5)(resource, reading)
-    root = replace(root, holders=_read_holders(resource.many(holder_name), reading))
-    policy = _read_policies(keys, reading)
-    return Header(subject, state_defaults(root, reading), policy)
+    root = replace(root, holders=root.holders or reading.keepers)
+    policy, others = _read_policies(keys, root, reading)
+    return Header(subject, state_defaults(root, reading), policy, others)
 
 
 def _check_shared(resource: Element, reading: Reading) -> None:
@@ -111,7 +123,11 @@ def _read_subject(resource: Element, name: str, reading: Reading) -> SubjectRefe
         found = reading.matches(reading.mapping.subjects, target)
         system, _, value = reading.identifier(target).rpartition("|")
         scheme = reading.mapping.schemes.get(system)
-        if scheme is not None and unicodedata.is_normalized("NFC", value):
+        if scheme is not None:
+            try:
+                check_identifier(scheme, value)
+            except InvalidError as error:
+                raise refusal(Cause.UNKNOWN_SUBJECT, str(error), resource.at(name)) from None
             found.add(SubjectReference(scheme, value))
     if len(found) != 1:
         message = "subject has no single match in [subjects] or [schemes]"
@@ -138,6 +154,8 @@ def _read_r4(resource: Element, reading: Reading) -> tuple[Provision, _Keys]:
     stated = read_effect(provision, "type") if provision is not None else None
     if stated is not None and base is not None and stated is not base:
         raise refusal(Cause.BASE, "provision.type contradicts policyRule", resource.at("provision.type"))
+    if provision is not None and stated is None and has_limits(provision):
+        raise refusal(Cause.BASE, "root provision has limits and no type", provision.path)
     effect = stated or base
     if effect is None:
         raise refusal(Cause.BASE, "neither provision.type nor policyRule states an effect", resource.path or "Consent")
@@ -181,19 +199,24 @@ def _read_r5(resource: Element, reading: Reading) -> tuple[Provision, _Keys]:
     return read_provision(Element(base, resource.path), effect, reading=reading), keys
 
 
-def _read_policies(keys: _Keys, reading: Reading) -> ImplicitPolicy | None:
-    """Return the implicit policy that the keys of a consent's policies select; None if they select no policy."""
+def _read_policies(keys: _Keys, root: Provision, reading: Reading) -> tuple[ImplicitPolicy | None, tuple[str, ...]]:
+    """Return the implicit policy that the keys of a consent's policies select, and the keys that select none."""
     selected: ImplicitPolicy | None = None
+    others = []
     for key, path in keys:
         policy = reading.mapping.policies.get(key)
         if policy is None:
-            reading.note(f"policy selects nothing: {quoted(key)}")
+            reading.note(f"policy is kept, and selects nothing: {quoted(key)}")
+            others.append(key)
             continue
         if selected not in (None, policy):
             raise refusal(Cause.UNSUPPORTED_CONTENT, "two implicit policies are selected", path)
+        if root.effect is Effect.DENY and policy in _PERMITTING:
+            # The policy would permit, within the limits of the root, what the consent denies (policy.md, rule 3).
+            raise refusal(Cause.UNSUPPORTED_CONTENT, "consent that denies selects a policy that permits", path, key)
         selected = policy
         reading.note(f"policy selects {policy.name.lower().replace('_', '-')}: {quoted(key)}")
-    return selected
+    return selected, unique(others)
 
 
 def _read_holders(organisations: Iterable[Element], reading: Reading) -> tuple[str, ...]:

@@ -7,16 +7,16 @@ the mapping file. Every other code, recipient and person needs a line. If the li
 
 import itertools
 import tomllib
-import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeVar
 
+from consentd.core.identifier import check_identifier
 from consentd.errors import InvalidError
 from consentd.fhir.document import quoted
-from consentd.policy.model import ANY, ImplicitPolicy
+from consentd.policy.model import ANY, LEVELS, ImplicitPolicy
 from consentd.policy.vocabulary import Vocabulary
 
 _HL7_SYSTEMS = (
@@ -38,6 +38,9 @@ PRIVACY_CATEGORIES: Final = frozenset(
 )
 """The ``Consent.category`` codes that mark a consent to the use of data, not for example to a treatment."""
 
+DISCLOSE: Final = f"{SYSTEMS['consentaction']}|disclose"
+"""HL7's action of who discloses data. ``attributes.read_actions`` reads it as what the recipient does."""
+
 _PCF = "https://profiles.ihe.net/ITI/PCF/"
 _POLICY_NAMES: Final = MappingProxyType({policy.name.lower().replace("_", "-"): policy for policy in ImplicitPolicy})
 PCF_POLICIES: Final = MappingProxyType({f"{_PCF}Policy-{name}": policy for name, policy in _POLICY_NAMES.items()})
@@ -45,7 +48,6 @@ PCF_POLICIES: Final = MappingProxyType({f"{_PCF}Policy-{name}": policy for name,
 
 # INVARIANT: a resident registration number (주민등록번호) is never stored, so no mapping may lead to one.
 _RRN_SYSTEMS = ("https://mois.go.kr/rrn", "http://mois.go.kr/rrn")
-_RRN_SCHEMES = ("rrn", "nnkor")
 
 _Value = TypeVar("_Value")
 _KNOWN = (
@@ -68,7 +70,9 @@ class FhirMapping:
 
     Attributes:
         vocabulary: the vocabulary that has the resulting codes.
-        codes: by table (purposes, categories, actions, labels): foreign code → codes of the vocabulary.
+        codes: by table (purposes, categories, actions, labels): foreign code → codes of the vocabulary. In the table of
+            labels, levels (``LEVELS``) too. In the table of actions, HL7's code ``disclose`` leads to ``DISCLOSE``,
+            unless the file has a line for it.
         actors: reference, or ``system|value`` of an identifier → participant or ``group/ID``.
         holders: reference of the organisation that keeps a consent → participant whose data the consent covers.
         policies: policy URI, or ``system|code`` → implicit policy; None if a known policy selects no implicit policy.
@@ -103,7 +107,7 @@ def parse_mapping(text: str, vocabulary: Vocabulary) -> FhirMapping:
 
     Raises:
         InvalidError: the text is no TOML; or it has an unknown table or key, a value of the wrong type, a code that
-            is not in the vocabulary, an unknown system or policy name, or a scheme of resident registration numbers.
+            is not in the vocabulary, an unknown system or policy name, or an identifier that the daemon refuses.
     """
     try:
         tables = tomllib.loads(text)
@@ -117,13 +121,18 @@ def parse_mapping(text: str, vocabulary: Vocabulary) -> FhirMapping:
         ("purposes", vocabulary.purposes, vocabulary.purpose.bits),
         ("categories", vocabulary.categories, vocabulary.category.bits),
         ("actions", vocabulary.actions, vocabulary.action.bits),
-        ("labels", vocabulary.labels, vocabulary.label.bits),
+        ("labels", vocabulary.labels, {*vocabulary.label.bits, *LEVELS}),
     )
-    codes = {}
+    codes: dict[str, Mapping[str, tuple[str, ...]]] = {}
     for name, listed, known in code_lists:
         own = {f"{code.system}|{code.code}": (code.code,) for code in listed if code.system}
-        codes[name] = {**own, **_coded(_table(tables, name, _codes), systems, name)}
-        for code in itertools.chain.from_iterable(codes[name].values()):
+        if name == "labels":
+            own |= {f"{SYSTEMS['v3-Confidentiality']}|{level}": (level,) for level in LEVELS}
+        if DISCLOSE in own:
+            own[DISCLOSE] = (DISCLOSE,)
+        lines = _coded(_table(tables, name, _codes), systems, name)
+        codes[name] = {**own, **lines}
+        for code in itertools.chain.from_iterable(lines.values()):
             if code not in known:
                 raise InvalidError(f"mapping leads to a code that is not in the vocabulary: [{name}] {quoted(code)}")
     categories = dict.fromkeys(_list(tables, "privacy_categories"), ())
@@ -180,8 +189,9 @@ def _policy(value: object, path: str) -> ImplicitPolicy | None:
 
 def _scheme(value: object, path: str) -> str:
     scheme = _text(value, path)
-    if scheme.lower() in _RRN_SCHEMES or any(system in path for system in _RRN_SYSTEMS):
+    if any(system in path for system in _RRN_SYSTEMS):
         raise InvalidError("mapping leads to a resident registration number, which is never stored")
+    check_identifier(scheme, "-")
     return scheme
 
 
@@ -191,8 +201,7 @@ def _subject(value: object, path: str) -> SubjectReference:
         raise InvalidError('mapping of a subject is not { scheme = "…", value = "…" }')
     scheme = _scheme(value["scheme"], path)
     identifier = _text(value["value"], "[subjects]")
-    if not unicodedata.is_normalized("NFC", identifier):
-        raise InvalidError("mapping of a subject has an identifier that is not NFC")
+    check_identifier(scheme, identifier)
     return SubjectReference(scheme, identifier)
 
 

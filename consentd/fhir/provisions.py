@@ -2,26 +2,22 @@
 
 If an element of a provision is absent:
 
-* A root without recipients covers any recipient (``*``), and a root without data classes covers all data, because in
-  FHIR an absent element sets no limit.
-* If a permit and its ancestors have no purpose, the permit covers every purpose that can be implied (rule 6), thus not
-  break-glass, marketing or AI training. If the provision is a deny, it covers all purposes.
-* A child takes the parent's value. But a child without ``type`` has the opposite of its parent's effect.
+* A root without recipients covers any recipient (``*``), a root without data classes all data, and a root without
+  purposes every purpose, because in FHIR an absent element sets no limit. In a permit, ``*`` does not cover what a
+  permit must name, such as break-glass, marketing or AI training (rule 6).
+* A child takes the parent's value. But a child without ``type`` has the opposite of its parent's effect. A child with
+  neither ``type`` nor attributes is refused.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from dataclasses import replace
 
 from consentd.errors import InvalidError
+from consentd.fhir.attributes import NO_LISTS, Lists, read_actions, read_actors, read_sensitivity
 from consentd.fhir.document import Cause, Release
 from consentd.fhir.elements import Element, refusal
-from consentd.fhir.mapping import SYSTEMS, FhirMapping
-from consentd.policy.dates import end_of_date_ms, parse_instant_ms, start_of_date_ms
+from consentd.fhir.reading import Reading, unique
+from consentd.policy.dates import end_of_date_ms, is_instant, parse_instant_ms, start_of_date_ms
 from consentd.policy.model import ANY, MAX_DEPTH, OPEN_END_MS, OPEN_START_MS, Effect, Period, Provision
-
-RECIPIENT = f"{SYSTEMS['v3-ParticipationType']}|IRCP"
-"""The code of the information recipient, the only role of an actor that is accepted (IHE PCF 1.1)."""
 
 TEST_PURPOSE = "HTEST"
 """The code that marks test data: a purpose of a provision, or a label of a resource."""
@@ -35,119 +31,88 @@ _R5_NAMES = (
 )  # fmt: skip
 _NAMES = {Release.R4: _R4_NAMES, Release.R5: _R5_NAMES}
 _CATEGORY_NAMES = ("class", "documentType", "resourceType", "code")
-_NO_END = ("9999", "9999-12", "9999-12-31")  # systems that cannot omit the end write one of these
-_PEOPLE = ("Patient", "RelatedPerson", "Person", "urn:", "#")
-
-_Value = TypeVar("_Value")
+_LIMITS = frozenset({*_R4_NAMES, *_R5_NAMES}) - {"type", "provision"}
 
 
-@dataclass(slots=True)
-class Reading:
-    """The state of reading one resource.
-
-    Attributes:
-        notes: messages about choices made and elements left out; no note names the subject.
-    """
-
-    release: Release
-    mapping: FhirMapping
-    test_data: bool
-    notes: list[str] = field(default_factory=list)
-
-    def note(self, text: str) -> None:
-        """Add a note, unless the same note was added before."""
-        if text not in self.notes:
-            self.notes.append(text)
-
-    def codes(self, table: str, elements: Iterable[Element]) -> tuple[str, ...]:
-        """Return the vocabulary's codes for Coding elements; *table* names a table of ``mapping.codes``."""
-        return _unique(code for element in elements for code in self._concept(table, element, [element.coding()]))
-
-    def concepts(self, table: str, elements: Iterable[Element]) -> tuple[str, ...]:
-        """Return the vocabulary's codes for CodeableConcepts. All codings of one concept must map to the same codes."""
-        return _unique(code for element in elements for code in self._concept(table, element, element.codings()))
-
-    def _concept(self, table: str, element: Element, codings: list[tuple[str, str]]) -> tuple[str, ...]:
-        known = {self.mapping.codes[table][key] for key, _ in codings if key in self.mapping.codes[table]}
-        if not known:
-            key, path = codings[0]
-            raise refusal(Cause.UNKNOWN_CODE, f"code is not in [{table}]", path, key)
-        if len(known) > 1:
-            raise refusal(Cause.UNKNOWN_CODE, f"codings of one concept differ in [{table}]", element.path)
-        return known.pop()
-
-    def reference(self, element: Element) -> str:
-        """Return the text of a reference, without a base URL of the mapping; empty if the element has no text."""
-        element.only("reference", "type", "identifier", "display")
-        reference = element.text("reference") or ""
-        for base in self.mapping.bases:
-            if reference.startswith(base):
-                return reference[len(base) :]
-        return reference
-
-    def identifier(self, element: Element) -> str:
-        """Return ``system|value`` of a reference's identifier; empty if identifier, system or value is absent."""
-        identifier = element.one("identifier")
-        if identifier is None:
-            return ""
-        system, value = identifier.text("system"), identifier.text("value")
-        return f"{system}|{value}" if system and value else ""
-
-    def keys(self, element: Element) -> list[str]:
-        """Return the keys by which tables of the mapping may have a reference: its text, and its identifier."""
-        return [key for key in (self.reference(element), self.identifier(element)) if key]
-
-    def matches(self, table: Mapping[str, _Value], element: Element) -> set[_Value]:
-        """Return the values that a table of the mapping has for the keys of a reference."""
-        return {table[key] for key in self.keys(element) if key in table}
+def has_limits(element: Element) -> bool:
+    """Return whether a provision states any attribute besides its effect and its nested provisions."""
+    return not _LIMITS.isdisjoint(element.members)
 
 
 def read_provision(
-    element: Element, effect: Effect | None, *, reading: Reading, parent: Effect | None = None, depth: int = 1
-) -> Provision:
+    element: Element, effect: Effect | None, *, reading: Reading, parent: Effect | None = None, above: Lists = NO_LISTS,
+    depth: int = 1,
+) -> Provision:  # fmt: skip
     """Read one provision and its nested provisions.
+
+    A provision whose ``securityLabel`` has confidentialities and other labels is read as a provision for the labels,
+    and inside of it a provision with the same effect for the confidentialities, which has the nested provisions.
 
     Args:
         effect: the effect of a root, which other elements of the resource state; None to read the element's ``type``.
         parent: the effect of the parent provision; None for a root.
+        above: the lists of the parent provision.
     """
     element.only(*_NAMES[reading.release])
+    effect = effect or read_effect(element, "type")
+    if effect is None and not has_limits(element):
+        raise refusal(Cause.BASE, "nested provision states neither type nor attributes", element.path)
+    effective = effect or _opposite(parent)
+    sensitivity, lists = read_sensitivity(element, effective, above, reading)
+    depth += len(sensitivity) - 1
     if depth > MAX_DEPTH:
         raise refusal(Cause.UNSUPPORTED_CONTENT, f"provisions nest deeper than {MAX_DEPTH}", element.path)
-    effect = effect or read_effect(element, "type")
-    effective = effect or _opposite(parent)
+    actors, holders, lists = read_actors(element, lists, reading)
+    actions, lists = read_actions(element, effective, lists, reading)
     start, end = read_window(element, "period")
-    data_start, data_end = read_window(element, "dataPeriod")
-    if data_start < 0 or data_end <= 0:
-        raise refusal(Cause.PERIOD, "data period has a bound before 1970", element.at("dataPeriod"))
-    if end <= 0:
+    if end is not None and end <= 0:
         raise refusal(Cause.PERIOD, "period ends before 1970", element.at("period"))
-    return Provision(
-        effect=effect,
-        actors=_unique(_actor(actor, reading) for actor in element.many("actor")),
+    provision = Provision(
+        effect=effect if len(sensitivity) == 1 else effective,
+        actors=actors,
+        holders=holders,
         purposes=_purposes(element, reading),
         categories=_categories(element, reading),
-        actions=reading.concepts("actions", element.many("action")),
-        labels=reading.codes("labels", element.many("securityLabel")),
-        resources=_unique(_resource(entry, reading) for entry in element.many("data")),
-        start_ms=max(start, 0),  # this changes no decision, because no decision is from before 1970
-        end_ms=end,
-        data_period=Period(data_start or OPEN_START_MS, data_end) if "dataPeriod" in element.members else None,
-        children=tuple(
-            read_provision(child, None, reading=reading, parent=effective, depth=depth + 1)
-            for child in element.many("provision")
-        ),
+        actions=actions,
+        labels=sensitivity[0].labels,
+        level=sensitivity[0].level,
+        resources=unique(_resource(entry, reading) for entry in element.many("data")),
+        start_ms=max(start or 0, 0),  # this changes no decision, because no decision is from before 1970
+        end_ms=OPEN_END_MS if end is None else end,
+        data_period=_data_period(element),
     )
+    children = tuple(
+        read_provision(child, None, reading=reading, parent=effective, above=lists, depth=depth + 1)
+        for child in element.many("provision")
+    )
+    if len(sensitivity) == 1:
+        return replace(provision, children=children)
+    inner = Provision(
+        effect=effective, labels=sensitivity[1].labels, level=sensitivity[1].level, children=children
+    )
+    return replace(provision, children=(inner,))
 
 
 def state_defaults(root: Provision, reading: Reading) -> Provision:
     """Return the root with values for its absent elements, by the rules in this module's docstring."""
-    stated = replace(root, actors=root.actors or (ANY,), categories=root.categories or (ANY,))
     if not root.actors:
         reading.note("no recipient is stated: any")
     if not root.categories:
         reading.note("no data class is stated: any category")
-    return _state_purposes(stated, Effect.DENY, reading)
+    if not root.purposes and _permits_in_silence(root, Effect.DENY):
+        reading.note("a permit states no purpose: it covers those that can be implied, not break-glass or marketing")
+    star = (ANY,)
+    return replace(
+        root, actors=root.actors or star, categories=root.categories or star, purposes=root.purposes or star
+    )
+
+
+def _permits_in_silence(node: Provision, parent: Effect) -> bool:
+    """Return whether a permit of this tree neither states purposes nor inherits them."""
+    if node.purposes:
+        return False
+    effect = node.effect or _opposite(parent)
+    return effect is Effect.PERMIT or any(_permits_in_silence(child, effect) for child in node.children)
 
 
 def read_effect(element: Element, name: str) -> Effect | None:
@@ -160,36 +125,49 @@ def read_effect(element: Element, name: str) -> Effect | None:
     return Effect.PERMIT if code == "permit" else Effect.DENY
 
 
-def read_window(element: Element, name: str) -> tuple[int, int]:
-    """Return a FHIR Period as [start, end) in milliseconds since 1970 UTC (policy.md, rule 4).
+def read_window(element: Element, name: str) -> tuple[int | None, int | None]:
+    """Return a FHIR Period as [start, end) in milliseconds since 1970 UTC (policy.md, rule 4); None: it is open.
 
-    A bound may be an instant; or a date, month or year in Asia/Seoul, which the period then includes completely. An
-    absent start is 0, and an absent end is ``OPEN_END_MS``, also if the whole element is absent.
+    A bound may be an instant; or a date, month or year in Asia/Seoul, which the period then includes completely. An end
+    in the year 9999 is none: systems that cannot omit the end write one there.
     """
     period = element.one(name)
     if period is None:
-        return 0, OPEN_END_MS
+        return None, None
     period.only("start", "end")
-    start, end = _bound(period, "start"), _bound(period, "end")
-    if start is None and end is None:
+    if "start" not in period.members and "end" not in period.members:
         raise refusal(Cause.PERIOD, "period has neither start nor end", period.path)
+    start, end = _bound(period, "start"), _bound(period, "end")
     if start is not None and end is not None and start >= end:
         raise refusal(Cause.PERIOD, "period does not end after it starts", period.path)
-    return start or 0, OPEN_END_MS if end is None else end
+    return start, end
 
 
 def _bound(period: Element, name: str) -> int | None:
     text = period.text(name)
-    if text is None:
+    if text is None or (name == "end" and text.startswith("9999")):
         return None
-    if name == "end" and text in _NO_END:
-        return OPEN_END_MS
     try:
         if "T" in text:
-            return parse_instant_ms(text)
-        return start_of_date_ms(text) if name == "start" else end_of_date_ms(text)
+            bound = parse_instant_ms(text)
+        else:
+            bound = start_of_date_ms(text) if name == "start" else end_of_date_ms(text)
     except InvalidError:
         raise refusal(Cause.PERIOD, "bound is no date, month, year or instant", period.at(name), text) from None
+    if not is_instant(bound):
+        raise refusal(Cause.PERIOD, "bound is outside of the years 1 to 9999", period.at(name), text)
+    return bound
+
+
+def _data_period(element: Element) -> Period | None:
+    start, end = read_window(element, "dataPeriod")
+    if 0 in (start, end):
+        # A message has 0 where a period is open.
+        raise refusal(Cause.PERIOD, "bound is the first instant of 1970 UTC, which cannot be stated",
+                      element.at("dataPeriod"))  # fmt: skip
+    if "dataPeriod" not in element.members:
+        return None
+    return Period(OPEN_START_MS if start is None else start, OPEN_END_MS if end is None else end)
 
 
 def _purposes(element: Element, reading: Reading) -> tuple[str, ...]:
@@ -210,21 +188,6 @@ def _categories(element: Element, reading: Reading) -> tuple[str, ...]:
     return (reading.concepts if name == "code" else reading.codes)("categories", element.many(name))
 
 
-def _actor(element: Element, reading: Reading) -> str:
-    element.only("role", "reference")
-    role, target = element.one("role"), element.one("reference")
-    if role is None or not any(key == RECIPIENT for key, _ in role.codings()):
-        raise refusal(Cause.ROLE, "actor has another role than information recipient (IRCP)", element.at("role"))
-    if target is None:
-        raise refusal(Cause.UNKNOWN_PARTICIPANT, "actor has no reference", element.path)
-    found = reading.matches(reading.mapping.actors, target)
-    if len(found) != 1:
-        reference = reading.reference(target)
-        shown = "" if reference.startswith(_PEOPLE) else reference  # no message names a person
-        raise refusal(Cause.UNKNOWN_PARTICIPANT, "actor has no single match in [actors]", target.path, shown)
-    return found.pop()
-
-
 def _resource(element: Element, reading: Reading) -> str:
     element.only("meaning", "reference")
     if element.text("meaning") != "instance":
@@ -237,22 +200,5 @@ def _resource(element: Element, reading: Reading) -> str:
     return reference
 
 
-def _state_purposes(node: Provision, parent: Effect, reading: Reading) -> Provision:
-    """Set the purposes of every provision that neither has purposes nor inherits them from an ancestor."""
-    if node.purposes:
-        return node
-    effect = node.effect or _opposite(parent)
-    purposes: tuple[str, ...] = (ANY,)
-    if effect is Effect.PERMIT:
-        purposes = tuple(c.code for c in reading.mapping.vocabulary.purposes if not c.parent and c.implies)
-        reading.note("a permit states no purpose: it covers those that can be implied, not break-glass or marketing")
-    children = tuple(_state_purposes(child, effect, reading) for child in node.children)
-    return replace(node, purposes=purposes, children=children)
-
-
 def _opposite(effect: Effect | None) -> Effect:
     return Effect.PERMIT if effect is Effect.DENY else Effect.DENY
-
-
-def _unique(values: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(values))

@@ -10,22 +10,21 @@ from consentd.fhir.consents import ImportedConsent, read_consents
 from consentd.fhir.document import Cause
 from consentd.fhir.mapping import FhirMapping, load_mapping
 from consentd.policy.codebook import Codebook
-from consentd.policy.compile import compile_rules
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY as VOCABULARY
-from consentd.policy.model import Consent, Outcome, Rules
+from consentd.policy.model import LEVELS, Consent, Membership, Outcome, Rules
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "../shared/data"
 PCF = DATA / "pcf"
+CASES = ROOT / "../shared/cases/fhir"
 HL7 = DATA / "r4_examples_consent-example.json"
 needs_data = pytest.mark.skipif(not PCF.is_dir(), reason="shared data is not beside the project")
 
 MAPPING = load_mapping(ROOT / "ops/fhir-mapping.toml", VOCABULARY)
 NUMBERS = {"ex-org-researcher": 1, "group/privileged-users": 2, "clinic": 3, "emergency-room": 4, "hospital": 5}
-GROUPS = {"emergency-room": {"group/privileged-users"}}
+MEMBERSHIPS = {"emergency-room": [Membership("group/privileged-users")]}
 RULES = Rules()
-CODEBOOK = Codebook(VOCABULARY, NUMBERS, GROUPS)
-COMPILED_RULES = compile_rules(RULES, VOCABULARY, NUMBERS)
+CODEBOOK = Codebook(VOCABULARY, NUMBERS, MEMBERSHIPS)
 
 DAY_MS = 86_400_000
 NOW_MS = 1_700_000_000_000  # November 2023
@@ -41,7 +40,7 @@ R4: dict[str, Any] = {
     "category": [{"coding": [{"system": "http://loinc.org", "code": "59284-0"}]}],
     "patient": {"reference": "Patient/ex-patient"},
     "policyRule": {"coding": [{"system": f"{SYSTEM}v3-ActCode", "code": "OPTIN"}]},
-    "provision": {"purpose": [{"system": f"{SYSTEM}v3-ActReason", "code": "TREAT"}]},
+    "provision": {"type": "permit", "purpose": [{"system": f"{SYSTEM}v3-ActReason", "code": "TREAT"}]},
 }
 R5: dict[str, Any] = {
     "resourceType": "Consent",
@@ -78,6 +77,11 @@ def pcf(name: str) -> Consent:
     return result.consent
 
 
+def custodian(name: str) -> dict[str, Any]:
+    role = {"coding": [{"system": f"{SYSTEM}v3-ParticipationType", "code": "CST"}]}
+    return {"role": role, "reference": {"reference": f"Organization/{name}"}}
+
+
 def r4(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in {**R4, **changes}.items() if value is not None}
 
@@ -88,6 +92,20 @@ def r5(**changes: Any) -> dict[str, Any]:
 
 def provision(**members: Any) -> dict[str, Any]:
     return r4(provision={**R4["provision"], **members})
+
+
+def untyped(**members: Any) -> dict[str, Any]:
+    return r4(provision=members)
+
+
+def labels(*codes: str) -> list[dict[str, str]]:
+    """Return ``securityLabel`` of levels and of sensitivity labels."""
+    kinds = {True: "v3-Confidentiality", False: "v3-ActCode"}
+    return [{"system": SYSTEM + kinds[code in LEVELS], "code": code} for code in codes]
+
+
+def actions(*codes: str) -> list[dict[str, Any]]:
+    return [concept("consentaction", code) for code in codes]
 
 
 def concept(system: str, code: str) -> dict[str, Any]:
@@ -145,7 +163,16 @@ DIRTY: dict[str, tuple[dict[str, Any], Cause]] = {
     "patient is missing": (r4(patient=None), Cause.UNKNOWN_SUBJECT),
     "verification": (r4(verification=[{"verified": False}]), Cause.UNSUPPORTED_CONTENT),
     # base
-    "no base": (r4(policyRule=None, policy=[{"uri": "http://x.example"}]), Cause.BASE),
+    "no base": (r4(policyRule=None, policy=[{"uri": "http://x.example"}], provision=None), Cause.BASE),
+    "root has limits and no type": (untyped(purpose=[reason("TREAT")]), Cause.BASE),
+    "root has a period and no type": (untyped(period={"start": "2022"}), Cause.BASE),
+    "root has limits and no type, opting out": (
+        r4(policyRule=concept("v3-ActCode", "OPTOUT"), provision={"purpose": [reason("TREAT")]}), Cause.BASE,
+    ),
+    "nested provision without type and attributes": (
+        untyped(provision=[{"provision": [{"type": "permit", "purpose": [reason("TREAT")]}]}]), Cause.BASE,
+    ),
+    "R5 provision without attributes": (r5(provision=[{"id": "all"}]), Cause.BASE),
     "policyRule is another code": (r4(policyRule=concept("v3-ActCode", "OPTOUTE")), Cause.BASE),
     "policyRule is text": (r4(policyRule={"text": "opt in"}), Cause.UNKNOWN_CODE),
     "type contradicts policyRule": (provision(type="deny"), Cause.BASE),
@@ -156,6 +183,12 @@ DIRTY: dict[str, tuple[dict[str, Any], Cause]] = {
         r4(policy=[{"uri": f"https://profiles.ihe.net/ITI/PCF/Policy-{name}"} for name in ("deny", "all-normal")]),
         Cause.UNSUPPORTED_CONTENT,
     ),
+    **{
+        f"deny selects {name}": (
+            r5(policyBasis={"url": f"https://profiles.ihe.net/ITI/PCF/Policy-{name}"}), Cause.UNSUPPORTED_CONTENT,
+        )
+        for name in ("basic-normal", "all-normal")
+    },
     # modifiers
     "modifierExtension": (r4(modifierExtension=EXTENSION), Cause.UNSUPPORTED_CONTENT),
     "modifierExtension at depth": (
@@ -185,8 +218,20 @@ DIRTY: dict[str, tuple[dict[str, Any], Cause]] = {
     "class and code": (
         provision(**{"class": [reason("x")], "code": [concept("other", "x")]}), Cause.UNSUPPORTED_CONTENT,
     ),
-    "role is custodian": (
-        provision(actor=[{**RESEARCHER, "role": concept("v3-ParticipationType", "CST")}]), Cause.ROLE,
+    "role is author": (
+        provision(actor=[{**RESEARCHER, "role": concept("v3-ParticipationType", "AUT")}]), Cause.ROLE,
+    ),
+    "custodian is no holder of the mapping": (provision(actor=[custodian("x")]), Cause.UNKNOWN_PARTICIPANT),
+    "recipients and custodians in one list": (provision(actor=[RESEARCHER, custodian("hospital-a")]), Cause.ROLE),
+    "recipients inside of custodians": (
+        provision(actor=[custodian("hospital-a")], provision=[{"type": "deny", "actor": [RESEARCHER]}]), Cause.ROLE,
+    ),
+    "custodian is not the keeper": (
+        {
+            **provision(actor=[custodian("hospital-b")]),
+            "organization": [{"reference": "Organization/hospital-a"}],
+        },
+        Cause.UNKNOWN_PARTICIPANT,
     ),
     "R5 actor without role": (r5(provision=[{"actor": [{"reference": RESEARCHER["reference"]}]}]), Cause.ROLE),
     "actor is unknown": (
@@ -213,7 +258,17 @@ DIRTY: dict[str, tuple[dict[str, Any], Cause]] = {
     "period has no bound": (provision(period={"id": "p"}), Cause.PERIOD),
     "period is a number": (provision(period={"start": 5}), Cause.NOT_VALID),
     "period ends before 1970": (provision(period={"end": "1960"}), Cause.PERIOD),
-    "data period begins before 1970": (provision(dataPeriod={"start": "1960"}), Cause.PERIOD),
+    "data period begins at the epoch": (provision(dataPeriod={"start": "1970-01-01T09:00:00+09:00"}), Cause.PERIOD),
+    "data period ends at the epoch": (provision(dataPeriod={"end": "1970-01-01T00:00:00Z"}), Cause.PERIOD),
+    "instant is before the year 1": (provision(dataPeriod={"start": "0001-01-01T00:00:00+14:00"}), Cause.PERIOD),
+    "instant is after the year 9999": (provision(period={"start": "9999-12-31T23:59:59-01:00"}), Cause.PERIOD),
+    "identifier has a space": (
+        r4(patient={"identifier": {"system": "https://myhealthway.go.kr", "value": "M 1"}}), Cause.UNKNOWN_SUBJECT,
+    ),
+    "identifier is shaped like a resident registration number": (
+        r4(patient={"identifier": {"system": "https://myhealthway.go.kr", "value": "900101-1234567"}}),
+        Cause.UNKNOWN_SUBJECT,
+    ),
     "nests too deep": (nested(9), Cause.UNSUPPORTED_CONTENT),
     "too many provisions": (provision(provision=[{"type": "deny"}] * 256), Cause.INVALID_CONSENT),
 }  # fmt: skip
