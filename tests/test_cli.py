@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from cases.command_lines import CommandLine
-from cases.daemons import Running
+from cases.daemons import Running, request_id
 from consentd.core import checkpoint, codec, note
 from consentd.server.keys import read_keys
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import registry_service_pb2 as rs
 from consentd_client import FileMemory, KeyPair, ledger
 
 CONSENT = ("--recipient", "clinic-b", "--holder", "hospital-a", "--purpose", "TREAT", "--category", "CLIN")
@@ -71,8 +73,9 @@ def test_life_of_a_consent(talk: CommandLine, person: str, tmp_path: Path) -> No
     assert "  access-seq: 3" in authorized.out
     recorded = talk("record", person, "--access-seq", 3, "--status", "sent", "--category", "CLIN.DX", "--resources", 2)
     assert (recorded.status, recorded.out.startswith("recorded as entry ")) == (0, True)
-    amended = talk("amend", person, consent_id, *CONSENT, "--action", "disclose")
+    amended = talk("amend", person, consent_id, "--action", "collect")
     assert (amended.status, amended.out.strip()) == (0, consent_id)
+    assert amended.err == "  actions: any → collect\n"
     assert talk("pause", person, consent_id).out == f"{consent_id}  paused\n"
     assert talk("check", person, *ASK).status == 1
     assert talk("resume", person, consent_id, "--lang", "ko").out == f"{consent_id}  재개\n"
@@ -83,7 +86,7 @@ def test_life_of_a_consent(talk: CommandLine, person: str, tmp_path: Path) -> No
     assert talk("consents", person).out == ""
     assert f"{consent_id}  v2  revoked" in talk("consents", person, "--all").out
     listed = talk("accesses", person, "--limit", 1)
-    assert "permitted: hospital-a → clinic-b, TREAT, disclose, CLIN.DX, asked by app\n      sent CLIN.DX" in listed.out
+    assert "permitted: hospital-a → clinic-b, TREAT, collect, CLIN.DX, asked by app\n      sent CLIN.DX" in listed.out
     assert "proves nothing" in listed.err
     shown = talk("history", person, "--tag", tag)
     assert shown.status == 0
@@ -173,6 +176,67 @@ def test_grants_of_every_kind(talk: CommandLine, person: str, tmp_path: Path) ->
     assert "no such date" in talk("grant", person, *CONSENT, "--until", "2026-02-30").err
 
 
+EVERYTHING = (
+    *("--action", "collect", "--label", "HIV", "--resource", "Observation/1", "--level", "R"),
+    *("--from", "2026-01-01", "--until", "2098-12-31", "--data-from", "2020-01-01", "--data-until", "2020-12-31"),
+    *("--recurrence", "P1M", "--retain-until", "2099-01-31", "--implicit-policy", "deny", "--language", "en"),
+)
+"""An option for everything that an amendment might lose."""
+
+
+def test_an_amendment_keeps_what_it_does_not_state_and_shows_what_it_changes(
+    talk: CommandLine, person: str, tmp_path: Path
+) -> None:
+    talk("enrol", person)
+    granted = talk("grant", person, *CONSENT, *EVERYTHING, "--json").object
+    consent_id, before = granted["consent_id"], granted["consent"]
+    assert {"labels", "resources", "level", "period", "data_period", "actions"} < before["root"].keys()
+    changed = talk("amend", person, consent_id, "--category", "CLIN.DX", "--category", "CLIN.LAB", "--json")
+    assert changed.err == "  categories: CLIN → CLIN.DX+CLIN.LAB\n"
+    assert changed.object["before"] == before
+    before["root"]["categories"] = ["CLIN.DX", "CLIN.LAB"]
+    assert changed.object["consent"] == before
+    assert talk("consents", person, "--json").object["consent"] == before
+    wider = talk("amend", person, consent_id, "--holder", "*", "--until", "never", "--level", "none", "--lang", "ko")
+    assert [line.strip().split(":")[0] for line in wider.err.splitlines()] == ["제공기관", "민감도", "효력 기간"]
+    root = talk("consents", person, "--json").object["consent"]["root"]
+    assert (root["holders"], root.get("level"), root["period"]) == (["*"], None, {"start_time_ms": "1767193200000"})
+    nested = {"root": {**root, "provisions": [{"categories": ["CLIN.LAB"]}]}}
+    file = tmp_path / "consent.json"
+    file.write_text(json.dumps({**before, **nested}))
+    assert "provision[0]: none → denied: categories: CLIN.LAB" in talk("amend", person, consent_id, "--file", file).err
+    assert talk("amend", person, consent_id, "--recipient", "er").status == 0
+    listed = talk("consents", person)
+    assert "hospital-a" not in listed.out
+    assert listed.out.splitlines()[1] == "      provision[0] denied: categories: CLIN.LAB"
+    assert talk("amend", person, consent_id, "--version", "1").status == 2
+    assert talk("amend", person, consent_id, "--notice", "n1").status == 2
+    assert talk("amend", person, consent_id, "--permit", "--deny").status == 2
+    denied = talk("amend", person, consent_id, "--deny", "--implicit-policy", "none")
+    assert (denied.status, "effect: permitted → denied" in denied.err) == (0, True)
+
+
+def test_a_consent_has_the_state_of_its_period(talk: CommandLine, person: str) -> None:
+    talk("enrol", person)
+    assert talk("grant", person, *CONSENT, "--from", "2098-01-01").status == 0
+    (shown,) = talk("consents", person).out.splitlines()
+    assert "in force: 2098-01-01 00:00:00 KST ~" in shown
+    assert talk("check", person, *ASK).status == 1
+
+
+def test_a_question_states_what_the_options_say(talk: CommandLine, person: str, granted: str) -> None:
+    view = ("--action", "access", "--level", "R", "--label", "PSY", "--resource", "Observation/1")
+    talk("authorize", person, *ASK, *view, "--data-from", "2020-01-01", "--data-until", "2020-01-31")
+    talk("authorize", person, *ASK)
+    plain, stated = (one["question"] for one in talk("accesses", person, "--json").objects)
+    assert stated == {
+        "actor": {"organisation": "clinic-b"}, "holder": "hospital-a", "purpose": "TREAT", "action": "access",
+        "categories": ["CLIN.DX"], "labels": {"values": ["PSY"]}, "resources": {"values": ["Observation/1"]},
+        "level": "R", "data_period": {"start_time_ms": "1577804400000", "end_time_ms": "1580482800000"},
+    }  # fmt: skip
+    assert plain == {**{key: stated[key] for key in ("actor", "holder", "purpose", "categories")}, "action": "collect"}
+
+
 def test_an_uncertain_write_is_repeated_with_its_request_id(talk: CommandLine, person: str) -> None:
     talk("enrol", person)
     lost = talk("grant", person, *CONSENT, "--target", "127.0.0.1:1", "--timeout", 5)
@@ -194,6 +258,30 @@ def test_break_glass(talk: CommandLine, running: Running, person: str) -> None:
     assert refused.status == 1
     assert talk("authorize", person, *ask).status == 2
     assert talk("check", person, *ask).status == 2
+
+
+def test_an_emergency_access_is_permitted_once_its_obligations_are_confirmed(
+    talk: CommandLine, running: Running, person: str
+) -> None:
+    rules = running.registry.GetRules(rs.GetRulesRequest(), metadata=running.as_("operator")).rules
+    rules.version += 1
+    rules.ClearField("attestation")
+    rules.break_glass.add(effect=pb.EFFECT_PERMIT, actors=["er"], categories=["CLIN.ALG"])
+    request = rs.PublishRulesRequest(request_id=request_id(), rules=rules)
+    running.registry.PublishRules(request, metadata=running.as_("operator"))
+    running.delegate("er", "app", break_glass=True)
+    talk("enrol", person)
+    ask = ("--actor", "er", "--holder", "hospital-a", "--purpose", "BTG", "--category", "CLIN.ALG")
+    emergency = (*ask, "--emergency", "found unconscious")
+    shown = talk("authorize", person, *emergency)
+    assert (shown.status, shown.out.splitlines()[0]) == (1, "PERMIT  permitted")
+    assert "  obligation: NOTIFY_SUBJECT (inform the person without delay)" in shown.out
+    assert "permitted, but not yet" in shown.err
+    half = talk("authorize", person, *emergency, "--fulfils", "notify-subject", "--json")
+    assert (half.status, half.object["permits"], half.object["unfulfilled"]) == (1, False, ["POST_REVIEW"])
+    whole = talk("authorize", person, *emergency, "--fulfils", "notify-subject", "--fulfils", "post-review", "--json")
+    assert (whole.status, whole.object["permits"], whole.object["unfulfilled"]) == (0, True, [])
+    assert whole.object["obligations"] == ["NOTIFY_SUBJECT", "POST_REVIEW"]
 
 
 def test_participants_and_words(talk: CommandLine, running: Running, tmp_path: Path) -> None:

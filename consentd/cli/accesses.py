@@ -3,7 +3,16 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from consentd.cli.options import Verbs, add_daemon, add_subject, add_verb, open_client, read_subject
+from consentd.cli.options import (
+    Verbs,
+    add_daemon,
+    add_subject,
+    add_verb,
+    open_client,
+    read_end_ms,
+    read_start_ms,
+    read_subject,
+)
 from consentd.cli.out import DONE, REFUSED, UNDETERMINED, Out
 from consentd.cli.receipts import add_receipt, store_receipt, write_options
 from consentd.policy.dates import format_instant
@@ -12,17 +21,27 @@ if TYPE_CHECKING:
     from consentd_client import CheckAnswer, Question
 
 _CHECK_HELP = """\
-exit status: 0 PERMIT, 1 any refusal (PARTIAL, DENY, NO_CONSENT), 2 INDETERMINATE or an error. Transfer data only at 0.
+exit status: 0 PERMIT, 1 any refusal (PARTIAL, DENY, NO_CONSENT) or a PERMIT with obligations that are not fulfilled,
+2 INDETERMINATE or an error. Transfer data only at 0.
 
 example:
   consentd check mhid:MH-0001 --actor clinic-b --holder hospital-a --purpose TREAT --category CLIN.DX
+A view is asked with `--action access`. `--fulfils enforce-residual` shows what each resource must satisfy, if only some
+of the data are permitted; the exit status is then 1, because this command releases no data.
 """
 _AUTHORIZE_HELP = """\
 Call it before the transfer. The decision is stored durably before it is answered.
 
-exit status: 0 PERMIT, 1 any refusal, 2 INDETERMINATE or an error. Transfer data only at 0.
+exit status: 0 PERMIT, 1 any refusal or a PERMIT with obligations that are not fulfilled, 2 INDETERMINATE or an error.
+Transfer data only at 0. An emergency access has obligations: confirm them with --fulfils.
+
+example:
+  consentd authorize mhid:MH-0001 --actor er --holder hospital-a --purpose BTG --category CLIN.ALG \\
+      --emergency "found unconscious, no relatives" --fulfils notify-subject --fulfils post-review
 """
 _STATUSES = ("sent", "received", "failed", "deferred")
+_LEVELS = ("U", "L", "M", "N", "R", "V")
+_OBLIGATIONS = ("notify-subject", "post-review", "enforce-residual")
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -46,7 +65,7 @@ def check(arguments: argparse.Namespace, out: Out) -> int:
     """Ask whether a transfer may happen; nothing is recorded."""
     with open_client(arguments) as client:
         answer = client.check(_question(arguments))
-    return _show(out, answer, {})
+    return _show(arguments, out, answer, {})
 
 
 def authorize(arguments: argparse.Namespace, out: Out) -> int:
@@ -59,7 +78,7 @@ def authorize(arguments: argparse.Namespace, out: Out) -> int:
     fields: dict[str, object] = {"access_seq": answer.access_seq, "receipt": None}
     if answer.receipt is not None:
         fields["receipt"] = store_receipt(arguments, out, answer.receipt)
-    return _show(out, answer, fields)
+    return _show(arguments, out, answer, fields)
 
 
 def record(arguments: argparse.Namespace, out: Out) -> int:
@@ -85,13 +104,13 @@ def accesses(arguments: argparse.Namespace, out: Out) -> int:
     from google.protobuf.json_format import MessageToDict
 
     from consentd.v1 import consent_pb2 as pb
-    from consentd_client import show
+    from consentd_client import labels, show
 
     with open_client(arguments) as client:
         found = client.list_accesses(read_subject(arguments))
         for access in islice(found, arguments.limit or None):
             access.question.ClearField("subject")
-            outcome = show.enum_label(pb.Outcome, access.decision.outcome, "OUTCOME_", out.lang)
+            outcome = labels.enum_label(pb.Outcome, access.decision.outcome, "OUTCOME_", out.lang)
             said = f"{show.question(access.question)}, {show.asker(access.asker, out.lang)}"
             line = f"#{access.seq:<4} {format_instant(access.time_ms)}  {outcome}: {said}"
             for outcome_message in access.outcomes:
@@ -113,53 +132,85 @@ def _add_question(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--holder", required=True, metavar="ID", help="the participant that holds the data")
     verb.add_argument("--purpose", required=True, metavar="CODE", help="the purpose; see `consentd vocabulary`")
     actions = ("collect", "access", "use", "disclose", "correct")
-    verb.add_argument("--action", default="disclose", choices=actions, help="what is done (default disclose)")
+    verb.add_argument(
+        "--action", default="collect", choices=actions,
+        help="what the actor does with the data: a transfer is `collect` (default), a view `access`",
+    )  # fmt: skip
     verb.add_argument("--category", action="append", required=True, metavar="CODE", help="category of data; repeatable")
-    verb.add_argument("--label", action="append", default=[], metavar="CODE", help="label of the data; repeatable")
+    verb.add_argument(
+        "--label", action="append", metavar="CODE", help="label of the data, beside those of their category; repeatable"
+    )
+    verb.add_argument("--level", choices=_LEVELS, default="", help="confidentiality of the data (default: not stated)")
+    verb.add_argument("--resource", action="append", metavar="REFERENCE", help="single resource; repeatable")
+    verb.add_argument("--data-from", type=read_start_ms, default=0, metavar="DATE", help="the data are about this time")
+    verb.add_argument("--data-until", type=read_end_ms, default=0, metavar="DATE", help="or later, up to this time")
+    verb.add_argument(
+        "--fulfils", action="append", choices=_OBLIGATIONS, default=[], help="obligation that you fulfil; repeatable"
+    )
 
 
 def _question(arguments: argparse.Namespace) -> "Question":
-    from consentd_client import Actor, CodeSet, Question
+    from consentd.v1 import consent_pb2 as pb
+    from consentd_client import Actor, CodeSet, Period, Question
 
     actor = Actor(
         organisation=arguments.actor, practitioner=arguments.practitioner, application=arguments.application,
         on_behalf_of=arguments.on_behalf_of, relays=arguments.relay, automatic=arguments.automatic,
     )  # fmt: skip
+    period = Period(start_time_ms=arguments.data_from, end_time_ms=arguments.data_until)
     return Question(
         subject=read_subject(arguments), actor=actor, holder=arguments.holder, purpose=arguments.purpose,
-        action=arguments.action, categories=arguments.category,
+        action=arguments.action, categories=arguments.category, level=arguments.level,
         labels=CodeSet(values=arguments.label) if arguments.label else None,
+        resources=CodeSet(values=arguments.resource) if arguments.resource else None,
+        data_period=period if arguments.data_from or arguments.data_until else None,
+        supported_obligations=[pb.Obligation.Value(_obligation(one)) for one in arguments.fulfils],
     )  # fmt: skip
 
 
-def _show(out: Out, answer: "CheckAnswer", more: dict[str, object]) -> int:
-    """Write an answer, with the further fields *more* of its JSON; return the exit status."""
-    from consentd.v1 import consent_pb2 as pb
-    from consentd_client import show
+def _obligation(option: str) -> str:
+    """Return the protobuf name of an obligation."""
+    return f"OBLIGATION_{option.replace('-', '_').upper()}"
 
-    decision, name = answer.decision, answer.outcome_name
+
+def _show(arguments: argparse.Namespace, out: Out, answer: "CheckAnswer", more: dict[str, object]) -> int:
+    """Write an answer, with the further fields *more* of its JSON; return the exit status."""
+    from google.protobuf.json_format import MessageToDict
+
+    from consentd.v1 import consent_pb2 as pb
+    from consentd_client import labels, show
+
+    decision, name, lang = answer.decision, answer.outcome_name, out.lang
+    fulfilled = {pb.Obligation.Value(_obligation(one)) for one in arguments.fulfils} - {pb.OBLIGATION_ENFORCE_RESIDUAL}
+    answer = answer.fulfil(*fulfilled.intersection(decision.obligations))
     lists = {
         "permitted": list(decision.permitted), "denied": list(decision.denied),
         "without_consent": list(decision.without_consent), "unknown": list(decision.unknown),
     }  # fmt: skip
-    codes = [show.enum_name(pb.ReasonCode, reason.code, "REASON_CODE_") for reason in decision.reasons]
+    codes = [labels.enum_name(pb.ReasonCode, reason.code, "REASON_CODE_") for reason in decision.reasons]
     reasons = [
         {"code": code, "consent_id": reason.consent_id, "version": reason.version, "path": reason.path}
         for code, reason in zip(codes, decision.reasons, strict=True)
     ]
-    obligations = [show.enum_name(pb.Obligation, one, "OBLIGATION_") for one in decision.obligations]
-    lines = [f"{name}  {show.label(name, out.lang)}"]
+    obligations = [labels.enum_name(pb.Obligation, one, "OBLIGATION_") for one in decision.obligations]
+    lines = [f"{name}  {labels.label(name, lang)}"]
     lines += [f"  {key}: {', '.join(categories)}" for key, categories in lists.items() if categories]
     for code, reason in zip(codes, decision.reasons, strict=True):
         lines.append(f"  reason: {' '.join(filter(None, (code, reason.consent_id, reason.path)))}")
-    lines += [f"  obligation: {one}" for one in obligations]
+    lines += [f"  {labels.label('OBLIGATION', lang)}: {one} ({labels.label(one, lang)})" for one in obligations]
+    lines += [f"  {line}" for line in show.condition_lines(decision.residual, lang)]
     if decision.valid_until_time_ms:
         lines.append(f"  until: {format_instant(decision.valid_until_time_ms)}")
     if more.get("access_seq"):
         lines.append(f"  access-seq: {more['access_seq']}")
     error = answer.error
     out.answer(
-        "\n".join(lines), type="decision", outcome=name, **lists, reasons=reasons, obligations=obligations,
+        "\n".join(lines), type="decision", outcome=name, permits=bool(answer), **lists, reasons=reasons,
+        obligations=obligations,
+        unfulfilled=[labels.enum_name(pb.Obligation, one, "OBLIGATION_") for one in answer.unfulfilled],
+        residual=[MessageToDict(rule, preserving_proto_field_name=True) for rule in decision.residual],
+        combining=labels.enum_name(pb.Combining, decision.combining, "COMBINING_"),
+        vocabulary_version=decision.vocabulary_version, decided_time_ms=decision.decided_time_ms,
         valid_until_time_ms=decision.valid_until_time_ms, tree_size=decision.revision.tree_size,
         error=None if error is None else {"reason": error.reason, "message": str(error)}, **more,
     )  # fmt: skip
@@ -167,4 +218,6 @@ def _show(out: Out, answer: "CheckAnswer", more: dict[str, object]) -> int:
         out.fault(error)
     if answer:
         return DONE
+    if decision.outcome == pb.OUTCOME_PERMIT:
+        out.message("permitted, but not yet: there are obligations that you did not confirm, or conditions to apply")
     return UNDETERMINED if decision.outcome == pb.OUTCOME_INDETERMINATE else REFUSED

@@ -1,6 +1,7 @@
 """``consentd enrol``, ``grant``, ``amend``, ``pause``, ``resume``, ``revoke``, ``consents``: write or list consents."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from consentd.cli.options import (
     open_client,
     read_end_ms,
     read_hex,
+    read_start_ms,
     read_subject,
     read_text,
 )
@@ -22,7 +24,7 @@ from consentd.errors import InvalidError
 from consentd.policy.dates import format_instant
 
 if TYPE_CHECKING:
-    from consentd_client import Consent, GrantAnswer
+    from consentd_client import Consent, GrantAnswer, Provision
 
 _GRANT_HELP = """\
 exit status: 0 recorded, 1 refused on a legal ground (the refusal is recorded and names what is missing), 2 an error.
@@ -30,7 +32,32 @@ exit status: 0 recorded, 1 refused on a legal ground (the refusal is recorded an
 example:
   consentd grant mhid:MH-0001 --recipient clinic-b --holder hospital-a --purpose TREAT --category CLIN
 A transfer request (전송요구) needs all seven items: also --recurrence, --until and --retain-until.
+
+`*` permits what need not be named: no purpose such as marketing or research on trials, and no labelled data. A label
+must be named by --label, and the category that has it by --category (proto/policy.md, rules 6 and 9).
 """
+_AMEND_HELP = """\
+What no option states stays as it is in the version in force, nested provisions too. A list that an option states
+replaces the whole list. `--holder '*'` states that there is no limit, `never` that there is no start or end, `none`
+that there is no level, policy or notice. The differences between the two versions are shown. With --file nothing stays.
+
+exit status: 0 recorded, 1 refused on a legal ground (the refusal is recorded and names what is missing), 2 an error.
+
+example:
+  consentd amend mhid:MH-0001 $CONSENT --category CLIN.DX --until 2027-12-31
+"""
+_LISTS = (
+    ("recipient", "actors", "ID", "who may receive it, or group/ID"),
+    ("holder", "holders", "ID", "who may disclose it"),
+    ("purpose", "purposes", "CODE", "for which purpose"),
+    ("category", "categories", "CODE", "which data"),
+    ("action", "actions", "CODE", "what may be done with it: collect, access, use, disclose, correct"),
+    ("label", "labels", "CODE", "which security labels it has"),
+    ("resource", "resources", "REFERENCE", "which single resources"),
+)
+"""For each list of a provision: its option, its field, and the option's help."""
+_LEVELS = ("U", "L", "M", "N", "R", "V")
+_POLICIES = ("deny", "basic-normal", "all-normal", "break-glass-only")
 _KINDS = ("consent", "transfer-request", "objection", "statutory")
 
 
@@ -40,7 +67,7 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument("--key", default="", metavar="HEX", help="the person's own Ed25519 public key")
     write = (add_method, add_receipt, add_daemon)
     add_verb(verbs, "grant", grant, add_subject, _add_consent, *write, more=_GRANT_HELP)
-    verb = add_verb(verbs, "amend", amend, _add_named, _add_consent, *write, more=_GRANT_HELP)
+    verb = add_verb(verbs, "amend", amend, _add_named, _add_consent, *write, more=_AMEND_HELP)
     verb.add_argument("--version", type=int, metavar="N", help="which version you changed (default: that in force)")
     for name, text in (
         ("pause", "pause a consent: it permits nothing until it is resumed"),
@@ -69,25 +96,35 @@ def enrol(arguments: argparse.Namespace, out: Out) -> int:
 
 def grant(arguments: argparse.Namespace, out: Out) -> int:
     """Give a consent; print its id."""
+    given = _consent(arguments, None)
     with open_client(arguments) as client:
-        granted = client.grant(read_subject(arguments), _consent(arguments), **consent_options(arguments))
-    return _show_granted(arguments, out, granted)
+        granted = client.grant(read_subject(arguments), given, **consent_options(arguments))
+    return _show_granted(arguments, out, granted, given)
 
 
 def amend(arguments: argparse.Namespace, out: Out) -> int:
-    """Replace a consent by its next version."""
+    """Replace a consent by its next version, and show how the two differ."""
+    from google.protobuf.json_format import MessageToDict
+
+    from consentd_client import consent_text
+
     subject = read_subject(arguments)
     with open_client(arguments) as client:
-        version = arguments.version or client.get_consent(subject, arguments.consent_id).version
+        record = client.get_consent(subject, arguments.consent_id)
+        after = _consent(arguments, record.consent)
+        for difference in consent_text.differences(record.consent, after, out.lang):
+            out.message(f"  {difference}")
+        version = arguments.version or record.version
         granted = client.amend(
-            subject, arguments.consent_id, _consent(arguments), based_on_version=version, **consent_options(arguments)
+            subject, arguments.consent_id, after, based_on_version=version, **consent_options(arguments)
         )
-    return _show_granted(arguments, out, granted)
+    before = MessageToDict(record.consent, preserving_proto_field_name=True)
+    return _show_granted(arguments, out, granted, after, before=before)
 
 
 def change(arguments: argparse.Namespace, out: Out) -> int:
     """Pause, resume or revoke a consent; ``arguments.change`` names one of these verbs."""
-    from consentd_client import show
+    from consentd_client import labels
 
     subject, consent_id, verb = read_subject(arguments), arguments.consent_id, arguments.change
     options = consent_options(arguments)
@@ -99,7 +136,7 @@ def change(arguments: argparse.Namespace, out: Out) -> int:
         else:
             receipt = client.revoke(subject, consent_id, note=arguments.note, **options)
     out.answer(
-        f"{consent_id}  {show.label(verb.upper(), out.lang)}",
+        f"{consent_id}  {labels.label(verb.upper(), out.lang)}",
         type=verb, consent_id=consent_id, receipt=store_receipt(arguments, out, receipt),
     )  # fmt: skip
     return DONE
@@ -110,34 +147,44 @@ def consents(arguments: argparse.Namespace, out: Out) -> int:
     from google.protobuf.json_format import MessageToDict
 
     from consentd.v1 import consent_service_pb2 as cs
-    from consentd_client import show
+    from consentd_client import labels, show
+    from consentd_client.consent_text import consent_lines
 
     with open_client(arguments) as client:
         for record in client.list_consents(read_subject(arguments), include_revoked=arguments.all):
-            state = show.enum_name(cs.ConsentState, record.state, "CONSENT_STATE_")
+            state = labels.enum_name(cs.ConsentState, record.state, "CONSENT_STATE_")
+            first, *nested = consent_lines(record.consent, out.lang)
+            first = (
+                f"{record.consent_id}  v{record.version}  {labels.label(state, out.lang)}  "
+                f"{format_instant(record.change_time_ms)}  {first}"
+            )
             out.answer(
-                f"{record.consent_id}  v{record.version}  {show.label(state, out.lang)}  "
-                f"{format_instant(record.change_time_ms)}  {show.consent(record.consent, out.lang)}",
-                type="consent", consent_id=record.consent_id, version=record.version, state=state,
+                show.text_of([first, *(f"    {line}" for line in nested)]), type="consent",
+                consent_id=record.consent_id, version=record.version, state=state,
                 grant_time_ms=record.grant_time_ms, change_time_ms=record.change_time_ms,
                 consent=MessageToDict(record.consent, preserving_proto_field_name=True),
             )  # fmt: skip
     return DONE
 
 
-def _show_granted(arguments: argparse.Namespace, out: Out, granted: "GrantAnswer") -> int:
+def _show_granted(
+    arguments: argparse.Namespace, out: Out, granted: "GrantAnswer", given: "Consent", **more: object
+) -> int:
+    from google.protobuf.json_format import MessageToDict
+
     from consentd.v1 import statement_pb2 as st
-    from consentd_client import show
+    from consentd_client import labels
 
     refused = granted.refused
-    reason = "" if refused is None else show.enum_name(st.RefusalReason, refused.reason, "REFUSAL_REASON_")
+    reason = "" if refused is None else labels.enum_name(st.RefusalReason, refused.reason, "REFUSAL_REASON_")
     missing = [] if refused is None else list(refused.missing)
     text = granted.consent_id
     if refused is not None:
-        text = f"{show.label('REFUSAL', out.lang)}: {reason}" + (f" ({', '.join(missing)})" if missing else "")
+        text = f"{labels.label('REFUSAL', out.lang)}: {reason}" + (f" ({', '.join(missing)})" if missing else "")
     out.answer(
         text, type="grant", consent_id=granted.consent_id, version=granted.version, refused=reason or None,
-        missing=missing, receipt=store_receipt(arguments, out, granted.receipt),
+        missing=missing, consent=MessageToDict(given, preserving_proto_field_name=True), **more,
+        receipt=store_receipt(arguments, out, granted.receipt),
     )  # fmt: skip
     return DONE if granted else REFUSED
 
@@ -149,24 +196,38 @@ def _add_named(verb: argparse.ArgumentParser) -> None:
 
 def _add_consent(verb: argparse.ArgumentParser) -> None:
     group = verb.add_argument_group("what is given; options of lists are repeatable, and `*` means any")
-    group.add_argument("--recipient", action="append", default=[], metavar="ID", help="who may receive it, or group/ID")
-    group.add_argument("--holder", action="append", default=[], metavar="ID", help="who may disclose it")
-    group.add_argument("--purpose", action="append", default=[], metavar="CODE", help="for which purpose")
-    group.add_argument("--category", action="append", default=[], metavar="CODE", help="which data")
-    group.add_argument("--action", action="append", default=[], metavar="CODE", help="what may be done with it")
-    group.add_argument("--label", action="append", default=[], metavar="CODE", help="which security labels it may have")
-    group.add_argument("--until", type=read_end_ms, default=0, metavar="DATE", help="end: a day in Korea or an instant")
-    group.add_argument("--recurrence", default="", metavar="P1M", help="`once`, or an ISO 8601 duration")
-    group.add_argument("--retain-until", type=read_end_ms, default=0, metavar="DATE", help="how long it may be kept")
-    group.add_argument("--deny", action="store_true", help="forbid instead of permit")
-    group.add_argument("--kind", choices=_KINDS, default="consent", help="the legal act (default consent)")
-    group.add_argument("--legal-basis", default="", metavar="TEXT", help="the law or order that `statutory` rests on")
-    group.add_argument("--notice", default="", metavar="ID@N", help="the notice version that was shown")
-    group.add_argument("--language", default="ko", metavar="TAG", help="language in which it was given (default ko)")
+    for option, _, metavar, text in _LISTS:
+        group.add_argument(f"--{option}", action="append", metavar=metavar, help=text)
+    group.add_argument(
+        "--level", choices=(*_LEVELS, "none"),
+        help="permit: up to this confidentiality (default: the category's own); deny: from it on (default: all)",
+    )  # fmt: skip
+    group.add_argument("--from", dest="start", type=_never(read_start_ms), metavar="DATE", help="start (default: now)")
+    group.add_argument("--until", type=_never(read_end_ms), metavar="DATE", help="end: a day in Korea or an instant")
+    group.add_argument("--data-from", type=_never(read_start_ms), metavar="DATE", help="data about this time or later")
+    group.add_argument("--data-until", type=_never(read_end_ms), metavar="DATE", help="data about this time or earlier")
+    group.add_argument("--recurrence", metavar="P1M", help="`once`, or an ISO 8601 duration")
+    group.add_argument("--retain-until", type=_never(read_end_ms), metavar="DATE", help="how long it may be kept")
+    group.add_argument(
+        "--implicit-policy", choices=(*_POLICIES, "none"), help="for what the consent does not decide (default: none)"
+    )
+    effect = group.add_mutually_exclusive_group()
+    effect.add_argument("--deny", action="store_true", help="forbid instead of permit")
+    effect.add_argument("--permit", action="store_true", help="permit (default, but for an objection)")
+    group.add_argument("--kind", choices=_KINDS, help="the legal act (default consent)")
+    group.add_argument("--legal-basis", metavar="TEXT", help="the law or order that `statutory` rests on")
+    group.add_argument("--notice", metavar="ID@N", help="the notice version that was shown")
+    group.add_argument("--language", metavar="TAG", help="language in which it was given (default ko)")
     group.add_argument("--file", type=Path, metavar="FILE", help="the whole Consent as protobuf JSON; `-`: stdin")
 
 
-def _consent(arguments: argparse.Namespace) -> "Consent":
+def _never(read_ms: Callable[[str], int]) -> Callable[[str], int]:
+    """Return an argparse type that reads an instant with *read_ms*, and ``never`` as 0, which is no limit."""
+    return lambda text: 0 if text == "never" else read_ms(text)
+
+
+def _consent(arguments: argparse.Namespace, before: "Consent | None") -> "Consent":
+    """Return the consent that the options state; what none states is that of *before*, the version in force."""
     from consentd.v1 import consent_pb2 as pb
 
     if arguments.file is not None:
@@ -176,18 +237,58 @@ def _consent(arguments: argparse.Namespace) -> "Consent":
             return Parse(read_text(arguments.file, "consent"), pb.Consent())
         except ParseError as error:
             raise InvalidError(f"consent file is not a Consent in protobuf JSON: {error}") from error
-    notice, at, version = arguments.notice.partition("@")
-    if notice and not (at and version.isdecimal()):
-        raise InvalidError("notice is not ID@VERSION")
-    forbids = arguments.deny or arguments.kind == "objection"
-    root = pb.Provision(
-        effect=pb.EFFECT_DENY if forbids else pb.EFFECT_PERMIT, actors=arguments.recipient, holders=arguments.holder,
-        purposes=arguments.purpose, categories=arguments.category, actions=arguments.action, labels=arguments.label,
-        period=pb.Period(end_time_ms=arguments.until) if arguments.until else None,
+    made = pb.Consent(kind=pb.CONSENT_KIND_CONSENT, language="ko", root=pb.Provision(effect=pb.EFFECT_PERMIT))
+    if before is not None:
+        made.CopyFrom(before)
+    if arguments.kind is not None:
+        made.kind = pb.ConsentKind.Value(f"CONSENT_KIND_{arguments.kind.replace('-', '_').upper()}")
+    _state_rest(arguments, made)
+    root = made.root
+    if arguments.deny or (arguments.kind == "objection" and not arguments.permit):
+        root.effect = pb.EFFECT_DENY
+    elif arguments.permit:
+        root.effect = pb.EFFECT_PERMIT
+    for option, field, *_ in _LISTS:
+        given = getattr(arguments, option)
+        if given is not None:
+            values = getattr(root, field)
+            del values[:]
+            values.extend(given)
+    if arguments.level is not None:
+        root.level = "" if arguments.level == "none" else arguments.level
+    _state_period(root, "period", arguments.start, arguments.until)
+    _state_period(root, "data_period", arguments.data_from, arguments.data_until)
+    return made
+
+
+def _state_rest(arguments: argparse.Namespace, made: "Consent") -> None:
+    """Write into a consent what the options state beside its root."""
+    from consentd.v1 import consent_pb2 as pb
+
+    if arguments.notice is not None:
+        notice, at, version = arguments.notice.partition("@")
+        if arguments.notice == "none":
+            notice, version = "", "0"
+        elif not (notice and at and version.isdecimal()):
+            raise InvalidError("notice is not ID@VERSION")
+        made.notice_id, made.notice_version = notice, int(version)
+    if arguments.implicit_policy is not None:
+        name = arguments.implicit_policy.replace("-", "_").upper().replace("NONE", "UNSPECIFIED")
+        made.implicit_policy = pb.ImplicitPolicy.Value(f"IMPLICIT_POLICY_{name}")
+    rest = (
+        ("recurrence", arguments.recurrence), ("retention_until_time_ms", arguments.retain_until),
+        ("language", arguments.language), ("legal_basis", arguments.legal_basis),
     )  # fmt: skip
-    return pb.Consent(
-        kind=pb.ConsentKind.Value(f"CONSENT_KIND_{arguments.kind.replace('-', '_').upper()}"), root=root,
-        recurrence=arguments.recurrence, retention_until_time_ms=arguments.retain_until, notice_id=notice,
-        notice_version=int(version or 0), language=arguments.language,
-        legal_basis=arguments.legal_basis,
-    )  # fmt: skip
+    for field, given in rest:
+        if given is not None:
+            setattr(made, field, given)
+
+
+def _state_period(root: "Provision", field: str, start_ms: int | None, end_ms: int | None) -> None:
+    """Write a start and an end into a period of a provision; None: as it is. A period without both is removed."""
+    period = getattr(root, field)
+    start_ms = period.start_time_ms if start_ms is None else start_ms
+    end_ms = period.end_time_ms if end_ms is None else end_ms
+    root.ClearField(field)  # type: ignore[arg-type]  # the name of a period
+    if start_ms or end_ms:
+        getattr(root, field).start_time_ms, getattr(root, field).end_time_ms = start_ms, end_ms

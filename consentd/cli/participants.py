@@ -100,18 +100,22 @@ def change_key(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def vocabulary(arguments: argparse.Namespace, out: Out) -> int:
-    """List the codes in force: purposes, categories, actions, labels."""
+    """List the codes in force: purposes, categories (with levels and labels), actions, labels."""
     from consentd.v1 import statement_pb2 as st
-    from consentd_client import show
+    from consentd_client import labels, show
 
     with open_client(arguments) as client:
         found = client.get_vocabulary()
     for code in found.codes:
-        kind = show.enum_name(st.CodeKind, code.kind, "CODE_KIND_").lower()
-        under = f"  < {code.parent}" if code.parent else ""
+        kind = labels.enum_name(st.CodeKind, code.kind, "CODE_KIND_").lower()
+        more = [f"< {code.parent}"] if code.parent else []
+        more += [f"{labels.label('LEVEL', out.lang)} {code.level}"] if code.level else []
+        more += [f"{labels.label('LABELS', out.lang)} {'+'.join(code.labels)}"] if code.labels else []
+        more += [] if code.implied else [labels.label("NOT_IMPLIED", out.lang)]
         out.answer(
-            f"{kind:<9} {code.code:<14} {show.text(code.name, out.lang)}{under}",
+            "  ".join((f"{kind:<9} {code.code:<14} {show.text(code.name, out.lang)}", *more)),
             type="code", kind=kind, code=code.code, ko=code.name.ko, en=code.name.en, parent=code.parent,
+            implied=code.implied, level=code.level, labels=list(code.labels),
         )  # fmt: skip
     out.message(f"{found.vocabulary_id} version {found.version}")
     return DONE
@@ -121,13 +125,13 @@ def _show(
     out: Out, participant: "ParticipantStatement", keys: list[str], mandate: "MandateStatement | None" = None
 ) -> None:
     from consentd.v1 import statement_pb2 as st
-    from consentd_client import show
+    from consentd_client import labels, show
 
-    roles = [_option(show.enum_name(st.ParticipantRole, role, "PARTICIPANT_ROLE_")) for role in participant.roles]
-    rights = [_option(show.enum_name(st.ParticipantRight, one, "PARTICIPANT_RIGHT_")) for one in participant.rights]
+    roles = [_option(labels.enum_name(st.ParticipantRole, role, "PARTICIPANT_ROLE_")) for role in participant.roles]
+    rights = [_option(labels.enum_name(st.ParticipantRight, one, "PARTICIPANT_RIGHT_")) for one in participant.rights]
     of_class = ""
     if participant.recipient_class:
-        of_class = _option(show.enum_name(st.RecipientClass, participant.recipient_class, "RECIPIENT_CLASS_"))
+        of_class = _option(labels.enum_name(st.RecipientClass, participant.recipient_class, "RECIPIENT_CLASS_"))
     left = "" if participant.active else "  (left)"
     lines = [f"{participant.participant_id}  {show.text(participant.name, out.lang)}  {'+'.join(roles)}{left}"]
     lines += [f"  right: {right}" for right in rights]

@@ -20,7 +20,7 @@ from consentd.policy.dates import SEOUL
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
-from consentd_client import AuthorizeAnswer, Client, Entry, History, StatementSigner, show
+from consentd_client import AuthorizeAnswer, Client, Entry, History, StatementSigner, labels
 
 CITIZEN = pb.Subject(scheme="mhid", value="SYN-900001")
 HOSPITAL = "general-hospital-01"
@@ -170,8 +170,8 @@ class Story:
 
 
 def _label(enum: type, value: int, prefix: str) -> Text:
-    code = show.enum_name(enum, value, prefix)
-    return show.label(code, "ko"), show.label(code, "en")
+    code = labels.enum_name(enum, value, prefix)
+    return labels.label(code, "ko"), labels.label(code, "en")
 
 
 def _code(code: str) -> Text:

@@ -9,7 +9,7 @@ from consentd.core.checkpoint import Checkpoint
 from consentd.core.kinds import EntryKind, is_known
 from consentd.policy.dates import format_instant
 from consentd.v1 import statement_pb2 as st
-from consentd_client import show
+from consentd_client import labels, show
 
 SUBJECT = "subject"
 """The ``author`` of an entry that the person signed."""
@@ -62,12 +62,18 @@ class Entry:
         return attestation.attested_by if isinstance(attestation, st.Attestation) else ""
 
     def line(self, lang: str = "en") -> str:
-        """Return the entry as one line of text, in English (``en``) or Korean (``ko``)."""
-        missing = show.label("PRUNED" if self.is_pruned else "ERASED", lang)
+        """Return the entry as one line of text, in English (``en``) or Korean (``ko``).
+
+        Each provision that is nested in a consent has a further, indented line.
+        """
+        missing = labels.label("PRUNED" if self.is_pruned else "ERASED", lang)
         content = show.describe(self.message, lang) if self.statement is not None else missing
+        first, *nested = content.split("\n")
         signed_by = " ".join(filter(None, (show.author(self.author, lang), show.attested(self.attested_by, lang))))
-        text = f"{show.label(self.kind_name, lang)}: {content}" + (f"  [{signed_by}]" if signed_by else "")
-        return f"#{self.seq:<4} {format_instant(self.time_ms)}  {show.escape_control(text)}"
+        text = f"{labels.label(self.kind_name, lang)}: {first}"
+        line = f"#{self.seq:<4} {format_instant(self.time_ms)}  {text}"
+        line += f"  [{labels.escape_control(signed_by)}]" if signed_by else ""
+        return "\n".join([line, *(f"      {one}" for one in nested)])
 
     def __str__(self) -> str:
         return self.line()

@@ -1,7 +1,6 @@
-"""Texts for people, in Korean and English: labels of codes, and one-line descriptions of statements."""
+"""Describe statements in Korean and English, for people."""
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 
 from google.protobuf.message import DecodeError, Message
 
@@ -9,92 +8,11 @@ from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX
 from consentd.policy.dates import format_instant
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
+from consentd_client.consent_text import consent_lines, level_limit, period_text
+from consentd_client.labels import enum_label, enum_name, escape_control, joined, label
 
-LANGUAGES = ("ko", "en")
-# Control characters, line separators, and characters that change the direction of the text.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-
-_LABELS: Mapping[str, tuple[str, str]] = {
-    "LEDGER": ("원장", "ledger"),
-    "PARTICIPANT": ("참여기관", "participant"),
-    "KEY": ("키", "key"),
-    "VOCABULARY": ("용어", "vocabulary"),
-    "NOTICE": ("고지", "notice"),
-    "ENROL": ("등록", "enrolled"),
-    "AUTHORITY": ("대리권", "authority"),
-    "GRANT": ("동의", "granted"),
-    "AMEND": ("변경", "amended"),
-    "PAUSE": ("일시정지", "paused"),
-    "RESUME": ("재개", "resumed"),
-    "REVOKE": ("철회", "revoked"),
-    "ACCESS": ("이용", "access"),
-    "REFUSAL": ("거절", "refused"),
-    "OUTCOME": ("전송 결과", "outcome"),
-    "DISPUTE": ("이의제기", "dispute"),
-    "RESOLUTION": ("처리 결과", "resolution"),
-    "DUTY": ("의무", "duty"),
-    "SERVED": ("통지", "served"),
-    "ERASURE": ("파기", "erased"),
-    "RULES": ("규칙", "rules"),
-    "DELEGATION": ("위임", "delegation"),
-    "READ": ("열람", "read"),
-    "HISTORY": ("이력", "history"),
-    "ACCESSES": ("이용 목록", "accesses"),
-    "CONSENTS": ("동의", "consents"),
-    "STATEMENTS": ("기록 내용", "statements"),
-    "ENTRY": ("항목", "entry"),
-    "MANDATE": ("감사 명령", "mandate"),
-    "PERMIT": ("허용", "permitted"),
-    "PARTIAL": ("일부 허용", "permitted in part"),
-    "DENY": ("거부", "denied"),
-    "INDETERMINATE": ("판단 불가", "could not be determined"),
-    "NO_CONSENT": ("동의 없음", "no consent"),
-    "ACTIVE": ("유효", "active"),
-    "PAUSED": ("일시정지", "paused"),
-    "REVOKED": ("철회", "revoked"),
-    "CONSENT": ("동의", "consent"),
-    "TRANSFER_REQUEST": ("전송요구", "transfer request"),
-    "OBJECTION": ("처리정지 요구", "objection"),
-    "STATUTORY": ("법적 근거", "statutory"),
-    "SENT": ("보냄", "sent"),
-    "RECEIVED": ("받음", "received"),
-    "FAILED": ("실패", "failed"),
-    "DEFERRED": ("연기", "deferred"),
-    "ERASED": ("(파기됨)", "(erased)"),
-    "PRUNED": ("(보유기간이 지나 파기됨)", "(pruned: past its retention)"),
-    "UNKNOWN": ("(이 버전에서 읽을 수 없음)", "(cannot be read by this version)"),
-    "ANY": ("제한 없음", "any"),
-    "RETIRED": ("폐지", "retired"),
-    "RELAY": ("중계", "relay"),
-    "PROCESSOR": ("수탁", "processor"),
-    "APPLICATION": ("앱", "application"),
-    "BREAK_GLASS": ("응급 열람", "break-glass"),
-    "ENDED": ("종료", "ended"),
-}
-
-
-def escape_control(text: str) -> str:
-    """Replace characters that move the cursor, start a line or change the text direction by their hex numbers."""
-    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-
-
-def label(code: str, lang: str) -> str:
-    """Return the label of a code; the code itself if it has no label."""
-    found = _LABELS.get(code)
-    return code if found is None else found[LANGUAGES.index(lang)]
-
-
-def enum_name(enum: type, number: int, prefix: str) -> str:
-    """Return the name of a protobuf enum value without its prefix; the number if this version does not know it."""
-    try:
-        return str(enum.Name(number)).removeprefix(prefix)  # type: ignore[attr-defined]  # protobuf's enum wrapper
-    except ValueError:
-        return str(number)
-
-
-def enum_label(enum: type, number: int, prefix: str, lang: str) -> str:
-    """Return the label of a protobuf enum value."""
-    return label(enum_name(enum, number, prefix), lang)
+DEFAULT_ACTION = "collect"
+"""The action of a question that states none."""
 
 
 def author(name: str, lang: str) -> str:
@@ -117,12 +35,30 @@ def attested(participant: str, lang: str) -> str:
 
 
 def describe(message: Message | None, lang: str) -> str:
-    """Describe a statement's payload in a few words. *message* is None if this version cannot read the statement."""
+    """Describe a statement's payload: in a few words, or a consent in a line for each of its provisions.
+
+    *message* is None if this version cannot read the statement. Control characters are escaped.
+    """
+    if isinstance(message, st.GrantStatement):
+        return text_of(consent_lines(message.consent, lang))
+    if isinstance(message, st.AmendStatement):
+        first, *rest = consent_lines(message.consent, lang)
+        return text_of([f"v{message.version} #{message.lineage_seq} {first}", *rest])
+    if isinstance(message, st.RefusalStatement) and not message.HasField("access"):
+        first, *rest = consent_lines(message.grant.consent, lang)
+        reason = enum_name(st.RefusalReason, message.reason, "REFUSAL_REASON_")
+        missing = f" ({joined(message.missing, '')})" if message.missing else ""
+        return text_of([f"{reason}{missing}, {first}", *rest])
+    return escape_control(_line(message, lang))
+
+
+def text_of(lines: Iterable[str]) -> str:
+    """Return lines as one text. Control characters within a line are escaped, so that no value begins a line."""
+    return "\n".join(map(escape_control, lines))
+
+
+def _line(message: Message | None, lang: str) -> str:
     match message:
-        case st.GrantStatement():
-            return consent(message.consent, lang)
-        case st.AmendStatement():
-            return f"v{message.version} #{message.lineage_seq} {consent(message.consent, lang)}"
         case st.PauseStatement() | st.ResumeStatement():
             return f"#{message.lineage_seq}"
         case st.RevokeStatement():
@@ -130,10 +66,10 @@ def describe(message: Message | None, lang: str) -> str:
         case st.AccessStatement():
             return access(message, lang)
         case st.RefusalStatement():
-            return _refusal(message, lang)
+            return access(message.access, lang)
         case st.OutcomeStatement():
             status = enum_label(st.TransferStatus, message.status, "TRANSFER_STATUS_", lang)
-            return " ".join(filter(None, (status, _list(message.categories, ""), message.note)))
+            return " ".join(filter(None, (status, joined(message.categories, ""), message.note)))
         case st.ReadStatement():
             scope = enum_label(st.ReadScope, message.scope, "READ_SCOPE_", lang)
             under = f" ({label('MANDATE', lang)} #{message.mandate_seq})" if message.mandate_seq else ""
@@ -164,21 +100,6 @@ def text(both: st.Text, lang: str) -> str:
     return (both.ko or both.en) if lang == "ko" else (both.en or both.ko)
 
 
-def consent(message: pb.Consent, lang: str) -> str:
-    """Describe a consent in one line; nested provisions are only counted."""
-    root = message.root
-    effect = enum_label(pb.Effect, root.effect, "EFFECT_", lang)
-    kind = enum_label(pb.ConsentKind, message.kind, "CONSENT_KIND_", lang)
-    every = label("ANY", lang)
-    end = f" ~ {format_instant(root.period.end_time_ms)}" if root.period.end_time_ms else ""
-    nested = f" (+{len(root.provisions)})" if root.provisions else ""
-    basis = f" [{escape_control(message.legal_basis)}]" if message.legal_basis else ""
-    return (
-        f"{kind}, {effect}: {_list(root.holders, every)} → {_list(root.actors, every)}, "
-        f"{_list(root.purposes, every)}, {_list(root.categories, every)}{end}{nested}{basis}"
-    )
-
-
 def mandate(message: st.MandateStatement, lang: str) -> str:
     """Describe a mandate in one line: auditor, scope, reason and end."""
     if message.ended:
@@ -194,7 +115,7 @@ def delegation(message: st.DelegationStatement, lang: str) -> str:
     if message.ended:
         return f"{parties}, {label('ENDED', lang)}"
     start, end = (format_instant(ms) if ms else "" for ms in (message.start_time_ms, message.end_time_ms))
-    limits = [_list(message.purposes, label("ANY", lang)), label("BREAK_GLASS", lang) if message.break_glass else ""]
+    limits = [joined(message.purposes, label("ANY", lang)), label("BREAK_GLASS", lang) if message.break_glass else ""]
     window = f"{start} ~ {end}".strip() if start or end else ""
     return ", ".join(filter(None, (parties, *limits, window)))
 
@@ -223,21 +144,38 @@ def asker(caller: str, lang: str) -> str:
 
 
 def question(asked: pb.Question) -> str:
-    """Describe a question in one line: holder → actor, purpose, action, categories. The person is not named."""
+    """Describe a question in one line: holder → actor, purpose, action, categories, other properties of the data.
+
+    The person is not named.
+    """
     actor = asked.actor
     others = [("for", actor.on_behalf_of), ("with", actor.application), *(("via", relay) for relay in actor.relays)]
     parties = [actor.organisation, *(f"{role} {name}" for role, name in others if name)]
-    categories = _list(asked.categories, "")
-    return f"{asked.holder} → {' '.join(parties)}, {asked.purpose}, {asked.action}, {categories}"
+    what = [asked.purpose, asked.action or DEFAULT_ACTION, joined(asked.categories, "")]
+    what += [joined(asked.labels.values, ""), asked.level, joined(asked.resources.values, "")]
+    return ", ".join(filter(None, (f"{asked.holder} → {' '.join(parties)}", *what)))
 
 
-def _refusal(message: st.RefusalStatement, lang: str) -> str:
-    if message.HasField("access"):
-        return access(message.access, lang)
-    reason = enum_name(st.RefusalReason, message.reason, "REFUSAL_REASON_")
-    missing = f" ({_list(message.missing, '')})" if message.missing else ""
-    return f"{reason}{missing}, {consent(message.grant.consent, lang)}"
+def condition_lines(rules: Iterable[pb.ResidualRule], lang: str) -> list[str]:
+    """Describe the conditions of a permit: a line for each rule, and indented ones for the exceptions to it."""
+    return [escape_control(line) for line in _condition_lines(rules, lang, "CONDITION", "")]
 
 
-def _list(values: Iterable[str], if_empty: str) -> str:
-    return "+".join(values) or if_empty
+def _condition_lines(rules: Iterable[pb.ResidualRule], lang: str, name: str, indent: str) -> Iterator[str]:
+    for rule in rules:
+        permits = rule.effect == pb.EFFECT_PERMIT
+        nothing = label("NONE", lang)
+        what = [f"{enum_label(pb.Effect, rule.effect, 'EFFECT_', lang)} {joined(rule.categories, nothing)}"]
+        if permits:
+            what.append(f"{label('ONLY_LABELS', lang)}: {joined(rule.covered_labels, nothing)}")
+        if rule.any_labels:
+            what.append(f"{label('ONE_LABEL', lang)}: {joined(rule.any_labels, '')}")
+        if rule.level:
+            what.append(f"{label('LEVEL', lang)}: {level_limit(rule.level, permits, lang)}")
+        if rule.resources:
+            what.append(f"{label('RESOURCES', lang)}: {joined(rule.resources, '')}")
+        if rule.HasField("data_period"):
+            what.append(f"{label('DATA_PERIOD', lang)}: {period_text(rule.data_period)}")
+        layer = enum_name(pb.Layer, rule.layer, "LAYER_").lower()
+        yield f"{indent}{label(name, lang)} ({layer}): {', '.join(what)}"
+        yield from _condition_lines(rule.rules, lang, "EXCEPT", indent + "  ")
