@@ -261,10 +261,17 @@ def test_errors_come_back_as_what_they_were(running: Running, client: Client, pe
     client.enrol(person)
     with pytest.raises(ConflictError):
         client.enrol(person)
-    ahead = question(person, consistency=pb.Consistency(at_least_tree_size=1 << 40))
+    ahead = pb.Consistency(at_least_tree_size=1 << 40)
     with pytest.raises(OverloadedError) as late:
-        client.check_or_raise(ahead)
+        client.check_or_raise(question(person), consistency=ahead)
     assert late.value.reason == "REVISION_NOT_REACHED"
+    shared = question(person)
+    shared.ClearField("subject")
+    answers = (
+        client.check(question(person), consistency=ahead), *client.batch_check([question(person)], consistency=ahead),
+        *client.check_subjects(shared, [person], consistency=ahead),
+    )  # fmt: skip
+    assert [answer.error.reason if answer.error else "" for answer in answers] == ["REVISION_NOT_REACHED"] * 3
     with Client(f"127.0.0.1:{running.daemon.grpc_port}", token="nobody") as stranger:
         with pytest.raises(DeniedError) as unknown:
             stranger.get_rules()

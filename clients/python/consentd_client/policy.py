@@ -20,36 +20,49 @@ from consentd_client.operations import ClientContext, Operation, call
 from consentd_client.transport import item_error
 
 
-def check_or_raise(context: ClientContext, question: pb.Question) -> Operation[CheckAnswer]:
-    """Ask whether a transfer may happen. Nothing is recorded."""
+def check_or_raise(
+    context: ClientContext, question: pb.Question, *, consistency: pb.Consistency | None = None
+) -> Operation[CheckAnswer]:
+    """Ask whether a transfer may happen. Nothing is recorded.
+
+    *consistency*: a condition on the state that the answer reflects; None: the latest state.
+    """
     asked = copied(question)
-    response = yield from call(context, ps.CheckRequest(question=asked), ps.CheckResponse)
+    response = yield from call(context, ps.CheckRequest(question=asked, consistency=consistency), ps.CheckResponse)
     answer = yield from read_decision(context, asked, response.decision)
     if answer.error is not None:
         raise answer.error
     return answer
 
 
-def check(context: ClientContext, question: pb.Question) -> Operation[CheckAnswer]:
-    """Ask whether a transfer may happen, and fail closed. Nothing is recorded.
+def check(
+    context: ClientContext, question: pb.Question, *, consistency: pb.Consistency | None = None
+) -> Operation[CheckAnswer]:
+    """Ask as ``check_or_raise``, and fail closed. Nothing is recorded.
 
     No error of ``consentd.errors`` is raised. After any error the outcome is INDETERMINATE and ``error`` is set.
     """
     asked = copied(question)
     try:
-        return (yield from check_or_raise(context, asked))
+        return (yield from check_or_raise(context, asked, consistency=consistency))
     except ConsentdError as error:
         return refused(asked, error)
 
 
-def batch_check(context: ClientContext, questions: Sequence[pb.Question]) -> Operation[tuple[CheckAnswer, ...]]:
+def batch_check(
+    context: ClientContext, questions: Sequence[pb.Question], *, consistency: pb.Consistency | None = None
+) -> Operation[tuple[CheckAnswer, ...]]:
     """Ask up to 1,000 questions, answered at the same size of the ledger. Each answer fails closed separately."""
     asked = [copied(question) for question in questions]
-    return _batch(context, ps.BatchCheckRequest(questions=asked), asked)
+    return _batch(context, ps.BatchCheckRequest(questions=asked, consistency=consistency), asked)
 
 
 def check_subjects(
-    context: ClientContext, question: pb.Question, subjects: Sequence[pb.Subject]
+    context: ClientContext,
+    question: pb.Question,
+    subjects: Sequence[pb.Subject],
+    *,
+    consistency: pb.Consistency | None = None,
 ) -> Operation[tuple[CheckAnswer, ...]]:
     """Ask one question, whose ``subject`` is empty, about up to 1,000 persons. Each answer fails closed separately."""
     asked = []
@@ -57,7 +70,8 @@ def check_subjects(
         about = copied(question)
         about.subject.CopyFrom(subject)
         asked.append(about)
-    return _batch(context, ps.BatchCheckRequest(shared=question, subjects=subjects), asked)
+    request = ps.BatchCheckRequest(shared=question, subjects=subjects, consistency=consistency)
+    return _batch(context, request, asked)
 
 
 def _batch(

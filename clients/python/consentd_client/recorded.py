@@ -16,9 +16,7 @@ from consentd_client.operations import ClientContext, Operation, call
 from consentd_client.receipts import Receipt, ReducedReceipt
 
 
-def find_other_entry(
-    decision: pb.Decision, receipt: ReducedReceipt | None, *, pinned_tag: bytes
-) -> ProofError | None:
+def find_other_entry(decision: pb.Decision, receipt: ReducedReceipt | None, *, pinned_tag: bytes) -> ProofError | None:
     """Return an error if the leaf of *receipt* cannot be of the entry that records *decision*; otherwise None.
 
     *pinned_tag*: the person's tag in a signed question, 32 bytes; empty or zeros: none is pinned.
@@ -59,9 +57,7 @@ def find_other_request(
     return None
 
 
-def _open_access(
-    event: codec.Event, response: ls.GetReceiptResponse
-) -> tuple[codec.Statement, st.AccessStatement]:
+def _open_access(event: codec.Event, response: ls.GetReceiptResponse) -> tuple[codec.Statement, st.AccessStatement]:
     """Return the statement that *event* commits to, and its message.
 
     Raises:
