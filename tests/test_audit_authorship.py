@@ -65,7 +65,7 @@ class Case:
         report = replay_decisions(
             self.forge.write(directory / "a", directory / "b"), origin=ORIGIN, log_verifier=LOG.verifier, jobs=JOBS
         )
-        assert all(fault.what.startswith("consent must not be written so: ") for fault in report.faults)
+        assert all(fault.what.startswith("entry must not be written so: ") for fault in report.faults)
         return [fault.index for fault in report.faults]
 
 
@@ -131,3 +131,29 @@ def test_an_entry_that_the_daemon_signed_for_nobody_is_named(case: Case, tmp_pat
     case.forge.add(EntryKind.GRANT, case.tag, statement.SerializeToString())
     assert codec.decode_leaf(case.forge.leaves[-1]).kind == EntryKind.GRANT  # type: ignore[union-attr]
     assert case.faults(tmp_path) == case.wrong
+
+
+def test_a_key_that_no_signer_has_is_named(case: Case, tmp_path: Path) -> None:
+    for key in (bytes(31) + b"\x80", b"\x01" + bytes(31), b"\xff" * 32, bytes(32)):
+        case.add(st.KeyStatement(key=key), EntryKind.KEY, is_fault=True)
+    case.add(st.KeyStatement(key=KeyPair(b"\x52" * 32).public_key), EntryKind.KEY, is_fault=False)
+    assert case.faults(tmp_path) == case.wrong
+
+
+def test_a_person_enrolled_or_asked_for_by_a_resident_registration_number_is_named(tmp_path: Path) -> None:
+    forge = make_forge(60)
+    tag, wrong = forge.enrol(998), []
+    for number, scheme in enumerate(("rrn", "kr/rrn", "Resident", "mhid", "")):
+        if scheme != "mhid":
+            wrong.append(forge.size)
+        statement = st.EnrolStatement(identifier_hash=bytes([number]) * 32, scheme=scheme)
+        forge.add(EntryKind.ENROL, bytes([number]) * 32, statement)
+    for identifier in ("900101-1234567", "SYN-1"):
+        if identifier != "SYN-1":
+            wrong.append(forge.size)
+        forge.ask(tag, identifier=identifier)
+    forge.seal()
+    report = replay_decisions(
+        forge.write(tmp_path / "a", tmp_path / "b"), origin=ORIGIN, log_verifier=LOG.verifier, jobs=JOBS
+    )
+    assert [fault.index for fault in report.faults] == wrong

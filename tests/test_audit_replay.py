@@ -167,13 +167,14 @@ def test_an_id_that_the_table_cannot_hold_is_named(tmp_path: Path, kind: EntryKi
 
 
 @pytest.mark.parametrize("length", [0, 31, 33, 600])
-def test_a_key_of_another_length_changes_nothing(tmp_path: Path, length: int) -> None:
+def test_a_key_of_another_length_is_named_and_changes_nothing(tmp_path: Path, length: int) -> None:
     forge = make_forge(300)
     tag = person(forge)
+    at = forge.size
     forge.add(EntryKind.KEY, codec.public_tag("participant/bank"), st.KeyStatement(key=bytes(length)))
     forge.ask(tag)
     forge.seal()
-    assert replay(forge.write(tmp_path / "a", tmp_path / "b")).faults == ()
+    assert {fault.index for fault in replay(forge.write(tmp_path / "a", tmp_path / "b")).faults} == {at}
 
 
 def test_what_is_not_at_hand_is_counted(tmp_path: Path) -> None:

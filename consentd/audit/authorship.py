@@ -1,4 +1,4 @@
-"""Check again who wrote, changed or ended a consent, with the registry and the consents before its entry.
+"""Check again what the daemon checks before it writes: consents and who wrote them, identifiers' schemes, keys.
 
 The rules are those of the sequencer (``sequencer.commands.authorship``; policy.md, rule 8). An entry that the daemon
 signed was written by the participant or operator that attests it. Who passed on an entry that a person signed is not
@@ -8,19 +8,24 @@ recorded, so only the content of such an entry is checked.
 from google.protobuf.message import Message
 
 from consentd.core import codec
-from consentd.core.kinds import EntryKind, Owner
+from consentd.core.identifier import check_scheme
+from consentd.core.kinds import CONSENTS, EntryKind, Owner
 from consentd.policy.compile import compile_consent
 from consentd.policy.model import StoredConsent
 from consentd.policy.subject import Lineage
 from consentd.sequencer.commands.authorship import check_attester, check_named, check_same_kind, check_writer
+from consentd.sequencer.commands.registry import check_key
 from consentd.statements import values
 from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
+CHECKED = CONSENTS | {EntryKind.ENROL, EntryKind.KEY}
+"""The kinds of entries that ``check_written`` checks."""
 
-def check_author(view: View, event: codec.Event, message: Message, key: bytes) -> None:
-    """Check that an entry about a consent was written by someone who may write it.
+
+def check_written(view: View, event: codec.Event, message: Message, key: bytes) -> None:
+    """Check that the daemon may have written an entry of one of the kinds ``CHECKED``.
 
     Args:
         view: the policy table after all entries before this one were applied.
@@ -29,7 +34,11 @@ def check_author(view: View, event: codec.Event, message: Message, key: bytes) -
     Raises:
         RequestError: the daemon must refuse such a write.
     """
-    if isinstance(message, st.GrantStatement):
+    if isinstance(message, st.EnrolStatement):
+        check_scheme(message.scheme)
+    elif isinstance(message, st.KeyStatement):
+        check_key(message.key)
+    elif isinstance(message, st.GrantStatement):
         _Author(view, message.attestation, key).check_version(event, message.consent, replaced=None)
     elif isinstance(message, st.AmendStatement):
         replaced = _lineage(view, event.tag, message.lineage_seq)

@@ -8,6 +8,7 @@ entries and no later entry. A break-glass question is answered only for a partic
 from typing import Any
 
 from consentd.core import codec
+from consentd.core.identifier import check_identifier
 from consentd.core.key_validity import verify_signature
 from consentd.core.kinds import EntryKind, Owner
 from consentd.errors import MalformedError, SignatureError
@@ -29,7 +30,8 @@ def differences(view: View, index: int, event: codec.Event, made: codec.Statemen
 
     Raises:
         MalformedError: the payload does not decode, or has no question.
-        InvalidError: the question is invalid, so the daemon cannot have answered it.
+        InvalidError: the question is invalid, or names the person by what may not be stored, so the daemon cannot have
+            answered it.
         SignatureError: the asker's signature is not for this question, or the asker's key was not in force.
         DeniedError: the asker had no part in the access, so the daemon cannot have answered the question.
     """
@@ -43,7 +45,10 @@ def differences(view: View, index: int, event: codec.Event, made: codec.Statemen
         if message.WhichOneof("refused") != "access":
             raise MalformedError("refusal does not record what was refused")
         message = message.access
-    question = decisions.question_value(payloads.parse(pb.Question, message.asked.question))
+    asked = payloads.parse(pb.Question, message.asked.question)
+    if asked.HasField("subject"):
+        check_identifier(asked.subject.scheme, asked.subject.value)
+    question = decisions.question_value(asked)
     if message.asked.signature:
         _verify_asker(view, tag, made, message.asked, question, origin)
     again = decide(view, tag, question, message.asked, index=index, now_ms=event.time_ms).decision

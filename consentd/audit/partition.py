@@ -21,11 +21,11 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from google.protobuf.message import Message
 
 from consentd.audit import decisions, workers
-from consentd.audit.authorship import check_author
+from consentd.audit.authorship import CHECKED, check_written
 from consentd.audit.sources import Location
 from consentd.core import codec, kinds, tiles
 from consentd.core.checkpoint import Checkpoint
-from consentd.core.kinds import CONSENTS, DECISIONS, NO_DECISION_EFFECT, REALM, EntryKind
+from consentd.core.kinds import DECISIONS, NO_DECISION_EFFECT, REALM, EntryKind
 from consentd.core.pruned import Pruned
 from consentd.errors import CorruptionError, InvalidError, ProofError, RequestError, StorageError, VerificationError
 from consentd.files import write_file
@@ -160,8 +160,8 @@ class Partition:
             if event.kind not in DECISIONS:
                 if event.kind in payloads.MESSAGES:
                     message = payloads.decode_payload(event.kind, statement.payload)
-                    if event.kind in CONSENTS:
-                        self._check_author(transaction, index, event, message, statement.key)
+                    if event.kind in CHECKED:
+                        self._check_written(transaction, index, event, message, statement.key)
                     transaction.apply(event, message, index=index)
                 return
             if event.time_ms < self._pruned.kept_from_ms:
@@ -181,16 +181,16 @@ class Partition:
         else:
             result.same[EntryKind(event.kind).name] += 1
 
-    def _check_author(
+    def _check_written(
         self, view: TableTransaction, index: int, event: codec.Event, message: Message, key: bytes
     ) -> None:
-        """Add a fault if somebody wrote an entry about a consent who may not. The entry has its effect all the same."""
+        """Add a fault for an entry that must not be written so. It has its effect all the same."""
         if self._registry_lost or event.tag in self._unreadable or len(self._unreadable) > MAX_UNREADABLE:
             return  # who was registered, or what the consent was, is not known
         try:
-            check_author(view, event, message, key)
+            check_written(view, event, message, key)
         except RequestError as error:
-            self._add_fault(index, f"consent must not be written so: {error}")
+            self._add_fault(index, f"entry must not be written so: {error}")
 
     def _add_fault(self, index: int, what: str) -> None:
         if len(self.result.faults) < MAX_FAULTS:

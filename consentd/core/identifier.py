@@ -3,11 +3,15 @@
 Two spellings of one identifier would be two persons, with two sets of consents. So what people cannot distinguish is
 refused: capitals in a scheme, spaces, and characters outside of ASCII, which often look alike or are invisible.
 
-A resident registration number (주민등록번호) is never stored, not even as a hash. It is recognised by the scheme, and
-under any scheme by its shape: a date of birth (yymmdd), a digit for century and sex, and six digits.
+A resident registration number (주민등록번호), of a citizen or of a foreigner, is never stored, not even as a hash. The
+check recognises it by the scheme, and under any scheme by its shape: a date of birth (yymmdd), a digit for century and
+sex, and six more. The last digit is a checksum, but not in numbers that were assigned since October 2020.
+Hospitals number patients with 13 digits too. So 13 digits in a row are taken for a resident number only if the
+checksum is right, or the birth is since October 2020. Digits in groups of six and seven need no checksum.
 """
 
 import re
+from datetime import date
 from typing import Final
 
 from consentd.errors import InvalidError
@@ -15,25 +19,55 @@ from consentd.errors import InvalidError
 _SCHEME: Final = re.compile("[a-z0-9][a-z0-9._/-]{0,63}")
 _VALUE: Final = re.compile("[!-~]{1,256}")
 _SEPARATORS: Final = re.compile("[._/-]")
-_REFUSED_SCHEMES: Final = ("rrn", "nnkor", "jumin")
-_RESIDENT_NUMBER: Final = re.compile(
-    r"[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])[^0-9A-Za-z]?[0-9][0-9]{6}", re.ASCII
-)
+_RESIDENT_SCHEME: Final = re.compile("(kr|kor)?(rrn|ssn|nnkor)(kr|kor|no|num|number)?[0-9]*")
+_RESIDENT_WORDS: Final = ("jumin", "nnkor", "residentreg", "residentnum", "residentno")
+_DIGITS: Final = re.compile("(?<![0-9])([0-9]{6})([^0-9A-Za-z]?)([0-9]{7})(?![0-9])")
+_CENTURIES: Final = {"9": 18, "0": 18, "1": 19, "2": 19, "5": 19, "6": 19, "3": 20, "4": 20, "7": 20, "8": 20}
+"""Century and sex of citizens are 1 to 4, of foreigners 5 to 8. The digits 9 and 0 are for births before 1900."""
+_FOREIGN: Final = "5678"
+_WEIGHTS: Final = (2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5)
+_WITHOUT_CHECKSUM: Final = date(2020, 10, 1)
 
 
 def check_identifier(scheme: str, value: str) -> None:
     """Check that an identifier is well-formed, and that it may be stored. No message contains the identifier.
 
     Raises:
-        InvalidError: the scheme is not of [a-z0-9._/-] or is one of resident registration numbers, or scheme or value
-            is too long, or the value is empty, not of visible ASCII characters, or has the shape of such a number.
+        InvalidError: as ``check_scheme``; or the value is too long, empty, not of visible ASCII characters, or contains
+            what has the shape of a resident registration number.
+    """
+    check_scheme(scheme)
+    if not _VALUE.fullmatch(value):
+        raise InvalidError("identifier value is not of visible ASCII characters, or too long", "INVALID_IDENTIFIER")
+    if any(_is_resident_number(*found.groups()) for found in _DIGITS.finditer(value)):
+        raise InvalidError("identifier has the shape of a resident registration number", "INVALID_IDENTIFIER")
+
+
+def check_scheme(scheme: str) -> None:
+    """Check the scheme of an identifier.
+
+    Raises:
+        InvalidError: the scheme is not of [a-z0-9._/-], too long, or one of resident registration numbers.
     """
     if not _SCHEME.fullmatch(scheme):
         raise InvalidError("identifier scheme is not of [a-z0-9._/-], or too long", "INVALID_IDENTIFIER")
-    if not _VALUE.fullmatch(value):
-        raise InvalidError("identifier value is not of visible ASCII characters, or too long", "INVALID_IDENTIFIER")
     parts = _SEPARATORS.split(scheme)
-    if "".join(parts).startswith(_REFUSED_SCHEMES) or not set(parts).isdisjoint(_REFUSED_SCHEMES):
+    joined = "".join(parts)
+    is_named = joined.startswith("rrn") or any(map(_RESIDENT_SCHEME.fullmatch, (joined, *parts)))
+    if is_named or any(word in joined for word in _RESIDENT_WORDS):
         raise InvalidError("identifier scheme is never stored: resident registration number", "INVALID_IDENTIFIER")
-    if _RESIDENT_NUMBER.fullmatch(value):
-        raise InvalidError("identifier has the shape of a resident registration number", "INVALID_IDENTIFIER")
+
+
+def _is_resident_number(born: str, separator: str, rest: str) -> bool:
+    century, digits = _CENTURIES[rest[0]], [int(digit) for digit in born + rest]
+    try:
+        birth = date(century * 100 + int(born[:2]), int(born[2:4]), int(born[4:]))
+    except ValueError:
+        return False
+    if separator:
+        return True
+    if century < 19:
+        return False  # nobody lives who has such a number, and serial numbers often begin with 0
+    total = sum(weight * digit for weight, digit in zip(_WEIGHTS, digits, strict=False))
+    checksum = ((13 if rest[0] in _FOREIGN else 11) - total % 11) % 10
+    return birth >= _WITHOUT_CHECKSUM or digits[-1] == checksum

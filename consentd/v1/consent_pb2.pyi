@@ -364,12 +364,13 @@ class Subject(_message.Message):
     SCHEME_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     scheme: _builtins.str
-    """scheme is the kind of identifier, `mhid`, `ci` or a hospital's `mrn/ID`: at most 64 of [a-z0-9._/-]. Resident
-    registration numbers are refused.
+    """scheme is the kind of identifier, `mhid`, `ci` or a hospital's `mrn/ID`: at most 64 of [a-z0-9._/-]. Schemes of
+    resident registration numbers are refused.
     """
     value: _builtins.str
     """value is the identifier: at most 256 visible ASCII characters, no spaces. Values are compared byte by byte, so a
-    caller writes an identifier always in the form that its issuer defines.
+    caller writes an identifier always in the form that its issuer defines. A value that contains what has the shape of
+    a resident registration number is refused (ledger-format.md, section 11).
     """
     def __init__(
         self,

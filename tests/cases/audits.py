@@ -172,12 +172,14 @@ class Forge:
 
     def ask(
         self, tag: bytes, *, purpose: str = "CAREMGT", lie: bool = False, time_ms: int | None = None,
-        key: ed25519.KeyPair | None = None, asker: str = "bank", **actor: Any,
+        key: ed25519.KeyPair | None = None, asker: str = "bank",
+        identifier: str = "someone", **actor: Any,
     ) -> None:
         """Append the answer to a question: permitted for care management, not for research, or, for a *lie*, the
-        other way round. *key*: the asker's, who signed the question. *actor*: fields of the bank's ``Actor``."""
+        other way round. *key*: the asker's, who signed the question. *identifier*: the person's, as the question
+        has it. *actor*: fields of the bank's ``Actor``."""
         question = pb.Question(
-            subject=pb.Subject(scheme="test", value="someone"), actor=pb.Actor(**{"organisation": "bank"} | actor),
+            subject=pb.Subject(scheme="test", value=identifier), actor=pb.Actor(**{"organisation": "bank"} | actor),
             holder="hospital", purpose=purpose, action="access", categories=["CLIN.DX"],
         )
         permitted = (purpose == "CAREMGT") is not lie

@@ -1,0 +1,149 @@
+"""Each call that names a person refuses an identifier that may not be stored, before it does anything else with it."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from cases.daemons import ORIGIN, Running, consent, make_running, question, request_id, serve
+from cases.services import refusal, services
+from consentd.core import codec
+from consentd.core.ed25519 import KeyPair
+from consentd.ledger import layout
+from consentd.v1 import access_service_pb2 as ac
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import consent_service_pb2 as cs
+from consentd.v1 import error_reason_pb2 as er
+from consentd.v1 import ledger_service_pb2 as ls
+from consentd.v1 import policy_service_pb2 as ps
+from consentd.v1 import registry_service_pb2 as rs
+from consentd.v1 import statement_pb2 as st
+
+CONSENT_ID = "ab" * 16
+REFUSED = [
+    pb.Subject(scheme="mhid", value="900101-1234567"),
+    pb.Subject(scheme="mrn/hospital-a", value="2012313456789"),
+    pb.Subject(scheme="mhid", value="SYN-1 "),
+    pb.Subject(scheme="mhid", value="SYN-1\u200b"),
+    pb.Subject(scheme="resident-number", value="SYN-1"),
+    pb.Subject(scheme="RRN", value="SYN-1"),
+]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    yield from serve(make_running(tmp_path_factory.mktemp("daemon"), checkpoint_interval_ms=10))
+
+
+def _signed_question(subject: pb.Subject) -> ac.SignedQuestion:
+    key, asked = KeyPair(b"\x17" * 32), question(subject).SerializeToString()
+    message = codec.signed_message(
+        origin=ORIGIN, kind=codec.QUESTION_KIND, tag=bytes(32), ref=0, request_id=bytes(16), author_time_ms=1,
+        payload=asked,
+    )  # fmt: skip
+    return ac.SignedQuestion(
+        key=key.public_key, signature=key.sign(message), author_time_ms=1, question=asked, tag=bytes(32)
+    )
+
+
+def _first_leaf(running: Running) -> bytes:
+    leaf = services(running).ledger.store.get(layout.leaf_key(0))
+    assert leaf is not None
+    return leaf
+
+
+CALLS: dict[str, Callable[[Running, pb.Subject], tuple[Any, Any]]] = {
+    "EnrolSubject": lambda running, subject: (
+        running.registry.EnrolSubject, rs.EnrolSubjectRequest(request_id=request_id(), subject=subject)
+    ),
+    "GrantConsent": lambda running, subject: (
+        running.consents.GrantConsent,
+        cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=consent()),
+    ),
+    "AmendConsent": lambda running, subject: (
+        running.consents.AmendConsent,
+        cs.AmendConsentRequest(
+            request_id=request_id(), subject=subject, consent_id=CONSENT_ID, based_on_version=1, consent=consent()
+        ),
+    ),
+    "PauseConsent": lambda running, subject: (
+        running.consents.PauseConsent,
+        cs.PauseConsentRequest(request_id=request_id(), subject=subject, consent_id=CONSENT_ID),
+    ),
+    "ResumeConsent": lambda running, subject: (
+        running.consents.ResumeConsent,
+        cs.ResumeConsentRequest(request_id=request_id(), subject=subject, consent_id=CONSENT_ID),
+    ),
+    "RevokeConsent": lambda running, subject: (
+        running.consents.RevokeConsent,
+        cs.RevokeConsentRequest(request_id=request_id(), subject=subject, consent_id=CONSENT_ID),
+    ),
+    "GetConsent": lambda running, subject: (
+        running.consents.GetConsent, cs.GetConsentRequest(subject=subject, consent_id=CONSENT_ID)
+    ),
+    "ListConsents": lambda running, subject: (
+        running.consents.ListConsents, cs.ListConsentsRequest(subject=subject)
+    ),
+    "Check": lambda running, subject: (running.policy.Check, ps.CheckRequest(question=question(subject))),
+    "AuthorizeAccess": lambda running, subject: (
+        running.access.AuthorizeAccess,
+        ac.AuthorizeAccessRequest(request_id=request_id(), question=question(subject)),
+    ),
+    "AuthorizeAccess, signed": lambda running, subject: (
+        running.access.AuthorizeAccess,
+        ac.AuthorizeAccessRequest(request_id=request_id(), signed_question=_signed_question(subject)),
+    ),
+    "RecordAccess": lambda running, subject: (
+        running.access.RecordAccess,
+        ac.RecordAccessRequest(
+            request_id=request_id(), subject=subject, access_seq=2,
+            outcome=st.OutcomeStatement(status=st.TRANSFER_STATUS_RECEIVED),
+        ),
+    ),
+    "ListAccesses": lambda running, subject: (running.access.ListAccesses, ac.ListAccessesRequest(subject=subject)),
+    "GetHistory": lambda running, subject: (running.ledger.GetHistory, ls.GetHistoryRequest(subject=subject)),
+    "GetReceipt": lambda running, subject: (
+        running.ledger.GetReceipt, ls.GetReceiptRequest(index=0, leaf=_first_leaf(running), subject=subject)
+    ),
+}  # fmt: skip
+
+
+def _call(running: Running, method: Any, request: Any) -> Any:
+    answer = method(request, metadata=running.as_("app"))
+    return list(answer) if hasattr(answer, "__iter__") else answer
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_refuses_it(running: Running, name: str) -> None:
+    running.wait_published()  # no seal comes later
+    size = services(running).ledger.state.size
+    for subject in REFUSED:
+        assert refusal(lambda subject=subject: _call(running, *CALLS[name](running, subject))) == "INVALID_IDENTIFIER"
+    assert services(running).ledger.state.size == size
+
+
+def test_an_item_of_a_batch_refuses_it(running: Running) -> None:
+    asked = question(pb.Subject())
+    asked.ClearField("subject")
+    app = {"metadata": running.as_("app")}
+    for request in (
+        ps.BatchCheckRequest(questions=map(question, REFUSED)), ps.BatchCheckRequest(shared=asked, subjects=REFUSED),
+    ):  # fmt: skip
+        results = running.policy.BatchCheck(request, **app).results
+        assert [one.error.reason for one in results] == [er.ERROR_REASON_INVALID_IDENTIFIER] * len(REFUSED)
+    accesses = [ac.AuthorizeAccessRequest(request_id=request_id(), question=question(one)) for one in REFUSED]
+    answered = running.access.BatchAuthorizeAccesses(ac.BatchAuthorizeAccessesRequest(requests=accesses), **app)
+    assert [one.error.reason for one in answered.results] == [er.ERROR_REASON_INVALID_IDENTIFIER] * len(REFUSED)
+
+
+def test_each_request_with_a_person_is_among_the_calls(running: Running) -> None:
+    named = {name.partition(",")[0] for name in CALLS} | {"BatchCheck", "BatchAuthorizeAccesses"}
+    has_person = set()
+    for module in (ac, cs, ls, ps, rs):
+        for service in module.DESCRIPTOR.services_by_name.values():
+            for method in service.methods:
+                fields = method.input_type.fields
+                types = {field.message_type.name for field in fields if field.message_type is not None}
+                if types & {"Subject", "Question", "SignedQuestion", "AuthorizeAccessRequest"}:
+                    has_person.add(method.name)
+    assert has_person == named
