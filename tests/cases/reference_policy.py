@@ -22,6 +22,7 @@ from consentd.policy.model import Combining, Decision, Effect, ImplicitPolicy, L
 from consentd.policy.vocabulary import Vocabulary
 
 DENY, PERMIT, UNKNOWN = Effect.DENY, Effect.PERMIT, "unknown"
+FILLERS = "\u115f\u1160"  # letters of Hangul that show nothing (rule 7)
 ORDERED = (Combining.ORDERED_DENY_OVERRIDES, Combining.ORDERED_PERMIT_OVERRIDES)
 DENY_FIRST = (Combining.DENY_OVERRIDES, Combining.ORDERED_DENY_OVERRIDES, Combining.PERMIT_UNLESS_DENY)
 CODES = {  # layer → reason of a permit, of a deny
@@ -151,7 +152,8 @@ def decide(question: Question, consents: Sequence[model.StoredConsent], realm: R
 def check(question: Question, vocabulary: Vocabulary) -> None:
     """Refuse what is not a question ("Question and answer", rule 7)."""
     window, text = question.data_period, question.break_glass or ""
-    letters = [one for one in unicodedata.normalize("NFKC", text) if unicodedata.category(one).startswith("L")]
+    shown = [one for one in unicodedata.normalize("NFKC", text) if one not in FILLERS]
+    letters = [one for one in shown if unicodedata.category(one).startswith("L")]
     for bad, code in (
         (question.purpose not in {c.code for c in vocabulary.purposes}, "UNKNOWN_PURPOSE"),
         (question.action not in {c.code for c in vocabulary.actions}, "UNKNOWN_ACTION"),

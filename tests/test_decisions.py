@@ -1,0 +1,159 @@
+"""Decisions worked out by hand from proto/policy.md (tests/decisions): reference and evaluator give each of them."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from cases import decision_files as decisions
+from cases.decision_files import BASE, Case, Row, expected, rows, shown
+from consentd.errors import ConsentdError
+from consentd.policy import model
+from consentd.policy.check import check_consent
+from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
+from consentd.policy.residual import covers
+from consentd.policy.vocabulary import check_successor
+
+DECISIONS, CONSENTS = rows("decision"), rows("consent")
+ROWS = pytest.mark.parametrize("row", DECISIONS, ids=lambda row: f"{row['file']}: {row['name']}")
+
+
+@ROWS
+def test_reference(row: Row) -> None:
+    if "fault" in row:
+        pytest.skip("a fault of the machine is above the reference")
+    if "refused" in row["answer"]:
+        with pytest.raises(ConsentdError) as raised:
+            Case(row).reference_answer()
+        assert raised.value.reason == row["answer"]["refused"]
+        return
+    answer = Case(row).reference_answer()
+    assert shown(answer) == expected(row["answer"])
+    check_reasons(row["answer"], answer)
+
+
+@ROWS
+def test_evaluator(row: Row) -> None:
+    stated = row["answer"]
+    if "refused" in stated:
+        with pytest.raises(ConsentdError) as raised:
+            Case(row).compiled_answer()
+        assert raised.value.reason == stated["refused"]
+        return
+    answer = Case(row).compiled_answer()
+    assert shown(answer) == expected(stated)
+    assert answer.ref == stated.get("ref", 0)
+    check_reasons(stated, answer)
+    assert [covers(answer.residual, decisions.resource(one)) for one in row.get("resources", ())] == [
+        one["permitted"] for one in row.get("resources", ())
+    ]
+
+
+def check_reasons(stated: Row, answer: model.Decision) -> None:
+    if "paths" in stated:
+        assert sorted({reason.path for reason in answer.reasons}) == sorted(stated["paths"])
+    assert answer.combining.name == stated.get("combining", answer.combining.name)
+
+
+@pytest.mark.parametrize("row", [row for row in DECISIONS if "institution" in row], ids=lambda row: row["name"])
+def test_what_an_institution_learns(row: Row) -> None:
+    answer = Case(row).compiled_answer(institution=True)
+    assert shown(answer) == expected(row["institution"])
+    assert answer.ref == row["institution"].get("ref", 0)
+
+
+@pytest.mark.parametrize("row", [row for row in DECISIONS if "resources" in row], ids=lambda row: row["name"])
+def test_conditions_are_the_answers_for_single_resources(row: Row) -> None:
+    """A resource has the answer of a question for it alone (rule 5); a level below the default is none."""
+    case = Case(row)
+    for read in row["resources"]:
+        one = decisions.resource(read)
+        asked = dataclasses.replace(
+            case.question, categories=(one.category,), labels=one.labels, level=one.level,
+            resources=(one.reference or "Observation/other",), data_period=one.data_period,
+        )  # fmt: skip
+        case.question = asked
+        assert (case.reference_answer().outcome is model.Outcome.PERMIT) is read["permitted"], read
+
+
+@pytest.mark.parametrize("row", CONSENTS, ids=lambda row: row["name"])
+def test_consents(row: Row) -> None:
+    consent = decisions.consent(row["consent"])
+    if "refused" not in row:
+        assert check_consent(consent, DEFAULT_VOCABULARY) is None
+        return
+    with pytest.raises(ConsentdError) as raised:
+        check_consent(consent, DEFAULT_VOCABULARY)
+    assert raised.value.reason == row["refused"]
+
+
+def test_the_table_has_every_rule_and_no_row_twice() -> None:
+    every = [*DECISIONS, *CONSENTS]
+    assert {row["rule"] for row in every} == set(range(13))
+    assert len({row["name"] for row in every}) == len(every) >= 400
+    assert all(row["why"].endswith(".") and len(row["why"]) > 10 for row in every)
+
+
+def test_every_key_is_read() -> None:
+    """A key with a typing error would leave a row weaker than it looks."""
+    known = {
+        "decision": {
+            "file", "rule", "name", "why", "pinned", "enrolled", "now", "published", "memberships", "delegations",
+            "caller", "signed", "consents", "rules", "question", "answer", "institution", "resources", "fault",
+        },
+        "consent": {"file", "rule", "name", "why", "consent", "refused"},
+        "provision": {*decisions.LISTS, "effect", "level", "period", "data_period", "children"},
+        "stored": {
+            "lineage", "seq", "version", "kind", "paused", "readable", "since", "policy", "legal_basis", "root",
+        },
+        "rules": {"combining", "implicit_policy", "normal_level", "statutory", "break_glass", "since"},
+        "question": {
+            "organisation", "application", "on_behalf_of", "relays", "holder", "purpose", "action", "categories",
+            "labels", "level", "resources", "data_period", "break_glass", "supported_obligations",
+        },
+        "answer": {
+            "outcome", "permitted", "denied", "without", "unknown", "obligations", "codes", "valid_until", "ref",
+            "paths", "combining", "refused",
+        },
+    }  # fmt: skip
+
+    def check(read: Row, kind: str) -> None:
+        assert read.keys() <= known[kind], (kind, read.keys() - known[kind])
+
+    def check_provision(read: Row) -> None:
+        check(read, "provision")
+        for child in read.get("children", ()):
+            check_provision(child)
+
+    for row in DECISIONS:
+        check(row, "decision")
+        check(row["question"], "question")
+        check(row["answer"], "answer")
+        check(row.get("institution", {}), "answer")
+        check(row.get("rules", {}), "rules")
+        for one in row.get("consents", ()):
+            check(one, "stored")
+            check_provision(one["root"])
+        for one in (*row.get("rules", {}).get("statutory", ()), *row.get("rules", {}).get("break_glass", ())):
+            check_provision(one)
+    for row in CONSENTS:
+        check(row, "consent")
+        check(row["consent"], "stored")
+        check_provision(row["consent"]["root"])
+
+
+def test_the_vocabulary_is_the_default_one_and_its_successor() -> None:
+    (_, first), (_, second) = BASE.vocabularies
+    for name in ("purposes", "categories", "actions", "labels"):
+        listed = [
+            [(one.code, one.parent, one.implies, one.level, one.labels) for one in getattr(vocabulary, name)]
+            for vocabulary in (first, DEFAULT_VOCABULARY)
+        ]
+        assert listed[0] == listed[1]
+    assert (first.id, first.version) == (DEFAULT_VOCABULARY.id, DEFAULT_VOCABULARY.version)
+    check_successor(first, second)
+
+
+def test_the_readme_names_each_file() -> None:
+    text = (decisions.FOLDER / "README.md").read_text()
+    assert [file.name for file in sorted(Path(decisions.FOLDER).iterdir()) if file.name not in text] == ["README.md"]
