@@ -101,3 +101,13 @@ def test_few_numbers_of_other_kinds_are_refused() -> None:
     pick = random.Random(12)
     refused = sum(not is_stored(f"{pick.randrange(10**13):013}") for _ in range(20_000))
     assert refused < 20_000 * 0.015
+
+
+@pytest.mark.parametrize(
+    ("born", "is_date"),
+    [("000229-3", True), ("040229-3", True), ("000229-1", False), ("010229-3", False), ("000230-3", False),
+     ("001301-3", False), ("000001-3", False), ("000100-3", False), ("000431-3", False), ("001231-3", True)],
+)  # fmt: skip
+def test_a_resident_number_begins_with_a_date(born: str, is_date: bool) -> None:
+    # 2000 had a 29 February, 1900 had none.
+    assert is_stored(f"{born}123456") is not is_date

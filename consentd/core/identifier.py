@@ -11,7 +11,6 @@ checksum is right, or the birth is since October 2020. Digits in groups of six a
 """
 
 import re
-from datetime import date
 from typing import Final
 
 from consentd.errors import InvalidError
@@ -26,7 +25,8 @@ _CENTURIES: Final = {"9": 18, "0": 18, "1": 19, "2": 19, "5": 19, "6": 19, "3": 
 """Century and sex of citizens are 1 to 4, of foreigners 5 to 8. The digits 9 and 0 are for births before 1900."""
 _FOREIGN: Final = "5678"
 _WEIGHTS: Final = (2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5)
-_WITHOUT_CHECKSUM: Final = date(2020, 10, 1)
+_WITHOUT_CHECKSUM: Final = (2020, 10, 1)
+_DAYS: Final = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
 
 def check_identifier(scheme: str, value: str) -> None:
@@ -60,9 +60,8 @@ def check_scheme(scheme: str) -> None:
 
 def _is_resident_number(born: str, separator: str, rest: str) -> bool:
     century, digits = _CENTURIES[rest[0]], [int(digit) for digit in born + rest]
-    try:
-        birth = date(century * 100 + int(born[:2]), int(born[2:4]), int(born[4:]))
-    except ValueError:
+    birth = (century * 100 + int(born[:2]), int(born[2:4]), int(born[4:]))
+    if not _is_date(*birth):
         return False
     if separator:
         return True
@@ -71,3 +70,8 @@ def _is_resident_number(born: str, separator: str, rest: str) -> bool:
     total = sum(weight * digit for weight, digit in zip(_WEIGHTS, digits, strict=False))
     checksum = ((13 if rest[0] in _FOREIGN else 11) - total % 11) % 10
     return birth >= _WITHOUT_CHECKSUM or digits[-1] == checksum
+
+
+def _is_date(year: int, month: int, day: int) -> bool:
+    is_leap_day = (month, day) == (2, 29) and year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
+    return is_leap_day or (1 <= month <= 12 and 1 <= day <= _DAYS[month - 1])
