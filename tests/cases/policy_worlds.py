@@ -267,10 +267,10 @@ class Draw:
     def effect(self) -> Effect:
         return self.random.choice([*[Effect.PERMIT] * 6, Effect.DENY])
 
-    def stored(self, lineage: int, *, simple: bool = False) -> StoredConsent:
-        since = self.random.choice(SINCE)
+    def stored(self, lineage: int, *, simple: bool = False, since: Sequence[int] = SINCE) -> StoredConsent:
+        since_leaf = self.random.choice(since)
         depth = 0 if simple or self.random.random() < 0.4 else self.random.randint(1, 3)
-        vocabulary = VOCABULARY if since >= PUBLISHED else EARLIER
+        vocabulary = VOCABULARY if since_leaf >= PUBLISHED else EARLIER
         root = self.provision(effect=self.effect(), depth=depth, vocabulary=vocabulary)
         if simple:
             alone = {"actors": root.actors[:1], "holders": root.holders[:1], "labels": (), "resources": ()}
@@ -282,7 +282,7 @@ class Draw:
             consent = replace(consent, kind=kind, policy=self.policy(root) if kind is Kind.CONSENT else None)
         odd = not simple and self.random.random() < 0.15
         return StoredConsent(
-            lineage, seq, 1 + (seq != lineage), consent, since=since,
+            lineage, seq, 1 + (seq != lineage), consent, since=since_leaf,
             paused=odd and self.random.random() < 0.7, readable=not (odd and self.random.random() < 0.4),
         )  # fmt: skip
 
@@ -311,13 +311,14 @@ class Draw:
             ),
         )
 
-    def world(self) -> World:
-        simple, since = self.random.random() < 0.3, self.random.choice(SINCE)
+    def world(self, *, since: Sequence[int] = SINCE) -> World:
+        """Draw a world in which consents and rules are given at leaf indexes of *since*."""
+        simple, since_leaf = self.random.random() < 0.3, self.random.choice(since)
         count = self.random.choice([0, *[1] * 6, *[2] * 6, 3, 4, 5])
-        consents = [self.stored(lineage + 1, simple=simple) for lineage in range(count)]
-        vocabulary = VOCABULARY if since >= PUBLISHED else EARLIER
+        consents = [self.stored(lineage + 1, simple=simple, since=since) for lineage in range(count)]
+        vocabulary = VOCABULARY if since_leaf >= PUBLISHED else EARLIER
         rules = self.rules(plain=self.random.random() < 0.4, vocabulary=vocabulary)
-        return World(consents, rules, vocabularies=VOCABULARIES, since=since)
+        return World(consents, rules, vocabularies=VOCABULARIES, since=since_leaf)
 
     def question(self, world: World | None = None) -> Question:
         """Draw a question. With a world it is mostly about one of the world's provisions, so that this one matches."""
@@ -351,7 +352,8 @@ class Draw:
         """Change a question so that it meets most limits of one of the world's provisions."""
         pick, rules = self.random, world.rules
         roots = [(stored.consent.root, stored.since) for stored in world.consents if not stored.paused]
-        roots += [(rule, world.since) for rule in (*rules.statutory, *rules.break_glass)]
+        roots += [(rule, world.since) for rule in rules.statutory]
+        roots += [(replace(rule, purposes=("BTG",)), world.since) for rule in rules.break_glass]
         if not roots:
             return asked
         permits = [one for one in roots if one[0].effect is Effect.PERMIT]

@@ -90,8 +90,8 @@ class Asked:
         question, known, normal = self.question, self.realm.vocabulary, given.normal and node.effect is PERMIT
         if normal and (question.labels or (question.labels is None and self.case is Case.WORST)):
             return False
-        if normal and own_labels(known, leaf):
-            return False
+        if normal and (own_labels(known, leaf) or is_limit(node.labels)):
+            return False  # data without a label bear none of those that the root names
         return (
             labels_match(node, leaf, question, self.case, given.vocabulary, known)
             and level_matches(

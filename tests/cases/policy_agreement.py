@@ -1,0 +1,60 @@
+"""One case of the comparison of the evaluator with the reference, and of a residual with Check."""
+
+from dataclasses import replace
+
+from cases.policy_worlds import CATEGORIES, LABELS, RESOURCES, VOCABULARY, Draw, World, comparable
+from cases.reference_realm import default_level
+from consentd.policy.model import LEVELS, Decision, Layer, Obligation, Outcome, Question, Resource
+from consentd.policy.residual import covers
+
+
+def check_answer(draw: Draw, world: World) -> Decision:
+    """Ask a drawn question; return the answer, which is the reference's too. A residual is applied to resources."""
+    question, now_ms = draw.question(world), draw.now()
+    caller = draw.caller(question)
+    answer = world.compiled_answer(question, now_ms, caller)
+    meant = world.reference_answer(question, now_ms, caller)
+    assert comparable(answer) == comparable(meant), (world, question, now_ms, caller, answer, meant)
+    assert bool(answer.residual) == (Obligation.ENFORCE_RESIDUAL in answer.obligations)
+    if answer.residual:
+        for category in (*answer.permitted, *answer.denied, *answer.without_consent):
+            check_residual(draw, world, question, answer, category, now_ms, caller)
+    return answer
+
+
+def check_residual(
+    draw: Draw, world: World, question: Question, answer: Decision, category: str, now_ms: int, caller: str
+) -> bool:
+    """Assert that a residual covers a drawn resource exactly if Check permits it; return whether it does."""
+    resource, one = drawn_resource(draw, question, category)
+    permitted = world.compiled_answer(one, now_ms, caller).outcome is Outcome.PERMIT
+    assert permitted is (world.reference_answer(one, now_ms, caller).outcome is Outcome.PERMIT)
+    assert covers(answer.residual, resource, combining=answer.combining) is permitted, (
+        world, question, now_ms, caller, answer.residual, resource,
+    )  # fmt: skip
+    # Read as one list, without layers or combining, a residual without exceptions covers no more.
+    if not any(rule.children for rule in answer.residual):
+        flat = [replace(rule, layer=Layer.CONSENT) for rule in answer.residual]
+        assert permitted or not covers(flat, resource)
+    return permitted
+
+
+def drawn_resource(draw: Draw, question: Question, category: str) -> tuple[Resource, Question]:
+    """Draw a resource that a question may be about, and the question for this resource alone (rule 5)."""
+    pick = draw.random
+    labels = question.labels
+    if labels is None:
+        labels = tuple(pick.sample(LABELS, pick.choice([0, 0, 1, 2])))
+    default = LEVELS[default_level(VOCABULARY, category)] if category in CATEGORIES else ""
+    level = question.level or pick.choice(["", "", *LEVELS])
+    reference = pick.choice(question.resources or RESOURCES)
+    period = question.data_period or draw.data_period()
+    resource = Resource(category=category, labels=labels, level=level, reference=reference, data_period=period)
+    # A level below the default counts as the default, unless the question itself states both level and resources.
+    if not (question.level and question.resources):
+        level = max(level or default, default, key=LEVELS.index)
+    asked = replace(
+        question, categories=(category,), labels=labels, level=level, resources=(reference,), data_period=period,
+        supported_obligations=frozenset(),
+    )  # fmt: skip
+    return resource, asked
