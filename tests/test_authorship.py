@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cases.daemons import Running, consent, make_running, question, request_id, serve
-from cases.services import Person, change, listed, new_identifier, publish_rules, refusal, register
+from cases.services import Person, change, listed, new_identifier, now_ms, publish_rules, refusal, register
 from consentd.core.kinds import EntryKind
 from consentd.policy.delegation import Capacity
 from consentd.v1 import consent_pb2 as pb
@@ -31,6 +31,8 @@ REASONS, READ, ERASE = (
     st.PARTICIPANT_RIGHT_ERASE,
 )
 YEAR_2096_MS = 4_000_000_000_000
+OWN = ("legal_basis", "recurrence", "source", "implicit_policy", "retention_until_time_ms")
+"""Fields of a consent and not of its root."""
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 def grant(running: Running, subject: pb.Subject, who: str = "app", **fields: Any) -> str:
     """Grant a consent as *who*; *fields*: of the consent or, by any other name, of its root."""
-    own = {name: fields.pop(name) for name in ("legal_basis", "recurrence", "source") if name in fields}
+    own = {name: fields.pop(name) for name in OWN if name in fields}
     made = consent(**fields)
     made.MergeFrom(pb.Consent(**own))
     request = cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=made)
@@ -67,9 +69,9 @@ def order(running: Running, subject: pb.Subject, who: str = "court", **fields: A
 
 
 def amend(running: Running, subject: pb.Subject, consent_id: str, who: str, **fields: Any) -> int:
-    basis = fields.pop("legal_basis", "")
+    own = {name: fields.pop(name) for name in OWN if name in fields}
     made = consent(**fields)
-    made.legal_basis = basis
+    made.MergeFrom(pb.Consent(**own))
     request = cs.AmendConsentRequest(
         request_id=request_id(), subject=subject, consent_id=consent_id, based_on_version=1, consent=made
     )
@@ -245,6 +247,78 @@ def test_a_permit_covers_a_participant_abroad_only_by_name(running: Running) -> 
     assert running.check(asked).outcome == pb.OUTCOME_DENY
 
 
+def test_an_amendment_begins_with_its_entry_or_before(running: Running, subject: pb.Subject) -> None:
+    consent_id = grant(running, subject)
+    begins_later = {"period": pb.Period(start_time_ms=YEAR_2096_MS)}
+    for fields in (begins_later, {**begins_later, "source": "fhir/r4 Consent/1"}):
+        refused = refusal(lambda fields=fields: amend(running, subject, consent_id, "app", **fields))
+        assert refused == "INVALID_CONSENT"
+    assert running.check(question(subject)).outcome == pb.OUTCOME_PERMIT
+    nested = pb.Provision(effect=pb.EFFECT_DENY, period=pb.Period(start_time_ms=YEAR_2096_MS))
+    begun = pb.Period(start_time_ms=now_ms(running) - 1)
+    assert amend(running, subject, consent_id, "app", period=begun, provisions=[nested]) == 2
+    ahead = grant(running, subject, **begins_later)  # a renewal ahead of time is a consent of its own
+    assert {one.consent_id for one in listed(running, subject)} == {consent_id, ahead}
+
+
+def test_a_signed_amendment_begins_with_its_entry_or_before_too(running: Running) -> None:
+    person = Person(running)
+    consent_id = person.grant().consent_id
+    (record,) = listed(running, person.subject)
+    request = request_id()
+    message = st.AmendStatement(lineage_seq=record.lineage_seq, version=2)
+    message.consent.CopyFrom(consent(period=pb.Period(start_time_ms=YEAR_2096_MS)))
+    write = cs.AmendConsentRequest(
+        request_id=request, subject=person.subject, consent_id=consent_id, based_on_version=1,
+        signed=person.sign(EntryKind.AMEND, message, request, ref=record.seq),
+    )  # fmt: skip
+    assert refusal(lambda: running.consents.AmendConsent(write, metadata=running.as_("app"))) == "INVALID_CONSENT"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"period": pb.Period(end_time_ms=1 << 55)},
+        {"period": pb.Period(start_time_ms=1 << 55)},
+        {"period": pb.Period(start_time_ms=-1)},
+        {"period": pb.Period(end_time_ms=253_402_300_800_001)},
+        {"retention_until_time_ms": 253_402_300_800_001},
+        {"data_period": pb.Period(start_time_ms=-62_135_629_200_001)},
+        {"data_period": pb.Period(end_time_ms=1 << 55)},
+        {"provisions": [pb.Provision(data_period=pb.Period(start_time_ms=-(1 << 55)))]},
+        {"level": "n"},
+        {"labels": ["R"]},
+        {"provisions": [pb.Provision(level="X")]},
+        {"provisions": [pb.Provision(labels=["V"])]},
+        {"effect": pb.EFFECT_DENY, "labels": ["N"], "kind": pb.CONSENT_KIND_OBJECTION},
+        {
+            "effect": pb.EFFECT_DENY, "purposes": [], "kind": pb.CONSENT_KIND_OBJECTION,
+            "provisions": [pb.Provision(effect=pb.EFFECT_PERMIT)],
+        },
+        {
+            "effect": pb.EFFECT_DENY, "purposes": [], "kind": pb.CONSENT_KIND_OBJECTION,
+            "provisions": [pb.Provision(provisions=[pb.Provision(provisions=[pb.Provision()])])],
+        },
+    ],
+)  # fmt: skip
+def test_what_a_consent_may_not_say_is_refused_in_every_version(
+    running: Running, subject: pb.Subject, fields: dict[str, Any]
+) -> None:
+    refusals = ("INVALID_CONSENT", "UNKNOWN_CODE", "INVALID_REQUEST")
+    assert refusal(lambda: grant(running, subject, **fields)) in refusals
+    assert refusal(lambda: grant(running, subject, source="fhir/r4 Consent/1", **fields)) in refusals
+    consent_id = grant(running, subject)
+    assert refusal(lambda: amend(running, subject, consent_id, "app", **fields)) in refusals
+
+
+def test_what_a_consent_may_say(running: Running, subject: pb.Subject) -> None:
+    grant(running, subject, period=pb.Period(end_time_ms=253_402_300_800_000), level="R", labels=["HIV"])
+    grant(running, subject, data_period=pb.Period(start_time_ms=-62_135_629_200_000, end_time_ms=-5))
+    (older, newest) = reversed(listed(running, subject))
+    assert (older.consent.root.level, list(older.consent.root.labels)) == ("R", ["HIV"])
+    assert newest.consent.root.data_period.end_time_ms == -5
+
+
 # -- who attests ---------------------------------------------------------------------------------------------------
 
 
@@ -267,13 +341,55 @@ def test_a_recipient_alone_attests_nothing_that_widens_its_access(running: Runni
     change(running, EntryKind.REVOKE, subject, objection, who="app")
 
 
-def test_a_policy_that_permits_is_a_permit_for_every_recipient(running: Running, subject: pb.Subject) -> None:
-    made = consent(effect=pb.EFFECT_DENY, actors=["clinic-b"])
-    made.implicit_policy = pb.IMPLICIT_POLICY_ALL_NORMAL
-    request = cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=made)
-    refused = refusal(lambda: running.consents.GrantConsent(request, metadata=running.as_("hospital-app")))
-    assert refused == "CALLER_NOT_ALLOWED"
-    running.consents.GrantConsent(request, metadata=running.as_("app"))
+def test_a_policy_that_permits_break_glass_is_a_permit_for_the_actors_of_the_root(running: Running) -> None:
+    objection = {"effect": pb.EFFECT_DENY, "implicit_policy": pb.IMPLICIT_POLICY_BREAK_GLASS_ONLY}
+    for actors in ([], ["*"], ["hospital-app"], ["clinic-b", "group/hospitals"]):
+        subject = running.enrol(new_identifier())
+        fields = {"actors": actors, **objection}
+        refused = refusal(lambda subject=subject, fields=fields: grant(running, subject, "hospital-app", **fields))
+        assert refused == "CALLER_NOT_ALLOWED"
+        grant(running, subject, "hospital-app", actors=actors, effect=pb.EFFECT_DENY)
+        grant(running, subject, "app", **fields)
+        grant(running, subject, "hospital-app", actors=["clinic-b"], **objection)
+        assert len(listed(running, subject)) == 3
+
+
+@pytest.mark.parametrize("policy", [pb.IMPLICIT_POLICY_DENY, pb.IMPLICIT_POLICY_BREAK_GLASS_ONLY])
+def test_a_policy_that_denies_is_not_ended_by_whom_it_denies(
+    running: Running, subject: pb.Subject, policy: "pb.ImplicitPolicy.ValueType"
+) -> None:
+    actors = {"actors": ["hospital-app"]}
+    denies = grant(running, subject, implicit_policy=policy, **actors)
+    assert refusal(lambda: change(running, EntryKind.REVOKE, subject, denies, who="hospital-app")) == (
+        "CALLER_NOT_ALLOWED"
+    )
+    other = grant(running, subject, implicit_policy=policy)
+    change(running, EntryKind.REVOKE, subject, other, who="hospital-app")
+    permits = grant(running, subject, implicit_policy=pb.IMPLICIT_POLICY_ALL_NORMAL, **actors)
+    change(running, EntryKind.REVOKE, subject, permits, who="hospital-app")
+    change(running, EntryKind.REVOKE, subject, denies)
+
+
+@pytest.mark.parametrize("policy", [pb.IMPLICIT_POLICY_BASIC_NORMAL, pb.IMPLICIT_POLICY_ALL_NORMAL])
+def test_a_consent_that_denies_selects_no_policy_that_permits(
+    running: Running, subject: pb.Subject, policy: "pb.ImplicitPolicy.ValueType"
+) -> None:
+    for kind in (pb.CONSENT_KIND_CONSENT, pb.CONSENT_KIND_OBJECTION):
+        fields = {"effect": pb.EFFECT_DENY, "kind": kind, "implicit_policy": policy}
+        assert refusal(lambda fields=fields: grant(running, subject, **fields)) == "INVALID_CONSENT"
+    consent_id = grant(running, subject)
+    changed = {"effect": pb.EFFECT_DENY, "implicit_policy": policy}
+    assert refusal(lambda: amend(running, subject, consent_id, "app", **changed)) == "INVALID_CONSENT"
+    assert amend(running, subject, consent_id, "app", implicit_policy=policy) == 2
+    assert listed(running, subject)[0].consent.implicit_policy == policy
+
+
+def test_a_break_glass_policy_covers_no_relay_and_nobody_who_left(running: Running, subject: pb.Subject) -> None:
+    objection = {"effect": pb.EFFECT_DENY, "implicit_policy": pb.IMPLICIT_POLICY_BREAK_GLASS_ONLY}
+    assert refusal(lambda: grant(running, subject, actors=["app"], **objection)) == "INVALID_CONSENT"
+    assert refusal(lambda: grant(running, subject, actors=["left"], **objection)) == "UNKNOWN_PARTICIPANT"
+    objection["implicit_policy"] = pb.IMPLICIT_POLICY_DENY
+    grant(running, subject, actors=["app", "left"], **objection)
 
 
 def test_an_application_of_a_recipient_is_the_recipients_own(running: Running, subject: pb.Subject) -> None:

@@ -10,10 +10,17 @@ from google.protobuf.message import Message
 from consentd.core import codec
 from consentd.core.identifier import check_scheme
 from consentd.core.kinds import CONSENTS, EntryKind, Owner
+from consentd.errors import InvalidError
 from consentd.policy.compile import compile_consent
 from consentd.policy.model import StoredConsent
 from consentd.policy.subject import Lineage
-from consentd.sequencer.commands.authorship import check_attester, check_named, check_same_kind, check_writer
+from consentd.sequencer.commands.authorship import (
+    check_attester,
+    check_named,
+    check_same_kind,
+    check_version,
+    check_writer,
+)
 from consentd.sequencer.commands.registry import check_key
 from consentd.statements import values
 from consentd.table.view import View
@@ -64,6 +71,8 @@ class _Author:
         self._check_writer(statutory=statutory)
         if replaced is not None:
             check_same_kind(replaced, statutory=statutory)
+        if check_version(self._view, consent, time_ms=event.time_ms, replaced=replaced) is not None:
+            raise InvalidError("consent lacks items that the law demands", "INVALID_CONSENT")
         stored = StoredConsent(lineage=event.seq, seq=event.seq, version=1, consent=consent)
         compiled = compile_consent(stored, registry.codebook.vocabulary, registry.numbers)
         check_named(registry, consent, compiled)

@@ -107,14 +107,23 @@ def compile_consent(stored: StoredConsent, vocabulary: Vocabulary, numbers: Mapp
     return Compiled(vocabulary.version, flags, pack_rows(rows), compiler.side, stored.since)
 
 
-def named_participants(compiled: Compiled, effect: Effect) -> tuple[frozenset[int], frozenset[int]]:
+def named_participants(
+    compiled: Compiled, effect: Effect, *, root: Effect | None = None
+) -> tuple[frozenset[int], frozenset[int]]:
     """Return the numbers of the actors and of the holders that the rows with *effect* name; 0 stands for any.
 
-    The rows of the implicit policy count too.
+    The rows of the implicit policy count too: they are a tree of their own. *root*: only the trees whose root has this
+    effect count; None: all do.
     """
     actors: set[int] = set()
     holders: set[int] = set()
-    rows = [row for row in unpack_rows(compiled.rows) if bool(row.flags & PERMIT) is (effect is Effect.PERMIT)]
+    rows: list[Row] = []
+    counts = True
+    for row in unpack_rows(compiled.rows):
+        if not row.depth:
+            counts = root is None or bool(row.flags & PERMIT) is (root is Effect.PERMIT)
+        if counts and bool(row.flags & PERMIT) is (effect is Effect.PERMIT):
+            rows.append(row)
     sides = decode_sides(compiled.side, (row.side for row in rows if row.flags & SIDE))
     for row in rows:
         side = sides[row.side] if row.flags & SIDE else Side()

@@ -1,14 +1,15 @@
-"""The rules of who may write, change or end a consent, and whom a consent may name (policy.md, rule 8).
+"""The rules of who may write, change or end a consent, what it may say, and whom it may name (policy.md, rule 8).
 
 A STATUTORY consent is not the person's will. So only an operator or a public authority writes, changes or ends one, and
 nobody who acts for persons does. All other consents are the person's, written by those who act for persons.
 """
 
 from consentd.errors import DeniedError, InvalidError
+from consentd.policy.check import check_consent
 from consentd.policy.compile import Compiled, named_participants
 from consentd.policy.delegation import Capacity
-from consentd.policy.model import Consent, Effect
-from consentd.policy.rows import ANY_NUMBER, PERMIT, ROW_SIZE, unpack_rows
+from consentd.policy.model import Consent, Effect, RefusalReason
+from consentd.policy.rows import ANY_NUMBER
 from consentd.policy.subject import Lineage
 from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, RECEIVING_ROLES, check_right, is_public_authority
 from consentd.table.registry import Participant, Registry
@@ -37,6 +38,27 @@ def check_same_kind(lineage: Lineage, *, statutory: bool) -> None:
     """Check that an amendment leaves a consent STATUTORY, or leaves it the person's. Raises ``InvalidError``."""
     if statutory is not lineage.is_statutory:
         raise InvalidError("an amendment changes no consent to STATUTORY, and none from it", "INVALID_CONSENT")
+
+
+def check_version(view: View, consent: Consent, *, time_ms: int, replaced: Lineage | None) -> RefusalReason | None:
+    """Check what a version of a consent says. Return the legal reason to refuse it, or None if there is none.
+
+    Args:
+        time_ms: the time of the consent's entry, UTC milliseconds.
+        replaced: the version that is in force before, of the same consent; None: this is the first version.
+
+    Raises:
+        InvalidError: as ``check.check_consent``; its end has passed, or, if it replaces a version, it begins later.
+    """
+    refused = check_consent(consent, view.registry().codebook.vocabulary)
+    if refused is not None:
+        return refused
+    if consent.root.end_ms <= time_ms and not consent.source:  # an import records ended consents too
+        raise InvalidError("consent has ended already: give it a later end, or revoke it", "INVALID_CONSENT")
+    if replaced is not None and consent.root.start_ms > time_ms:
+        # The highest version alone counts, so until then no version of this consent would.
+        raise InvalidError("amendment begins later: grant a consent of its own", "INVALID_CONSENT")
+    return None
 
 
 def check_named(registry: Registry, consent: Consent, compiled: Compiled) -> None:
@@ -74,16 +96,17 @@ def check_attester(view: View, attester: str, *, permits: Compiled | None, ends:
         ends: the consent that the statement ends or replaces.
 
     Raises:
-        DeniedError: the attester is an actor of a permit, or of an ending consent whose root denies; or it is the
-            application of a participant that is named there as an actor.
+        DeniedError: the attester is an actor of a permit, or of a deny that ends and whose root denies too; or it is
+            the application of a participant that is named there as an actor. The implicit policy of a consent counts
+            as the provisions that it is read as.
     """
     registry = view.registry()
     participant = registry.participants.get(attester)
     if participant is None:
         return  # an operator
     actors = frozenset() if permits is None else named_participants(permits, Effect.PERMIT)[0]
-    if ends is not None and not unpack_rows(ends.compiled.rows[:ROW_SIZE])[0].flags & PERMIT:
-        actors |= named_participants(ends.compiled, Effect.DENY)[0]
+    if ends is not None:
+        actors |= named_participants(ends.compiled, Effect.DENY, root=Effect.DENY)[0]
     # An application of a recipient is the recipient's own, so what it attests nobody else attests.
     by_its_application = any(
         registry.delegation(one.id, attester, Capacity.APPLICATION) for one in _participants(registry, actors)

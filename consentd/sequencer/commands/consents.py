@@ -11,7 +11,13 @@ from consentd.ledger.ledger import Appended
 from consentd.policy import check, model
 from consentd.policy.compile import compile_consent
 from consentd.policy.subject import Lineage, check_limits, only_denies, with_consent
-from consentd.sequencer.commands.authorship import check_attester, check_named, check_same_kind, check_writer
+from consentd.sequencer.commands.authorship import (
+    check_attester,
+    check_named,
+    check_same_kind,
+    check_version,
+    check_writer,
+)
 from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, has_right
 from consentd.sequencer.commands.write import NewEntry, PersonWrite, Plan, ReceiptOnly, ReplayContext, WriteContext
 from consentd.statements import payloads, values
@@ -171,8 +177,8 @@ def _check_consent(
         A refusal if legally required items are missing; None: the consent may be recorded.
 
     Raises:
-        InvalidError: the consent is not well formed, has ended, names something unknown, or is one too many for the
-            person.
+        InvalidError: the consent is not well formed, has ended, is an amendment that begins later,
+            names something unknown, or is one too many for the person.
         DeniedError: only a recipient of the consent attests it.
         OverloadedError: (QUOTA_EXCEEDED) the caller's quota of entries about the person is used up.
     """  # fmt: skip
@@ -182,12 +188,10 @@ def _check_consent(
     if consent.notice and not context.table.has_notice(consent.notice, consent.notice_version):
         raise InvalidError(f"notice version is not published: `{consent.notice}`", "UNKNOWN_NOTICE")
     registry = context.table.registry()
-    refused = check.check_consent(consent, registry.codebook.vocabulary)
+    refused = check_version(context.table, consent, time_ms=context.batch.time_ms, replaced=replaced)
     if refused is not None:
         context.count_entry(write, is_refusal=True)
         return st.RefusalStatement(reason=values.to_enum(refused), missing=check.missing_items(consent))
-    if consent.root.end_ms <= context.batch.time_ms and not consent.source:  # an import records ended consents too
-        raise InvalidError("consent has ended already: give it a later end, or revoke it", "INVALID_CONSENT")
     # INVARIANT: an entry that the table cannot apply is never appended. So the table's two steps are tried here first:
     # to compile fails if a participant is not registered, to join fails if the person has too many consents.
     seq = context.batch.head(tag)[0] + 1
