@@ -107,6 +107,8 @@ def test_life_of_a_consent(client: Client, person: Subject) -> None:
     assert client.get_consent(person, granted.consent_id).state == cs.CONSENT_STATE_REVOKED
     assert list(client.list_consents(person)) == []
     assert [record.version for record in client.list_consents(person, include_revoked=True)] == [2]
+    assert [record.version for record in client.list_consents(person, states=[cs.CONSENT_STATE_REVOKED])] == [2]
+    assert list(client.list_consents(person, states=[cs.CONSENT_STATE_ENDED])) == []
     accesses = list(client.list_accesses(person))
     assert [(access.seq, access.refused, len(access.outcomes)) for access in accesses] == [(3, False, 1)]
     found = settled(client, person, tag=enrolled.tag)

@@ -19,12 +19,15 @@ from consentd.service.readings import record_readings
 from consentd.service.rpc import rpc
 from consentd.service.servicer import Servicer, revision
 from consentd.statements import decisions, payloads
+from consentd.table.view import Snapshot
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import statement_pb2 as st
 
 M = TypeVar("M", bound=Message)
 Statement = TypeVar("Statement", st.GrantStatement, st.AmendStatement)
+_STATES = frozenset(cs.ConsentState.values()) - {cs.CONSENT_STATE_UNSPECIFIED}
+_UNREVOKED = _STATES - {cs.CONSENT_STATE_REVOKED}
 Change = st.PauseStatement | st.ResumeStatement | st.RevokeStatement
 
 
@@ -92,11 +95,12 @@ class ConsentService(Servicer):
         with self.services.table.read() as snapshot:
             tag = self.tag(snapshot, request.subject)
             lineages = snapshot.lineages(tag)
-            size, root = snapshot.size, snapshot.root
+            size, root, now_ms = snapshot.size, snapshot.root, self._now_ms(snapshot)
         await record_readings(self, context, [tag], st.READ_SCOPE_CONSENTS)
         for lineage in lineages:
             if codec.consent_id(tag, lineage.lineage) == wanted:
-                return cs.GetConsentResponse(record=self._stored(tag, lineage), revision=revision(size, root))
+                record = self._stored(tag, lineage, now_ms)
+                return cs.GetConsentResponse(record=record, revision=revision(size, root))
         for record in self._revoked(tag, {lineage.lineage for lineage in lineages}):
             if record.consent_id == request.consent_id:
                 return cs.GetConsentResponse(record=record, revision=revision(size, root))
@@ -106,16 +110,22 @@ class ConsentService(Servicer):
     async def ListConsents(self, request: cs.ListConsentsRequest, context: Context) -> cs.ListConsentsResponse:
         """Read a person's consents, newest lineage first."""
         caller = self.caller(context)
-        selection = request.subject, str(request.include_revoked)
+        states = set(request.states) or _UNREVOKED
+        if request.include_revoked:
+            states |= {cs.CONSENT_STATE_REVOKED}
+        if not states <= _STATES:
+            raise InvalidError(f"state is not one we know: `{max(states - _STATES)}`")
+        selection = request.subject, str(sorted(states))
         pager = requests.Pager(self.services.page_key, "ListConsents", caller, request.page_size, *selection)
         with self.services.table.read() as snapshot:
             tag = self.tag(snapshot, request.subject)
             lineages = snapshot.lineages(tag)
-            tree_size, root = snapshot.size, snapshot.root
+            tree_size, root, now_ms = snapshot.size, snapshot.root, self._now_ms(snapshot)
         await record_readings(self, context, [tag], st.READ_SCOPE_CONSENTS)
         before, pinned = pager.parse(request.page_token) if request.page_token else (1 << 62, tree_size)
-        records = [self._stored(tag, lineage) for lineage in lineages if lineage.lineage < before]
-        if request.include_revoked:
+        records = [self._stored(tag, lineage, now_ms) for lineage in lineages if lineage.lineage < before]
+        records = [record for record in records if record.state in states]
+        if cs.CONSENT_STATE_REVOKED in states:
             gone = self._revoked(tag, {lineage.lineage for lineage in lineages})
             records += [record for record in gone if record.lineage_seq < before]
         records.sort(key=lambda record: -record.lineage_seq)
@@ -180,16 +190,20 @@ class ConsentService(Servicer):
             raise NotFoundError("subject was erased", "SUBJECT_NOT_FOUND")
         return payloads.parse(message_type, payload)
 
-    def _stored(self, tag: bytes, lineage: Lineage) -> cs.ConsentRecord:
+    def _now_ms(self, snapshot: Snapshot) -> int:
+        """Return the time of decisions; while the clock disagrees with the ledger, the time of the last entry."""
+        return self.services.sequencer.leaf_clock.decision_ms(snapshot.time_ms) or snapshot.time_ms
+
+    def _stored(self, tag: bytes, lineage: Lineage, now_ms: int) -> cs.ConsentRecord:
         """Return the record of a consent that is not withdrawn: its version in force. *lineage* is from the table."""
         first = reads.read_entry(self.services.ledger.store, tag, lineage.lineage)
         latest = reads.read_entry(self.services.ledger.store, tag, lineage.seq)
-        state = cs.CONSENT_STATE_PAUSED if lineage.paused else cs.CONSENT_STATE_ACTIVE
-        return self._record(first, latest, state, latest.event.time_ms)
+        record = self._record(first, latest, latest.event.time_ms)
+        record.state = _state(record.consent.root.period, now_ms, paused=lineage.paused)
+        return record
 
-    def _record(
-        self, first: reads.StoredEntry, latest: reads.StoredEntry, state: "cs.ConsentState.ValueType", change_ms: int
-    ) -> cs.ConsentRecord:
+    def _record(self, first: reads.StoredEntry, latest: reads.StoredEntry, change_ms: int) -> cs.ConsentRecord:
+        """Return the record of a revoked consent, last changed at *change_ms*."""
         if latest.event.kind == EntryKind.GRANT:
             version, consent = 1, self._message(latest, st.GrantStatement).consent
         else:
@@ -198,7 +212,7 @@ class ConsentService(Servicer):
         return cs.ConsentRecord(
             consent_id=decisions.consent_id(first.event.tag, first.event.seq),
             version=version,
-            state=state,
+            state=cs.CONSENT_STATE_REVOKED,
             consent=consent,
             lineage_seq=first.event.seq,
             seq=latest.event.seq,
@@ -223,7 +237,7 @@ class ConsentService(Servicer):
             elif kind == EntryKind.REVOKE:
                 seq = self._message(entry, st.RevokeStatement).lineage_seq
                 if seq in firsts:
-                    found.append(self._record(firsts[seq], latest[seq], cs.CONSENT_STATE_REVOKED, entry.event.time_ms))
+                    found.append(self._record(firsts[seq], latest[seq], entry.event.time_ms))
         # A consent granted after *stored* was read is not in *stored*, but has no REVOKE entry. So it is not returned.
         return found
 
@@ -242,6 +256,15 @@ def _read_statement(
     if form == "signed":
         return requests.parse_signed(message_type, request.signed), request.signed
     raise InvalidError("request states no consent")
+
+
+def _state(period: pb.Period, now_ms: int, *, paused: bool) -> "cs.ConsentState.ValueType":
+    """Return the state of a consent that is not revoked. *period*: of its root; a time of 0 is open."""
+    if period.end_time_ms and period.end_time_ms <= now_ms:
+        return cs.CONSENT_STATE_ENDED
+    if paused:
+        return cs.CONSENT_STATE_PAUSED
+    return cs.CONSENT_STATE_NOT_YET if now_ms < period.start_time_ms else cs.CONSENT_STATE_ACTIVE
 
 
 def parse_consent_id(text: str) -> bytes:

@@ -41,7 +41,10 @@ class _ConsentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ConsentS
     """CONSENT_STATE_ENDED: the period of its root is over."""
 
 class ConsentState(_ConsentState, metaclass=_ConsentStateEnumTypeWrapper):
-    """ConsentState is the state of a lineage (a consent with its amendments)."""
+    """ConsentState is the state of a lineage (a consent with its amendments), at the ledger's time. It is the first of REVOKED,
+    ENDED, PAUSED, NOT_YET and ACTIVE that is true. The period is that of the root of the version in force; provisions below
+    it may have periods of their own.
+    """
 
 CONSENT_STATE_UNSPECIFIED: ConsentState.ValueType  # 0
 """CONSENT_STATE_UNSPECIFIED is never sent."""
@@ -76,7 +79,7 @@ class ConsentRecord(_message.Message):
     version: _builtins.int
     """version is the current version."""
     state: Global___ConsentState.ValueType
-    """state of the lineage."""
+    """state of the lineage when the answer was made. It may change with the time, without an entry."""
     lineage_seq: _builtins.int
     """lineage_seq is the seq of the GRANT that began it."""
     seq: _builtins.int
@@ -601,6 +604,7 @@ class ListConsentsRequest(_message.Message):
     INCLUDE_REVOKED_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
     include_revoked: _builtins.bool
     """include_revoked asks for revoked consents too."""
     page_size: _builtins.int
@@ -611,6 +615,10 @@ class ListConsentsRequest(_message.Message):
     def subject(self) -> _consent_pb2.Subject:
         """subject is the person."""
 
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[Global___ConsentState.ValueType]:
+        """states are those to list; empty: all but REVOKED, which is listed with include_revoked too."""
+
     def __init__(
         self,
         *,
@@ -618,10 +626,11 @@ class ListConsentsRequest(_message.Message):
         include_revoked: _builtins.bool = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        states: _abc.Iterable[Global___ConsentState.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_revoked", b"include_revoked", "page_size", b"page_size", "page_token", b"page_token", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_revoked", b"include_revoked", "page_size", b"page_size", "page_token", b"page_token", "states", b"states", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,5 +1,6 @@
 """Operations of ConsentService: give, change, pause, resume and withdraw a consent; read consents."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TypeAlias, Unpack
 
@@ -163,12 +164,18 @@ def get_consent(context: ClientContext, subject: pb.Subject, consent_id: str) ->
 
 
 def list_consents(
-    context: ClientContext, subject: pb.Subject, *, include_revoked: bool = False
+    context: ClientContext, subject: pb.Subject, *, include_revoked: bool = False,
+    states: "Collection[cs.ConsentState.ValueType]" = (),
 ) -> ReadPage[cs.ConsentRecord]:
-    """Read a person's consents, newest first. The list proves nothing; use ``history`` for a proof."""
+    """Read a person's consents, newest first; only those in one of *states*, if there are any.
+
+    The list proves nothing; use ``history`` for a proof.
+    """
     return read_pages(
         context,
-        lambda token: cs.ListConsentsRequest(subject=subject, include_revoked=include_revoked, page_token=token),
+        lambda token: cs.ListConsentsRequest(
+            subject=subject, include_revoked=include_revoked, states=states, page_token=token
+        ),
         cs.ListConsentsResponse,
         lambda response: (response.records, response.next_page_token),
     )
