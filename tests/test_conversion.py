@@ -2,9 +2,10 @@
 
 import dataclasses
 import random
+from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings, strategies
+from hypothesis import assume, given, settings, strategies
 
 from cases.participants import pack, parties
 from cases.policy_worlds import CODEBOOK, Draw
@@ -31,6 +32,7 @@ def message_of(question: model.Question) -> pb.Question:
         purpose=question.purpose,
         action=question.action,
         categories=question.categories,
+        level=question.level,
         supported_obligations=[values.to_enum(one) for one in question.supported_obligations],
     )
     if question.labels is not None:
@@ -83,17 +85,45 @@ def test_every_kind_of_answer_is_among_those_compared() -> None:
     assert residuals
 
 
-@pytest.mark.parametrize("field", ["purpose", "action", "categories"])
-def test_what_is_no_question_is_refused_either_way(field: str) -> None:
+@pytest.mark.parametrize("without", ["purpose", "categories", ""])
+def test_what_is_no_question_is_refused_either_way(without: str) -> None:
     question = Draw(random.Random(2)).question()
     message, who = message_of(question), parties(question, CODEBOOK)
-    for rare in ("labels", "resources", "data_period", "break_glass", "supported_obligations", field):
-        message.ClearField(rare)
+    message.action = "collect" if without else "grab"
+    for rare in ("labels", "resources", "data_period", "break_glass", "level", "supported_obligations", without):
+        if rare:
+            message.ClearField(rare)  # type: ignore[arg-type]
     with pytest.raises(InvalidError) as plain:
         decisions.pack_message(message, CODEBOOK, who)
     with pytest.raises(InvalidError) as whole:
         pack_question(decisions.question_value(message), CODEBOOK, who)
     assert (str(plain.value), plain.value.reason) == (str(whole.value), whole.value.reason)
+
+
+def test_a_question_that_states_no_action_asks_to_collect() -> None:
+    question = Draw(random.Random(2)).question()
+    for labels in (None, ()):  # packed the fast way, and by values
+        plain = replace(question, purpose="TREAT", action="collect", labels=labels, resources=None, data_period=None)
+        message = message_of(replace(plain, level="", break_glass=None, supported_obligations=frozenset()))
+        who = parties(question, CODEBOOK)
+        collects = decisions.pack_message(message, CODEBOOK, who)
+        message.ClearField("action")
+        assert fields(decisions.pack_message(message, CODEBOOK, who)) == fields(collects)
+        assert decisions.question_value(message).action == "collect"
+
+
+@given(strategies.integers(-(1 << 62), 1 << 62), strategies.integers(1, 1 << 60), strategies.booleans())
+def test_a_data_period_may_begin_before_1970_and_be_open(start_ms: int, length_ms: int, is_open: bool) -> None:
+    assume(start_ms != 0)
+    assume(start_ms + length_ms != 0)  # 0 is no bound
+    for period in (
+        model.Period(start_ms, start_ms + length_ms), model.Period(start_ms), model.Period(end_ms=start_ms),
+        model.Period(),
+    ):  # fmt: skip
+        assert values.data_period_value(values.period_message(period)) == period
+    window = pb.Period(start_time_ms=-1) if is_open else pb.Period(end_time_ms=-1)
+    with pytest.raises(InvalidError):  # but nothing is in force then
+        values.provision_value(pb.Provision(period=window))
 
 
 # -- what entries state of retention and keys -----------------------------------------------------------------
