@@ -1,6 +1,5 @@
 """The way of every check: straight from message to masks, and from verdict to message, means what the values mean."""
 
-import dataclasses
 import random
 from dataclasses import replace
 
@@ -9,6 +8,7 @@ from hypothesis import assume, given, settings, strategies
 
 from cases.participants import pack, parties
 from cases.policy_worlds import CODEBOOK, Draw
+from cases.question_messages import message_of
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import Pruned
 from consentd.errors import InvalidError
@@ -21,30 +21,6 @@ from consentd.v1 import statement_pb2 as st
 
 draws = strategies.randoms(use_true_random=False).map(Draw)
 TAG = bytes(range(32))
-
-
-def message_of(question: model.Question) -> pb.Question:
-    """Return a question's message, as a caller would send it."""
-    message = pb.Question(
-        subject=pb.Subject(scheme="mhid", value="T-1"),
-        actor=pb.Actor(**dataclasses.asdict(question.actor)),
-        holder=question.holder,
-        purpose=question.purpose,
-        action=question.action,
-        categories=question.categories,
-        level=question.level,
-        supported_obligations=[values.to_enum(one) for one in question.supported_obligations],
-    )
-    if question.labels is not None:
-        message.labels.SetInParent()
-        message.labels.values.extend(question.labels)
-    if question.resources is not None:
-        message.resources.values.extend(question.resources)
-    if question.data_period is not None:
-        message.data_period.CopyFrom(values.period_message(question.data_period))
-    if question.break_glass is not None:
-        message.break_glass.justification = question.break_glass
-    return message
 
 
 def fields(packed: PackedQuestion) -> dict[str, object]:
