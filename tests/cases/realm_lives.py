@@ -14,7 +14,7 @@ from cases import reference_actor, reference_policy
 from cases.audits import Forge
 from cases.ledgers import ORIGIN, LedgerCase, Person
 from cases.participants import Party
-from cases.policy_worlds import ABROAD, EARLIER, LEFT, VOCABULARY, Draw
+from cases.policy_worlds import ABROAD, EARLIER, LEFT, VOCABULARY, Draw, World
 from cases.question_messages import message_of
 from cases.reference_realm import Realm
 from cases.writes import Raw
@@ -180,9 +180,12 @@ class RealmLife:
 
     def ask(self) -> None:
         """Ask a question through the sequencer, and compare the answer with the reference's."""
-        question = self.draw.question()
+        world = World(
+            list(self.consents.values()), self.rules, vocabularies=self.vocabularies, since=self.rules_since,
+        )  # fmt: skip
+        question = self.draw.question(world)
         while question.actor.organisation == model.SUBJECT or not self._is_known(question):
-            question = self.draw.question()
+            question = self.draw.question(world)
         caller = self.draw.caller(question)
         message = message_of(question)
         write = AuthorizeAccess(
