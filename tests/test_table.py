@@ -1,14 +1,22 @@
 """Views of the policy table share one registry, as long as it is the registry of their commit."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cases.ledgers import LedgerCase
+from cases.writes import Raw
 from consentd.core import codec
 from consentd.core.key_validity import PARTICIPANT_PREFIX
 from consentd.core.kinds import EntryKind
+from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
+from consentd.policy.model import STILL, Effect, Provision, Rules
+from consentd.policy.vocabulary import Code
+from consentd.sequencer.pool import Written
+from consentd.statements.values import rules_message, vocabulary_message
 from consentd.table.table import Table
 from consentd.table.transaction import TableTransaction
 from consentd.v1 import statement_pb2 as st
@@ -82,3 +90,85 @@ def test_a_changed_registry_that_was_not_read_before_the_commit_is_read_once_aft
         assert (changed.generation, "clinic" in changed.participants) == (before.generation + 1, True)
     with table.begin() as later:
         assert later.registry() is changed
+
+
+# -- since when: the index of the entry that states it ----------------------------------------------------------
+
+
+def _index(written: Written[Any]) -> int:
+    assert written.entry is not None
+    return written.entry.index
+
+
+def _memberships(case: LedgerCase, name: str) -> list[tuple[str, int, int]]:
+    assert case.table is not None
+    with case.table.read() as snapshot:
+        participant = snapshot.participant(name)
+    assert participant is not None
+    return [(one.group, one.start, one.end) for one in participant.memberships]
+
+
+def test_memberships_begin_and_end_with_the_entry_that_states_them(tmp_path: Path) -> None:
+    case = LedgerCase(tmp_path)
+
+    def join(*groups: str) -> int:
+        message = st.ParticipantStatement(participant_id="clinic", groups=groups, active=True)
+        return _index(case.write(case.public("participant/clinic", EntryKind.PARTICIPANT, message)))
+
+    first, none, both, one = join("group/b"), join(), join("group/b", "group/a"), join("group/a")
+    assert join("group/a") > one  # and changes nothing
+    # In the order of the groups' numbers: `group/b` was named first.
+    expected = [("group/b", first, none), ("group/b", both, one), ("group/a", both, STILL)]
+    assert _memberships(case, "clinic") == expected
+    case.rebuild_table()
+    assert _memberships(case, "clinic") == expected
+    assert _memberships(case, "bank") == []
+    case.close()
+
+
+def test_rules_and_consents_are_since_their_entries(tmp_path: Path) -> None:
+    case = LedgerCase(tmp_path)
+    person = case.enrol("anna")
+    granted = case.write(case.grant(person))
+    lineage = granted.entry.event.seq if granted.entry else 0
+    consent = case.grant(person).message.consent
+    amend = st.AmendStatement(consent=consent, lineage_seq=lineage, version=2)
+    rules = rules_message(Rules(), realm_id="realm", version=2, vocabulary_id=DEFAULT_VOCABULARY.id)
+
+    def since() -> tuple[int, list[int]]:
+        assert case.table is not None
+        with case.table.read() as snapshot:
+            return snapshot.registry().rules.since, [one.compiled.since for one in snapshot.lineages(person.tag)]
+
+    assert since() == (2, [_index(granted)])
+    again = _index(case.write(case.public("rules/realm", EntryKind.RULES, rules)))
+    case.write(case.change(person, lineage, EntryKind.PAUSE))
+    assert since() == (again, [_index(granted)])
+    amended = _index(case.write(Raw(kind=EntryKind.AMEND, tag=person.tag, message=amend)))
+    case.write(case.change(person, lineage, EntryKind.RESUME))
+    strange = _index(case.write(Raw(kind=200, tag=person.tag)))
+    assert since() == (again, [amended, strange])
+    case.close()
+
+
+def test_a_vocabulary_touches_no_other_row(tmp_path: Path) -> None:
+    case = LedgerCase(tmp_path)
+    case.fill(3)
+    deny = Provision(effect=Effect.DENY, purposes=("HRESCH",), categories=("GEN",))
+    law = rules_message(Rules(statutory=(deny,)), realm_id="realm", version=2, vocabulary_id=DEFAULT_VOCABULARY.id)
+    case.write(case.public("rules/realm", EntryKind.RULES, law))
+
+    def rows() -> dict[bytes, bytes]:
+        assert case.table is not None
+        with case.table.read() as snapshot:
+            return dict(snapshot.rows())
+
+    before = rows()
+    later = replace(
+        DEFAULT_VOCABULARY, version=DEFAULT_VOCABULARY.version + 1,
+        purposes=(*DEFAULT_VOCABULARY.purposes, Code(code="NEWRESCH", ko="연구", en="new", parent="HRESCH")),
+    )  # fmt: skip
+    case.write(case.public(f"vocabulary/{later.id}", EntryKind.VOCABULARY, vocabulary_message(later)))
+    after = rows()
+    assert {key for key in after if after[key] != before.get(key)} == {b"R", b"v"}
+    case.close()
