@@ -23,7 +23,8 @@ def leaf(name: str, parent: str = "", *, implies: bool = True, level: str = "N",
 
 
 def vocabulary(**lists: tuple[Code, ...]) -> Vocabulary:
-    some = {"purposes": (code("P"),), "categories": (leaf("C"),), "actions": (code("access"),), "labels": (code("L"),)}
+    some = {"purposes": (code("P"),), "categories": (leaf("C"),)}
+    some |= {"actions": (code("access"),), "labels": (code("SUD"),)}
     return Vocabulary(id="test", version=1, **(some | lists))
 
 
@@ -128,8 +129,8 @@ def test_permits_cover_leaves_alone() -> None:
 
 def test_leaves_by_their_sensitivity() -> None:
     small = vocabulary(
-        categories=(code("X"), leaf("X.1", "X"), leaf("X.2", "X", level="V", labels=("M",)), leaf("Y")),
-        labels=(code("L"), code("M", "L")),
+        categories=(code("X"), leaf("X.1", "X"), leaf("X.2", "X", level="V", labels=("ETHUD",)), leaf("Y")),
+        labels=(code("SUD"), code("ETHUD", "SUD")),
     )
     assert set(small.sensitivities) == {Sensitivity(0, 0, 4, 0b1010), Sensitivity(0b10, 0b11, 6, 0b0100)}
 
@@ -150,7 +151,11 @@ def test_leaves_by_their_sensitivity() -> None:
         {"categories": (leaf("C", level=""),)},
         {"categories": (leaf("C", labels=("NONE",)),)},
         {"categories": (leaf("C"), leaf("D", "C"))},
-        {"categories": (replace(code("C"), labels=("L",)), leaf("D", "C"))},
+        {"labels": (code("R"),)},
+        {"labels": (leaf("SUD"),)},
+        {"purposes": (leaf("P"),)},
+        {"actions": (replace(code("A"), labels=("SUD",)),)},
+        {"categories": (replace(code("C"), labels=("SUD",)), leaf("D", "C"))},
     ],
 )
 def test_a_vocabulary_that_cannot_be_is_refused(lists: dict[str, tuple[Code, ...]]) -> None:
@@ -183,8 +188,8 @@ def test_a_successor_may_add_and_rename() -> None:
     more = (replace(leaf("C"), ko="새 이름"), leaf("D"), code("E"), leaf("E.1", "E"))
     check_successor(old, grown(purposes=(code("P"), code("Q"), code("R", "Q")), categories=more))
     assert grown(categories=more).category.bits["C"] == old.category.bits["C"]
-    parent = vocabulary(labels=(code("L"), code("M", "L")))
-    check_successor(parent, grown(labels=(code("L"), code("M", "L"), code("N", "L"))))
+    parent = vocabulary(labels=(code("SUD"), code("ETHUD", "SUD")))
+    check_successor(parent, grown(labels=(code("SUD"), code("ETHUD", "SUD"), code("MH", "SUD"))))
 
 
 @pytest.mark.parametrize(
@@ -198,10 +203,10 @@ def test_a_successor_may_add_and_rename() -> None:
         grown(categories=(code("C"), leaf("C.1", "C"))),
         grown(purposes=(code("P"), code("Q", "P"))),
         grown(actions=(code("access"), code("look", "access"))),
-        grown(labels=(code("L"), code("M", "L"))),
+        grown(labels=(code("SUD"), code("ETHUD", "SUD"))),
         grown(purposes=(code("P", implies=False),)),
         grown(categories=(leaf("C", level="R"),)),
-        grown(categories=(leaf("C", labels=("L",)),)),
+        grown(categories=(leaf("C", labels=("SUD",)),)),
     ],
 )
 def test_a_successor_changes_no_code(new: Vocabulary) -> None:

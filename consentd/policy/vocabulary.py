@@ -103,8 +103,8 @@ class Vocabulary:
 
     Raises:
         InvalidError: a list is too long; a code occurs twice; a parent does not come before its child; a leaf category
-            has no level, or another category has a level or labels; a label of a category does not exist; or a code
-            that a permit must name is marked as implied (rule 6).
+            has no level, or another code has a level or labels; a label of a category does not exist; a label is one
+            of ``LEVELS``; or a code that a permit must name is marked as implied (rule 6).
     """
 
     id: str
@@ -132,6 +132,12 @@ class Vocabulary:
             (self.labels, "label", MAX_LABELS, -1),
         ):
             object.__setattr__(self, name, _closures(codes, kind=name, most=most, covered=covered))
+        for code in (*self.purposes, *self.actions, *self.labels):
+            if code.level or code.labels:
+                raise InvalidError(f"only a category of data has a level and labels: `{code.code}`")
+        for label in self.labels:
+            if label.code in LEVELS:
+                raise InvalidError(f"a level of confidentiality is not a label: `{label.code}`")
         _check_never_implied(self.purposes, NEVER_IMPLIED_PURPOSES)
         _check_never_implied(self.actions, NEVER_IMPLIED_ACTIONS)
         object.__setattr__(self, "leaves", leaves)

@@ -1,0 +1,148 @@
+"""Publishing a vocabulary: which next versions are refused, and what a new code changes for older consents (rule 6)."""
+
+from collections.abc import Callable, Iterator
+
+import grpc
+import pytest
+
+from cases.daemons import Running, make_running, question, reason_of, request_id, serve
+from cases.services import new_identifier, services
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import registry_service_pb2 as rs
+from consentd.v1 import statement_pb2 as st
+
+PURPOSE, CATEGORY, ACTION, LABEL = (
+    st.CODE_KIND_PURPOSE,
+    st.CODE_KIND_CATEGORY,
+    st.CODE_KIND_ACTION,
+    st.CODE_KIND_LABEL,
+)
+Change = Callable[[st.VocabularyStatement], object]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    yield from serve(make_running(tmp_path_factory.mktemp("daemon"), checkpoint_interval_ms=10))
+
+
+def current(running: Running) -> st.VocabularyStatement:
+    return running.registry.GetVocabulary(rs.GetVocabularyRequest(), metadata=running.as_("operator")).vocabulary
+
+
+def publish(running: Running, change: Change) -> None:
+    """Publish the next version of the vocabulary, as *change* makes it of the current one."""
+    message = st.VocabularyStatement()
+    message.CopyFrom(current(running))
+    message.ClearField("attestation")
+    message.version += 1
+    change(message)
+    request = rs.PublishVocabularyRequest(request_id=request_id(), vocabulary=message)
+    running.registry.PublishVocabulary(request, metadata=running.as_("operator"))
+
+
+def code_of(message: st.VocabularyStatement, code: str) -> st.Code:
+    return next(one for one in message.codes if one.code == code)
+
+
+def edit(code: str, **fields: object) -> Change:
+    """Change fields of a code; ``labels`` replaces the list."""
+
+    def change(message: st.VocabularyStatement) -> None:
+        found = code_of(message, code)
+        for name, value in fields.items():
+            found.ClearField(name)  # type: ignore[arg-type]
+            found.MergeFrom(st.Code(**{name: value}))  # type: ignore[arg-type]
+
+    return change
+
+
+def add(kind: int, code: str, parent: str = "", *, level: str = "", implied: bool = True, **more: object) -> Change:
+    name = st.Text(ko="새 것", en="new")
+    made = st.Code(kind=kind, code=code, name=name, parent=parent, level=level, implied=implied, **more)  # type: ignore[arg-type]
+    return lambda message: message.codes.append(made)
+
+
+def swap(one: str, other: str) -> Change:
+    def change(message: st.VocabularyStatement) -> None:
+        first, second = code_of(message, one), code_of(message, other)
+        kept = st.Code()
+        kept.CopyFrom(first)
+        first.CopyFrom(second)
+        second.CopyFrom(kept)
+
+    return change
+
+
+REFUSED: dict[str, tuple[Change, str]] = {
+    "parent of a purpose": (edit("HRESCH", parent="TREAT"), "HRESCH"),
+    "parent of a category": (edit("CLIN.DX", parent="LIFE"), "CLIN.DX"),
+    "level, raised": (edit("CLIN.DX", level="V"), "CLIN.DX"),
+    "level, lowered": (edit("GEN.TEST", level="N"), "GEN.TEST"),
+    "labels, one more": (edit("CLIN.DX", labels=["HIV"]), "CLIN.DX"),
+    "labels, none": (edit("GEN.TEST", labels=[]), "GEN.TEST"),
+    "mark, taken": (edit("TREAT", implied=False), "TREAT"),
+    "mark, given to marketing": (edit("HMARKT", implied=True), "HMARKT"),
+    "mark, given to break-glass": (edit("BTG", implied=True), "BTG"),
+    "mark, given to correcting": (edit("correct", implied=True), "correct"),
+    "another kind": (edit("HMARKT", kind=ACTION), "HMARKT"),
+    "order": (swap("CLIN.DX", "CLIN.RX"), "CLIN.DX"),
+    "a category under a leaf": (add(CATEGORY, "CLIN.DX.ICD", "CLIN.DX", level="N"), "CLIN.DX"),
+    "a purpose under one without any": (add(PURPOSE, "CAREMGT.X", "CAREMGT"), "CAREMGT"),
+    "an action under one": (add(ACTION, "look", "access"), "access"),
+    "a label under one": (add(LABEL, "HIV.X", "HIV"), "HIV"),
+    "marketing of marketing, implied": (add(PURPOSE, "HMARKT.X", "HMARKT"), "HMARKT.X"),
+    "a label that is a level": (add(LABEL, "R"), "R"),
+    "a category without a level": (add(CATEGORY, "NEW"), "NEW"),
+    "a category of an unknown level": (add(CATEGORY, "NEW", level="X"), "NEW"),
+    "a category with an unknown label": (add(CATEGORY, "NEW", level="N", labels=["NONE"]), "NONE"),
+    "a purpose with a level": (add(PURPOSE, "NEW", level="N"), "NEW"),
+    "a code twice": (add(PURPOSE, "TREAT"), "TREAT"),
+    "a parent that is none": (add(CATEGORY, "NEW", "NOWHERE", level="N"), "NEW"),
+    "the code of all": (add(PURPOSE, "*"), "*"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_version_that_changes_what_was_consented_to_is_refused(running: Running, name: str) -> None:
+    change, code = REFUSED[name]
+    before, size = current(running), services(running).sequencer.ledger.state.size
+    with pytest.raises(grpc.RpcError) as caught:
+        publish(running, change)
+    assert reason_of(caught.value) == "INVALID_REQUEST"
+    assert f"`{code}`" in caught.value.details()
+    assert current(running) == before
+    assert services(running).sequencer.ledger.state.size - size in (0, 1)  # a seal may come in between
+
+
+def test_names_may_change(running: Running) -> None:
+    publish(running, edit("CLIN.DX", name=st.Text(ko="진단", en="diagnoses of any kind")))
+    assert code_of(current(running), "CLIN.DX").name.en == "diagnoses of any kind"
+
+
+def test_a_new_code_is_in_denies_and_not_in_permits_that_are_older(running: Running) -> None:
+    permitted, starred, denied = (running.enrol(new_identifier()) for _ in range(3))
+    running.grant(permitted, categories=["LIFE"])
+    running.grant(starred, categories=["*"], purposes=["*"])
+    running.grant(denied, categories=["*"])
+    running.grant(denied, categories=["LIFE"], effect=pb.EFFECT_DENY)
+    publish(running, add(CATEGORY, "LIFE.MOOD", "LIFE", level="N"))
+    asked = {"categories": ["LIFE.MOOD"], "action": "collect"}
+    assert running.check(question(permitted, **asked)).outcome == pb.OUTCOME_NO_CONSENT
+    assert running.check(question(starred, **asked)).outcome == pb.OUTCOME_NO_CONSENT
+    assert running.check(question(denied, **asked)).outcome == pb.OUTCOME_DENY
+    running.grant(permitted, categories=["LIFE"])
+    assert running.check(question(permitted, **asked)).outcome == pb.OUTCOME_PERMIT
+
+
+def test_statutory_rules_name_what_is_never_implied(running: Running) -> None:
+    subject = running.enrol(new_identifier())
+    asked = question(subject, purpose="HMARKT", action="collect")
+    rules = running.registry.GetRules(rs.GetRulesRequest(), metadata=running.as_("operator")).rules
+    for purposes, outcome in (([], pb.OUTCOME_NO_CONSENT), (["*"], pb.OUTCOME_NO_CONSENT), (["HMARKT"], 0)):
+        rules.version += 1
+        del rules.statutory[:]
+        rules.statutory.add(effect=pb.EFFECT_PERMIT, purposes=purposes)
+        rules.ClearField("attestation")
+        request = rs.PublishRulesRequest(request_id=request_id(), rules=rules)
+        running.registry.PublishRules(request, metadata=running.as_("operator"))
+        assert running.check(asked).outcome == (outcome or pb.OUTCOME_PERMIT)
