@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ from consentd.policy.model import (
     StoredConsent,
 )
 from consentd.policy.residual import covers
+from consentd.policy.vocabulary import Code
 
 GROUPS = always(decisions.GROUPS)
 REALM = Codebook(DEFAULT_VOCABULARY, decisions.NUMBERS, GROUPS)
@@ -152,6 +154,22 @@ def test_many_random_cases() -> None:
             seen |= {answer.outcome, *(reason.code for reason in answer.reasons)}
     assert seen >= {*Outcome, *ReasonCode} - {ReasonCode.CLOCK, ReasonCode.DAMAGED_ROW}
     assert min(kinds[kind] for kind in ("permit", "deny", "none", "residual")) >= cases / 5, kinds
+
+
+def test_a_deny_that_covers_access_covers_collect() -> None:
+    """Rule 6, where actions have codes above and below them."""
+    parents = {"look": "", "access": "look", "collect": "", "copy": "collect", "use": ""}
+    actions = tuple(Code(code=code, ko=code, en=code, parent=parent) for code, parent in parents.items())
+    codebook = Codebook(replace(DEFAULT_VOCABULARY, actions=actions), decisions.NUMBERS)
+    denied = {
+        "look": {"look", "access", "collect", "copy"}, "access": {"access", "collect", "copy"},
+        "collect": {"collect", "copy"}, "copy": {"copy"}, "use": {"use"},
+    }  # fmt: skip
+    for named, action in product(parents, parents):
+        drawn = World([consent(permit()), consent(deny(actions=(named,)), 2)], Rules(), codebook, decisions.NUMBERS)
+        for answer in (drawn.compiled_answer, drawn.reference_answer):
+            outcome = Outcome.DENY if action in denied[named] else Outcome.PERMIT
+            assert answer(replace(DX, action=action), NOW).outcome is outcome
 
 
 def test_ref_is_the_first_ground_of_the_outcome() -> None:

@@ -81,7 +81,7 @@ class Asked:
         if node.effect is PERMIT:
             return all(asked in covered(codes, limit) for _, codes, limit, asked in limits)
         ways = [(limit, above(codes, asked)) for codes, _, limit, asked in limits]
-        if question.action == "collect":  # a deny of access is one of collect
+        if "collect" in ways[-1][1]:  # a deny that covers access covers collect, and what is below collect
             ways[-1] = (node.actions, ways[-1][1] | above(known.actions, "access"))
         return all(not is_limit(limit) or way & set(limit) for limit, way in ways)
 
