@@ -109,6 +109,18 @@ def residual_message(rule: model.ResidualRule) -> pb.ResidualRule:
     )
 
 
+def residual_value(message: pb.ResidualRule) -> model.ResidualRule:
+    """Turn a message of a residual rule into its value. Raises as the functions of ``values``."""
+    return model.ResidualRule(
+        effect=enum_value(model.Effect, message.effect, "effect"), categories=tuple(message.categories),
+        covered_labels=tuple(message.covered_labels), any_labels=tuple(message.any_labels), level=message.level,
+        resources=tuple(message.resources),
+        data_period=data_period_value(message.data_period) if message.HasField("data_period") else None,
+        layer=enum_value(model.Layer, message.layer - 1, "layer"),
+        children=tuple(map(residual_value, message.rules)),
+    )  # fmt: skip
+
+
 def put_verdict(
     message: pb.Decision, verdict: evaluate.Verdict, question: PackedQuestion, codebook: Codebook,
     rules: CompiledRules, tag: bytes,

@@ -13,6 +13,8 @@ which values a program must store, and what no client can prove.
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
+from consentd.policy.model import Period as DataPeriod
+from consentd.policy.model import Resource
 from consentd.v1 import consent_pb2, statement_pb2
 from consentd.v1.consent_pb2 import (
     Actor,
@@ -45,11 +47,10 @@ from consentd_client.trust import Trust, pin
 
 __all__ = [
     "Actor", "AsyncClient", "AuthorizeAnswer", "BreakGlass", "CheckAnswer", "Checkpoint", "Client", "CodeSet",
-    "Consent", "Consistency", "Decision", "EnrolAnswer", "Entry", "EntryKind", "FileMemory", "GrantAnswer", "History",
-    "HistoryFile", "HistoryState",
-    "KeyPair", "Memory", "NotPermittedError", "OutcomeStatement", "ParticipantStatement", "Period", "Provision",
-    "Question", "RamMemory",
-    "Receipt", "ReducedReceipt", "RememberedEntry", "RememberedHistory", "StatementSigner", "Subject", "Tls",
+    "Consent", "Consistency", "DataPeriod", "Decision", "EnrolAnswer", "Entry", "EntryKind", "FileMemory",
+    "GrantAnswer", "History", "HistoryFile", "HistoryState", "KeyPair", "Memory", "NotPermittedError",
+    "OutcomeStatement", "ParticipantStatement", "Period", "Provision", "Question", "RamMemory", "Receipt",
+    "ReducedReceipt", "RememberedEntry", "RememberedHistory", "Resource", "StatementSigner", "Subject", "Tls",
     "TransferOutcome", "Trust", "consent_pb2", "new_request_id", "open_history", "pin", "statement_pb2",
     "verify_inclusion", "verify_receipt",
 ]  # fmt: skip

@@ -84,6 +84,7 @@ class ClientBase(ABC):
     check_or_raise = _method(policy.check_or_raise)
     batch_check = _method(policy.batch_check)
     check_subjects = _method(policy.check_subjects)
+    apply_residual = _method(policy.apply_residual)
     authorize_access = _method(access.authorize_access)
     batch_authorize = _method(access.batch_authorize)
     record_access = _method(access.record_access)

@@ -1,14 +1,16 @@
 """Operations of PolicyService, which ask whether data may be transferred. ``answers`` checks the decisions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from consentd.errors import ConsentdError, ProofError
+from consentd.policy.model import Resource
 from consentd.policy.vocabulary import Vocabulary
 from consentd.statements.values import vocabulary_value
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import policy_service_pb2 as ps
 from consentd.v1 import registry_service_pb2 as rs
 from consentd_client.answers import (
+    PERMITS,
     CheckAnswer,
     copied,
     find_fault,
@@ -17,6 +19,7 @@ from consentd_client.answers import (
     needs_vocabulary,
 )
 from consentd_client.operations import ClientContext, Operation, call
+from consentd_client.resources import permitted_resources
 from consentd_client.transport import item_error
 
 
@@ -142,3 +145,20 @@ def read_vocabulary(context: ClientContext, version: int) -> Operation[Vocabular
     if version not in known:
         raise ProofError("decision was taken with another version of the vocabulary than is in force; ask again")
     return known[version]
+
+
+def apply_residual(
+    context: ClientContext, answer: CheckAnswer, resources: Iterable[Resource]
+) -> Operation[tuple[Resource, ...]]:
+    """Return those of *resources* that an answer permits: a PERMIT or a PARTIAL, with or without conditions.
+
+    The vocabulary is read, once for each of its versions. A resource is permitted until ``valid_until_time_ms`` of the
+    decision. See ``resources.permitted_resources`` for what is refused.
+
+    Raises:
+        NotPermittedError: the answer has other obligations that are not fulfilled.
+    """
+    if answer.outcome not in PERMITS:
+        return ()
+    vocabulary = yield from read_vocabulary(context, answer.decision.vocabulary_version)
+    return permitted_resources(answer, resources, vocabulary)
