@@ -177,6 +177,26 @@ def test_a_key_of_another_length_is_named_and_changes_nothing(tmp_path: Path, le
     assert {fault.index for fault in replay(forge.write(tmp_path / "a", tmp_path / "b")).faults} == {at}
 
 
+def test_an_emergency_access_whose_justification_says_nothing_is_named(tmp_path: Path) -> None:
+    forge = make_forge(60)
+    tag, size = person(forge), forge.size
+    for justification in (" " * 40, "\u3164" * 40, "urgent", "unconscious patient"):
+        question = pb.Question(
+            actor=pb.Actor(organisation="bank"), holder="hospital", purpose="BTG", action="access",
+            categories=["CLIN.DX"], break_glass=pb.BreakGlass(justification=justification),
+        )  # fmt: skip
+        asked = st.AskedQuestion(question=question.SerializeToString(), asker="bank")
+        record = st.AccessStatement(asked=asked, decision=pb.Decision(outcome=pb.OUTCOME_PERMIT))
+        forge.add(EntryKind.ACCESS, tag, record)
+    forge.seal()
+    faults = replay(forge.write(tmp_path / "a", tmp_path / "b")).faults
+    found = {fault.index: fault.what.partition(":")[0] for fault in faults}
+    assert [found[size + number] for number in range(4)] == [
+        *["decision cannot be taken again"] * 3,
+        "decision comes out otherwise",  # the question could be asked, and the answer was made up
+    ]
+
+
 def test_what_is_not_at_hand_is_counted(tmp_path: Path) -> None:
     forge = make_forge(600)
     tag = person(forge)

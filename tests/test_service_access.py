@@ -407,9 +407,18 @@ def test_break_glass_is_for_those_enrolled_with_the_right(tmp_path: Path) -> Non
             lambda: ask("er", break_glass=None),
             lambda: ask("er", purpose="TREAT"),
             lambda: running.check(question(subject, purpose=BREAK_GLASS_PURPOSE)),
+            lambda: ask("er", break_glass=pb.BreakGlass(), purpose="TREAT"),
+            lambda: running.check(question(subject, break_glass=pb.BreakGlass())),
         ]
+        nothing = (" " * 400, "\u200b" * 400, "\u3164" * 400, "\u115f\u1160" * 40, "emergency", "응급" * 4, "1" * 40)
+        for words in nothing:
+            said = pb.BreakGlass(justification=words)
+            wrong.append(lambda said=said: ask("er", break_glass=said))  # type: ignore[misc]
         for call in wrong:
             assert refusal(call) == "BREAK_GLASS_SHAPE"
+        assert len(accesses(running, subject)) == 2  # none of these was recorded
+        said = pb.BreakGlass(justification="의식 없는 환자, 보호자 없음")
+        assert ask("er", break_glass=said).decision.outcome == pb.OUTCOME_PERMIT
         running.check_ledger()
 
 
