@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from cases.decisions import deny, opposite, permit
+from cases.policy_builders import deny, opposite, permit
 from consentd.errors import InvalidError
 from consentd.policy.check import check_consent, check_rules
 from consentd.policy.dates import end_of_date_ms, is_instant, parse_instant_ms, start_of_date_ms

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cases.decisions import deny, opposite, permit
+from cases.policy_builders import deny, opposite, permit
 from consentd.errors import InvalidError
 from consentd.policy.check import check_consent, check_rules
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY

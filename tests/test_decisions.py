@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cases import decision_files as decisions
-from cases.decision_files import BASE, Case, Row, expected, rows, shown
+from cases import decisions
+from cases.decisions import BASE, Case, Row, expected, rows, shown
 from consentd.errors import ConsentdError
 from consentd.policy import model
 from consentd.policy.check import check_consent

@@ -1,4 +1,4 @@
-"""Decisions: the hand-checked table, both interpreters against each other, questions refused, the bytes."""
+"""Decisions: both interpreters against each other, questions refused, the bytes. By hand: ``test_decisions``."""
 
 import random
 from collections import Counter
@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cases.reference_policy as reference
-from cases import decisions
-from cases.decisions import CASES, DX, NOW, Case, ask, consent, deny, permit
+from cases import policy_builders as builders
 from cases.participants import pack
 from cases.policy_agreement import check_answer
+from cases.policy_builders import DX, NOW, ask, consent, deny, permit
 from cases.policy_worlds import CODEBOOK, NUMBERS, VOCABULARY, Draw, World, always, comparable, kind_of
 from consentd.errors import InvalidError
 from consentd.policy.codebook import MAX_MEMO, Codebook
@@ -23,7 +23,6 @@ from consentd.policy.evaluate import decision, evaluate
 from consentd.policy.model import (
     Actor,
     Combining,
-    Decision,
     Effect,
     ImplicitPolicy,
     Layer,
@@ -39,41 +38,8 @@ from consentd.policy.model import (
 from consentd.policy.residual import covers
 from consentd.policy.vocabulary import Code
 
-GROUPS = always(decisions.GROUPS)
-REALM = Codebook(DEFAULT_VOCABULARY, decisions.NUMBERS, GROUPS)
-
-
-def world(case: Case) -> World:
-    return World(list(case.consents), case.rules, REALM, decisions.NUMBERS, GROUPS)
-
-
-def check_case(case: Case, answer: Decision) -> None:
-    assert answer.outcome is case.outcome
-    for name, expected in case.out.items():
-        if name == "reasons":
-            assert [reason.path for reason in answer.reasons] == [expected]
-        else:
-            assert getattr(answer, name) == expected
-    if case.codes:
-        assert {reason.code for reason in answer.reasons} == set(case.codes)
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_decision(case: Case) -> None:
-    """Each rule, case by case, as worked out by hand."""
-    check_case(case, world(case).compiled_answer(case.question, case.now_ms))
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_decision_of_the_reference(case: Case) -> None:
-    answer = world(case).reference_answer(case.question, case.now_ms)
-    derived = ("ref", "residual")  # what the reference leaves to the evaluator
-    check_case(replace(case, out={k: v for k, v in case.out.items() if k not in derived}), answer)
-
-
-def test_table_has_every_rule_and_no_case_twice() -> None:
-    assert {case.rule for case in CASES} == {1, 2, 3, 4, 5, 6, 7, 10, 11}
-    assert len({case.id for case in CASES}) == len(CASES) >= 60
+GROUPS = always(builders.GROUPS)
+REALM = Codebook(DEFAULT_VOCABULARY, builders.NUMBERS, GROUPS)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +82,7 @@ def test_both_ways_through_agree(purpose: str, combining: Combining, policy: Imp
     general = [*simple, consent(permit(purposes=("POARCH",)), 3, paused=True)]
     question = ask("CLIN", "LIFE.BP", purpose=purpose)
     answers = [
-        World(consents, Rules(combining=combining, implicit_policy=policy), REALM, decisions.NUMBERS, GROUPS)
+        World(consents, Rules(combining=combining, implicit_policy=policy), REALM, builders.NUMBERS, GROUPS)
         .compiled_answer(question, NOW)
         for consents in (simple, general)
     ]
@@ -160,13 +126,13 @@ def test_a_deny_that_covers_access_covers_collect() -> None:
     """Rule 6, where actions have codes above and below them."""
     parents = {"look": "", "access": "look", "collect": "", "copy": "collect", "use": ""}
     actions = tuple(Code(code=code, ko=code, en=code, parent=parent) for code, parent in parents.items())
-    codebook = Codebook(replace(DEFAULT_VOCABULARY, actions=actions), decisions.NUMBERS)
+    codebook = Codebook(replace(DEFAULT_VOCABULARY, actions=actions), builders.NUMBERS)
     denied = {
         "look": {"look", "access", "collect", "copy"}, "access": {"access", "collect", "copy"},
         "collect": {"collect", "copy"}, "copy": {"copy"}, "use": {"use"},
     }  # fmt: skip
     for named, action in product(parents, parents):
-        drawn = World([consent(permit()), consent(deny(actions=(named,)), 2)], Rules(), codebook, decisions.NUMBERS)
+        drawn = World([consent(permit()), consent(deny(actions=(named,)), 2)], Rules(), codebook, builders.NUMBERS)
         for answer in (drawn.compiled_answer, drawn.reference_answer):
             outcome = Outcome.DENY if action in denied[named] else Outcome.PERMIT
             assert answer(replace(DX, action=action), NOW).outcome is outcome
@@ -185,10 +151,10 @@ def test_ref_is_the_first_ground_of_the_outcome() -> None:
 
 def test_residual_is_said_as_pcf_says_it() -> None:
     """IHE PCF, "named set of data" and "exception to a timeframe": permits that stay, forbids that stay."""
-    question = replace(DX, supported_obligations=decisions.RESIDUAL)
+    question = replace(DX, supported_obligations=builders.RESIDUAL)
     named = consent(permit(resources=("Observation/2", "Observation/1")))
     window = consent(permit(deny(data_period=Period(10, 20))), 2)
-    worlds = [World([one], Rules(), REALM, decisions.NUMBERS, GROUPS) for one in (named, window)]
+    worlds = [World([one], Rules(), REALM, builders.NUMBERS, GROUPS) for one in (named, window)]
     only, exception = (one.compiled_answer(question, NOW).residual for one in worlds)
     assert [(rule.effect, rule.categories, rule.resources) for rule in only] == [
         (Effect.PERMIT, ("CLIN.DX",), ("Observation/1", "Observation/2"))
@@ -201,8 +167,8 @@ def test_residual_is_said_as_pcf_says_it() -> None:
 
 def test_residual_of_a_deny_with_exceptions_stays_a_tree() -> None:
     root = deny(permit(deny(labels=("HIV",)), deny(permit(labels=("VIO",)), labels=("STD",)), labels=("MH",)))
-    drawn = World([consent(root)], Rules(), REALM, decisions.NUMBERS, GROUPS)
-    base, hiv = drawn.compiled_answer(replace(DX, supported_obligations=decisions.RESIDUAL), NOW).residual
+    drawn = World([consent(root)], Rules(), REALM, builders.NUMBERS, GROUPS)
+    base, hiv = drawn.compiled_answer(replace(DX, supported_obligations=builders.RESIDUAL), NOW).residual
     assert (hiv.effect, hiv.any_labels, hiv.children) == (Effect.DENY, ("HIV",), ())
     assert (base.effect, base.any_labels) == (Effect.DENY, ())
     assert [(rule.effect, rule.any_labels, len(rule.children)) for rule in base.children] == [
@@ -239,8 +205,8 @@ def test_residual_of_a_deny_with_exceptions_stays_a_tree() -> None:
     ],
 )
 def test_residual_falls_through_to_nothing(consents: list[StoredConsent], rules: Rules) -> None:
-    drawn = World(consents, rules, REALM, decisions.NUMBERS, GROUPS)
-    answer = drawn.compiled_answer(ask("LIFE.BP", supported_obligations=decisions.RESIDUAL), NOW)
+    drawn = World(consents, rules, REALM, builders.NUMBERS, GROUPS)
+    answer = drawn.compiled_answer(ask("LIFE.BP", supported_obligations=builders.RESIDUAL), NOW)
     assert answer.obligations == (Obligation.ENFORCE_RESIDUAL,)
     reported = set()
     for labels in ((), ("MH",), ("STD",), ("HIV",), ("MH", "HIV")):
@@ -254,7 +220,7 @@ def test_residual_falls_through_to_nothing(consents: list[StoredConsent], rules:
 def test_an_empty_value_is_no_consent() -> None:
     packed = pack(DX, REALM)
     for rules in (Rules(), Rules(statutory=(deny(categories=("GEN",)),))):
-        drawn = World([], rules, REALM, decisions.NUMBERS, GROUPS)
+        drawn = World([], rules, REALM, builders.NUMBERS, GROUPS)
         assert {evaluate(value, packed, drawn.compiled, NOW).outcome for value in (None, b"")} == {Outcome.NO_CONSENT}
 
 
@@ -265,9 +231,9 @@ def test_nothing_is_covered_by_no_residual() -> None:
 def test_a_later_vocabulary_is_unreadable() -> None:
     """A row of a version that the codebook does not know yet leaves what it may match unknown (rule 5)."""
     later = replace(DEFAULT_VOCABULARY, version=2)
-    ahead = Codebook(later, decisions.NUMBERS, GROUPS)
-    written = World([consent(permit(actors=("hospital",)))], Rules(), ahead, decisions.NUMBERS, GROUPS).value
-    rules = World([], Rules(), REALM, decisions.NUMBERS, GROUPS).compiled
+    ahead = Codebook(later, builders.NUMBERS, GROUPS)
+    written = World([consent(permit(actors=("hospital",)))], Rules(), ahead, builders.NUMBERS, GROUPS).value
+    rules = World([], Rules(), REALM, builders.NUMBERS, GROUPS).compiled
     for by, outcome in (("hospital", Outcome.INDETERMINATE), ("clinic", Outcome.NO_CONSENT)):
         packed = pack(ask("CLIN.DX", by=by), REALM)
         answer = decision(evaluate(written, packed, rules, NOW), packed, REALM, rules)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cases.decisions import consent, deny, opposite, permit
+from cases.policy_builders import consent, deny, opposite, permit
 from cases.policy_worlds import EARLIER, NUMBERS, VOCABULARY, Draw, World
 from consentd.errors import InvalidError, MalformedError, NotFoundError
 from consentd.policy.compile import POLICY_ROWS, UNREADABLE, Compiled, compile_consent, compile_rules, decode_rules
