@@ -1,6 +1,7 @@
 """The time of decisions is the ledger's: nothing that ended comes back, and a wrong clock decides nothing."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ def test_a_question_that_is_refused_is_refused_with_a_wrong_clock_too(world: Wor
             question(world.subject, purpose="NOTHING"), question(world.subject, categories=[]),
             question(world.subject, action="grab"),
         ]  # fmt: skip
-        return [refusal(lambda one=one: world.running.check(one)) for one in asked]
+        return [refusal(partial(world.running.check, one)) for one in asked]
 
     right = reasons()
     world.clock.shift_wall(-MINUTE_MS)

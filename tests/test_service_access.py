@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -257,7 +258,7 @@ def test_an_answer_reflects_at_least_the_revision_asked_for(running: Running, su
     for answer in (check, authorize):
         assert answer(reached).outcome == pb.OUTCOME_PERMIT
         assert answer(reached).revision.tree_size >= size
-        assert refusal(lambda answer=answer: answer(later)) == "REVISION_NOT_REACHED"
+        assert refusal(partial(answer, later)) == "REVISION_NOT_REACHED"
     (answered,) = batch(running, questions=[asked], consistency=reached)
     assert answered.decision.outcome == pb.OUTCOME_PERMIT
     assert refusal(lambda: batch(running, questions=[asked], consistency=later)) == "REVISION_NOT_REACHED"

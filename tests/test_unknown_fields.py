@@ -1,6 +1,8 @@
 """A question with a field that the daemon does not know is refused by every call: the field might narrow it."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TypeVar
 
 import grpc
 import pytest
@@ -12,6 +14,7 @@ from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import policy_service_pb2 as ps
 
+M = TypeVar("M", bound=Message)
 PLACES: dict[str, Callable[[pb.Question], Message]] = {
     "question": lambda asked: asked,
     "subject": lambda asked: asked.subject,
@@ -91,22 +94,23 @@ def test_authorize_access_refuses_it_and_records_nothing(running: Running, subje
 
 def test_the_requests_themselves_have_known_fields_only(running: Running, subject: pb.Subject) -> None:
     """A condition on the state is in the request, and a later version may add one."""
-    asked = question(subject)
+    asked, who = question(subject), running.as_("app")
     strange = pb.Consistency.FromString(FOREIGN_FIELD)
-    for more in ({}, {"consistency": strange}):
-        end = b"" if more else FOREIGN_FIELD
-        check = ps.CheckRequest.FromString(ps.CheckRequest(question=asked, **more).SerializeToString() + end)
-        several = ps.BatchCheckRequest(questions=[asked], **more).SerializeToString() + end
-        access = ac.AuthorizeAccessRequest(request_id=request_id(), question=asked, **more).SerializeToString() + end
-        who = running.as_("app")
-        assert_refused(lambda check=check, who=who: running.policy.Check(check, metadata=who))
-        assert_refused(
-            lambda several=several, who=who: running.policy.BatchCheck(
-                ps.BatchCheckRequest.FromString(several), metadata=who
-            )
-        )
-        assert_refused(
-            lambda access=access, who=who: running.access.AuthorizeAccess(
-                ac.AuthorizeAccessRequest.FromString(access), metadata=who
-            )
-        )
+
+    def with_field(request: M) -> M:
+        return type(request).FromString(request.SerializeToString() + FOREIGN_FIELD)
+
+    for check in (
+        with_field(ps.CheckRequest(question=asked)), ps.CheckRequest(question=asked, consistency=strange)
+    ):  # fmt: skip
+        assert_refused(partial(running.policy.Check, check, metadata=who))
+    for several in (
+        with_field(ps.BatchCheckRequest(questions=[asked])),
+        ps.BatchCheckRequest(questions=[asked], consistency=strange),
+    ):
+        assert_refused(partial(running.policy.BatchCheck, several, metadata=who))
+    for access in (
+        with_field(ac.AuthorizeAccessRequest(request_id=request_id(), question=asked)),
+        ac.AuthorizeAccessRequest(request_id=request_id(), question=asked, consistency=strange),
+    ):
+        assert_refused(partial(running.access.AuthorizeAccess, access, metadata=who))
