@@ -7,14 +7,14 @@ import pytest
 
 from cases import decisions
 from cases.decisions import BASE, Case, Row, expected, rows, shown
-from consentd.errors import ConsentdError
+from consentd.errors import ConsentdError, InvalidError
 from consentd.policy import model
 from consentd.policy.check import check_consent
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
 from consentd.policy.residual import covers
 from consentd.policy.vocabulary import check_successor
 
-DECISIONS, CONSENTS = rows("decision"), rows("consent")
+DECISIONS, CONSENTS, VOCABULARIES = rows("decision"), rows("consent"), rows("vocabulary")
 ROWS = pytest.mark.parametrize("row", DECISIONS, ids=lambda row: f"{row['file']}: {row['name']}")
 
 
@@ -87,8 +87,22 @@ def test_consents(row: Row) -> None:
     assert raised.value.reason == row["refused"]
 
 
+@pytest.mark.parametrize("row", VOCABULARIES, ids=lambda row: row["name"])
+def test_vocabularies(row: Row) -> None:
+    def publish() -> None:
+        changed = decisions.read_vocabulary(f"vocabulary-{row['version']}.json", row["change"])
+        if row["version"] == 2:
+            check_successor(BASE.vocabularies[0][1], changed)
+
+    if row["refused"]:
+        with pytest.raises(InvalidError):
+            publish()
+    else:
+        publish()
+
+
 def test_the_table_has_every_rule_and_no_row_twice() -> None:
-    every = [*DECISIONS, *CONSENTS]
+    every = [*DECISIONS, *CONSENTS, *VOCABULARIES]
     assert {row["rule"] for row in every} == set(range(13))
     assert len({row["name"] for row in every}) == len(every) >= 400
     assert all(row["why"].endswith(".") and len(row["why"]) > 10 for row in every)
@@ -102,6 +116,7 @@ def test_every_key_is_read() -> None:
             "caller", "signed", "consents", "rules", "question", "answer", "institution", "resources", "fault",
         },
         "consent": {"file", "rule", "name", "why", "consent", "refused"},
+        "vocabulary": {"file", "rule", "name", "why", "version", "change", "refused"},
         "provision": {*decisions.LISTS, "effect", "level", "period", "data_period", "children"},
         "stored": {
             "lineage", "seq", "version", "kind", "paused", "readable", "since", "policy", "legal_basis", "root",
@@ -136,6 +151,8 @@ def test_every_key_is_read() -> None:
             check_provision(one["root"])
         for one in (*row.get("rules", {}).get("statutory", ()), *row.get("rules", {}).get("break_glass", ())):
             check_provision(one)
+    for row in VOCABULARIES:
+        check(row, "vocabulary")
     for row in CONSENTS:
         check(row, "consent")
         check(row["consent"], "stored")

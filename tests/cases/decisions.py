@@ -34,15 +34,20 @@ Row = dict[str, Any]
 
 
 def rows(table: str) -> list[Row]:
-    """Return the rows of all files, ``decision`` or ``consent``, each with the name of its file."""
+    """Return the rows of all files (``decision``, ``consent`` or ``vocabulary``), each with the name of its file."""
     return [
         {**row, "file": file.stem} for file in FILES for row in tomllib.loads(file.read_text()).get(table, ())
     ]
 
 
-def read_vocabulary(file: str) -> Vocabulary:
-    """Read a version of the vocabulary. Names for people are left out of the file."""
+def read_vocabulary(file: str, change: Row | None = None) -> Vocabulary:
+    """Read a version of the vocabulary, changed as a row says. Names for people are left out of the file."""
     read = json.loads((FOLDER / file).read_text())
+    for name, codes in (change or {}).items():
+        by_code = {one["code"]: one for one in read[name]}
+        for one in codes:
+            by_code[one["code"]] = {**by_code.get(one["code"], {}), **one}
+        read[name] = list(by_code.values())
     lists = {
         name: tuple(
             Code(
