@@ -1,11 +1,16 @@
-"""One case of the comparison of the evaluator with the reference, and of a residual with Check."""
+"""One case of the comparison of the evaluator with the reference, and of an answer applied to resources with Check."""
 
 from dataclasses import replace
 
 from cases.policy_worlds import CATEGORIES, LABELS, RESOURCES, VOCABULARY, Draw, World, comparable
+from cases.question_messages import message_of
 from cases.reference_realm import default_level
 from consentd.policy.model import LEVELS, Decision, Layer, Obligation, Outcome, Question, Resource
 from consentd.policy.residual import covers
+from consentd.statements.decisions import decision_message
+from consentd.v1 import consent_pb2 as pb
+from consentd_client.answers import CheckAnswer
+from consentd_client.resources import permitted_resources
 
 
 def check_answer(draw: Draw, world: World) -> Decision:
@@ -16,27 +21,38 @@ def check_answer(draw: Draw, world: World) -> Decision:
     meant = world.reference_answer(question, now_ms, caller)
     assert comparable(answer) == comparable(meant), (world, question, now_ms, caller, answer, meant)
     assert bool(answer.residual) == (Obligation.ENFORCE_RESIDUAL in answer.obligations)
-    if answer.residual:
-        for category in (*answer.permitted, *answer.denied, *answer.without_consent):
-            check_residual(draw, world, question, answer, category, now_ms, caller)
+    leaves = (*answer.permitted, *answer.denied, *answer.without_consent)
+    for category in leaves if answer.residual else answer.permitted[:1]:
+        check_resource(draw, world, question, answer, category, now_ms, caller)
     return answer
 
 
-def check_residual(
+def check_resource(
     draw: Draw, world: World, question: Question, answer: Decision, category: str, now_ms: int, caller: str
-) -> bool:
-    """Assert that a residual covers a drawn resource exactly if Check permits it; return whether it does."""
+) -> None:
+    """Assert that an answer permits a drawn resource exactly if Check does; without conditions, only if Check does."""
     resource, one = drawn_resource(draw, question, category)
     permitted = world.compiled_answer(one, now_ms, caller).outcome is Outcome.PERMIT
     assert permitted is (world.reference_answer(one, now_ms, caller).outcome is Outcome.PERMIT)
-    assert covers(answer.residual, resource, combining=answer.combining) is permitted, (
-        world, question, now_ms, caller, answer.residual, resource,
-    )  # fmt: skip
+    by_client = client_permits(question, answer, resource)
+    case = (world, question, now_ms, caller, answer.residual, resource)
+    if not answer.residual:
+        assert permitted or not by_client, case
+        return
+    assert by_client is permitted, case
+    assert covers(answer.residual, resource, combining=answer.combining) is permitted, case
     # Read as one list, without layers or combining, a residual without exceptions covers no more.
     if not any(rule.children for rule in answer.residual):
         flat = [replace(rule, layer=Layer.CONSENT) for rule in answer.residual]
         assert permitted or not covers(flat, resource)
-    return permitted
+
+
+def client_permits(question: Question, answer: Decision, resource: Resource) -> bool:
+    """Return whether the client, with the answer as its message, lets a resource flow."""
+    decision = decision_message(answer, bytes(32))
+    received = CheckAnswer(question=message_of(question), decision=decision)
+    duties = [one for one in decision.obligations if one != pb.OBLIGATION_ENFORCE_RESIDUAL]
+    return bool(permitted_resources(received.fulfil(*duties), [resource], VOCABULARY))
 
 
 def drawn_resource(draw: Draw, question: Question, category: str) -> tuple[Resource, Question]:
