@@ -13,6 +13,9 @@ from consentd.policy.check import check_consent
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
 from consentd.policy.residual import covers
 from consentd.policy.vocabulary import check_successor
+from consentd.statements.values import consent_message, consent_value, rules_message, rules_value
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import statement_pb2 as st
 
 DECISIONS, CONSENTS, VOCABULARIES = rows("decision"), rows("consent"), rows("vocabulary")
 ROWS = pytest.mark.parametrize("row", DECISIONS, ids=lambda row: f"{row['file']}: {row['name']}")
@@ -74,6 +77,17 @@ def test_conditions_are_the_answers_for_single_resources(row: Row) -> None:
         )  # fmt: skip
         case.question = asked
         assert (case.reference_answer().outcome is model.Outcome.PERMIT) is read["permitted"], read
+
+
+def test_consents_and_rules_survive_their_messages() -> None:
+    every = [decisions.consent(one) for row in DECISIONS for one in row.get("consents", ())]
+    every += [decisions.consent(row["consent"]) for row in CONSENTS if "refused" not in row]
+    for consent in every:
+        assert consent_value(pb.Consent.FromString(consent_message(consent).SerializeToString())) == consent
+    for row in DECISIONS:
+        rules = decisions.rules(row.get("rules", {}))
+        message = rules_message(rules, realm_id="realm", version=1, vocabulary_id="kr-phr")
+        assert rules_value(st.RulesStatement.FromString(message.SerializeToString())) == rules
 
 
 @pytest.mark.parametrize("row", CONSENTS, ids=lambda row: row["name"])
