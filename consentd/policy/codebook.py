@@ -63,11 +63,14 @@ class Codebook:
         numbers: participant or group identifier → its number. A number outside 1 … 2³²-1 raises InvalidError.
         memberships: participant identifier → when it was a member of which group.
         abroad: identifiers of participants in another country. A permit covers them only by name (rule 10).
+
+    Attributes:
+        actions: action → its masks, for permits and for denies.
     """
 
     __slots__ = (
-        "_abroad", "_actions", "_categories", "_codes", "_groups", "_labels", "_leaves", "_names", "_numbers",
-        "memberships", "names", "vocabulary",
+        "_abroad", "_codes", "_groups", "_labels", "_leaves", "_names", "_numbers", "actions", "memberships",
+        "names", "vocabulary",
     )  # fmt: skip
 
     def __init__(
@@ -85,7 +88,7 @@ class Codebook:
         self.names: Final = {number: name for name, number in numbers.items()}
         self._numbers: Final = numbers
         self._abroad: Final = frozenset(abroad)
-        self._actions: Final = _action_masks(vocabulary)
+        self.actions: Final = _action_masks(vocabulary)
         self._leaves: Final[dict[tuple[str, ...], AskedLeaves]] = {}
         self._names: Final[dict[str, Numbers]] = {}
         self._groups: Final[dict[str, Groups]] = {}
@@ -112,17 +115,6 @@ class Codebook:
                 raise InvalidError("question names no category", "EMPTY_CATEGORIES")
             found = _asked_leaves(self.vocabulary, codes)
             _remember_short(self._leaves, codes, found)
-        return found
-
-    def action(self, code: str) -> tuple[int, int]:
-        """Return the masks of an action, for permits and for denies.
-
-        Raises:
-            InvalidError: UNKNOWN_ACTION.
-        """
-        found = self._actions.get(code)
-        if found is None:
-            raise InvalidError(f"action is not in the vocabulary: `{code}`", "UNKNOWN_ACTION")
         return found
 
     def labels(self, codes: tuple[str, ...]) -> tuple[int, int]:
@@ -265,20 +257,18 @@ class PackedQuestion:
 
     Attributes:
         purpose, action, categories: masks of the one purpose, the one action, and the leaf categories asked for.
-        deny_purposes, deny_actions, deny_categories: the same with the codes above them. A deny covers a question if it
-            has one of these bits.
-        parents: (bit, leaves asked for that are below it) of each category above the leaves asked for.
+        deny_purposes, deny_actions: the same with the codes above them. A deny covers a question if it has one of these
+            bits, and one of ``leaves.deny_mask``.
+        leaves: the leaf categories asked for.
         plain: mask of the leaves that a permit covers which names neither labels nor a level nor resources.
-        sensitivities: the leaves asked for by their labels and levels.
         unknown: category codes of the question that are not in the vocabulary.
-        permit_actors … holder_groups: as in ``Parties``.
+        parties: the participants that the question is decided for.
         labels: masks of the labels, for permits and for denies. None: the question leaves the labels open.
         level: number of the level; 0: the question leaves the level open.
         is_level_exact: True if a level below the default level of a category counts as stated (rule 9).
         resources, data_period: references, (start, end). None: the question leaves the attribute open.
         break_glass: True if the purpose is BTG (emergency access). The question then has a justification.
         residual: True if labels, level, resources or data_period is open, and the caller can check conditions itself.
-        until_ms: the next start or end of a delegation that the question depends on.
         version: version of the vocabulary that the masks belong to.
     """
 
@@ -287,25 +277,17 @@ class PackedQuestion:
     categories: int
     data_period: tuple[int, int] | None
     deny_actions: int
-    deny_actors: Numbers
-    deny_categories: int
-    deny_groups: Groups
     deny_purposes: int
-    holder_groups: Groups
-    holders: Numbers
     is_level_exact: bool
     labels: tuple[int, int] | None
+    leaves: AskedLeaves
     level: int
-    parents: tuple[tuple[int, int], ...]
-    permit_actors: Numbers
-    permit_groups: Groups
+    parties: Parties
     plain: int
     purpose: int
     residual: bool
     resources: frozenset[str] | None
-    sensitivities: tuple[Sensitivity, ...]
     unknown: tuple[str, ...]
-    until_ms: int
     version: int
 
     def level_of(self, default: int) -> int:
@@ -330,18 +312,18 @@ def pack_question(question: Question, codebook: Codebook, parties: Parties) -> P
         packed.deny_purposes = vocabulary.purpose.above[question.purpose]
     except KeyError:
         raise InvalidError(f"purpose is not in the vocabulary: `{question.purpose}`", "UNKNOWN_PURPOSE") from None
-    packed.action, packed.deny_actions = codebook.action(question.action)
-    leaves = codebook.leaves(question.categories)
-    packed.categories, packed.deny_categories, packed.parents, packed.sensitivities, packed.unknown = leaves
+    try:
+        packed.action, packed.deny_actions = codebook.actions[question.action]
+    except KeyError:
+        raise InvalidError(f"action is not in the vocabulary: `{question.action}`", "UNKNOWN_ACTION") from None
+    packed.leaves = leaves = codebook.leaves(question.categories)
+    packed.categories, packed.unknown = leaves.mask, leaves.unknown
     packed.break_glass = question.purpose == BREAK_GLASS_PURPOSE
     if packed.break_glass is (question.break_glass is None):
         raise InvalidError("break_glass is present exactly when the purpose is BTG", "BREAK_GLASS_SHAPE")
     if question.break_glass is not None:
         check_justification(question.break_glass)
-    packed.permit_actors, packed.deny_actors = parties.permit_actors, parties.deny_actors
-    packed.permit_groups, packed.deny_groups = parties.permit_groups, parties.deny_groups
-    packed.holders, packed.holder_groups = parties.holders, parties.holder_groups
-    packed.until_ms = parties.until_ms
+    packed.parties = parties
     labels, resources, period = question.labels, question.resources, question.data_period
     packed.labels = None if labels is None else codebook.labels(labels)
     if resources is None:
@@ -361,8 +343,12 @@ def pack_question(question: Question, codebook: Codebook, parties: Parties) -> P
         raise InvalidError(f"level is none of U, L, M, N, R, V: `{question.level}`")
     packed.level = level
     packed.is_level_exact = bool(level and resources is not None and parties.is_holder)
-    packed.residual = (labels is None or not level or resources is None or period is None) and (
-        Obligation.ENFORCE_RESIDUAL in question.supported_obligations
+    supported = question.supported_obligations
+    # The set is mostly empty, and the hash of an enumeration takes long.
+    packed.residual = (
+        bool(supported)
+        and Obligation.ENFORCE_RESIDUAL in supported
+        and (labels is None or not level or resources is None or period is None)
     )
     packed.plain = packed.categories if not (labels or level) else _plain(packed)
     packed.version = vocabulary.version
@@ -374,6 +360,6 @@ def _plain(packed: PackedQuestion) -> int:
     labels = packed.labels[0] if packed.labels else 0
     return sum(
         one.leaves
-        for one in packed.sensitivities
+        for one in packed.leaves.sensitivities
         if not labels & ~one.labels and packed.level_of(one.level) <= one.level
     )

@@ -124,25 +124,26 @@ def evaluate(value: bytes | None, question: PackedQuestion, rules: CompiledRules
     if not simple or question.residual or question.break_glass or question.purpose in rules.by_purpose:
         return _evaluate_general(value, question, rules, now_ms)
     permits = denies = 0
-    until = question.until_ms
+    parties = question.parties
+    until = parties.until_ms
     met: list[tuple[int, int, int]] = []
     if value:
-        purpose, category, action = question.deny_purposes, question.deny_categories, question.deny_actions
+        purpose, category, action = question.deny_purposes, question.leaves.deny_mask, question.deny_actions
         rows = _SIMPLE_ROW.iter_unpack(value[8 + ENTRY_SIZE * (value[4] | value[5] << 8) :])
         for index, (actor, holder, purposes, categories, start, end, actions, flags) in enumerate(rows):
             # First the test that both effects share: the masks for denies have all bits of the masks for permits.
-            if purposes & purpose and categories & category and actions & action and holder in question.holders:
+            if purposes & purpose and categories & category and actions & action and holder in parties.holders:
                 if flags:
                     mask = categories & question.plain
                     if not (
                         mask
                         and purposes & question.purpose
                         and actions & question.action
-                        and actor in question.permit_actors
+                        and actor in parties.permit_actors
                     ):
                         continue
-                elif actor in question.deny_actors:
-                    mask = denied_leaves(categories, question)
+                elif actor in parties.deny_actors:
+                    mask = denied_leaves(categories, question.leaves)
                 else:
                     continue
                 if start > now_ms:
@@ -231,14 +232,14 @@ def undetermined(question: PackedQuestion, code: ReasonCode) -> Verdict:
 
 def no_consent(question: PackedQuestion) -> Verdict:
     """Return the answer that a question gets if nothing matches it."""
-    return _verdict((0, 0, question.categories, 0), [], [0, 0], question, question.until_ms)
+    return _verdict((0, 0, question.categories, 0), [], [0, 0], question, question.parties.until_ms)
 
 
 def break_glass_refused(question: PackedQuestion) -> Verdict:
     """Return the answer to an emergency access that the actor has no right to ask for (rule 7)."""
     denied = question.categories
     reasons: Reasons = [(ReasonCode.DENIED_BY_BREAK_GLASS, Effect.DENY, 0, 0, 0, "")] if denied else []
-    return _verdict((0, denied, 0, 0), reasons, [0, 0], question, question.until_ms)
+    return _verdict((0, denied, 0, 0), reasons, [0, 0], question, question.parties.until_ms)
 
 
 def _decide(

@@ -171,7 +171,7 @@ def match(person: Person, matcher: Matcher, rules: CompiledRules, now_ms: int) -
     If the person's denies are over their limit (``is_closed``), they deny everything in layer CONSENT, unread.
     """
     question = matcher.question
-    found = Matches(question.until_ms)
+    found = Matches(question.parties.until_ms)
     if not question.categories:
         return found
     of_rules = Limits(rules.block, rules.since)

@@ -11,7 +11,7 @@ A question may leave a property open (rule 5). Which limits on that property mat
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from consentd.policy.codebook import Groups, Numbers, PackedQuestion
+from consentd.policy.codebook import AskedLeaves, Groups, Numbers, PackedQuestion
 from consentd.policy.rows import (
     GROUP,
     LEVEL_SHIFT,
@@ -124,16 +124,16 @@ class Matcher:
             mask = categories & question.categories
             if not (mask and purposes & question.purpose and actions & question.action):
                 return 0
-            actors = question.permit_actors
+            actors = question.parties.permit_actors
         else:
             if not (
-                categories & question.deny_categories
+                categories & question.leaves.deny_mask
                 and purposes & question.deny_purposes
                 and actions & question.deny_actions
             ):
                 return 0
-            mask = denied_leaves(categories, question)
-            actors = question.deny_actors
+            mask = denied_leaves(categories, question.leaves)
+            actors = question.parties.deny_actors
         resources = 0
         if flags & (SIDE | GROUP):
             if not self.participants_match(row, block):
@@ -142,22 +142,22 @@ class Matcher:
                 _, _, resources, periods, _ = SIDE_RECORD.unpack_from(block.block, row[8] * 4)
                 if not self._extent_fits(row, block, resources, periods):
                     return 0
-        elif actor not in actors or holder not in question.holders:
+        elif actor not in actors or holder not in question.parties.holders:
             return 0
         return mask & self._fits(labels, flags, resources)
 
     def participants_match(self, row: Fields, block: Limits) -> bool:
         """Return whether the actors and the holders of a row match."""
-        question, flags = self.question, row[9]
+        parties, flags = self.question.parties, row[9]
         permit = flags & PERMIT
-        actors = question.permit_actors if permit else question.deny_actors
-        actor_groups = question.permit_groups if permit else question.deny_groups
+        actors = parties.permit_actors if permit else parties.deny_actors
+        actor_groups = parties.permit_groups if permit else parties.deny_groups
         many_actors = many_holders = 0
         if flags & SIDE:
             many_actors, many_holders, _, _, _ = SIDE_RECORD.unpack_from(block.block, row[8] * 4)
         for number, word, asked, groups, side in (
             (row[0], many_actors, actors, actor_groups, permit),
-            (row[1], many_holders, question.holders, question.holder_groups, permit + 2),
+            (row[1], many_holders, parties.holders, parties.holder_groups, permit + 2),
         ):
             if word:
                 if not block.names(word, asked, groups, side):
@@ -190,7 +190,7 @@ class Matcher:
         mask = self._fitting.get(key)
         if mask is None:
             fits: Callable[[Sensitivity, int, int], bool] = self._permit_fits if flags & PERMIT else self._deny_fits
-            mask = sum(one.leaves for one in self.question.sensitivities if fits(one, labels, key & 0xFF))
+            mask = sum(one.leaves for one in self.question.leaves.sensitivities if fits(one, labels, key & 0xFF))
             self._fitting[key] = mask
         return mask
 
@@ -230,11 +230,11 @@ class Matcher:
         return bool(labels & (stated[1] | data.labels_above))
 
 
-def denied_leaves(categories: int, question: PackedQuestion) -> int:
+def denied_leaves(categories: int, asked: AskedLeaves) -> int:
     """Return the leaves asked for that the categories of a deny cover: they are named, or below one that is named."""
-    mask = categories & question.categories
-    if mask != question.categories:
-        for bit, leaves in question.parents:
+    mask = categories & asked.mask
+    if mask != asked.mask:
+        for bit, leaves in asked.parents:
             if categories & bit:
                 mask |= leaves
     return mask

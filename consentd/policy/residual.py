@@ -177,7 +177,7 @@ class _Builder:
         row, question = Row._make(fields), self._question
         side = decode_side(tree.block.block, row.side) if row.flags & SIDE else Side()
         found: dict[tuple[int, int, int], int] = {}
-        for data in question.sensitivities:
+        for data in question.leaves.sensitivities:
             leaves = mask & data.leaves
             if leaves:
                 limits = self._permit(row, side, data) if row.flags & PERMIT else self._deny(row, data)
