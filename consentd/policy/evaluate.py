@@ -18,18 +18,19 @@ from consentd.policy.match import (
     DENIES,
     PERMITS,
     UNKNOWNS,
-    Ids,
     Matches,
-    decode_person,
+    Tree,
     match,
-    match_realm,
+    match_trees,
     path_of,
+    prepare,
+    prepare_realm,
 )
-from consentd.policy.match_row import BEST_CASE, STATED_CASE, WORST_CASE, Matcher, denied_leaves
+from consentd.policy.match_row import BEST_CASE, STATED_CASE, WORST_CASE, Fits, denied_leaves
 from consentd.policy.model import OPEN_END_MS, Combining, Decision, Effect, Obligation, Outcome, Reason, ReasonCode
 from consentd.policy.residual import Condition, conditions, expand
 from consentd.policy.rows import ROW_SIZE
-from consentd.policy.subject import CLOSED, ENTRY, SIMPLE
+from consentd.policy.subject import CLOSED, ENTRY, SIMPLE, Ids
 
 _SIMPLE_ROW: Final = Struct("<IIQQQQ4xH2xB3x")
 """The fields that a row of a SIMPLE subject needs: actor, holder, purposes, categories, start, end, actions, flags. The
@@ -161,8 +162,11 @@ def evaluate(value: bytes | None, question: PackedQuestion, rules: CompiledRules
         found = Matches(until)
         for index, flags, mask in reversed(met) if rules.combining in _NEWEST_FIRST else met:
             found.add(CONSENT, PERMITS if flags else DENIES, mask, _ids(value, index))
-        matcher = Matcher(question, STATED_CASE, rules.normal_level)
-        match_realm(found, matcher, rules, enrolled=value is not None)
+        trees: list[Tree] = []
+        mask, key = prepare_realm(trees, question, rules, enrolled=value is not None)
+        fits = Fits(question, STATED_CASE, rules.normal_level)
+        match_trees(found, trees, fits, now_ms)
+        found.otherwise = mask and mask & fits[key]
         return _verdict(*_decide(found, question.categories, rules.combining), question, until)
     permits &= ~denies
     without = question.categories & ~(permits | denies)
@@ -195,19 +199,22 @@ def _evaluate_general(value: bytes | None, question: PackedQuestion, rules: Comp
     A category that only the best case permits is permitted on conditions, which the caller checks for each resource.
     """
     combining = rules.combining
-    person = decode_person(value, question.version, newest_first=combining in _NEWEST_FIRST)
-    worst = Matcher(question, WORST_CASE if question.residual else STATED_CASE, rules.normal_level)
-    found = match(person, worst, rules, now_ms)
+    prepared = prepare(value, question, rules, now_ms, newest_first=combining in _NEWEST_FIRST)
+    fits = Fits(question, WORST_CASE if question.residual else STATED_CASE, rules.normal_level)
+    found = match(prepared, fits, question, now_ms)
     masks, reasons, refs = _decide(found, question.categories, combining)
     until = found.until_ms
     rest: tuple[Condition, ...] = ()
     if question.residual:
-        narrow = match(person, Matcher(question, BEST_CASE, rules.normal_level), rules, now_ms)
+        best = Fits(question, BEST_CASE, rules.normal_level)
+        # If every row matches the same in both cases, so does the person.
+        is_same = all(best[key] == mask for key, mask in fits.items())
+        narrow = found if is_same else match(prepared, best, question, now_ms)
         until = min(until, narrow.until_ms)
         permitted = _decide(narrow, question.categories, combining)[0][0]
         conditional = permitted & ~masks[0]
         if conditional:
-            rest = conditions(person, question, rules, now_ms, permitted=permitted, found=narrow)
+            rest = conditions(prepared, question, rules, now_ms, permitted=permitted, found=narrow)
         if rest:
             (_, denied, without, unknown), reasons, refs = _decide(found, question.categories & ~conditional, combining)
             masks = permitted, denied, without, unknown

@@ -1,5 +1,7 @@
 """Match a question with every row of a subject (a person), where the simple loop of ``evaluate`` is not enough.
 
+``prepare`` finds the rows that may match, once for a question. ``match`` finds those that match in one case.
+
 A consent is a tree of provisions (policy.md, rule 2). The value of a node for a category is deny if the value of a
 child is deny, else permit if the value of a child is permit, else the node's own effect if the node itself matches. The
 rows of a tree are in preorder. So a loop from the last row to the first meets every child before its parent, and the
@@ -11,11 +13,11 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from consentd.policy.codebook import PackedQuestion
-from consentd.policy.compile import POLICY_ROWS, POLICY_SHIFT, STATUTORY, UNREADABLE, CompiledRules, Rule
-from consentd.policy.match_row import Limits, Matcher
+from consentd.policy.compile import POLICY_ROWS, POLICY_SHIFT, STATUTORY, UNREADABLE, CompiledRules
+from consentd.policy.match_row import NO_LIMITS, NO_MATCH, UNKNOWN, Fits, Limits, RowMatcher
 from consentd.policy.model import MAX_DEPTH, OPEN_END_MS, Layer
-from consentd.policy.rows import PERMIT, ROW, Fields, uses_reserved
-from consentd.policy.subject import PAUSED, is_closed, split_subject
+from consentd.policy.rows import PERMIT, ROW, ROW_SIZE, Fields, uses_reserved, uses_reserved_at
+from consentd.policy.subject import HAS_SIDE, NO_RESERVED, PAUSED, Ids, StoredLineage, is_closed, split_subject
 from consentd.policy.tree import paths
 
 PERMITS: Final = 0
@@ -27,9 +29,6 @@ BREAK_GLASS: Final = int(Layer.BREAK_GLASS)
 CONSENT: Final = int(Layer.CONSENT)
 IMPLICIT: Final = int(Layer.IMPLICIT)
 REALM: Final = int(Layer.REALM)
-
-Ids = tuple[int, int, int]
-"""(seq of the consent's leaf, lineage, version). All three are 0 for a rule of the realm."""
 
 NO_IDS: Final[Ids] = (0, 0, 0)
 
@@ -99,161 +98,183 @@ def path_of(where: Where) -> str:
     return of_consent.of(node)
 
 
-class Lineage(NamedTuple):
-    """One lineage (a consent and its amendments) of a subject value. *block* is the side block of the rows.
+Candidate = tuple[Fields, int, int]
+"""A row, and the mask and the key with which it may match (``match_row``)."""
+
+
+Tree = tuple[int, Ids, str | None, Limits, Sequence[Candidate]]
+"""The rows of one consent, of one implicit policy, or one rule of the realm, of which at least one may match: (layer,
+ids, path, side block, rows). The path is that of the rows in reasons; None: each row has its own, by its place in the
+tree. A tree is no class, because that takes longer, and a person may have many."""
+
+
+class Prepared(NamedTuple):
+    """What may match a question.
 
     Attributes:
-        rows: the rows of the consent. If it is not ``is_readable``, only the first row's participants and window count.
-        policy: the rows of the implicit policy that the consent selects.
+        trees: in the order of reasons: rules of the realm, lineages with their policies, the realm's policy.
+        is_closed: everything is denied in layer CONSENT, and its lineages are not read.
+        otherwise: mask and key of what combining permits if no consent says anything.
     """
 
-    ids: Ids
-    is_paused: bool
-    layer: int
-    rows: list[Fields]
-    policy: list[Fields]
-    block: Limits
-    is_readable: bool
-
-
-class Person(NamedTuple):
-    """A subject value, decoded.
-
-    Attributes:
-        is_enrolled: whether the person is enrolled.
-        is_closed: whether everything is denied in layer CONSENT, unread.
-        lineages: those that are read.
-    """
-
-    is_enrolled: bool
+    trees: list[Tree]
     is_closed: bool
-    lineages: list[Lineage]
+    otherwise: tuple[int, int]
 
 
-def decode_person(value: bytes | None, version: int, *, newest_first: bool) -> Person:
-    """Decode a subject value. Of a value that ``is_closed``, only the statutory lineages are read.
+def prepare(
+    value: bytes | None, question: PackedQuestion, rules: CompiledRules, now_ms: int, *, newest_first: bool
+) -> Prepared:
+    """Find what may match a question: of the realm's rules, and of a person's consents.
 
-    A lineage is not readable if its vocabulary is later than *version*, or if it has fields of a later version.
+    If the person's denies are over their limit (``is_closed``), only the statutory lineages are read.
     """
     closed = is_closed(value)
-    lineages: list[Lineage] = []
-    for one in split_subject(value):
-        if closed and not one.flags & STATUTORY:
-            continue
-        rows: list[Fields] = list(ROW.iter_unpack(one.rows))
-        tree = len(rows) - POLICY_ROWS[one.flags >> POLICY_SHIFT]
-        readable = one.vocabulary <= version and not one.flags & UNREADABLE and one.reserved == (0, 0)
-        if one.side and readable:
-            readable = not uses_reserved(one.side, rows)
-        lineages.append(Lineage(
-            ids=(one.seq, one.lineage, one.version),
-            is_paused=bool(one.flags & PAUSED),
-            layer=STATUTE if one.flags & STATUTORY else CONSENT,
-            rows=rows[:tree],
-            policy=rows[tree:] if readable else [],
-            block=Limits(one.side, one.since),
-            is_readable=readable,
-        ))  # fmt: skip
-    if newest_first:
-        lineages.reverse()
-    return Person(value is not None, closed, lineages)
-
-
-def realm_rules(rules: CompiledRules, question: PackedQuestion) -> tuple[tuple[int, tuple[Rule, ...]], ...]:
-    """Return the rules of the realm that can match a question, as (layer, rules) for the two layers of rules."""
-    break_glass = rules.break_glass if question.break_glass else ()
-    return (STATUTE, rules.by_purpose.get(question.purpose, ())), (BREAK_GLASS, break_glass)
-
-
-def match(person: Person, matcher: Matcher, rules: CompiledRules, now_ms: int) -> Matches:
-    """Match the question of *matcher* with the realm's rules and with every lineage of a person.
-
-    If the person's denies are over their limit (``is_closed``), they deny everything in layer CONSENT, unread.
-    """
-    question = matcher.question
-    found = Matches(question.parties.until_ms)
     if not question.categories:
-        return found
-    of_rules = Limits(rules.block, rules.since)
-    for layer, applicable in realm_rules(rules, question):
+        return Prepared([], closed, NO_MATCH)
+    matcher = RowMatcher(question)
+    of_rules = Limits(rules.block)
+    trees: list[Tree] = []
+    break_glass = rules.break_glass if question.break_glass else ()
+    for layer, applicable in (STATUTE, rules.by_purpose.get(question.purpose, ())), (BREAK_GLASS, break_glass):
         for row, where in applicable:
-            mask = matcher.match(row, of_rules)
-            if mask and found.in_force(row[4], row[5], now_ms):
-                found.add(layer, PERMITS if row[9] & PERMIT else DENIES, mask, NO_IDS, where)
-    if person.is_closed:
-        found.add(CONSENT, DENIES, question.categories)
-    for ids, paused, layer, rows, policy, block, readable in person.lineages:
-        if readable:
-            _match_tree(found, layer, rows, ids, matcher, block, now_ms, silent=paused)
-        elif unreadable_matches(rows[0], matcher, block) and found.in_force(rows[0][4], rows[0][5], now_ms):
-            found.add(layer, UNKNOWNS, question.categories, ids)
-        if policy:
-            _match_tree(found, IMPLICIT, policy, ids, matcher, block, now_ms, silent=paused)
-    match_realm(found, matcher, rules, enrolled=person.is_enrolled)
-    return found
+            if row[5] > now_ms:
+                mask, key = matcher.match(row, of_rules, rules.since)
+                if mask:
+                    trees.append((layer, NO_IDS, where, of_rules, ((row, mask, key),)))
+    begin = len(trees)
+    version = question.version
+    for stored in split_subject(value):
+        ids, vocabulary, flags, since, reserved, packed, side = stored
+        if closed and not flags & STATUTORY:
+            continue
+        is_plain = not flags & ~HAS_SIDE and len(packed) == ROW_SIZE
+        if not is_plain or vocabulary > version or reserved != NO_RESERVED:
+            _add_lineage(trees, stored, matcher, question, now_ms)
+            continue
+        only: Fields = ROW.unpack(packed)  # the lineage is a single row, as mostly
+        if side and uses_reserved_at(side, only[8]):
+            _add_lineage(trees, stored, matcher, question, now_ms)
+        elif only[5] > now_ms:
+            block = Limits(side) if side else NO_LIMITS
+            mask, key = matcher.match(only, block, since)
+            if mask:
+                trees.append((CONSENT, ids, "", block, ((only, mask, key),)))
+    if newest_first:
+        trees[begin:] = sorted(trees[begin:], key=lambda tree: tree[1][1], reverse=True)
+    otherwise = prepare_realm(trees, question, rules, enrolled=value is not None)
+    return Prepared(trees, closed, otherwise)
 
 
-def match_realm(found: Matches, matcher: Matcher, rules: CompiledRules, *, enrolled: bool) -> None:
-    """Add the realm's implicit policy, and what combining permits if no consent says anything.
+def _add_lineage(
+    trees: list[Tree], stored: StoredLineage, matcher: RowMatcher, question: PackedQuestion, now_ms: int
+) -> None:
+    """Add the trees of a lineage: its consent, and the implicit policy that the consent selects."""
+    ids, vocabulary, flags, since, reserved, packed, side = stored
+    rows: list[Fields] = list(ROW.iter_unpack(packed))
+    layer = STATUTE if flags & STATUTORY else CONSENT
+    block = Limits(side) if side else NO_LIMITS
+    readable = vocabulary <= question.version and not flags & UNREADABLE and reserved == NO_RESERVED
+    if not readable or (side and uses_reserved(side, rows)):
+        if matcher.matches_unreadable(rows[0], block, since):
+            trees.append((layer, ids, "", block, ((rows[0], question.categories, UNKNOWN),)))
+        return
+    silent = flags & PAUSED
+    tree = len(rows) - POLICY_ROWS[flags >> POLICY_SHIFT]
+    candidates = _candidates(rows[:tree], matcher, block, since, now_ms, silent=silent)
+    if candidates:
+        trees.append((layer, ids, "" if tree == 1 else None, block, candidates))
+    if len(rows) > tree:
+        candidates = _candidates(rows[tree:], matcher, block, since, now_ms, silent=silent)
+        if candidates:
+            trees.append((IMPLICIT, ids, "", block, candidates))
+
+
+def _candidates(
+    rows: Sequence[Fields], matcher: RowMatcher, block: Limits, since: int, now_ms: int, *, silent: int
+) -> list[Candidate]:
+    """Return the rows of a tree; empty: none may match. *silent*: the permits do not match."""
+    found: list[Candidate] = []
+    matched = 0
+    for row in rows:
+        mask = key = 0
+        if row[5] > now_ms and not (silent and row[9] & PERMIT):
+            mask, key = matcher.match(row, block, since)
+            matched |= mask
+        found.append((row, mask, key))
+    return found if matched else []
+
+
+def prepare_realm(
+    trees: list[Tree], question: PackedQuestion, rules: CompiledRules, *, enrolled: bool
+) -> tuple[int, int]:
+    """Add the realm's implicit policy to *trees*. Return the mask and key of what combining permits otherwise.
 
     Neither permits anything about a person who is not enrolled.
     """
-    block = Limits(rules.block, rules.since)
-    if rules.policy:
-        _match_tree(found, REALM, rules.policy, NO_IDS, matcher, block, 0, silent=not enrolled)
-    if rules.otherwise is not None and enrolled:
-        found.otherwise = matcher.match(rules.otherwise, block)
+    matcher = RowMatcher(question)
+    candidates = _candidates(rules.policy, matcher, NO_LIMITS, rules.since, 0, silent=not enrolled)
+    if candidates:
+        trees.append((REALM, NO_IDS, "", NO_LIMITS, candidates))
+    return NO_MATCH if rules.otherwise is None or not enrolled else matcher.match(rules.otherwise, NO_LIMITS, 0)
 
 
-def unreadable_matches(row: Fields, matcher: Matcher, block: Limits) -> bool:
-    """Return whether an unreadable consent may match. Its participants alone are compared, as those of a deny."""
-    return matcher.participants_match((*row[:9], row[9] & ~PERMIT, *row[10:]), block)
+def match(prepared: Prepared, fits: Fits, question: PackedQuestion, now_ms: int) -> Matches:
+    """Find what matches in one case. If the person's denies are over their limit, all of layer CONSENT is denied."""
+    found = Matches(question.parties.until_ms)
+    if prepared.is_closed:
+        found.add(CONSENT, DENIES, question.categories)
+    match_trees(found, prepared.trees, fits, now_ms)
+    mask, key = prepared.otherwise
+    found.otherwise = mask and mask & fits[key]
+    return found
+
+
+def match_trees(found: Matches, trees: Sequence[Tree], fits: Fits, now_ms: int) -> None:
+    """Add what the trees permit, deny or make unknown."""
+    masks, rows = found.masks, found.rows
+    for layer, ids, path, _, candidates in trees:
+        if len(candidates) > 1:
+            _match_tree(found, layer, ids, path, candidates, fits, now_ms)
+            continue
+        row, mask, key = candidates[0]
+        mask &= fits[key]
+        if mask and found.in_force(row[4], row[5], now_ms):
+            kind = PERMITS if key & PERMIT else UNKNOWNS if key & UNKNOWN else DENIES
+            masks[layer][kind] |= mask
+            rows.append((layer, kind, mask, ids, path or ""))
 
 
 def _match_tree(
-    found: Matches, layer: int, rows: Sequence[Fields], ids: Ids, matcher: Matcher, block: Limits, now_ms: int,
-    *, silent: bool,
-) -> None:  # fmt: skip
+    found: Matches, layer: int, ids: Ids, path: str | None, candidates: Sequence[Candidate], fits: Fits, now_ms: int
+) -> None:
     """Compute what one tree permits and denies, children before parents. *found* gets each node that decided.
-
-    *silent*: the permits of the tree do not match.
 
     Example: permit P has the child deny D, and D has the child permit E. All three match the same category. The loop
     runs E, D, P. E permits, so the own effects of D and P do not count: the value is permit, and node E decided.
     """
-    if len(rows) == 1:
-        row = rows[0]
-        permit = row[9] & PERMIT
-        if not (silent and permit):
-            mask = matcher.match(row, block)
-            if mask and found.in_force(row[4], row[5], now_ms):
-                found.add(layer, PERMITS if permit else DENIES, mask, ids)
-        return
     permitted = [0] * (MAX_DEPTH + 1)
     denied = [0] * (MAX_DEPTH + 1)
     decisive: list[tuple[int, int, int]] = []  # (node, kind, categories that the node's own effect decided)
-    for row in reversed(rows):
+    for row, mask, key in reversed(candidates):
         depth = row[10]
         inner = depth + 1
         permits, denies = permitted[inner], denied[inner]
         permitted[inner] = denied[inner] = 0
-        permit = row[9] & PERMIT
-        if not (silent and permit):
-            mask = matcher.match(row, block)
-            if mask and found.in_force(row[4], row[5], now_ms):
-                mask &= ~(permits | denies)
-                if permit:
-                    permits |= mask
-                else:
-                    denies |= mask
-                if mask:
-                    decisive.append((row[11], PERMITS if permit else DENIES, mask))
+        mask = mask and mask & fits[key]
+        if mask and found.in_force(row[4], row[5], now_ms):
+            mask &= ~(permits | denies)
+            if key & PERMIT:
+                permits |= mask
+            else:
+                denies |= mask
+            if mask:
+                decisive.append((row[11], PERMITS if key & PERMIT else DENIES, mask))
         permitted[depth] |= permits & ~denies
         denied[depth] |= denies
-    # An implicit policy is shown as a whole, with the empty path.
-    of_consent = None if layer in (IMPLICIT, REALM) else Paths(rows)
+    of_consent = Paths([row for row, _, _ in candidates]) if path is None else None
     for node, kind, mask in reversed(decisive):
         # A nested permit did not decide those categories that a deny elsewhere in the tree denies.
         counted = mask if kind == DENIES else mask & permitted[0]
         if counted:
-            found.add(layer, kind, counted, ids, "" if of_consent is None else (of_consent, node))
+            found.add(layer, kind, counted, ids, path or "" if of_consent is None else (of_consent, node))

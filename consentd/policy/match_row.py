@@ -5,10 +5,11 @@ resources or a data period. A row may limit the same four properties. A permit m
 inside the limits; a deny matches if some of the data are inside. What a row without labels or level covers follows
 from the labels and levels of the categories (rule 9).
 
-A question may leave a property open (rule 5). Which limits on that property match, depends on the *case*.
+A question may leave a property open (rule 5). Which limits on that property match, depends on the *case*. A row is
+matched in two steps, because a question may be answered for several cases: ``RowMatcher`` compares what does not depend
+on the case, and ``Fits`` the rest.
 """
 
-from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from consentd.policy.codebook import AskedLeaves, Groups, Numbers, PackedQuestion
@@ -21,8 +22,8 @@ from consentd.policy.rows import (
     SIDE_RECORD,
     SIDE_WINDOW,
     Fields,
-    decode_numbers,
     decode_references,
+    unpack_numbers,
 )
 from consentd.policy.vocabulary import HIGHEST_LEVEL, Sensitivity
 
@@ -51,46 +52,42 @@ BEST_CASE: Final = Case(deny_fits=False, permit_fits=True, is_strict=False)
 EITHER_CASE: Final = Case(deny_fits=True, permit_fits=True, is_strict=False)
 """Every row matches that matches in one of the two cases, or matches a single resource."""
 
-_RESOURCES: Final = SIDE  # in the keys of ``Matcher``: the row names resources
+NAMES_RESOURCES: Final = SIDE
+UNKNOWN: Final = GROUP
+IS_OPEN: Final = 1 << 7
+KEY_SHIFT: Final = 8
+"""A *key* says how a row matches: the flags PERMIT and NORMAL, and the level, as in a row; NAMES_RESOURCES; UNKNOWN:
+the row is that of an unreadable consent; IS_OPEN: the row limits resources or data period, and the question leaves them
+open. From bit 8 on it has the labels that the row names."""
+
+NO_MATCH: Final = (0, 0)
 
 
 class Limits:
     """The side block of one consent, or of the realm's rules, for the evaluation of one question.
 
-    Many rows may share a list. So each list is decoded and compared with the question once. *since*: leaf index of the
-    entry of the consent or of the rules.
+    Many rows may share a list. So each list is decoded and compared with the question once.
     """
 
-    __slots__ = ("_meets", "block", "since")
+    __slots__ = ("_meets", "block")
 
-    def __init__(self, block: bytes, since: int) -> None:
+    def __init__(self, block: bytes) -> None:
         self.block = block
-        self.since = since
         self._meets: dict[int, bool] = {}  # 8 × the list's word + what it is compared with → the result
 
-    def names(self, word: int, asked: Numbers, groups: Groups, side: int) -> bool:
+    def names(self, word: int, asked: Numbers, groups: Groups, side: int, since: int) -> bool:
         """Return whether the list at *word* names one of *asked*, or one of *groups* that counts.
 
         *side*: 0 to 3, PERMIT for a permit, and 2 more for holders.
         """
         found = self._meets.get(8 * word + side)
         if found is None:
-            named = decode_numbers(self.block, word)
-            found = not asked.isdisjoint(named) or any(
-                number in named and self.counts(number, groups, side & PERMIT) for number in groups
-            )
+            named = unpack_numbers(self.block, word)
+            found = not asked.isdisjoint(named)
+            if not found and not groups.keys().isdisjoint(named):
+                found = any(group_counts(number, groups, side & PERMIT, since) for number in named)
             self._meets[8 * word + side] = found
         return found
-
-    def counts(self, number: int, groups: Groups, permit: int) -> bool:
-        """Return whether one of *groups* has this number and counts (rule 10).
-
-        For a permit, a group counts for who was a member when the permit was given; for a deny, for who was a member
-        then or has become one since.
-        """
-        since = self.since
-        windows = groups.get(number, ())
-        return any(start <= since < end for start, end in windows) if permit else any(end > since for _, end in windows)
 
     def covers(self, word: int, references: frozenset[str], permit: int) -> bool:
         """Return whether the list at *word* has all references (for a permit), or one of them (for a deny)."""
@@ -102,101 +99,135 @@ class Limits:
         return found
 
 
-class Matcher:
-    """A question in one case, as it is compared with many rows. *normal_level*: number of the realm's normal level."""
+NO_LIMITS: Final = Limits(b"")
+"""The side block of a consent without side records."""
 
-    __slots__ = ("_fitting", "case", "normal_level", "question")
 
-    def __init__(self, question: PackedQuestion, case: Case, normal_level: int) -> None:
-        self.question: Final = question
-        self.case: Final = case
-        self.normal_level: Final = normal_level
-        self._fitting: Final[dict[int, int]] = {}
+def group_counts(number: int, groups: Groups, permit: int, since: int) -> bool:
+    """Return whether one of *groups* has this number and counts (rule 10).
 
-    def match(self, row: Fields, block: Limits) -> int:
-        """Return the mask of the leaves asked for that a row matches if its window is ignored; 0: no match.
+    For a permit, a group counts for who was a member when the permit was given (*since*); for a deny, for who was a
+    member then or has become one since.
+    """
+    return any(end > since and (start <= since or not permit) for start, end in groups.get(number, ()))
 
-        *block* is the side block. It has the row's side record, if the row has flag SIDE.
+
+class RowMatcher:
+    """Compares a question with rows, as far as that does not depend on the case."""
+
+    __slots__ = ("_parties", "_question")
+
+    def __init__(self, question: PackedQuestion) -> None:
+        self._question: Final = question
+        self._parties: Final = question.parties
+
+    def match(self, row: Fields, block: Limits, since: int) -> tuple[int, int]:
+        """Return the mask of the leaves asked for that a row may match, and its key. Mask 0: the row does not match.
+
+        The row's window is ignored. *block* is the side block. It has the row's side record, if the row has flag SIDE.
+        *since* is the leaf index of the entry of the consent or of the rules.
         """
         actor, holder, purposes, categories, _, _, labels, actions, _, flags, _, _, _ = row
-        question = self.question
+        question = self._question
         if flags & PERMIT:
             mask = categories & question.categories
             if not (mask and purposes & question.purpose and actions & question.action):
-                return 0
-            actors = question.parties.permit_actors
+                return NO_MATCH
+            actors = self._parties.permit_actors
         else:
             if not (
                 categories & question.leaves.deny_mask
                 and purposes & question.deny_purposes
                 and actions & question.deny_actions
             ):
-                return 0
+                return NO_MATCH
             mask = denied_leaves(categories, question.leaves)
-            actors = question.parties.deny_actors
-        resources = 0
-        if flags & (SIDE | GROUP):
-            if not self.participants_match(row, block):
-                return 0
-            if flags & SIDE:
-                _, _, resources, periods, _ = SIDE_RECORD.unpack_from(block.block, row[8] * 4)
-                if not self._extent_fits(row, block, resources, periods):
-                    return 0
-        elif actor not in actors or holder not in question.parties.holders:
-            return 0
-        return mask & self._fits(labels, flags, resources)
-
-    def participants_match(self, row: Fields, block: Limits) -> bool:
-        """Return whether the actors and the holders of a row match."""
-        parties, flags = self.question.parties, row[9]
-        permit = flags & PERMIT
-        actors = parties.permit_actors if permit else parties.deny_actors
-        actor_groups = parties.permit_groups if permit else parties.deny_groups
-        many_actors = many_holders = 0
+            actors = self._parties.deny_actors
         if flags & SIDE:
-            many_actors, many_holders, _, _, _ = SIDE_RECORD.unpack_from(block.block, row[8] * 4)
-        for number, word, asked, groups, side in (
-            (row[0], many_actors, actors, actor_groups, permit),
-            (row[1], many_holders, parties.holders, parties.holder_groups, permit + 2),
-        ):
-            if word:
-                if not block.names(word, asked, groups, side):
-                    return False
-            elif number not in asked and not block.counts(number, groups, permit):
-                return False
-        return True
+            return self._match_side(row, block, since, mask)
+        if actor in actors and holder in self._parties.holders:
+            return mask, labels << KEY_SHIFT | flags & ~GROUP
+        if flags & GROUP and self._participants_match(row, block, since, 0, 0):
+            return mask, labels << KEY_SHIFT | flags & ~GROUP
+        return NO_MATCH
 
-    def _extent_fits(self, row: Fields, block: Limits, resources: int, periods: int) -> bool:
-        """Return whether the resources and the data period asked for meet the limits of a row's side record."""
-        question, permit = self.question, row[9] & PERMIT
-        open_fits = self.case.permit_fits if permit else self.case.deny_fits
+    def matches_unreadable(self, row: Fields, block: Limits, since: int) -> bool:
+        """Return whether an unreadable consent may match. Its participants alone are compared, as those of a deny."""
+        actors = holders = 0
+        if row[9] & SIDE:
+            actors, holders, _, _, _ = SIDE_RECORD.unpack_from(block.block, row[8] * 4)
+        return self._participants_match((*row[:9], row[9] & ~PERMIT, *row[10:]), block, since, actors, holders)
+
+    def _participants_match(
+        self, row: Fields, block: Limits, since: int, many_actors: int, many_holders: int
+    ) -> bool:
+        """Return whether the actors and the holders of a row match. *many_*: word of a list; 0: the row's own field."""
+        parties, permit = self._parties, row[9] & PERMIT
+        asked = parties.permit_actors if permit else parties.deny_actors
+        groups = parties.permit_groups if permit else parties.deny_groups
+        if many_actors:
+            if not block.names(many_actors, asked, groups, permit, since):
+                return False
+        elif row[0] not in asked and not group_counts(row[0], groups, permit, since):
+            return False
+        if many_holders:
+            return block.names(many_holders, parties.holders, parties.holder_groups, permit + 2, since)
+        return row[1] in parties.holders or group_counts(row[1], parties.holder_groups, permit, since)
+
+    def _match_side(self, row: Fields, block: Limits, since: int, mask: int) -> tuple[int, int]:
+        """Match a row that has a side record. *mask*: the leaves that the rest of the row matches."""
+        question, flags = self._question, row[9]
+        permit = flags & PERMIT
+        actors, holders, resources, periods, _ = SIDE_RECORD.unpack_from(block.block, row[8] * 4)
+        if not self._participants_match(row, block, since, actors, holders):
+            return NO_MATCH
+        key = row[6] << KEY_SHIFT | flags & ~(SIDE | GROUP)
         if periods:
             if question.data_period is None:
-                if not open_fits:
-                    return False
+                key |= IS_OPEN
             else:
                 start, end = question.data_period
                 first, last = SIDE_WINDOW.unpack_from(block.block, row[8] * 4 + SIDE_RECORD.size)
                 if not (first <= start and end <= last if permit else start < last and first < end):
-                    return False
+                    return NO_MATCH
         if resources:
-            references = question.resources
-            return open_fits if references is None else block.covers(resources, references, permit)
-        return True
+            key |= NAMES_RESOURCES
+            if question.resources is None:
+                key |= IS_OPEN
+            elif not block.covers(resources, question.resources, permit):
+                return NO_MATCH
+        return mask, key
 
-    def _fits(self, labels: int, flags: int, resources: int) -> int:
-        """Return the leaves asked for whose labels and level meet a row. Most rows of a person have one such limit."""
-        key = labels << 8 | flags & ~(SIDE | GROUP) | (_RESOURCES if resources else 0)
-        mask = self._fitting.get(key)
-        if mask is None:
-            fits: Callable[[Sensitivity, int, int], bool] = self._permit_fits if flags & PERMIT else self._deny_fits
-            mask = sum(one.leaves for one in self.question.leaves.sensitivities if fits(one, labels, key & 0xFF))
-            self._fitting[key] = mask
+
+class Fits(dict[int, int]):
+    """Key of a row → the leaves asked for whose labels and level meet the row, in one case.
+
+    *normal_level*: number of the realm's normal level. Most rows of a person have one of few keys, so the masks are
+    computed when they are asked for.
+    """
+
+    __slots__ = ("_case", "_normal_level", "_question")
+
+    def __init__(self, question: PackedQuestion, case: Case, normal_level: int) -> None:
+        super().__init__()
+        self._question: Final = question
+        self._case: Final = case
+        self._normal_level: Final = normal_level
+
+    def __missing__(self, key: int) -> int:
+        if key & UNKNOWN:
+            mask = self._question.categories
+        elif key & IS_OPEN and not (self._case.permit_fits if key & PERMIT else self._case.deny_fits):
+            mask = 0
+        else:
+            fits = self._permit_fits if key & PERMIT else self._deny_fits
+            mask = sum(one.leaves for one in self._question.leaves.sensitivities if fits(one, key))
+        self[key] = mask
         return mask
 
-    def _permit_fits(self, data: Sensitivity, labels: int, key: int) -> bool:
-        question, case = self.question, self.case
-        top = top_level(key, data.level, self.normal_level)
+    def _permit_fits(self, data: Sensitivity, key: int) -> bool:
+        question, case, labels = self._question, self._case, key >> KEY_SHIFT
+        top = top_level(key, data.level, self._normal_level)
         if question.level:
             if question.level_of(data.level) > top:
                 return False
@@ -206,16 +237,16 @@ class Matcher:
         if key & NORMAL:
             return not labels and (not case.is_strict if stated is None else not stated[0])
         if stated is None:
-            if case.is_strict and not key & _RESOURCES:
+            if case.is_strict and not key & NAMES_RESOURCES:
                 return False
             return case.permit_fits or not labels or bool(labels & data.labels)
-        if stated[0] & ~(labels | data.labels) and not key & _RESOURCES:
+        if stated[0] & ~(labels | data.labels) and not key & NAMES_RESOURCES:
             return False
         return not labels or bool(labels & (stated[0] | data.labels))
 
-    def _deny_fits(self, data: Sensitivity, labels: int, key: int) -> bool:
-        question, open_fits = self.question, self.case.deny_fits
-        level = key >> LEVEL_SHIFT
+    def _deny_fits(self, data: Sensitivity, key: int) -> bool:
+        question, open_fits, labels = self._question, self._case.deny_fits, key >> KEY_SHIFT
+        level = level_of(key)
         if level:
             if question.level:
                 if question.level_of(data.level) < level:
@@ -242,5 +273,10 @@ def denied_leaves(categories: int, asked: AskedLeaves) -> int:
 
 def top_level(flags: int, default: int, normal_level: int) -> int:
     """Return the highest level that a permit covers, of data whose category has this default level (rules 1 and 9)."""
-    level = flags >> LEVEL_SHIFT
+    level = level_of(flags)
     return min(level, normal_level) if flags & NORMAL else level or default
+
+
+def level_of(flags: int) -> int:
+    """Return the number of the level that a row names, given its flags or its key; 0: it names none."""
+    return flags >> LEVEL_SHIFT & 7

@@ -7,26 +7,17 @@ become conditions, also the limits on labels and level that rule 9 sets without 
 The caller needs no vocabulary. So a row becomes several conditions, if its categories differ in their labels or levels.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from consentd.errors import InvalidError
 from consentd.policy.codebook import Codebook, PackedQuestion
 from consentd.policy.compile import CompiledRules
-from consentd.policy.match import (
-    CONSENT,
-    IMPLICIT,
-    REALM,
-    UNKNOWNS,
-    Matches,
-    Person,
-    realm_rules,
-)
-from consentd.policy.match_row import EITHER_CASE, Limits, Matcher, top_level
+from consentd.policy.match import CONSENT, NO_IDS, UNKNOWNS, Candidate, Matches, Prepared, Tree
+from consentd.policy.match_row import EITHER_CASE, NO_LIMITS, UNKNOWN, Fits, Limits, level_of, top_level
 from consentd.policy.model import LEVELS, MAX_DEPTH, Combining, Effect, Layer, Period, ResidualRule, Resource
 from consentd.policy.rows import (
     ALL_64,
-    LEVEL_SHIFT,
     NORMAL,
     PERMIT,
     SIDE,
@@ -66,41 +57,31 @@ class Condition(NamedTuple):
 
 
 def conditions(
-    person: Person, question: PackedQuestion, rules: CompiledRules, now_ms: int, *, permitted: int, found: Matches
+    prepared: Prepared, question: PackedQuestion, rules: CompiledRules, now_ms: int, *, permitted: int, found: Matches
 ) -> tuple[Condition, ...]:
     """Return the residual of an answer that permits the categories ``permitted``; empty: it would be over its limits.
 
     Unreadable lineages have no limits, so *found* (the best-case matches) has their effect.
     """
     combining = rules.combining
-    of_rules = Limits(rules.block, rules.since)
-    trees = [_Tree(layer, (row,), of_rules) for layer, some in realm_rules(rules, question) for row, _ in some]
-    for one in person.lineages:
-        if one.is_readable:
-            trees += (
-                _Tree(layer, rows, one.block, is_silent=one.is_paused)
-                for layer, rows in ((one.layer, one.rows), (IMPLICIT, one.policy))
-                if rows
-            )
-    if rules.otherwise is not None and person.is_enrolled:
-        trees.append(_Tree(CONSENT, (rules.otherwise,), of_rules))
-    if rules.policy:
-        trees.append(_Tree(REALM, rules.policy, of_rules, is_silent=not person.is_enrolled))
+    trees = prepared.trees
+    if rules.otherwise is not None:
+        trees = [*trees, (CONSENT, NO_IDS, "", NO_LIMITS, ((rules.otherwise, *prepared.otherwise),))]
     if combining is Combining.DENY_UNLESS_PERMIT:
-        trees = [tree for tree in trees if tree.layer <= CONSENT]  # layer CONSENT decides every category
+        trees = [tree for tree in trees if tree[0] <= CONSENT]  # layer CONSENT decides every category
     builder = _Builder(question, rules, now_ms, permitted)
     if builder.is_over_limits(trees):
         return ()
     rest: list[Condition] = []
-    if person.is_closed:
+    if prepared.is_closed:
         rest.append(Condition(CONSENT, Effect.DENY, permitted))
     for tree in trees:
         some = builder.conditions(tree)
         # The nodes of a tree become separate rules, unless *combining* lets a permit override a deny: then the permit
         # of one node would override the deny of another, so the tree stays one rule.
         is_mixed = len({one.effect for one in some}) > 1 or (len(some) > 1 and any(one.children for one in some))
-        if is_mixed and combining in _PERMIT_FIRST and tree.layer == CONSENT:
-            some = [Condition(tree.layer, Effect.DENY, 0, children=tuple(some))]
+        if is_mixed and combining in _PERMIT_FIRST and tree[0] == CONSENT:
+            some = [Condition(CONSENT, Effect.DENY, 0, children=tuple(some))]
         rest += some
     unknown = found.masks[CONSENT][UNKNOWNS] & permitted
     if unknown:
@@ -109,43 +90,36 @@ def conditions(
     return tuple(sorted(rest, key=lambda condition: condition.layer))
 
 
-class _Tree(NamedTuple):
-    """The rows of one consent, policy or rule. Its permits do not match if it *is_silent*."""
-
-    layer: int
-    rows: Sequence[Fields]
-    block: Limits
-    is_silent: bool = False
-
-
 class _Builder:
     """Makes conditions from the rows that match a question now, for the categories *permitted*."""
 
     def __init__(self, question: PackedQuestion, rules: CompiledRules, now_ms: int, permitted: int) -> None:
         self._question = question
-        self._matcher = Matcher(question, EITHER_CASE, rules.normal_level)
+        self._normal_level = rules.normal_level
+        self._fits = Fits(question, EITHER_CASE, rules.normal_level)
         self._now_ms = now_ms
         self._permitted = permitted
 
-    def _holds(self, tree: _Tree, row: Fields) -> int:
+    def _holds(self, candidate: Candidate) -> int:
         """Return the mask of categories that a row matches now, if every limit on an open attribute is met."""
-        if not row[4] <= self._now_ms < row[5] or (tree.is_silent and row[9] & PERMIT):
+        row, mask, key = candidate
+        if key & UNKNOWN or not mask or not row[4] <= self._now_ms < row[5]:
             return 0
-        return self._matcher.match(row, tree.block) & self._permitted
+        return mask & self._fits[key] & self._permitted
 
-    def is_over_limits(self, trees: Iterable[_Tree]) -> bool:
+    def is_over_limits(self, trees: Iterable[Tree]) -> bool:
         """Return whether the conditions would be over ``MAX_CONDITIONS`` or ``MAX_REFERENCES``."""
         rows = references = 0
-        for tree in trees:
-            for row in tree.rows:
-                if self._holds(tree, row):
+        for _, _, _, block, candidates in trees:
+            for candidate in candidates:
+                if self._holds(candidate):
                     rows += 1
-                    references += _reference_count(row, tree.block)
+                    references += _reference_count(candidate[0], block)
                     if rows > MAX_CONDITIONS or references > MAX_REFERENCES:
                         return True
         return False
 
-    def conditions(self, tree: _Tree) -> list[Condition]:
+    def conditions(self, tree: Tree) -> list[Condition]:
         """Return the conditions of one tree, with as few levels as possible.
 
         Three changes keep the answer: a permit becomes a sibling of its children; a deny without permits below it
@@ -155,12 +129,14 @@ class _Builder:
         the rows in reverse.
         """
         below: list[list[Condition]] = [[] for _ in range(MAX_DEPTH + 1)]
-        for row in reversed(tree.rows):
+        layer, _, _, block, candidates = tree
+        for candidate in reversed(candidates):
+            row = candidate[0]
             depth = row[10]
             children = below[depth + 1]
             below[depth + 1] = []
-            mask = self._holds(tree, row)
-            own = self._own(tree, row, mask) if mask else []
+            mask = self._holds(candidate)
+            own = self._own(layer, row, block, mask) if mask else []
             exceptions: list[Condition] = []
             if mask and not row[9] & PERMIT:
                 exceptions = [one for one in children if one.effect is Effect.PERMIT or one.children]
@@ -172,10 +148,10 @@ class _Builder:
             )
         return below[0][::-1]
 
-    def _own(self, tree: _Tree, fields: Fields, mask: int) -> list[Condition]:
+    def _own(self, layer: int, fields: Fields, block: Limits, mask: int) -> list[Condition]:
         """Make conditions from those limits of a row whose attributes the question leaves open."""
         row, question = Row._make(fields), self._question
-        side = decode_side(tree.block.block, row.side) if row.flags & SIDE else Side()
+        side = decode_side(block.block, row.side) if row.flags & SIDE else Side()
         found: dict[tuple[int, int, int], int] = {}
         for data in question.leaves.sensitivities:
             leaves = mask & data.leaves
@@ -184,7 +160,7 @@ class _Builder:
                 found[limits] = found.get(limits, 0) | leaves
         return [
             Condition(
-                layer=tree.layer,
+                layer=layer,
                 effect=Effect.PERMIT if row.flags & PERMIT else Effect.DENY,
                 categories=leaves,
                 covered_labels=covered,
@@ -208,7 +184,7 @@ class _Builder:
         else:
             covered = ALL_64 if side.resources and not row.flags & NORMAL else row.labels | data.labels
             some = 0 if row.labels & data.labels else row.labels
-        top = top_level(row.flags, data.level, self._matcher.normal_level)
+        top = top_level(row.flags, data.level, self._normal_level)
         level = question.level_of(data.level) if question.level else top
         return covered, some, 0 if level == HIGHEST_LEVEL else level
 
@@ -216,7 +192,7 @@ class _Builder:
         """Return (0, labels of which one is needed, lowest level) of a deny, for such data."""
         question = self._question
         some = row.labels if question.labels is None and not row.labels & data.labels_above else 0
-        level = row.flags >> LEVEL_SHIFT
+        level = level_of(row.flags)
         return 0, some, level if not question.level and level > data.level else 0
 
 

@@ -9,7 +9,7 @@ consent's rows are in preorder.
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final, NamedTuple
 
 from consentd.errors import InvalidError, MalformedError
@@ -53,6 +53,8 @@ SIDE_WINDOW: Final = struct.Struct("<qq")
 
 _RESERVED: Final = struct.Struct("<8xI")
 """The reserved field of a side record. It begins 8 bytes after the record."""
+
+_NONE: Final = (0,)  # what the reserved field unpacks to if nothing is in it
 
 _COUNT: Final = struct.Struct("<I")
 
@@ -192,7 +194,13 @@ def uses_reserved(block: bytes, rows: Iterable[Fields]) -> bool:
     Raises:
         struct.error: a record is cut short.
     """
-    return any(_RESERVED.unpack_from(block, 4 * word)[0] for word in {row[8] for row in rows if row[9] & SIDE})
+    words = [row[8] for row in rows if row[9] & SIDE]
+    return any(uses_reserved_at(block, word) for word in set(words))
+
+
+def uses_reserved_at(block: bytes, word: int) -> bool:
+    """Return whether the side record at *word* has a value in the reserved field. Raises as ``uses_reserved``."""
+    return _RESERVED.unpack_from(block, 4 * word) != _NONE
 
 
 def decode_numbers(block: bytes, word: int) -> frozenset[int]:
@@ -200,12 +208,22 @@ def decode_numbers(block: bytes, word: int) -> frozenset[int]:
     if not word:
         return frozenset()
     try:
-        (count,) = _COUNT.unpack_from(block, 4 * word)
-        if count > len(block) // 4:
+        if _COUNT.unpack_from(block, 4 * word)[0] > len(block) // 4:
             raise MalformedError("list of a side block is cut short")
-        return frozenset(struct.unpack_from(f"<{count}I", block, 4 * word + _COUNT.size))
+        return frozenset(unpack_numbers(block, word))
     except struct.error as error:
         raise MalformedError("list of a side block is cut short") from error
+
+
+def unpack_numbers(block: bytes, word: int) -> tuple[int, ...]:
+    """Return the numbers of the list at a word of a side block, which is known to be well formed."""
+    (count,) = _COUNT.unpack_from(block, 4 * word)
+    return _numbers(count).unpack_from(block, 4 * word + _COUNT.size)
+
+
+@lru_cache(maxsize=64)
+def _numbers(count: int) -> struct.Struct:
+    return struct.Struct(f"<{count}I")
 
 
 def decode_references(block: bytes, word: int) -> frozenset[str]:

@@ -8,7 +8,7 @@ bytes depend only on the lineages that the value has now, and not on earlier edi
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Final
 
 from consentd.errors import InvalidError, MalformedError, NotFoundError
 from consentd.policy.compile import POLICY_ROWS, POLICY_SHIFT, STATUTORY, UNREADABLE, Compiled
@@ -61,6 +61,7 @@ ENTRY: Final = struct.Struct("<IIHHBBQII")
 """Directory entry: lineage, seq, version, vocabulary version, number of rows of its tree minus 1, flags, since; and two
 reserved fields, 0: the authority that the consent rests on, and the notice that it was given under."""
 
+NO_RESERVED: Final = (0, 0)  # the reserved fields, as this version writes them
 _LENGTH: Final = struct.Struct("<I")
 _STATES: Final = PAUSED | UNREADABLE | STATUTORY
 MAX_TABLE_SEQ: Final = (1 << 32) - 1  # a directory entry has 32 bits for a seq
@@ -79,7 +80,7 @@ class Lineage:
     version: int
     paused: bool
     compiled: Compiled
-    reserved: tuple[int, int] = (0, 0)
+    reserved: tuple[int, int] = NO_RESERVED
 
     @property
     def flags(self) -> int:
@@ -237,25 +238,19 @@ def _lineages_with(value: bytes | None, lineage: int) -> list[Lineage]:
 def _lineages(value: bytes | None) -> list[Lineage]:
     return [
         Lineage(
-            one.lineage, one.seq, one.version, bool(one.flags & PAUSED),
-            Compiled(one.vocabulary, one.flags & ~(PAUSED | HAS_SIDE), one.rows, one.side, one.since), one.reserved,
+            lineage, seq, version, bool(flags & PAUSED),
+            Compiled(of, flags & ~(PAUSED | HAS_SIDE), rows, side, since), reserved,
         )
-        for one in split_subject(value)
+        for (seq, lineage, version), of, flags, since, reserved, rows, side in split_subject(value)
     ]  # fmt: skip
 
 
-class StoredLineage(NamedTuple):
-    """A lineage as a subject value has it: its directory entry, the bytes of its rows, and its side block."""
+Ids = tuple[int, int, int]
+"""(seq of the consent's leaf, lineage, version). All three are 0 for a rule of the realm."""
 
-    lineage: int
-    seq: int
-    version: int
-    vocabulary: int
-    flags: int
-    since: int
-    reserved: tuple[int, int]
-    rows: bytes
-    side: bytes
+StoredLineage = tuple[Ids, int, int, int, tuple[int, int], bytes, bytes]
+"""Of a lineage: ids, vocabulary version, flags, since, the reserved fields, the bytes of its rows, its side block. This
+is no class, because that takes longer, and a person may have many."""
 
 
 def split_subject(value: bytes | None) -> Iterator[StoredLineage]:
@@ -270,9 +265,8 @@ def split_subject(value: bytes | None) -> Iterator[StoredLineage]:
         raise MalformedError("subject value has an unknown format")
     row_at = HEADER.size + lineages * ENTRY.size
     side_at = row_at + rows * ROW_SIZE
-    for index in range(lineages):
-        at = HEADER.size + index * ENTRY.size
-        lineage, seq, number, of, more, flags, since, authority, notice = ENTRY.unpack_from(value, at)
+    entries = ENTRY.iter_unpack(value[HEADER.size : row_at])
+    for lineage, seq, number, of, more, flags, since, authority, notice in entries:
         if flags >> POLICY_SHIFT >= len(POLICY_ROWS):
             raise MalformedError("directory entry has an unknown policy")
         row_end = row_at + (more + 1 + POLICY_ROWS[flags >> POLICY_SHIFT]) * ROW_SIZE
@@ -281,8 +275,7 @@ def split_subject(value: bytes | None) -> Iterator[StoredLineage]:
             (length,) = _LENGTH.unpack_from(value, side_at)
             side = value[side_at + _LENGTH.size : side_at + _LENGTH.size + length]
             side_at += _LENGTH.size + length
-        reserved = authority, notice
-        yield StoredLineage(lineage, seq, number, of, flags, since, reserved, value[row_at:row_end], side)
+        yield (seq, lineage, number), of, flags, since, (authority, notice), value[row_at:row_end], side
         row_at = row_end
 
 
@@ -319,4 +312,4 @@ def _check_tree(rows: list[Row]) -> None:
 def _is_simple(lineage: Lineage) -> bool:
     row, *others = unpack_rows(lineage.compiled.rows)
     is_limited = row.labels or row.flags & ~PERMIT
-    return not (others or lineage.flags or any(lineage.reserved) or is_limited)
+    return not (others or lineage.flags or lineage.reserved != NO_RESERVED or is_limited)
