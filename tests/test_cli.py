@@ -220,7 +220,9 @@ def test_a_consent_has_the_state_of_its_period(talk: CommandLine, person: str) -
     talk("enrol", person)
     assert talk("grant", person, *CONSENT, "--from", "2098-01-01").status == 0
     (shown,) = talk("consents", person).out.splitlines()
+    assert "  v1  not yet in force  " in shown
     assert "in force: 2098-01-01 00:00:00 KST ~" in shown
+    assert talk("consents", person, "--json").object["state"] == "NOT_YET"
     assert talk("check", person, *ASK).status == 1
 
 
@@ -423,7 +425,7 @@ def fhir_consent(identifier: str, **changed: Any) -> dict[str, Any]:
         "category": [{"coding": [{"system": "http://loinc.org", "code": "59284-0"}]}],
         "patient": {"reference": "Patient/p", "identifier": {"system": "https://mhid.example", "value": identifier}},
         "policyRule": {"coding": [{"system": f"{hl7}v3-ActCode", "code": "OPTIN"}]},
-        "provision": {"purpose": [{"system": f"{hl7}v3-ActReason", "code": "TREAT"}]},
+        "provision": {"type": "permit", "purpose": [{"system": f"{hl7}v3-ActReason", "code": "TREAT"}]},
         **changed,
     }
 
@@ -445,7 +447,8 @@ def test_import_of_fhir(talk: CommandLine, person: str, tmp_path: Path) -> None:
     consent_id = first.object["consent_id"]
     assert talk(*verb, "--json").object["fate"] == "unchanged"
     # What is in force now came from elsewhere, yet the import knows what it wrote before, and keeps knowing.
-    assert talk("amend", person, consent_id, *CONSENT).status == 0
+    (source,) = [one for one in talk("amend", person, consent_id, *CONSENT).err.splitlines() if "imported from" in one]
+    assert source.endswith(" → none")
     talk("checkpoint")
     talk("authorize", person, *ASK, "--receipt", os.devnull)
     assert talk(*verb, "--json").object["fate"] == "unchanged"

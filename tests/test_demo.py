@@ -85,12 +85,17 @@ def test_the_verified_history_has_the_whole_story(demo: tuple[DemoResult, str, H
     kinds = [EntryKind(entry.kind).name for entry in entries]
     assert kinds == [
         *("ENROL", "KEY", "GRANT", "ACCESS", "OUTCOME", "ACCESS", "OUTCOME"),
-        *("AMEND", "ACCESS", "OUTCOME", "REFUSAL", "REFUSAL", "REFUSAL", "REVOKE", "REFUSAL"),
+        *("GRANT", "ACCESS", "REFUSAL", "REFUSAL", "AMEND", "ACCESS"),
+        *("AMEND", "ACCESS", "OUTCOME", "REFUSAL", "REFUSAL", "REFUSAL", "REVOKE", "REVOKE", "REFUSAL"),
     ]
     assert {entry.author for entry in entries if entry.kind in (EntryKind.GRANT, EntryKind.AMEND)} == {"subject"}
-    assert [_outcome(entry) for entry in entries if entry.kind == EntryKind.ACCESS] == [pb.OUTCOME_PERMIT] * 3
+    assert [_outcome(entry) for entry in entries if entry.kind == EntryKind.ACCESS] == [pb.OUTCOME_PERMIT] * 5
     refusals = [entry for entry in entries if entry.kind == EntryKind.REFUSAL]
-    assert [_outcome(entry) for entry in refusals if _is_access(entry)] == [pb.OUTCOME_NO_CONSENT] * 3
+    assert [_outcome(entry) for entry in refusals if _is_access(entry)] == [pb.OUTCOME_NO_CONSENT] * 5
+    asked = [entry for entry in entries if entry.kind in (EntryKind.ACCESS, EntryKind.REFUSAL)]
+    assert list(map(_question, asked[2:6])) == [
+        ("access", "CLIN.DX"), ("collect", "CLIN.DX"), ("access", "GEN.TEST"), ("access", "GEN.TEST"),
+    ]  # fmt: skip
     (request,) = (entry.message for entry in refusals if not _is_access(entry))
     assert isinstance(request, st.RefusalStatement)
     assert request.reason == st.REFUSAL_REASON_R05_UNSPECIFIED_ITEMS
@@ -109,6 +114,7 @@ def test_what_is_printed_is_korean_with_english_and_names_no_citizen(demo: tuple
     for part in (
         *("동의 (consent)", "동의 범위 축소", "철회 (withdrawal)", "누가 내 정보를 봤나", "R05", "log.vkey"),
         *("Each says who may use which data for what purpose.", "The citizen signs", "A change of a single byte"),
+        "Sensitive data are not in “all data”",
     ):
         assert part in text
     assert "SYN-0" not in text
@@ -158,6 +164,14 @@ def test_options_have_the_town_s_full_size(monkeypatch: pytest.MonkeyPatch) -> N
 
 def _is_access(entry: Entry) -> bool:
     return isinstance(entry.message, st.RefusalStatement) and entry.message.HasField("access")
+
+
+def _question(entry: Entry) -> tuple[str, str]:
+    message = entry.message
+    record = message.access if isinstance(message, st.RefusalStatement) else message
+    assert isinstance(record, st.AccessStatement)
+    question = pb.Question.FromString(record.asked.question)
+    return question.action, question.categories[0]
 
 
 def _outcome(entry: Entry) -> int:

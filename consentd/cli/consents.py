@@ -240,6 +240,7 @@ def _consent(arguments: argparse.Namespace, before: "Consent | None") -> "Consen
     made = pb.Consent(kind=pb.CONSENT_KIND_CONSENT, language="ko", root=pb.Provision(effect=pb.EFFECT_PERMIT))
     if before is not None:
         made.CopyFrom(before)
+        made.source = ""  # this version is not imported
     if arguments.kind is not None:
         made.kind = pb.ConsentKind.Value(f"CONSENT_KIND_{arguments.kind.replace('-', '_').upper()}")
     _state_rest(arguments, made)

@@ -1,4 +1,4 @@
-"""Play one citizen's story with the client library: consent, transfer, narrowing, refusal, withdrawal, and history.
+"""Play one citizen's story with the client library: consent, transfer, views, narrowing, refusal, withdrawal, history.
 
 The citizen signs with the citizen's own key. The relay sends every call: the institutions delegated that to it. But it
 cannot forge the citizen's signatures. At the end the citizen's history is shown. ``Client.history`` raises if an entry
@@ -20,19 +20,24 @@ from consentd.policy.dates import SEOUL
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
-from consentd_client import AuthorizeAnswer, Client, Entry, History, StatementSigner, labels
+from consentd_client import AuthorizeAnswer, Client, Entry, History, StatementSigner
+from consentd_client.labels import enum_name, label
 
 CITIZEN = pb.Subject(scheme="mhid", value="SYN-900001")
 HOSPITAL = "general-hospital-01"
 CLINIC = "clinic-01"
+OTHER_CLINIC = "clinic-02"
 HIRA = PUBLIC_HOLDERS[1][0]
 MARKETING = "market-service"
 YEAR_MS = 365 * DAY_MS
 
 _COLUMNS = (
-    ("때", "when"), ("누가", "who"), ("제공", "holder"), ("무엇을", "what"), ("목적", "purpose"), ("결과", "outcome")
+    ("때", "when"), ("누가", "who"), ("제공", "holder"), ("무엇을", "what"), ("목적", "purpose"), ("행위", "action"),
+    ("결과", "outcome"),
 )  # fmt: skip
-_CODES = {code.code: (code.ko, code.en) for code in (*DEFAULT_VOCABULARY.purposes, *DEFAULT_VOCABULARY.categories)}
+_WORDS = DEFAULT_VOCABULARY
+_CODES = {code.code: (code.ko, code.en) for code in (*_WORDS.purposes, *_WORDS.categories, *_WORDS.actions)}
+_CODES |= {"collect": ("전송", "transfer"), "access": ("열람", "view")}
 
 
 class Story:
@@ -61,21 +66,32 @@ class Story:
         why("기록된 허용 없이는 정보가 나가지 않습니다.", "No data leave the holder without a recorded permission.")
         for holder, category in ((HIRA, "INS.RX"), (CLINIC, "CLIN.DX")):
             self._record(self._ask(HOSPITAL, holder, "TREAT", category), category)
-        step(3, ("동의 범위 축소", "consent narrowed"), ("투약이력만", "dispensing history only"))
+        step(3, ("열람만 허용", "a view only"), ("다른 의원에, 모든 정보를", "to another clinic, all data"))
+        why("‘모든 정보’에도 민감정보는 들지 않습니다.", "Sensitive data are not in “all data”: they must be named.")
+        view = client.grant(CITIZEN, _consent(("*",), (HOSPITAL,), OTHER_CLINIC, actions=("access",)), signer=signer)
+        self._ask(OTHER_CLINIC, HOSPITAL, "TREAT", "CLIN.DX", action="access")
+        self._ask(OTHER_CLINIC, HOSPITAL, "TREAT", "CLIN.DX")
+        self._ask(OTHER_CLINIC, HOSPITAL, "TREAT", "GEN.TEST", action="access")
+        why("유전자검사를 이름으로 허용하면 볼 수 있습니다.", "Once the citizen names genetic tests, they may be seen.")
+        named = _consent(("GEN.TEST",), (HOSPITAL,), OTHER_CLINIC, actions=("access",), labels=("GDIS",))
+        client.amend(CITIZEN, view.consent_id, named, based_on_version=1, signer=signer)
+        self._ask(OTHER_CLINIC, HOSPITAL, "TREAT", "GEN.TEST", action="access")
+        step(4, ("동의 범위 축소", "consent narrowed"), ("투약이력만", "dispensing history only"))
         why("요청 한 번으로 바로 적용됩니다.", "One request narrows a consent, and it applies at once.")
         narrowed = _consent(("INS.RX",), (HIRA,))
         client.amend(CITIZEN, given.consent_id, narrowed, based_on_version=1, signer=signer)
         self._record(self._ask(HOSPITAL, HIRA, "TREAT", "INS.RX"), "INS.RX")
-        step(4, ("거절과 그 사유", "refusals, and why"))
+        step(5, ("거절과 그 사유", "refusals, and why"))
         why("거절도 사유와 함께 기록됩니다.", "A refusal is recorded with its reason.")
         self._ask(HOSPITAL, CLINIC, "TREAT", "CLIN.DX")
         self._ask(MARKETING, HIRA, "HMARKT", "INS.RX")
         self._request_without_legal_items(signer)
-        step(5, ("철회", "withdrawal"))
+        step(6, ("철회", "withdrawal"))
         why("철회가 확인된 뒤의 요청은 모두 거절됩니다.", "From now on every request is refused.")
-        client.revoke(CITIZEN, given.consent_id, signer=signer)
+        for consent_id in (given.consent_id, view.consent_id):
+            client.revoke(CITIZEN, consent_id, signer=signer)
         self._ask(HOSPITAL, HIRA, "TREAT", "INS.RX", published=True)
-        step(6, ("누가 내 정보를 봤나", "who looked at my data"))
+        step(7, ("누가 내 정보를 봤나", "who looked at my data"))
         why("앱이 직접 검증하므로 서버를 믿지 않아도 됩니다.", "The app verifies it and need not trust us.")
         history = client.history(CITIZEN, tag=tag)
         self._show(history)
@@ -89,15 +105,19 @@ class Story:
         return self._names.get(name, (name, name))
 
     def _ask(
-        self, recipient: str, holder: str, purpose: str, category: str, *, published: bool = False
-    ) -> AuthorizeAnswer:
-        """Ask for a transfer and print the decision. *published*: wait until a checkpoint covers the decision."""
+        self, recipient: str, holder: str, purpose: str, category: str, *, action: str = "collect",
+        published: bool = False,
+    ) -> AuthorizeAnswer:  # fmt: skip
+        """Ask for a transfer, or a view (*action* ``access``), and print the decision.
+
+        *published*: wait until a checkpoint covers the decision.
+        """
         question = pb.Question(
             subject=CITIZEN,
             actor=pb.Actor(organisation=recipient, relays=[RELAY[0]]),
             holder=holder,
             purpose=purpose,
-            action="disclose",
+            action=action,
             categories=[category],
         )
         answer = self._client.authorize_access(question, published=published)
@@ -106,7 +126,7 @@ class Story:
         colour = "green" if answer else "red"
         self._out.print(
             f"   {text(*self._party(holder))} → {text(*self._party(recipient))}: {text(*_code(category))}, "
-            f"{text(*_code(purpose))}: [{colour}]{outcome}[/{colour}]"
+            f"{text(*_code(purpose))}, {text(*_code(action))}: [{colour}]{outcome}[/{colour}]"
         )
         return answer
 
@@ -159,6 +179,7 @@ class Story:
             self._party(question.holder),
             _code(question.categories[0]),
             _code(question.purpose),
+            _code(question.action),
             _label(pb.Outcome, record.decision.outcome, "OUTCOME_"),
         ]
 
@@ -170,22 +191,27 @@ class Story:
 
 
 def _label(enum: type, value: int, prefix: str) -> Text:
-    code = labels.enum_name(enum, value, prefix)
-    return labels.label(code, "ko"), labels.label(code, "en")
+    code = enum_name(enum, value, prefix)
+    return label(code, "ko"), label(code, "en")
 
 
 def _code(code: str) -> Text:
     return _CODES.get(code, (code, code))
 
 
-def _consent(categories: Sequence[str], holders: Sequence[str]) -> pb.Consent:
-    """Return a consent that permits the hospital to use these holders' data for treatment, for a year."""
+def _consent(
+    categories: Sequence[str], holders: Sequence[str], recipient: str = HOSPITAL, *, actions: Sequence[str] = (),
+    labels: Sequence[str] = (),
+) -> pb.Consent:  # fmt: skip
+    """Return a consent that permits *recipient* to use these holders' data for treatment, for a year."""
     root = pb.Provision(
         effect=pb.EFFECT_PERMIT,
-        actors=[HOSPITAL],
+        actors=[recipient],
         holders=holders,
         purposes=["TREAT"],
         categories=categories,
+        actions=actions,
+        labels=labels,
         period=pb.Period(end_time_ms=time.time_ns() // 1_000_000 + YEAR_MS),
     )
     return pb.Consent(kind=pb.CONSENT_KIND_CONSENT, root=root, language="ko")

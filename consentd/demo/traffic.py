@@ -139,7 +139,7 @@ class Traffic:
             actor=pb.Actor(organisation=transfer.recipient, relays=[RELAY[0]], automatic=True),
             holder=transfer.holder,
             purpose=transfer.purpose,
-            action="disclose",
+            action="collect",
             categories=[transfer.category],
         )
 
