@@ -11,6 +11,9 @@ from consentd.audit.replay import replay_decisions
 from consentd.core import codec
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
+from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
+from consentd.policy.model import Rules
+from consentd.statements.values import rules_message, vocabulary_message
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
@@ -172,6 +175,37 @@ def test_a_person_enrolled_or_asked_for_by_a_resident_registration_number_is_nam
         if identifier != "SYN-1":
             wrong.append(forge.size)
         forge.ask(tag, identifier=identifier)
+    forge.seal()
+    report = replay_decisions(
+        forge.write(tmp_path / "a", tmp_path / "b"), origin=ORIGIN, log_verifier=LOG.verifier, jobs=JOBS
+    )
+    assert [fault.index for fault in report.faults] == wrong
+
+
+def test_a_vocabulary_and_rules_that_must_not_be_are_named(tmp_path: Path) -> None:
+    forge, wrong = make_forge(60), []
+    name = DEFAULT_VOCABULARY.id
+    vocabulary = vocabulary_message(DEFAULT_VOCABULARY)
+    rules = rules_message(Rules(), realm_id="realm", version=1, vocabulary_id=name)
+    vocabulary_tag, rules_tag = codec.public_tag(f"vocabulary/{name}"), codec.public_tag("rules/realm")
+
+    def publish(message: Any, kind: EntryKind, tag: bytes, *, is_fault: bool) -> None:
+        message.version += 1
+        if is_fault:
+            wrong.append(forge.size)
+        forge.add(kind, tag, message)
+
+    vocabulary.codes[0].name.en = "another name"
+    publish(vocabulary, EntryKind.VOCABULARY, vocabulary_tag, is_fault=False)
+    leaf = next(one for one in vocabulary.codes if one.code == "CLIN.DX")
+    leaf.level = "U"
+    publish(vocabulary, EntryKind.VOCABULARY, vocabulary_tag, is_fault=True)
+    vocabulary.version += 1
+    publish(vocabulary, EntryKind.VOCABULARY, vocabulary_tag, is_fault=True)  # a version is missing
+    rules.break_glass.add(effect=pb.EFFECT_PERMIT, purposes=["BTG"])
+    publish(rules, EntryKind.RULES, rules_tag, is_fault=False)
+    rules.break_glass.add(effect=pb.EFFECT_PERMIT, purposes=["TREAT"])
+    publish(rules, EntryKind.RULES, rules_tag, is_fault=True)
     forge.seal()
     report = replay_decisions(
         forge.write(tmp_path / "a", tmp_path / "b"), origin=ORIGIN, log_verifier=LOG.verifier, jobs=JOBS

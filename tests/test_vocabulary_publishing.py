@@ -1,12 +1,13 @@
-"""Publishing a vocabulary: which next versions are refused, and what a new code changes for older consents (rule 6)."""
+"""Publishing a vocabulary or rules: what is refused, and what a new code changes for older consents (rule 6)."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import grpc
 import pytest
 
 from cases.daemons import Running, make_running, question, reason_of, request_id, serve
-from cases.services import new_identifier, services
+from cases.services import new_identifier, publish_rules, refusal, services
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
@@ -135,14 +136,48 @@ def test_a_new_code_is_in_denies_and_not_in_permits_that_are_older(running: Runn
 
 
 def test_statutory_rules_name_what_is_never_implied(running: Running) -> None:
-    subject = running.enrol(new_identifier())
-    asked = question(subject, purpose="HMARKT", action="collect")
-    rules = running.registry.GetRules(rs.GetRulesRequest(), metadata=running.as_("operator")).rules
-    for purposes, outcome in (([], pb.OUTCOME_NO_CONSENT), (["*"], pb.OUTCOME_NO_CONSENT), (["HMARKT"], 0)):
-        rules.version += 1
-        del rules.statutory[:]
-        rules.statutory.add(effect=pb.EFFECT_PERMIT, purposes=purposes)
-        rules.ClearField("attestation")
-        request = rs.PublishRulesRequest(request_id=request_id(), rules=rules)
-        running.registry.PublishRules(request, metadata=running.as_("operator"))
-        assert running.check(asked).outcome == (outcome or pb.OUTCOME_PERMIT)
+    asked = question(running.enrol(new_identifier()), purpose="HMARKT", action="collect")
+    for purposes, outcome in (
+        ([], pb.OUTCOME_NO_CONSENT), (["*"], pb.OUTCOME_NO_CONSENT), (["HMARKT"], pb.OUTCOME_PERMIT),
+    ):  # fmt: skip
+        publish_rules(running, statutory=[])
+        publish_rules(running, statutory=[pb.Provision(effect=pb.EFFECT_PERMIT, purposes=purposes)])
+        assert running.check(asked).outcome == outcome
+    publish_rules(running, statutory=[])
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"normal_level": "X"}, "INVALID_CONSENT"),
+        ({"normal_level": "n"}, "INVALID_CONSENT"),
+        ({"break_glass": [pb.Provision(effect=pb.EFFECT_PERMIT, purposes=["TREAT"])]}, "INVALID_CONSENT"),
+        ({"break_glass": [pb.Provision(effect=pb.EFFECT_DENY, purposes=["TREAT", "ETREAT"])]}, "INVALID_CONSENT"),
+        ({"statutory": [pb.Provision(effect=pb.EFFECT_PERMIT, level="X")]}, "INVALID_CONSENT"),
+        ({"statutory": [pb.Provision(effect=pb.EFFECT_DENY, labels=["R"])]}, "UNKNOWN_CODE"),
+        ({"statutory": [pb.Provision(effect=pb.EFFECT_DENY, labels=["NONE"])]}, "UNKNOWN_CODE"),
+        ({"statutory": [pb.Provision(period=pb.Period(end_time_ms=5))]}, "INVALID_CONSENT"),
+        ({"statutory": [pb.Provision(effect=pb.EFFECT_DENY, provisions=[pb.Provision()])]}, "INVALID_CONSENT"),
+        (
+            {"statutory": [pb.Provision(effect=pb.EFFECT_DENY, period=pb.Period(end_time_ms=1 << 55))]},
+            "INVALID_CONSENT",
+        ),
+        ({"statutory": [pb.Provision(effect=pb.EFFECT_DENY, actors=["nobody"])]}, "UNKNOWN_PARTICIPANT"),
+        ({"vocabulary_id": "other"}, "INVALID_REQUEST"),
+        ({"quotas": st.Quotas(entries_per_day=60_001)}, "INVALID_REQUEST"),
+    ],
+)
+def test_rules_that_cannot_be_are_refused(running: Running, changed: dict[str, Any], reason: str) -> None:
+    asked = {"metadata": running.as_("operator")}
+    before = running.registry.GetRules(rs.GetRulesRequest(), **asked).rules
+    assert refusal(lambda: publish_rules(running, **changed)) == reason
+    assert running.registry.GetRules(rs.GetRulesRequest(), **asked).rules == before
+
+
+def test_rules_that_may_be(running: Running) -> None:
+    glass = [pb.Provision(effect=pb.EFFECT_PERMIT, purposes=one) for one in ([], ["*"], ["BTG"], ["BTG", "TREAT"])]
+    for level in ("U", "L", "M", "N", "R", "V"):
+        publish_rules(running, normal_level=level, break_glass=glass)
+        glass = []
+    stored = running.registry.GetRules(rs.GetRulesRequest(), metadata=running.as_("operator")).rules
+    assert (stored.normal_level, len(stored.break_glass)) == ("V", 0)

@@ -1,4 +1,4 @@
-"""Check again what the daemon checks before it writes: consents and who wrote them, identifiers' schemes, keys.
+"""Check again what the daemon checks before it writes: consents and who wrote them, vocabularies, rules, keys, schemes.
 
 The rules are those of the sequencer (``sequencer.commands.authorship``; policy.md, rule 8). An entry that the daemon
 signed was written by the participant or operator that attests it. Who passed on an entry that a person signed is not
@@ -21,13 +21,13 @@ from consentd.sequencer.commands.authorship import (
     check_version,
     check_writer,
 )
-from consentd.sequencer.commands.registry import check_key
+from consentd.sequencer.commands.registry import check_key, check_rules, check_vocabulary
 from consentd.statements import values
 from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
-CHECKED = CONSENTS | {EntryKind.ENROL, EntryKind.KEY}
+CHECKED = CONSENTS | {EntryKind.ENROL, EntryKind.KEY, EntryKind.VOCABULARY, EntryKind.RULES}
 """The kinds of entries that ``check_written`` checks."""
 
 
@@ -45,6 +45,10 @@ def check_written(view: View, event: codec.Event, message: Message, key: bytes) 
         check_scheme(message.scheme)
     elif isinstance(message, st.KeyStatement):
         check_key(message.key)
+    elif isinstance(message, st.VocabularyStatement):
+        check_vocabulary(view, message)
+    elif isinstance(message, st.RulesStatement):
+        check_rules(view, message)
     elif isinstance(message, st.GrantStatement):
         _Author(view, message.attestation, key).check_version(event, message.consent, replaced=None)
     elif isinstance(message, st.AmendStatement):

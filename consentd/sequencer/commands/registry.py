@@ -30,6 +30,7 @@ from consentd.sequencer.commands.write import (
 )
 from consentd.statements import payloads, values
 from consentd.table.transaction import TableTransaction
+from consentd.table.view import View
 from consentd.v1 import statement_pb2 as st
 
 M = TypeVar("M", bound=Message)
@@ -128,14 +129,43 @@ def _check_key_change(write: PublicWrite[st.KeyStatement], context: WriteContext
         raise NotFoundError("participant has no such key in force")
 
 
-def _check_vocabulary(write: PublicWrite[st.VocabularyStatement], context: WriteContext) -> None:
-    table = context.table
-    value, old = values.vocabulary_value(write.message), table.vocabulary_statement()
-    assert old is not None, "a ledger begins with a vocabulary"
-    if old.vocabulary_id != write.message.vocabulary_id:
+def check_vocabulary(view: View, message: st.VocabularyStatement) -> None:
+    """Check the next version of the vocabulary. The first one, with which a ledger begins, need only be one.
+
+    Raises:
+        InvalidError: it is no vocabulary, is another one, or changes what codes mean (``check_successor``).
+        ConflictError: its version is not the next.
+    """
+    value, old = values.vocabulary_value(message), view.vocabulary_statement()
+    if old is None:
+        return
+    if old.vocabulary_id != message.vocabulary_id:
         raise InvalidError(f"realm uses another vocabulary: `{old.vocabulary_id}`")
-    _check_next_version(write.message.version, old.version)
+    _check_next_version(message.version, old.version)
     check_successor(values.vocabulary_value(old), value)
+
+
+def check_rules(view: View, message: st.RulesStatement) -> None:
+    """Check the next version of the realm's rules. The first ones, with which a ledger begins, need only be rules.
+
+    Raises:
+        InvalidError: they are of another realm or vocabulary, or ``check.check_rules`` or ``compile_rules`` refuses
+            them.
+        ConflictError: their version is not the next.
+    """
+    value, old = values.rules_value(message), view.rules_statement()
+    if old is None:
+        return
+    if (old.realm_id, old.vocabulary_id) != (message.realm_id, message.vocabulary_id):
+        raise InvalidError(f"realm or vocabulary is another: `{old.realm_id}`, `{old.vocabulary_id}`")
+    _check_next_version(message.version, old.version)
+    registry = view.registry()
+    check.check_rules(value, registry.codebook.vocabulary)
+    compile_rules(value, registry.codebook.vocabulary, registry.numbers)
+
+
+def _check_vocabulary(write: PublicWrite[st.VocabularyStatement], context: WriteContext) -> None:
+    check_vocabulary(context.table, write.message)
 
 
 def _check_notice(write: PublicWrite[st.NoticeStatement], context: WriteContext) -> None:
@@ -147,15 +177,7 @@ def _check_notice(write: PublicWrite[st.NoticeStatement], context: WriteContext)
 
 
 def _check_rules(write: PublicWrite[st.RulesStatement], context: WriteContext) -> None:
-    table = context.table
-    value, old = values.rules_value(write.message), table.rules_statement()
-    assert old is not None, "a ledger begins with rules"
-    if (old.realm_id, old.vocabulary_id) != (write.message.realm_id, write.message.vocabulary_id):
-        raise InvalidError(f"realm or vocabulary is another: `{old.realm_id}`, `{old.vocabulary_id}`")
-    _check_next_version(write.message.version, old.version)
-    registry = table.registry()
-    check.check_rules(value, registry.codebook.vocabulary)
-    compile_rules(value, registry.codebook.vocabulary, registry.numbers)
+    check_rules(context.table, write.message)
 
 
 def _check_delegation(write: PublicWrite[st.DelegationStatement], context: WriteContext) -> None:
