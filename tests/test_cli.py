@@ -239,6 +239,25 @@ def test_a_question_states_what_the_options_say(talk: CommandLine, person: str, 
     assert plain == {**{key: stated[key] for key in ("actor", "holder", "purpose", "categories")}, "action": "collect"}
 
 
+def test_the_conditions_of_a_permit_are_shown_and_not_overlooked(talk: CommandLine, person: str) -> None:
+    talk("enrol", person)
+    limits = ("--label", "PSY", "--level", "R", "--data-from", "2020-01-01")
+    talk("grant", person, *CONSENT[:6], "--category", "CLIN.DX", *limits)
+    assert talk("check", person, *ASK).status == 1
+    shown = talk("check", person, *ASK, "--fulfils", "enforce-residual")
+    assert (shown.status, shown.out.splitlines()[:2]) == (1, ["PERMIT  permitted", "  permitted: CLIN.DX"])
+    assert shown.out.splitlines()[-2:] == [
+        "  obligation: ENFORCE_RESIDUAL (apply the conditions to each resource)",
+        "  condition (consent): permitted CLIN.DX, no labels but: PSY, with one of the labels: PSY, "
+        "level: up to R (restricted), data of: 2020-01-01 00:00:00 KST ~",
+    ]
+    assert "conditions to apply" in shown.err
+    found = talk("check", person, *ASK, "--fulfils", "enforce-residual", "--json").object
+    assert (found["permits"], found["residual"][0]["level"]) == (False, "R")
+    stated = ("--label", "PSY", "--level", "R", "--data-from", "2020-01-01", "--data-until", "2020-12-31")
+    assert talk("check", person, *ASK, *stated).status == 0
+
+
 def test_an_uncertain_write_is_repeated_with_its_request_id(talk: CommandLine, person: str) -> None:
     talk("enrol", person)
     lost = talk("grant", person, *CONSENT, "--target", "127.0.0.1:1", "--timeout", 5)

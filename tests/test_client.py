@@ -36,6 +36,7 @@ from consentd_client import (
     History,
     KeyPair,
     RamMemory,
+    Resource,
     StatementSigner,
     Subject,
     TransferOutcome,
@@ -245,6 +246,57 @@ def test_a_repeat_gets_the_first_receipt(client: Client, person: Subject) -> Non
     with pytest.raises(ConflictError) as caught:
         client.grant(person, consent(categories=["INS"]), request_id=request_id)
     assert caught.value.reason == "REQUEST_ID_REUSED"
+
+
+def test_a_repeated_access_is_the_very_same_request(running: Running, trust: Trust, person: Subject) -> None:
+    key = KeyPair(b"\x36" * 32)
+    with connected(running, trust, "operator") as operator:
+        operator.add_key("clinic-b", key.public_key)
+    with connected(running, trust) as app:
+        tag = app.enrol(person).tag
+        app.grant(person, consent())
+    asked = question(person, action="")
+    signer = StatementSigner(key=key, origin=trust.origin, tag=tag)
+    for who, options in (("app", {}), ("clinic-b", {}), ("clinic-b", {"signer": signer})):
+        with connected(running, trust, who) as client:
+            again: dict[str, Any] = {"request_id": consentd_client.new_request_id(), **options}
+            first, second = (client.authorize_access(asked, **again) for _ in range(2))
+            for answer in (first, second):
+                answer.require(asked)
+                assert answer.receipt is not None
+            assert second.receipt is not None
+            assert (first.access_seq, second.receipt.replayed) == (second.access_seq, True)
+            assert client.record_access(person, second.access_seq, SENT).event.ref == first.access_seq
+
+
+def test_conditions_are_applied_to_resources(client: Client, person: Subject) -> None:
+    client.enrol(person)
+    client.grant(person, consent(categories=["CLIN.DX"], labels=["PSY"], level="R"))
+    asked = question(person, supported_obligations=[pb.OBLIGATION_ENFORCE_RESIDUAL])
+    plain = Resource(category="CLIN.DX", reference="Condition/1")
+    found = [
+        plain, replace(plain, labels=("PSY",)), replace(plain, labels=("PSY",), level="V"),
+        replace(plain, labels=("PSY", "HIV")), replace(plain, labels=("STRANGE",)),
+    ]  # fmt: skip
+    for answer in (client.check(asked), client.authorize_access(asked)):
+        assert (answer.outcome_name, bool(answer)) == ("PERMIT", False)
+        assert client.apply_residual(answer, found) == (found[1],)
+    for resource in found[:4]:
+        alone = question(
+            person, labels=pb.CodeSet(values=resource.labels), level=resource.level or "R",
+            resources=pb.CodeSet(values=[resource.reference]),
+        )  # fmt: skip
+        assert bool(client.check(alone)) is (resource is found[1])
+
+
+def test_a_wide_question_is_answered_by_its_leaves(client: Client, person: Subject) -> None:
+    client.enrol(person)
+    client.grant(person, consent())
+    wide = client.check(question(person, categories=["CLIN"]))
+    assert wide
+    assert len(wide.decision.permitted) > 10
+    part = client.authorize_access(question(person, categories=["CLIN.DX", "INS"]))
+    assert (part.outcome_name, bool(part), part.error) == ("PARTIAL", False, None)
 
 
 def test_errors_come_back_as_what_they_were(running: Running, client: Client, person: Subject) -> None:

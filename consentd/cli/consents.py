@@ -46,6 +46,12 @@ exit status: 0 recorded, 1 refused on a legal ground (the refusal is recorded an
 example:
   consentd amend mhid:MH-0001 $CONSENT --category CLIN.DX --until 2027-12-31
 """
+_CONSENTS_HELP = """\
+Each consent is shown with everything that it states, a nested provision on a line of its own.
+
+states: active; not yet in force, ended (by the period of its root); paused (it permits nothing, but still denies);
+revoked (with --all). The list proves nothing; `consentd history` proves a person's whole history.
+"""
 _LISTS = (
     ("recipient", "actors", "ID", "who may receive it, or group/ID"),
     ("holder", "holders", "ID", "who may disclose it"),
@@ -78,7 +84,7 @@ def add_verbs(verbs: Verbs) -> None:
         verb.set_defaults(change=name)
         if name == "revoke":
             verb.add_argument("--note", default="", help="the person's reason")
-    verb = add_verb(verbs, "consents", consents, add_subject, add_daemon)
+    verb = add_verb(verbs, "consents", consents, add_subject, add_daemon, more=_CONSENTS_HELP)
     verb.add_argument("--all", action="store_true", help="list withdrawn consents too")
 
 
