@@ -42,7 +42,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         ("court", COURT, {}),
         ("hospital-app", RECIPIENT, {"rights": [ACT], "groups": ["group/hospitals"]}),
         ("clinic-abroad", RECIPIENT, {"country": "JP", "groups": ["group/hospitals"]}),
-        ("clinic-home", RECIPIENT, {"country": "KR"}),
+        ("clinic-home", RECIPIENT, {"country": "KR", "groups": ["group/homes"]}),
         ("employer", RECIPIENT, {"recipient_class": st.RECIPIENT_CLASS_GENERAL_RECIPIENT, "groups": ["group/firms"]}),
         ("agency", RECIPIENT, {"recipient_class": st.RECIPIENT_CLASS_GENERAL_AGENCY}),
         ("left", RECIPIENT, {"active": False}),
@@ -397,10 +397,18 @@ def test_an_application_of_a_recipient_is_the_recipients_own(running: Running, s
     running.add_caller("clinic-home-app")
     grant(running, subject, "clinic-home-app", actors=["clinic-home"])
     running.delegate("clinic-home", "clinic-home-app", Capacity.APPLICATION)
-    for actors in (["clinic-home"], ["clinic-b", "clinic-home"]):
+    for actors in (["clinic-home"], ["clinic-b", "clinic-home"], ["group/homes"], ["*"]):
         refused = refusal(lambda actors=actors: grant(running, subject, "clinic-home-app", actors=actors))
         assert refused == "CALLER_NOT_ALLOWED"
-    grant(running, subject, "clinic-home-app", actors=["clinic-b"])
+        objection = grant(running, subject, effect=pb.EFFECT_DENY, actors=actors)
+        ended = refusal(
+            lambda objection=objection: change(running, EntryKind.REVOKE, subject, objection, who="clinic-home-app")
+        )
+        assert ended == "CALLER_NOT_ALLOWED"
+    for actors in (["clinic-b"], ["group/hospitals"]):
+        grant(running, subject, "clinic-home-app", actors=actors)
+    running.delegate("clinic-home", "clinic-home-app", Capacity.APPLICATION, ended=True)
+    grant(running, subject, "clinic-home-app", actors=["*"])
 
 
 def test_a_recipient_passes_on_what_the_person_signed(running: Running) -> None:

@@ -97,8 +97,8 @@ def check_attester(view: View, attester: str, *, permits: Compiled | None, ends:
 
     Raises:
         DeniedError: the attester is an actor of a permit, or of a deny that ends and whose root denies too; or it is
-            the application of a participant that is named there as an actor. The implicit policy of a consent counts
-            as the provisions that it is read as.
+            the application of a participant that is an actor there, also as a member of a group or as any recipient.
+            The implicit policy of a consent counts as the provisions that it is read as.
     """
     registry = view.registry()
     participant = registry.participants.get(attester)
@@ -108,10 +108,9 @@ def check_attester(view: View, attester: str, *, permits: Compiled | None, ends:
     if ends is not None:
         actors |= named_participants(ends.compiled, Effect.DENY, root=Effect.DENY)[0]
     # An application of a recipient is the recipient's own, so what it attests nobody else attests.
-    by_its_application = any(
-        registry.delegation(one.id, attester, Capacity.APPLICATION) for one in _participants(registry, actors)
-    )
-    if not by_its_application and actors.isdisjoint(covering_numbers(registry, participant)):
+    givers = registry.givers(attester, Capacity.APPLICATION)
+    own = (participant, *(registry.participants[giver] for giver in givers))
+    if all(actors.isdisjoint(covering_numbers(registry, one)) for one in own):
         return
     rules = view.rules_statement()
     if rules is None or not rules.recipient_may_attest:
