@@ -13,10 +13,12 @@ import { MalformedError, ProofError } from "./errors.js";
 import { type Evidence, parseEvidence, type Scope, scopeTag, type SingleEntry } from "./evidence.js";
 import { type Held, type HeldChain, type HistoryProof, openStatement } from "./history.js";
 import { type SealedCheckpoint, type SeqRange, verifySealedCheckpoint } from "./history.js";
-import { type KeyValidity, PARTICIPANT_PREFIX, statedKeys, ValidKeys, verifyAuthors } from "./key_validity.js";
+import { type KeyValidity, LEDGER_CHAIN, PARTICIPANT_PREFIX, statedKeys, ValidKeys } from "./key_validity.js";
+import { verifyAuthors } from "./key_validity.js";
 import { KINDS } from "./kinds.js";
 import { leafHash, verifyInclusion } from "./merkle.js";
 import { type Cosignature, readTrust, type ReadTrust, type Trust, verifyWitnessed } from "./quorum.js";
+import { verifyOnce } from "./recent_statements.js";
 
 /** What a history does not prove, however complete it is. */
 export const NOT_PROVEN: readonly string[] = [
@@ -139,7 +141,7 @@ export function verifyHistory(document: Uint8Array | HistoryProof, options: Hist
     tag: asked.tag, publicName: asked.publicName, entries: first.entries,
     keptFromMs: asked.publicName ? 0n : proven.keptFromMs,
     held: { treeSize: checkpoint.size, root: checkpoint.root },
-    heldChain: { ...last, retentionDays, keys, missing },
+    heldChain: { ...last, retentionDays, keys, recent: proven.recent, missing },
   };
 }
 
@@ -212,6 +214,12 @@ function verifyAll(
   const singles = verifySingles(entries, sealed).map((single) => {
     return { ...single, author: verifyAuthor(single, trust.origin, proven.keys) };
   });
+  // Without chain `ledger`, a key that no chain states may be the daemon's.
+  const hasLedger = proof.chains.some(({ publicName }) => publicName === LEDGER_CHAIN);
+  const signed = singles.flatMap(({ leaf: event, statement }) => {
+    return event.type === "event" && statement !== null ? [{ event, statement }] : [];
+  });
+  verifyOnce(signed.filter(({ statement }) => hasLedger || proven.keys.has(statement.key)), proven.keys);
   verifyRange(scope, entries, sealed.checkpoint);
   return { sealed, cosignatures, proven, entries: singles };
 }
