@@ -88,7 +88,7 @@ class PolicyService(Servicer):
                         raise InvalidError(f"answer of the batch is over {limit}: ask for fewer", "TOO_LARGE")
                     outcomes[outcome.name] += 1
                 except ConsentdError as error:
-                    result.error.CopyFrom(item_error(self.metrics, error))
+                    result.error.CopyFrom(item_error(self, "BatchCheck", error, question, context))
         for name, times in outcomes.items():
             self.metrics.decisions.inc(name, "batch", by=times)
         return response
@@ -169,16 +169,12 @@ class Answerer:
 MAX_BATCH_ROWS = 200_000
 """Most provisions that a batch evaluates, over all its persons: about half a second. The other items are refused."""
 
-MAX_QUESTION = 4 * 1024
-"""Most bytes of a serialised question."""
-
-
 def check_size(question: pb.Question | bytes) -> None:
     """Check that a question, serialised or not, is within its limit. An entry has the question and the whole decision.
 
     Raises:
-        InvalidError: (TOO_LARGE) the question is over ``MAX_QUESTION`` bytes.
+        InvalidError: (TOO_LARGE) the question is over ``requests.MAX_QUESTION`` bytes.
     """
     size = len(question) if isinstance(question, bytes) else question.ByteSize()
-    if size > MAX_QUESTION:
-        raise InvalidError(f"question is over its limit of {MAX_QUESTION} bytes: `{size}`", "TOO_LARGE")
+    if size > requests.MAX_QUESTION:
+        raise InvalidError(f"question is over its limit of {requests.MAX_QUESTION} bytes: `{size}`", "TOO_LARGE")
