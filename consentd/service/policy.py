@@ -106,7 +106,7 @@ class Answerer:
 
     def __init__(self, snapshot: Snapshot, now_ms: int, id_prefix: bytes, ids: Iterator[int], metrics: Metrics) -> None:
         registry = snapshot.registry()
-        self.row_count = 0  # how many provisions the answered questions were compared with
+        self.row_count = 0  # how many provisions count against ``MAX_BATCH_ROWS``
         self._snapshot = snapshot
         self._now_ms = now_ms
         self._id_prefix = id_prefix
@@ -152,13 +152,15 @@ class Answerer:
         if tag is None:
             self._metrics.unenrolled_questions.inc()
         value = self._snapshot.subject(tag or NO_TAG)
-        self.row_count += row_count(value)
         if tag is None and not in_full:
             evaluate.evaluate(PLACEHOLDER, question, self._rules, self._now_ms)
         verdict = evaluate.evaluate(value, question, self._rules, self._now_ms)
         outcome = verdict.outcome
         if not in_full:
             verdict = reduce_verdict(verdict, question)
+        # INVARIANT: for a caller who may not see reasons, every person counts alike, enrolled or not. Otherwise the
+        # first item that is refused would show how many provisions the persons before it have.
+        self.row_count += row_count(value if in_full else PLACEHOLDER)
         shown_tag = tag if tag is not None and (in_full or verdict.permitted) else b""
         message.CopyFrom(self._common)
         decisions.put_verdict(message, verdict, question, self._codebook, self._rules, shown_tag)
@@ -167,7 +169,11 @@ class Answerer:
 
 
 MAX_BATCH_ROWS = 200_000
-"""Most provisions that a batch evaluates, over all its persons: about half a second. The other items are refused."""
+"""Most provisions of a batch, over all its persons: about half a second. The other items are refused.
+
+For a caller who may not see reasons, each person counts as three provisions. So such a batch may evaluate more; it
+gives way to other calls after each item, as every batch does.
+"""
 
 def check_size(question: pb.Question | bytes) -> None:
     """Check that a question, serialised or not, is within its limit. An entry has the question and the whole decision.
