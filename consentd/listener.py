@@ -31,12 +31,13 @@ _CLOSING = 16  # how many connections may be open above the limit, while their t
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """An HTTP request with its whole body."""
+    """An HTTP request with its whole body. *address*: of the peer, without the port."""
 
     method: str
     path: str
     headers: Message
     body: bytes
+    address: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             body = self.rfile.read(length)
             self.server.wait_for(self.request, None)  # the peer has sent all that it must
-            response = respond(HttpRequest(self.command, self.path, self.headers, body))
+            response = respond(HttpRequest(self.command, self.path, self.headers, body, str(self.client_address[0])))
         self.server.wait_for(self.request, SEND_S)
         self.send_response(response.status)
         if response.status != 304:

@@ -10,7 +10,7 @@ from consentd.errors import ConsentdError
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as one JSON object: time, level, logger, message, and the description of an error."""
+    """Formats a record as one JSON object: time, level, logger, message, the record's ``fields``, and its error."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return a record's line, without a newline."""
@@ -20,6 +20,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        line |= getattr(record, "fields", {})
         if record.exc_info and record.exc_info[1] is not None:
             line["error"] = describe(record.exc_info[1])
         return json.dumps(line, ensure_ascii=False)

@@ -1,5 +1,6 @@
 """Re-running decisions: one that was not what the consents in force made of it is found among all, and named."""
 
+import hashlib
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -503,3 +504,26 @@ def _vocabulary(running: Any) -> str:
     found = running.registry.GetVocabulary(rs.GetVocabularyRequest(), metadata=running.as_("operator"))
     return str(found.vocabulary.vocabulary_id)
 
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_a_refusal_that_says_that_an_enrolled_person_is_not_is_named(tmp_path: Path, jobs: int) -> None:
+    """The unknown chain and the person are in different partitions. An erased person is not enrolled any more."""
+    forge = make_forge(300)
+    unknown = b"\xee" * 32
+    enrolled, erased, stranger = (hashlib.sha256(b"id %d" % number).digest() for number in (1000, 1001, 1002))
+    forge.ask(unknown, purpose="HRESCH", hashed=enrolled)
+    forge.enrol(1000)
+    gone = forge.enrol(1001)
+    forge.ask(unknown, purpose="HRESCH", hashed=enrolled)
+    first = forge.size - 1
+    forge.ask(unknown, purpose="HRESCH", hashed=erased)
+    second = forge.size - 1
+    forge.add(EntryKind.ERASURE, gone, b"")
+    forge.ask(unknown, purpose="HRESCH", hashed=erased)
+    forge.ask(unknown, purpose="HRESCH", hashed=stranger)
+    forge.seal()
+    export = forge.write(tmp_path / "a", tmp_path / "b")
+    replayed = replay(export, jobs=jobs, state_dir=tmp_path / "state")
+    assert [fault.index for fault in replayed.faults] == [first, second]
+    assert all("is of one who was enrolled before" in fault.what for fault in replayed.faults)

@@ -240,7 +240,7 @@ def test_a_file_that_is_no_history_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(StorageError):
         HistoryFile(path)
     path.unlink()
-    for state in ("{}", '{"version": 2}', "no json", '{"version": 1, "count": "x"}'):
+    for state in ("{}", '{"version": 1}', "no json", '{"version": 2, "count": "x"}'):
         (tmp_path / "notes.state").write_text(state)
         with pytest.raises(StorageError):
             HistoryFile(path)

@@ -15,6 +15,7 @@ from consentd.ledger import layout
 from consentd.policy.evaluate import evaluate
 from consentd.policy.reduce import NO_TAG, PLACEHOLDER
 from consentd.sequencer.commands.write import NewEntry, Plan, Unremembered, WriteContext
+from consentd.service import policy
 from consentd.statements import decisions
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
@@ -243,3 +244,28 @@ def test_the_placeholder_matches_no_question(running: Running, subject: pb.Subje
         verdict = evaluate(PLACEHOLDER, packed, registry.rules, 1)
         assert (verdict.permitted, verdict.denied, verdict.unknown) == (0, 0, 0)
         assert snapshot.subject(NO_TAG) is None
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_the_limit_of_a_batch_does_not_show_who_is_enrolled(
+    running: Running, monkeypatch: pytest.MonkeyPatch, is_shared: bool
+) -> None:
+    """The items that are refused are the same, whoever the persons are and however many consents they have."""
+    many = running.enrol(new_identifier())
+    for category in ("CLIN.DX", "CLIN.RX", "CLIN.LAB"):
+        for _ in range(3):
+            running.grant(many, categories=[category], holders=["er"])
+    permitted = running.enrol(new_identifier())
+    running.grant(permitted)
+    running.grant(permitted, effect=pb.EFFECT_DENY, categories=["CLIN.RX"], kind=pb.CONSENT_KIND_OBJECTION)
+    found = set()
+    for subject in (*people(running), many, permitted, pb.Subject(scheme="mhid", value=new_identifier())):
+        asked = [question(each) for each in [subject] * 40]
+        shared = question(subject)
+        shared.ClearField("subject")
+        request: dict[str, Any] = {"shared": shared, "subjects": [subject] * 40} if is_shared else {"questions": asked}
+        with monkeypatch.context() as patch:
+            patch.setattr(policy, "MAX_BATCH_ROWS", 50)
+            answer = running.policy.BatchCheck(ps.BatchCheckRequest(**request), metadata=running.as_(INSTITUTION))
+        found.add(tuple(one.WhichOneof("result") for one in answer.results))
+    assert found == {("decision",) * 17 + ("error",) * 23}

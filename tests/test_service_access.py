@@ -28,7 +28,7 @@ from consentd.core.kinds import EntryKind
 from consentd.policy.model import BREAK_GLASS_PURPOSE
 from consentd.service import policy, requests
 from consentd.service.access import MAX_NETWORK_ORIGIN
-from consentd.service.policy import MAX_QUESTION
+from consentd.service.requests import MAX_QUESTION
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs

@@ -1,11 +1,13 @@
 """Signed statements, receipts, proofs, histories: what clients and auditors verify."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import pytest
 
 from cases.daemons import ORIGIN, Running, consent, make_running, question, request_id, sign_statement
@@ -17,6 +19,7 @@ from cases.services import (
     amend,
     batch,
     event_of,
+    new_identifier,
     new_number,
     now_ms,
     record,
@@ -28,11 +31,13 @@ from consentd.core import checkpoint, codec, history, merkle
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.cosigning.keyfiles import read_signing_key
-from consentd.service import servicer
+from consentd.service import proofs, servicer
+from consentd.service.context import EndedCallError
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import ledger_service_pb2 as ls
+from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
 from consentd_client.history import collect_proof
 
@@ -414,3 +419,72 @@ def test_a_history_is_for_those_who_may_see_it(running: Running, subject: pb.Sub
     assert refusal(read) == "INVALID_REQUEST"
     for fields in ({"known_count": 99}, {"known_count": (1 << 64) - 1}, {"known_tree_size": 1 << 50}):
         assert refusal(lambda fields=fields: read(subject=subject, **fields)) == "INVALID_REQUEST"
+
+
+@dataclass
+class Call:
+    """A call by the app, as a handler sees it."""
+
+    caller: str = "app"
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
+    def time_remaining(self) -> float | None:
+        return None
+
+    def is_active(self) -> bool:
+        return True
+
+    def on_cancel(self, run: Callable[[], None]) -> None:
+        """Nobody cancels the call."""
+
+    def give_way(self) -> None:
+        """There are no other calls."""
+
+    def begin_wait(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("ends", ["active", "rights"])
+def test_a_reader_that_loses_its_right_gets_no_further_part(
+    running: Running, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    subject = running.enrol(new_identifier())
+    for _ in range(5):
+        running.grant(subject)
+    running.wait_published()
+    monkeypatch.setattr(proofs, "CHUNK_BYTES", 1)  # one entry a message
+    service = proofs.LedgerService(running.daemon.service_state)
+
+    def stream(**chain: Any) -> Iterator[ls.GetHistoryResponse]:
+        return iter(service.GetHistory(ls.GetHistoryRequest(**chain), Call()))
+
+    whole = list(stream(subject=subject))
+    assert len(whole) > 8
+    started, public = stream(subject=subject), stream(public_name="participant/app")
+    assert [next(started).WhichOneof("piece") for _ in range(4)] == ["head", "chain", "entries", "entries"]
+    next(public)
+    app = running.registry.GetParticipant(
+        rs.GetParticipantRequest(participant_id="app"), metadata=running.as_("operator")
+    ).participant
+    changed = st.ParticipantStatement()
+    changed.CopyFrom(app)
+    if ends == "active":
+        changed.active = False
+    else:
+        del changed.rights[:]
+
+    def register(statement: st.ParticipantStatement) -> None:
+        request = rs.RegisterParticipantRequest(request_id=request_id(), participant=statement)
+        running.registry.RegisterParticipant(request, metadata=running.as_("operator"))
+
+    register(changed)
+    try:
+        with pytest.raises(EndedCallError) as caught:
+            next(started)
+        assert caught.value.status.code is grpc.StatusCode.PERMISSION_DENIED
+        assert list(public)  # everybody may read public chains
+    finally:
+        register(app)
+    assert len(list(stream(subject=subject))) >= len(whole)

@@ -5,13 +5,15 @@ entries and no later entry. A break-glass question is answered only for a partic
 (policy.md, rule 7). Every field of a decision follows from the ledger, except ``decision_id``, which is random.
 """
 
+import hashlib
 from typing import Any
 
 from consentd.core import codec
 from consentd.core.identifier import check_identifier
 from consentd.core.key_validity import verify_signature
 from consentd.core.kinds import EntryKind, Owner
-from consentd.errors import MalformedError, SignatureError
+from consentd.core.recent_statements import RecentStatements
+from consentd.errors import MalformedError, ProofError, SignatureError
 from consentd.policy import check, model
 from consentd.sequencer.commands.accesses import decide, is_signed_by_subject
 from consentd.statements import decisions, payloads, values
@@ -36,9 +38,10 @@ def differences(view: View, index: int, event: codec.Event, made: codec.Statemen
         DeniedError: the asker had no part in the access, so the daemon cannot have answered the question.
     """
     message: Any = payloads.decode_payload(event.kind, made.payload)
-    tag = None if view.subject(event.tag) is None else event.tag
+    tag, hashed = None if view.subject(event.tag) is None else event.tag, b""
     if event.kind == EntryKind.REFUSAL:
-        if (len(message.identifier_hash) == 32) is not (tag is None):
+        hashed = message.identifier_hash
+        if (len(hashed) == 32) is not (tag is None):
             raise MalformedError("refusal names a person by a hash exactly if its chain is an unknown chain")
         if message.WhichOneof("refused") == "grant":
             return _refused_grant(view, message)
@@ -53,12 +56,33 @@ def differences(view: View, index: int, event: codec.Event, made: codec.Statemen
         _verify_asker(view, tag, made, message.asked, question, origin)
     again = decide(view, tag, question, message.asked, index=index, now_ms=event.time_ms).decision
     found = _compare(message.decision, again)
+    if hashed and view.tag_of(hashed) is not None:
+        found.append("identifier_hash: recorded as of a person who is not enrolled, is of one who was enrolled before")
     recorded_as = EntryKind.ACCESS if again.outcome in _PERMITS else EntryKind.REFUSAL
     if event.kind != recorded_as:
         found.append(f"kind: recorded as {EntryKind(event.kind).name}, is {recorded_as.name}")
     if event.ref != message.decision.ref:
         found.append(f"ref: leaf has {event.ref}, its decision {message.decision.ref}")
     return found
+
+
+def verify_asked_once(recent: RecentStatements, event: codec.Event, made: codec.Statement) -> None:
+    """Verify that an ACCESS or REFUSAL records another request of its asker than the entries before it.
+
+    The asker's signed question has the request_id of the entry. So nobody can record a signed question twice.
+
+    Raises:
+        MalformedError: the payload does not decode.
+        ProofError: an entry of the same chain, less than twenty minutes before, records this request of the asker.
+    """
+    message: Any = payloads.decode_payload(event.kind, made.payload)
+    asker = (message.access if event.kind == EntryKind.REFUSAL else message).asked.asker
+    if not asker:
+        return  # the REFUSAL of a consent
+    try:
+        recent.add(event, hashlib.sha256(asker.encode()).digest(), made.request_id, ())
+    except ProofError as error:
+        raise ProofError("request of this asker is recorded in an earlier entry already") from error
 
 
 def _compare(recorded: pb.Decision, again: pb.Decision) -> list[str]:

@@ -2,7 +2,9 @@
 
 A decision depends on the registry (participants, keys, vocabulary, rules) and on the consents of one person. So each
 partition applies, in the order of the ledger, all entries of the registry and the entries of its persons, chosen by
-their tags (pseudonyms). The results of all partitions add up to the result of one partition with all persons.
+their tags (pseudonyms). It applies the enrolments and erasures of all persons too, because a refusal in an unknown
+chain may be about any person who is not enrolled. The results of all partitions add up to the result of one partition
+with all persons.
 
 Every partition hashes all leaves, so each partition proves that the log signed the leaves that it read.
 
@@ -27,7 +29,16 @@ from consentd.core import codec, kinds, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.kinds import DECISIONS, NO_DECISION_EFFECT, REALM, EntryKind
 from consentd.core.pruned import Pruned
-from consentd.errors import CorruptionError, InvalidError, ProofError, RequestError, StorageError, VerificationError
+from consentd.core.recent_statements import RecentStatements, decode_recent, encode_recent
+from consentd.errors import (
+    CorruptionError,
+    InvalidError,
+    MalformedError,
+    ProofError,
+    RequestError,
+    StorageError,
+    VerificationError,
+)
 from consentd.files import write_file
 from consentd.statements import payloads
 from consentd.table.table import Table
@@ -44,6 +55,9 @@ MAX_UNREADABLE = 1_000_000
 """Most chains with an unreadable consent that a partition lists. With more, all its decisions are undetermined."""
 _MAP_MB = 1 << 16  # reserves addresses, and no memory
 _TAG = 32
+_OF_ALL = REALM | {EntryKind.ENROL, EntryKind.ERASURE}
+"""Kinds whose entries every partition applies: those of the registry, and those that show who is enrolled. An unknown
+chain has refusals about persons of all partitions who are not enrolled."""
 
 
 @dataclass(slots=True)
@@ -90,6 +104,7 @@ class Partition:
         self._new_unreadable: list[bytes] = []
         self._registry_lost = False  # an entry of the registry is unreadable
         self._time_ms = 0  # time of the last leaf that was decoded
+        self._recent = RecentStatements()  # requests that no later decision may record again
         with ExitStack() as stack:
             self._table = Table.open(directory / "table", map_size_mb=_MAP_MB)
             stack.callback(self._table.close)
@@ -142,7 +157,7 @@ class Partition:
 
     def _needs(self, leaf: bytes) -> bool:
         """Return whether this partition must decode a leaf. Decoding a malformed leaf raises an error, as it must."""
-        if len(leaf) != codec.EVENT_LENGTH or codec.kind_of(leaf) in REALM:
+        if len(leaf) != codec.EVENT_LENGTH or codec.kind_of(leaf) in _OF_ALL:
             return True
         return int.from_bytes(codec.tag_of(leaf)[:8]) % self._plan.of == self._plan.number
 
@@ -150,6 +165,9 @@ class Partition:
         result = self.result
         if not kinds.is_known(event.kind):
             result.not_checked[findings.UNKNOWN_KIND] += 1
+            transaction.apply(event, None, index=index)
+            return
+        if event.kind == EntryKind.ERASURE:
             transaction.apply(event, None, index=index)
             return
         if opening is None:
@@ -164,6 +182,7 @@ class Partition:
                         self._check_written(transaction, index, event, message, statement.key)
                     transaction.apply(event, message, index=index)
                 return
+            decisions.verify_asked_once(self._recent, event, statement)
             if event.time_ms < self._pruned.kept_from_ms:
                 # This decision is still stored, but consents that it depended on may be pruned.
                 result.not_checked[findings.DECISION_PRUNED] += 1
@@ -221,6 +240,7 @@ class Partition:
             "size": result.size, "same": result.same, "not_checked": result.not_checked,
             "faults": [[fault.index, fault.what] for fault in result.faults],
             "unreadable": len(self._unreadable), "registry_lost": self._registry_lost,
+            "recent": encode_recent(self._recent.rows()).hex(),
         }  # fmt: skip
         content = json.dumps({"origin": self._point.origin, "states": [self._saved, state]})
         self._saved = json.loads(json.dumps(state))  # a copy, because the counters change later
@@ -246,11 +266,12 @@ class Partition:
                 raise InvalidError(f"state is of another ledger: `{saved['origin']}`")
             state = next(one for one in saved["states"] if one is not None and one["size"] == size)
             self._saved, self._registry_lost = state, state["registry_lost"]
+            self._recent = RecentStatements(decode_recent(bytes.fromhex(state["recent"])))
             with self._unreadable_path.open("rb") as file:
                 self._unreadable = {file.read(_TAG) for _ in range(state["unreadable"])}
             faults = [Fault(index, what) for index, what in state["faults"]]
             return PartitionResult(size, Counter(state["same"]), Counter(state["not_checked"]), faults)
-        except (OSError, ValueError, KeyError, StopIteration) as error:
+        except (OSError, ValueError, KeyError, StopIteration, MalformedError) as error:
             raise StorageError(f"state cannot be continued; remove it: `{self._plan.directory}`") from error
 
     def _check_continues(self, size: int) -> tiles.Edge:

@@ -22,6 +22,7 @@ from consentd.core import bucketed
 from consentd.core.key_validity import KeyValidity
 from consentd.core.kinds import Owner
 from consentd.core.pruned import Pruned, Retention
+from consentd.core.recent_statements import RecentStatements, decode_recent, encode_recent
 from consentd.core.replay import Replay
 from consentd.core.replay_state import ChainHead, decode_head, decode_state, encode_head, encode_state
 from consentd.errors import InvalidError, MalformedError, StorageError
@@ -30,7 +31,7 @@ from consentd.verify.source import LeafSource
 from consentd.verify.statements import Authors
 from consentd.verify.walker import Expected, LedgerFacts, Walker
 
-FORMAT = 7
+FORMAT = 8
 CACHED = 250_000
 """Most items of one mapping in memory: the heads of this many chains are 80 MB."""
 _SQLITE_CACHE_KIB = 65_536
@@ -162,6 +163,7 @@ class StateStore:
         """
         with _as_storage_error():
             row = self._connection.execute("SELECT v FROM state WHERE k = 'state'").fetchone()
+            recent = self._connection.execute("SELECT v FROM state WHERE k = 'recent'").fetchone()
         if row is None:
             return None
         try:
@@ -170,7 +172,9 @@ class StateStore:
                 raise StorageError("state file is of another version; begin a new one")
             if state["origin"] != expected.origin:
                 raise InvalidError(f"state file is of another ledger: `{state['origin']}`")
-            return self._decode_walk(state, source, expected)
+            walker = self._decode_walk(state, source, expected)
+            walker.authors.recent = RecentStatements(decode_recent(recent[0]))
+            return walker
         except (ValueError, TypeError, AttributeError, KeyError, MalformedError) as error:
             raise StorageError("state file is damaged; begin a new one") from error
 
@@ -181,6 +185,8 @@ class StateStore:
         state = json.dumps(_encode_walk(walker))
         with _as_storage_error():
             self._connection.execute("INSERT OR REPLACE INTO state VALUES ('state', ?)", (state,))
+            recent = encode_recent(walker.authors.recent.rows())  # up to 20 minutes of statements: no part of the JSON
+            self._connection.execute("INSERT OR REPLACE INTO state VALUES ('recent', ?)", (recent,))
             # After a crash before this line, a run continues from the previous save; after a later crash, from this.
             self._connection.execute("COMMIT")
             self._connection.execute("BEGIN")

@@ -125,6 +125,7 @@ class Daemon:
                 # Continue, so that the other stores are closed too. Acknowledged writes are already on the disk.
                 log.error("store did not close cleanly: %s", error)
         self._closers = []
+        self.service_state.call_log.flush()
         log.info("stopped")
 
     def reload_credentials(self) -> None:

@@ -12,6 +12,7 @@ import logging
 import re
 import ssl
 from collections.abc import Mapping
+from dataclasses import dataclass
 from email.message import Message
 from functools import partial
 from hashlib import sha256
@@ -20,12 +21,12 @@ from http import HTTPStatus
 from consentd import descriptors
 from consentd.config import HttpConfig, TlsConfig, parse_listen
 from consentd.core import pruned, tiles
-from consentd.errors import ConsentdError, MalformedError, StorageError
+from consentd.errors import ConsentdError, DeniedError, MalformedError, StorageError
 from consentd.ledger import layout, reads, retention
 from consentd.listener import MAX_CONNECTIONS, TEXT, HttpRequest, HttpResponse, Listener, text_response
 from consentd.metrics import CONTENT_TYPE
 from consentd.sequencer.commands.callers import SCRAPER_ID, is_operator
-from consentd.service.authorization import caller_kinds
+from consentd.service.authorization import caller_kinds, check_may_call
 from consentd.service.roles import may_call
 from consentd.service.servicer import Services, ServiceState
 
@@ -91,9 +92,10 @@ def _respond(service_state: ServiceState, request: HttpRequest) -> HttpResponse:
                 return _plain(HTTPStatus.NOT_FOUND, "nothing is pruned")
             return _tagged(request, pruned.format_pruned(found), TEXT, _SHORT)
         if path.startswith("/tile/entries/"):
-            return _bundle(request, services, path)
+            return _bundle(request, service_state, services, path)
         if path.startswith("/kept/"):
-            return _bundle(request, services, "/tile/entries" + path.removeprefix("/kept"), is_pruned=True)
+            path = "/tile/entries" + path.removeprefix("/kept")
+            return _bundle(request, service_state, services, path, is_pruned=True)
         if path.startswith("/tile/"):
             return _tile(request, services, path)
         return _plain(HTTPStatus.NOT_FOUND, "no such page")
@@ -143,9 +145,27 @@ def _tile(request: HttpRequest, services: Services, path: str) -> HttpResponse:
     return _tagged(request, row[: width * 32], _BYTES, _IMMUTABLE)
 
 
-def _bundle(request: HttpRequest, services: Services, path: str, *, is_pruned: bool = False) -> HttpResponse:
+@dataclass(frozen=True, slots=True)
+class _Requested:
+    """A request as ``CallLog`` sees it."""
+
+    caller: str
+    address: str
+
+    def peer(self) -> str:
+        return self.address
+
+
+def _bundle(
+    request: HttpRequest, service_state: ServiceState, services: Services, path: str, *, is_pruned: bool = False
+) -> HttpResponse:
     """Serve an entry bundle to an auditor. What is left of a pruned bundle has another path, below ``/kept/``."""
-    if not _reads_entries(request, services):
+    who = _caller(request, services)
+    try:
+        with services.table.read() as snapshot:
+            check_may_call(snapshot, who, "ListEntries", services.sequencer.clock.wall_ms())
+    except DeniedError as error:
+        service_state.call_log.refused("/tile/entries", error, _Requested(who, request.address))
         return _plain(HTTPStatus.FORBIDDEN, "entry bundles need an auditor's credential")
     # All signed entries are served, also unpublished ones: a witness replays the entries before it cosigns them.
     signed = services.sequencer.checkpoints.signed

@@ -168,12 +168,13 @@ class RpcServer:
         """Refuse a call, or admit it and begin to receive its message."""
         route = self._routes.get(call.method)
         if route is None:
+            self._state.call_log.ended("", "UNIMPLEMENTED", call)
             call.finish(Status(grpc.StatusCode.UNIMPLEMENTED, "no such method"))
             return
         try:
             ticket = self._admit(call, route)
         except ConsentdError as error:
-            call.finish(refusal(error, self._metrics, route.name))
+            call.finish(refusal(error, self._state, route.name, call))
             return
         call.receive(partial(self._received, call, route, ticket))
 
@@ -197,7 +198,7 @@ class RpcServer:
         call.on_release, call.begin_wait, call.give_way = ticket.leave, ticket.begin_wait, ticket.give_way
         if evicted is not None:
             waited = OverloadedError("call waited for its caller, while other callers came", BUSY)
-            evicted.finish(refusal(waited, self._metrics, self._routes[evicted.method].name))
+            evicted.finish(refusal(waited, self._state, self._routes[evicted.method].name, evicted))
         return ticket
 
     def _authenticate(self, call: Call) -> str:
@@ -213,12 +214,12 @@ class RpcServer:
         pool.goes_on(call)
         if message is None:
             if call.is_active():  # else the call was ended or cancelled before its message arrived
-                call.finish(refusal(InvalidError("call has no message"), self._metrics, route.name))
+                call.finish(refusal(InvalidError("call has no message"), self._state, route.name, call))
             return
         try:
             ticket.take_bytes(len(message))
         except ConsentdError as error:
-            call.finish(refusal(error, self._metrics, route.name))
+            call.finish(refusal(error, self._state, route.name, call))
             return
         self._put(route.handle, pool, call, message)
 
@@ -237,6 +238,7 @@ class RpcServer:
         has_own = call.caller or route.pool in _WITHOUT_CALLER
         self._metrics.calls_refused.inc(route.pool if has_own else PoolName.ANYBODY, "late")
         self._metrics.rpcs.inc(route.name, "DEADLINE_EXCEEDED")
+        self._state.call_log.ended(route.name, "DEADLINE_EXCEEDED", call)
         call.finish(Status(grpc.StatusCode.DEADLINE_EXCEEDED, "the call's message did not arrive in time"))
 
     # -- gRPC's own services ----------------------------------------------------------------------------------

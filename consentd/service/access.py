@@ -1,6 +1,7 @@
 """AccessService: decide and record an access in one call; after the transfer, record the transfer's outcome."""
 
 from collections.abc import Iterator
+from functools import partial
 
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
@@ -35,7 +36,7 @@ class AccessService(Servicer):
         """Decide and record one access."""
         write = self._access(request, self.caller(context), context)
         (future,) = self.submit([write], context)
-        return await self._authorized(await Waiting(future), request.wait_for, context)
+        return await self._authorized(await Waiting(future), request, request.wait_for, context)
 
     @rpc
     async def BatchAuthorizeAccesses(
@@ -56,19 +57,19 @@ class AccessService(Servicer):
         futures = iter(self.submit(parsed, context))
         response = ac.BatchAuthorizeAccessesResponse()
         answered_bytes = 0
-        for write in writes:
+        for item, write in zip(request.requests, writes, strict=True):
             result = response.results.add()
             try:
                 if isinstance(write, RequestError):
                     raise write
                 written = await Waiting(next(futures))
-                result.response.CopyFrom(await self._authorized(written, request.wait_for, context))
+                result.response.CopyFrom(await self._authorized(written, item, request.wait_for, context))
                 answered_bytes += result.ByteSize()
                 if answered_bytes > requests.MAX_BATCH_ANSWER:
                     limit = f"its limit of {requests.MAX_BATCH_ANSWER} bytes"
                     raise InvalidError(f"answer of the batch is over {limit}: this is recorded, repeat it", "TOO_LARGE")
             except RequestError as error:
-                result.error.CopyFrom(item_error(self.metrics, error))
+                result.error.CopyFrom(item_error(self, "BatchAuthorizeAccesses", error, item, context))
         return response
 
     def _access(self, request: ac.AuthorizeAccessRequest, caller: str, context: Context) -> accesses.AuthorizeAccess:
@@ -114,17 +115,22 @@ class AccessService(Servicer):
         )
 
     async def _authorized(
-        self, written: Written[accesses.AuthorizedAccess], wait_for: int, context: Context
+        self, written: Written[accesses.AuthorizedAccess], request: ac.AuthorizeAccessRequest, wait_for: int,
+        context: Context,
     ) -> ac.AuthorizeAccessResponse:
-        """Count an access in the metrics, and return the response to its request."""
+        """Count and log an access, and return the response to its request."""
         answer, entry = written.answer, written.entry
         self.metrics.decisions.inc(answer.outcome.name, "authorize")
         response = ac.AuthorizeAccessResponse(decision=answer.decision, current_decision=answer.current)
         assert entry is not None, "each decision is recorded"
         if not answer.is_enrolled:
             self.metrics.unenrolled_questions.inc()
+        is_refusal = entry.event.kind != EntryKind.ACCESS
+        if not written.replayed:
+            names = partial(self.names_in, request)
+            self.call_log.recorded("AuthorizeAccess", "DECISION", context, names, is_refusal=is_refusal)
         response.receipt.CopyFrom(await self.written_receipt(written, wait_for, context))
-        if entry.event.kind == EntryKind.ACCESS:
+        if not is_refusal:
             response.access_seq = entry.event.seq
             return response
         if not written.replayed:

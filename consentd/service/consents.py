@@ -45,7 +45,7 @@ class ConsentService(Servicer):
         identity, identifier_hash, entry = self._asked(EntryKind.GRANT, request, message, signed, caller)
         write = consents.GrantConsent(request=identity, identifier_hash=identifier_hash, signed=entry, message=message)
         written, receipt = await self.write(write, request.wait_for, context)
-        response = cs.GrantConsentResponse(receipt=receipt, refused=self._refused(written))
+        response = cs.GrantConsentResponse(receipt=receipt, refused=self._refused("GrantConsent", written, context))
         if written.entry is not None and written.answer.refusal is None:
             event = written.entry.event
             response.consent_id, response.version = decisions.consent_id(event.tag, event.seq), written.answer.version
@@ -67,7 +67,7 @@ class ConsentService(Servicer):
             message=message,
         )
         written, receipt = await self.write(write, request.wait_for, context)
-        version, refused = written.answer.version, self._refused(written)
+        version, refused = written.answer.version, self._refused("AmendConsent", written, context)
         return cs.AmendConsentResponse(receipt=receipt, version=version, refused=refused)
 
     @rpc
@@ -175,13 +175,15 @@ class ConsentService(Servicer):
         _, receipt = await self.write(write, request.wait_for, context, urgent=kind is not EntryKind.RESUME)
         return receipt
 
-    def _refused(self, written: Written[consents.ConsentAnswer]) -> cs.Refused | None:
-        """Return why a consent was refused, and count the refusal in the metrics; None: the consent was not refused."""
+    def _refused(self, rpc_name: str, written: Written[consents.ConsentAnswer], context: Context) -> cs.Refused | None:
+        """Return why a consent was refused; count and log the refusal. None: the consent was not refused."""
         refusal = written.answer.refusal
         if refusal is None:
             return None
         if not written.replayed:
-            self.metrics.refusals.inc(f"R{refusal.reason:02d}")
+            ground = f"R{refusal.reason:02d}"
+            self.metrics.refusals.inc(ground)
+            self.call_log.recorded(rpc_name, ground, context, dict, is_refusal=True)
         return cs.Refused(reason=refusal.reason, missing=refusal.missing)
 
     def _message(self, entry: reads.StoredEntry, message_type: type[M]) -> M:

@@ -90,7 +90,7 @@ class PolicyService(Servicer):
                         raise InvalidError(f"answer of the batch is over {limit}: ask for fewer", "TOO_LARGE")
                     outcomes[outcome.name] += 1
                 except ConsentdError as error:
-                    result.error.CopyFrom(item_error(self.metrics, error))
+                    result.error.CopyFrom(item_error(self, "BatchCheck", error, question, context))
         for name, times in outcomes.items():
             self.metrics.decisions.inc(name, "batch", by=times)
         return response
@@ -126,7 +126,7 @@ class Answerer:
     ) -> None:
         self.now_ms = now_ms
         self.registry = registry = snapshot.registry()
-        self.row_count = 0  # how many provisions the answered questions were compared with
+        self.row_count = 0  # how many provisions count against ``MAX_BATCH_ROWS``
         self._snapshot = snapshot
         self._id_prefix = id_prefix
         self._ids = ids
@@ -164,6 +164,10 @@ class Answerer:
         *in_full*: whether the caller may see reasons. If not, the decision is reduced (``policy.reduce``); but an
         answer that a fault of ours prevents is the same for all: INDETERMINATE, with the reason.
         """
+        # INVARIANT: for a caller who may not see reasons, every person counts alike, enrolled or not. Otherwise the
+        # first item that is refused would show how many provisions the persons before it have.
+        if not in_full:
+            self.row_count += row_count(PLACEHOLDER)
         shown_tag = b""
         try:
             if self.now_ms is None:
@@ -199,7 +203,8 @@ class Answerer:
                 evaluate.evaluate(PLACEHOLDER, question, self._rules, now_ms)
             return evaluate.evaluate(None, question, self._rules, now_ms), None
         value = self._snapshot.enrolled_subject(tag)
-        self.row_count += row_count(value)
+        if in_full:
+            self.row_count += row_count(value)
         return evaluate.evaluate(value, question, self._rules, now_ms), tag
 
 
@@ -207,21 +212,21 @@ _NOBODY = Parties(permit_actors=frozenset(), deny_actors=frozenset(), holders=fr
 
 
 MAX_BATCH_ROWS = 200_000
-"""Most provisions that a batch evaluates, over all its persons: about half a second. The other items are refused."""
+"""Most provisions of a batch, over all its persons: about half a second. The other items are refused.
 
-MAX_QUESTION = 4 * 1024
-"""Most bytes of a serialised question."""
-
+For a caller who may not see reasons, each person counts as three provisions. So such a batch may evaluate more; it
+gives way to other calls after each item, as every batch does.
+"""
 
 def check_size(question: pb.Question | bytes) -> None:
     """Check that a question, serialised or not, is within its limit. An entry has the question and the whole decision.
 
     Raises:
-        InvalidError: (TOO_LARGE) the question is over ``MAX_QUESTION`` bytes.
+        InvalidError: (TOO_LARGE) the question is over ``requests.MAX_QUESTION`` bytes.
     """
     size = len(question) if isinstance(question, bytes) else question.ByteSize()
-    if size > MAX_QUESTION:
-        raise InvalidError(f"question is over its limit of {MAX_QUESTION} bytes: `{size}`", "TOO_LARGE")
+    if size > requests.MAX_QUESTION:
+        raise InvalidError(f"question is over its limit of {requests.MAX_QUESTION} bytes: `{size}`", "TOO_LARGE")
 
 
 def check_consistency(consistency: pb.Consistency, size: int) -> None:

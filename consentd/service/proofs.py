@@ -119,8 +119,19 @@ class LedgerService(Servicer):
 
     @stream_rpc
     def GetHistory(self, request: ls.GetHistoryRequest, context: Context) -> Iterator[ls.GetHistoryResponse]:
-        """Stream the history of a chain, with the proof that no entry is missing."""
+        """Stream the history of a chain, with the proof that no entry is missing.
+
+        A stream may take long. So the caller's right is checked again before each message: a caller that was
+        deactivated, or whose right ended, gets no further part.
+        """
         tag, name = self._chain(request, context)
+        for message in self._history(tag, name, request):
+            if not name:  # everybody may read public chains
+                self.access("GetHistory", Whose.OTHER, context)
+            yield message
+
+    def _history(self, tag: bytes, name: str, request: ls.GetHistoryRequest) -> Iterator[ls.GetHistoryResponse]:
+        """Yield the messages of a history. Raises ``InvalidError`` if the request asks for no part of it."""
         if request.known_count > codec.MAX_SEQ:
             raise InvalidError("known_count is larger than the history")
         if request.to_count and request.to_count <= request.known_count:

@@ -21,6 +21,8 @@ MAX_PAGE = 1000
 _MAX_TOKEN = 64
 MAX_BATCH_ANSWER = 3 << 20
 """Most bytes of the answers of a batch. Clients refuse responses of more than 4 MiB."""
+MAX_QUESTION = 4 * 1024
+"""Most bytes of a serialised question."""
 PAGE_BYTES = 1 << 20
 """The approximate maximum size of a page. Clients refuse responses of more than 4 MiB."""
 

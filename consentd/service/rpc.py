@@ -1,4 +1,4 @@
-"""Run the handler of each RPC: authorize the caller, count the call, and turn an error into a gRPC status.
+"""Run the handler of each RPC: authorize the caller, count and log the call, and turn an error into a gRPC status.
 
 A status has a code, and ``google.rpc.ErrorInfo`` with the error's reason. An exception that is not declared in
 ``errors`` is a bug: the caller gets INTERNAL without details, and the daemon continues to serve.
@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
-from functools import wraps
+from functools import partial, wraps
 from inspect import iscoroutinefunction
 from typing import Any, Final, TypeVar, cast
 
@@ -21,8 +21,9 @@ from consentd import errors
 from consentd.errors import ConsentdError
 from consentd.metrics import Metrics
 from consentd.service.auth import UnauthenticatedError
+from consentd.service.call_log import LoggedCall
 from consentd.service.context import Context, EndedCallError, Status
-from consentd.service.servicer import Servicer
+from consentd.service.servicer import Servicer, ServiceState
 from consentd.v1 import error_reason_pb2 as er
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def rpc(method: F) -> F:
             _check_decoded(request)
             response = method(self, request, context)
         except Exception as error:  # noqa: BLE001  # the caller gets an answer even after a bug
-            raise _ended(self.metrics, name, started, error) from None
+            raise _ended(self, name, started, error, request, context) from None
         _count(self.metrics, name, "OK", started)
         return response
 
@@ -72,7 +73,7 @@ def rpc(method: F) -> F:
             _check_decoded(request)
             response = await method(self, request, context)
         except Exception as error:  # noqa: BLE001
-            raise _ended(self.metrics, name, started, error) from None
+            raise _ended(self, name, started, error, request, context) from None
         _count(self.metrics, name, "OK", started)
         return response
 
@@ -94,7 +95,7 @@ def stream_rpc(method: F) -> F:
             _count(self.metrics, name, "CANCELLED", started)
             raise
         except Exception as error:  # noqa: BLE001
-            raise _ended(self.metrics, name, started, error) from None
+            raise _ended(self, name, started, error, request, context) from None
         _count(self.metrics, name, "OK", started)
 
     return cast(F, handle)
@@ -144,9 +145,10 @@ def message_of(error: ConsentdError) -> str:
     return message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 1] + "…"
 
 
-def item_error(metrics: Metrics, error: ConsentdError) -> er.ItemError:
-    """Count the error of one item of a batch in the metrics, and return the error as a protobuf message."""
-    metrics.errors.inc(error.reason)
+def item_error(servicer: Servicer, name: str, error: ConsentdError, item: Message, context: Context) -> er.ItemError:
+    """Count and log the error of one *item* of a batch, and return the error as a protobuf message."""
+    servicer.metrics.errors.inc(error.reason)
+    servicer.call_log.refused(name, error, context, partial(servicer.names_in, item))
     reason = er.ErrorReason.Value(f"ERROR_REASON_{error.reason}")
     retry_after_ms = error.retry_after_ms if isinstance(error, errors.OverloadedError) else 0
     return er.ItemError(
@@ -154,22 +156,35 @@ def item_error(metrics: Metrics, error: ConsentdError) -> er.ItemError:
     )
 
 
-def _ended(metrics: Metrics, name: str, started: float, error: Exception) -> Exception:
-    """Count a call that ended with *error*; return what the server expects: ``EndedCallError``, ``CancelledError``."""
+def _ended(
+    servicer: Servicer, name: str, started: float, error: Exception, request: object, context: Context
+) -> Exception:
+    """Count and log a call that ended with *error*; return what the server expects: an ``EndedCallError``, or the
+    ``CancelledError``."""
+    metrics = servicer.metrics
     if isinstance(error, CancelledError):
         _count(metrics, name, "CANCELLED", started)
         return error
     status = status_of(error, metrics, name)
     _count(metrics, name, status.code.name, started)
+    if isinstance(error, ConsentdError):
+        names = partial(servicer.names_in, request)
+        servicer.call_log.refused(name, _declared(error), context, names, code=status.code.name)
     return EndedCallError(status)
+
+
+def _declared(error: ConsentdError) -> ConsentdError:
+    """Return the error that the caller gets for *error*."""
+    if isinstance(error, errors.VerificationError):
+        # Malformed bytes from the caller were refused as InvalidError before. So this error is about stored bytes.
+        return errors.CorruptionError(f"ledger does not verify: {error}")
+    return error
 
 
 def status_of(error: Exception, metrics: Metrics, name: str) -> Status:
     """Return the status that ends a call of the RPC *name* because of *error*; count the error, and log a bug."""
-    if isinstance(error, errors.VerificationError):
-        # Malformed bytes from the caller were refused as InvalidError before. So this error is about stored bytes.
-        error = errors.CorruptionError(f"ledger does not verify: {error}")
     if isinstance(error, ConsentdError):
+        error = _declared(error)
         code, message, reason = status_code(error), message_of(error), error.reason
         metrics.errors.inc(reason)
     else:
@@ -192,8 +207,9 @@ def _duration(milliseconds: int) -> Duration:
     return Duration(seconds=seconds, nanos=rest * 1_000_000)
 
 
-def refusal(error: ConsentdError, metrics: Metrics, name: str) -> Status:
-    """Return the status of a call that is refused before it reaches a handler, and count the call and the error."""
-    status = status_of(error, metrics, name)
-    metrics.rpcs.inc(name, status.code.name)
+def refusal(error: ConsentdError, state: ServiceState, name: str, call: LoggedCall) -> Status:
+    """Return the status of a call that is refused before it reaches a handler; count and log the call and the error."""
+    status = status_of(error, state.metrics, name)
+    state.metrics.rpcs.inc(name, status.code.name)
+    state.call_log.refused(name, error, call, code=status.code.name)
     return status

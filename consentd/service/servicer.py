@@ -22,6 +22,7 @@ from consentd.sequencer.loop import Sequencer
 from consentd.sequencer.pool import Written
 from consentd.service.auth import Authenticator, UnauthenticatedError
 from consentd.service.authorization import check_access, check_may_call
+from consentd.service.call_log import CallLog, Names, named_participants
 from consentd.service.context import Context, Waiting
 from consentd.service.roles import Access, Whose, needs_credential
 from consentd.table.table import Table
@@ -53,6 +54,7 @@ class ServiceState:
 
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
+        self.call_log = CallLog()
         # The opened daemon; None while the daemon starts or drains. The daemon replaces the value by assignment.
         self.services: Services | None = None
 
@@ -63,6 +65,7 @@ class Servicer:
     def __init__(self, service_state: ServiceState) -> None:
         self._state = service_state
         self.metrics = service_state.metrics
+        self.call_log = service_state.call_log
 
     @property
     def services(self) -> Services:
@@ -95,6 +98,11 @@ class Servicer:
         caller = self.known_caller(context)
         with self.services.table.read() as snapshot:
             return check_access(snapshot, caller, rpc, whose, self.services.sequencer.clock.wall_ms())
+
+    def names_in(self, asked: object) -> Names:
+        """Return the participants that a request or question names; see ``call_log.named_participants``."""
+        with self.services.table.read() as snapshot:
+            return named_participants(snapshot, asked)
 
     def check_batch(self, count: int) -> None:
         """Check the length of a batch. Raises ``InvalidError`` (TOO_LARGE), which names the limit."""

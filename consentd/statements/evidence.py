@@ -23,6 +23,7 @@ from consentd.core.kinds import EntryKind, Owner, authors_of, is_known
 from consentd.core.note import NoteVerifier
 from consentd.core.pruned import Retention
 from consentd.core.quorum import MAX_AHEAD_S, WitnessPolicy, verify_cosigned
+from consentd.core.recent_statements import RecentStatement, RecentStatements
 from consentd.errors import MalformedError, ProofError
 from consentd.statements import payloads, values
 from consentd.v1 import statement_pb2 as st
@@ -60,11 +61,13 @@ class HeldPart:
         tag: the chain's tag.
         held: the last entry of the part.
         keys: the KEY entries of the part. Statements of later entries may be signed with these keys.
+        recent: the statements of the part that a later entry must not repeat.
     """
 
     tag: bytes
     held: HeldChain
     keys: tuple[VerifiedEntry, ...] = ()
+    recent: tuple[RecentStatement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +144,8 @@ def verify_evidence(
     Raises:
         MalformedError: a part of the evidence has a wrong form.
         SignatureError: the log, an author or a quorum of witnesses has not signed.
-        ProofError: a proof is wrong, an entry of the scope is missing, or the seal's time is too late.
+        ProofError: a proof is wrong, an entry of the scope is missing, a signed statement is there in two entries, or
+            the seal's time is too late.
     """
     proof, scope = evidence.proof, evidence.scope
     sealed = history.verify_sealed_checkpoint(proof, origin=origin, log_verifier=log_verifier, held=None)
@@ -161,6 +165,11 @@ def verify_evidence(
     histories = verify_chains(proof.chains, sealed, asked=scope.chain, origin=origin, log_verifier=log_verifier)
     singles = _verify_singles(evidence.entries, sealed)
     unproven = sum(one is not None and not _verify_author(one, histories.keys, origin) for one in singles)
+    # Without chain `ledger`, a key that no chain states may be the daemon's (ledger-format.md, 3.8 item 5).
+    has_ledger = any(chain.public_name == LEDGER_CHAIN for chain in proof.chains)
+    signed = (one for one in singles if one is not None and one.statement is not None)
+    known = (one for one in signed if has_ledger or (one.statement and one.statement.key in histories.keys))
+    _verify_once(known, histories.keys)
     if scope.last >= sealed.checkpoint.size:
         raise MalformedError("evidence has a scope of a range that ends outside of the tree")
     # The indexes of single entries are distinct. So if the range has the right number of entries, none is missing.
@@ -191,8 +200,8 @@ def verify_chains(
     Raises:
         MalformedError: a part of a chain has a wrong form.
         SignatureError: an author's key was not in force, or a signature is wrong.
-        ProofError: a chain is not whole, is not needed, or does not continue *known*; or chain ``ledger`` contradicts
-            the pinned origin or key, or states a pruning that its published policy forbids.
+        ProofError: a chain is not whole, is not needed, does not continue *known*, or has a signed statement twice; or
+            chain ``ledger`` contradicts the pinned origin or key, or states a pruning that its policy forbids.
     """
     tags = [chain.tag for chain in chains]
     if len(set(tags)) != len(tags):
@@ -227,6 +236,12 @@ def verify_chains(
     keys = key_validity.verify_key_changes(stated, origin=origin, known=known_events)
     for tag, entries in verified.items():
         verify_authors(entries[len(known) :] if tag == asked else entries, origin=origin, keys=keys)
+    recent = () if before is None else before.recent
+    for tag, entries in verified.items():
+        if tag == asked:
+            recent = _verify_once(entries, keys, recent)
+        else:
+            _verify_once(entries, keys)
     if asked or codec.LEDGER_TAG in verified:
         messages = map(message_of, verified.get(codec.LEDGER_TAG, ()))
         ledger = [one for one in messages if isinstance(one, st.LedgerStatement)]
@@ -234,8 +249,24 @@ def verify_chains(
         history.verify_pinned({one.origin for one in ledger}, log_keys, origin=origin, log_verifier=log_verifier)
     own = (*earlier, *(entry for entry in verified.get(asked, ()) if entry.event.kind == EntryKind.KEY))
     return VerifiedChains(
-        found, keys, retention.kept_from_ms, None if part is None else HeldPart(asked, part, own)
+        found, keys, retention.kept_from_ms, None if part is None else HeldPart(asked, part, own, recent)
     )
+
+
+def _verify_once(
+    entries: Iterable[VerifiedEntry], keys: ValidKeys, recent: Iterable[RecentStatement] = ()
+) -> tuple[RecentStatement, ...]:
+    """Verify that no statement repeats another, or one of *recent*; return what later statements must not repeat.
+
+    Raises:
+        ProofError: a chain has a signed statement twice.
+    """
+    statements = RecentStatements(recent)
+    for entry in entries:
+        if entry.statement is not None:
+            key = entry.statement.key
+            statements.add(entry.event, key, entry.statement.request_id, keys.get(key, ()))
+    return statements.rows()
 
 
 def _join(

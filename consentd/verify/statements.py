@@ -12,6 +12,7 @@ from consentd.core import codec, key_validity
 from consentd.core.key_validity import MAX_AUTHOR_SKEW_MS, KeyValidity
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import Pruned
+from consentd.core.recent_statements import RecentStatements
 from consentd.errors import InvalidError, MalformedError, ProofError, SignatureError
 from consentd.statements import payloads, values
 from consentd.statements.delegations import named_parties
@@ -53,9 +54,10 @@ class Stated:
 
 @dataclass(frozen=True, slots=True)
 class SignedStatement:
-    """A statement whose signature verifies: its key, its time, and what it states (None: its kind states no such)."""
+    """A statement whose signature verifies, and what it states (None: its kind is none of ``_STATING_KINDS``)."""
 
     key: bytes
+    request_id: bytes
     author_time_ms: int
     stated: Stated | None = None
 
@@ -75,7 +77,7 @@ def verify_opening(event: codec.Event, opening: bytes, *, origin: str) -> Signed
         payload = payloads.decode_payload(event.kind, statement.payload)
         if event.kind in _STATING_KINDS:
             stated = _read_stated(event.kind, payload, values.stated_retention(event.kind, statement.payload))
-    return SignedStatement(statement.key, statement.author_time_ms, stated)
+    return SignedStatement(statement.key, statement.request_id, statement.author_time_ms, stated)
 
 
 def open_statement(event: codec.Event, opening: bytes) -> codec.Statement:
@@ -114,6 +116,7 @@ class Authors:
 
     Attributes:
         participants: each participant's id, by the tag of the participant's chain.
+        recent: the signed statements that a later entry of their chain must not repeat.
         keys_lost: an entry of ``KEY_KINDS`` could not be read, so a key that is unknown here may be in force.
     """
 
@@ -121,6 +124,7 @@ class Authors:
         """Start with the *keys* known so far; ``verify`` adds to them."""
         self._keys = keys
         self.participants: dict[bytes, str] = {}
+        self.recent = RecentStatements()
         self.keys_lost = False
 
     def verify(self, event: codec.Event, signed: SignedStatement) -> bool:
@@ -131,6 +135,7 @@ class Authors:
 
         Raises:
             SignatureError: the key was not in force for its author, or the author's clock is too far off.
+            ProofError: the chain has this signed statement already.
             MalformedError: a PARTICIPANT entry is not in the chain of the participant that the entry names; or a
                 DELEGATION or MANDATE breaks a rule of ``_verify_parties``.
         """
@@ -146,6 +151,8 @@ class Authors:
             raise SignatureError("author's key was not in force for this entry")
         if stated is not None:
             self._add(event, stated)
+        if is_in_force:
+            self.recent.add(event, signed.key, signed.request_id, validities)
         return is_in_force
 
     def _add(self, event: codec.Event, stated: Stated) -> None:

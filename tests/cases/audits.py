@@ -84,20 +84,24 @@ class Forge:
         key: ed25519.KeyPair = DAEMON,
         time_ms: int | None = None,
         has_opening: bool = True,
+        request_id: bytes | None = None,
+        author_time_ms: int | None = None,
     ) -> int:
         """Append an entry; return its seq. *time_ms*: another than the clock's. The app attests consents."""
         if time_ms is None:
             self.time_ms += STEP_MS
             time_ms = self.time_ms
-        request_id = self._request_id()
+        request_id = self._request_id() if request_id is None else request_id
+        author_time_ms = time_ms if author_time_ms is None else author_time_ms
         if kind in CONSENTS and key is DAEMON and not isinstance(message, bytes):
             message.attestation.attested_by = message.attestation.attested_by or "app"
         payload = message if isinstance(message, bytes) else message.SerializeToString(deterministic=True)
         signed = codec.signed_message(
-            origin=ORIGIN, kind=kind, tag=tag, ref=ref, request_id=request_id, author_time_ms=time_ms, payload=payload
-        )
+            origin=ORIGIN, kind=kind, tag=tag, ref=ref, request_id=request_id, author_time_ms=author_time_ms,
+            payload=payload,
+        )  # fmt: skip
         statement = codec.encode_statement(
-            codec.Statement(key.public_key, key.sign(signed), request_id, time_ms, payload)
+            codec.Statement(key.public_key, key.sign(signed), request_id, author_time_ms, payload)
         )
         salt = hashlib.blake2b(request_id, digest_size=32).digest()
         count, head = self.heads.get(tag, (0, codec.ZERO_HASH))
@@ -172,14 +176,16 @@ class Forge:
 
     def ask(
         self, tag: bytes, *, purpose: str = "CAREMGT", lie: bool = False, time_ms: int | None = None,
-        key: ed25519.KeyPair | None = None, asker: str = "bank",
-        identifier: str = "someone", **actor: Any,
+        key: ed25519.KeyPair | None = None, asker: str = "bank", request_id: bytes | None = None,
+        identifier: str = "someone", hashed: bytes = b"", **actor: Any,
     ) -> None:
         """Append the answer to a question: permitted for care management, not for research, or, for a *lie*, the
         other way round. *key*: the asker's, who signed the question. *identifier*: the person's, as the question
-        has it. *actor*: fields of the bank's ``Actor``."""
+        has it. *actor*: fields of the bank's ``Actor``. *hashed*: the hash of an identifier, if *tag* is an unknown
+        chain."""
         question = pb.Question(
-            subject=pb.Subject(scheme="test", value=identifier), actor=pb.Actor(**{"organisation": "bank"} | actor),
+            subject=None if hashed else pb.Subject(scheme="test", value=identifier),
+            actor=pb.Actor(**{"organisation": "bank"} | actor),
             holder="hospital", purpose=purpose, action="access", categories=["CLIN.DX"],
         )
         permitted = (purpose == "CAREMGT") is not lie
@@ -189,7 +195,7 @@ class Forge:
             without_consent=[] if permitted else ["CLIN.DX"],
             revision=pb.Revision(tree_size=self.size),
             decision_id=hashlib.blake2b(b"decision %d" % self.size, digest_size=16).digest(),
-            tag=tag,
+            tag=b"" if hashed else tag,
             ref=2 if permitted else 0,
             vocabulary_version=DEFAULT_VOCABULARY.version,
             combining=pb.COMBINING_DENY_OVERRIDES,
@@ -204,19 +210,21 @@ class Forge:
             decision.reasons.add(code=pb.REASON_CODE_NO_MATCHING_CONSENT)
         asked = st.AskedQuestion(question=question.SerializeToString(), asker=asker, network_origin="test")
         if key is not None:
-            asked.key, asked.author_time_ms = key.public_key, decision.decided_time_ms
+            asked.key, asked.author_time_ms, asked.signed_tag = key.public_key, decision.decided_time_ms, tag
             asked.signature = key.sign(
                 codec.signed_message(
-                    origin=ORIGIN, kind=codec.QUESTION_KIND, tag=tag, ref=0, request_id=self._request_id(),
+                    origin=ORIGIN, kind=codec.QUESTION_KIND, tag=tag, ref=0,
+                    request_id=self._request_id() if request_id is None else request_id,
                     author_time_ms=asked.author_time_ms, payload=asked.question,
                 )
             )
         record = st.AccessStatement(asked=asked, decision=decision)
         self.asked.append(self.size)
         if permitted:
-            self.add(EntryKind.ACCESS, tag, record, ref=2, time_ms=time_ms)
+            self.add(EntryKind.ACCESS, tag, record, ref=2, time_ms=time_ms, request_id=request_id)
         else:
-            self.add(EntryKind.REFUSAL, tag, st.RefusalStatement(access=record), time_ms=time_ms)
+            refusal = st.RefusalStatement(access=record, identifier_hash=hashed)
+            self.add(EntryKind.REFUSAL, tag, refusal, time_ms=time_ms, request_id=request_id)
 
     # -- publishing -------------------------------------------------------------------------------------------
 

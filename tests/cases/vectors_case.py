@@ -24,7 +24,7 @@ from consentd.v1 import statement_pb2 as st
 from consentd_client import History
 from consentd_client import history as client
 from consentd_client.evidence import open_history
-from consentd_client.receipts import verify_receipt
+from consentd_client.receipts import verify_inclusion, verify_receipt
 from consentd_client.trust import Trust
 
 BANK = ed25519.KeyPair(b"\x21" * 32)
@@ -157,6 +157,10 @@ def _verify_parts(vector: Vector, trust: Trust, tag: bytes) -> History:
 
 def _verify_receipt(vector: Vector) -> None:
     trust = Trust(vector.under["origin"], note.parse_vkey(vector.under["log_key"]))
+    if "leaf" not in vector.under:
+        leaf_hash, index = base64.b64decode(vector.under["leaf_hash"]), int(vector.under["index"])
+        verify_inclusion(leaf_hash, vector.content, trust, index=index)
+        return
     leaf = base64.b64decode(vector.under["leaf"])
     verify_receipt(leaf, vector.content, trust)
     codec.decode_leaf(leaf)

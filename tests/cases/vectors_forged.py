@@ -54,18 +54,20 @@ class Forge:
         signed_kind: int | None = None,
         tombstone: bool = False,
         ref: int = 0,
+        request_id: bytes | None = None,
     ) -> "Forge":
-        """Add an entry that is right but for what is changed."""
+        """Add an entry that is right but for what is changed. The request_id is another for each entry of a chain."""
         name, tag = (tag, codec.public_tag(tag)) if isinstance(tag, str) else ("", tag)
         self.names[tag] = name
         chain = self.chains.setdefault(tag, [])
+        request_id = len(chain).to_bytes(16) if request_id is None else request_id
         author_time_ms = self.time_ms + skew_ms
         message = codec.signed_message(
-            origin=origin, kind=kind if signed_kind is None else signed_kind, tag=tag, ref=ref, request_id=bytes(16),
+            origin=origin, kind=kind if signed_kind is None else signed_kind, tag=tag, ref=ref, request_id=request_id,
             author_time_ms=author_time_ms, payload=payload,
         )  # fmt: skip
         public_key = author.public_key if key is None else key
-        reported = codec.Statement(public_key, signature(author.sign(message)), bytes(16), author_time_ms, payload)
+        reported = codec.Statement(public_key, signature(author.sign(message)), request_id, author_time_ms, payload)
         stated = made(codec.encode_statement(reported))
         prev = codec.chain_hash(chain[-1].leaf) if chain else codec.ZERO_HASH
         whole = codec.Event(kind, self.time_ms, tag, len(chain) + 1, prev, codec.commit(salt, stated), ref)

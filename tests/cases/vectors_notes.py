@@ -17,6 +17,24 @@ from consentd.v1 import statement_pb2 as st
 WITNESS = note.Signer("witness.example/w", ed25519.KeyPair(b"\x24" * 32), note.COSIGNATURE)
 
 
+def reduced_receipts(content: bytes, index: int, leaf_hash: bytes) -> Iterator[Vector]:
+    """Yield a receipt without the leaf, and what was done to it."""
+
+    def vector(name: str, want: str, *, at: int = index, hashed: bytes = leaf_hash, proof: bytes = content) -> Vector:
+        under = {**TRUST, "index": str(at), "leaf_hash": b64(hashed)}
+        return Vector(kind="receipt", name=f"reduced: {name}", want=want, content=proof, under=under)
+
+    yield vector("right", "ok")
+    for at in (0, index - 1, index + 1, 2**63):
+        yield vector(f"index {at}", "proof", at=at)
+    for at in range(len(leaf_hash)):
+        yield vector(f"hash with byte {at} changed", "proof", hashed=flip(at, 1 << at % 8)(leaf_hash))
+    for size in (0, 31, 33, 64):
+        yield vector(f"hash of {size} bytes", "", hashed=(leaf_hash * 2)[:size])
+    for at in range(0, len(content), 41):
+        yield vector(f"flip byte {at}", "", proof=flip(at, 1 << at % 8)(content))
+
+
 def receipts(case: LedgerCase) -> Iterator[Vector]:
     """Yield receipts at every checkpoint, and what was done to some."""
 
@@ -51,6 +69,7 @@ def receipts(case: LedgerCase) -> Iterator[Vector]:
     ):  # fmt: skip
         yield receipt(f"proof {name}", "proof", checkpoint.format_proof(replace(bundle, proof=proof)), leaf)
     yield receipt("extra", "ok", checkpoint.format_proof(replace(bundle, extra=b"anything")), leaf)
+    yield from reduced_receipts(content, index, merkle.leaf_hash(leaf))
     lines = content.split(b"\n")
     for name, want, other in (
         ("extra without content", "malformed", content.replace(b"\nindex", b"\nextra \nindex", 1)),

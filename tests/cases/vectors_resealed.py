@@ -122,6 +122,20 @@ def forged_evidence() -> Iterator[Vector]:
          Step(EntryKind.KEY, later, bank), replace(serve, **nobody)),
     ):  # fmt: skip
         yield forged(name, want, *steps)
+    once = {"request_id": b"r" * 16}
+    own, of_bank = Step(EntryKind.GRANT, **nobody, **once), replace(serve, key=BANK, **once)
+    elsewhere = replace(of_bank, kind=EntryKind.NOTICE, tag=bank)
+    for name, want, *steps in (
+        ("a participant's statement twice", "proof", of_bank, of_bank),
+        ("a participant's statement twice, one between", "proof", of_bank, access, of_bank),
+        ("a participant's request_id in two chains", "ok", of_bank, elsewhere),
+        ("a statement twice by the daemon", "ok", replace(serve, **once), replace(serve, **once)),
+        ("a statement twice by a key of nobody", "proof", own, own),
+        ("a request_id of two keys", "undetermined", own, of_bank),
+    ):
+        yield forged(name, want, *steps, shown=len(steps))
+    attested = Step(EntryKind.GRANT, **once)
+    yield forged("what may be the daemon's, twice", "undetermined", attested, attested, shown=2, with_ledger=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,22 +146,24 @@ class Step:
     message: Any = b""
     tag: bytes = b""
     key: ed25519.KeyPair = DAEMON
+    request_id: bytes | None = None
 
 
-def forged(name: str, want: str, *steps: Step) -> Vector:
-    """Return evidence of a ledger whose last entries are these, with all chains that have to do with keys."""
+def forged(name: str, want: str, *steps: Step, shown: int = 1, with_ledger: bool = True) -> Vector:
+    """Return evidence of the last *shown* entries of a ledger, with all chains that have to do with keys."""
     forge = Forge(map_bits=4)
     forge.begin()
     person = forge.enrol(1)
     bank = codec.public_tag("participant/bank")
     forge.add(EntryKind.KEY, bank, st.KeyStatement(key=BANK.public_key))
     for step in steps:
-        forge.add(step.kind, step.tag or person, step.message, key=step.key)
+        forge.add(step.kind, step.tag or person, step.message, key=step.key, request_id=step.request_id)
     last = forge.size - 1
     forge.seal()
     elsewhere = codec.public_tag("ledger/x")
     chains = {"ledger/x": elsewhere} if elsewhere in forge.heads else {}
-    chains |= {"ledger": codec.public_tag("ledger"), "participant/bank": bank}
+    if with_ledger:
+        chains |= {"ledger": codec.public_tag("ledger"), "participant/bank": bank}
     top, buckets = forge._top, forge._buckets
     histories = []
     for public_name, tag in chains.items():
@@ -159,9 +175,9 @@ def forged(name: str, want: str, *steps: Step) -> Vector:
             "first_seq": 1, "entries": [_entry(forge, at) for at in entries],
         })  # fmt: skip
     return vector(f"forged evidence: {name}", want, Grown(forge.leaves).under({
-        "scope": {"tag": b64(elsewhere)} if "ledger/x" in chains else {"first": last, "last": last},
+        "scope": {"tag": b64(elsewhere)} if "ledger/x" in chains else {"first": last - shown + 1, "last": last},
         "histories": histories,
-        "entries": [{"index": last, **_entry(forge, last), "inclusion": []}],
+        "entries": [{"index": at, **_entry(forge, at), "inclusion": []} for at in range(last - shown + 1, last + 1)],
     }))  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from cases.vectors_key_validity import key_validities
 from cases.vectors_notes import notes, payloads, receipts, signatures
 from cases.vectors_policies import policies
 from cases.vectors_pruned import pruned
+from cases.vectors_repeats import repeats
 from cases.vectors_retention import retained
 from cases.vectors_seals import seals
 
@@ -43,7 +44,7 @@ def write_vectors(directory: Path) -> list[Vector]:
             vectors = [*histories(case), *receipts(case)]
         finally:
             case.close()
-    vectors += [*forgeries(), *seals(), *pruned(), *retained(), *key_validities()]
+    vectors += [*forgeries(), *seals(), *pruned(), *retained(), *key_validities(), *repeats()]
     vectors += [*notes(), *signatures(), *payloads(), *policies(), *evidence()]
     settled = [with_verdict(vector) for vector in vectors]
     with (directory / "vectors.jsonl").open("w") as file:

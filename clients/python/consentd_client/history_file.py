@@ -5,6 +5,7 @@ key in force. That the ledger has these entries, and that none is missing at the
 reached the end of the chain. A ``HistoryFile`` holds the entries in the meantime, and continues where it stopped.
 """
 
+import base64
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,13 +14,14 @@ from typing import Any
 
 from consentd.core import codec
 from consentd.core.history import HeldChain, HistoryEntry, VerifiedEntry, open_statement
+from consentd.core.recent_statements import decode_recent, encode_recent
 from consentd.errors import MalformedError, ProofError, StorageError
 from consentd.files import read_file_if_exists, write_file
 from consentd.statements.evidence import HeldPart, message_of
 from consentd_client.entries import Entry, History
 from consentd_client.memory import RememberedEntry, decode_entry, encode_entry
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,7 @@ def _encode_state(state: HistoryState, length: int, entry_count: int, is_complet
         "tag": state.part.tag.hex(), "count": held.count, "head": held.head.hex(), "erased": held.erased,
         "time_ms": held.time_ms, "lacks_statements": held.lacks_statements,
         "keys": [encode_entry(RememberedEntry(one, "")) for one in state.keys],
+        "recent": base64.b64encode(encode_recent(state.part.recent)).decode(),
     }  # fmt: skip
     return json.dumps(content).encode() + b"\n"
 
@@ -136,7 +139,8 @@ def _decode_state(content: bytes) -> tuple[HistoryState, int, int, bool]:
             bool(read["lacks_statements"]),
         )  # fmt: skip
         keys = tuple(decode_entry(row).entry for row in read["keys"])
-        part = HeldPart(bytes.fromhex(read["tag"]), held, tuple(map(verified_entry, keys)))
+        recent = decode_recent(base64.b64decode(read["recent"], validate=True))
+        part = HeldPart(bytes.fromhex(read["tag"]), held, tuple(map(verified_entry, keys)), recent)
         state = HistoryState(read["checkpoint"].encode(), part, keys)
         return state, int(read["length"]), int(read["entries"]), bool(read["complete"])
     except StorageError:

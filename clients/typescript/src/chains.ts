@@ -16,6 +16,7 @@ import { ERASURE, KINDS, LEDGER } from "./kinds.js";
 import { formatVkey } from "./note.js";
 import { decodeLedgerStatement, type LedgerStatement } from "./payloads.js";
 import type { ReadTrust } from "./quorum.js";
+import { type RecentStatement, verifyOnce } from "./recent_statements.js";
 
 const DAY_MS = 86_400_000n;
 
@@ -61,6 +62,8 @@ export interface ProvenChains {
   readonly retentionDays: number;
   /** What the entries of the first chain state of keys. */
   readonly changes: readonly KeyChange[];
+  /** The statements of the first chain that later entries must not repeat. */
+  readonly recent: readonly RecentStatement[];
   /** The last entry that is verified of the chain asked for; null: none was asked for. */
   readonly last: VerifiedPart["last"] | null;
   readonly unread: readonly Unread[];
@@ -73,8 +76,8 @@ export interface ProvenChains {
  * @param most how many entries of the chain asked for were asked for; null: all.
  * @throws {MalformedError} a part of one is not what it should be.
  * @throws {SignatureError} an author's key was not in force, or a signature is wrong.
- * @throws {ProofError} a chain is not whole or not needed, or chain `ledger` contradicts what is pinned or its own
- * policy.
+ * @throws {ProofError} a chain is not whole or not needed, or has a signed statement twice; or chain `ledger`
+ * contradicts what is pinned or its own policy.
  */
 export function verifyChains(
   proofs: readonly ChainProof[], { seal }: SealedCheckpoint, asked: Uint8Array | null, trust: ReadTrust,
@@ -109,6 +112,9 @@ export function verifyChains(
   const isWhole = stated.every(({ unread }) => !unread.length);
   const keys = verifyKeyChanges(chains, heldChain?.keys ?? [], trust.origin, isWhole);
   const authors = chains.map(({ entries }) => verifyAuthors(entries, trust.origin, keys));
+  const [recent = []] = chains.map(({ chain, entries }) => {
+    return verifyOnce(entries, keys, isAsked(chain) ? (heldChain?.recent ?? []) : []);
+  });
   if (asked !== null || proofs.some(isLedger)) {
     // The reader compared what is held of chain `ledger` with the pins when it verified that.
     const isHeld = Boolean(heldChain?.count) && proofs[0]?.publicName === LEDGER_CHAIN;
@@ -129,6 +135,7 @@ export function verifyChains(
     keptFromMs,
     retentionDays,
     changes: stated[0]?.changes ?? [],
+    recent,
     last,
     unread: chains.flatMap(({ chain, entries }, place) => unreadOf(chain.publicName, entries, stated[place]!.unread)),
   };

@@ -21,7 +21,7 @@
 import { decodeBase64, decodeText, equal } from "./bytes.js";
 import { HASH_SIZE } from "./codec.js";
 import { MalformedError, ProofError, SignatureError } from "./errors.js";
-import { EMPTY_ROOT, leafHash, verifyInclusion } from "./merkle.js";
+import { EMPTY_ROOT, verifyInclusion } from "./merkle.js";
 import { hasSpace, isBy, MAX_NOTE_SIZE, type Note, openNote, type Verifier } from "./note.js";
 
 /** The largest tree size that is accepted. */
@@ -114,15 +114,16 @@ export function parseProof(text: Uint8Array): TlogProof {
   return { extra, index, proof: lines.map(parseHash), checkpointNote: text.slice(end + 2) };
 }
 
-/** Verify, offline, that a tlog-proof shows this leaf in a tree that this log signed; return the parsed parts.
+/** Verify, offline, that a tlog-proof shows the leaf of this hash in a tree that this log signed.
  *
- * @throws {MalformedError} it is not a tlog-proof with a checkpoint.
+ * @returns the parsed parts.
+ * @throws {MalformedError} it is not a tlog-proof with a checkpoint, or the hash is not 32 bytes long.
  * @throws {SignatureError} the log has not signed it, or a signature by a known key is wrong.
  * @throws {ProofError} another origin, or the proof does not lead from the leaf to the root.
  */
 export function verifyProof(
   text: Uint8Array,
-  leaf: Uint8Array,
+  leafHash: Uint8Array,
   origin: string,
   log: Verifier,
   witnesses: readonly Verifier[] = [],
@@ -130,7 +131,7 @@ export function verifyProof(
   const receipt = parseProof(text);
   const [checkpoint, note] = openCheckpoint(receipt.checkpointNote, origin, log, witnesses);
   const { size, root } = checkpoint;
-  verifyInclusion(receipt.proof, { index: receipt.index, size, leafHash: leafHash(leaf), root });
+  verifyInclusion(receipt.proof, { index: receipt.index, size, leafHash, root });
   return [receipt, checkpoint, note];
 }
 

@@ -6,14 +6,16 @@
 import { readFileSync, renameSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 
-import { decodeHex, equal } from "./bytes.js";
+import { decodeHex, decodeText, encodeText, equal } from "./bytes.js";
 import { ProofError, UnreadKeyError, VerificationError } from "./errors.js";
 import { parseEvidence } from "./evidence.js";
 import { type HeldFile, heldJson, type Json, parseHeld } from "./held.js";
+import { parseJson } from "./json.js";
 import type { Trust } from "./quorum.js";
 import { errorClass, evidenceJson, evidenceText, historyJson, historyText, isDetermined } from "./report.js";
-import { receiptJson, receiptText } from "./report.js";
+import { receiptJson, receiptText, reducedReceiptJson, reducedReceiptText } from "./report.js";
 import { type HistoryOptions, type HistoryResult, verifyEvidence, verifyHistory, verifyReceipt } from "./verify.js";
+import { verifyReducedReceipt } from "./verify.js";
 
 const PROVEN = 0;
 const DISPROVED = 1;
@@ -22,10 +24,12 @@ const UNDETERMINED = 2;
 const HELP = `usage: consentd-verify history FILE --log-key VKEY [options]
        consentd-verify evidence FILE --log-key VKEY [options]
        consentd-verify receipt FILE LEAF --log-key VKEY [options]
+       consentd-verify receipt FILE --log-key VKEY [options]
 
 Verify, offline, evidence (\`consentd history --save\`, \`consentd audit evidence\`), or a receipt (.tlog-proof) with
-its leaf (\`consentd receipt --save\`). \`history\` shows the one chain that a file is about, \`evidence\` everything
-in it. \`-\` is stdin.
+its leaf (\`consentd receipt --save\`); or, without LEAF, a receipt as \`consentd\` stores it with
+--receipt, full or reduced. \`history\` shows the one chain that a file is about, \`evidence\`
+everything in it. \`-\` is stdin.
 
   --log-key VKEY       the log's key, name+id+base64; get it on another way than the file
   --origin ORIGIN      the ledger's name; by default the key's
@@ -69,8 +73,9 @@ function main(args: string[]): number {
   }
   if (command === "history" && files.length === 1) return history(files[0]!, values);
   if (command === "receipt" && files.length === 2) return receipt(files[0]!, files[1]!, values);
+  if (command === "receipt" && files.length === 1) return storedReceipt(files[0]!, values);
   if (command === "evidence" && files.length === 1) return evidence(files[0]!, values);
-  throw new TypeError("command is none of `history FILE`, `evidence FILE`, `receipt FILE LEAF`; see --help");
+  throw new TypeError("command is none of `history FILE`, `evidence FILE`, `receipt FILE [LEAF]`; see --help");
 }
 
 function history(file: string, values: Values): number {
@@ -123,6 +128,30 @@ function receipt(file: string, leaf: string, values: Values): number {
   refuseOptions(values, "receipt", HISTORY_OPTIONS);
   const result = verifyReceipt(read(file), read(leaf), trustOf(values));
   answer(values, receiptJson(result), receiptText(result));
+  return PROVEN;
+}
+
+/** Verify a receipt as `consentd` stores it: JSON with index, leaf_hash and proof; the reduced form has no leaf. */
+function storedReceipt(file: string, values: Values): number {
+  refuseOptions(values, "receipt", HISTORY_OPTIONS);
+  const fields = parseJson(decodeText(read(file), "receipt"), 8);
+  const [index, hash, proof, leaf] = ["index", "leaf_hash", "proof", "leaf"].map((name) => {
+    return fields instanceof Map ? fields.get(name) : undefined;
+  });
+  const isHex = (value: unknown): value is string => typeof value === "string" && /^([0-9a-f]{2})*$/.test(value);
+  if (typeof index !== "number" || !isHex(hash) || typeof proof !== "string" || !(leaf === undefined || isHex(leaf))) {
+    throw new TypeError("file is no stored receipt: index, leaf_hash or proof is missing; or give the leaf too");
+  }
+  if (!proof) throw new TypeError("receipt has no proof yet; `consentd receipt` completes it");
+  const reduced = { index: BigInt(index), leafHash: decodeHex(hash), proof: encodeText(proof) };
+  const trust = trustOf(values);
+  const result = verifyReducedReceipt(reduced, trust);
+  if (leaf === undefined) {
+    answer(values, reducedReceiptJson(result), reducedReceiptText(result));
+    return PROVEN;
+  }
+  const full = verifyReceipt(reduced.proof, decodeHex(leaf), trust);
+  answer(values, receiptJson(full), receiptText(full));
   return PROVEN;
 }
 

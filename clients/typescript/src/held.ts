@@ -23,6 +23,9 @@ export function heldJson({ tag, held, heldChain }: HeldFile): Json {
     time_ms: String(heldChain.timeMs), lacks_statements: heldChain.lacksStatements,
     retention_days: heldChain.retentionDays,
     missing: heldChain.missing.map((range) => range.map(String)),
+    recent: heldChain.recent.map(({ timeMs, key, requestId }) => {
+      return { time_ms: String(timeMs), key: encodeBase64(key), request_id: encodeBase64(requestId) };
+    }),
     keys: heldChain.keys.map(({ key, timeMs, retired }) => {
       return { key: encodeBase64(key), time_ms: String(timeMs), retired };
     }),
@@ -49,6 +52,10 @@ export function parseHeld(text: string): HeldFile {
         timeMs: number(time_ms ?? "0"),
         lacksStatements: read.lacks_statements === true,
         retentionDays: Number.isInteger(retention_days) ? retention_days : 0,
+        recent: (read.recent as Record<string, unknown>[]).map((one) => ({
+          timeMs: number(one["time_ms"]), tag: decodeHex(tag), key: decodeBase64(one["key"] as string),
+          requestId: decodeBase64(one["request_id"] as string),
+        })),
         missing: (missing ?? []).map(([first, last]: unknown[]) => [number(first), number(last)] as const),
         keys: (keys as Record<string, unknown>[]).map((one) => ({
           key: decodeBase64(one["key"] as string), timeMs: number(one["time_ms"]), retired: one["retired"] === true,

@@ -24,6 +24,7 @@ import type { KeyChange } from "./key_validity.js";
 import { leafHash, verifyConsistency, verifyInclusion } from "./merkle.js";
 import type { Verifier } from "./note.js";
 import { verifyAbsence, verifyPresence } from "./patricia.js";
+import type { RecentStatement } from "./recent_statements.js";
 
 const MAX_NAME = 128;
 const SALT_SIZE = 32;
@@ -94,6 +95,8 @@ export interface HeldChain {
   readonly retentionDays: number;
   /** What the entries held state of keys. */
   readonly keys: readonly KeyChange[];
+  /** Statements of the entries held that later ones must not repeat. */
+  readonly recent: readonly RecentStatement[];
   /** Entries that were pruned before the client could read them. */
   readonly missing: readonly SeqRange[];
 }

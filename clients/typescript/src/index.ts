@@ -13,4 +13,5 @@ export { parseVkey, Verifier } from "./note.js";
 export type { Cosignature, Policy, PolicyGroup, PolicyWitness, Trust } from "./quorum.js";
 export { parsePolicy } from "./quorum.js";
 export type { EvidenceResult, HistoryOptions, HistoryResult, ProvenSingle, ReceiptResult } from "./verify.js";
-export { NOT_PROVEN, verifyEvidence, verifyHistory, verifyReceipt } from "./verify.js";
+export type { ReducedReceipt, ReducedReceiptResult } from "./verify.js";
+export { NOT_PROVEN, verifyEvidence, verifyHistory, verifyReceipt, verifyReducedReceipt } from "./verify.js";

@@ -66,6 +66,18 @@ export class ValidKeys {
 
   /** Return the validity by which this key may sign this entry; undefined: it may not. */
   find(key: Uint8Array, event: codec.Event): KeyValidity | undefined {
+    // If a key has several owners, the same one is named in whatever order the chains were sent.
+    const found = this.#findAll(key, event);
+    return found.reduce((one, other) => (rank(other) < rank(one) ? other : one), found[0]!);
+  }
+
+  /** Report whether only the daemon may sign this entry with this key. */
+  isDaemonsAlone(key: Uint8Array, event: codec.Event): boolean {
+    return this.has(key) && this.#findAll(key, event).every(({ owner }) => owner === "ledger");
+  }
+
+  /** Return the validities by which this key may sign this entry. */
+  #findAll(key: Uint8Array, event: codec.Event): KeyValidity[] {
     const authors = KINDS.get(event.kind)?.authors ?? ANYBODY;
     const found = this.#validities.get(encodeHex(key))?.filter(
       ({ owner, name, fromMs, untilMs }) =>
@@ -77,8 +89,7 @@ export class ValidKeys {
         // A delegation is in its giver's chain, and of participants only the giver may sign it.
         (owner !== "participant" || event.kind !== DELEGATION || isChainOf(name, event.tag)),
     );
-    // If a key has several owners, the same one is named in whatever order the chains were sent.
-    return found?.reduce((one, other) => (rank(other) < rank(one) ? other : one), found[0]!);
+    return found ?? [];
   }
 
   #apply({ owner, name }: Pick<KeyValidity, "owner" | "name">, { key, timeMs, retired }: KeyChange): void {

@@ -13,6 +13,7 @@ import { KINDS } from "./kinds.js";
 import type { SeqRange } from "./history.js";
 import type { Cosignature } from "./quorum.js";
 import { type EvidenceResult, type HistoryResult, NOT_PROVEN, type ReceiptResult } from "./verify.js";
+import type { ReducedReceiptResult } from "./verify.js";
 
 /** What evidence does not prove, whatever is in it. */
 const NOT_PROVEN_OF_EVIDENCE: readonly string[] = [
@@ -52,6 +53,12 @@ export function historyJson(result: HistoryResult): Json {
 export function receiptJson(result: ReceiptResult): Json {
   const { index, leaf } = result;
   return { verdict: "proven", ...checkpointJson(result), index: integer(index), leaf: leafJson(leaf) };
+}
+
+/** Return what a receipt in the reduced form proves as JSON. */
+export function reducedReceiptJson(result: ReducedReceiptResult): Json {
+  const { index, leafHash } = result;
+  return { verdict: "proven", ...checkpointJson(result), index: integer(index), leaf_hash: encodeHex(leafHash) };
 }
 
 /** Return what evidence proves as JSON. */
@@ -128,6 +135,15 @@ export function receiptText({ checkpoint, index, leaf, cosignatures }: ReceiptRe
   return [
     `leaf ${index} of ${checkpoint.origin} is this one at tree size ${checkpoint.size}`,
     `${what}, ${time(leaf.timeMs)}`,
+    ...cosignatureText(cosignatures),
+  ];
+}
+
+/** Return what a receipt in the reduced form proves as lines of text. */
+export function reducedReceiptText({ checkpoint, index, leafHash, cosignatures }: ReducedReceiptResult): string[] {
+  return [
+    `leaf ${index} of ${checkpoint.origin} has this hash at tree size ${checkpoint.size}`,
+    encodeHex(leafHash),
     ...cosignatureText(cosignatures),
   ];
 }

@@ -13,10 +13,12 @@ import { MalformedError, ProofError } from "./errors.js";
 import { type Evidence, parseEvidence, type Scope, scopeTag, type SingleEntry } from "./evidence.js";
 import { type Held, type HeldChain, type HistoryProof, openStatement } from "./history.js";
 import { type SealedCheckpoint, type SeqRange, verifySealedCheckpoint } from "./history.js";
-import { type KeyValidity, PARTICIPANT_PREFIX, statedKeys, ValidKeys, verifyAuthors } from "./key_validity.js";
+import { type KeyValidity, LEDGER_CHAIN, PARTICIPANT_PREFIX, statedKeys, ValidKeys } from "./key_validity.js";
+import { verifyAuthors } from "./key_validity.js";
 import { KINDS } from "./kinds.js";
 import { leafHash, verifyInclusion } from "./merkle.js";
 import { type Cosignature, readTrust, type ReadTrust, type Trust, verifyWitnessed } from "./quorum.js";
+import { verifyOnce } from "./recent_statements.js";
 
 /** What a history does not prove, however complete it is. */
 export const NOT_PROVEN: readonly string[] = [
@@ -105,6 +107,21 @@ export interface ReceiptResult extends Verified {
   readonly leaf: Event | Seal;
 }
 
+/** A receipt in the reduced form, for those without a right to the leaf. All of it is claims. */
+export interface ReducedReceipt {
+  readonly index: bigint;
+  /** 32 bytes. */
+  readonly leafHash: Uint8Array;
+  /** A `.tlog-proof`. */
+  readonly proof: Uint8Array;
+}
+
+/** What a receipt in the reduced form proves: that the log has a leaf of this hash at this index. */
+export interface ReducedReceiptResult extends Verified {
+  readonly index: bigint;
+  readonly leafHash: Uint8Array;
+}
+
 /** Verify the history that a file of evidence is about, or a proof made of the stream's pieces.
  *
  * @throws {MalformedError} something is not the format it claims to be.
@@ -139,7 +156,7 @@ export function verifyHistory(document: Uint8Array | HistoryProof, options: Hist
     tag: asked.tag, publicName: asked.publicName, entries: first.entries,
     keptFromMs: asked.publicName ? 0n : proven.keptFromMs,
     held: { treeSize: checkpoint.size, root: checkpoint.root },
-    heldChain: { ...last, retentionDays, keys, missing },
+    heldChain: { ...last, retentionDays, keys, recent: proven.recent, missing },
   };
 }
 
@@ -174,10 +191,26 @@ export function verifyEvidence(content: Uint8Array, options: Trust): EvidenceRes
  */
 export function verifyReceipt(tlogProof: Uint8Array, leaf: Uint8Array, options: Trust): ReceiptResult {
   const trust = readTrust(options);
-  const [receipt, checkpoint] = verifyProof(tlogProof, leaf, trust.origin, trust.log);
+  const [receipt, checkpoint] = verifyProof(tlogProof, leafHash(leaf), trust.origin, trust.log);
   const decoded = decodeLeaf(leaf);
   const cosignatures = verifyWitnessed(receipt.checkpointNote, decoded.timeMs, trust);
   return { checkpoint, cosignatures, index: receipt.index, leaf: decoded };
+}
+
+/** Verify, offline, a receipt in the reduced form (ledger-format.md, "Receipts").
+ *
+ * The leaf's time is unknown, so a cosignature of any time counts.
+ *
+ * @throws {MalformedError} the proof is not one, or the hash is not 32 bytes long.
+ * @throws {SignatureError} the log has not signed the checkpoint, a signature is wrong, or there is no quorum.
+ * @throws {ProofError} another origin or index, or the proof does not lead from the hash to the root.
+ * @throws {TypeError} the options are the caller's error.
+ */
+export function verifyReducedReceipt({ index, leafHash, proof }: ReducedReceipt, options: Trust): ReducedReceiptResult {
+  const trust = readTrust(options);
+  const [receipt, checkpoint] = verifyProof(proof, leafHash, trust.origin, trust.log);
+  if (receipt.index !== index) throw new ProofError("proof is of another index than the receipt");
+  return { checkpoint, cosignatures: verifyWitnessed(receipt.checkpointNote, 0n, trust), index, leafHash };
 }
 
 function ofProof(proof: HistoryProof): Evidence {
@@ -212,6 +245,12 @@ function verifyAll(
   const singles = verifySingles(entries, sealed).map((single) => {
     return { ...single, author: verifyAuthor(single, trust.origin, proven.keys) };
   });
+  // Without chain `ledger`, a key that no chain states may be the daemon's.
+  const hasLedger = proof.chains.some(({ publicName }) => publicName === LEDGER_CHAIN);
+  const signed = singles.flatMap(({ leaf: event, statement }) => {
+    return event.type === "event" && statement !== null ? [{ event, statement }] : [];
+  });
+  verifyOnce(signed.filter(({ statement }) => hasLedger || proven.keys.has(statement.key)), proven.keys);
   verifyRange(scope, entries, sealed.checkpoint);
   return { sealed, cosignatures, proven, entries: singles };
 }

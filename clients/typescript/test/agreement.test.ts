@@ -9,7 +9,7 @@ import { parseVkey } from "../src/note.js";
 import { parsePolicy, verifyCosigned } from "../src/quorum.js";
 import { isDetermined } from "../src/report.js";
 import { type EvidenceResult, type HistoryOptions, type HistoryResult } from "../src/verify.js";
-import { verifyEvidence, verifyHistory, verifyReceipt } from "../src/verify.js";
+import { verifyEvidence, verifyHistory, verifyReceipt, verifyReducedReceipt } from "../src/verify.js";
 import { decodeKeyStatement, decodeLedgerStatement } from "../src/payloads.js";
 import { bytes, readVectors, type Vector, verdict, withoutVectors } from "./vectors.js";
 
@@ -21,6 +21,10 @@ function verifyVector(vector: Vector): unknown {
   const evidence = bytes(content);
   const { origin, log_key } = under as { origin: string; log_key: string };
   if (kind === "history") return (evidenceOf(vector) as HistoryResult).complete;
+  if (kind === "receipt" && under["leaf"] === undefined) {
+    const receipt = { index: BigInt(under["index"] as string), leafHash: bytes(under["leaf_hash"]), proof: evidence };
+    return verifyReducedReceipt(receipt, { origin, logKey: log_key });
+  }
   if (kind === "receipt") return verifyReceipt(evidence, bytes(under["leaf"]), { origin, logKey: log_key });
   if (kind === "evidence") return isDetermined(evidenceOf(vector) as EvidenceResult);
   if (kind === "policy") return verifyCosigned(evidence, parsePolicy(bytes(under["policy"])), parseVkey(log_key));

@@ -87,6 +87,28 @@ test("a receipt", () => {
   assert.equal(run(["receipt", leaf, bundle, ...trust]).status, 1);
 });
 
+test("a receipt as it is stored, full and reduced", () => {
+  const hash = Buffer.from(value("leaf hash 8")).toString("hex");
+  const stored = (more: object): string => {
+    const proof = new TextDecoder().decode(RECEIPT);
+    return file("grant.receipt", JSON.stringify({ index: 8, leaf_hash: hash, proof, replayed: false, ...more }));
+  };
+  const { status, stdout } = run(["receipt", stored({}), ...trust]);
+  assert.equal(status, 0);
+  assert.equal(stdout, `leaf 8 of consent.example.org/spec has this hash at tree size 11\n${hash}\n`);
+  const shown = JSON.parse(run(["receipt", stored({}), ...trust, "--json"]).stdout);
+  assert.deepEqual([shown.verdict, shown.index, shown.leaf_hash], ["proven", 8, hash]);
+  const full = run(["receipt", stored({ leaf: Buffer.from(value("leaf 8")).toString("hex") }), ...trust]);
+  assert.match(full.stdout, /GRANT, seq 3 of tag aa/);
+  const other = Buffer.from(value("leaf 9")).toString("hex");
+  for (const change of [{ index: 9 }, { leaf_hash: "00".repeat(32) }, { leaf_hash: "00" }, { leaf: other }]) {
+    assert.equal(run(["receipt", stored(change), ...trust]).status, 1, JSON.stringify(change));
+  }
+  for (const change of [{ index: "8" }, { leaf_hash: "0" }, { proof: "" }, { proof: 1 }, { leaf: 8 }]) {
+    assert.equal(run(["receipt", stored(change), ...trust]).status, 2, JSON.stringify(change));
+  }
+});
+
 test("evidence", () => {
   const { status, stdout, stderr } = run(["evidence", whole, ...trust]);
   assert.deepEqual([status, stderr], [0, ""]);
