@@ -37,6 +37,8 @@ _REASONS = {
     "DENIED_BY_COMBINING": ("결합 규칙에 따라 거절", "combining rule denies it"),
     "UNKNOWN_CATEGORY": ("알 수 없는 정보 분류", "unknown category"),
     "UNREADABLE_CONSENT": ("읽을 수 없는 동의", "a consent cannot be read"),
+    "CLOCK": ("시계 불일치로 판단 불가", "the clock disagrees with the ledger"),
+    "DAMAGED_ROW": ("손상된 정책 표 행", "a row of the policy table is damaged"),
     "R01_REPRESENTATIVE_UNVERIFIED": ("법정대리인 동의 미확인", "R01: representative unverified"),
     "R02_ACCESS_LIMITED": ("열람 제한·거절 사유", "R02: access is limited by law"),
     "R03_THIRD_PARTY_RIGHTS": ("제3자 권리 침해", "R03: rights of a third party"),
