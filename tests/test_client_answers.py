@@ -208,6 +208,12 @@ def test_an_answer_is_to_the_question_that_was_asked_and_to_no_other() -> None:
     for other in (asking("CLIN.RX"), asking(holder="er"), asking(purpose="HMARKT"), asking(action="use")):
         with pytest.raises(NotPermittedError):
             found.require(other)
+    ending = faking(decided(pb.OUTCOME_PERMIT, permitted=["CLIN.DX"], valid_until_time_ms=9))[0].check(ASKED)
+    ending.require(ASKED)
+    ending.require(ASKED, now_ms=8)
+    with pytest.raises(NotPermittedError):
+        ending.require(ASKED, now_ms=9)
+    found.require(now_ms=1 << 60)  # valid without an end
     shared = asking()
     shared.ClearField("subject")
     permit = ps.CheckResult(decision=pb.Decision(outcome=pb.OUTCOME_PERMIT, permitted=["CLIN.DX"]))

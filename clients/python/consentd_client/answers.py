@@ -84,16 +84,21 @@ class CheckAnswer:
                 raise InvalidError(f"answer does not have this obligation: `{one}`")
         return replace(self, fulfilled=self.fulfilled.union(obligations))
 
-    def require(self, question: pb.Question | None = None) -> None:
+    def require(self, question: pb.Question | None = None, *, now_ms: int | None = None) -> None:
         """Return if the answer is true; otherwise raise.
 
-        *question*: what is about to be transferred. It must be the question that was asked.
+        Args:
+            question: what is about to be transferred. It must be the question that was asked.
+            now_ms: the present time, UTC ms. A period of a consent may have begun or ended since the decision.
 
         Raises:
-            NotPermittedError: the answer is false, or answers another question.
+            NotPermittedError: the answer is false, answers another question, or is not valid any more at *now_ms*.
         """
         if question is not None and question != self.question:
             raise NotPermittedError("answer is to another question", self)
+        until_ms = self.decision.valid_until_time_ms
+        if now_ms is not None and until_ms and now_ms >= until_ms:
+            raise NotPermittedError("answer is not valid any more: ask again", self)
         if self.decision.outcome != pb.OUTCOME_PERMIT:
             text = f"not all that was asked for is permitted: {self.outcome_name}"
             raise NotPermittedError(text, self) from self.error
