@@ -161,7 +161,7 @@ class _Compiler:
         flags = (PERMIT if permit else 0) | (0 if side is None else SIDE) | _level(stated.level) << LEVEL_SHIFT
         if any(name.startswith(GROUP_PREFIX) for name in (*stated.actors, *stated.holders)):
             flags |= GROUP
-        # A window that ends before it starts is never in force. It is stored as [0, 0), a window that is always over.
+        # A window that does not end after it starts is never in force. It is stored as [0, 0), which is always over.
         opens = stated.start_ms < stated.end_ms
         return Row(
             actor=actor,
