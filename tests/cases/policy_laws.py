@@ -26,6 +26,7 @@ from cases.policy_worlds import (
     Draw,
     Memberships,
     World,
+    comparable,
 )
 from cases.reference_actor import stated
 from cases.reference_match import Asked
@@ -298,6 +299,23 @@ def publishing_a_vocabulary_changes_no_older_answer(_: Draw, world: World) -> Ch
     return check
 
 
+def a_reader_of_an_earlier_vocabulary_agrees_with_the_reference(draw: Draw, _: World) -> Check:
+    """What was given under a later version is unknown to it."""
+    world = draw.world(since=[0, 60, 90])
+    given = [replace(one, since=draw.random.choice([90, 150])) for one in world.consents]
+    world = changed(world, codebook=EARLY, consents=given)
+
+    def check(question: Question, now_ms: int, caller: str) -> bool:
+        named = {question.purpose, question.action, *(question.labels or ()), *question.categories}
+        if not named <= OLD_CODES:
+            return False
+        found = world.compiled_answer(question, now_ms, caller)
+        assert comparable(found) == comparable(world.reference_answer(question, now_ms, caller))
+        return bool(found.unknown)
+
+    return check
+
+
 def a_class_is_its_leaves_one_by_one(draw: Draw, world: World) -> Check:
     def check(question: Question, now_ms: int, caller: str) -> bool:
         code = draw.random.choice(["CLIN", "SENS", "MIX"])
@@ -399,6 +417,7 @@ LAWS: dict[str, Law] = {
         erasing_a_person_never_permits_more,
         joining_a_group_permits_nothing_more,
         publishing_a_vocabulary_changes_no_older_answer,
+        a_reader_of_an_earlier_vocabulary_agrees_with_the_reference,
         a_class_is_its_leaves_one_by_one,
         every_category_comes_out_once_in_vocabulary_order,
         time_alone_changes_nothing_before_valid_until,

@@ -123,6 +123,7 @@ class World:
         since: leaf index of the entry with the rules.
         enrolled: whether the person is enrolled.
         vocabularies: (leaf index, version) of each version. Consents are compiled with the one that was in force.
+            The reader may know the earlier ones alone: what was given under a later one is then not readable.
     """
 
     consents: list[StoredConsent] = field(default_factory=list)
@@ -140,15 +141,18 @@ class World:
 
     @cached_property
     def realm(self) -> Realm:
-        only = ((0, self.vocabulary),)
-        return Realm(self.vocabularies or only, self.rules, self.since, self.memberships, ABROAD)
+        known = [one for one in self.vocabularies if one[1].version <= self.vocabulary.version]
+        return Realm(known or ((0, self.vocabulary),), self.rules, self.since, self.memberships, ABROAD)
+
+    def vocabulary_at(self, since: int) -> Vocabulary:
+        return Realm(self.vocabularies or ((0, self.vocabulary),)).vocabulary_at(since)
 
     @cached_property
     def value(self) -> bytes | None:
         value = b"" if self.enrolled else None
         newest = {stored.lineage: stored for stored in sorted(self.consents, key=lambda s: s.version)}
         for stored in newest.values():
-            given = self.realm.vocabulary_at(stored.since)
+            given = self.vocabulary_at(stored.since)
             value = with_consent(value, stored, compile_consent(stored, given, self.numbers))
         return value
 
@@ -183,7 +187,11 @@ class World:
         return decision(evaluate(self.value, packed, self.compiled, now_ms), packed, self.codebook, self.compiled)
 
     def _reference(self, question: Question, now_ms: int, who: reference_actor.Who) -> Decision:
-        return reference.decide(question, self.consents, self.realm, now_ms=now_ms, who=who, enrolled=self.enrolled)
+        read = [
+            replace(one, readable=one.readable and self.vocabulary_at(one.since).version <= self.vocabulary.version)
+            for one in self.consents
+        ]
+        return reference.decide(question, read, self.realm, now_ms=now_ms, who=who, enrolled=self.enrolled)
 
 
 def asker(question: Question) -> str:
@@ -254,7 +262,9 @@ class Draw:
             level=self.random.choice(LEVELS) if self.random.random() < chance / 2 else "",
             start_ms=window.start_ms,
             end_ms=window.end_ms,
-            data_period=self.data_period() if self.random.random() < chance / 3 else None,
+            data_period=self.random.choice([self.data_period()] * 7 + [Period()])
+            if self.random.random() < chance / 3
+            else None,
             children=tuple(
                 self.provision(
                     effect=self.random.choice([None, None, Effect.DENY, Effect.PERMIT, Effect.PERMIT]), depth=depth - 1,

@@ -12,8 +12,11 @@ GROUP = 1_000  # cases of one seed
 QUESTIONS = 4  # questions about one world
 
 
-def agree(*, cases: int, seed: int) -> int:
-    """Compare the evaluator with the reference on so many questions; return in how many groups they differ."""
+def agree(*, cases: int, seed: int, stop: bool = False) -> int:
+    """Compare the evaluator with the reference on so many questions; return in how many groups they differ.
+
+    *stop*: raise the first difference instead.
+    """
     kinds: Counter[str] = Counter()
     differ = resources = 0
     for number, at in enumerate(range(seed, seed + cases // GROUP), 1):
@@ -27,6 +30,8 @@ def agree(*, cases: int, seed: int) -> int:
                     if answer.residual:
                         resources += len(answer.permitted) + len(answer.denied) + len(answer.without_consent)
         except AssertionError:
+            if stop:
+                raise
             differ += 1
             print(f"seed {at}:", traceback.format_exc(), flush=True)
         if number % 10 == 0:
