@@ -330,6 +330,11 @@ class Draw:
         rules = self.rules(plain=self.random.random() < 0.4, vocabulary=vocabulary)
         return World(consents, rules, vocabularies=VOCABULARIES, since=since_leaf)
 
+    def any_world(self) -> World:
+        """Draw a world, in one of twenty of a person who is not enrolled."""
+        world = self.world()
+        return world if self.random.random() < 0.95 else replace(world, consents=[], enrolled=False)
+
     def question(self, world: World | None = None) -> Question:
         """Draw a question. With a world it is mostly about one of the world's provisions, so that this one matches."""
         pick = self.random

@@ -23,7 +23,7 @@ def agree(*, cases: int, seed: int, stop: bool = False) -> int:
         draw = Draw(random.Random(at))
         try:
             for _ in range(GROUP // QUESTIONS):
-                world = draw.world()
+                world = draw.any_world()
                 for _ in range(QUESTIONS):
                     answer = check_answer(draw, world)
                     kinds[kind_of(answer)] += 1
