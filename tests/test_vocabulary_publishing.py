@@ -45,22 +45,21 @@ def code_of(message: st.VocabularyStatement, code: str) -> st.Code:
     return next(one for one in message.codes if one.code == code)
 
 
-def edit(code: str, **fields: object) -> Change:
+def edit(code: str, **fields: Any) -> Change:
     """Change fields of a code; ``labels`` replaces the list."""
 
     def change(message: st.VocabularyStatement) -> None:
         found = code_of(message, code)
         for name, value in fields.items():
             found.ClearField(name)  # type: ignore[arg-type]
-            found.MergeFrom(st.Code(**{name: value}))  # type: ignore[arg-type]
+            found.MergeFrom(st.Code(**{name: value}))
 
     return change
 
 
-def add(kind: int, code: str, parent: str = "", *, level: str = "", implied: bool = True, **more: object) -> Change:
-    name = st.Text(ko="새 것", en="new")
-    made = st.Code(kind=kind, code=code, name=name, parent=parent, level=level, implied=implied, **more)  # type: ignore[arg-type]
-    return lambda message: message.codes.append(made)
+def add(kind: int, code: str, parent: str = "", *, implied: bool = True, **more: Any) -> Change:
+    fields: dict[str, Any] = {"kind": kind, "code": code, "parent": parent, "implied": implied, **more}
+    return lambda message: message.codes.add(name=st.Text(ko="새 것", en="new"), **fields)
 
 
 def swap(one: str, other: str) -> Change:

@@ -297,7 +297,7 @@ class Draw:
         )  # fmt: skip
 
     def policy(self, root: Provision) -> ImplicitPolicy | None:
-        """Draw the implicit policy of a consent: a root that denies selects none that permits more than BTG."""
+        """Draw the implicit policy of a consent: under a root that denies, only DENY or BREAK_GLASS_ONLY."""
         if self.random.random() < 0.7:
             return None
         only_denies = [ImplicitPolicy.DENY, ImplicitPolicy.BREAK_GLASS_ONLY]
