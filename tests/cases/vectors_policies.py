@@ -5,6 +5,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 
+from cases.ed25519_points import BASE, TORSION, encoded, plus, times
 from cases.ledgers import LOG, ORIGIN
 from cases.vectors_case import STRANGER, TRUST, Vector
 from consentd.core import checkpoint, ed25519, note
@@ -34,6 +35,15 @@ ALIKE = [
     for n in (35_399, 50_728)
 ]
 NONE = "quorum none\n"
+
+
+MIXED_ORDER = encoded(plus(times(5, BASE), TORSION))
+
+
+def vkey_of(y: int) -> str:
+    """Return a vkey of a witness whose key has this number as its bytes."""
+    key = y.to_bytes(32, "little")
+    return note.join_key("w", note.key_id_of("w", note.COSIGNATURE, key), note.COSIGNATURE, key)
 
 
 def _upper(vkey: str) -> str:
@@ -75,6 +85,10 @@ MALFORMED: tuple[tuple[str, str | bytes], ...] = (
     ("with an ID in capitals", f"witness a {_upper(VKEYS[1])}\n{NONE}"),
     ("with another's name", f"witness a {VKEYS[0].replace('/1', '/2')}\n{NONE}"),
     ("with no key", f"witness a x\n{NONE}"),
+    ("with a key that is no point", f"witness a {vkey_of(2)}\n{NONE}"),
+    ("with a key of small order", f"witness a {vkey_of(1)}\n{NONE}"),
+    ("with a key that is not canonical", f"witness a {vkey_of(2**255 - 19 + 3)}\n{NONE}"),
+    ("with a key of mixed order", f"witness a {vkey_of(int.from_bytes(MIXED_ORDER, 'little'))}\n{NONE}"),
     ("with an empty group", f"{A}group g any\n{NONE}"),
     ("with a strange member", f"{A}group g any b\n{NONE}"),
     ("with a member none", f"{A}group g any none\n{NONE}"),

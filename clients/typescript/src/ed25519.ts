@@ -27,6 +27,17 @@ const TABLE_AFTER = 24;
 /** Most keys whose points are cached. */
 const MAX_CACHED = 256;
 
+/** Check that a key is one that a signer can have: a canonical point of the prime-order group, not the neutral one.
+ *
+ * @throws {MalformedError} the key is not 32 bytes, or no such point.
+ */
+export function checkPublicKey(publicKey: Uint8Array): void {
+  const found = publicKey.length === KEY_SIZE ? point(publicKey) : undefined;
+  if (found === undefined || !found.isTorsionFree()) {
+    throw new MalformedError("key is not an Ed25519 public key: 32 bytes, a canonical point of the prime-order group");
+  }
+}
+
 /** Verify a signature of 64 bytes over a message, by a public key of 32.
  *
  * @throws {MalformedError} the key is not 32 bytes, or the signature not 64.

@@ -12,7 +12,7 @@
  */
 
 import { concat, decodeBase64, decodeText, encodeBase64, encodeText, equal, sha256 } from "./bytes.js";
-import { KEY_SIZE, SIGNATURE_SIZE, verify } from "./ed25519.js";
+import { KEY_SIZE, SIGNATURE_SIZE, checkPublicKey, verify } from "./ed25519.js";
 import { MalformedError, SignatureError } from "./errors.js";
 
 /** Type of a key that signs the note's text. */
@@ -39,12 +39,11 @@ export class Verifier {
 
   /**
    * @throws {MalformedError} the name is empty or has a space, a control character or a plus; the type is not one of
-   * ours; the key is not 32 bytes.
+   * ours; the key is no Ed25519 public key.
    */
   constructor(readonly name: string, readonly publicKey: Uint8Array, readonly kind: number = ED25519) {
-    if ((kind !== ED25519 && kind !== COSIGNATURE) || publicKey.length !== KEY_SIZE) {
-      throw new MalformedError("key type is not supported, or key is not 32 bytes long");
-    }
+    if (kind !== ED25519 && kind !== COSIGNATURE) throw new MalformedError("key type is not supported");
+    checkPublicKey(publicKey);
     this.keyId = u32(sha256(encodeName(name), Uint8Array.of(0x0a, kind), publicKey));
   }
 
