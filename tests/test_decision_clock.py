@@ -35,7 +35,7 @@ class World:
         self.running.enrol(new_identifier())
 
     def decisions(self, **changed: Any) -> list[pb.Decision]:
-        """Return what each caller is told, by Check and by both forms of BatchCheck."""
+        """Return the answer that each caller gets, by Check and by both forms of BatchCheck."""
         asked = question(self.subject, **changed)
         anybody = question(self.subject, **changed)
         anybody.ClearField("subject")
@@ -131,7 +131,7 @@ def test_a_delegation_that_ended_shows_nobody_with_the_clock_back(world: World) 
     assert refusal(lambda: running.check(question(world.subject))) == "CALLER_NOT_ALLOWED"
     world.clock.shift_wall(-MAX_BEHIND_MS)
     assert refusal(lambda: running.check(question(world.subject))) == "CALLER_NOT_ALLOWED"
-    world.clock.shift_wall(-1)  # nobody is told anything about the person
+    world.clock.shift_wall(-1)  # nobody learns anything about the person
     assert_undecided([running.check(question(world.subject))])
 
 

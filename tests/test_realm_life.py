@@ -26,7 +26,7 @@ def test_sequencer_reference_table_and_replay_agree(tmp_path: Path, seed: int) -
     assert min(asked[f"OUTCOME_{name}"] for name in ("PERMIT", "DENY", "NO_CONSENT")) > 0
     assert asked["denied"] > 0
     report = replay_decisions(life.export(tmp_path / "export"), origin=ORIGIN, log_verifier=LOG.verifier)
-    # Some of the random consents are none that the daemon would have recorded, but they count all the same.
+    # The daemon would not have recorded some of the random consents, but they count all the same.
     assert [fault.what for fault in report.faults if not fault.what.startswith("entry must not be written so")] == []
     assert not report.stopped
     assert sum(report.same.values()) == sum(times for name, times in asked.items() if name.startswith("OUTCOME_"))
