@@ -170,6 +170,8 @@ def _ended(
     if isinstance(error, ConsentdError):
         names = partial(servicer.names_in, request)
         servicer.call_log.refused(name, _declared(error), context, names, code=status.code.name)
+    else:
+        servicer.call_log.ended(name, status.code.name, context)
     return EndedCallError(status)
 
 
