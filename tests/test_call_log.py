@@ -16,6 +16,7 @@ from cases.daemons import Running, question, request_id, running_daemon
 from cases.services import new_identifier, publish_rules, refusal, services
 from consentd.errors import ConflictError, InvalidError, StorageError
 from consentd.logs import JsonFormatter
+from consentd.service import policy
 from consentd.service.call_log import MAX_ADDRESSES, CallLog, named_participants
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
@@ -266,3 +267,18 @@ def test_the_last_lines_are_written_when_the_daemon_stops(tmp_path: Path, caplog
         with pytest.raises(grpc.RpcError):
             running.policy.Check(ps.CheckRequest())
     assert [line["reason"] for line in lines(caplog)] == ["UNAUTHENTICATED"]
+
+
+def test_a_bug_names_the_caller_that_met_it(
+    running: Running, written: Callable[[], list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bug(*_: object) -> None:
+        raise AssertionError("a bug about SYN-000001")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(policy.Answerer, "check", bug)
+        with pytest.raises(grpc.RpcError):
+            running.check(question(pb.Subject(scheme="mhid", value="SYN-000001")))
+    (line,) = written()
+    assert (line["message"], line["rpc"], line["reason"], line["caller"]) == ("call failed", "Check", "INTERNAL", "app")
+    assert "SYN-000001" not in json.dumps(line)

@@ -56,6 +56,15 @@ def test_an_unknown_caller_is_refused_before_it_sends_a_message(running: Running
     assert (after - before, refused(running, pool="check", limit="late")) == (1, 0)
 
 
+def test_refused_calls_send_a_small_part_of_their_messages(running: Running) -> None:
+    ended = 30
+    peer = Peer(name="", paths=(GRANT,), message=bytes(1_000_000), calls=1, again_s=0)
+    with Crowd(running.daemon.grpc_port, [peer], 1) as made:
+        made.settle()
+        made.wait_ended(ended)
+    assert made.sent <= 65_535 + (made.began - 1) * 16 * 1024  # the first call does not wait for the settings
+
+
 def test_a_message_that_does_not_come_in_time_ends_the_call(tmp_path: Path) -> None:
     with running_daemon(tmp_path, grpc="receive_timeout_ms = 10") as running:
         with crowd(running, paths=(GRANT,), token=running.tokens["app"]) as made:

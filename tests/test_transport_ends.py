@@ -137,6 +137,32 @@ def test_a_pause_of_the_process_is_not_the_peers_fault(monkeypatch: pytest.Monke
         assert call.result(HANG_S) == b"x"
 
 
+def test_many_late_calls_are_ended_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    late: list[Call] = []
+    parts: list[int] = []
+    limits = TimeLimits(receive_s=0, send_s=HANG_S)
+
+    def end(call: Call) -> None:
+        late.append(call)
+        call.finish()
+
+    made = Transport(lambda call: call.receive(lambda _: None), on_late=end, limits=limits, options=())
+    sweep = made._sweep
+
+    def counted_sweep() -> None:
+        before = len(late)
+        sweep()
+        parts.append(len(late) - before)
+
+    monkeypatch.setattr(made, "_sweep", counted_sweep)
+    port = made.listen("127.0.0.1:0", None)
+    made.start()
+    with Crowd(port, [Peer(name="", paths=("/echo/Echo",), calls=8, again_s=HANG_S)], 1) as crowd:
+        crowd.wait_ended(8)
+    made.stop(0)
+    assert (sum(parts), max(parts)) == (8, 1)
+
+
 def test_a_cancelled_call_counts_with_its_message_until_its_step_is_dropped(
     running: Running, subject: pb.Subject
 ) -> None:
@@ -161,6 +187,9 @@ def test_a_call_whose_deadline_has_passed_writes_nothing(
     with held_pool(running, PoolName.WRITE):
         call = running.consents.GrantConsent.future(grant_request(subject), metadata=running.as_("app"), timeout=0.2)
         assert call.exception(HANG_S).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        # The server's deadline counts from when it read the headers, so it may be later than the client's.
+        begun = running.daemon._rpc._transport._open
+        wait_until(running, lambda: not any(b"Grant" in one.method and one.is_active() for one in tuple(begun)))
     wait_left(running)
     assert listed(running, subject) == []
 

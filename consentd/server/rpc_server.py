@@ -46,6 +46,7 @@ from consentd.v1 import (
 DRAIN_S = 10
 """How many seconds calls in flight may take to end when the server stops."""
 _PENDING = 20_000  # calls whose headers are there, and which the transport has not taken yet
+_WINDOW = 16 * 1024  # bytes of a message that a peer may send before the call is admitted
 _KEEPALIVE_MS = 60_000  # how often a silent peer is asked whether it is still there
 
 _POOLS: dict[str, PoolName] = {
@@ -303,6 +304,10 @@ def _options(config: GrpcConfig) -> list[tuple[str, Any]]:
         # open and reset streams all the time reach the defaults (1,000 and 3,000).
         ("grpc.server.max_pending_requests", _PENDING),
         ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING),
+        # A call that is refused has sent no more of its message than its window. By default the windows grow with the
+        # speed of the connection, to megabytes, and then refused calls take more processor time than all others.
+        ("grpc.http2.lookahead_bytes", _WINDOW),
+        ("grpc.http2.bdp_probe", 0),
         ("grpc.max_connection_idle_ms", config.idle_timeout_ms),
         ("grpc.server_handshake_timeout_ms", config.receive_timeout_ms),
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),

@@ -11,8 +11,9 @@ A *call* is open from its headers until the core reports that the call is over a
 ``hold`` and ``release`` extend this: a call that was cancelled counts as open while a handler still works for it, so
 limits on open calls are limits on work too.
 
-An operation that depends on the peer has a time limit. ``_sweep`` looks at all open calls four times a second, and ends
-those whose limit has passed. The limits count time in which this process runs: if it is paused or gets no processor,
+An operation that depends on the peer has a time limit. A sweep looks at all open calls, four times a second, and ends
+those whose limit has passed. Many calls may be late at once, so a sweep is made of small parts, and the loop handles an
+event between two of them. The limits count time in which this process runs: if it is paused or gets no processor,
 ``Transport.clock_s`` is late too, and no peer is blamed for that.
 
 decisions/0012 says what was measured.
@@ -35,6 +36,7 @@ cygrpc: Any = _cython.cygrpc  # type: ignore[attr-defined]  # the annotations of
 log = logging.getLogger(__name__)
 
 SWEEP_S = 0.25
+_SWEPT = 256  # how many calls a part of a sweep looks at; it ends one at most
 _REQUESTED = 64  # how many calls the core may hand over before one is taken
 _NO_FLAGS = 0
 _NEVER = float("inf")
@@ -167,15 +169,16 @@ class Call:
             self.begin_wait, self.give_way = _refuse, _nothing
             leave()
 
-    def expire(self, now_s: float) -> None:
-        """End the call if a time limit has passed. The transport's thread calls this."""
+    def expire(self, now_s: float) -> bool:
+        """End the call if a time limit has passed; return whether it has. The transport's thread calls this."""
         if now_s < self._expires_s:
-            return
+            return False
         if self.is_receiving and not self._is_ending:
             self._transport.on_late(self)
         else:
             self._expires_s = _NEVER
             self._core.cancel()
+        return True
 
     # -- steps ------------------------------------------------------------------------------------------------
 
@@ -263,7 +266,8 @@ class Transport:
         # The transport's thread owns the attributes below.
         self._open: set[Call] = set()
         self._requested = 0
-        self._swept_s = 0.0  # by time.monotonic
+        self._unswept: list[Call] = []  # what the sweep under way has not looked at
+        self._swept_s = 0.0  # when the last sweep was due, by time.monotonic
         self._is_shut = False
 
     def listen(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
@@ -310,7 +314,7 @@ class Transport:
     def _run(self) -> None:
         self._swept_s = time.monotonic()
         while not (self._is_shut and self._requested == 0 and not self._open):
-            event = self._queue.poll(time.time() + SWEEP_S)
+            event = self._queue.poll(time.time() + (0.0 if self._unswept else SWEEP_S))
             if event.completion_type != cygrpc.CompletionType.queue_timeout:
                 try:
                     event.tag(event)
@@ -321,6 +325,8 @@ class Transport:
             if now_s - self._swept_s >= SWEEP_S:
                 self.clock_s += min(now_s - self._swept_s, 2 * SWEEP_S)
                 self._swept_s = now_s
+                self._unswept = self._unswept or list(self._open)
+            if self._unswept:
                 self._sweep()
         with self._ends:
             self._server.destroy()
@@ -349,8 +355,11 @@ class Transport:
         self._is_shut = True
 
     def _sweep(self) -> None:
-        for call in tuple(self._open):
-            call.expire(self.clock_s)
+        """Look at some calls, and end the first one that is late."""
+        for _ in range(min(_SWEPT, len(self._unswept))):
+            call = self._unswept.pop()
+            if call in self._open and call.expire(self.clock_s):
+                return
 
 
 def _nothing() -> None:

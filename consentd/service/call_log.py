@@ -95,8 +95,9 @@ class CallLog:
             self._add(logging.DEBUG, "access recorded", rpc, reason, call, names, "")
 
     def ended(self, rpc: str, code: str, call: LoggedCall) -> None:
-        """Log that the server ended a call that reached no handler, with a status *code* and without a reason."""
-        self._add(logging.INFO, "call refused", rpc, code, call, dict, code)
+        """Log that the server ended a call with a status *code* that has no reason of ours. INTERNAL: a bug."""
+        what = "call failed" if code == "INTERNAL" else "call refused"
+        self._add(logging.INFO, what, rpc, code, call, dict, code)
 
     def flush(self) -> None:
         """Write the lines that are collected."""

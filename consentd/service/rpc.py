@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
-from functools import partial, wraps
+from functools import lru_cache, partial, wraps
 from inspect import iscoroutinefunction
 from typing import Any, Final, TypeVar, cast
 
@@ -170,6 +170,8 @@ def _ended(
     if isinstance(error, ConsentdError):
         names = partial(servicer.names_in, request)
         servicer.call_log.refused(name, _declared(error), context, names, code=status.code.name)
+    else:
+        servicer.call_log.ended(name, status.code.name, context)
     return EndedCallError(status)
 
 
@@ -195,10 +197,16 @@ def status_of(error: Exception, metrics: Metrics, name: str) -> Status:
         where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
         log.error("bug in %s: %s at %s", name, type(error).__name__, where)
         code, message, reason = grpc.StatusCode.INTERNAL, "internal error", "INTERNAL"
+    return _make_status(code, message, reason, error.retry_after_ms if isinstance(error, errors.OverloadedError) else 0)
+
+
+@lru_cache(maxsize=64)
+def _make_status(code: grpc.StatusCode, message: str, reason: str, retry_after_ms: int) -> Status:
+    """Return the status with its details. Most refusals repeat a few texts, and to find one again takes a tenth."""
     status = status_pb2.Status(code=code.value[0], message=message)
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN))
-    if isinstance(error, errors.OverloadedError):
-        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=_duration(error.retry_after_ms)))
+    if retry_after_ms:
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=_duration(retry_after_ms)))
     return Status(code, message, (("grpc-status-details-bin", status.SerializeToString()),))
 
 

@@ -76,6 +76,7 @@ class Crowd:
 
     Attributes:
         began, ended, closed: how many calls were begun, how many of them the server ended, and how many connections.
+        sent: how many bytes of messages were sent.
     """
 
     def __init__(self, port: int, peers: Sequence[Peer], count: int) -> None:
@@ -86,7 +87,7 @@ class Crowd:
         self._open: set[_Connection] = set()
         self._lost: deque[tuple[float, Peer]] = deque()
         self._leaving = False
-        self.began = self.ended = self.closed = 0
+        self.began = self.ended = self.closed = self.sent = 0
         self._thread = threading.Thread(target=self._run, name="crowd", daemon=True)
 
     def __enter__(self) -> Self:
@@ -176,6 +177,7 @@ class Crowd:
             part, stream.body = stream.body[:size], stream.body[size:]
             stream.window -= size
             connection.window -= size
+            self.sent += size
             flags = _END_STREAM if stream.ends and not stream.body else 0
             connection.socket.sendall(frame(_DATA, flags, number, part))
 
