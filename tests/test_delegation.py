@@ -90,6 +90,8 @@ def test_a_statement_has_all_that_its_value_has(one: Delegation) -> None:
         ({"start_time_ms": 5, "end_time_ms": 5}, "INVALID_REQUEST"),
         ({"start_time_ms": 6, "end_time_ms": 5}, "INVALID_REQUEST"),
         ({"start_time_ms": OPEN_END_MS}, "INVALID_REQUEST"),
+        ({"start_time_ms": 253_402_300_800_001}, "INVALID_REQUEST"),
+        ({"end_time_ms": 253_402_300_800_001}, "INVALID_REQUEST"),
         ({"purposes": ["TREAT", "TREAT"]}, "INVALID_REQUEST"),
         ({"purposes": [""]}, "INVALID_REQUEST"),
         ({"purposes": ["*"]}, "INVALID_REQUEST"),

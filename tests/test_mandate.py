@@ -107,6 +107,7 @@ def test_a_mandate_alone_opens_nothing(case: LedgerCase, change: dict[str, Any])
         (mandate(reason=""), "INVALID_REQUEST"),
         (mandate(end_time_ms=0), "INVALID_REQUEST"),
         (mandate(end_time_ms=-5), "INVALID_REQUEST"),
+        (mandate(end_time_ms=253_402_300_800_001), "INVALID_REQUEST"),
         (mandate(end_time_ms=START_MS - DAY_MS), "INVALID_REQUEST"),
         (mandate("nobody"), "UNKNOWN_PARTICIPANT"),
         (mandate("left"), "UNKNOWN_PARTICIPANT"),

@@ -2,10 +2,10 @@
 
 import pytest
 
-from meaning.mutants import MUTANTS, Mutant, changed
+from meaning.mutants import MUTANTS, Mutant, changed, name_of
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.module}: {' '.join(mutant.old.split())}")
+@pytest.mark.parametrize("mutant", MUTANTS, ids=name_of)
 def test_a_mutant_is_a_change_that_compiles(mutant: Mutant) -> None:
     compile(changed(mutant), mutant.module, "exec")
 

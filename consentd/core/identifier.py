@@ -11,6 +11,7 @@ checksum is right, or the birth is since October 2020. Digits in groups of six a
 """
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from consentd.errors import InvalidError
@@ -21,6 +22,8 @@ _SEPARATORS: Final = re.compile("[._/-]")
 _RESIDENT_SCHEME: Final = re.compile("(kr|kor)?(rrn|ssn|nnkor)(kr|kor|no|num|number)?[0-9]*")
 _RESIDENT_WORDS: Final = ("jumin", "nnkor", "residentreg", "residentnum", "residentno")
 _DIGITS: Final = re.compile("(?<![0-9])([0-9]{6})([^0-9A-Za-z]?)([0-9]{7})(?![0-9])")
+_HAS_DIGITS: Final = re.compile("[0-9][0-9]{5}[^0-9A-Za-z]?[0-9]{7}")
+"""Found wherever ``_DIGITS`` is. It begins with a set of characters, which ``re`` finds several times faster."""
 _CENTURIES: Final = {"9": 18, "0": 18, "1": 19, "2": 19, "5": 19, "6": 19, "3": 20, "4": 20, "7": 20, "8": 20}
 """Century and sex of citizens are 1 to 4, of foreigners 5 to 8. The digits 9 and 0 are for births before 1900."""
 _FOREIGN: Final = "5678"
@@ -39,7 +42,7 @@ def check_identifier(scheme: str, value: str) -> None:
     check_scheme(scheme)
     if not _VALUE.fullmatch(value):
         raise InvalidError("identifier value is not of visible ASCII characters, or too long", "INVALID_IDENTIFIER")
-    if any(_is_resident_number(*found.groups()) for found in _DIGITS.finditer(value)):
+    if _HAS_DIGITS.search(value) and any(_is_resident_number(*found.groups()) for found in _DIGITS.finditer(value)):
         raise InvalidError("identifier has the shape of a resident registration number", "INVALID_IDENTIFIER")
 
 
@@ -51,11 +54,17 @@ def check_scheme(scheme: str) -> None:
     """
     if not _SCHEME.fullmatch(scheme):
         raise InvalidError("identifier scheme is not of [a-z0-9._/-], or too long", "INVALID_IDENTIFIER")
+    if _is_of_resident_numbers(scheme):
+        raise InvalidError("identifier scheme is never stored: resident registration number", "INVALID_IDENTIFIER")
+
+
+@lru_cache(maxsize=256)  # each consent check asks, and a realm has few schemes
+def _is_of_resident_numbers(scheme: str) -> bool:
     parts = _SEPARATORS.split(scheme)
     joined = "".join(parts)
-    is_named = joined.startswith("rrn") or any(map(_RESIDENT_SCHEME.fullmatch, (joined, *parts)))
-    if is_named or any(word in joined for word in _RESIDENT_WORDS):
-        raise InvalidError("identifier scheme is never stored: resident registration number", "INVALID_IDENTIFIER")
+    if joined.startswith("rrn") or any(map(_RESIDENT_SCHEME.fullmatch, (joined, *parts))):
+        return True
+    return any(word in joined for word in _RESIDENT_WORDS)
 
 
 def _is_resident_number(born: str, separator: str, rest: str) -> bool:

@@ -42,7 +42,7 @@ from consentd_client import Client, History, pin
 SEED = 20251124
 CITIZENS = 1_000
 TRANSFERS = 20_000
-CALL_TIMEOUT_S = 60.0
+CALL_TIMEOUT_S = 600.0
 _OUTCOMES = {
     "PERMIT": ("허용", "permitted"),
     "NO_CONSENT": ("거절: 동의 없음", "refused, no consent"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from consentd.errors import InvalidError
+from consentd.policy.dates import is_instant
 from consentd.policy.model import ANY, BREAK_GLASS_PURPOSE, OPEN_END_MS
 
 
@@ -56,13 +57,15 @@ def check_delegation(delegation: Delegation, purposes: Collection[str] | None = 
         purposes: the purposes of the vocabulary in force; None: any purpose is accepted.
 
     Raises:
-        InvalidError: it is given to its giver, its window is empty, or it lists a purpose twice, BTG, or one that is
-            not in *purposes* (UNKNOWN_CODE).
+        InvalidError: it is given to its giver, its window is empty or has a bound after the year 9999, or it lists a
+            purpose twice, BTG, or one that is not in *purposes* (UNKNOWN_CODE).
     """
     if delegation.giver == delegation.taker:
         raise InvalidError("a participant cannot give itself a delegation")
     if not 0 <= delegation.start_ms < delegation.end_ms <= OPEN_END_MS:
         raise InvalidError("delegation does not end after it starts")
+    if not is_instant(delegation.start_ms) or not (delegation.end_ms == OPEN_END_MS or is_instant(delegation.end_ms)):
+        raise InvalidError("delegation begins or ends after the year 9999; leave the end out if there is none")
     stated = delegation.purposes
     if len(set(stated)) != len(stated) or "" in stated or ANY in stated:
         raise InvalidError("delegation lists a purpose twice, an empty one or `*`; no purpose means all but BTG")

@@ -2,6 +2,7 @@
 
 from consentd.errors import InvalidError
 from consentd.policy import model
+from consentd.policy.dates import is_instant
 from consentd.policy.delegation import Capacity, Delegation, check_delegation
 from consentd.statements import values
 from consentd.v1 import statement_pb2 as st
@@ -30,11 +31,14 @@ def check_mandate(message: st.MandateStatement) -> None:
     """Check a mandate statement alone.
 
     Raises:
-        InvalidError: it lacks a scope, a reason or an end; or it ends the mandate and has one of them.
+        InvalidError: it lacks a scope, a reason or an end; its end is after the year 9999; or it ends the mandate and
+            has one of them.
     """
     stated = (message.scope.strip(), message.reason.strip(), values.time_value(message.end_time_ms))
     if any(stated) if message.ended else not all(stated):
         raise InvalidError("mandate has a scope, a reason and an end, unless it ends the auditor's mandate")
+    if not is_instant(message.end_time_ms):
+        raise InvalidError("mandate ends after the year 9999")
 
 
 def named_parties(message: st.DelegationStatement | st.MandateStatement) -> tuple[str, ...]:

@@ -33,12 +33,12 @@ def check_resource(
     """Assert that an answer permits a drawn resource exactly if Check does; without conditions, only if Check does."""
     resource, one = drawn_resource(draw, question, category)
     permitted = world.compiled_answer(one, now_ms, caller).outcome is Outcome.PERMIT
-    assert permitted is (world.reference_answer(one, now_ms, caller).outcome is Outcome.PERMIT)
     by_client = client_permits(question, answer, resource)
     case = (world, question, now_ms, caller, answer.residual, resource)
     if not answer.residual:
         assert permitted or not by_client, case
         return
+    assert permitted is (world.reference_answer(one, now_ms, caller).outcome is Outcome.PERMIT), case
     assert by_client is permitted, case
     assert covers(answer.residual, resource, combining=answer.combining) is permitted, case
     # Read as one list, without layers or combining, a residual without exceptions covers no more.

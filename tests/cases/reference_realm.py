@@ -53,8 +53,11 @@ def is_limit(stated: Sequence[str]) -> bool:
 
 def above(codes: Sequence[Code], code: str) -> set[str]:
     """The code and all codes above it: a deny that names one of them covers the code."""
-    parents = {entry.code: entry.parent for entry in codes}
-    return {code} | (above(codes, parents[code]) if parents[code] else set())
+    found = {code}
+    for entry in reversed(codes):  # a child comes after its parent
+        if entry.code in found and entry.parent:
+            found.add(entry.parent)
+    return found
 
 
 def covered(codes: Sequence[Code], stated: Sequence[str]) -> set[str]:
@@ -69,8 +72,11 @@ def covered(codes: Sequence[Code], stated: Sequence[str]) -> set[str]:
 
 def leaves(vocabulary: Vocabulary, code: str) -> list[str]:
     """The leaf categories that a category stands for."""
+    below = [code]
+    for entry in vocabulary.categories:  # a parent comes before its children
+        if entry.parent in below:
+            below.append(entry.code)
     parents = {entry.parent for entry in vocabulary.categories}
-    below = [entry.code for entry in vocabulary.categories if code in above(vocabulary.categories, entry.code)]
     return [one for one in below if one not in parents]
 
 

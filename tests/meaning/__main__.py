@@ -16,12 +16,12 @@ def main() -> int:
     parser.add_argument("part", choices=["agree", "laws", "mutants"])
     parser.add_argument("--cases", type=int, default=1_000_000, help="how many questions, or cases of each law")
     parser.add_argument("--seed", type=int, default=1, help="the first seed")
-    parser.add_argument("--only", default="", help="laws whose names have this text")
+    parser.add_argument("--only", default="", help="laws or mutants whose names have this text")
     options = parser.parse_args()
     if options.part == "agree":
         found = bulk.agree(cases=options.cases, seed=options.seed)
     elif options.part == "mutants":
-        found = mutants.run()
+        found = mutants.run(only=options.only)
     else:
         found = bulk.laws(cases=options.cases, seed=options.seed, only=options.only)
     return 1 if found else 0

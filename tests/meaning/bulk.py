@@ -9,7 +9,7 @@ from cases.policy_laws import LAWS, try_law
 from cases.policy_worlds import Draw, kind_of
 
 GROUP = 1_000  # cases of one seed
-QUESTIONS = 4  # questions about one world
+QUESTIONS = 8  # questions about one world
 
 
 def agree(*, cases: int, seed: int, stop: bool = False) -> int:

@@ -51,7 +51,11 @@ MUTANTS = (
     Mutant("codebook", "NO_GROUPS if name in self._abroad else ", ""),
     Mutant("match_row", "end > since and (start <= since or not permit)", "end > since"),
     Mutant("match_row", "(start <= since or not permit)", "start <= since"),
+    Mutant("match_row", "end > since and (start", "(start"),
+    Mutant("match_row", "group_counts(number, groups, side & PERMIT, since)", "True"),
+    Mutant("match_row", "(*row[:9], row[9] & ~PERMIT, *row[10:])", "row"),
     # Labels, levels, resources, data period
+    Mutant("match_row", "elif key & IS_OPEN and not (", "elif not ("),
     Mutant("codebook", "level and resources is not None and parties.is_holder", "level and resources is not None"),
     Mutant("codebook", "else max(self.level, default)", "else self.level"),
     Mutant("match_row", "found = references <= limit if permit else", "found ="),
@@ -75,6 +79,11 @@ MUTANTS = (
            "rows[:tree], matcher, block, since, now_ms, silent=0"),
     Mutant("match", "else UNKNOWNS if key & UNKNOWN else DENIES", "else DENIES"),
     Mutant("match", "if start_ms < self.until_ms:", "if False:"),
+    Mutant("match", "mask = mask and mask & fits[key]", "mask = mask and fits[key]"),
+    Mutant("match", "if side and uses_reserved_at(side, only[8]):", "if False:"),
+    Mutant("match", "not flags & ~HAS_SIDE and len(packed) == ROW_SIZE", "len(packed) == ROW_SIZE"),
+    Mutant("match", "key=lambda tree: tree[1][1], reverse=True", "key=lambda tree: tree[1][1]"),
+    Mutant("evaluate", "found if is_same else match", "found if True else match"),
     Mutant("match", "silent=not enrolled", "silent=False"),
     Mutant("match", "rules.otherwise is None or not enrolled", "rules.otherwise is None"),
     Mutant("match", "layer = STATUTE if flags & STATUTORY else CONSENT", "layer = CONSENT"),
@@ -96,6 +105,10 @@ MUTANTS = (
 )  # fmt: skip
 
 
+def name_of(mutant: Mutant) -> str:
+    return f"{mutant.module}: {' '.join(mutant.old.split())} -> {' '.join(mutant.new.split())}"
+
+
 def changed(mutant: Mutant, root: Path = ROOT) -> str:
     """Return the source of a mutant's module, changed."""
     source = (root / f"consentd/policy/{mutant.module}.py").read_text(encoding="utf-8")
@@ -103,9 +116,9 @@ def changed(mutant: Mutant, root: Path = ROOT) -> str:
     return source.replace(mutant.old, mutant.new)
 
 
-def run() -> int:
-    """Try each mutant, and print what noticed it; return how many nothing noticed."""
-    unnoticed = 0
+def run(only: str = "") -> int:
+    """Try each mutant with a text in its name, and print what noticed it; return how many nothing noticed."""
+    unnoticed, chosen = 0, [mutant for mutant in MUTANTS if only in name_of(mutant)]
     with tempfile.TemporaryDirectory() as directory:
         copy = Path(directory)
         for name in ("consentd", "clients/python", "tests"):
@@ -115,7 +128,7 @@ def run() -> int:
         if _fails(copy, "comparison"):
             raise AssertionError("the unchanged source fails")
         tests_needed = False
-        for number, mutant in enumerate(MUTANTS, 1):
+        for number, mutant in enumerate(chosen, 1):
             module = copy / f"consentd/policy/{mutant.module}.py"
             source = module.read_text(encoding="utf-8")
             module.write_text(changed(mutant, copy), encoding="utf-8")
@@ -123,10 +136,10 @@ def run() -> int:
             tests_needed |= by == "tests"
             module.write_text(source, encoding="utf-8")
             unnoticed += by is None
-            print(f"{number:2} {mutant.module}: {' '.join(mutant.old.split())}: {by or 'NOT NOTICED'}", flush=True)
+            print(f"{number:2} {name_of(mutant)}: {by or 'NOT NOTICED'}", flush=True)
         if tests_needed and _fails(copy, "tests"):
             raise AssertionError("the unchanged source fails in the tests, so they notice nothing")
-    print(f"{len(MUTANTS)} mutants, {unnoticed} not noticed", flush=True)
+    print(f"{len(chosen)} mutants, {unnoticed} not noticed", flush=True)
     return unnoticed
 
 
