@@ -674,7 +674,7 @@ class BreakGlass(_message.Message):
 
     JUSTIFICATION_FIELD_NUMBER: _builtins.int
     justification: _builtins.str
-    """justification is the reason in the actor's own words."""
+    """justification is the reason in the actor's own words: at least ten letters of any script, after normalisation."""
     def __init__(
         self,
         *,

@@ -30,8 +30,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INVALID_REQUEST_ID: _ErrorReason.ValueType  # 2
     """ERROR_REASON_INVALID_REQUEST_ID: request_id is not 16 bytes (INVALID_ARGUMENT)."""
     ERROR_REASON_INVALID_IDENTIFIER: _ErrorReason.ValueType  # 3
-    """ERROR_REASON_INVALID_IDENTIFIER: an identifier is empty, too long, malformed, or of a scheme that is never stored
-    (INVALID_ARGUMENT).
+    """ERROR_REASON_INVALID_IDENTIFIER: an identifier is empty, too long, malformed, or one that is never stored: a
+    resident registration number, by its scheme or its shape (INVALID_ARGUMENT).
     """
     ERROR_REASON_INVALID_PAGE: _ErrorReason.ValueType  # 4
     """ERROR_REASON_INVALID_PAGE: page_size is negative, or page_token was not issued for this list (INVALID_ARGUMENT)."""
@@ -52,8 +52,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_EMPTY_CATEGORIES: _ErrorReason.ValueType  # 11
     """ERROR_REASON_EMPTY_CATEGORIES: a question names no category (INVALID_ARGUMENT)."""
     ERROR_REASON_BREAK_GLASS_SHAPE: _ErrorReason.ValueType  # 12
-    """ERROR_REASON_BREAK_GLASS_SHAPE: an emergency access needs purpose BTG and break_glass with a justification, in
-    AuthorizeAccess; all other questions have neither (INVALID_ARGUMENT).
+    """ERROR_REASON_BREAK_GLASS_SHAPE: an emergency access needs purpose BTG and break_glass with a justification of
+    at least ten letters, in AuthorizeAccess; all other questions have neither (INVALID_ARGUMENT).
     """
     ERROR_REASON_INVALID_CONSENT: _ErrorReason.ValueType  # 13
     """ERROR_REASON_INVALID_CONSENT: a consent breaks a rule for consents (INVALID_ARGUMENT). The message names the
@@ -148,8 +148,8 @@ ERROR_REASON_INVALID_REQUEST: ErrorReason.ValueType  # 1
 ERROR_REASON_INVALID_REQUEST_ID: ErrorReason.ValueType  # 2
 """ERROR_REASON_INVALID_REQUEST_ID: request_id is not 16 bytes (INVALID_ARGUMENT)."""
 ERROR_REASON_INVALID_IDENTIFIER: ErrorReason.ValueType  # 3
-"""ERROR_REASON_INVALID_IDENTIFIER: an identifier is empty, too long, malformed, or of a scheme that is never stored
-(INVALID_ARGUMENT).
+"""ERROR_REASON_INVALID_IDENTIFIER: an identifier is empty, too long, malformed, or one that is never stored: a
+resident registration number, by its scheme or its shape (INVALID_ARGUMENT).
 """
 ERROR_REASON_INVALID_PAGE: ErrorReason.ValueType  # 4
 """ERROR_REASON_INVALID_PAGE: page_size is negative, or page_token was not issued for this list (INVALID_ARGUMENT)."""
@@ -170,8 +170,8 @@ ERROR_REASON_UNKNOWN_AUTHORITY: ErrorReason.ValueType  # 10
 ERROR_REASON_EMPTY_CATEGORIES: ErrorReason.ValueType  # 11
 """ERROR_REASON_EMPTY_CATEGORIES: a question names no category (INVALID_ARGUMENT)."""
 ERROR_REASON_BREAK_GLASS_SHAPE: ErrorReason.ValueType  # 12
-"""ERROR_REASON_BREAK_GLASS_SHAPE: an emergency access needs purpose BTG and break_glass with a justification, in
-AuthorizeAccess; all other questions have neither (INVALID_ARGUMENT).
+"""ERROR_REASON_BREAK_GLASS_SHAPE: an emergency access needs purpose BTG and break_glass with a justification of
+at least ten letters, in AuthorizeAccess; all other questions have neither (INVALID_ARGUMENT).
 """
 ERROR_REASON_INVALID_CONSENT: ErrorReason.ValueType  # 13
 """ERROR_REASON_INVALID_CONSENT: a consent breaks a rule for consents (INVALID_ARGUMENT). The message names the
