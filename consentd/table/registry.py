@@ -4,7 +4,7 @@ The registry changes rarely, so all views of one revision share one value. ``vie
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from operator import itemgetter
@@ -87,9 +87,9 @@ class Registry:
     mandates: dict[str, "Mandate"]
     # The list that ``delegations_after`` reads, once it is sorted. Two threads may both append it; both are the same.
     _list: list[tuple[tuple[int, Delegation], ...]] = field(default_factory=list, init=False, repr=False, compare=False)
-    # What ``givers`` reads, once it is made, in the same way.
-    _givers: list[Mapping[tuple[str, Capacity], Sequence[str]]] = field(
-        default_factory=list, init=False, repr=False, compare=False
+    # What ``givers`` returned. Threads share this dict in the same way as the next one.
+    _givers: dict[tuple[str, Capacity], frozenset[int]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
     )
     # The parties of questions, by the names in them. Threads share this dict: each access is one dict operation.
     _parties: dict[tuple[object, ...], Parties] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -132,15 +132,17 @@ class Registry:
         """
         return self.delegations.get(giver, {}).get((taker, capacity))
 
-    def givers(self, taker: str, capacity: Capacity) -> Sequence[str]:
-        """Return who gave *taker* a delegation of this capacity that was not ended, in force or not."""
-        if not self._givers:  # made once, because each consent that is written asks for it
-            found: dict[tuple[str, Capacity], list[str]] = {}
-            for giver, given in self.delegations.items():
-                for key in given:
-                    found.setdefault(key, []).append(giver)
-            self._givers.append(found)
-        return self._givers[0].get((taker, capacity), ())
+    def givers(self, taker: str, capacity: Capacity) -> frozenset[int]:
+        """Return the numbers of those who gave *taker* such a delegation that was not ended, and of their groups.
+
+        Whether the delegation is in force now does not matter.
+        """
+        found = self._givers.get((taker, capacity))
+        if found is None:
+            givers = [name for name, given in self.delegations.items() if (taker, capacity) in given]
+            names = (name for giver in givers for name in (giver, *self.participants[giver].groups))
+            found = self._givers[taker, capacity] = frozenset(map(self.numbers.__getitem__, names))
+        return found
 
     def delegations_after(self, position: int) -> Iterator[tuple[int, Delegation]]:
         """Yield all delegations after a position in the list of all, in order, each with its own position.

@@ -109,8 +109,9 @@ def check_attester(view: View, attester: str, *, permits: Compiled | None, ends:
         actors |= named_participants(ends.compiled, Effect.DENY, root=Effect.DENY)[0]
     # An application of a recipient is the recipient's own, so what it attests nobody else attests.
     givers = registry.givers(attester, Capacity.APPLICATION)
-    own = (participant, *(registry.participants[giver] for giver in givers))
-    if all(actors.isdisjoint(covering_numbers(registry, one)) for one in own):
+    if givers:
+        givers |= {ANY_NUMBER}  # only who receives data gives a delegation
+    if actors.isdisjoint(covering_numbers(registry, participant) | givers):
         return
     rules = view.rules_statement()
     if rules is None or not rules.recipient_may_attest:
