@@ -129,21 +129,26 @@ def evaluate(value: bytes | None, question: PackedQuestion, rules: CompiledRules
     until = parties.until_ms
     met: list[tuple[int, int, int]] = []
     if value:
-        purpose, category, action = question.deny_purposes, question.leaves.deny_mask, question.deny_actions
+        deny_purposes = question.deny_purposes
         rows = _SIMPLE_ROW.iter_unpack(value[8 + ENTRY_SIZE * (value[4] | value[5] << 8) :])
         for index, (actor, holder, purposes, categories, start, end, actions, flags) in enumerate(rows):
-            # First the test that both effects share: the masks for denies have all bits of the masks for permits.
-            if purposes & purpose and categories & category and actions & action and holder in parties.holders:
+            if purposes & deny_purposes:  # they include the purpose asked for
                 if flags:
                     mask = categories & question.plain
                     if not (
                         mask
                         and purposes & question.purpose
                         and actions & question.action
+                        and holder in parties.holders
                         and actor in parties.permit_actors
                     ):
                         continue
-                elif actor in parties.deny_actors:
+                elif (
+                    categories & question.leaves.deny_mask
+                    and actions & question.deny_actions
+                    and holder in parties.holders
+                    and actor in parties.deny_actors
+                ):
                     mask = denied_leaves(categories, question.leaves)
                 else:
                     continue
