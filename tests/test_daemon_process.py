@@ -133,3 +133,14 @@ def test_sighup_before_the_daemon_serves_is_handled_after_the_start(directory: t
         config.write(config_text())
     assert process.wait_line("credentials reloaded")
     assert process.stop() == 0
+
+
+def test_no_thread_of_the_daemon_keeps_others_waiting_for_long(directory: tuple[Path, Running]) -> None:
+    path, _ = directory
+    after = "import gc\nprint(gc.get_freeze_count(), sys.getswitchinterval(), file=open(sys.argv[2], 'w'))\n"
+    found = path / "found"
+    process = DaemonProcess(path, command=[sys.executable, "-c", PROGRAM + after, str(path), str(found)])
+    assert process.stop() == 0
+    frozen, switch_s = found.read_text(encoding="ascii").split()
+    assert int(frozen) > 10_000, "what the start made is not looked through again"
+    assert float(switch_s) < 0.001

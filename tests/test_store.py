@@ -16,7 +16,7 @@ from cases.fakes import FaultyStore
 from consentd.errors import CorruptionError, StorageError
 from consentd.store import Batch, Store, prefix_end
 from consentd.store.memory import MemoryStore
-from consentd.store.rocks import RocksStore
+from consentd.store.rocks import APART, RocksStore
 
 
 @pytest.fixture(params=["memory", "rocks", "rocks, synced apart", "faulty"])
@@ -450,3 +450,37 @@ def test_a_damaged_table_is_corruption_not_a_short_answer(rocks: RocksStore, tmp
 def test_a_key_that_is_not_bytes_is_a_bug(rocks: RocksStore) -> None:
     with pytest.raises(AssertionError, match="not bytes"):
         rocks.get("text")  # type: ignore[arg-type]  # what the test is about
+
+
+class _Disk:
+    """A fake of RocksDB: it counts its writes by how they are synced, and each takes ``write_s`` by its clock."""
+
+    def __init__(self) -> None:
+        self.now_s = self.write_s = 0.0
+        self.together = self.apart = 0
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+    def write(self, rows: object, options: object = None) -> None:
+        self.now_s += self.write_s
+        self.together += options is not None
+
+    def flush_wal(self, *, sync: bool) -> None:
+        self.apart += sync
+
+
+def test_after_a_slow_write_the_next_ones_sync_without_the_gil(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = _Disk()
+    monkeypatch.setattr("consentd.store.rocks.time", disk)
+    store = RocksStore(disk, Path("none"), lock=0, sync_apart=False)  # type: ignore[arg-type]
+    store.write(Batch())
+    assert (disk.together, disk.apart) == (1, 0)
+    disk.write_s = 0.1
+    for _ in range(1 + 2 * APART):
+        store.write(Batch())
+    assert (disk.together, disk.apart) == (3, 2 * APART - 1)
+    disk.write_s = 0.0
+    for _ in range(1 + 100):
+        store.write(Batch())
+    assert (disk.together, disk.apart) == (3 + 100, 2 * APART)

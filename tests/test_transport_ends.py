@@ -12,11 +12,13 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from benchmarks.http2 import frame, grpc_message
 from cases.daemons import Running, consent, question, request_id, running_daemon
 from cases.fakes import HANG_S
 from cases.services import listed
+from consentd.metrics import Metrics
 from consentd.server import transport
-from consentd.server.pools import Bytes, PoolName, Ticket
+from consentd.server.pools import Bytes, Pool, PoolLimits, PoolName, Ticket
 from consentd.server.transport import OK, SWEEP_S, Call, TimeLimits, Transport
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
@@ -135,6 +137,60 @@ def test_a_pause_of_the_process_is_not_the_peers_fault(monkeypatch: pytest.Monke
         assert swept.wait(HANG_S)
         go.set()
         assert call.result(HANG_S) == b"x"
+
+
+def test_a_closed_pool_has_no_thread() -> None:
+    go = threading.Event()
+
+    def wait() -> None:
+        go.wait(HANG_S)
+
+    limits = PoolLimits(threads=3, calls=9, calls_of_caller=9, request_bytes=9)
+    pool = Pool(PoolName.READ, limits, Metrics(), lambda: None)
+    for _ in range(5):
+        pool.put(wait, "caller")
+    closing = threading.Thread(target=pool.close, daemon=True)
+    closing.start()
+    closing.join(0.05)
+    assert closing.is_alive()
+    go.set()
+    closing.join(HANG_S)
+    assert not any(thread.is_alive() for thread in pool._threads)
+
+
+def test_a_message_waits_for_few_of_the_calls_that_came_before_it() -> None:
+    order: list[str] = []
+    begun, go, received, ended = (threading.Event() for _ in range(4))
+
+    def taken(_: bytes | None) -> None:
+        order.append("received")
+        received.set()
+
+    def begin(call: Call) -> None:
+        order.append("begun")
+        if len(order) == 1:
+            call.receive(taken)
+            begun.set()
+            go.wait(HANG_S)
+        elif order.count("begun") == 40:
+            ended.set()
+
+    made = Transport(begin, on_late=lambda call: call.finish(), limits=LIMITS, options=())
+    port = made.listen("127.0.0.1:0", None)
+    made.start()
+    with Crowd(port, [Peer(name="", paths=("/echo/Echo",), calls=40, again_s=HANG_S)], 1) as crowd:
+        crowd.settle()
+        assert begun.wait(HANG_S)
+        (connection,) = crowd._open
+        connection.answered_ping = False
+        data, ping, ends_stream = 0, 6, 1
+        connection.socket.sendall(frame(data, ends_stream, 1, grpc_message(b"")) + frame(ping, 0, 0, bytes(8)))
+        crowd.settle()
+        go.set()
+        assert received.wait(HANG_S)
+        assert ended.wait(HANG_S)
+    made.stop(0)
+    assert order.index("received") < 10
 
 
 def test_many_late_calls_are_ended_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,9 @@ BUSY = "TOO_MANY_CALLS"
 STALLED_S = 1.0
 """A peer that has not taken a message for so long may lose its call to a caller that finds the pool full."""
 
+CLOSE_S = 10.0
+"""How long the threads of a pool may take to end."""
+
 _ITEMS = 8  # a batch looks at the clock after so many items
 _WORK_S, _LONGEST_WORK_S = 0.002, 0.02  # a thread rests after so much work, and for twice as much as it worked
 
@@ -127,8 +130,10 @@ class Pool:
         self._order = threading.Lock()
         self._steps: OrderedDict[str, deque[Callable[[], None]]] = OrderedDict()
         self._waiting: SimpleQueue[bool | None] = SimpleQueue()
-        for number in range(limits.threads):
-            threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True).start()
+        names = [f"{name}-{number}" for number in range(limits.threads)]
+        self._threads = [threading.Thread(target=self._work, name=one, daemon=True) for one in names]
+        for thread in self._threads:
+            thread.start()
         metrics.calls.follow(lambda: self._in_flight, name)
         metrics.calls_limit.follow(lambda: limits.calls, name)
 
@@ -245,9 +250,17 @@ class Pool:
         return self._in_flight > len(self._receiving)
 
     def close(self) -> None:
-        """End the threads, after the steps that were put before."""
-        for _ in range(self.limits.threads):
+        """End the threads, after the steps that were put before, and wait until they have ended.
+
+        What the steps use may be closed then. If a step does not end in ``CLOSE_S`` seconds, that is logged.
+        """
+        for _ in self._threads:
             self._waiting.put(None)
+        until_s = time.monotonic() + CLOSE_S
+        for thread in self._threads:
+            thread.join(max(0.0, until_s - time.monotonic()))
+            if thread.is_alive():
+                log.error("step of pool `%s` has not ended", self.name)
 
     def _set_saturated(self, *, saturated: bool) -> None:
         if saturated != self.is_saturated:

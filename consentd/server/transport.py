@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 SWEEP_S = 0.25
 _SWEPT = 256  # how many calls a part of a sweep looks at; it ends one at most
-_REQUESTED = 64  # how many calls the core may hand over before one is taken
+_REQUESTED = 4  # how many new calls may be in the queue; more would come before events of calls that began earlier
 _NO_FLAGS = 0
 _NEVER = float("inf")
 _NO_DEADLINE_S = 1e9  # gRPC reports the deadline of a call that has none as a time far away

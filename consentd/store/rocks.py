@@ -13,7 +13,8 @@ test shows each of them:
 that syncs in 0.1 ms, holding the GIL is better: a thread that releases the GIL waits 5 ms or more until busy threads
 give it back. On a disk that needs milliseconds, holding the GIL would delay every running consent check by that time.
 So ``open`` measures a few empty synced writes. On a quick disk ``write`` writes and syncs in one step. On a slow disk
-``write`` first writes, then syncs without the GIL. In both cases the batch is on disk when ``write`` returns.
+``write`` first writes, then syncs without the GIL. A quick disk may be slow for a while, when other programs write. So
+a slow write makes the next ones sync without the GIL. In all cases the batch is on disk when ``write`` returns.
 """
 
 import logging
@@ -40,6 +41,9 @@ WRITE_BUFFER_MB = 64
 QUICK_SYNC_S = 0.0003
 """Longest sync during which the GIL is held. At 200 commits a second, other threads then wait 6 % of the time."""
 
+SLOW_WRITE_S, APART = 0.005, 256
+"""After a write that held the GIL for so long, so many writes sync without it. Then one tries the disk again."""
+
 
 class RocksStore(Store):
     """A ``Store`` in one RocksDB directory. Made by ``open`` or ``open_read_only``.
@@ -47,7 +51,7 @@ class RocksStore(Store):
     Any thread may read. Only one thread may call ``write``: the sequencer's.
     """
 
-    __slots__ = ("_db", "_failed", "_lock", "_path", "_read_only", "_sync", "_sync_apart")
+    __slots__ = ("_apart_left", "_db", "_failed", "_lock", "_path", "_read_only", "_sync", "_sync_apart")
 
     def __init__(self, db: rocksdict.Rdict, path: Path, *, lock: int | None, sync_apart: bool) -> None:
         self._db = db
@@ -56,8 +60,9 @@ class RocksStore(Store):
         self._lock = lock  # the descriptor that locks the directory; None: the store is open read-only, or closed
         self._failed = False  # set by the writing thread, and never reset
         self._sync_apart = sync_apart
+        self._apart_left = 0  # how many of the next writes sync apart on a quick disk
         self._sync = rocksdict.WriteOptions()
-        self._sync.sync = not sync_apart
+        self._sync.sync = True
 
     @classmethod
     def open(
@@ -198,11 +203,17 @@ class RocksStore(Store):
             else:
                 rows.delete_range(operation.start, operation.end)
         try:
-            self._db.write(rows, self._sync)
-            if self._sync_apart:
+            if self._sync_apart or self._apart_left:
+                self._apart_left = max(0, self._apart_left - 1)
+                self._db.write(rows)
                 # A reader may see rows of the batch before they are durable. That does no harm: the ledger shows only
                 # entries up to ``Ledger.state``, which is replaced only after this method has returned.
                 self._db.flush_wal(sync=True)
+            else:
+                began_s = time.perf_counter()
+                self._db.write(rows, self._sync)
+                if time.perf_counter() - began_s > SLOW_WRITE_S:
+                    self._apart_left = APART
         except Exception as error:
             self._failed = True
             failure = _translated(error, self._path, doing="write failed, its outcome is unknown")
