@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import accesses, audits, in_process, negatives, over_wire, recovery, tag_map
+from benchmarks import accesses, audits, in_process, limits, negatives, over_wire, recovery, tag_map
 from benchmarks.against import compare
 from benchmarks.over_wire import Bench
 from benchmarks.pace import measure_pace, scale_bars
@@ -27,6 +27,7 @@ IN_PROCESS = ("evaluator", "map", "open")
 OVER_WIRE: dict[str, Callable[[Bench], list[Row]]] = {
     "check": over_wire.measure_check,
     "batch": over_wire.measure_batch,
+    "limit": limits.measure_limit,
     "history": over_wire.measure_history,
     "access": accesses.measure_access,
     "repeat": accesses.measure_repeat,

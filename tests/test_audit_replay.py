@@ -12,6 +12,8 @@ import pytest
 from cases.audits import JOBS, LOG, ORIGIN, SIZE, Forge, PrunedLocation, make_forge, make_half
 from cases.daemons import ORIGIN as RUNNING_ORIGIN
 from cases.daemons import Running, make_running, question, request_id
+from cases.ledgers import flip
+from cases.stored_rows import get_stored, put_stored, rows_of
 from consentd.audit.files import DataDirectory
 from consentd.audit.live import LiveDaemon
 from consentd.audit.partition import Partition, PartitionPlan
@@ -20,6 +22,7 @@ from consentd.core import checkpoint, codec, ed25519
 from consentd.core.kinds import PRUNABLE, EntryKind
 from consentd.cosigning.keyfiles import read_signing_key
 from consentd.errors import InvalidError, ProofError, StorageError
+from consentd.table.table import Table
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
@@ -264,6 +267,23 @@ def test_a_run_goes_on_where_an_interrupted_one_was(tmp_path: Path) -> None:
     (tmp_path / "state" / "0-of-1" / "partition.json").unlink()
     with pytest.raises(StorageError):
         replay(export, state_dir=tmp_path / "state")
+
+
+@pytest.mark.parametrize("kind", ["R", "p"])
+def test_a_state_with_a_damaged_row_is_not_continued(tmp_path: Path, kind: str) -> None:
+    forge = make_forge(600)
+    replay(forge.write(tmp_path / "a", tmp_path / "b"), state_dir=tmp_path / "state")
+    forge.participant("clinic")
+    for _ in range(5):
+        forge.ask(person(forge))
+    forge.seal()
+    table = Table.open(tmp_path / "state" / "0-of-1" / "table", map_size_mb=16)
+    key = kind.encode() + next(iter(rows_of(table, kind)))
+    put_stored(table, key, flip(5)(get_stored(table, key) or b""))
+    table.close()
+    with pytest.raises(StorageError, match="remove it") as raised:
+        replay(forge.write(tmp_path / "c", tmp_path / "d"), state_dir=tmp_path / "state")
+    assert "rebuild" not in str(raised.value)
 
 
 # -- partitions of the persons in several processes ---------------------------------------------------------------

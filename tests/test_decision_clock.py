@@ -35,7 +35,7 @@ class World:
         self.running.enrol(new_identifier())
 
     def decisions(self, **changed: Any) -> list[pb.Decision]:
-        """Return the answer that each caller gets, by Check and by both forms of BatchCheck."""
+        """Return each caller's answers, by Check and by both forms of BatchCheck."""
         asked = question(self.subject, **changed)
         anybody = question(self.subject, **changed)
         anybody.ClearField("subject")

@@ -24,6 +24,7 @@ from consentd.policy.model import (
     Provision,
     Question,
     ReasonCode,
+    Resource,
     Rules,
     StoredConsent,
 )
@@ -238,3 +239,24 @@ def test_a_residual_over_its_limits_permits_nothing(monkeypatch: pytest.MonkeyPa
             patch.setattr(residual, name, most)
             found = answer(value, asked)
             assert (found.outcome, found.residual, found.obligations) == (Outcome.NO_CONSENT, (), ())
+
+
+def test_a_resource_beyond_what_the_question_stated_is_not_permitted() -> None:
+    """Rule 5: the question states labels and level, and leaves the period open."""
+    asked = replace(
+        ASKED, labels=("SUD",), level="R", supported_obligations=frozenset({Obligation.ENFORCE_RESIDUAL})
+    )
+    named = compiled(replace(PERMIT, labels=("SUD", "HIV"), level="V", data_period=Period(0, 500)))
+    found = answer(value_of((named, 1)), asked)
+    assert (found.outcome, found.obligations) == (Outcome.PERMIT, (Obligation.ENFORCE_RESIDUAL,))
+    within = Resource(category="CLIN.A", labels=("SUD",), level="R", data_period=Period(0, 500))
+    for resource, permitted in (
+        (within, True),
+        (replace(within, labels=(), level=""), True),
+        (replace(within, labels=("SUD", "HIV")), False),
+        (replace(within, level="V"), False),
+        (replace(within, data_period=Period(0, 501)), False),
+    ):
+        assert residual.covers(found.residual, resource, combining=found.combining) is permitted
+    with pytest.raises(InvalidError):
+        residual.covers(found.residual, replace(within, level="X"))

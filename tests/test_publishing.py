@@ -89,7 +89,7 @@ class Persons:
                 message = st.GrantStatement(consent=values.consent_message(stored.consent))
                 writes.append(_raw(EntryKind.GRANT, tag, message))
             waiting += parts.sequencer.submit_all(writes)
-            if len(waiting) > 1_000:
+            if len(waiting) > 5_000:
                 for future in waiting:
                     future.result()
                 waiting.clear()

@@ -151,6 +151,7 @@ def messages(path: str, *errors: str) -> set[str]:
         ("ledger/recovery.py", ("CorruptionError",), "Ledger refuses to open"),
         ("ledger/last_signed.py", ("CorruptionError",), "Ledger refuses to open"),
         ("table/table.py", ("CorruptionError",), "Other messages at the start"),
+        ("table/view.py", ("CorruptionError",), "Other messages at the start"),
         ("server/preflight.py", ("CorruptionError",), ""),
         ("store/wal.py", ("CorruptionError", "StorageError"), "Other messages at the start"),
         ("ledger/vault.py", ("StorageError",), "Other messages at the start"),

@@ -11,6 +11,7 @@ from cases.daemons import Running, make_running, question, reason_of, request_id
 from cases.ledgers import flip
 from cases.services import amend, batch, change, listed, new_identifier, record, register, services
 from cases.stored_rows import get_stored, put_stored, rows_of, stored_as
+from consentd.cli import tables
 from consentd.core.kinds import EntryKind
 from consentd.table.checked_rows import DamagedRowError, seal_row
 from consentd.table.table import Table
@@ -226,3 +227,21 @@ def test_consents_of_such_a_person_are_not_listed(running: Running, person: Pers
     with stored_as(table, key, flip(3)(get_stored(table, key) or b"")):
         assert outcome_of_call(lambda: listed(running, person.subject)) == "UNAVAILABLE STORAGE"
     assert len(listed(running, person.subject)) == 2
+
+
+@pytest.mark.parametrize("kind", ["R", "k"])  # the rows that a start reads before any call
+def test_a_daemon_does_not_start_on_a_damaged_row_and_says_what_to_do(tmp_path: Path, kind: str) -> None:
+    running = make_running(tmp_path)
+    running.stop()
+    table = Table.open(running.config.table.path, map_size_mb=256)
+    rest, value = next(iter(rows_of(table, kind).items()))
+    stored = seal_row(kind.encode() + rest, value)
+    put_stored(table, kind.encode() + rest, flip(3)(stored))
+    table.close()
+    with pytest.raises(DamagedRowError, match=f"`{kind}` is damaged.*`consentd table rebuild`"):
+        Running(running.config, running.tokens)
+    assert tables.rebuild(running.config, lambda done, of: None) > 0
+    again = Running(running.config, running.tokens)
+    again.enrol(new_identifier())
+    again.check_ledger()
+    again.stop()

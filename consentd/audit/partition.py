@@ -41,6 +41,7 @@ from consentd.errors import (
 )
 from consentd.files import write_file
 from consentd.statements import payloads
+from consentd.table.checked_rows import DamagedRowError
 from consentd.table.table import Table
 from consentd.table.transaction import TableTransaction
 from consentd.verify import findings
@@ -123,13 +124,19 @@ class Partition:
         end = min(first + count, -(-self._point.size // tiles.TILE_WIDTH))
         begin = max(first, self.result.size // tiles.TILE_WIDTH)
         if begin < end and self.result.size < self._point.size:
-            with self._table.begin() as transaction:
-                for n in range(begin, end):
-                    self._replay_bundle(n, transaction)
-                self._save()
-                # After a crash here, the file has two states. The size of the table decides which of them is used.
-                transaction.commit(self.result.size, self._edge.root(), time_ms=self._time_ms, wall_ms=0)
+            try:
+                self._replay_bundles(range(begin, end))
+            except DamagedRowError as error:
+                raise StorageError(f"state is damaged; remove it: `{self._plan.directory}`") from error
         return self.result
+
+    def _replay_bundles(self, bundles: range) -> None:
+        with self._table.begin() as transaction:
+            for n in bundles:
+                self._replay_bundle(n, transaction)
+            self._save()
+            # After a crash here, the file has two states. The size of the table decides which of them is used.
+            transaction.commit(self.result.size, self._edge.root(), time_ms=self._time_ms, wall_ms=0)
 
     def finish(self) -> None:
         """Compare the tree with the checkpoint. Raises ProofError if the log did not sign these leaves."""
@@ -256,11 +263,11 @@ class Partition:
         self._new_unreadable.clear()
 
     def _restore(self) -> PartitionResult:
-        with self._table.read() as snapshot:
-            size, self._time_ms = snapshot.size, snapshot.time_ms
-        if size == 0:
-            return PartitionResult()
         try:
+            with self._table.read() as snapshot:
+                size, self._time_ms = snapshot.size, snapshot.time_ms
+            if size == 0:
+                return PartitionResult()
             saved = json.loads(self._state_path.read_text())
             if saved["origin"] != self._point.origin:
                 raise InvalidError(f"state is of another ledger: `{saved['origin']}`")
@@ -271,7 +278,9 @@ class Partition:
                 self._unreadable = {file.read(_TAG) for _ in range(state["unreadable"])}
             faults = [Fault(index, what) for index, what in state["faults"]]
             return PartitionResult(size, Counter(state["same"]), Counter(state["not_checked"]), faults)
-        except (OSError, ValueError, KeyError, StopIteration, MalformedError) as error:
+        except (
+            OSError, ValueError, KeyError, StopIteration, MalformedError, DamagedRowError, CorruptionError
+        ) as error:  # fmt: skip
             raise StorageError(f"state cannot be continued; remove it: `{self._plan.directory}`") from error
 
     def _check_continues(self, size: int) -> tiles.Edge:

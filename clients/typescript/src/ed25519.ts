@@ -32,8 +32,7 @@ const MAX_CACHED = 256;
  * @throws {MalformedError} the key is not 32 bytes, or no such point.
  */
 export function checkPublicKey(publicKey: Uint8Array): void {
-  const found = publicKey.length === KEY_SIZE ? point(publicKey) : undefined;
-  if (found === undefined || !found.isTorsionFree()) {
+  if (publicKey.length !== KEY_SIZE || !isSigners(publicKey)) {
     throw new MalformedError("key is not an Ed25519 public key: 32 bytes, a canonical point of the prime-order group");
   }
 }
@@ -48,6 +47,13 @@ export function verify(publicKey: Uint8Array, message: Uint8Array, signature: Ui
     throw new MalformedError("public key is not 32 bytes long, or signature not 64");
   }
   if (!holds(publicKey, message, signature)) throw new SignatureError("signature does not verify");
+}
+
+function isSigners(publicKey: Uint8Array): boolean {
+  const found = cached(publicKey);
+  // To find out takes as long as a verification, and the same few keys are parsed again and again.
+  found.isSigners ??= found.point?.isTorsionFree() ?? false;
+  return found.isSigners;
 }
 
 function holds(publicKey: Uint8Array, message: Uint8Array, signature: Uint8Array): boolean {
@@ -74,10 +80,16 @@ function point(encoded: Uint8Array): Point | undefined {
   return decoded.double().double().double().equals(ZERO) ? undefined : decoded;
 }
 
-// Only keyPoint uses this cache. A history has thousands of signatures by a few keys; a table halves their cost.
-const cache = new Map<string, { point: Point | undefined; uses: number }>();
+interface CachedKey {
+  readonly point: Point | undefined;
+  isSigners?: boolean;
+  uses: number;
+}
 
-function keyPoint(publicKey: Uint8Array): Point | undefined {
+// Only `cached` uses this map. A history has thousands of signatures by a few keys; a table halves their cost.
+const cache = new Map<string, CachedKey>();
+
+function cached(publicKey: Uint8Array): CachedKey {
   const name = encodeHex(publicKey);
   let found = cache.get(name);
   if (found === undefined) {
@@ -85,6 +97,11 @@ function keyPoint(publicKey: Uint8Array): Point | undefined {
     found = { point: point(publicKey), uses: 0 };
     cache.set(name, found);
   }
+  return found;
+}
+
+function keyPoint(publicKey: Uint8Array): Point | undefined {
+  const found = cached(publicKey);
   found.uses += 1;
   if (found.uses === TABLE_AFTER) found.point?.precompute(8, true);
   return found.point;

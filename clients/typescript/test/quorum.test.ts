@@ -174,7 +174,7 @@ test("the last empty line of a note separates", () => {
 test("two keys of the same name and ID are refused", () => {
   const note = encodeText(CHECKPOINT);
   const log = TRUST.logKey;
-  const impostor = new Verifier(ORIGIN, new Uint8Array(32).fill(7));
+  const impostor = new Verifier(ORIGIN, ed25519.getPublicKey(new Uint8Array(32).fill(7)));
   Object.defineProperty(impostor, "keyId", { value: Number.parseInt(log.split("+")[1]!, 16) });
   const real = new Verifier(ORIGIN, ed25519.getPublicKey(new Uint8Array(32).fill(1)));
   assert.equal(formatVkey(real), log);
