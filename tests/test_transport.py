@@ -66,7 +66,7 @@ def test_refused_calls_send_a_small_part_of_their_messages(running: Running) -> 
 
 
 def test_a_message_that_does_not_come_in_time_ends_the_call(tmp_path: Path) -> None:
-    with running_daemon(tmp_path, grpc="receive_timeout_ms = 10") as running:
+    with running_daemon(tmp_path, grpc="receive_timeout_ms = 1000") as running:
         with crowd(running, paths=(GRANT,), token=running.tokens["app"]) as made:
             made.wait_ended(1)
         assert refused(running, pool="write", limit="late") == 1
@@ -74,7 +74,7 @@ def test_a_message_that_does_not_come_in_time_ends_the_call(tmp_path: Path) -> N
 
 def test_an_answer_that_nobody_takes_in_time_ends_the_call(tmp_path: Path) -> None:
     history = LEDGER_HISTORY.SerializeToString()
-    with running_daemon(tmp_path, grpc="send_timeout_ms = 10", checkpoint_interval_ms=10) as running:
+    with running_daemon(tmp_path, grpc="send_timeout_ms = 500", checkpoint_interval_ms=10) as running:
         running.wait_published()
         with crowd(running, paths=(HISTORY,), message=history, window=0, token=running.tokens["app"]) as made:
             made.wait_ended(1)

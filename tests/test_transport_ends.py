@@ -12,7 +12,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from benchmarks.http2 import frame, grpc_message
+from benchmarks.http2 import Connection, frame, grpc_message
 from cases.daemons import Running, consent, question, request_id, running_daemon
 from cases.fakes import HANG_S
 from cases.services import listed
@@ -25,7 +25,7 @@ from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import policy_service_pb2 as ps
 from hostile.crowd import Crowd, Peer
-from hostile.peers import GRANT, HISTORY
+from hostile.peers import CHECK, GRANT, HISTORY
 
 LIMITS = TimeLimits(receive_s=HANG_S, send_s=HANG_S)
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
@@ -137,6 +137,33 @@ def test_a_pause_of_the_process_is_not_the_peers_fault(monkeypatch: pytest.Monke
         assert swept.wait(HANG_S)
         go.set()
         assert call.result(HANG_S) == b"x"
+
+
+def test_a_second_message_of_a_call_is_not_read(running: Running, subject: pb.Subject) -> None:
+    asked = ps.CheckRequest(question=question(subject)).SerializeToString()
+    call = running.channel.stream_unary(CHECK)
+    answer = call(iter([asked, b"\xff" * 100_000]), metadata=running.as_("app"), timeout=HANG_S)
+    assert ps.CheckResponse.FromString(answer).decision.outcome == pb.OUTCOME_NO_CONSENT
+    wait_left(running)
+
+
+def test_a_client_that_says_goodbye_gets_its_answer_and_holds_nothing(running: Running, subject: pb.Subject) -> None:
+    asked = grpc_message(ps.CheckRequest(question=question(subject)).SerializeToString())
+    client = Connection("127.0.0.1", running.daemon.grpc_port, CHECK, running.tokens["app"])
+    client.socket.settimeout(HANG_S)
+    with held_pool(running, PoolName.CHECK):
+        client.send(0, asked)
+        wait_until(running, lambda: count(running, "calls", pool=PoolName.CHECK) == 1)
+        goaway = 7
+        client.socket.sendall(frame(goaway, 0, 0, bytes(8)))
+    answers: list[tuple[int, bytes | None]] = []
+    while not answers:
+        answers.extend(client.receive())
+    ((_, answer),) = answers
+    assert answer is not None
+    assert ps.CheckResponse.FromString(answer).decision.outcome == pb.OUTCOME_NO_CONSENT
+    client.close()
+    wait_left(running)
 
 
 def test_a_closed_pool_has_no_thread() -> None:
@@ -251,7 +278,7 @@ def test_a_call_whose_deadline_has_passed_writes_nothing(
 
 
 def test_a_call_that_is_late_or_evicted_is_counted_once(tmp_path: Path) -> None:
-    with running_daemon(tmp_path, grpc="receive_timeout_ms = 10\nmax_calls = 16") as running:
+    with running_daemon(tmp_path, grpc="receive_timeout_ms = 1000\nmax_calls = 16") as running:
         peers = [Peer(name="late", paths=(GRANT,), token=running.tokens["app"], calls=8, again_s=HANG_S)]
         with Crowd(running.daemon.grpc_port, peers, 1) as made:
             made.wait_ended(8)
@@ -290,7 +317,7 @@ def test_after_calls_that_end_in_all_ways_nothing_is_counted(tmp_path: Path, mon
     leave = Ticket.leave
     monkeypatch.setattr(Ticket, "leave", lambda ticket: (left.append(ticket), leave(ticket))[1])
     chance = random.Random(1)
-    limits = "max_calls = 32\nmax_streams = 4\nreceive_timeout_ms = 50\nsend_timeout_ms = 1000"
+    limits = "max_calls = 32\nmax_streams = 4\nreceive_timeout_ms = 500\nsend_timeout_ms = 1000"
     with running_daemon(tmp_path, grpc=limits, checkpoint_interval_ms=10) as running, ExitStack() as crowds:
         subject = running.enrol("SYN-000001")
         token = running.tokens["app"]

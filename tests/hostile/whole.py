@@ -32,8 +32,12 @@ from hostile.peers import AUTHORIZE, CHECK, make_peers
 
 CHECKS_PER_S = 100
 REVOKES_PER_S = 2
-WARM_S = 8.0
-"""The seconds in which callers and peers connect, before the figures count."""
+WARM_S, WARM_PEERS_S = 8.0, 1.0
+"""The seconds in which callers connect, and peers of each kind, before the figures count.
+
+Thousands of peers that connect at once and begin their calls are a wave of a second, and the figures would show nothing
+else.
+"""
 SETTLE_S = 25
 """After so many seconds without peers, all that they held must be free: longer than every time limit on a peer."""
 _SERVER_CORE, _CALLERS_CORE = 0, 1
@@ -125,11 +129,12 @@ class World:
     def measure(self, name: str, peers: Sequence[Peer], count: int, seconds: float) -> Phase:
         """Let honest callers work for some time beside *count* peers of each kind."""
         # Honest callers connect first: the peers have more connections than a listener takes.
-        checks = Generator(self._checks(seconds), _CALLERS_CORE)
-        accesses = Generator(self._accesses(seconds), _CALLERS_CORE)
+        warm_s = WARM_S + WARM_PEERS_S * len(peers)
+        checks = Generator(self._checks(seconds, warm_s), _CALLERS_CORE)
+        accesses = Generator(self._accesses(seconds, warm_s), _CALLERS_CORE)
         time.sleep(WARM_S / 2)
         with _crowd(self.port, peers, count) as totals:
-            revoked = self._revoke(seconds)
+            revoked = self._revoke(seconds + warm_s - WARM_S)
             checked, authorized = checks.result(), accesses.result()
         times = sorted(checked.latencies_s)
         return Phase(
@@ -141,15 +146,15 @@ class World:
             *totals,
         )
 
-    def _checks(self, seconds: float) -> Load:
+    def _checks(self, seconds: float, warm_s: float) -> Load:
         asked = [ps.CheckRequest(question=question(subject)).SerializeToString() for subject in self.subjects]
         return Load(
             port=self.port, path=CHECK, token=self.tokens["app"], messages=asked, rate=CHECKS_PER_S, seconds=seconds,
-            warm_s=WARM_S,
+            warm_s=warm_s,
         )  # fmt: skip
 
-    def _accesses(self, seconds: float) -> Load:
-        count = round((seconds + WARM_S) * 2_500)
+    def _accesses(self, seconds: float, warm_s: float) -> Load:
+        count = round((seconds + warm_s) * 2_500)
         asked = [
             ac.AuthorizeAccessRequest(
                 request_id=request_id(), question=question(self.subjects[number % len(self.subjects)])
@@ -158,7 +163,7 @@ class World:
         ]
         return Load(
             port=self.port, path=AUTHORIZE, token=self.tokens["app"], messages=asked, in_flight=8, seconds=seconds,
-            warm_s=WARM_S,
+            warm_s=warm_s,
         )  # fmt: skip
 
     def _revoke(self, seconds: float) -> list[float]:
