@@ -66,10 +66,18 @@ class Stranger:
     def __init__(self) -> None:
         self.metrics = Metrics()
         self.asked: list[str] = []
+        self.logged: list[str] = []
+        self.call_log = self
 
     def authorize(self, name: str, context: object) -> None:
         self.asked.append(name)
         raise DeniedError("nobody may call")
+
+    def names_in(self, asked: object) -> dict[str, str]:
+        return {}
+
+    def refused(self, name: str, *_: object, **__: object) -> None:
+        self.logged.append(name)
 
 
 def begin(answer: Any) -> None:
@@ -87,6 +95,7 @@ def test_every_handler_authorizes_its_caller_before_anything_else() -> None:
                 begin(getattr(service, name)(stranger, None, context))
             assert refused.value.status.code is grpc.StatusCode.PERMISSION_DENIED
     assert sorted(stranger.asked) == sorted(roles.TABLE)
+    assert stranger.logged == stranger.asked
 
 
 def test_a_reduced_answer_is_described_and_nothing_else_is() -> None:
