@@ -191,6 +191,7 @@ def test_a_permit_with_conditions_is_false_and_cannot_be_confirmed() -> None:
         {"combining": 0}, {"combining": 9}, {"residual": [newer]}, {"residual": [pb.ResidualRule(rules=[newer])]},
         {"residual": [pb.ResidualRule(effect=pb.EFFECT_PERMIT, categories=["CLIN.DX"])]},
         {"residual": [pb.ResidualRule(layer=pb.LAYER_CONSENT, categories=["CLIN.DX"])]},
+        {"residual": [pb.ResidualRule(effect=pb.EFFECT_PERMIT, layer=pb.LAYER_CONSENT, level="X")]},
         {"residual": []},
     )  # fmt: skip
     for changed in changes:

@@ -176,6 +176,7 @@ def test_what_is_not_known_is_refused() -> None:
     rule = pb.ResidualRule(categories=["CLIN.A"], **RULE)
     for change in (
         {"combining": 0}, {"combining": 9}, {"residual": [pb.ResidualRule(categories=["CLIN.A"], layer=9)]},
+        {"residual": [pb.ResidualRule(categories=["CLIN.A"], level="X", **RULE)]},
     ):  # fmt: skip
         given = {"obligations": [1], "residual": [rule], **change}
         assert not flows(answer(**given)), change

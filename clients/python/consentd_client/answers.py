@@ -21,7 +21,7 @@ from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from consentd.errors import ConsentdError, InvalidError, ProofError, RequestError
-from consentd.policy.vocabulary import Vocabulary
+from consentd.policy.vocabulary import LEVEL_NUMBERS, Vocabulary
 from consentd.v1 import consent_pb2 as pb
 
 PERMITS = (pb.OUTCOME_PERMIT, pb.OUTCOME_PARTIAL)
@@ -197,6 +197,7 @@ def _is_known(rule: pb.ResidualRule) -> bool:
     return (
         has_effect
         and has_layer
+        and rule.level in LEVEL_NUMBERS
         and not any(len(UnknownFieldSet(part)) for part in parts)
         and all(map(_is_known, rule.rules))
     )
