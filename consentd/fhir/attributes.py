@@ -12,6 +12,7 @@ In FHIR a nested provision that states a list replaces its parent's list. Here t
 of their own, and each part is inherited. So a nested provision states a part again wherever that part differs.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -30,7 +31,8 @@ CUSTODIAN: Final = f"{SYSTEMS['v3-ParticipationType']}|CST"
 _RECIPIENT_ACTIONS: Final = ("access", "collect")
 """What the recipient of a disclosure does."""
 
-_PEOPLE: Final = ("Patient", "RelatedPerson", "Person", "urn:", "#")
+_PEOPLE: Final = re.compile(r"urn:|#|(.*/)?(Patient|RelatedPerson|Person)\b")
+"""References, relative or absolute, that may name a person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,9 @@ def read_sensitivity(
     """Return what a provision states of ``level`` and ``labels``, and the lists for its nested provisions.
 
     Two results mean that the list has both kinds of codes. The second one is a provision inside of the first.
+
+    Raises:
+        InvalidError: a code is not in the mapping.
     """
     lists = above
     if "securityLabel" in element.members:
@@ -124,7 +129,11 @@ def _note_sensitivity(lists: Lists, effect: Effect, reading: Reading) -> None:
 
 
 def read_actions(element: Element, effect: Effect, above: Lists, reading: Reading) -> tuple[tuple[str, ...], Lists]:
-    """Return the actions that a provision states, and the lists for its nested provisions."""
+    """Return the actions that a provision states, and the lists for its nested provisions.
+
+    Raises:
+        InvalidError: a code is not in the mapping.
+    """
     lists = above
     if "action" in element.members:
         lists = replace(above, actions=reading.concepts("actions", element.many("action")))
@@ -143,7 +152,12 @@ def read_actions(element: Element, effect: Effect, above: Lists, reading: Readin
 
 
 def read_actors(element: Element, above: Lists, reading: Reading) -> tuple[tuple[str, ...], tuple[str, ...], Lists]:
-    """Return the actors and the holders that a provision states, and the lists for its nested provisions."""
+    """Return the actors and the holders that a provision states, and the lists for its nested provisions.
+
+    Raises:
+        InvalidError: an actor is not in the mapping, has another role than recipient or custodian, or has a role that
+            does not go with those of the other actors or of the outer provision.
+    """
     actors = element.many("actor")
     if not actors:
         return (), (), above
@@ -182,6 +196,6 @@ def _participant(actor: Element, table: Mapping[str, str], name: str, reading: R
     found = reading.matches(table, target)
     if len(found) != 1:
         reference = reading.reference(target)
-        shown = "" if reference.startswith(_PEOPLE) else reference  # no message names a person
+        shown = "" if _PEOPLE.match(reference) else reference  # no message names a person
         raise refusal(Cause.UNKNOWN_PARTICIPANT, f"actor has no single match in [{name}]", target.path, shown)
     return found.pop()

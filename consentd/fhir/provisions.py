@@ -52,6 +52,9 @@ def read_provision(
         effect: the effect of a root, which other elements of the resource state; None to read the element's ``type``.
         parent: the effect of the parent provision; None for a root.
         above: the lists of the parent provision.
+
+    Raises:
+        InvalidError: the provision is refused; the error has a ``Cause``.
     """
     element.only(*_NAMES[reading.release])
     effect = effect or read_effect(element, "type")

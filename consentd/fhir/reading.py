@@ -32,11 +32,18 @@ class Reading:
             self.notes.append(text)
 
     def codes(self, table: str, elements: Iterable[Element]) -> tuple[str, ...]:
-        """Return the vocabulary's codes for Coding elements; *table* names a table of ``mapping.codes``."""
+        """Return the vocabulary's codes for Coding elements; *table* names a table of ``mapping.codes``.
+
+        Raises:
+            InvalidError: (UNKNOWN_CODE) the table does not have a code.
+        """
         return unique(code for element in elements for code in self._concept(table, element, [element.coding()]))
 
     def concepts(self, table: str, elements: Iterable[Element]) -> tuple[str, ...]:
-        """Return the vocabulary's codes for CodeableConcepts. All codings of one concept must map to the same codes."""
+        """Return the vocabulary's codes for CodeableConcepts. Raises as ``codes``.
+
+        All codings of one concept must map to the same codes.
+        """
         return unique(code for element in elements for code in self._concept(table, element, element.codings()))
 
     def _concept(self, table: str, element: Element, codings: list[tuple[str, str]]) -> tuple[str, ...]:

@@ -221,6 +221,10 @@ DIRTY: dict[str, tuple[dict[str, Any], Cause]] = {
     "role is author": (
         provision(actor=[{**RESEARCHER, "role": concept("v3-ParticipationType", "AUT")}]), Cause.ROLE,
     ),
+    "recipient is a patient of another server": (
+        provision(actor=[{"role": IRCP, "reference": {"reference": "https://other.example/fhir/Patient/whoever"}}]),
+        Cause.UNKNOWN_PARTICIPANT,
+    ),
     "custodian is no holder of the mapping": (provision(actor=[custodian("x")]), Cause.UNKNOWN_PARTICIPANT),
     "recipients and custodians in one list": (provision(actor=[RESEARCHER, custodian("hospital-a")]), Cause.ROLE),
     "recipients inside of custodians": (
