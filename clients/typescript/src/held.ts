@@ -48,10 +48,9 @@ export function parseHeld(text: string): HeldFile {
       tag: decodeHex(tag), held: { treeSize: number(tree_size), root: decodeBase64(root) },
       heldChain: {
         count: number(count), head: decodeBase64(head), erased: erased === true,
-        // Older files had neither. Then no times are compared, and no retention policy allows pruning.
-        timeMs: number(time_ms ?? "0"),
+        timeMs: number(time_ms),
         lacksStatements: read.lacks_statements === true,
-        retentionDays: Number.isInteger(retention_days) ? retention_days : 0,
+        retentionDays: Number.isInteger(retention_days) ? retention_days : 0, // 0: no retention policy allows pruning
         recent: (read.recent as Record<string, unknown>[]).map((one) => ({
           timeMs: number(one["time_ms"]), tag: decodeHex(tag), key: decodeBase64(one["key"] as string),
           requestId: decodeBase64(one["request_id"] as string),
