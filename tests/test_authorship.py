@@ -210,7 +210,8 @@ def test_a_consent_that_can_permit_nothing_is_refused(
 
 
 def test_a_deny_names_relays_and_those_who_left(running: Running, subject: pb.Subject) -> None:
-    grant(running, subject, effect=pb.EFFECT_DENY, actors=["app", "left"], holders=["left-holder", "hospital-a"])
+    actors, holders = ["app", "left"], ["left-holder", "hospital-a"]
+    assert grant(running, subject, effect=pb.EFFECT_DENY, actors=actors, holders=holders)
 
 
 def test_an_import_records_a_consent_that_has_ended(running: Running, subject: pb.Subject) -> None:

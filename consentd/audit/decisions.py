@@ -73,7 +73,7 @@ def verify_asked_once(recent: RecentStatements, event: codec.Event, made: codec.
 
     Raises:
         MalformedError: the payload does not decode.
-        ProofError: an entry of the same chain, less than twenty minutes before, records this request of the asker.
+        ProofError: an entry of the same chain, at most twenty minutes before, records this request of the asker.
     """
     message: Any = payloads.decode_payload(event.kind, made.payload)
     asker = (message.access if event.kind == EntryKind.REFUSAL else message).asked.asker

@@ -16,6 +16,7 @@ from consentd.cli.options import (
 from consentd.cli.out import DONE, REFUSED, UNDETERMINED, Out
 from consentd.cli.receipts import add_receipt, store_receipt, write_options
 from consentd.policy.dates import format_instant
+from consentd.policy.model import LEVELS
 
 if TYPE_CHECKING:
     from consentd_client import CheckAnswer, Question
@@ -40,7 +41,6 @@ example:
       --emergency "found unconscious, no relatives" --fulfils notify-subject --fulfils post-review
 """
 _STATUSES = ("sent", "received", "failed", "deferred")
-_LEVELS = ("U", "L", "M", "N", "R", "V")
 _OBLIGATIONS = ("notify-subject", "post-review", "enforce-residual")
 
 
@@ -140,7 +140,7 @@ def _add_question(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--label", action="append", metavar="CODE", help="label of the data, beside those of their category; repeatable"
     )
-    verb.add_argument("--level", choices=_LEVELS, default="", help="confidentiality of the data (default: not stated)")
+    verb.add_argument("--level", choices=LEVELS, default="", help="confidentiality of the data (default: not stated)")
     verb.add_argument("--resource", action="append", metavar="REFERENCE", help="single resource; repeatable")
     verb.add_argument("--data-from", type=read_start_ms, default=0, metavar="DATE", help="the data are about this time")
     verb.add_argument("--data-until", type=read_end_ms, default=0, metavar="DATE", help="or later, up to this time")

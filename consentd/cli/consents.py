@@ -22,6 +22,7 @@ from consentd.cli.out import DONE, REFUSED, Out
 from consentd.cli.receipts import add_receipt, consent_options, store_receipt, write_options
 from consentd.errors import InvalidError
 from consentd.policy.dates import format_instant
+from consentd.policy.model import LEVELS
 
 if TYPE_CHECKING:
     from consentd_client import Consent, GrantAnswer, Provision
@@ -33,13 +34,14 @@ example:
   consentd grant mhid:MH-0001 --recipient clinic-b --holder hospital-a --purpose TREAT --category CLIN
 A transfer request (전송요구) needs all seven items: also --recurrence, --until and --retain-until.
 
-`*` permits what need not be named: no purpose such as marketing or research on trials, and no labelled data. A label
-must be named by --label, and the category that has it by --category (proto/policy.md, rules 6 and 9).
+A permit of `*` does not cover what must be named: purposes such as marketing or research on trials, and data with a
+label. Name a label with --label, and the category that has it with --category (proto/policy.md, rules 6 and 9).
 """
 _AMEND_HELP = """\
 What no option states stays as it is in the version in force, nested provisions too. A list that an option states
 replaces the whole list. `--holder '*'` states that there is no limit, `never` that there is no start or end, `none`
-that there is no level, policy or notice. The differences between the two versions are shown. With --file nothing stays.
+that there is no level, policy or notice. The differences between the two versions are shown. With --file, the file
+states the whole consent.
 
 exit status: 0 recorded, 1 refused on a legal ground (the refusal is recorded and names what is missing), 2 an error.
 
@@ -62,7 +64,6 @@ _LISTS = (
     ("resource", "resources", "REFERENCE", "which single resources"),
 )
 """For each list of a provision: its option, its field, and the option's help."""
-_LEVELS = ("U", "L", "M", "N", "R", "V")
 _POLICIES = ("deny", "basic-normal", "all-normal", "break-glass-only")
 _KINDS = ("consent", "transfer-request", "objection", "statutory")
 
@@ -205,7 +206,7 @@ def _add_consent(verb: argparse.ArgumentParser) -> None:
     for option, _, metavar, text in _LISTS:
         group.add_argument(f"--{option}", action="append", metavar=metavar, help=text)
     group.add_argument(
-        "--level", choices=(*_LEVELS, "none"),
+        "--level", choices=(*LEVELS, "none"),
         help="permit: up to this confidentiality (default: the category's own); deny: from it on (default: all)",
     )  # fmt: skip
     group.add_argument("--from", dest="start", type=_never(read_start_ms), metavar="DATE", help="start (default: now)")

@@ -51,7 +51,7 @@ class RecentStatements:
             validities: of the key. If there is none, the statement counts as that of another author than the daemon.
 
         Raises:
-            ProofError: the chain has a statement with this key and request_id, less than twenty minutes before.
+            ProofError: the chain has a statement with this key and request_id, at most twenty minutes before.
         """
         if validities and not any(one.owner is not Owner.LEDGER and may_author(one, event) for one in validities):
             return

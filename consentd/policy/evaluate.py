@@ -212,7 +212,7 @@ def _evaluate_general(value: bytes | None, question: PackedQuestion, rules: Comp
     rest: tuple[Condition, ...] = ()
     if question.residual:
         best = Fits(question, BEST_CASE, rules.normal_level)
-        # If every row matches the same in both cases, so does the person.
+        # If every row matches the same leaves in both cases, both cases have the same matches.
         is_same = all(best[key] == mask for key, mask in fits.items())
         narrow = found if is_same else match(prepared, best, question, now_ms)
         until = min(until, narrow.until_ms)

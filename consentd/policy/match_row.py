@@ -5,7 +5,8 @@ resources or a data period. A row may limit the same four properties. A permit m
 inside the limits; a deny matches if some of the data are inside. What a row without labels or level covers follows
 from the labels and levels of the categories (rule 9).
 
-A question may leave a property open (rule 5). Which limits on that property match, depends on the *case*. A row is
+A question may leave a property open (rule 5). The *case* determines which limits on that
+property match. A row is
 matched in two steps, because a question may be answered for several cases: ``RowMatcher`` compares what does not depend
 on the case, and ``Fits`` the rest.
 """

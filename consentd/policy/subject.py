@@ -34,7 +34,7 @@ row has labels, a level, a side record or a group. So row *i* belongs to lineage
 
 CLOSED: Final = 2
 """Header flag: the lineages that permit nothing are over ``MAX_ROWS`` or ``MAX_SIDES``. A deny is never refused for
-its size, and a check must not read any number of denies. So all of layer CONSENT is denied, unread."""
+its size, but the work of a check must have a limit. So all of layer CONSENT is denied, unread."""
 
 MAX_ROWS: Final = 2_000
 """Most rows of a person after a consent that permits something. Such a consent beyond this limit is refused."""
@@ -257,6 +257,10 @@ def split_subject(value: bytes | None) -> Iterator[StoredLineage]:
     """Yield the lineages of a subject value.
 
     Wrong lengths are not found here, but in ``decode_subject``, which encodes the lineages again and compares.
+
+    Raises:
+        MalformedError: the format of the value is unknown, or the policy of an entry.
+        struct.error: the value is cut short.
     """
     if not value:
         return

@@ -286,6 +286,7 @@ def serve(config: Config, *, signals: Signals | None = None, confirm_clock: bool
 def _shorten_pauses() -> None:
     """Let no thread of this process keep the others waiting for long: neither one that computes, nor the collector."""
     sys.setswitchinterval(_SWITCH_S)
-    # What the start has made lives as long as the process. To look through it takes 20 ms, and nothing runs meanwhile.
+    # What the start has made lives as long as the process. The collector would take 20 ms to scan it, and nothing runs
+    # meanwhile.
     gc.collect()
     gc.freeze()

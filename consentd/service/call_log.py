@@ -1,6 +1,6 @@
 """Log refused calls and recorded decisions, with the caller, its addresses, and the participants that the call names.
 
-A line leads an operator to the one responsible. It has no identifier, tag or text of a person: the caller was
+A line shows an operator which caller is responsible. It has no identifier, tag or text of a person: the caller was
 authenticated, reasons and RPCs are from closed sets, and a name in a question is logged only if it is a participant's.
 
 A flood of calls must not fill the disk. So there is at most one line a second for each kind of line, caller and reason,

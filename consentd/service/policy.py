@@ -215,8 +215,9 @@ MAX_BATCH_ROWS = 200_000
 """Most provisions of a batch, over all its persons: about half a second. The other items are refused.
 
 For a caller who may not see reasons, each person counts as three provisions. So such a batch may evaluate more; it
-gives way to other calls after each item, as every batch does.
+gives way to other calls before each item, as every batch does.
 """
+
 
 def check_size(question: pb.Question | bytes) -> None:
     """Check that a question, serialised or not, is within its limit. An entry has the question and the whole decision.

@@ -202,7 +202,10 @@ def status_of(error: Exception, metrics: Metrics, name: str) -> Status:
 
 @lru_cache(maxsize=64)
 def _make_status(code: grpc.StatusCode, message: str, reason: str, retry_after_ms: int) -> Status:
-    """Return the status with its details. Most refusals repeat a few texts, and to find one again takes a tenth."""
+    """Return the status with its details. Most refusals repeat a few texts.
+
+    To find a status again takes a tenth of the time that it takes to make one.
+    """
     status = status_pb2.Status(code=code.value[0], message=message)
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN))
     if retry_after_ms:

@@ -42,7 +42,8 @@ QUICK_SYNC_S = 0.0003
 """Longest sync during which the GIL is held. At 200 commits a second, other threads then wait 6 % of the time."""
 
 SLOW_WRITE_S, APART = 0.005, 256
-"""After a write that held the GIL for so long, so many writes sync without it. Then one tries the disk again."""
+"""After a write that held the GIL for longer than the first, as many writes as the second sync without it. The write
+after them holds the GIL again, to measure the disk."""
 
 
 class RocksStore(Store):

@@ -1,7 +1,7 @@
 """Rows of the policy table and their check: each stored value ends with the CRC-32 of key ‖ value.
 
 LMDB stores rows without checksums. A damaged row must not decide: it may lack an objection, or have a permit that
-nobody gave. All reads and writes of the table go through this module (table-format.md, "Check").
+nobody gave. Every stored value is sealed here, and opened here before it is used (table-format.md, "Check").
 """
 
 import logging

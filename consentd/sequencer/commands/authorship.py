@@ -29,9 +29,9 @@ def check_writer(view: View, caller: str, *, statutory: bool, signed: bool) -> N
     if not statutory:
         check_right(view, caller, ACT_FOR_SUBJECTS)
     elif not is_public_authority(view, caller):
-        raise DeniedError("a STATUTORY consent is an operator's or a public authority's")
+        raise DeniedError("only an operator or a public authority writes a STATUTORY consent")
     elif signed:
-        raise InvalidError("a STATUTORY consent is not the person's to sign", "INVALID_CONSENT")
+        raise InvalidError("a person does not sign a STATUTORY consent", "INVALID_CONSENT")
 
 
 def check_same_kind(lineage: Lineage, *, statutory: bool) -> None:
@@ -107,10 +107,10 @@ def check_attester(view: View, attester: str, *, permits: Compiled | None, ends:
     actors = frozenset() if permits is None else named_participants(permits, Effect.PERMIT)[0]
     if ends is not None:
         actors |= named_participants(ends.compiled, Effect.DENY, root=Effect.DENY)[0]
-    # An application of a recipient is the recipient's own, so what it attests nobody else attests.
+    # An application of a recipient belongs to the recipient, so what it attests, the recipient attests.
     givers = registry.givers(attester, Capacity.APPLICATION)
     if givers:
-        givers |= {ANY_NUMBER}  # only who receives data gives a delegation
+        givers |= {ANY_NUMBER}  # only a participant that receives data gives a delegation
     if actors.isdisjoint(covering_numbers(registry, participant) | givers):
         return
     rules = view.rules_statement()

@@ -130,7 +130,7 @@ def _check_key_change(write: PublicWrite[st.KeyStatement], context: WriteContext
 
 
 def check_vocabulary(view: View, message: st.VocabularyStatement) -> None:
-    """Check the next version of the vocabulary. The first one, with which a ledger begins, need only be one.
+    """Check the next version of the vocabulary. The first one, with which a ledger begins, must only be well formed.
 
     Raises:
         InvalidError: it is no vocabulary, is another one, or changes what codes mean (``check_successor``).
@@ -146,7 +146,8 @@ def check_vocabulary(view: View, message: st.VocabularyStatement) -> None:
 
 
 def check_rules(view: View, message: st.RulesStatement) -> None:
-    """Check the next version of the realm's rules. The first ones, with which a ledger begins, need only be rules.
+    """Check the next version of the realm's rules. The first ones, with which a ledger begins, must only be well
+    formed.
 
     Raises:
         InvalidError: they are of another realm or vocabulary, or ``check.check_rules`` or ``compile_rules`` refuses
