@@ -10,8 +10,8 @@ requests refer to them by index (RFC 7541, 6.1 and 6.2.1). Frames: RFC 9113, 4 a
 """
 
 import socket
-from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from struct import Struct
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -51,6 +51,14 @@ def _string(text: str) -> bytes:
     return bytes((*length, rest)) + raw
 
 
+@dataclass(slots=True)
+class _Unsent:
+    """The part of a body that was not sent yet, and how many bytes the window of its stream lets through."""
+
+    body: bytes
+    window: int
+
+
 class Connection:
     """One connection. ``send`` begins a call; ``receive`` yields ended calls as (number, message or None)."""
 
@@ -72,7 +80,7 @@ class Connection:
         self._open: dict[int, tuple[int, list[bytes]]] = {}
         self._window = 65_535
         self._stream_window = 65_535
-        self._unsent: deque[tuple[int, bytes]] = deque()
+        self._unsent: dict[int, _Unsent] = {}
         self._received = 0
         settings = _SETTING.pack(_INITIAL_WINDOW_SETTING, _MAX_WINDOW)
         self.socket.sendall(
@@ -95,22 +103,22 @@ class Connection:
             self.socket.sendall(head + frame(_DATA, _END_STREAM, stream, body))
         else:
             self.socket.sendall(head)
-            self._unsent.append((stream, body))
+            self._unsent[stream] = _Unsent(body, self._stream_window)
             self._flush()
 
     def _flush(self) -> None:
-        """Send what the server's window lets through; a whole body at a time, or none of it."""
-        while self._unsent and len(self._unsent[0][1]) <= self._window:
-            stream, body = self._unsent.popleft()
-            assert len(body) <= self._stream_window, "a message of the load is larger than a stream's window"
-            self._window -= len(body)
-            cuts = range(0, len(body), _FRAME_SIZE)
-            self.socket.sendall(
-                b"".join(
-                    frame(_DATA, _END_STREAM if at == cuts[-1] else 0, stream, body[at : at + _FRAME_SIZE])
-                    for at in cuts
-                )
-            )
+        """Send what the windows of the connection and of the streams let through (RFC 9113, 5.2)."""
+        frames = []
+        for stream, unsent in list(self._unsent.items()):
+            while (room := min(self._window, unsent.window, _FRAME_SIZE)) > 0:
+                part, unsent.body = unsent.body[:room], unsent.body[room:]
+                self._window -= len(part)
+                unsent.window -= len(part)
+                frames.append(frame(_DATA, 0 if unsent.body else _END_STREAM, stream, part))
+                if not unsent.body:
+                    del self._unsent[stream]
+                    break
+        self.socket.sendall(b"".join(frames))
 
     def receive(self) -> Iterator[tuple[int, bytes | None]]:
         """Read what has come and yield the calls that ended; a message is None where the call failed.
@@ -133,27 +141,34 @@ class Connection:
                     self._open[stream][1].append(buffer[at + 9 : end])
                 self._received += end - at
             elif kind not in (_HEADERS, _RST):
-                self._control(kind, flags, buffer[at + 9 : end])
+                self._control(kind, flags, stream, buffer[at + 9 : end])
             is_end = kind == _RST or (flags & _END_STREAM and kind in (_DATA, _HEADERS))
             if is_end and stream in self._open:  # a stream that ended before its message was read is also reset
                 location, parts = self._open.pop(stream)
+                self._unsent.pop(stream, None)
                 body = b"".join(parts)
                 yield location, body[5:] if body else None
             at = end
         self._buffer = buffer[at:]
 
-    def _control(self, kind: int, flags: int, payload: bytes) -> None:
+    def _control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if kind == _SETTINGS and not flags & _ACK:
             for at in range(0, len(payload), _SETTING.size):
                 setting, value = _SETTING.unpack_from(payload, at)
                 if setting == _INITIAL_WINDOW_SETTING:
+                    for unsent in self._unsent.values():
+                        unsent.window += value - self._stream_window
                     self._stream_window = value
             self.socket.sendall(frame(_SETTINGS, _ACK, 0, b""))
+            self._flush()
         elif kind == _PING and not flags & _ACK:
             self.socket.sendall(frame(_PING, _ACK, 0, payload))
         elif kind == _WINDOW:
-            # A stream's own window is not followed: each carries one message, which fits into its first one.
-            self._window += _U32.unpack(payload)[0]
+            more = _U32.unpack(payload)[0]
+            if not stream:
+                self._window += more
+            elif stream in self._unsent:
+                self._unsent[stream].window += more
             self._flush()
         elif kind == _GOAWAY:
             raise ConnectionError("server will not go on")
