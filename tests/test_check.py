@@ -16,6 +16,7 @@ from consentd.policy.model import (
     ANY,
     LEVELS,
     OPEN_END_MS,
+    OPEN_START_MS,
     Consent,
     Effect,
     ImplicitPolicy,
@@ -144,6 +145,25 @@ def test_a_break_glass_rule_is_for_break_glass(effect: Effect, purposes: tuple[s
     assert caught.value.reason == "INVALID_CONSENT"
 
 
+# -- resources
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Observation/1 ", " Observation/1", "observation/1", "Observation/1/_history/2", "http://h/Observation/1",
+        "Observation", "Observation/", "Observation/\u200b1", "Observation/\uff11", "Observation/1\n",
+        "Observation/1+Observation/2", "Observation/" + "1" * 65,
+    ],
+)  # fmt: skip
+def test_a_resource_has_one_name(name: str) -> None:
+    for root in (permit(resources=(name,), **STATED), deny(resources=("Observation/1", name))):
+        assert refused(root) == "INVALID_CONSENT"
+    assert refused(deny(deny(resources=(name,)))) == "INVALID_CONSENT"
+    for right in (ANY, "Observation/1", "Observation/a.B-" + "1" * 60):
+        assert refused(deny(resources=(right,))) == ""
+
+
 # -- instants
 
 
@@ -221,3 +241,13 @@ def test_a_justification_that_says_nothing(text: str) -> None:
     with pytest.raises(InvalidError) as caught:
         check_justification(text)
     assert caught.value.reason == "BREAK_GLASS_SHAPE"
+
+
+@pytest.mark.parametrize(("start", "end"), [(OPEN_START_MS, 0), (0, OPEN_END_MS), (OPEN_START_MS, OPEN_END_MS)])
+def test_the_numbers_of_open_sides_are_no_instants(start: int, end: int) -> None:
+    stated = pb.Period(start_time_ms=start, end_time_ms=end)
+    with pytest.raises(InvalidError):
+        data_period_value(stated)
+    for root in (pb.Provision(data_period=stated), pb.Provision(period=stated)):
+        with pytest.raises(InvalidError):
+            provision_value(root)

@@ -337,13 +337,14 @@ def test_strange_credentials(running: Running) -> None:
 
 def test_long_lists_are_answered_in_time_or_refused(running: Running) -> None:
     codes = [f"X{number}" for number in range(2_000)]
+    resources = [f"X/{number}" for number in range(2_000)]
     subject = running.enrol("SYN-000002")
     running.grant(subject)
     calls: list[Callable[[], Any]] = [
         lambda: running.check(question(subject, categories=codes)),
-        lambda: running.check(question(subject, resources=pb.CodeSet(values=codes))),
+        lambda: running.check(question(subject, resources=pb.CodeSet(values=resources))),
         lambda: running.authorize(question(subject, categories=codes)),
-        lambda: running.grant(subject, resources=codes),
+        lambda: running.grant(subject, resources=resources),
         lambda: running.access.RecordAccess(
             ac.RecordAccessRequest(
                 request_id=request_id(),

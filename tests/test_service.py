@@ -349,7 +349,7 @@ def test_each_text_of_a_statement_has_a_limit(running: Running) -> None:
     subject = running.enrol(new_identifier())
     consent_id = running.grant(subject)
     most = "가" * 682  # 2,046 bytes
-    running.grant(subject, resources=[most], holders=["hospital-a"])
+    change(running, EntryKind.PAUSE, subject, running.grant(subject), method=most)
     seq = running.authorize(question(subject), "clinic-b").access_seq
     sent = st.TRANSFER_STATUS_SENT
     record(running, subject, seq, outcome=st.OutcomeStatement(status=sent, note=most))
@@ -357,9 +357,15 @@ def test_each_text_of_a_statement_has_a_limit(running: Running) -> None:
     enrol = rs.EnrolSubjectRequest(
         request_id=request_id(), subject=pb.Subject(scheme="mhid", value=new_identifier()), method=long
     )
+    given = consent()
+    given.language = long
+    grant = cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=given)
+    amended = cs.AmendConsentRequest(
+        request_id=request_id(), subject=subject, consent_id=consent_id, consent=given, based_on_version=1
+    )
     calls: list[Callable[[], Any]] = [
-        lambda: running.grant(subject, resources=[long]),
-        lambda: amend(running, subject, consent_id, 1, resources=[long]),
+        lambda: running.consents.GrantConsent(grant, metadata=running.as_("app")),
+        lambda: running.consents.AmendConsent(amended, metadata=running.as_("app")),
         lambda: change(running, EntryKind.PAUSE, subject, consent_id, method=long),
         lambda: change(running, EntryKind.REVOKE, subject, consent_id, note=long),
         lambda: record(running, subject, seq, outcome=st.OutcomeStatement(status=sent, note=long)),
@@ -541,3 +547,23 @@ def test_two_operators_do_not_share_their_request_ids(running: Running) -> None:
         for who in ("operator", "operator/night")
     )
     assert (first.replayed, second.replayed) == (False, False)
+
+
+@pytest.mark.parametrize("name", ["*", "", "Observation/1 ", "Observation/1/_history/2", "observation/1"])
+def test_no_other_name_of_a_resource_evades_a_deny(running: Running, subject: pb.Subject, name: str) -> None:
+    running.grant(subject)
+    running.grant(subject, effect=pb.EFFECT_DENY, resources=["Observation/1"])
+    asked = question(subject, resources=pb.CodeSet(values=["Observation/1"]))
+    assert running.check(asked).outcome == pb.OUTCOME_DENY
+    asked.resources.values[:] = ["Observation/2", name]
+    assert refusal(lambda: running.check(asked)) == "INVALID_REQUEST"
+    assert refusal(lambda: running.authorize(asked, "clinic-b")) == "INVALID_REQUEST"
+
+
+@pytest.mark.parametrize("name", ["any", "none", "subject", "operator"])
+def test_no_participant_has_an_id_that_people_read_otherwise(running: Running, name: str) -> None:
+    made = st.ParticipantStatement(
+        participant_id=name, name=st.Text(en=name), roles=[st.PARTICIPANT_ROLE_RECIPIENT], active=True
+    )
+    request = rs.RegisterParticipantRequest(request_id=request_id(), participant=made)
+    assert refusal(lambda: running.registry.RegisterParticipant(request, metadata=running.as_("operator")))

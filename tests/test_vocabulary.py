@@ -144,6 +144,7 @@ def test_leaves_by_their_sensitivity() -> None:
         {"actions": tuple(code(f"A{index}") for index in range(17))},
         {"labels": tuple(code(f"L{index}") for index in range(33))},
         {"purposes": (code("P"), code("P"))},
+        *({"purposes": (code(name),)} for name in ("P ", "\u0420", "P+Q", "P\nQ", "\u200b", "P" * 65)),
         {"purposes": (code("Q", "P"), code("P"))},
         {"purposes": (code("*"),)},
         {"purposes": (code(""),)},

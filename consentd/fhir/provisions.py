@@ -18,6 +18,7 @@ from consentd.fhir.elements import Element, refusal
 from consentd.fhir.reading import Reading, unique
 from consentd.policy.dates import end_of_date_ms, is_instant, parse_instant_ms, start_of_date_ms
 from consentd.policy.model import ANY, MAX_DEPTH, OPEN_END_MS, OPEN_START_MS, Effect, Period, Provision
+from consentd.policy.vocabulary import REFERENCE
 
 TEST_PURPOSE = "HTEST"
 """The code that marks test data: a purpose of a provision, or a label of a resource."""
@@ -197,8 +198,7 @@ def _resource(element: Element, reading: Reading) -> str:
         raise refusal(Cause.UNSUPPORTED_CONTENT, "meaning of data is not instance", element.at("meaning"))
     target = element.one("reference")
     reference = reading.reference(target) if target is not None else ""
-    kind, _, identifier = reference.partition("/")
-    if not (kind.isalpha() and kind.isascii() and identifier.replace("-", "").replace(".", "").isalnum()):
+    if not REFERENCE.fullmatch(reference):
         raise refusal(Cause.UNSUPPORTED_CONTENT, "data is no relative reference Type/id", element.at("reference"))
     return reference
 

@@ -26,7 +26,7 @@ from consentd.policy.model import (
     Rules,
 )
 from consentd.policy.tree import Node, walk
-from consentd.policy.vocabulary import Vocabulary
+from consentd.policy.vocabulary import REFERENCE, Vocabulary
 
 _MOST_OF_QUOTAS = {"entries_per_day": 60_000, "refusals_per_day": 60_000, "persons_per_hour": 100_000}
 """The highest quotas. Counters have 16 bits, and a set of persons takes memory for each caller."""
@@ -143,6 +143,9 @@ def check_provision(provision: Provision, vocabulary: Vocabulary) -> None:
         for code in stated:
             if known is not None and code != ANY and code not in known:
                 raise InvalidError(f"code is not in the vocabulary: `{code}`", "UNKNOWN_CODE")
+    for resource in provision.resources:
+        if resource != ANY and not REFERENCE.fullmatch(resource):
+            raise _invalid(f"resource is no Type/id: `{resource}`")
     if provision.start_ms < 0:
         raise _invalid("period starts before 1970")
     for window in (Period(provision.start_ms, provision.end_ms), provision.data_period or Period()):

@@ -15,7 +15,7 @@ from consentd.errors import InvalidError
 from consentd.policy.justification import check_justification
 from consentd.policy.model import BREAK_GLASS_PURPOSE, OPEN_END_MS, Membership, Obligation, Question
 from consentd.policy.rows import ANY_NUMBER
-from consentd.policy.vocabulary import LEVEL_NUMBERS, Sensitivity, Vocabulary
+from consentd.policy.vocabulary import LEVEL_NUMBERS, REFERENCE, Sensitivity, Vocabulary
 
 MAX_MEMO: Final = 65_536
 """Most entries of a memo (a cache of masks or numbers). A full memo is emptied, so a memo has bounded size."""
@@ -303,7 +303,8 @@ def pack_question(question: Question, codebook: Codebook, parties: Parties) -> P
     Raises:
         InvalidError: UNKNOWN_PURPOSE, UNKNOWN_ACTION, UNKNOWN_CODE (a label), EMPTY_CATEGORIES, BREAK_GLASS_SHAPE (a
             justification without purpose BTG, BTG without a justification, or a justification that says nothing), or
-            INVALID_REQUEST (the stated resources or the stated period is empty, or there is no such level).
+            INVALID_REQUEST (the stated resources or the stated period is empty, a resource is no ``Type/id``, or there
+            is no such level).
     """
     vocabulary = codebook.vocabulary
     packed = PackedQuestion()
@@ -328,10 +329,10 @@ def pack_question(question: Question, codebook: Codebook, parties: Parties) -> P
     packed.labels = None if labels is None else codebook.labels(labels)
     if resources is None:
         packed.resources = None
-    elif resources:
+    elif resources and all(map(REFERENCE.fullmatch, resources)):
         packed.resources = frozenset(resources)
     else:
-        raise InvalidError("question states resources and names none")
+        raise InvalidError("question states resources, and names none or one that is no Type/id")
     if period is None:
         packed.data_period = None
     elif period.start_ms < period.end_ms:

@@ -9,9 +9,10 @@ only if each step between them ``implies``. A deny covers every descendant, also
 states, for denies, its codes and those above them. All masks of a code are computed here once.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from consentd.errors import InvalidError
 from consentd.policy.model import LEVELS
@@ -20,6 +21,12 @@ MAX_PURPOSES = 64
 MAX_CATEGORIES = 64
 MAX_ACTIONS = 16
 MAX_LABELS = 32
+
+_CODE: Final = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""The form of a code: ASCII characters that people can distinguish, without those that separate codes in a text."""
+
+REFERENCE: Final = re.compile("[A-Z][A-Za-z]{0,63}/[A-Za-z0-9.-]{1,64}")
+"""A reference of a single resource, ``Type/id``. One resource has one spelling, so that no other evades a deny."""
 
 LEVEL_NUMBERS: Mapping[str, int] = {"": 0} | {level: number for number, level in enumerate(LEVELS, 1)}
 """The number of each level in rows: U is 1, V is 6. 0: no level is named."""
@@ -102,9 +109,9 @@ class Vocabulary:
     ``leaves`` is the mask of the leaf categories. ``sensitivities`` has each leaf in exactly one item.
 
     Raises:
-        InvalidError: a list is too long; a code occurs twice; a parent does not come before its child; a leaf category
-            has no level, or another code has a level or labels; a label of a category does not exist; a label is one
-            of ``LEVELS``; or a code that a permit must name is marked as implied (rule 6).
+        InvalidError: a list is too long; a code has another form, or occurs twice; a parent does not come before its
+            child; a leaf category has no level, or another code has a level or labels; a label of a category does not
+            exist; a label is one of ``LEVELS``; or a code that a permit must name is marked as implied (rule 6).
     """
 
     id: str
@@ -151,8 +158,8 @@ def _closures(codes: tuple[Code, ...], *, kind: str, most: int, covered: int) ->
     bits: dict[str, int] = {}
     above: dict[str, int] = {}
     for code in codes:
-        if not code.code or code.code == "*" or code.code in bits:
-            raise InvalidError(f"vocabulary code is empty, `*`, or occurs twice: `{code.code}`")
+        if not _CODE.fullmatch(code.code) or code.code in bits:
+            raise InvalidError(f"vocabulary code is not of [A-Za-z0-9._-], or occurs twice: `{code.code}`")
         if code.parent and code.parent not in bits:
             raise InvalidError(f"parent does not come before its child: `{code.code}`")
         bits[code.code] = 1 << len(bits)

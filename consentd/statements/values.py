@@ -56,7 +56,14 @@ def _window(message: pb.Period) -> tuple[int, int]:
     start, end = time_value(message.start_time_ms), time_value(message.end_time_ms) or model.OPEN_END_MS
     if end <= start:
         raise InvalidError("period ends before it starts", "INVALID_CONSENT")
+    _check_stated(message)
     return start, end
+
+
+def _check_stated(message: pb.Period) -> None:
+    """Refuse a bound that is the number of an open side in our values: a message states an open side by 0."""
+    if message.start_time_ms == model.OPEN_START_MS or message.end_time_ms == model.OPEN_END_MS:
+        raise InvalidError("period has a bound outside the years 1 to 9999; leave it out", "INVALID_CONSENT")
 
 
 def data_period_value(message: pb.Period) -> model.Period:
@@ -64,6 +71,7 @@ def data_period_value(message: pb.Period) -> model.Period:
     start, end = message.start_time_ms or model.OPEN_START_MS, message.end_time_ms or model.OPEN_END_MS
     if end <= start:
         raise InvalidError("data period ends before it starts", "INVALID_CONSENT")
+    _check_stated(message)
     return model.Period(start, end)
 
 

@@ -15,7 +15,8 @@ OPERATOR_ID = re.compile(rf"operator/{PARTICIPANT_ID.pattern}")
 SCRAPER_ID = re.compile(rf"scraper/{PARTICIPANT_ID.pattern}")
 """The caller id of a program that reads all metrics, and may call nothing."""
 RESERVED_ID = "operator"
-"""No participant may have this id, because people could take it for an operator's."""
+RESERVED_IDS = frozenset({RESERVED_ID, "subject", "any", "none"})
+"""No participant may have one of these ids, because people could take it for an operator, a person, or for no limit."""
 
 RECEIVING_ROLES = frozenset({st.PARTICIPANT_ROLE_RECIPIENT, st.PARTICIPANT_ROLE_HOLDER})
 """The roles of participants that receive data: an actor has one of them."""

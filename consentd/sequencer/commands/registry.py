@@ -17,7 +17,7 @@ from consentd.policy import check
 from consentd.policy.compile import compile_rules
 from consentd.policy.vocabulary import check_successor
 from consentd.sequencer.commands import acting
-from consentd.sequencer.commands.callers import PARTICIPANT_ID, RECEIVING_ROLES, RESERVED_ID
+from consentd.sequencer.commands.callers import PARTICIPANT_ID, RECEIVING_ROLES, RESERVED_IDS
 from consentd.sequencer.commands.write import (
     NewEntry,
     Plan,
@@ -84,7 +84,7 @@ class PublicWrite(Requested, ReceiptOnly, Generic[M]):
 
 def _check_participant(write: PublicWrite[st.ParticipantStatement], _: WriteContext) -> None:
     message = write.message
-    if not PARTICIPANT_ID.fullmatch(message.participant_id) or message.participant_id == RESERVED_ID:
+    if not PARTICIPANT_ID.fullmatch(message.participant_id) or message.participant_id in RESERVED_IDS:
         raise InvalidError(f"participant id is not of [a-z0-9._-], or reserved: `{message.participant_id}`")
     if not (message.name.ko or message.name.en) or max(map(len, (message.name.ko, message.name.en))) > _MAX_NAME:
         raise InvalidError("participant has no name, or one that is too long")
