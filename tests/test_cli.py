@@ -479,3 +479,18 @@ def test_import_of_fhir(talk: CommandLine, person: str, tmp_path: Path) -> None:
     file.unlink()
     assert "no file was found" in talk(*verb).err
     assert talk("import", "fhir", file.parent, "--mapping", tmp_path / "none").status == 2
+
+
+@pytest.mark.parametrize("option", ["--from", "--until", "--data-from", "--data-until", "--retain-until"])
+def test_the_instant_that_is_the_number_0_is_no_missing_limit(talk: CommandLine, person: str, option: str) -> None:
+    assert talk("enrol", person).status == 0
+    refused = talk("grant", person, *CONSENT, option, "1970-01-01T00:00:00Z")
+    assert (refused.status, refused.out) == (2, "")
+    assert "would be no limit" in refused.err
+    assert talk("consents", person).out == ""
+
+
+def test_a_question_states_no_such_instant_either(talk: CommandLine, person: str) -> None:
+    refused = talk("check", person, *ASK, "--data-until", "1970-01-01T09:00:00+09:00")
+    assert (refused.status, refused.out) == (2, "")
+    assert "would be no limit" in refused.err

@@ -218,9 +218,12 @@ def read_start_ms(text: str) -> int:
 
 def _read_time_ms(text: str, read_date: Callable[[str], int]) -> int:
     try:
-        return read_date(text) if dates.is_date(text) else dates.parse_instant_ms(text)
+        time_ms = read_date(text) if dates.is_date(text) else dates.parse_instant_ms(text)
     except InvalidError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+    if time_ms == 0:  # in a message, this number states an open side
+        raise argparse.ArgumentTypeError("1970-01-01 00:00 UTC would be no limit: state a millisecond before or after")
+    return time_ms
 
 
 def read_hex(text: str, name: str, length: int = 0) -> bytes:
