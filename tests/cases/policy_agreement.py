@@ -69,8 +69,9 @@ def drawn_resource(draw: Draw, question: Question, category: str) -> tuple[Resou
     # A level below the default counts as the default, unless the question itself states both level and resources.
     if not (question.level and question.resources):
         level = max(level or default, default, key=LEVELS.index)
+    # What the question states stays: a resource among several is permitted if all of them are.
     asked = replace(
-        question, categories=(category,), labels=labels, level=level, resources=(reference,), data_period=period,
-        supported_obligations=frozenset(),
+        question, categories=(category,), labels=labels, level=level, resources=question.resources or (reference,),
+        data_period=period, supported_obligations=frozenset(),
     )  # fmt: skip
     return resource, asked
