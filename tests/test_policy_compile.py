@@ -294,6 +294,14 @@ def test_any_bytes_are_a_value_or_malformed(rng: random.Random) -> None:
             continue
 
 
+@given(st.randoms(use_true_random=False))
+def test_a_value_without_its_end_is_malformed(rng: random.Random) -> None:
+    value = Draw(rng).world().value or b""
+    for end in {rng.randrange(1, len(value)) for _ in range(5)} | {8 + 30} if len(value) > 8 + 30 else ():
+        with pytest.raises(MalformedError):
+            decode_subject(value[:end])
+
+
 @pytest.mark.parametrize(
     ("at", "change"),
     [

@@ -291,6 +291,8 @@ def _check(lineage: Lineage) -> None:
         raise MalformedError("directory entry has unknown flags")
     rows = unpack_rows(lineage.compiled.rows)
     tree = len(rows) - POLICY_ROWS[policy]
+    if tree < 1:
+        raise MalformedError("subject value is cut short")
     if flags & UNREADABLE and (tree > 1 or policy):
         raise MalformedError("unreadable lineage has several rows")
     decode_sides(lineage.compiled.side, (row.side for row in rows if row.flags & SIDE))
