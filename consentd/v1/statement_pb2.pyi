@@ -822,7 +822,7 @@ class Code(_message.Message):
     """parent is the wider code; empty: none."""
     implied: _builtins.bool
     """implied is true if a permit of the parent covers this code; without a parent, if a permit for `*` does. A deny of
-    the parent always covers it. Purposes as marketing and research on trials are never implied: policy.md, rule 6.
+    the parent always covers it. Purposes such as marketing never are: policy.md, rule 6.
     """
     system: _builtins.str
     """system is the URI of the code system it comes from."""
