@@ -3,7 +3,6 @@
 import errno
 import http.client
 import socket
-import socketserver
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -12,8 +11,10 @@ from typing import Any
 import pytest
 
 from cases.fakes import HANG_S
-from consentd import listener as module
-from consentd.listener import HttpRequest, HttpResponse, Listener, text_response
+from consentd.listener import server as module
+from consentd.listener.app import REST, App, Page
+from consentd.listener.messages import HttpRequest, HttpResponse, Respond, text_response
+from consentd.listener.server import Listener
 
 SHORT_S = 0.2
 
@@ -23,13 +24,13 @@ def answer(request: HttpRequest) -> HttpResponse:
 
 
 @contextmanager
-def listening(respond: module.Respond = answer, **options: Any) -> Iterator[Listener]:
-    listener = Listener(("127.0.0.1", 0), respond, **{"idle_s": HANG_S, **options})
+def listening(respond: Respond = answer, **options: Any) -> Iterator[Listener]:
+    pages = [Page(path=f"/{REST}", respond=respond, method=method) for method in ("GET", "POST")]
+    listener = Listener(("127.0.0.1", 0), App(pages), **{"idle_s": HANG_S, **options})
     try:
         yield listener
     finally:
         listener.stop()
-        listener.disconnect()
 
 
 def connect(listener: Listener, source: str = "127.0.0.1") -> socket.socket:
@@ -64,7 +65,7 @@ def test_idle_connections_make_room_for_new_ones_and_are_bounded() -> None:
     with listening(max_connections=8) as listener, ExitStack() as stack:
         peers = [stack.enter_context(connect(listener)) for _ in range(100)]
         assert get(listener) == b"/x\n"
-        assert listener.connections <= 8 + module._CLOSING
+        assert listener.connections <= 8
         assert all(is_closed(peer) for peer in peers[:70])
 
 
@@ -121,30 +122,27 @@ def test_a_request_that_takes_long_to_answer_is_not_cut_off() -> None:
         assert peer.recv(15) == b"HTTP/1.1 200 OK"
 
 
-def test_a_listener_survives_a_lack_of_descriptors_and_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    accept, start, lacks = socketserver.TCPServer.get_request, threading.Thread.start, [3, 2]
-
-    def accept_later(server: socketserver.TCPServer) -> Any:
-        if lacks[0]:
-            lacks[0] -= 1
-            raise OSError(errno.EMFILE, "Too many open files")
-        return accept(server)
-
-    def start_later(thread: threading.Thread) -> None:
-        if lacks[1] and "process_request" in thread.name:
-            lacks[1] -= 1
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
+def test_a_listener_survives_a_lack_of_descriptors(caplog: pytest.LogCaptureFixture) -> None:
     with listening() as listener:
-        monkeypatch.setattr(socketserver.TCPServer, "get_request", accept_later)
-        monkeypatch.setattr(threading.Thread, "start", start_later)
-        for _ in range(2):  # no thread for them
-            with connect(listener) as peer:
-                assert is_closed(peer)
+        accept, lacks = listener._socket, [3]
+
+        class Lacking:
+            """A listening socket whose first connections cannot be accepted."""
+
+            def accept(self) -> Any:
+                if lacks[0]:
+                    lacks[0] -= 1
+                    raise OSError(errno.EMFILE, "Too many open files")
+                return accept.accept()
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(accept, name)
+
+        listener._socket = Lacking()  # type: ignore[assignment]
         assert get(listener) == b"/x\n"
-        assert lacks == [0, 0]
-        wait_empty(listener)
+        assert lacks == [0]
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == ["HTTP connections cannot be accepted: Too many open files"]
 
 
 @pytest.mark.parametrize(

@@ -225,7 +225,7 @@ def test_a_witness_without_a_state_looks_at_the_proof_from_nothing(submitted: Su
 def test_pages_that_are_none(submitted: Submitted) -> None:
     ours = submitted.ours
     assert ours.post_body(b"old 0\n\nx", "/elsewhere").status == 404
-    assert ours.post_body(b"x" * 300_000).status == 400
+    assert ours.post_body(b"x" * 300_000).status == 413
 
 
 def test_the_last_cosigned_note_can_be_read(submitted: Submitted) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from consentd.config import is_loopback
 from consentd.errors import InvalidError, StorageError
-from consentd.listener import HttpResponse
+from consentd.listener.messages import HttpResponse
 
 MAX_BODY_SIZE = 256 * 1024
 _READ_SIZE = 65_536

@@ -8,7 +8,7 @@ from pathlib import Path
 from consentd import descriptors
 from consentd.config import Config
 from consentd.errors import StorageError
-from consentd.listener import Listener
+from consentd.listener.server import Listener
 from consentd.metrics import Metrics
 from consentd.table.table import Table
 

@@ -29,7 +29,7 @@ from consentd.files import FileLock, hold_reserve, read_file_if_exists
 from consentd.ledger.ledger import Ledger
 from consentd.ledger.recovery import open_ledger
 from consentd.ledger.vault import Vault
-from consentd.listener import Listener
+from consentd.listener.server import Listener
 from consentd.metrics import Metrics
 from consentd.sequencer.checkpoints import CheckpointSigning
 from consentd.sequencer.commands.ledger import default_genesis
@@ -58,6 +58,8 @@ from consentd.verify.scrub_records import ScrubTarget
 log = logging.getLogger(__name__)
 
 _VAULT_CACHE_MB = 8
+_HTTP_GRACE_S = 5
+"""How long a stop waits for HTTP answers in flight. They read the stores, which are closed afterwards."""
 _SWITCH_S = 0.0005
 """How long a thread may compute while others wait for the processor. By default it is 5 ms, longer than a check."""
 
@@ -119,7 +121,7 @@ class Daemon:
         if services is not None:
             services.sequencer.stop()
         if self._http is not None:
-            self._http.stop()
+            self._http.stop(_HTTP_GRACE_S)
             self._http = None
         self._rpc.close()
         for close in reversed(self._closers):

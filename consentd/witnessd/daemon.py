@@ -47,7 +47,9 @@ from consentd.errors import (
     VerificationError,
 )  # fmt: skip
 from consentd.files import FileLock, hold_reserve, read_file_if_exists, write_file
-from consentd.listener import MAX_CONNECTIONS, TEXT, HttpRequest, HttpResponse, Listener, text_response
+from consentd.listener.app import App, Page
+from consentd.listener.messages import BRIEFLY_CACHED, TEXT, HttpRequest, HttpResponse, text_response
+from consentd.listener.server import MAX_CONNECTIONS, Listener
 from consentd.witnessd.config import FollowedLog, WitnessOptions, WitnessServerConfig
 from consentd.witnessd.follower import Follower
 
@@ -59,6 +61,8 @@ BUSY_S = 2.0
 """How many seconds a request waits while another request about the same log is processed."""
 IDLE_S = 300
 """How many seconds a log may keep a connection open without a request."""
+THREADS = 64
+"""How many requests to cosign are processed at a time. Each waits for the lock of its log, and then for a replay."""
 MAX_BODY = 256 * 1024
 """The longest request body in bytes. A note may have 16 signatures, and each takes up to 5 kB."""
 
@@ -257,25 +261,24 @@ class WitnessServer:
         self.witness = Witness(config, wall_s=wall_s)
         address = parse_listen(config.witness.listen, option="witness.listen")
         most = descriptors.share(4, most=MAX_CONNECTIONS)
-        self._listener = Listener(
-            address, self._respond, idle_s=IDLE_S, max_body=MAX_BODY, max_connections=most
-        )
+        pages = [
+            Page(path=PATH, method="POST", respond=lambda request: self.witness.add_checkpoint(request.body)),
+            Page(path="/{origin_hash}/checkpoint", respond=self._checkpoint, waits=False, is_public=True),
+        ]
+        app = App(pages, threads=THREADS)
+        self._listener = Listener(address, app, idle_s=IDLE_S, max_body=MAX_BODY, max_connections=most)
         log.info("witness listens on port %d", self._listener.port)
 
     def stop(self) -> None:
         """Stop listening, and close the witness."""
         self._listener.stop()
-        self._listener.disconnect()
         self.witness.close()
 
-    def _respond(self, request: HttpRequest) -> HttpResponse:
-        if request.method == "POST" and request.path == PATH:
-            return self.witness.add_checkpoint(request.body)
-        if request.method != "POST" and request.path.endswith("/checkpoint"):
-            signed = self.witness.checkpoint(request.path.removeprefix("/").removesuffix("/checkpoint"))
-            if signed is not None:
-                return HttpResponse(HTTPStatus.OK, TEXT, signed)
-        return text_response(HTTPStatus.NOT_FOUND, "no such page")
+    def _checkpoint(self, request: HttpRequest) -> HttpResponse:
+        signed = self.witness.checkpoint(request.path.removeprefix("/").removesuffix("/checkpoint"))
+        if signed is None:
+            return text_response(HTTPStatus.NOT_FOUND, "no checkpoint of such a log")
+        return HttpResponse(HTTPStatus.OK, TEXT, signed, BRIEFLY_CACHED)
 
 
 def serve_witness(config: WitnessServerConfig) -> None:

@@ -9,7 +9,7 @@ from consentd.core import bucketed, checkpoint, codec, ed25519, merkle, note, pr
 from consentd.core.kinds import EntryKind
 from consentd.core.submission import Submission, format_submission
 from consentd.cosigning.keyfiles import write_private
-from consentd.listener import HttpResponse
+from consentd.listener.messages import HttpResponse
 from consentd.witnessd.config import FollowedLog, WitnessOptions, WitnessServerConfig
 from consentd.witnessd.daemon import Witness
 

@@ -14,7 +14,7 @@ from consentd.core import ed25519, note
 from consentd.core.submission import Submission, format_submission
 from consentd.cosigning.connection import Connection
 from consentd.cosigning.keyfiles import read_signing_key, write_private
-from consentd.listener import HttpResponse
+from consentd.listener.messages import HttpResponse
 from consentd.server.keys import make_keys, make_token
 from consentd.service.auth import format_credential
 from consentd.witnessd.config import WitnessServerConfig, parse_witness_config

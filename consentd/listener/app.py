@@ -1,0 +1,109 @@
+"""An ASGI application made of pages. The only door to Starlette."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from consentd.listener.messages import UNCACHED, HttpRequest, HttpResponse, Respond, text_response
+
+log = logging.getLogger(__name__)
+
+ASGI = ASGIApp
+"""What ``server.Listener`` runs."""
+THREADS = 16
+"""How many pages that may wait are computed at a time, unless their owner says otherwise."""
+REST = "{rest:path}"
+"""At the end of a page's path: the page answers every path that begins so."""
+_ANY_ORIGIN = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Expose-Headers": "Accept-Ranges, Content-Range, ETag",
+}
+_PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, HEAD",
+    "Access-Control-Allow-Headers": "If-None-Match, If-Range, Range",
+    "Access-Control-Max-Age": "86400",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """A path, and the function that answers requests for it.
+
+    Attributes:
+        path: the path, or its beginning and ``REST``.
+        method: GET, which includes HEAD, or POST.
+        waits: the function may wait for a disk or a lock, so it runs on a thread; otherwise on the server's own.
+        is_public: browsers may show the answer to pages of every origin (CORS), because it is the same for everybody.
+            The header is part of every answer, also to requests without an origin: a cache keeps one answer for all.
+    """
+
+    path: str
+    respond: Respond
+    method: str = "GET"
+    waits: bool = True
+    is_public: bool = False
+
+
+class App:
+    """An ASGI application that answers requests by the first page whose path matches, else with an error as text."""
+
+    def __init__(self, pages: Sequence[Page], *, threads: int = THREADS) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="http")
+        self._starlette = Starlette(
+            routes=[self._route(page) for page in pages],
+            exception_handlers={HTTPException: _explain, Exception: _report},
+        )
+        self._starlette.router.redirect_slashes = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request. Paths are compared as they were sent: no page has two spellings, so no cache keeps two."""
+        await self._starlette({**scope, "path": scope["raw_path"].decode("ascii")}, receive, send)
+
+    def _route(self, page: Page) -> Route:
+        async def answer(request: Request) -> Response:
+            if request.method == "OPTIONS":
+                return Response(status_code=HTTPStatus.NO_CONTENT, headers={**_PREFLIGHT, **_ANY_ORIGIN, **UNCACHED})
+            asked = HttpRequest(
+                request.method, request.scope["path"], request.headers, await request.body(),
+                "" if request.client is None else request.client.host,
+            )  # fmt: skip
+            if page.waits:
+                loop = asyncio.get_running_loop()
+                response = await loop.run_in_executor(self._threads, page.respond, asked)
+            else:
+                response = page.respond(asked)
+            return _encode(response, is_public=page.is_public)
+
+        return Route(page.path, answer, methods=[page.method, "OPTIONS"] if page.is_public else [page.method])
+
+
+def _encode(response: HttpResponse, *, is_public: bool) -> Response:
+    headers = {**response.headers, **_ANY_ORIGIN} if is_public else dict(response.headers)
+    if response.status != HTTPStatus.NOT_MODIFIED:
+        headers["Content-Type"] = response.content_type
+    return Response(response.body, response.status, headers)
+
+
+async def _explain(_: Request, error: Exception) -> Response:
+    """Answer a request that has no page, or not by this method."""
+    assert isinstance(error, HTTPException), "Starlette calls this for such errors only"
+    text = "no such page" if error.status_code == HTTPStatus.NOT_FOUND else error.detail.lower()
+    headers = {**UNCACHED, **(error.headers or {})}
+    is_public = error.status_code == HTTPStatus.NOT_FOUND
+    return _encode(text_response(error.status_code, text, headers), is_public=is_public)
+
+
+async def _report(_: Request, error: Exception) -> Response:
+    """Answer a request at which our code failed. The log names no text of the error, which may name a person."""
+    log.error("HTTP answer failed: bug: %s", type(error).__name__)
+    return _encode(text_response(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error"), is_public=False)
