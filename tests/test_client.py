@@ -236,6 +236,20 @@ def test_a_grant_that_lacks_items_is_refused_as_an_answer(client: Client, person
     assert (refused.consent_id, refused.version, refused.receipt.kind) == ("", 0, EntryKind.REFUSAL)
 
 
+def test_a_person_is_enrolled_once_and_the_tag_is_found_again(
+    client: Client, running: Running, trust: Trust, person: Subject
+) -> None:
+    tag = client.enrol_or_get(person)
+    with connected(running, trust) as other:
+        assert other.enrol_or_get(person) == tag
+        with pytest.raises(ConflictError) as caught:
+            other.enrol(person)
+    assert caught.value.reason == "SUBJECT_ENROLLED"
+    assert [entry.kind_name for entry in client.history(person, tag=tag).entries] == ["ENROL"]
+    with connected(running, None) as unpinned, pytest.raises(InvalidError):
+        unpinned.enrol_or_get(person)
+
+
 def test_a_repeat_gets_the_first_receipt(client: Client, person: Subject) -> None:
     client.enrol(person)
     request_id = consentd_client.new_request_id()

@@ -41,13 +41,11 @@ from consentd_client import (
     Client,
     KeyPair,
     NotPermittedError,
-    RamMemory,
     StatementSigner,
     Tls,
     TransferOutcome,
     operations,
     pin,
-    policy,
     transport,
 )
 from consentd_client.base import ClientBase, Method
@@ -82,7 +80,7 @@ UNUSABLE = {
     "unavailable": [UNAVAILABLE] * 3,
     "deadline": [FakeRpcError(grpc.StatusCode.DEADLINE_EXCEEDED)],
     "internal": [FakeRpcError(grpc.StatusCode.INTERNAL, "INTERNAL")],
-    "cancelled": [FakeRpcError(grpc.StatusCode.CANCELLED)],
+    "cancelled": [FakeRpcError(grpc.StatusCode.CANCELLED)] * 3,
     "unimplemented": [FakeRpcError(grpc.StatusCode.UNIMPLEMENTED)],
     "corruption": [FakeRpcError(grpc.StatusCode.DATA_LOSS, "CORRUPTION")],
     "foreign error": [grpc.RpcError()],
@@ -475,34 +473,18 @@ def test_a_repeat_is_the_very_same_request() -> None:
     assert len(cs.RevokeConsentRequest.FromString(channel.requests[0]).request_id) == 16
 
 
-def test_only_an_unreached_daemon_is_asked_again() -> None:
-    for code in grpc.StatusCode:
-        if code in (grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE):
-            continue
+def test_only_a_daemon_that_is_away_or_busy_is_asked_again() -> None:
+    codes = grpc.StatusCode
+    for code in set(codes) - {codes.OK, codes.UNAVAILABLE, codes.CANCELLED, codes.RESOURCE_EXHAUSTED}:
         client, channel = faking(FakeRpcError(code))
         with pytest.raises(ConsentdError):
             client.get_rules()
         assert len(channel.requests) == 1
-    client, channel = faking(*[UNAVAILABLE] * 3)
+    client, channel = faking(*[UNAVAILABLE] * 3, attempts=3)
     with pytest.raises(StorageError) as caught:
         client.revoke(ASKED.subject, "00" * 16, request_id=b"\x0a" * 16)
     assert len(channel.requests) == 3
     assert caught.value.__notes__ == ["request_id: " + "0a" * 16]
-
-
-def test_an_operation_says_when_to_wait() -> None:
-    context = operations.ClientContext(
-        trust=None, memory=RamMemory(), new_request_id=lambda: bytes(16), now_ms=lambda: 0, attempts=3, backoff_s=0.5
-    )
-    operation = policy.check(context, ASKED)
-    assert isinstance(next(operation), operations.UnaryCall)
-    assert operation.throw(operations.UnavailableError("nobody")) == operations.Sleep(0.5)
-    assert isinstance(operation.send(None), operations.UnaryCall)
-    assert operation.throw(operations.UnavailableError("nobody")) == operations.Sleep(1.0)
-    assert isinstance(operation.send(None), operations.UnaryCall)
-    with pytest.raises(StopIteration) as done:
-        operation.throw(operations.UnavailableError("nobody"))
-    assert done.value.value.outcome == pb.OUTCOME_INDETERMINATE
 
 
 def test_a_deadline_covers_repeats() -> None:

@@ -134,8 +134,13 @@ class Pool:
         self._threads = [threading.Thread(target=self._work, name=one, daemon=True) for one in names]
         for thread in self._threads:
             thread.start()
-        metrics.calls.follow(lambda: self._in_flight, name)
+        metrics.calls.follow(lambda: self.in_flight, name)
         metrics.calls_limit.follow(lambda: limits.calls, name)
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls are in the pool now."""
+        return self._in_flight
 
     def enter(self, call: Call) -> Call | None:
         """Count *call*, whose message has not arrived yet; return another call that must end to make room for it.

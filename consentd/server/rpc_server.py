@@ -10,6 +10,7 @@ A call goes through these steps. Only ``handle`` and what follows it take a thre
 4. ``finish``: the answer is sent. The call leaves its pool when the peer has taken it, or the time limit has passed.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -45,9 +46,11 @@ from consentd.v1 import (
 
 DRAIN_S = 10
 """How many seconds calls in flight may take to end when the server stops."""
+_DRAIN_STEP_S = 0.005
 _PENDING = 20_000  # calls whose headers are there, and which the transport has not taken yet
 _WINDOW = 16 * 1024  # bytes of a message that a peer may send before the call is admitted
 _KEEPALIVE_MS = 60_000  # how often a silent peer is asked whether it is still there
+_LEAST_PING_MS = 10_000  # how often a client may ask the same; our Python client asks half as often
 
 _POOLS: dict[str, PoolName] = {
     "Check": PoolName.CHECK,
@@ -91,6 +94,7 @@ class RpcServer:
         self._bytes = Bytes(config.max_request_bytes)
         self._routes: dict[bytes, Route] = {}
         self._services: list[str] = []
+        self._is_draining = False
         self._add_services(service_state)
         limits = TimeLimits(receive_s=config.receive_timeout_ms / 1000, send_s=config.send_timeout_ms / 1000)
         self._transport = Transport(self._begin, on_late=self._end_late, limits=limits, options=_options(config))
@@ -116,9 +120,17 @@ class RpcServer:
         self._metrics.ready.set(serving)
 
     def drain(self) -> None:
-        """Refuse new calls, and wait until all calls have ended; cancel calls that take longer than ``DRAIN_S``."""
+        """Refuse new calls, and wait until all calls have ended; cancel calls that take longer than ``DRAIN_S``.
+
+        The core cancels calls that arrive after its shutdown, and CANCELLED gives their callers no reason. So the calls
+        in flight end first, while new ones are refused with UNAVAILABLE, and few callers still call at the shutdown.
+        """
+        self._is_draining = True
         self._health.end_watches()
-        self._transport.stop(DRAIN_S)
+        end_s = time.monotonic() + DRAIN_S
+        while any(pool.in_flight for pool in self._pools.values()) and time.monotonic() < end_s:
+            time.sleep(_DRAIN_STEP_S)
+        self._transport.stop(max(0.0, end_s - time.monotonic()))
 
     def close(self) -> None:
         """End the threads. Call this after ``drain``."""
@@ -204,7 +216,7 @@ class RpcServer:
 
     def _authenticate(self, call: Call) -> str:
         services = self._state.services
-        if services is None:
+        if services is None or self._is_draining:
             raise StorageError("daemon is starting or draining", "NOT_SERVING")
         certificate = call.certificate() if self._config.tls is not None else None
         return services.authenticator.authenticate(call.metadata, certificate)
@@ -312,6 +324,9 @@ def _options(config: GrpcConfig) -> list[tuple[str, Any]]:
         ("grpc.server_handshake_timeout_ms", config.receive_timeout_ms),
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", config.send_timeout_ms),
+        # By default the core closes the connection of a client that asks for a sign of life between calls.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", _LEAST_PING_MS),
     ]
 
 

@@ -96,7 +96,8 @@ class Recording:
 
 def faking(*answers: Answer, **options: Any) -> tuple[Client, FakeChannel]:
     channel = FakeChannel(*answers)
-    return Client("fake", channel=channel, backoff_s=0, **options), channel  # type: ignore[arg-type]  # a part
+    fake: Any = channel  # a part of a channel
+    return Client("fake", channel=fake, backoff_s=0, **{"attempts": 3, **options}), channel
 
 
 ASKED = question(Subject(scheme="mhid", value="MH-1"))

@@ -68,8 +68,10 @@ class AsyncClient(ClientBase):
             return await asyncio.to_thread(step.function)
         remaining = remaining_s(deadline)
         if isinstance(step, Sleep):
-            await asyncio.sleep(min(step.seconds, remaining))
-            return None
+            if step.seconds >= remaining:
+                return False
+            await asyncio.sleep(step.seconds)
+            return True
         with transport.translated_errors(closed=grpc.aio.UsageError):
             call = self._callable(step)(step.request, timeout=remaining, metadata=self._metadata)
             if isinstance(step, UnaryCall):

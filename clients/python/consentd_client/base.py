@@ -92,6 +92,7 @@ class ClientBase(ABC):
     list_accesses = _list_method(access.list_accesses)
 
     enrol = _method(registry.enrol)
+    enrol_or_get = _method(registry.enrol_or_get)
     grant = _method(consents.grant)
     amend = _method(consents.amend)
     pause = _method(consents.pause)
@@ -137,7 +138,7 @@ class ClientBase(ABC):
         timeout_s: float = DEFAULT_TIMEOUT_S,
         trust: Trust | None = None,
         memory: Memory | None = None,
-        attempts: int = 3,
+        attempts: int | None = None,
         backoff_s: float = 0.1,
         channel: Any = None,
     ) -> None:
@@ -154,7 +155,8 @@ class ClientBase(ABC):
             channel: a gRPC channel to use instead of *target* and *tls*, which are then ignored.
 
         Raises:
-            InvalidError: the token would be sent unencrypted to another machine, or has characters that no token has.
+            InvalidError: the target has no port, the token would be sent unencrypted to another machine or has
+                characters that no token has, or the TLS files do not fit.
             StorageError: a TLS file cannot be read.
         """
         self.context = ClientContext(
@@ -163,8 +165,10 @@ class ClientBase(ABC):
         )  # fmt: skip
         self._metadata = transport.call_metadata(token)
         self._timeout_s = timeout_s
-        if channel is None and tls is None:
-            transport.check_plaintext(target)
+        if channel is None:
+            transport.check_target(target)
+            if tls is None:
+                transport.check_plaintext(target)
         self._channel = self._open_channel(target, tls) if channel is None else channel
         self._callables: dict[type, Any] = {}
 

@@ -69,8 +69,10 @@ class Client(ClientBase):
             return step.function()
         remaining = remaining_s(deadline)
         if isinstance(step, Sleep):
-            time.sleep(min(step.seconds, remaining))
-            return None
+            if step.seconds >= remaining:
+                return False
+            time.sleep(step.seconds)
+            return True
         with transport.translated_errors(closed=ValueError):
             call = self._callable(step)(step.request, timeout=remaining, metadata=self._metadata)
             if isinstance(step, UnaryCall):

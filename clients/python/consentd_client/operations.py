@@ -16,13 +16,15 @@ describes a call or a wait, and the client executes the step::
 operations, and is tested without a network. This design is known as "sans IO"; the HTTP library h11 has it too.
 """
 
+import random
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, TypeAlias, TypeVar
 
 from google.protobuf.message import Message
 
-from consentd.errors import InvalidError, MalformedError, StorageError
+from consentd.errors import InvalidError, MalformedError, OverloadedError, StorageError
 from consentd.policy.vocabulary import Vocabulary
 from consentd_client.memory import Memory
 from consentd_client.trust import Trust
@@ -33,9 +35,12 @@ R = TypeVar("R")
 MAX_STREAM_BYTES = 256 << 20
 """Longest stream that a client accepts, in bytes: about 200,000 entries."""
 
+MAX_PAUSE_S = 1.0
+"""Longest pause before a call is repeated, in seconds, unless the daemon asks for a longer one."""
+
 
 class UnavailableError(StorageError):
-    """The daemon was not reached, or it cannot serve now. This is the only error after which a call is repeated."""
+    """The daemon was not reached, or it cannot serve now. The call is repeated until the client's timeout."""
 
 
 @dataclass(slots=True)
@@ -67,8 +72,11 @@ class ClientContext:
         memory: stores what was verified before.
         new_request_id: returns 16 random bytes.
         now_ms: returns the present time, UTC milliseconds.
-        attempts: how often a call is made at most, if the daemon is not reached.
-        backoff_s: pause before the first repeat, in seconds; each further pause is twice as long.
+        attempts: how often a call is made at most; None: until the client's timeout.
+        backoff_s: pause before the first repeat, in seconds. Each further pause is twice as long, at most
+            ``MAX_PAUSE_S``.
+        jitter: returns a random number from 0 to 1. Each pause is shortened by up to a half, so that the clients of a
+            daemon that comes back do not all call it at the same moment.
         max_stream_bytes: length of the longest stream that is accepted.
         learned: what earlier answers said.
     """
@@ -77,8 +85,9 @@ class ClientContext:
     memory: Memory
     new_request_id: Callable[[], bytes]
     now_ms: Callable[[], int]
-    attempts: int = 3
+    attempts: int | None = None
     backoff_s: float = 0.1
+    jitter: Callable[[], float] = random.random
     max_stream_bytes: int = MAX_STREAM_BYTES
     learned: Learned = field(default_factory=Learned)
 
@@ -120,7 +129,7 @@ class StreamCall:
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
-    """The step "wait". The result is None."""
+    """The step "wait". The result is True, or False, without a wait, if it would take all the time that is left."""
 
     seconds: float
 
@@ -145,7 +154,7 @@ def procedure_path(request_type: type[Message], response_type: type[Message]) ->
 
 
 def call(context: ClientContext, request: Message, response_type: type[R]) -> Operation[R]:
-    """Call the procedure that takes *request*, repeatedly while the daemon is not reached. Raises as ``ClientBase``."""
+    """Call the procedure that takes *request*, repeatedly while the daemon cannot serve. Raises as ``ClientBase``."""
     try:
         answer: R = yield from _repeated(context, lambda: UnaryCall(request, response_type))
     except StorageError as error:
@@ -172,15 +181,24 @@ def run_blocking(function: Callable[[], T]) -> Operation[T]:
 
 
 def _repeated(context: ClientContext, make_step: Callable[[], Step]) -> Operation[Any]:
-    for attempt in range(context.attempts):
+    """Execute a step. Repeat it while the daemon is not reached, or says when to try again, and time is left.
+
+    A repeat carries the same request_id, so that the daemon cannot record a write twice.
+    """
+    pause_s = context.backoff_s
+    for attempt in count(1):
+        failure: UnavailableError | OverloadedError
         try:
             return (yield make_step())
-        except UnavailableError:
-            # A repeat carries the same request_id, so that the daemon cannot record the write twice.
-            if attempt + 1 == context.attempts:
-                raise
-        yield Sleep(context.backoff_s * 2**attempt)
-    raise AssertionError("a client makes at least one attempt")
+        except UnavailableError as error:
+            failure, asked_s = error, 0.0
+        except OverloadedError as error:
+            failure, asked_s = error, error.retry_after_ms / 1000
+        wait_s = max(asked_s, pause_s * (1 - context.jitter() / 2))
+        if attempt == context.attempts or not (yield Sleep(wait_s)):
+            raise failure
+        pause_s = min(2 * pause_s, MAX_PAUSE_S)
+    raise AssertionError("the loop has no end")
 
 
 Page: TypeAlias = tuple[Iterable[T], str]

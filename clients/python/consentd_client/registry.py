@@ -6,10 +6,11 @@ from typing import Unpack
 from consentd.core import codec
 from consentd.core.key_validity import PARTICIPANT_PREFIX
 from consentd.core.kinds import EntryKind
-from consentd.errors import ProofError
+from consentd.errors import ConflictError, ProofError
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
+from consentd_client.ledger import history_part
 from consentd_client.operations import ClientContext, Operation, ReadPage, call, read_pages
 from consentd_client.receipts import Receipt, SignedWriteOptions, WriteOptions, read_new_receipt, write, write_fields
 from consentd_client.signing import StatementSigner
@@ -49,6 +50,31 @@ def enrol(
     if (receipt.event.tag, receipt.event.seq) != (response.tag, 1):
         raise ProofError("receipt is not for the first entry of the tag")
     return EnrolAnswer(tag=response.tag, receipt=receipt)
+
+
+def enrol_or_get(
+    context: ClientContext,
+    subject: pb.Subject,
+    *,
+    method: str = "",
+    subject_key: bytes = b"",
+    **options: Unpack[WriteOptions],
+) -> Operation[bytes]:
+    """Enrol a person who is not enrolled yet, and return the person's tag in either case, 32 bytes.
+
+    Arguments as of ``enrol``; of an enrolled person nothing is changed. The tag of an enrolled person is read with the
+    first entry of the person's history, and verified.
+
+    Raises:
+        InvalidError: the person is enrolled, and no key is pinned.
+    """
+    try:
+        return (yield from enrol(context, subject, method=method, subject_key=subject_key, **options)).tag
+    except ConflictError as error:
+        if error.reason != "SUBJECT_ENROLLED":
+            raise
+    found, _, _ = yield from history_part(context, subject, most=1)
+    return found.tag
 
 
 def register_participant(

@@ -11,13 +11,28 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from consentd import errors
+from consentd import errors, tls_files
 from consentd.errors import ConsentdError, InvalidError, StorageError
 from consentd.v1 import error_reason_pb2 as er
 from consentd_client.operations import UnavailableError
 
 DEFAULT_TIMEOUT_S = 10.0
-CHANNEL_OPTIONS = (("grpc.max_receive_message_length", 64 << 20),)
+KEEPALIVE_MS = 20_000
+"""How often a client asks a silent connection for a sign of life. The daemon accepts this twice as often."""
+CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", 64 << 20),
+    # By default the pauses between attempts to connect grow to two minutes, and an attempt may take 20 s. After a long
+    # outage the client would not notice for so long that the daemon is back.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # despite its name, how long an attempt to connect may take
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+    # A connection whose other side has vanished without a word is noticed also between calls.
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+)
 DOMAIN = "consentd"
 DETAILS_KEY = "grpc-status-details-bin"
 _CLASSES: dict[int, type[ConsentdError]] = {
@@ -30,7 +45,11 @@ _CLASSES: dict[int, type[ConsentdError]] = {
     15: errors.CorruptionError,  # DATA_LOSS
     16: errors.DeniedError,  # UNAUTHENTICATED
 }
-_DEADLINE_EXCEEDED = 4
+_CANCELLED, _DEADLINE_EXCEEDED, _UNAVAILABLE = 1, 4, 14
+_CLOSED = "Channel closed!"
+"""gRPC's message, with CANCELLED, for the calls of a channel that this program closes."""
+_UNTRUSTED = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification Check failed")
+"""Parts of gRPC's messages for a daemon whose certificate is not accepted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +66,24 @@ class Tls:
     key_file: Path | None = None
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Return the credentials for a gRPC channel; InvalidError if only one of ``cert_file``, ``key_file`` is set."""
-        if (self.cert_file is None) != (self.key_file is None):
-            raise InvalidError("TLS client certificate and key must be given together")
-        return grpc.ssl_channel_credentials(_read(self.ca_file), _read(self.key_file), _read(self.cert_file))
+        """Return the credentials for a gRPC channel.
+
+        Raises:
+            InvalidError: only one of ``cert_file``, ``key_file`` is set, they do not fit, or a file has no certificate.
+            StorageError: a file cannot be read.
+        """
+        authorities = None if self.ca_file is None else tls_files.read_authorities(self.ca_file)
+        if self.cert_file is None or self.key_file is None:
+            if self.cert_file is not self.key_file:
+                raise InvalidError("TLS client certificate and key must be given together")
+            return grpc.ssl_channel_credentials(authorities)
+        return grpc.ssl_channel_credentials(authorities, *tls_files.read_pair(self.cert_file, self.key_file))
+
+
+def check_target(target: str) -> None:
+    """Raise InvalidError if *target* has no port: gRPC would connect to port 443 then."""
+    if not target.startswith("unix:") and not target.rpartition(":")[2].isdecimal():
+        raise InvalidError(f"target has no port: `{target}`: give host:port, as in 127.0.0.1:7400")
 
 
 def check_plaintext(target: str) -> None:
@@ -71,15 +104,6 @@ def call_metadata(token: str) -> tuple[tuple[str, str], ...]:
     if not token.isascii() or not token.isprintable():
         raise InvalidError("token has characters that no token has")
     return (("authorization", f"Bearer {token}"),)
-
-
-def _read(path: Path | None) -> bytes | None:
-    if path is None:
-        return None
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise StorageError(f"TLS file cannot be read: `{path}`: {error.strerror}") from error
 
 
 @contextmanager
@@ -128,6 +152,11 @@ def _make_error(code: int, message: str, reason: str, retry_after_ms: int) -> Co
     """
     if code == _DEADLINE_EXCEEDED:
         return deadline_error()
+    if code == _UNAVAILABLE and not reason:
+        return _connection_error(message)
+    if code == _CANCELLED and message != _CLOSED:
+        # The client cancels no call. A server's gRPC library cancels those that arrive while it shuts down.
+        return UnavailableError("daemon stopped during the call")
     error_class = _CLASSES.get(code)
     if error_class is None:
         # After CANCELLED, UNKNOWN, INTERNAL … whether a write was recorded is unknown, as after other StorageErrors.
@@ -140,6 +169,19 @@ def _make_error(code: int, message: str, reason: str, retry_after_ms: int) -> Co
     if code == 16 and not reason:
         reason = "UNAUTHENTICATED"
     return error_class(message, reason or None)
+
+
+def _connection_error(message: str) -> StorageError:
+    """Return the error for gRPC's own UNAVAILABLE, which no daemon has sent."""
+    if any(text in message for text in _UNTRUSTED):
+        # A repeat would find the same certificate.
+        return StorageError(
+            f"daemon's certificate is not accepted: {message}: name the authority that issued it, and use the"
+            " certificate's name as the target"
+        )
+    if "failed to connect" in message:
+        return UnavailableError(f"daemon is not reached: {message}: is it running, and is this its gRPC address?")
+    return UnavailableError(message)
 
 
 def _details(trailing: Iterable[tuple[str, Any]]) -> tuple[str, int]:
