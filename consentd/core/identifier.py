@@ -46,6 +46,7 @@ def check_identifier(scheme: str, value: str) -> None:
         raise InvalidError("identifier has the shape of a resident registration number", "INVALID_IDENTIFIER")
 
 
+@lru_cache(maxsize=256)  # each consent check asks, and a realm has few schemes
 def check_scheme(scheme: str) -> None:
     """Check the scheme of an identifier.
 
@@ -58,7 +59,6 @@ def check_scheme(scheme: str) -> None:
         raise InvalidError("identifier scheme is never stored: resident registration number", "INVALID_IDENTIFIER")
 
 
-@lru_cache(maxsize=256)  # each consent check asks, and a realm has few schemes
 def _is_of_resident_numbers(scheme: str) -> bool:
     parts = _SEPARATORS.split(scheme)
     joined = "".join(parts)

@@ -69,6 +69,7 @@ class Vault:
             batch = Batch()
             batch.put(b"K", self._wrapped(b"K", self._index_key))
             store.write(batch)
+        self._index_hasher = blake2b(digest_size=32, key=self._index_key)  # only ever copied
 
     def commitment(self) -> bytes:
         """Return the commitment to this vault for leaf 0: ``SHA-256("consentd/vault/v1\\0" ‖ index key)``."""
@@ -78,7 +79,9 @@ class Vault:
         """Return the keyed hash under which an identifier is found, 32 bytes."""
         name = scheme.encode()
         message = bytes((len(name),)) + name + value.encode()
-        return blake2b(message, digest_size=32, key=self._index_key).digest()
+        hasher = self._index_hasher.copy()  # a copy takes half the time of a new one with a key
+        hasher.update(message)
+        return hasher.digest()
 
     def find(self, identifier_hash: bytes) -> bytes | None:
         """Return the tag of an identifier; None if the vault does not know the identifier."""

@@ -81,7 +81,7 @@ class QuotaCounter:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._entries, self._refusals = Sketch(), Sketch()
-        # This lock guards the attribute below. count_person and forget_person take it.
+        # This lock guards the attribute below. count_person and forget_person take it to change something.
         self._lock = threading.Lock()
         self._checked: dict[str, _CheckedPersons] = {}
 
@@ -115,6 +115,9 @@ class QuotaCounter:
         Raises:
             OverloadedError: (QUOTA_EXCEEDED) the caller's quota for this hour is used up; nothing is counted.
         """
+        checked = self._checked.get(caller)
+        if checked is not None and 0 <= now_ms - checked.start_ms < HOUR_MS and identifier_hash in checked.persons:
+            return  # most checks are about a person who is counted, and need no lock to see that
         with self._lock:
             checked = self._checked.get(caller)
             if checked is None or not checked.start_ms <= now_ms < checked.start_ms + HOUR_MS:

@@ -33,7 +33,6 @@ STALLED_S = 1.0
 CLOSE_S = 10.0
 """How long the threads of a pool may take to end."""
 
-_ITEMS = 8  # a batch looks at the clock after so many items
 _WORK_S, _LONGEST_WORK_S = 0.002, 0.02  # a thread rests after so much work, and for twice as much as it worked
 
 
@@ -296,7 +295,6 @@ class Ticket:
         self._held = held
         self._bytes = 0
         self._counted_in = pool
-        self._items = 0
         self._worked_from_s = 0.0
 
     def enter(self) -> Call | None:
@@ -332,9 +330,6 @@ class Ticket:
 
     def give_way(self) -> None:
         """See ``Context.give_way``."""
-        self._items += 1
-        if self._items % _ITEMS:
-            return
         now_s = time.perf_counter()
         worked_s = now_s - self._worked_from_s
         if worked_s >= _WORK_S:

@@ -85,8 +85,9 @@ class AccessService(Servicer):
         form = request.WhichOneof("asked")
         if form == "question":
             question = request.question
-            check_size(question)
-            asked.question = question.SerializeToString()
+            encoded = question.SerializeToString()
+            check_size(encoded)
+            asked.question = encoded
         elif form == "signed_question":
             given = request.signed_question
             check_size(given.question)

@@ -41,7 +41,7 @@ class Context(Protocol):
         """Run *run* when the call is cancelled; now, if it was cancelled before. *run* must not wait."""
 
     def give_way(self) -> None:
-        """Let other calls have the processor for a while. A handler of many items calls this after each item."""
+        """Let other calls have the processor for a while. A handler of many items calls this often."""
 
     def begin_wait(self) -> bool:
         """Count the call as one that waits for a checkpoint; False: too many calls wait, so this one must not."""

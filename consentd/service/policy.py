@@ -1,12 +1,11 @@
 """PolicyService: answer questions from the table, and record nothing. Each call reads one snapshot of the table."""
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import count
 
+from consentd.core.identifier import check_identifier
 from consentd.errors import ConsentdError, InvalidError, OverloadedError
-from consentd.metrics import Metrics
 from consentd.policy import evaluate, model
 from consentd.policy.codebook import PackedQuestion, Parties
 from consentd.policy.reduce import NO_TAG, PLACEHOLDER, reduce_verdict
@@ -15,7 +14,7 @@ from consentd.sequencer.commands.callers import is_operator
 from consentd.service import requests
 from consentd.service.context import Context
 from consentd.service.rpc import item_error, next_item, rpc
-from consentd.service.servicer import Servicer, ServiceState, revision
+from consentd.service.servicer import Servicer, Services, ServiceState, revision
 from consentd.statements import decisions, payloads, values
 from consentd.table.checked_rows import DamagedRowError
 from consentd.table.view import Snapshot
@@ -40,11 +39,8 @@ class PolicyService(Servicer):
         payloads.check_own_fields(request, request.consistency)
         response = ps.CheckResponse()
         with self.services.table.read() as snapshot:
-            answerer = self._answerer(snapshot, request.consistency)
-            in_full, packed = answerer.check(caller, question)
-            identifier_hash = self.identifier_hash(question.subject)
-            self._count_person(caller, identifier_hash, answerer)
-            outcome = answerer.answer(response.decision, packed, identifier_hash, in_full=in_full)
+            answerer = self._answerer(snapshot, caller, request.consistency)
+            outcome = answerer.answer(response.decision, answerer.check(question), question.subject)
         self.metrics.decisions.inc(outcome.name, "check")
         return response
 
@@ -66,71 +62,71 @@ class PolicyService(Servicer):
                 raise InvalidError("a shared question has no subject, and no other questions beside it")
             asked = [(shared, subject) for subject in request.subjects]
         response = ps.BatchCheckResponse()
-        outcomes: Counter[str] = Counter()
+        outcomes = [0] * (max(model.Outcome) + 1)
         answered_bytes = 0
-        checked: tuple[bool, PackedQuestion] | None = None
+        packed: PackedQuestion | None = None
         with self.services.table.read() as snapshot:
-            answerer = self._answerer(snapshot, request.consistency)
+            answerer = self._answerer(snapshot, caller, request.consistency)
             for question, subject in asked:
-                next_item(context)
+                if answerer.work >= _WORK:
+                    answerer.work = 0
+                    next_item(context)
                 result = response.results.add()
                 try:
-                    if checked is None or shared is None:  # a shared question is checked once for all its subjects
-                        checked = answerer.check(caller, question)
-                    in_full, packed = checked
-                    payloads.check_own_fields(subject)
-                    identifier_hash = self.identifier_hash(subject)
-                    if answerer.row_count >= MAX_BATCH_ROWS:
-                        raise OverloadedError(f"batch is over its limit of {MAX_BATCH_ROWS} provisions: ask for fewer")
-                    self._count_person(caller, identifier_hash, answerer)
-                    outcome = answerer.answer(result.decision, packed, identifier_hash, in_full=in_full)
+                    if packed is None or shared is None:  # a shared question is checked once for all its subjects
+                        packed = answerer.check(question)
+                    outcome = answerer.answer(result.decision, packed, subject)
                     answered_bytes += result.ByteSize()
                     if answered_bytes > requests.MAX_BATCH_ANSWER:
                         limit = f"its limit of {requests.MAX_BATCH_ANSWER} bytes"
                         raise InvalidError(f"answer of the batch is over {limit}: ask for fewer", "TOO_LARGE")
-                    outcomes[outcome.name] += 1
+                    outcomes[outcome] += 1
                 except ConsentdError as error:
                     result.error.CopyFrom(item_error(self, "BatchCheck", error, question, context))
-        for name, times in outcomes.items():
-            self.metrics.decisions.inc(name, "batch", by=times)
+        for number, times in enumerate(outcomes):
+            if times:
+                self.metrics.decisions.inc(model.Outcome(number).name, "batch", by=times)
         return response
 
-    def _answerer(self, snapshot: Snapshot, consistency: pb.Consistency) -> "Answerer":
-        """Return what answers questions from *snapshot*, at the time of the ledger's clock.
+    def _answerer(self, snapshot: Snapshot, caller: str, consistency: pb.Consistency) -> "Answerer":
+        """Return what answers the questions of *caller* from *snapshot*, at the time of the ledger's clock.
 
         Raises:
             OverloadedError: (REVISION_NOT_REACHED) the caller needs a later state.
         """
         check_consistency(consistency, snapshot.size)
-        now_ms = self.services.sequencer.leaf_clock.decision_ms(snapshot.time_ms)
-        return Answerer(snapshot, now_ms, self._id_prefix, self._ids, self.metrics)
-
-    def _count_person(self, caller: str, identifier_hash: bytes, answerer: "Answerer") -> None:
-        """Count a person whom the caller checks. Raises as ``QuotaCounter.count_person``.
-
-        While nothing can be decided because of the clock, nothing of the person is read either, and nobody is counted.
-        """
-        if answerer.now_ms is not None and not is_operator(caller):
-            quotas = answerer.registry.quotas
-            self.services.sequencer.quotas.count_person(caller, identifier_hash, quotas, now_ms=answerer.now_ms)
+        services = self.services
+        now_ms = services.sequencer.leaf_clock.decision_ms(snapshot.time_ms)
+        return Answerer(services, snapshot, caller, now_ms, self._id_prefix, self._ids)
 
 
 class Answerer:
-    """Answers questions from one snapshot, as of one time. Use it only inside the snapshot's ``with`` block.
+    """Answers the questions of one caller from one snapshot, as of one time. Use it only inside the snapshot's ``with``
+    block.
 
-    *now_ms*: the time of the decisions; None: the clock disagrees with the ledger, so every answer is INDETERMINATE.
+    Attributes:
+        row_count: how many provisions count against ``MAX_BATCH_ROWS``.
+        work: how much was evaluated: one for each answer, and one more for each ``_ROWS_BYTES`` of provisions.
     """
 
     def __init__(
-        self, snapshot: Snapshot, now_ms: int | None, id_prefix: bytes, ids: Iterator[int], metrics: Metrics
-    ) -> None:
-        self.now_ms = now_ms
-        self.registry = registry = snapshot.registry()
-        self.row_count = 0  # how many provisions count against ``MAX_BATCH_ROWS``
+        self, services: Services, snapshot: Snapshot, caller: str, now_ms: int | None, id_prefix: bytes,
+        ids: Iterator[int],
+    ) -> None:  # fmt: skip
+        """*now_ms*: the time of the decisions; None: the clock disagrees with the ledger, so every answer is
+        INDETERMINATE.
+        """
+        self.row_count = 0
+        self.work = _WORK
+        self._caller = None if is_operator(caller) else caller
+        self._now_ms = now_ms
+        self._registry = registry = snapshot.registry()
         self._snapshot = snapshot
         self._id_prefix = id_prefix
         self._ids = ids
-        self._metrics = metrics
+        self._metrics = services.metrics
+        self._identifier_hash = services.vault.identifier_hash
+        self._count_person = services.sequencer.quotas.count_person
         self._codebook = registry.codebook
         self._rules = registry.rules
         # All answers share these fields. To copy this message is faster than to set the fields in each answer.
@@ -141,40 +137,56 @@ class Answerer:
             decided_time_ms=snapshot.time_ms if now_ms is None else now_ms,
         )
 
-    def check(self, caller: str, question: pb.Question) -> tuple[bool, PackedQuestion]:
-        """Check a question; return whether the caller may see the answer's reasons, and the packed question.
+    def check(self, question: pb.Question) -> PackedQuestion:
+        """Check a question, but for its subject, and return it packed.
 
         Raises:
             RequestError: the question is malformed, or the caller may not ask it. An operator may ask every question,
                 to find out what a participant would be answered.
         """
-        check_size(question)
+        encoded = question.SerializeToString()
+        check_size(encoded)
+        form = decisions.form_of(encoded)
+        if self._now_ms is not None:
+            packed = self._registry.packed_before(self._caller, form, self._now_ms)
+            if packed is not None:
+                return packed
         if question.purpose == model.BREAK_GLASS_PURPOSE or question.HasField("break_glass"):
             raise InvalidError("break-glass is asked for through AuthorizeAccess only", "BREAK_GLASS_SHAPE")
-        if self.now_ms is None:  # which delegations are in force is not known, but the answer is the same for everyone
-            return False, decisions.pack_message(question, self._codebook, _NOBODY)
-        parties = self.registry.parties(None if is_operator(caller) else caller, question, self.now_ms)
-        return parties.sees_reasons, decisions.pack_message(question, self._codebook, parties)
+        if self._now_ms is None:  # which delegations are in force is not known, but the answer is the same for everyone
+            return decisions.pack_message(question, self._codebook, _NOBODY)
+        return self._registry.pack(self._caller, question, form, self._now_ms)
 
-    def answer(
-        self, message: pb.Decision, question: PackedQuestion, identifier_hash: bytes, *, in_full: bool
-    ) -> model.Outcome:
-        """Write the decision about one subject into *message*; return the outcome for a caller who may see reasons.
+    def answer(self, message: pb.Decision, question: PackedQuestion, subject: pb.Subject) -> model.Outcome:
+        """Write the decision about a subject into *message*; return the outcome for a caller who may see reasons.
 
-        *in_full*: whether the caller may see reasons. If not, the decision is reduced (``policy.reduce``); but an
-        answer that a fault of ours prevents is the same for all: INDETERMINATE, with the reason.
+        If the caller may not see reasons, the decision is reduced (``policy.reduce``); but an answer that a fault of
+        ours prevents is the same for all: INDETERMINATE, with the reason.
+
+        Raises:
+            RequestError: the subject is malformed, or the provisions of a batch or the caller's quota of persons are
+                used up.
         """
-        # INVARIANT: for a caller who may not see reasons, every person counts alike, enrolled or not. Otherwise the
-        # first item that is refused would show how many provisions the persons before it have.
-        if not in_full:
-            self.row_count += row_count(PLACEHOLDER)
+        payloads.check_own_fields(subject)
+        scheme, value = subject.scheme, subject.value
+        check_identifier(scheme, value)
+        identifier_hash = self._identifier_hash(scheme, value)
+        if self.row_count >= MAX_BATCH_ROWS:
+            raise OverloadedError(f"batch is over its limit of {MAX_BATCH_ROWS} provisions: ask for fewer")
+        in_full = question.parties.sees_reasons
         shown_tag = b""
         try:
-            if self.now_ms is None:
+            if self._now_ms is None:  # nothing of the person is read, so nobody is counted
                 verdict = evaluate.undetermined(question, model.ReasonCode.CLOCK)
                 outcome = verdict.outcome
             else:
-                verdict, tag = self._evaluate(question, identifier_hash, self.now_ms, in_full=in_full)
+                if self._caller is not None:
+                    self._count_person(self._caller, identifier_hash, self._registry.quotas, now_ms=self._now_ms)
+                # INVARIANT: for a caller who may not see reasons, every person counts alike, enrolled or not. Otherwise
+                # the first item that is refused would show how many provisions the persons before it have.
+                if not in_full:
+                    self.row_count += _PLACEHOLDER_ROWS
+                verdict, tag = self._evaluate(question, identifier_hash, self._now_ms, in_full=in_full)
                 outcome = verdict.outcome
                 if not in_full:
                     verdict = reduce_verdict(verdict, question)
@@ -196,6 +208,7 @@ class Answerer:
             DamagedRowError: a row of the subject is damaged.
         """
         tag = self._snapshot.tag_of(identifier_hash)
+        self.work += 1
         if tag is None:
             self._metrics.unenrolled_questions.inc()
             self._snapshot.subject(NO_TAG)
@@ -203,11 +216,14 @@ class Answerer:
                 evaluate.evaluate(PLACEHOLDER, question, self._rules, now_ms)
             return evaluate.evaluate(None, question, self._rules, now_ms), None
         value = self._snapshot.enrolled_subject(tag)
+        self.work += len(value) // _ROWS_BYTES
         if in_full:
             self.row_count += row_count(value)
         return evaluate.evaluate(value, question, self._rules, now_ms), tag
 
 
+_WORK, _ROWS_BYTES = 8, 4096  # a batch gives way to other calls after so many answers, or so many times so many bytes
+_PLACEHOLDER_ROWS = row_count(PLACEHOLDER)
 _NOBODY = Parties(permit_actors=frozenset(), deny_actors=frozenset(), holders=frozenset())
 
 
@@ -215,19 +231,19 @@ MAX_BATCH_ROWS = 200_000
 """Most provisions of a batch, over all its persons: about half a second. The other items are refused.
 
 For a caller who may not see reasons, each person counts as three provisions. So such a batch may evaluate more; it
-gives way to other calls before each item, as every batch does.
+gives way to other calls again and again, as every batch does.
 """
 
 
-def check_size(question: pb.Question | bytes) -> None:
-    """Check that a question, serialised or not, is within its limit. An entry has the question and the whole decision.
+def check_size(question: bytes) -> None:
+    """Check that a serialised question is within its limit. An entry has the question and the whole decision.
 
     Raises:
         InvalidError: (TOO_LARGE) the question is over ``requests.MAX_QUESTION`` bytes.
     """
-    size = len(question) if isinstance(question, bytes) else question.ByteSize()
-    if size > requests.MAX_QUESTION:
-        raise InvalidError(f"question is over its limit of {requests.MAX_QUESTION} bytes: `{size}`", "TOO_LARGE")
+    if len(question) > requests.MAX_QUESTION:
+        limit = f"its limit of {requests.MAX_QUESTION} bytes"
+        raise InvalidError(f"question is over {limit}: `{len(question)}`", "TOO_LARGE")
 
 
 def check_consistency(consistency: pb.Consistency, size: int) -> None:

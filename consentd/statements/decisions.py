@@ -75,6 +75,18 @@ def pack_message(message: pb.Question, codebook: Codebook, parties: Parties) -> 
     return pack_question(cast(model.Question, _PlainQuestion(message)), codebook, parties)
 
 
+def form_of(encoded: bytes) -> bytes:
+    """Return a serialised question without its subject: what the questions about several persons have in common.
+
+    If the subject is so long that its length has two bytes, it is left in the form.
+    """
+    # protobuf serialises fields in the order of their numbers, and the subject is field 1. If another implementation
+    # did not, the form would have the subject in it too.
+    if encoded[:1] == b"\n" and encoded[1] < 0x80:
+        return encoded[2 + encoded[1] :]
+    return encoded
+
+
 def consent_id(tag: bytes, lineage: int) -> str:
     """Return the ID of a consent: 32 hex digits of a hash, which does not show the tag (``codec.consent_id``)."""
     return codec.consent_id(tag, lineage).hex()

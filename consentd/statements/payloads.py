@@ -113,8 +113,9 @@ def check_own_fields(*messages: Message) -> None:
     Raises:
         InvalidError: one of the messages has such fields.
     """
-    if any(map(len, map(UnknownFieldSet, messages))):
-        raise _unknown_field()
+    for message in messages:
+        if len(UnknownFieldSet(message)):
+            raise _unknown_field()
 
 
 def check_no_unknown_fields(message: Message) -> None:

@@ -10,9 +10,10 @@ from itertools import islice
 from operator import itemgetter
 
 from consentd.policy import actor, model
-from consentd.policy.codebook import Codebook, Parties, remember
+from consentd.policy.codebook import MAX_MEMO_KEY, Codebook, PackedQuestion, Parties, remember
 from consentd.policy.compile import CompiledRules
 from consentd.policy.delegation import Capacity, Delegation
+from consentd.statements import decisions
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
@@ -23,6 +24,8 @@ MAX_PARTIES = 16_384
 MAX_REMEMBERED_RELAYS = 4
 """Most items of the memo of parties (about 1 KiB each), and most relays in the key of one. The parties of a question
 with more relays are determined for each use."""
+MAX_QUESTIONS = 16_384
+"""Most items of the memo of packed questions (about 1 KiB each, with a key of ``MAX_MEMO_KEY`` bytes at most)."""
 
 Delegations = Mapping[str, Mapping[tuple[str, Capacity], Delegation]]
 """Giver → taker and capacity → the delegation."""
@@ -93,6 +96,10 @@ class Registry:
     )
     # The parties of questions, by the names in them. Threads share this dict: each access is one dict operation.
     _parties: dict[tuple[object, ...], Parties] = field(default_factory=dict, init=False, repr=False, compare=False)
+    # Packed questions, by caller and form. Threads share this dict too.
+    _questions: dict[tuple[str | None, bytes], PackedQuestion] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def participant(self, participant_id: str) -> Participant | None:
         """Return a participant; None if no participant has this id."""
@@ -124,6 +131,32 @@ class Registry:
             if len(relays) <= MAX_REMEMBERED_RELAYS:
                 remember(self._parties, key, found, most=MAX_PARTIES)
         return found
+
+    def packed_before(self, caller: str | None, form: bytes, now_ms: int) -> PackedQuestion | None:
+        """Return a question that ``pack`` packed before, for the same *caller*; None if it did not, or not for now.
+
+        Many questions differ in nothing but the person, whom a packed question does not name. So they are remembered
+        by their *form* (``decisions.form_of``). A form has all fields but the subject. So a question with an unknown
+        field has a form that no packed question has; in the subject, the caller of this function must look for one.
+        """
+        found = self._questions.get((caller, form))
+        if found is None or not found.parties.from_ms <= now_ms < found.parties.until_ms:
+            return None
+        return found
+
+    def pack(self, caller: str | None, question: pb.Question, form: bytes, now_ms: int) -> PackedQuestion:
+        """Return a question of *caller*, which no person signed, as ``evaluate`` needs it; remember it by its *form*.
+
+        *caller*: participant id; None: an operator.
+
+        Raises:
+            RequestError: as ``parties`` and ``decisions.pack_message``.
+        """
+        parties = self.parties(caller, question, now_ms)
+        packed = decisions.pack_message(question, self.codebook, parties)
+        if len(form) <= MAX_MEMO_KEY:
+            remember(self._questions, (caller, form), packed, most=MAX_QUESTIONS)
+        return packed
 
     def delegation(self, giver: str, taker: str, capacity: Capacity) -> Delegation | None:
         """Return the delegation of this giver, taker and capacity; None if there is none, or it was ended.

@@ -58,6 +58,7 @@ class View:
         self._cache = cache
         self._check = check
         self._txn = txn
+        self._read = txn.get
         row = self._get(b"R")
         self.size: int
         self.root: bytes
@@ -169,7 +170,7 @@ class View:
 
     def _get(self, key: bytes) -> bytes | None:
         """Return the value of a row; None if there is no such row."""
-        stored = self._txn.get(key)
+        stored = self._read(key)
         return None if stored is None else self._check.open_row(key, stored)
 
     def _rows(self, prefix: bytes, *, after: bytes = b"", limit: int | None = None) -> Iterator[tuple[bytes, bytes]]:
