@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from cases.policy_laws import LAWS, try_law
+from cases.policy_laws import LAWS, draw_scene
 from cases.policy_worlds import EARLIER, NUMBERS, PUBLISHED, VOCABULARIES, VOCABULARY, Draw, World
 from consentd.policy import model
 from consentd.policy.compile import compile_consent
@@ -15,8 +15,12 @@ from consentd.policy.subject import with_consent, with_state, without_consent
 @pytest.mark.parametrize("name", LAWS)
 def test_law(name: str) -> None:
     """Each law on some hundred cases. ``python -m tests.meaning laws`` takes many more."""
-    draw, worlds = Draw(random.Random(name)), 80
-    assert sum(try_law(name, draw) for _ in range(worlds)) > worlds / 2, "too few cases could break the law"
+    shared, own, scenes, could = Draw(random.Random(name)), Draw(random.Random(name[::-1])), 80, 0
+    for _ in range(scenes):
+        scene = draw_scene(shared)
+        check = LAWS[name](own, scene)
+        could += sum(check(case) for case in scene.cases(shared, 4))
+    assert could > scenes / 2, "too few cases could break the law"
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -16,8 +16,8 @@ from cases.reference_match import effective
 from cases.reference_realm import Realm, covered, is_limit
 from consentd.policy.actor import SUBJECT_NUMBER, determine_parties
 from consentd.policy.codebook import Codebook, PackedQuestion, pack_question
-from consentd.policy.compile import CompiledRules, compile_consent, compile_rules, decode_rules
-from consentd.policy.evaluate import decision, evaluate
+from consentd.policy.compile import Compiled, CompiledRules, compile_consent, compile_rules, decode_rules
+from consentd.policy.evaluate import Verdict, decision, evaluate
 from consentd.policy.model import (
     LEVELS,
     OPEN_END_MS,
@@ -39,7 +39,7 @@ from consentd.policy.model import (
     Rules,
     StoredConsent,
 )
-from consentd.policy.subject import with_consent
+from consentd.policy.subject import Lineage, encode_subject
 from consentd.policy.vocabulary import Code, Vocabulary
 
 
@@ -124,6 +124,8 @@ class World:
         enrolled: whether the person is enrolled.
         vocabularies: (leaf index, version) of each version. Consents are compiled with the one that was in force.
             The reader may know the earlier ones alone: what was given under a later one is then not readable.
+        memo: what a compiled consent depends on, the consent by its ``id`` → the consent, and compiled. A world that is
+            a changed copy of another shares its memo, so *numbers* are never changed in a copy.
     """
 
     consents: list[StoredConsent] = field(default_factory=list)
@@ -134,6 +136,9 @@ class World:
     vocabularies: Sequence[tuple[int, Vocabulary]] = ()
     since: int = STILL - 1
     enrolled: bool = True
+    memo: dict[tuple[int, int, bool, int], tuple[Consent, Compiled]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -149,21 +154,30 @@ class World:
 
     @cached_property
     def value(self) -> bytes | None:
-        value = b"" if self.enrolled else None
-        newest = {stored.lineage: stored for stored in sorted(self.consents, key=lambda s: s.version)}
-        for stored in newest.values():
-            given = self.vocabulary_at(stored.since)
-            value = with_consent(value, stored, compile_consent(stored, given, self.numbers))
-        return value
+        if not self.enrolled:
+            return None
+        newest = {one.lineage: one for one in sorted(self.consents, key=lambda one: one.version)}
+        return encode_subject(
+            Lineage(one.lineage, one.seq, one.version, one.paused, self._compiled_consent(one))
+            for one in newest.values()
+        )
+
+    def _compiled_consent(self, stored: StoredConsent) -> Compiled:
+        given = self.vocabulary_at(stored.since)
+        key = id(stored.consent), stored.since, stored.readable, given.version
+        if key not in self.memo:
+            self.memo[key] = stored.consent, compile_consent(stored, given, self.numbers)
+        return self.memo[key][1]
 
     @cached_property
     def compiled(self) -> CompiledRules:
         given = self.realm.vocabulary_at(self.since)
-        return decode_rules(compile_rules(self.rules, given, self.numbers, since=self.since).encoded, self.vocabulary)
+        compiled = compile_rules(self.rules, given, self.numbers, since=self.since)
+        return compiled if given is self.vocabulary else decode_rules(compiled.encoded, self.vocabulary)
 
     def compiled_answer(self, question: Question, now_ms: int, caller: str | None = None) -> Decision:
         """Answer a question of *caller* (by default the organisation), where delegations show all names."""
-        return self._compiled(pack(question, self.codebook, caller=caller or asker(question), left=LEFT), now_ms)
+        return self._decision(pack(question, self.codebook, caller=caller or asker(question), left=LEFT), now_ms)
 
     def reference_answer(self, question: Question, now_ms: int, caller: str | None = None) -> Decision:
         """Answer as ``compiled_answer`` does, by the reference."""
@@ -172,7 +186,7 @@ class World:
     def answer_to(self, question: Question, now_ms: int, directory: Directory, caller: str | None) -> Decision:
         """Answer a question of *caller*, whom *directory* must let ask it. Raises ``DeniedError``."""
         parties = determine_parties(directory, asked_of(question, caller), now_ms)
-        return self._compiled(pack_question(question, self.codebook, parties), now_ms)
+        return self._decision(pack_question(question, self.codebook, parties), now_ms)
 
     def reference_answer_to(
         self, question: Question, now_ms: int, directory: Directory, caller: str | None
@@ -183,8 +197,12 @@ class World:
             question, now_ms, reference_actor.who(question, caller, directory.participants, given, now_ms)
         )
 
-    def _compiled(self, packed: PackedQuestion, now_ms: int) -> Decision:
-        return decision(evaluate(self.value, packed, self.compiled, now_ms), packed, self.codebook, self.compiled)
+    def verdict(self, packed: PackedQuestion, now_ms: int) -> Verdict:
+        """Answer a question that was packed with this world's codebook."""
+        return evaluate(self.value, packed, self.compiled, now_ms)
+
+    def _decision(self, packed: PackedQuestion, now_ms: int) -> Decision:
+        return decision(self.verdict(packed, now_ms), packed, self.codebook, self.compiled)
 
     def _reference(self, question: Question, now_ms: int, who: reference_actor.Who) -> Decision:
         read = [
@@ -218,10 +236,10 @@ def kind_of(decision: Decision) -> str:
 
 
 class Draw:
-    """Random values of the small world."""
+    """Random values of the small world. *windows*: how likely a provision has a period of validity."""
 
-    def __init__(self, random: random.Random) -> None:
-        self.random = random
+    def __init__(self, random: random.Random, *, windows: float = 0.2) -> None:
+        self.random, self.windows = random, windows
 
     def some(self, codes: Sequence[str], chance: float, most: int = 2) -> tuple[str, ...]:
         """Absent mostly, else ``*`` or one to ``most`` codes."""
@@ -233,7 +251,7 @@ class Draw:
 
     def period(self) -> Period:
         start, end = sorted(self.random.sample(INSTANTS, 2))
-        return Period(start if start else 0, end if self.random.random() < 0.8 else OPEN_END_MS)
+        return Period(start if self.random.random() < 0.6 else 0, end if self.random.random() < 0.8 else OPEN_END_MS)
 
     def data_period(self) -> Period:
         """Draw the time that data are about: before 1970 too, but no bound at its first instant."""
@@ -244,7 +262,7 @@ class Draw:
     def provision(
         self, *, effect: Effect | None, depth: int, chance: float = 0.35, vocabulary: Vocabulary = VOCABULARY
     ) -> Provision:
-        window = self.period() if self.random.random() < 0.2 else Period(0)
+        window = self.period() if self.random.random() < self.windows else Period(0)
         children = self.random.randint(0, 3) if depth and self.random.random() < 0.6 else 0
         codes = {
             name: [code.code for code in getattr(vocabulary, name)]

@@ -1,22 +1,18 @@
 """Change the evaluator's source in one place, and see whether the tests of policies notice it.
 
-A *mutant* is a copy of the source with one such change. First the comparison with the reference is run on it, as
-``test_policy`` does in every run, and if that notices nothing, the test modules in ``MODULES``.
+A *mutant* is the source of a module with one such change. Each is tried in stages (``trial.STAGES``) until one notices
+it: the comparison with the reference, the laws, and the test modules of policies. Of each stage, the unchanged sources
+are tried in the same way first, and must pass it. A test notices a mutant only if it is among those that passed then.
 """
 
-import os
-import shutil
+import json
 import subprocess
 import sys
-import tempfile
+import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = (
-    "test_vocabulary.py", "test_policy_compile.py", "test_decisions.py", "test_policy_bounds.py", "test_policy.py",
-    "test_policy_laws.py",
-)  # fmt: skip
 
 
 class Mutant(NamedTuple):
@@ -117,44 +113,50 @@ def changed(mutant: Mutant, root: Path = ROOT) -> str:
 
 
 def run(only: str = "") -> int:
-    """Try each mutant with a text in its name, and print what noticed it; return how many nothing noticed."""
-    unnoticed, chosen = 0, [mutant for mutant in MUTANTS if only in name_of(mutant)]
-    with tempfile.TemporaryDirectory() as directory:
-        copy = Path(directory)
-        for name in ("consentd", "clients/python", "tests"):
-            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-        for name in ("pyproject.toml", "proto"):
-            (copy / name).symlink_to(ROOT / name)
-        if _fails(copy, "comparison"):
-            raise AssertionError("the unchanged source fails")
-        tests_needed = False
-        for number, mutant in enumerate(chosen, 1):
-            module = copy / f"consentd/policy/{mutant.module}.py"
-            source = module.read_text(encoding="utf-8")
-            module.write_text(changed(mutant, copy), encoding="utf-8")
-            by = next((by for by in COMMANDS if _fails(copy, by)), None)
-            tests_needed |= by == "tests"
-            module.write_text(source, encoding="utf-8")
-            unnoticed += by is None
-            print(f"{number:2} {name_of(mutant)}: {by or 'NOT NOTICED'}", flush=True)
-        if tests_needed and _fails(copy, "tests"):
-            raise AssertionError("the unchanged source fails in the tests, so they notice nothing")
+    """Try each mutant with a text in its name, and print what noticed it; return how many nothing noticed.
+
+    Raises:
+        AssertionError: the text of a mutant is not in the source once; the unchanged sources do not pass a stage; a
+            changed source cannot be imported.
+    """
+    chosen = [(mutant, changed(mutant)) for mutant in MUTANTS if only in name_of(mutant)]
+    unchanged = {
+        name: (ROOT / f"consentd/policy/{name}.py").read_text(encoding="utf-8")
+        for name in dict.fromkeys(mutant.module for mutant in MUTANTS)
+    }
+    passed: dict[str, list[str]] = {}
+    unnoticed = 0
+    for number, (mutant, source) in enumerate(chosen, 1):
+        begun, by = time.monotonic(), None
+        for stage in ("comparison", "laws", "tests"):
+            if stage not in passed:
+                passed[stage] = _passed(stage, unchanged)
+            noticed = attempt(stage, unchanged | {mutant.module: source})["noticed"]
+            if noticed is not None:
+                if stage == "tests" and noticed not in passed[stage]:
+                    raise AssertionError(f"the unchanged source did not pass this test: {noticed}")
+                by = f"{stage}: {noticed}"
+                break
+        unnoticed += by is None
+        print(f"{number:2} {name_of(mutant)}: {by or 'NOT NOTICED'} ({time.monotonic() - begun:.0f} s)", flush=True)
     print(f"{len(chosen)} mutants, {unnoticed} not noticed", flush=True)
     return unnoticed
 
 
-COMMANDS = {
-    "comparison": ["-c", "from meaning.bulk import agree; agree(cases=3_000, seed=1, stop=True)"],
-    "tests": ["-m", "pytest", "-q", "-x", "-n", "0", *(f"tests/{name}" for name in MODULES)],
-}
+def _passed(stage: str, unchanged: dict[str, str]) -> list[str]:
+    """Try the unchanged sources; return the tests that passed."""
+    found = attempt(stage, unchanged)
+    if found["noticed"] is not None:
+        raise AssertionError(f"the unchanged source does not pass: {stage}: {found['noticed']}")
+    print(f"the unchanged source passes: {stage}", flush=True)
+    return found.get("passed", [])
 
 
-def _fails(copy: Path, by: str) -> bool:
-    """Return whether one of ``COMMANDS`` fails with the source in *copy*."""
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(str(copy / name) for name in (".", "clients/python", "tests")),
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    command = [sys.executable, *COMMANDS[by]]
-    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, check=False)
-    return done.returncode != 0
+def attempt(stage: str, sources: dict[str, str]) -> dict[str, Any]:
+    """Try sources in a process of their own; return what it found."""
+    command = [sys.executable, "-m", "tests.meaning.trial", stage]
+    done = subprocess.run(command, cwd=ROOT, input=json.dumps(sources), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise AssertionError(f"the trial itself failed: {done.stdout[-2_000:]}{done.stderr[-2_000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
