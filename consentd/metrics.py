@@ -69,6 +69,8 @@ _POOL = _one_of(
 )
 _LIMIT = _one_of("limit", "caller", "all", "evicted", "bytes", "late")
 
+_CALLER = _one_of("caller", "known", "unknown")
+
 _WITNESS = Label("witness", re.compile(r"w[1-9][0-9]{0,3}"))
 _ANSWER = _one_of("answer", "cosigned", "refused", "bad", "failed", "other_tree", "larger")
 _ALARM = _one_of("alarm", "other_tree", "larger")
@@ -167,6 +169,11 @@ class Metrics:
             "Calls ended by a limit: of the caller; of all; evicted to make room; of bytes; late: no message in time.",
             _POOL, _LIMIT,
         )  # fmt: skip
+        self.calls_parked = gauge("calls_parked", "Refused calls that wait for their answer.")
+        self.calls_parked_limit = gauge("calls_parked_limit", "Most refused calls that wait for their answer.")
+        self.refusals_parked = counter(
+            "refusals_parked", "Refusals that are answered late, because their caller, or all, had many.", _CALLER
+        )
         self.repeats = counter(
             "repeats", "Requests with a known request_id: same, answered again; conflicting, refused.", _REPEAT
         )

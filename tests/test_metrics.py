@@ -93,6 +93,7 @@ PROPER: dict[str, tuple[str, ...]] = {
     "errors": ("UNKNOWN_PURPOSE",),
     "repeats": ("conflicting",),
     "calls_refused": ("anybody", "late"),
+    "refusals_parked": ("unknown",),
     "decisions": ("NO_CONSENT", "authorize"),
     "refusals": ("R11",),
     "commit_seconds": ("table",),

@@ -16,8 +16,8 @@ from cases.ledgers import held_writer
 from cases.services import listed, services
 from cases.witnessed_ledgers import Witnessed
 from consentd.core import ed25519, note
+from consentd.server.call import Call
 from consentd.server.health import CAPACITY
-from consentd.server.transport import Call
 from consentd.service import servicer
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb

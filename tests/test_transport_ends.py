@@ -18,8 +18,9 @@ from cases.fakes import HANG_S
 from cases.services import listed
 from consentd.metrics import Metrics
 from consentd.server import transport
+from consentd.server.call import OK, SWEEP_S, Call, TimeLimits
 from consentd.server.pools import Bytes, Pool, PoolLimits, PoolName, Ticket
-from consentd.server.transport import OK, SWEEP_S, Call, TimeLimits, Transport
+from consentd.server.transport import Transport
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import ledger_service_pb2 as ls
@@ -27,6 +28,7 @@ from consentd.v1 import policy_service_pb2 as ps
 from hostile.crowd import Crowd, Peer
 from hostile.peers import CHECK, GRANT, HISTORY
 
+MOST_PARKED = 100
 LIMITS = TimeLimits(receive_s=HANG_S, send_s=HANG_S)
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
@@ -38,7 +40,9 @@ def echo(begin: Callable[[Call], None] | None = None) -> Iterator[tuple[Transpor
     def answer(call: Call) -> None:
         call.receive(lambda message: call.finish(OK, message))
 
-    made = Transport(begin or answer, on_late=lambda call: call.finish(), limits=LIMITS, options=())
+    made = Transport(
+        begin or answer, on_late=lambda call: call.finish(), limits=LIMITS, options=(), most_parked=MOST_PARKED
+    )
     port = made.listen("127.0.0.1:0", None)
     made.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -202,7 +206,7 @@ def test_a_message_waits_for_few_of_the_calls_that_came_before_it() -> None:
         elif order.count("begun") == 40:
             ended.set()
 
-    made = Transport(begin, on_late=lambda call: call.finish(), limits=LIMITS, options=())
+    made = Transport(begin, on_late=lambda call: call.finish(), limits=LIMITS, options=(), most_parked=MOST_PARKED)
     port = made.listen("127.0.0.1:0", None)
     made.start()
     with Crowd(port, [Peer(name="", paths=("/echo/Echo",), calls=40, again_s=HANG_S)], 1) as crowd:
@@ -229,7 +233,9 @@ def test_many_late_calls_are_ended_one_at_a_time(monkeypatch: pytest.MonkeyPatch
         late.append(call)
         call.finish()
 
-    made = Transport(lambda call: call.receive(lambda _: None), on_late=end, limits=limits, options=())
+    made = Transport(
+        lambda call: call.receive(lambda _: None), on_late=end, limits=limits, options=(), most_parked=MOST_PARKED
+    )
     sweep = made._sweep
 
     def counted_sweep() -> None:

@@ -14,8 +14,8 @@ from typing import Any, Self
 
 import grpc
 
+from consentd.server.call import OK, Call
 from consentd.server.pools import Pool
-from consentd.server.transport import OK, Call
 from consentd.service.context import EndedCallError, Status
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from consentd.server.transport import OK, Call
+from consentd.server.call import OK, Call
 from consentd.service.context import Status
 
 HEALTH = "grpc.health.v1.Health"

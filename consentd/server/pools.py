@@ -20,7 +20,7 @@ from queue import SimpleQueue
 from consentd.config import GrpcConfig
 from consentd.errors import InvalidError, OverloadedError
 from consentd.metrics import Metrics
-from consentd.server.transport import Call
+from consentd.server.call import Call
 
 log = logging.getLogger(__name__)
 

@@ -22,10 +22,12 @@ import grpc
 from consentd import descriptors
 from consentd.config import GrpcConfig, TlsConfig
 from consentd.errors import ConsentdError, InvalidError, OverloadedError, StorageError
+from consentd.server.call import Call, TimeLimits
 from consentd.server.handlers import Held, run_stream, run_unary
 from consentd.server.health import CAPACITY, HEALTH, REFLECTION, Health, describe
 from consentd.server.pools import BUSY, Bytes, Pool, PoolName, Ticket, make_pools
-from consentd.server.transport import Call, TimeLimits, Transport
+from consentd.server.refusals import RefusalBudget
+from consentd.server.transport import Transport
 from consentd.service.access import AccessService
 from consentd.service.auth import UnauthenticatedError
 from consentd.service.consents import ConsentService
@@ -48,6 +50,7 @@ DRAIN_S = 10
 """How many seconds calls in flight may take to end when the server stops."""
 _DRAIN_STEP_S = 0.005
 _PENDING = 20_000  # calls whose headers are there, and which the transport has not taken yet
+_PARKED = 8  # times ``max_calls``: how many refused calls may wait for their answer
 _WINDOW = 16 * 1024  # bytes of a message that a peer may send before the call is admitted
 _KEEPALIVE_MS = 60_000  # how often a silent peer is asked whether it is still there
 _LEAST_PING_MS = 10_000  # how often a client may ask the same; our Python client asks half as often
@@ -97,7 +100,13 @@ class RpcServer:
         self._is_draining = False
         self._add_services(service_state)
         limits = TimeLimits(receive_s=config.receive_timeout_ms / 1000, send_s=config.send_timeout_ms / 1000)
-        self._transport = Transport(self._begin, on_late=self._end_late, limits=limits, options=_options(config))
+        self._budget = RefusalBudget()
+        self._transport = Transport(
+            self._begin, on_late=self._end_late, limits=limits, options=_options(config),
+            most_parked=_PARKED * config.max_calls,
+        )  # fmt: skip
+        self._metrics.calls_parked.follow(lambda: len(self._transport.parked))
+        self._metrics.calls_parked_limit.set(self._transport.parked.most)
         self.set_serving(False)
         self._report_capacity()
 
@@ -182,12 +191,15 @@ class RpcServer:
         route = self._routes.get(call.method)
         if route is None:
             self._state.call_log.ended("", "UNIMPLEMENTED", call)
-            call.finish(Status(grpc.StatusCode.UNIMPLEMENTED, "no such method"))
+            self._refuse(call, Status(grpc.StatusCode.UNIMPLEMENTED, "no such method"))
             return
         try:
             ticket = self._admit(call, route)
-        except ConsentdError as error:
+        except StorageError as error:  # all callers get it while the daemon starts, and shall try again soon
             call.finish(refusal(error, self._state, route.name, call))
+            return
+        except ConsentdError as error:
+            self._refuse(call, refusal(error, self._state, route.name, call))
             return
         call.receive(partial(self._received, call, route, ticket))
 
@@ -211,8 +223,20 @@ class RpcServer:
         call.on_release, call.begin_wait, call.give_way = ticket.leave, ticket.begin_wait, ticket.give_way
         if evicted is not None:
             waited = OverloadedError("call waited for its caller, while other callers came", BUSY)
-            evicted.finish(refusal(waited, self._state, self._routes[evicted.method].name, evicted))
+            status = refusal(waited, self._state, self._routes[evicted.method].name, evicted)
+            if evicted.is_receiving:
+                self._refuse(evicted, status)
+            else:
+                evicted.finish(status)  # a handler works for it
         return ticket
+
+    def _refuse(self, call: Call, status: Status, *, cost: float = 1.0) -> None:
+        """End a refused call, now or later; see ``consentd/server/refusals.py``."""
+        if self._budget.take(call.caller, self._transport.clock_s, cost=cost):
+            call.finish(status)
+        else:
+            self._metrics.refusals_parked.inc("known" if call.caller else "unknown")
+            self._transport.park(call, status)
 
     def _authenticate(self, call: Call) -> str:
         services = self._state.services
@@ -232,7 +256,8 @@ class RpcServer:
         try:
             ticket.take_bytes(len(message))
         except ConsentdError as error:
-            call.finish(refusal(error, self._state, route.name, call))
+            # A long message has taken as much work as many refusals without one.
+            self._refuse(call, refusal(error, self._state, route.name, call), cost=1 + len(message) / _WINDOW)
             return
         self._put(route.handle, pool, call, message)
 
