@@ -36,7 +36,7 @@ from cases.fhir_consents import (
     untyped,
 )
 from cases.policy_worlds import World
-from consentd.fhir.consents import read_consents
+from consentd.fhir.consents import Withdrawn, read_consents
 from consentd.fhir.document import Cause
 from consentd.fhir.mapping import SubjectReference, load_mapping, parse_mapping
 from consentd.policy import model
@@ -291,10 +291,10 @@ def test_r5_resource_types_need_a_place() -> None:
     coding = {"system": "http://hl7.org/fhir/fhir-types", "code": "Condition"}
     consent = imported({**R5, "provision": [{**R5["provision"][0], "resourceType": [coding]}]}).consent
     assert [ask(consent, of=code).outcome for code in ("CLIN.DX", "CLIN.LAB", "CLIN")] == [PERMIT, DENY, PARTIAL]
-    other = {**coding, "code": "Observation"}
+    other = {**coding, "code": "Anything"}
     refused = read({**R5, "provision": [{"resourceType": [other]}]})
     assert refused.cause is Cause.UNKNOWN_CODE
-    assert f"`{other['system']}|Observation` at `provision[0].resourceType[0]`" in refused.message
+    assert f"`{other['system']}|Anything` at `provision[0].resourceType[0]`" in refused.message
 
 
 # Times, data, recipients and holders.
@@ -425,23 +425,24 @@ def test_implicit_policies_of_pcf_are_selected(name: str) -> None:
 
 # Inputs that failed once, with what is right beside them. Rules 2 and 4 decide those that have a comment here.
 
-SHARED: dict[str, list[tuple[str, Cause | None]]] = {
+WITHDRAWN = "withdrawn"
+SHARED: dict[str, list[tuple[str, Cause | str | None]]] = {
     "i01-active": [("Consent/c-1", None)],
-    "i02-withdrawn-upstream": [("Consent/c-1", Cause.STATUS)],
+    "i02-withdrawn-upstream": [("Consent/c-1", WITHDRAWN)],
     "i03-same-id-other-server": [("Consent/c-1", None)],
-    "i04-searchset-page1": [("Consent/s-1", None)],
+    "i04-searchset-page1": [("", Cause.INCOMPLETE)],
     "i05-optin-untyped-root": [("Consent/t-1", Cause.BASE)],  # rule 2: limits without a type are ambiguous
     "i05b-optin-untyped-root-actor": [("Consent/t-2", Cause.BASE)],  # the same
     "i06-dataperiod-1950": [("Consent/d-1", None)],  # rule 4: times before 1970 are times
     "i06b-dataperiod-end-only": [("Consent/d-2", None)],  # the same: it covers data of any time before
     "i09-r5-actor-without-role": [("Consent/r5-1", Cause.ROLE)],  # R5 leaves open whether it receives or discloses
-    "i10-searchset-include": [("Consent/s-9", None), ("Patient/p8", Cause.RESOURCE_TYPE)],
+    "i10-searchset-include": [("Consent/s-9", None)],
     "i13-scope-research": [("Consent/m-1", Cause.SCOPE)],
-    "i22-same-entry-twice": [("Consent/c-1", None), ("Consent/c-1", Cause.CHANGED)],
+    "i22-same-entry-twice": [("Consent/c-1", None), ("Consent/c-1", None)],
     "i32-active-narrative-regenerated": [("Consent/c-1", None)],
-    "i33-collection-total-5-entries-1": [("Consent/s-3", None)],
-    "i34-verified-true": [("Consent/k-1", Cause.UNSUPPORTED_CONTENT)],
-    "i38-held-back-enrols": [("Consent/h-1", None), ("Consent/h-2", Cause.STATUS)],
+    "i33-collection-total-5-entries-1": [("", Cause.INCOMPLETE)],
+    "i34-verified-true": [("Consent/k-1", None)],
+    "i38-held-back-enrols": [("Consent/h-1", None), ("Consent/h-2", WITHDRAWN)],
     "i40-consent-2026-01": [("Consent/rc-1", None)],
     "i41-reconsent-2026-12-same-id": [("Consent/rc-1", None)],
 }
@@ -452,7 +453,8 @@ def test_inputs_that_failed_once() -> None:
     mapping = load_mapping(CASES / "mapping.toml", VOCABULARY)
     found = {
         file.stem: [
-            (result.resource, getattr(result, "cause", None)) for result in read_consents(file.read_bytes(), mapping)
+            (result.resource, WITHDRAWN if isinstance(result, Withdrawn) else getattr(result, "cause", None))
+            for result in read_consents(file.read_bytes(), mapping)
         ]
         for file in sorted(CASES.glob("*.json"))
     }

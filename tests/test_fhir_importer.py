@@ -4,17 +4,17 @@ import copy
 import json
 import subprocess
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cases.fhir_consents import MAPPING, PCF, R4, ROOT, bundle, needs_data, provision, r4, reason
+from cases.fhir_writers import FakeWriter
 from consentd.errors import ConflictError, StorageError
 from consentd.fhir import importer
-from consentd.fhir.consents import format_source, import_request_id, resource_identity
 from consentd.fhir.document import Cause, Release, content_hash
+from consentd.fhir.identity import format_source, identity_of, import_request_id, parse_source
 from consentd.fhir.importer import ImportResult, import_paths
 from consentd.fhir.mapping import SubjectReference
 from consentd.policy.model import Consent
@@ -31,8 +31,13 @@ def test_request_id_and_source_have_known_answers() -> None:
     assert import_request_id(subject, "Consent/a", content).hex() == "4e3bde16d108f76975c6f6a544a19b45"
     source = format_source(Release.R4, "Consent/a", content)
     assert source == "fhir/r4#0001020304050607@40b1900cd7b06910"
-    assert source == f"fhir/r4#0001020304050607@{resource_identity(source)}"
-    assert (len(resource_identity(source)), resource_identity(""), resource_identity("paper")) == (16, "", "")
+    assert identity_of("Consent/a") == "40b1900cd7b06910"
+    dated = format_source(Release.R4, "https://a.test/fhir/Consent/a", content, "2026-01-05")
+    assert dated == "fhir/r4#0001020304050607@6526d541ad3ffba5~2026-01-05"
+    found = parse_source(dated)
+    assert found is not None
+    assert (found.content, found.identity, found.time_ms) == ("0001020304050607", "6526d541ad3ffba5", 1_767_538_800_000)
+    assert not any(map(parse_source, ("", "paper", "fhir/r4 Consent/1", f"{source}~", f"{source}!")))
 
 
 def test_request_id_tells_persons_resources_and_contents_apart() -> None:
@@ -45,33 +50,12 @@ def test_request_id_tells_persons_resources_and_contents_apart() -> None:
 
 
 def test_content_hash_is_of_the_content_alone() -> None:
-    backwards = dict(reversed(R4.items()))
+    text = {"status": "generated", "div": '<div xmlns="http://www.w3.org/1999/xhtml">again</div>'}
+    backwards = dict(reversed({**R4, "text": text}.items()))
     copied = {**backwards, "meta": {"versionId": "2", "lastUpdated": "2022-01-01T00:00:00Z", "source": "urn:x"}}
     assert content_hash(R4) == content_hash(backwards) == content_hash(copied)
     assert content_hash(R4) != content_hash(r4(language="ko"))
     assert content_hash(R4) != content_hash({**R4, "meta": {"security": [reason("HTEST")]}})
-
-
-@dataclass
-class FakeWriter:
-    """A daemon that keeps consents by person, remembers request ids, and can be made to fail."""
-
-    consents: dict[SubjectReference, list[Consent]] = field(default_factory=dict)
-    receipts: dict[bytes, str] = field(default_factory=dict)
-    failure: Exception | None = None
-    fails_at: int = 0
-
-    def existing_sources(self, subject: SubjectReference) -> set[str]:
-        return {consent.source for consent in self.consents.get(subject, [])}
-
-    def grant(self, subject: SubjectReference, consent: Consent, request_id: bytes) -> tuple[str, bool]:
-        if self.failure is not None and len(self.receipts) >= self.fails_at:
-            raise self.failure
-        if request_id in self.receipts:
-            return self.receipts[request_id], True
-        self.consents.setdefault(subject, []).append(consent)
-        self.receipts[request_id] = f"consent-{len(self.receipts) + 1}"
-        return self.receipts[request_id], False
 
 
 def fates(paths: list[Path], writer: FakeWriter) -> list[ImportResult]:
@@ -168,7 +152,9 @@ def test_report_lines(tmp_path: Path) -> None:
     reports = list(import_paths(paths, MAPPING, FakeWriter()))
     assert [report.path.name for report in reports] == ["bad.json", "good.json", "missing.json"]
     bad, good, missing = (importer.format_text(r).replace(f"{tmp_path}/", "").split("\n") for r in reports)
-    assert bad == ["bad.json: Consent/own: refused because status is not active: `inactive` at `status` (STATUS)"]
+    (line,) = bad
+    assert line.startswith("bad.json: Consent/own: refused because status is not active: `inactive` at `status`; no ")
+    assert line.endswith(" (STATUS)")
     assert good[0] == "deep/good.json: Consent/own: imported as consent-1"
     assert "  note: the base is permit, by provision.type" in good
     assert missing == ["missing.json: refused because file cannot be read: No such file or directory (UNREADABLE)"]

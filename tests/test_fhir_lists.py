@@ -258,4 +258,5 @@ def test_a_custodian_inside_is_a_holder_there() -> None:
 
 def test_an_actor_without_role_is_refused_at_its_own_path() -> None:
     refused = read(r5(provision=[{"actor": [{"reference": RESEARCHER["reference"]}]}]))
-    assert (refused.cause, refused.message) == (Cause.ROLE, "actor states no role: `provision[0].actor[0]`")
+    assert refused.cause is Cause.ROLE
+    assert refused.message.endswith(": `provision[0].actor[0]`")

@@ -21,6 +21,7 @@ from cases.fhir_consents import (
     RESEARCHER,
     SYSTEM,
     bundle,
+    imported,
     nested,
     provision,
     r4,
@@ -28,7 +29,7 @@ from cases.fhir_consents import (
     read,
 )
 from consentd.errors import InvalidError
-from consentd.fhir.consents import ImportedConsent, Refused, read_consents
+from consentd.fhir.consents import ImportedConsent, Refused, Withdrawn, read_consents
 from consentd.fhir.document import MAX_DOCUMENT_BYTES, Cause
 from consentd.fhir.mapping import DISCLOSE, load_mapping, parse_mapping
 from consentd.policy.compile import compile_consent
@@ -54,6 +55,7 @@ def test_the_clean_ones_differ_from_the_dirty_by_that_alone() -> None:
 
 
 def test_refusal_names_the_resource_where_it_can() -> None:
+    assert read({"resourceType": "Patient", "id": "example"}).resource == ""
     assert read({"resourceType": "AuditEvent", "id": "example"}).resource == "AuditEvent/example"
     assert read(r4(id="a b")).resource == read({"resourceType": 1, "id": "x"}).resource == ""
 
@@ -67,6 +69,9 @@ TEXTS = {
     "not JSON": b"{",
     "empty": b"",
     "a list": b"[]",
+    "XML": b'<?xml version="1.0"?><Consent xmlns="http://hl7.org/fhir"><status value="active"/></Consent>',
+    "XML with entities": b'<!DOCTYPE a [<!ENTITY b "bb"><!ENTITY c "&b;&b;">]><a>&c;</a>',
+    "one object a line": b'{"resourceType": "Consent"}\n{"resourceType": "Consent"}\n',
     "a byte order mark": b"\xef\xbb\xbf{}",
     "UTF-16": '{"a": 1}'.encode("utf-16"),
     "not UTF-8": b'{"a": "\xff"}',
@@ -95,6 +100,14 @@ def test_long_text_is_refused() -> None:
     assert isinstance(read(text.ljust(MAX_DOCUMENT_BYTES)), ImportedConsent)
     assert read(text.ljust(MAX_DOCUMENT_BYTES + 1)).cause is Cause.TOO_LARGE
     assert read("가" * (MAX_DOCUMENT_BYTES // 2)).cause is Cause.TOO_LARGE
+
+
+def test_long_narrative_is_no_content() -> None:
+    text = {"status": "generated", "div": f'<div xmlns="http://www.w3.org/1999/xhtml">{"가" * 3_500_000}</div>'}
+    assert imported(r4(text=text)).request_id == imported(R4).request_id
+    assert "the narrative states more than the elements, and is not read" in imported(
+        r4(text={**text, "status": "additional"})
+    ).notes
 
 
 # Bundles.
@@ -128,16 +141,32 @@ def test_modifier_inside_an_entry_refuses_that_entry() -> None:
         (bundle(R4, entry=[{"resource": R4, "request": {"method": "DELETE"}}]), Cause.UNSUPPORTED_CONTENT),
         (bundle(bundle(R4)), Cause.RESOURCE_TYPE),
         (bundle({"resourceType": "Patient", "id": "p"}), Cause.RESOURCE_TYPE),
+        (bundle(R4, total=2), Cause.INCOMPLETE),
+        (bundle(R4, type="searchset", total=2), Cause.INCOMPLETE),
+        (bundle(R4, type="searchset", total=True), Cause.NOT_VALID),
+        *(
+            (bundle(R4, type="searchset", link=[{"relation": relation, "url": "http://x"}]), Cause.INCOMPLETE)
+            for relation in ("next", "previous", "prev")
+        ),
+        (
+            bundle(R4, {"resourceType": "OperationOutcome", "issue": [{"severity": "error", "code": "timeout"}]}),
+            Cause.INCOMPLETE,
+        ),
     ],
 )
 def test_bundles_that_are_no_set_of_consents_are_refused(document: dict[str, Any], cause: Cause) -> None:
     assert read(document).cause is cause
 
 
-def test_one_resource_twice_in_a_bundle_is_refused() -> None:
-    results = read_consents(json.dumps(bundle(R4, R4)), MAPPING)
-    assert isinstance(results[1], Refused)
-    assert results[1].cause is Cause.CHANGED
+def test_one_resource_with_two_contents_in_a_bundle_is_refused() -> None:
+    once, again = read_consents(json.dumps(bundle(R4, R4)), MAPPING)
+    assert isinstance(once, ImportedConsent)
+    assert once == again
+    for other in (r4(language="ko"), r4(status="inactive")):
+        results = read_consents(json.dumps(bundle(R4, other)), MAPPING)
+        assert isinstance(results[1], Refused)
+        assert results[1].cause is Cause.CHANGED
+        assert "`entry[1].resource`" in results[1].message
 
 
 # The mapping.
@@ -237,7 +266,9 @@ def mutate(document: Any, choose: Callable[[Any], Any]) -> None:
 
 def assert_law(text: str | bytes) -> None:
     for result in read_consents(text, MAPPING, test_data=True):
-        if isinstance(result, ImportedConsent):
+        if isinstance(result, Withdrawn):
+            assert len(result.identity) == 16
+        elif isinstance(result, ImportedConsent):
             stored = StoredConsent(lineage=1, seq=1, version=1, consent=result.consent)
             assert compile_consent(stored, VOCABULARY, NUMBERS)
             assert nodes(result.consent.root) <= 256

@@ -17,16 +17,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from consentd.fhir import v3
 from consentd.fhir.document import Cause
 from consentd.fhir.elements import Element, refusal
-from consentd.fhir.mapping import DISCLOSE, SYSTEMS
+from consentd.fhir.mapping import DISCLOSE, NO_ROLE
 from consentd.fhir.reading import Reading, unique
 from consentd.policy.model import ANY, LEVELS, Effect
-
-RECIPIENT: Final = f"{SYSTEMS['v3-ParticipationType']}|IRCP"
-"""The code of the information recipient (IHE PCF 1.1)."""
-CUSTODIAN: Final = f"{SYSTEMS['v3-ParticipationType']}|CST"
-"""The code of the custodian, who has the data and discloses them."""
 
 _RECIPIENT_ACTIONS: Final = ("access", "collect")
 """What the recipient of a disclosure does."""
@@ -53,6 +49,9 @@ class Lists:
         actions: the codes of ``action``, with ``DISCLOSE`` in place of HL7's code.
         read_actions: what a nested provision inherits of ``actions``.
         is_custodians: whether the list of actors has custodians.
+        limits: which of ``purpose``, ``action``, ``actor`` and ``dataPeriod`` the outer provisions state.
+        beside: the provisions beside this one, and itself.
+        window: the period of the parent provision, as ``read_window`` returns it.
     """
 
     confidentialities: tuple[str, ...] = ()
@@ -61,6 +60,9 @@ class Lists:
     actions: tuple[str, ...] = ()
     read_actions: tuple[str, ...] = ()
     is_custodians: bool = False
+    limits: frozenset[str] = frozenset()
+    beside: tuple[Element, ...] = ()
+    window: tuple[int | None, int | None] = (None, None)
 
 
 NO_LISTS: Final = Lists()
@@ -100,9 +102,7 @@ def read_sensitivity(
         labels = part.labels or ((ANY,) if inherited.labels else ())
         wanted = Sensitivity(level, labels)
         stated.append(
-            Sensitivity(
-                level if level != inherited.level else "", labels if labels != inherited.labels else ()
-            )
+            Sensitivity(level if level != inherited.level else "", labels if labels != inherited.labels else ())
         )
         inherited = wanted
     return tuple(stated), replace(lists, sensitivity=inherited)
@@ -155,13 +155,13 @@ def read_actors(element: Element, above: Lists, reading: Reading) -> tuple[tuple
     """Return the actors and the holders that a provision states, and the lists for its nested provisions.
 
     Raises:
-        InvalidError: an actor is not in the mapping, has another role than recipient or custodian, or has a role that
+        InvalidError: an actor is not in the mapping, has a role that is not in the mapping, or has one that
             does not go with those of the other actors or of the outer provision.
     """
     actors = element.many("actor")
     if not actors:
         return (), (), above
-    custodians = [_role(actor) == CUSTODIAN for actor in actors]
+    custodians = [_role(actor, reading) == "custodian" for actor in actors]
     if len(set(custodians)) > 1:
         # In FHIR one match is enough; here both attributes must match.
         raise refusal(Cause.ROLE, "actors are recipients and custodians in one list", element.at("actor"))
@@ -176,17 +176,23 @@ def read_actors(element: Element, above: Lists, reading: Reading) -> tuple[tuple
     return (ANY,), holders, replace(above, is_custodians=True)
 
 
-def _role(actor: Element) -> str:
+def _role(actor: Element, reading: Reading) -> str:
+    """Return ``recipient`` or ``custodian``. A code counts as the nearest code above it that the mapping has."""
     actor.only("role", "reference")
-    role = actor.one("role")
+    roles, role = reading.mapping.roles, actor.one("role")
     if role is None:
+        if NO_ROLE in roles:
+            return roles[NO_ROLE]
         # R5 allows it. But then the actor may be who receives the data, or who has them.
-        raise refusal(Cause.ROLE, "actor states no role", actor.path)
-    codes = {key for key, _ in role.codings() if key in (RECIPIENT, CUSTODIAN)}
-    if len(codes) != 1:
-        message = "role of an actor is neither information recipient (IRCP) nor custodian (CST)"
-        raise refusal(Cause.ROLE, message, actor.at("role"))
-    return codes.pop()
+        raise refusal(Cause.ROLE, f"actor states no role, and [roles] has no line `{NO_ROLE}`", actor.path)
+    codings = role.codings()
+    found = {roles[key] for key in (v3.nearest(key, roles) for key, _ in codings) if key}
+    if not found:
+        key, path = codings[0]
+        raise refusal(Cause.ROLE, "role is neither recipient (IRCP) nor custodian (CST), nor in [roles]", path, key)
+    if len(found) > 1:
+        raise refusal(Cause.ROLE, "codings of a role differ in [roles]", role.path)
+    return found.pop()
 
 
 def _participant(actor: Element, table: Mapping[str, str], name: str, reading: Reading) -> str:

@@ -11,20 +11,29 @@ checked, so that an installation without the extra ``fhir`` works.
 import hashlib
 import importlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from consentd.core.strict_json import parse_json
 from consentd.errors import InvalidError, MalformedError
 
-MAX_DOCUMENT_BYTES = 1 << 20
+MAX_DOCUMENT_BYTES = 1 << 25
 """The maximum length of a document in bytes."""
 
 MAX_NESTING = 64
 """The maximum nesting of objects and arrays. A consent has at most eight nested provisions, which need half of this."""
 
 _VOLATILE = ("lastUpdated", "source", "versionId")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_XML = re.compile(r"\s*<")
+_LINES = re.compile(r"\s*\{[^\n]*\}\s*\n\s*\{")
+_SHOWN = frozenset(
+    {"code", "date", "dateTime", "decision", "end", "language", "meaning", "resourceType", "start", "status", "system",
+     "type", "url", "uri", "verified"}
+)  # fmt: skip
+"""Names of elements whose wrong values are shown, because they cannot name a person."""
 
 
 class Release(StrEnum):
@@ -42,6 +51,7 @@ class Cause(StrEnum):
     TOO_LARGE = "TOO_LARGE"
     NOT_VALID = "NOT_VALID"
     RESOURCE_TYPE = "RESOURCE_TYPE"
+    INCOMPLETE = "INCOMPLETE"
     RELEASE = "RELEASE"
     STATUS = "STATUS"
     SCOPE = "SCOPE"
@@ -84,6 +94,11 @@ def parse_document(text: str | bytes) -> dict[str, object]:
         decoded = encoded.decode()
     except UnicodeError:
         raise _not_json("it is not UTF-8") from None
+    if _XML.match(decoded):
+        kind = "FHIR XML" if "http://hl7.org/fhir" in decoded[:4096] else "XML"
+        raise _not_json(f"it is {kind}: convert it to JSON, for example by asking its server for application/fhir+json")
+    if _LINES.match(decoded):
+        raise _not_json("it is one object a line (NDJSON): make a Bundle of type collection of it")
     if decoded.startswith("\ufeff"):
         raise _not_json("it begins with a byte order mark")
     try:
@@ -108,8 +123,8 @@ def validate_consent(resource: Mapping[str, object], release: Release, path: str
     Contained resources are left out. They are never read, and a document must not decide which models are imported.
 
     Raises:
-        InvalidError: the structure is wrong (``NOT_VALID``; the message shows the path and never the value), or the
-            extra ``fhir`` is not installed.
+        InvalidError: the structure is wrong (``NOT_VALID``; the message shows the path, and the value unless it may
+            name a person), or the extra ``fhir`` is not installed.
     """
     try:
         model = importlib.import_module(_MODULES[release]).Consent
@@ -119,15 +134,17 @@ def validate_consent(resource: Mapping[str, object], release: Release, path: str
         model.model_validate({name: value for name, value in resource.items() if name != "contained"})
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         # ``from None`` hides pydantic's error, because its text quotes the input, which may name persons.
-        raise InvalidError(f"not a valid {release.upper()} consent: {_first(error, path)}", Cause.NOT_VALID) from None
+        fault = _first(error, resource, path)
+        raise InvalidError(f"not a valid {release.upper()} consent: {fault}", Cause.NOT_VALID) from None
 
 
 def content_hash(resource: dict[str, object]) -> bytes:
     """Return the SHA-256 (32 bytes) of a resource as JSON with sorted keys, without spaces, in UTF-8.
 
     ``meta.versionId``, ``meta.lastUpdated`` and ``meta.source`` are left out, because each server sets other values.
+    The narrative (``text``) is left out, because servers generate it again from the other elements.
     """
-    content = dict(resource)
+    content = {name: value for name, value in resource.items() if name != "text"}
     meta = content.pop("meta", None)
     if isinstance(meta, dict):
         content_meta = {name: value for name, value in meta.items() if name not in _VOLATILE}
@@ -157,7 +174,7 @@ def join(path: str, key: str | int) -> str:
 
 
 def _has_surrogate(text: object) -> bool:
-    return isinstance(text, str) and not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text)
+    return isinstance(text, str) and not text.isascii() and _SURROGATE.search(text) is not None
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -168,12 +185,23 @@ def _not_json(why: str) -> InvalidError:
     return InvalidError(f"document is not the JSON that FHIR allows: {why}", Cause.NOT_JSON)
 
 
-def _first(error: Exception, path: str) -> str:
-    """Return the kind and the path of the first fault that pydantic found."""
+def _first(error: Exception, resource: Mapping[str, object], path: str) -> str:
+    """Return the kind, the value and the path of the first fault that pydantic found.
+
+    The value is left out if its element might name a person.
+    """
     listing = getattr(error, "errors", None)
     faults = listing() if callable(listing) else []
     if not faults:
         return f"at `{path or 'Consent'}`"
-    for part in faults[0].get("loc", ()):
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
-    return f"{str(faults[0].get('type', 'fault')).replace('_', ' ')} at {quoted(path)}"
+    value: Any = resource
+    location = faults[0].get("loc", ())
+    for part in location:
+        path = join(path, part)
+        try:
+            value = value[part]
+        except (LookupError, TypeError):
+            value = None
+    kind = str(faults[0].get("type", "fault")).replace("_", " ")
+    is_shown = isinstance(value, str | int | float) and location[-1] in _SHOWN
+    return f"{kind}{f' {quoted(str(value))}' if is_shown else ''} at {quoted(path)}"

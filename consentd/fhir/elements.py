@@ -58,14 +58,14 @@ class Element:
 
     def codings(self) -> list[tuple[str, str]]:
         """Return (``system|code``, path) of each coding of this CodeableConcept, which must have a coding."""
-        found = [coding.coding() for coding in self.only("coding", "text").many("coding")]
+        found = [coding.coding() for coding in self.only("coding", "text", "_text").many("coding")]
         if not found:
             raise refusal(Cause.UNKNOWN_CODE, "concept has no coding", self.path)
         return found
 
     def coding(self) -> tuple[str, str]:
         """Return (``system|code``, path) of this Coding."""
-        self.only("system", "version", "code", "display", "userSelected")
+        self.only("system", "version", "code", "display", "_display", "userSelected")
         system, code = self.text("system"), self.text("code")
         if system is None or code is None:
             raise refusal(Cause.UNKNOWN_CODE, "coding lacks its system or its code", self.path)

@@ -11,7 +11,7 @@ How each release states the effect of the root provision (policy.md, rule 2):
 A resource that states no effect is refused.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from consentd.core.identifier import check_identifier
@@ -21,7 +21,7 @@ from consentd.fhir.elements import Element, refusal
 from consentd.fhir.mapping import SYSTEMS, SubjectReference
 from consentd.fhir.provisions import TEST_PURPOSE, has_limits, read_effect, read_provision, state_defaults
 from consentd.fhir.reading import Reading, unique
-from consentd.policy.model import Effect, ImplicitPolicy, Provision
+from consentd.policy.model import ANY, Effect, ImplicitPolicy, Provision
 
 _SHARED_NAMES = ("resourceType", "meta", "language", "text", "contained", "identifier", "status", "category")
 _R4_NAMES = (
@@ -37,7 +37,6 @@ OWN_NAMES = {Release.R4: _R4_NAMES, Release.R5: _R5_NAMES}
 _ROLE_NAMES = {Release.R4: ("patient", "performer", "organization"), Release.R5: ("subject", "grantor", "controller")}
 """In each release, the names of the elements for a consent's subject, authors and holders."""
 
-_SCOPE = f"{SYSTEMS['consentscope']}|patient-privacy"
 _RULES = {f"{SYSTEMS['v3-ActCode']}|OPTIN": Effect.PERMIT, f"{SYSTEMS['v3-ActCode']}|OPTOUT": Effect.DENY}
 _TEST = f"{SYSTEMS['v3-ActReason']}|{TEST_PURPOSE}"
 _ALTERED = SYSTEMS["v3-ObservationValue"] + "|"
@@ -73,14 +72,12 @@ def read_header(resource: Element, reading: Reading) -> Header:
     _check_shared(resource, reading)
     is_r4 = reading.release is Release.R4
     if is_r4:
-        scope = resource.one("scope")
-        if scope is None or not any(key == _SCOPE for key, _ in scope.codings()):
-            raise refusal(Cause.SCOPE, "scope is not patient-privacy", resource.at("scope"))
+        reading.scope = _read_scope(resource, reading)
     elif "grantee" in resource.members:
         # FHIR does not say whether only the grantee ("responsible for complying") may receive data, so refuse.
         raise refusal(Cause.UNSUPPORTED_CONTENT, "grantee is not interpreted", resource.at("grantee"))
     subject_name, author_name, holder_name = _ROLE_NAMES[reading.release]
-    subject = _read_subject(resource, subject_name, reading)
+    subject = read_subject(resource, reading)
     for author in resource.many(author_name):
         _check_author(author, resource.one(subject_name), reading)
     reading.keepers = _read_holders(resource.many(holder_name), reading)
@@ -97,26 +94,45 @@ def _check_shared(resource: Element, reading: Reading) -> None:
         # A withdrawn consent must not be imported as a valid consent. Importing it as a withdrawal would record an act
         # that nobody did in this system.
         raise refusal(Cause.STATUS, "status is not active", resource.at("status"), status or "")
-    if "verification" in resource.members:
-        raise refusal(Cause.UNSUPPORTED_CONTENT, "verification is not interpreted", resource.at("verification"))
+    for verification in resource.many("verification"):
+        if verification.members.get("verified") is not True:
+            raise refusal(Cause.UNSUPPORTED_CONTENT, "consent is not verified", verification.at("verified"))
+        reading.note("that the consent was verified is not kept")
     codings = [coding for category in resource.many("category") for coding in category.codings()]
     if not any(key in reading.mapping.privacy_categories for key, _ in codings):
         first = codings[0][0] if codings else ""
         raise refusal(Cause.CATEGORY, "no category of a consent to the use of data", resource.at("category"), first)
-    meta = resource.one("meta")
-    for name in ("security", "tag"):
-        for label in meta.many(name) if meta is not None else ():
-            key = f"{label.text('system') or ''}|{label.text('code') or ''}"
-            if key == _TEST and not reading.test_data:
-                raise refusal(Cause.TEST_DATA, "resource is test data", label.path)
-            if key.startswith(_ALTERED):
-                raise refusal(Cause.UNSUPPORTED_CONTENT, "copy of a resource was shortened or masked", label.path, key)
+    for label, key in _meta_labels(resource):
+        if key.startswith(_ALTERED):
+            raise refusal(Cause.UNSUPPORTED_CONTENT, "copy of a resource was shortened or masked", label.path, key)
+    check_test_data(resource, reading)
+    narrative = resource.one("text")
+    if narrative is not None and narrative.text("status") == "additional":
+        reading.note("the narrative states more than the elements, and is not read")
     for name in ("sourceAttachment", "sourceReference", "contained", "dateTime", "date"):
         if name in resource.members:
             reading.note(f"{name} is not kept")
 
 
-def _read_subject(resource: Element, name: str, reading: Reading) -> SubjectReference:
+def _read_scope(resource: Element, reading: Reading) -> tuple[str, ...]:
+    """Return the purposes to which the scope of an R4 Consent limits it; ``*``: it limits none."""
+    scope = resource.one("scope")
+    codings = scope.codings() if scope is not None else []
+    found = {reading.mapping.scopes[key] for key, _ in codings if key in reading.mapping.scopes}
+    if not found:
+        key, path = codings[0] if codings else ("", resource.at("scope"))
+        raise refusal(Cause.SCOPE, "scope is not patient-privacy, and is not in [scopes] of the mapping", path, key)
+    if len(found) > 1:
+        raise refusal(Cause.SCOPE, "codings of the scope differ in [scopes]", resource.at("scope"))
+    purposes = found.pop()
+    if purposes != (ANY,):
+        reading.note(f"the scope limits the consent to the purposes {', '.join(purposes)}")
+    return purposes
+
+
+def read_subject(resource: Element, reading: Reading) -> SubjectReference:
+    """Return the person that a Consent is about. Raises ``InvalidError`` (UNKNOWN_SUBJECT)."""
+    name = _ROLE_NAMES[reading.release][0]
     target = resource.one(name)
     found: set[SubjectReference] = set()
     if target is not None:
@@ -130,9 +146,24 @@ def _read_subject(resource: Element, name: str, reading: Reading) -> SubjectRefe
                 raise refusal(Cause.UNKNOWN_SUBJECT, str(error), resource.at(name)) from None
             found.add(SubjectReference(scheme, value))
     if len(found) != 1:
-        message = "subject has no single match in [subjects] or [schemes]"
+        message = "subject has no single match in [subjects] or [schemes] of the mapping"
         raise refusal(Cause.UNKNOWN_SUBJECT, message, resource.at(name))
     return found.pop()
+
+
+def check_test_data(resource: Element, reading: Reading) -> None:
+    """Refuse a resource that is labelled as test data, unless the import is to read such resources."""
+    for label, key in _meta_labels(resource):
+        if key == _TEST and not reading.test_data:
+            raise refusal(Cause.TEST_DATA, "resource is test data: import it with --test-data", label.path)
+
+
+def _meta_labels(resource: Element) -> Iterator[tuple[Element, str]]:
+    """Yield each label of a resource, with its ``system|code``."""
+    meta = resource.one("meta")
+    for name in ("security", "tag"):
+        for label in meta.many(name) if meta is not None else ():
+            yield label, f"{label.text('system') or ''}|{label.text('code') or ''}"
 
 
 def _check_author(author: Element, subject: Element | None, reading: Reading) -> None:
@@ -160,8 +191,15 @@ def _read_r4(resource: Element, reading: Reading) -> tuple[Provision, _Keys]:
     if effect is None:
         raise refusal(Cause.BASE, "neither provision.type nor policyRule states an effect", resource.path or "Consent")
     reading.note(f"the base is {effect.name.lower()}, by {'provision.type' if stated else 'policyRule'}")
-    root = Provision(effect=effect) if provision is None else read_provision(provision, effect, reading=reading)
-    return root, uris + keys
+    return _read_root(provision, effect, resource, reading), uris + keys
+
+
+def _read_root(element: Element | None, effect: Effect, resource: Element, reading: Reading) -> Provision:
+    root = Provision(effect=effect) if element is None else read_provision(element, effect, reading=reading)
+    if root is None:
+        message = "consent is about no data that this realm has"
+        raise refusal(Cause.UNSUPPORTED_CONTENT, message, resource.at("provision"))
+    return root
 
 
 def _read_policy_rule(resource: Element, reading: Reading) -> tuple[Effect | None, _Keys]:
@@ -169,6 +207,15 @@ def _read_policy_rule(resource: Element, reading: Reading) -> tuple[Effect | Non
     rule = resource.one("policyRule")
     if rule is None:
         return None, []
+    if "coding" not in rule.members:
+        # A rule that is only named by a text is looked up by it. No code system has such a key.
+        text = rule.only("text").text("text") or ""
+        if text not in reading.mapping.policies:
+            raise refusal(Cause.BASE, "policyRule has no coding, and its text is not in [policies]", rule.path)
+        if reading.mapping.policies[text] is None:
+            reading.note("the text of policyRule is not kept")
+            return None, []
+        return None, [(text, rule.at("text"))]
     codings = rule.codings()
     bases = {_RULES[key] for key, _ in codings if key in _RULES}
     if len(bases) > 1:
@@ -196,7 +243,7 @@ def _read_r5(resource: Element, reading: Reading) -> tuple[Provision, _Keys]:
         if name in resource.members:
             reading.note(f"{name} limits nothing and is not kept")
     base = {name: value for name, value in resource.members.items() if name in ("period", "provision")}
-    return read_provision(Element(base, resource.path), effect, reading=reading), keys
+    return _read_root(Element(base, resource.path), effect, resource, reading), keys
 
 
 def _read_policies(keys: _Keys, root: Provision, reading: Reading) -> tuple[ImplicitPolicy | None, tuple[str, ...]]:

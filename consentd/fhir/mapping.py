@@ -7,8 +7,8 @@ the mapping file. Every other code, recipient and person needs a line. If the li
 
 import itertools
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeVar
@@ -38,6 +38,14 @@ PRIVACY_CATEGORIES: Final = frozenset(
 )
 """The ``Consent.category`` codes that mark a consent to the use of data, not for example to a treatment."""
 
+ROLES: Final = MappingProxyType(
+    {
+        f"{SYSTEMS['v3-ParticipationType']}|IRCP": "recipient",  # IHE PCF 1.1
+        f"{SYSTEMS['v3-ParticipationType']}|CST": "custodian",
+    }
+)
+"""The roles of actors that need no line: of who receives the data, and of who has and discloses them."""
+
 DISCLOSE: Final = f"{SYSTEMS['consentaction']}|disclose"
 """HL7's action of who discloses data. ``attributes.read_actions`` reads it as what the recipient does."""
 
@@ -51,9 +59,13 @@ _RRN_SYSTEMS = ("https://mois.go.kr/rrn", "http://mois.go.kr/rrn")
 
 _Value = TypeVar("_Value")
 _KNOWN = (
-    "bases", "privacy_categories", "systems", "purposes", "categories", "actions", "labels", "actors", "holders",
-    "policies", "subjects", "schemes",
+    "server", "bases", "privacy_categories", "systems", "scopes", "roles", "purposes", "categories", "modules",
+    "actions", "labels", "actors", "holders", "policies", "subjects", "schemes",
 )  # fmt: skip
+_ROLES = ("recipient", "custodian")
+NO_ROLE: Final = "none"
+"""The key in the table of roles for an actor without a role."""
+_FHIR_TYPES = (f"{SYSTEMS['resource-types']}|", f"{SYSTEMS['r5-resource-types']}|")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +77,30 @@ class SubjectReference:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Module:
+    """What a code of ``provision.code`` means, if it is more than data: one module of a broad consent.
+
+    Attributes:
+        categories: codes of the vocabulary. Empty: the realm has no such data, and nothing else is stated.
+        purposes, actions, actors: limits that the code has beside the data; empty: none.
+        data_of: codes. A permit is about data of the time for which a provision beside it permits one of them, for
+            example to collect data; empty: about data of any time.
+        data_before: codes. If a provision beside it permits one of them, the permit is about data from before too.
+    """
+
+    categories: tuple[str, ...] = ()
+    purposes: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
+    actors: tuple[str, ...] = ()
+    data_of: tuple[str, ...] = ()
+    data_before: tuple[str, ...] = ()
+
+
+NO_MODULE: Final = Module()
+"""What a provision without data has: no limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FhirMapping:
     """A parsed mapping file. In its tables, the key of a code is ``system|code``, and of a reference ``Type/id``.
 
@@ -72,7 +108,14 @@ class FhirMapping:
         vocabulary: the vocabulary that has the resulting codes.
         codes: by table (purposes, categories, actions, labels): foreign code → codes of the vocabulary. In the table of
             labels, levels (``LEVELS``) too. In the table of actions, HL7's code ``disclose`` leads to ``DISCLOSE``,
-            unless the file has a line for it.
+            unless the file has a line for it. A category leads to no code if the realm has no such data. A line for a
+            resource type of R4 counts for the type of that name of R5 too.
+        denied_categories: code → categories of a deny, where they are others than those of a permit in ``codes``.
+        modules: code of ``provision.code`` → what it means beside data.
+        scopes: scope of an R4 Consent → the purposes to which it limits the consent; ``*``: it limits none.
+        roles: role of an actor, or ``NO_ROLE`` → ``recipient`` or ``custodian``.
+        server: URL, without a slash at the end, of the server whose ids are meant where a resource does not state it;
+            empty: not known.
         actors: reference, or ``system|value`` of an identifier → participant or ``group/ID``.
         holders: reference of the organisation that keeps a consent → participant whose data the consent covers.
         policies: policy URI, or ``system|code`` → implicit policy; None if a known policy selects no implicit policy.
@@ -89,6 +132,11 @@ class FhirMapping:
     policies: Mapping[str, ImplicitPolicy | None]
     subjects: Mapping[str, SubjectReference] = field(repr=False)
     schemes: Mapping[str, str]
+    denied_categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    modules: Mapping[str, Module] = field(default_factory=dict)
+    scopes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    roles: Mapping[str, str] = field(default_factory=dict)
+    server: str = ""
     bases: tuple[str, ...] = ()
     privacy_categories: frozenset[str] = PRIVACY_CATEGORIES
 
@@ -117,26 +165,52 @@ def parse_mapping(text: str, vocabulary: Vocabulary) -> FhirMapping:
         if name not in _KNOWN:
             raise InvalidError(f"mapping has an unknown key: {quoted(name)}, known are {', '.join(_KNOWN)}")
     systems = {**SYSTEMS, **_table(tables, "systems", _text)}
-    code_lists = (
-        ("purposes", vocabulary.purposes, vocabulary.purpose.bits),
-        ("categories", vocabulary.categories, vocabulary.category.bits),
-        ("actions", vocabulary.actions, vocabulary.action.bits),
-        ("labels", vocabulary.labels, {*vocabulary.label.bits, *LEVELS}),
-    )
+    known_codes = {
+        "purposes": vocabulary.purpose.bits, "categories": vocabulary.category.bits, "actions": vocabulary.action.bits,
+        "labels": {*vocabulary.label.bits, *LEVELS},
+    }  # fmt: skip
+    listed = {name: getattr(vocabulary, name) for name in known_codes}
     codes: dict[str, Mapping[str, tuple[str, ...]]] = {}
-    for name, listed, known in code_lists:
-        own = {f"{code.system}|{code.code}": (code.code,) for code in listed if code.system}
+    denied: dict[str, tuple[str, ...]] = {}
+    for name in known_codes:
+        own = {f"{code.system}|{code.code}": (code.code,) for code in listed[name] if code.system}
         if name == "labels":
             own |= {f"{SYSTEMS['v3-Confidentiality']}|{level}": (level,) for level in LEVELS}
         if DISCLOSE in own:
             own[DISCLOSE] = (DISCLOSE,)
-        lines = _coded(_table(tables, name, _codes), systems, name)
-        codes[name] = {**own, **lines}
-        for code in itertools.chain.from_iterable(lines.values()):
-            if code not in known:
-                raise InvalidError(f"mapping leads to a code that is not in the vocabulary: [{name}] {quoted(code)}")
+        if name != "categories":
+            codes[name] = {**own, **_coded(_table(tables, name, _codes), systems, name)}
+            continue
+        both = _with_r5_types(_coded(_table(tables, name, _categories), systems, name))
+        codes[name] = {**own, **{key: permitted for key, (permitted, _) in both.items()}}
+        denied = {key: denied for key, (permitted, denied) in both.items() if permitted != denied}
+    for name, known in known_codes.items():
+        _check_known(name, itertools.chain.from_iterable(codes[name].values()), {*known, DISCLOSE})
+    _check_known("categories", itertools.chain.from_iterable(denied.values()), known_codes["categories"])
+    modules = {
+        key: replace(
+            module,
+            data_of=tuple(_expanded(dict.fromkeys(module.data_of), systems)),
+            data_before=tuple(_expanded(dict.fromkeys(module.data_before), systems)),
+        )
+        for key, module in _coded(_table(tables, "modules", _module), systems, "modules").items()
+    }
+    for key, module in modules.items():
+        for code in (*module.data_of, *module.data_before):
+            if code not in modules:
+                raise InvalidError(f"mapping of a module names a code that is not in [modules]: {quoted(code)}")
+        if key in codes["categories"]:
+            raise InvalidError(f"mapping has a code in [categories] and in [modules]: {quoted(key)}")
+        for name in ("purposes", "categories", "actions"):
+            _check_known("modules", getattr(module, name), known_codes[name])
+    scopes = _coded(_table(tables, "scopes", _scope), systems, "scopes")
+    for purposes in scopes.values():
+        _check_known("scopes", (code for code in purposes if code != ANY), known_codes["purposes"])
+    roles = _table(tables, "roles", _role)
+    no_role = {NO_ROLE: roles.pop(NO_ROLE)} if NO_ROLE in roles else {}
+    server = _text(tables["server"], "server").rstrip("/") if "server" in tables else ""
     categories = dict.fromkeys(_list(tables, "privacy_categories"), ())
-    bases = (base if base.endswith("/") else f"{base}/" for base in _list(tables, "bases"))
+    bases = {base if base.endswith("/") else f"{base}/" for base in (*_list(tables, "bases"), server) if base}
     return FhirMapping(
         vocabulary=vocabulary,
         codes=codes,
@@ -145,6 +219,11 @@ def parse_mapping(text: str, vocabulary: Vocabulary) -> FhirMapping:
         policies={**PCF_POLICIES, **_expanded(_table(tables, "policies", _policy), systems)},
         subjects=_expanded(_table(tables, "subjects", _subject), systems),
         schemes={_system(key, systems): value for key, value in _table(tables, "schemes", _scheme).items()},
+        denied_categories=denied,
+        modules=modules,
+        scopes={f"{SYSTEMS['consentscope']}|patient-privacy": (ANY,), **scopes},
+        roles={**ROLES, **_coded(roles, systems, "roles"), **no_role},
+        server=server,
         # Sort the longest base first: if a reference begins with two of the bases, the longer base is removed.
         bases=tuple(sorted(bases, key=lambda base: (-len(base), base))),
         privacy_categories=PRIVACY_CATEGORIES | _coded(categories, systems, "privacy_categories").keys(),
@@ -177,6 +256,46 @@ def _codes(value: object, path: str) -> tuple[str, ...]:
     if not codes or len(set(codes)) != len(codes):
         raise InvalidError(f"mapping names no code, or one twice: {path}")
     return codes
+
+
+def _categories(value: object, path: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the categories of a permit, and those of a deny."""
+    if not isinstance(value, dict):
+        codes = () if value == "none" else _codes(value, path)
+        return codes, codes
+    if value.keys() != {"permit", "deny"}:
+        raise InvalidError(f"mapping of data is neither codes nor {{ permit = …, deny = … }}: {path}")
+    return _categories(value["permit"], path)[0], _categories(value["deny"], path)[0]
+
+
+def _scope(value: object, path: str) -> tuple[str, ...]:
+    return (ANY,) if value == "any" else _codes(value, path)
+
+
+def _role(value: object, path: str) -> str:
+    if not isinstance(value, str) or value not in _ROLES:
+        raise InvalidError(f"mapping names no role of {', '.join(_ROLES)}: {path}")
+    return value
+
+
+def _module(value: object, path: str) -> Module:
+    if value == "none":
+        return Module()
+    if not isinstance(value, dict) or not {"categories"} <= value.keys() <= set(Module.__dataclass_fields__):
+        raise InvalidError(f"mapping of a module is not none or a table that has categories: {path}")
+    return Module(**{name: _codes(codes, path) for name, codes in value.items()})
+
+
+def _with_r5_types(lines: Mapping[str, _Value]) -> dict[str, _Value]:
+    """Return the lines for categories, with R4's resource types as those of R5 too, unless R5 has a line of its own."""
+    r4, r5 = _FHIR_TYPES
+    return {**{r5 + key.removeprefix(r4): value for key, value in lines.items() if key.startswith(r4)}, **lines}
+
+
+def _check_known(name: str, codes: Iterable[str], known: Container[str]) -> None:
+    for code in codes:
+        if code not in known:
+            raise InvalidError(f"mapping leads to a code that is not in the vocabulary: [{name}] {quoted(code)}")
 
 
 def _policy(value: object, path: str) -> ImplicitPolicy | None:

@@ -9,12 +9,15 @@ If an element of a provision is absent:
   neither ``type`` nor attributes is refused.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from consentd.errors import InvalidError
+from consentd.fhir import v3
 from consentd.fhir.attributes import NO_LISTS, Lists, read_actions, read_actors, read_sensitivity
-from consentd.fhir.document import Cause, Release
+from consentd.fhir.document import Cause, Release, quoted
 from consentd.fhir.elements import Element, refusal
+from consentd.fhir.mapping import NO_MODULE, Module
 from consentd.fhir.reading import Reading, unique
 from consentd.policy.dates import end_of_date_ms, is_instant, parse_instant_ms, start_of_date_ms
 from consentd.policy.model import ANY, MAX_DEPTH, OPEN_END_MS, OPEN_START_MS, Effect, Period, Provision
@@ -31,6 +34,8 @@ _R5_NAMES = (
     "data", "provision",
 )  # fmt: skip
 _NAMES = {Release.R4: _R4_NAMES, Release.R5: _R5_NAMES}
+_MODULE_LIMITS = {"purpose": "purposes", "action": "actions", "actor": "actors", "dataPeriod": "data_of"}
+"""Elements of a provision → the attributes of a ``Module`` that limit the same."""
 _CATEGORY_NAMES = ("class", "documentType", "resourceType", "code")
 _LIMITS = frozenset({*_R4_NAMES, *_R5_NAMES}) - {"type", "provision"}
 
@@ -43,11 +48,13 @@ def has_limits(element: Element) -> bool:
 def read_provision(
     element: Element, effect: Effect | None, *, reading: Reading, parent: Effect | None = None, above: Lists = NO_LISTS,
     depth: int = 1,
-) -> Provision:  # fmt: skip
-    """Read one provision and its nested provisions.
+) -> Provision | None:  # fmt: skip
+    """Read one provision and its nested provisions; None if it is about no data that the realm has.
 
     A provision whose ``securityLabel`` has confidentialities and other labels is read as a provision for the labels,
     and inside of it a provision with the same effect for the confidentialities, which has the nested provisions.
+    Codes that are modules with different limits are read as a provision for the first, and inside of it provisions
+    with the same effect for the others.
 
     Args:
         effect: the effect of a root, which other elements of the resource state; None to read the element's ``type``.
@@ -63,7 +70,8 @@ def read_provision(
         raise refusal(Cause.BASE, "nested provision states neither type nor attributes", element.path)
     effective = effect or _opposite(parent)
     sensitivity, lists = read_sensitivity(element, effective, above, reading)
-    depth += len(sensitivity) - 1
+    modules = _modules(element, effective, above, reading)
+    depth += max(len(sensitivity), min(len(modules), 2)) - 1
     if depth > MAX_DEPTH:
         raise refusal(Cause.UNSUPPORTED_CONTENT, f"provisions nest deeper than {MAX_DEPTH}", element.path)
     actors, holders, lists = read_actors(element, lists, reading)
@@ -71,29 +79,54 @@ def read_provision(
     start, end = read_window(element, "period")
     if end is not None and end <= 0:
         raise refusal(Cause.PERIOD, "period ends before 1970", element.at("period"))
+    nested = element.many("provision")
+    purposes = _purposes(element, effective, reading)
+    if not modules:
+        if nested:
+            message = "provision is about no data of this realm, and has nested provisions"
+            raise refusal(Cause.UNSUPPORTED_CONTENT, message, element.path)
+        return None
+    if len(modules) > 1 or replace(modules[0], categories=()) != NO_MODULE:
+        if nested or len(sensitivity) > 1:
+            message = "provision with modules of the mapping has nested provisions, or labels beside confidentialities"
+            raise refusal(Cause.UNSUPPORTED_CONTENT, message, element.path)
+        reading.note("codes are read as modules of the mapping, with the purposes, actions and recipients stated there")
+    module = modules[0]
     provision = Provision(
-        effect=effect if len(sensitivity) == 1 else effective,
-        actors=actors,
+        effect=effect if len(sensitivity) == len(modules) == 1 else effective,
+        actors=actors or module.actors,
         holders=holders,
-        purposes=_purposes(element, reading),
-        categories=_categories(element, reading),
-        actions=actions,
+        purposes=purposes or module.purposes,
+        categories=module.categories,
+        actions=actions or module.actions,
         labels=sensitivity[0].labels,
         level=sensitivity[0].level,
         resources=unique(_resource(entry, reading) for entry in element.many("data")),
         start_ms=max(start or 0, 0),  # this changes no decision, because no decision is from before 1970
         end_ms=OPEN_END_MS if end is None else end,
-        data_period=_data_period(element),
+        data_period=_data_period(element) or _module_data(module, element, above, effective, reading),
     )
-    children = tuple(
-        read_provision(child, None, reading=reading, parent=effective, above=lists, depth=depth + 1)
-        for child in element.many("provision")
+    lists = replace(
+        lists,
+        limits=lists.limits | element.members.keys() & _MODULE_LIMITS.keys(),
+        beside=tuple(nested),
+        window=_intersection((start, end), above.window),
     )
+    read = (
+        read_provision(child, None, reading=reading, parent=effective, above=lists, depth=depth + 1) for child in nested
+    )
+    children = tuple(child for child in read if child is not None)
+    if len(modules) > 1:
+        return replace(
+            provision,
+            children=tuple(
+                _further(other, module, effective, _module_data(other, element, above, effective, reading), reading)
+                for other in modules[1:]
+            ),
+        )
     if len(sensitivity) == 1:
         return replace(provision, children=children)
-    inner = Provision(
-        effect=effective, labels=sensitivity[1].labels, level=sensitivity[1].level, children=children
-    )
+    inner = Provision(effect=effective, labels=sensitivity[1].labels, level=sensitivity[1].level, children=children)
     return replace(provision, children=(inner,))
 
 
@@ -103,12 +136,11 @@ def state_defaults(root: Provision, reading: Reading) -> Provision:
         reading.note("no recipient is stated: any")
     if not root.categories:
         reading.note("no data class is stated: any category")
-    if not root.purposes and _permits_in_silence(root, Effect.DENY):
+    purposes = root.purposes or reading.scope
+    if purposes == (ANY,) and _permits_in_silence(root, Effect.DENY):
         reading.note("a permit states no purpose: it covers those that can be implied, not break-glass or marketing")
     star = (ANY,)
-    return replace(
-        root, actors=root.actors or star, categories=root.categories or star, purposes=root.purposes or star
-    )
+    return replace(root, actors=root.actors or star, categories=root.categories or star, purposes=purposes)
 
 
 def _permits_in_silence(node: Provision, parent: Effect) -> bool:
@@ -147,6 +179,14 @@ def read_window(element: Element, name: str) -> tuple[int | None, int | None]:
     return start, end
 
 
+def _intersection(
+    one: tuple[int | None, int | None], other: tuple[int | None, int | None]
+) -> tuple[int | None, int | None]:
+    starts = [bound for bound in (one[0], other[0]) if bound is not None]
+    ends = [bound for bound in (one[1], other[1]) if bound is not None]
+    return max(starts, default=None), min(ends, default=None)
+
+
 def _bound(period: Element, name: str) -> int | None:
     text = period.text(name)
     if text is None or (name == "end" and text.startswith("9999")):
@@ -174,22 +214,119 @@ def _data_period(element: Element) -> Period | None:
     return Period(OPEN_START_MS if start is None else start, OPEN_END_MS if end is None else end)
 
 
-def _purposes(element: Element, reading: Reading) -> tuple[str, ...]:
-    purposes = reading.codes("purposes", element.many("purpose"))
+def _purposes(element: Element, effect: Effect, reading: Reading) -> tuple[str, ...]:
+    """Return the purposes that a provision states.
+
+    A deny of a purpose that the vocabulary does not have is a deny of the nearest one above it. A permit is not: it
+    would permit more.
+    """
+    table = reading.mapping.codes["purposes"]
+    purposes: list[str] = []
+    for coding in element.many("purpose"):
+        key, path = coding.coding()
+        wider = v3.nearest(key, table)
+        if not wider:
+            raise refusal(Cause.UNKNOWN_CODE, "code is not in [purposes]", path, key)
+        if wider != key:
+            if effect is Effect.PERMIT or "provision" in element.members:
+                message = f"code is not in [purposes]; {quoted(wider)} is wider"
+                raise refusal(Cause.UNKNOWN_CODE, message, path, key)
+            reading.note(f"a deny of the purpose {quoted(key)} is read as a deny of the wider {quoted(wider)}")
+        purposes += table[wider]
     if TEST_PURPOSE in purposes and not reading.test_data:
-        raise refusal(Cause.TEST_DATA, "provision has test data as a purpose", element.at("purpose"))
-    return purposes
+        raise refusal(Cause.TEST_DATA, "provision has test data as a purpose: import it with --test-data",
+                      element.at("purpose"))  # fmt: skip
+    _check_scope(purposes, element.at("purpose"), reading)
+    return unique(purposes)
 
 
-def _categories(element: Element, reading: Reading) -> tuple[str, ...]:
+def _check_scope(purposes: Iterable[str], path: str, reading: Reading) -> None:
+    """Refuse purposes outside of those to which the scope limits the consent."""
+    if ANY in reading.scope:
+        return
+    parents = {code.code: code.parent for code in reading.mapping.vocabulary.purposes}
+    for purpose in purposes:
+        code = purpose
+        while code and code not in reading.scope:
+            code = parents[code]
+        if not code:
+            raise refusal(Cause.SCOPE, "purpose is outside of those of the scope in [scopes]", path, purpose)
+
+
+def _modules(element: Element, effect: Effect, above: Lists, reading: Reading) -> tuple[Module, ...]:
+    """Return what a provision states of data, one module for each set of limits; empty: data that the realm lacks."""
     stated = [name for name in _CATEGORY_NAMES if name in element.members]
     if len(stated) > 1:
         # In FHIR both elements must match. Our provisions have one list of categories, and one match is enough.
         raise refusal(Cause.UNSUPPORTED_CONTENT, f"provision has {' and '.join(stated)}", element.path)
     if not stated:
-        return ()
+        return (NO_MODULE,)
     (name,) = stated
-    return (reading.concepts if name == "code" else reading.codes)("categories", element.many(name))
+    if name != "code":
+        categories = reading.categories(element.many(name), effect)
+        _check_nested_categories(element, [coding.coding()[0] for coding in element.many(name)], reading)
+        return (Module(categories=categories),) if categories else ()
+    merged: dict[Module, tuple[str, ...]] = {}
+    for concept in element.many(name):
+        _check_nested_categories(element, [key for key, _ in concept.codings()], reading)
+        module = reading.module(concept, effect)
+        _check_scope(module.purposes, concept.path, reading)
+        if module.categories:
+            limits = replace(module, categories=())
+            merged[limits] = unique((*merged.get(limits, ()), *module.categories))
+    for limits in merged:
+        for limit, attribute in _MODULE_LIMITS.items():
+            if getattr(limits, attribute) and (limit in element.members or limit in above.limits):
+                message = f"provision states {limit}, and so does the module of its code in the mapping"
+                raise refusal(Cause.UNSUPPORTED_CONTENT, message, element.at(limit))
+    if len(merged) > 1 and above.limits:
+        message = "codes are modules with different limits, inside a provision with limits of the same kind"
+        raise refusal(Cause.UNSUPPORTED_CONTENT, message, element.at(name))
+    return tuple(replace(limits, categories=categories) for limits, categories in merged.items())
+
+
+def _check_nested_categories(element: Element, keys: Iterable[str], reading: Reading) -> None:
+    """Refuse nested provisions that would inherit data of which a permit and a deny have different categories."""
+    for key in keys:
+        if key in reading.mapping.denied_categories and "provision" in element.members:
+            message = "provision with nested ones has data that a permit and a deny have different categories for"
+            raise refusal(Cause.UNSUPPORTED_CONTENT, message, element.path, key)
+
+
+def _module_data(module: Module, element: Element, above: Lists, effect: Effect, reading: Reading) -> Period | None:
+    """Return the time of the data that a module is about; None: any. A deny is about data of any time."""
+    if not module.data_of or effect is Effect.DENY:
+        return None
+
+    def permitted(codes: tuple[str, ...]) -> list[Element]:
+        return [one for one in above.beside if one.text("type") == "permit" and _has_code(one, codes)]
+
+    found = permitted(module.data_of)
+    if len(found) != 1:
+        message = f"no single provision beside it permits {quoted(module.data_of[0])}, which says when data are from"
+        raise refusal(Cause.UNSUPPORTED_CONTENT, message, element.at("code"))
+    start, end = _intersection(read_window(found[0], "period"), above.window)
+    if permitted(module.data_before):
+        start = None
+    reading.note("a permit is about data of the time that a provision beside it states, by the modules of the mapping")
+    return Period(OPEN_START_MS if start is None else start, OPEN_END_MS if end is None else end)
+
+
+def _has_code(element: Element, codes: tuple[str, ...]) -> bool:
+    return any(key in codes for concept in element.many("code") for key, _ in concept.codings())
+
+
+def _further(module: Module, first: Module, effect: Effect, data_period: Period | None, reading: Reading) -> Provision:
+    """Return a further module of a list as a provision inside the first one, whose limits it must not inherit."""
+    star = (ANY,)
+    return Provision(
+        effect=effect,
+        categories=module.categories,
+        purposes=module.purposes or (reading.scope if first.purposes else ()),
+        actions=module.actions or (star if first.actions else ()),
+        actors=module.actors or (star if first.actors else ()),
+        data_period=data_period or (Period() if first.data_of else None),
+    )
 
 
 def _resource(element: Element, reading: Reading) -> str:

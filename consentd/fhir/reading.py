@@ -1,14 +1,18 @@
 """The state of reading one resource: its mapping, its notes, and how codes and references are looked up."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from consentd.fhir.document import Cause, Release
 from consentd.fhir.elements import Element, refusal
-from consentd.fhir.mapping import FhirMapping
+from consentd.fhir.mapping import FhirMapping, Module
+from consentd.policy.model import ANY, Effect
 
 _Value = TypeVar("_Value")
+NOT_HERE = "codes of data that this realm does not have, by the mapping, are left out"
+_RELATIVE = re.compile(r"[A-Z][A-Za-z]*/")
 
 
 @dataclass(slots=True)
@@ -16,6 +20,8 @@ class Reading:
     """The state of reading one resource.
 
     Attributes:
+        base: the base URL of the resource's relative references, if it is another than the mapping's; see ``Origin``.
+        scope: the purposes to which the scope of the consent limits it; ``*``: it limits none.
         keepers: the holders that the organisations which keep the consent map to; empty: any holder.
         notes: messages about choices made and elements left out; no note names the subject.
     """
@@ -23,6 +29,8 @@ class Reading:
     release: Release
     mapping: FhirMapping
     test_data: bool
+    base: str = ""
+    scope: tuple[str, ...] = (ANY,)
     keepers: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
 
@@ -50,19 +58,50 @@ class Reading:
         known = {self.mapping.codes[table][key] for key, _ in codings if key in self.mapping.codes[table]}
         if not known:
             key, path = codings[0]
-            raise refusal(Cause.UNKNOWN_CODE, f"code is not in [{table}]", path, key)
+            tables = "[categories] or [modules]" if table == "categories" else f"[{table}]"
+            raise refusal(Cause.UNKNOWN_CODE, f"code is not in {tables} of the mapping", path, key)
         if len(known) > 1:
             raise refusal(Cause.UNKNOWN_CODE, f"codings of one concept differ in [{table}]", element.path)
         return known.pop()
 
+    def categories(self, elements: Iterable[Element], effect: Effect) -> tuple[str, ...]:
+        """Return the categories for Coding elements of a permit or a deny. Raises as ``codes``."""
+        found = (self._categories(element, [element.coding()], effect) for element in elements)
+        return unique(code for codes in found for code in codes)
+
+    def _categories(self, element: Element, codings: list[tuple[str, str]], effect: Effect) -> tuple[str, ...]:
+        found = self._concept("categories", element, codings)
+        if effect is Effect.DENY:
+            denied = self.mapping.denied_categories
+            found = unique(code for key, _ in codings for code in denied.get(key, ())) or found
+        if not found:
+            self.note(NOT_HERE)
+        return found
+
+    def module(self, element: Element, effect: Effect) -> Module:
+        """Return what a CodeableConcept of ``provision.code`` means. Raises as ``codes``."""
+        modules, codings = self.mapping.modules, element.codings()
+        found = {modules[key] for key, _ in codings if key in modules}
+        if not found:
+            return Module(categories=self._categories(element, codings, effect))
+        if len(found) > 1 or any(key in self.mapping.codes["categories"] for key, _ in codings):
+            raise refusal(Cause.UNKNOWN_CODE, "codings of one concept differ in [modules]", element.path)
+        module = found.pop()
+        if not module.categories:
+            self.note(NOT_HERE)
+        return module
+
     def reference(self, element: Element) -> str:
-        """Return the text of a reference, without a base URL of the mapping; empty if the element has no text."""
-        element.only("reference", "type", "identifier", "display")
+        """Return the text of a reference, without a base URL of the mapping; empty if the element has no text.
+
+        A relative reference of a resource from another server than the mapping's is returned with that server's URL.
+        """
+        element.only("reference", "type", "identifier", "display", "_display")
         reference = element.text("reference") or ""
         for base in self.mapping.bases:
             if reference.startswith(base):
                 return reference[len(base) :]
-        return reference
+        return f"{self.base}{reference}" if self.base and _RELATIVE.match(reference) else reference
 
     def identifier(self, element: Element) -> str:
         """Return ``system|value`` of a reference's identifier; empty if identifier, system or value is absent."""

@@ -140,6 +140,13 @@ DIRTY: dict[str, tuple[dict[str, Any], Cause]] = {
         r4(policyRule=None, provision={"type": "permit"}), Cause.NOT_VALID,
     ),
     # which resource, which release
+    "STU3 exception": (r4(scope=None, policyRule="http://x.example", **{"except": [{"type": "deny"}]}), Cause.RELEASE),
+    "STU3 policy rule": (r4(scope=None, provision=None, policyRule="http://x.example"), Cause.RELEASE),
+    "STU3 actor": (
+        {"resourceType": "Consent", "id": "x", "status": "active", "patient": {"reference": "Patient/ex-patient"},
+         "period": {"start": "2022"}, "actor": [RESEARCHER]},
+        Cause.RELEASE,
+    ),
     "another resource": ({"resourceType": "Patient", "id": "x"}, Cause.RESOURCE_TYPE),
     "no resource type": (r4(resourceType=None), Cause.RESOURCE_TYPE),
     "R4 and R5 at once": (r4(decision="permit"), Cause.RELEASE),
@@ -147,7 +154,7 @@ DIRTY: dict[str, tuple[dict[str, Any], Cause]] = {
     # status, scope, category, author, subject
     **{
         f"status is {status}": (r4(status=status), Cause.STATUS)
-        for status in ("draft", "proposed", "rejected", "inactive", "entered-in-error", "ACTIVE", "valid")
+        for status in ("draft", "proposed", "unknown", "ACTIVE", "valid")
     },
     "status is missing": (r5(status=None), Cause.NOT_VALID),
     "scope is treatment": (r4(scope=concept("consentscope", "treatment")), Cause.SCOPE),
@@ -161,7 +168,7 @@ DIRTY: dict[str, tuple[dict[str, Any], Cause]] = {
     "patient is unknown": (r4(patient={"reference": "Patient/whoever"}), Cause.UNKNOWN_SUBJECT),
     "patient is only a name": (r4(patient={"display": "Somebody"}), Cause.UNKNOWN_SUBJECT),
     "patient is missing": (r4(patient=None), Cause.UNKNOWN_SUBJECT),
-    "verification": (r4(verification=[{"verified": False}]), Cause.UNSUPPORTED_CONTENT),
+    "not verified": (r4(verification=[{"verified": False}]), Cause.UNSUPPORTED_CONTENT),
     # base
     "no base": (r4(policyRule=None, policy=[{"uri": "http://x.example"}], provision=None), Cause.BASE),
     "root has limits and no type": (untyped(purpose=[reason("TREAT")]), Cause.BASE),
@@ -174,7 +181,7 @@ DIRTY: dict[str, tuple[dict[str, Any], Cause]] = {
     ),
     "R5 provision without attributes": (r5(provision=[{"id": "all"}]), Cause.BASE),
     "policyRule is another code": (r4(policyRule=concept("v3-ActCode", "OPTOUTE")), Cause.BASE),
-    "policyRule is text": (r4(policyRule={"text": "opt in"}), Cause.UNKNOWN_CODE),
+    "policyRule is text": (r4(policyRule={"text": "opt in"}), Cause.BASE),
     "type contradicts policyRule": (provision(type="deny"), Cause.BASE),
     "R5 without decision": (r5(decision=None), Cause.BASE),
     "decision is another code": (r5(decision="maybe"), Cause.UNKNOWN_CODE),
@@ -220,6 +227,21 @@ DIRTY: dict[str, tuple[dict[str, Any], Cause]] = {
     ),
     "role is author": (
         provision(actor=[{**RESEARCHER, "role": concept("v3-ParticipationType", "AUT")}]), Cause.ROLE,
+    ),
+    "role is recipient and custodian": (
+        provision(
+            actor=[
+                {
+                    **RESEARCHER,
+                    "role": {
+                        "coding": [
+                            {"system": f"{SYSTEM}v3-ParticipationType", "code": code} for code in ("IRCP", "CST")
+                        ]
+                    },
+                }
+            ]
+        ),
+        Cause.ROLE,
     ),
     "recipient is a patient of another server": (
         provision(actor=[{"role": IRCP, "reference": {"reference": "https://other.example/fhir/Patient/whoever"}}]),
