@@ -16,6 +16,7 @@ from cases.fhir_consents import (
     ROOT,
     SYSTEM,
     concept,
+    custodian,
     imported,
     provision,
     r4,
@@ -104,6 +105,35 @@ def test_an_actor_without_a_role_is_what_the_mapping_says() -> None:
     assert (refused.cause, "`provision[0].actor[0]`" in refused.message) == (Cause.ROLE, True)
     (child,) = imported(resource, with_lines("roles", 'none = "recipient"')).consent.root.children
     assert child.actors == ("ex-org-researcher",)
+
+
+def test_a_source_discloses_to_the_recipients_beside_it() -> None:
+    source = {"role": {"coding": [{"system": "urn:x", "code": "s"}]},
+              "reference": {"reference": "Organization/hospital-a"}}  # fmt: skip
+    mapping = with_lines("roles", '"urn:x|s" = "source"')
+    root = imported(provision(actor=[source, RESEARCHER]), mapping).consent.root
+    assert (root.actors, root.holders) == (("ex-org-researcher",), ("hospital-a",))
+    root = imported(provision(actor=[source]), mapping).consent.root
+    assert (root.actors, root.holders) == ((ANY,), ("hospital-a",))
+    for actors in ([source, custodian("hospital-a")], [RESEARCHER, custodian("hospital-a")]):
+        assert read(provision(actor=actors), mapping).cause is Cause.ROLE
+    nested = provision(actor=[source, RESEARCHER], provision=[{"type": "deny", "actor": [RESEARCHER]}])
+    assert read(nested, mapping).cause is Cause.ROLE
+
+
+def test_extensions_of_provisions_limit_them_unless_the_mapping_says_otherwise() -> None:
+    extension = [{"url": "http://example.org/only-if", "valueCode": "x"}]
+    resource = provision(extension=extension)
+    refused = read(resource)
+    assert refused.cause is Cause.UNSUPPORTED_CONTENT
+    assert "`http://example.org/only-if` at `provision.extension`" in refused.message
+    known = SHIPPED.replace("extensions = []", 'extensions = ["http://example.org/only-if"]')
+    mapping = parse_mapping(known, VOCABULARY)
+    assert "extensions are not kept" in imported(resource, mapping).notes
+    # Outside of provisions an extension limits nothing.
+    assert "extensions are not kept" in imported({**R4, "extension": extension}).notes
+    shown = {**reason("TREAT"), "display": "care", "_display": {"extension": extension}}
+    assert imported(provision(purpose=[shown])).consent.root.purposes == ("TREAT",)
 
 
 def test_a_deny_of_a_narrower_purpose_is_one_of_the_wider_and_a_permit_is_not() -> None:
@@ -274,6 +304,19 @@ def test_a_broad_consent_permits_research_on_the_data_of_its_time() -> None:
     before = broad_consent(("6", "2020-09-01", "2060-08-31"), ("8", "2020-09-01", "2050-08-31"), ("45", "2020", "2050"))
     (permit,) = imported(before, MII_MAPPING).consent.root.children
     assert permit.data_period == Period(OPEN_START_MS, SEPTEMBER_2050)  # cut by the period of the root
+
+
+def test_a_broad_consent_with_the_names_of_gics() -> None:
+    def named(name: str) -> dict[str, Any]:
+        code = codes(name, system="https://ths-greifswald.de/fhir/CodeSystem/gics/Policy")
+        return {"type": "permit", "period": {"start": "2020-09-01", "end": "2025-08-31"}, "code": code}
+
+    names = ("IDAT_erheben", "MDAT_erheben", "MDAT_wissenschaftlich_nutzen_EU_DSGVO_NIVEAU", "KDAT_retro_uebertragen")
+    document = broad_consent(category=R4["category"])
+    del document["policyRule"]
+    document["provision"]["provision"] = [named(name) for name in names]
+    (permit,) = imported(document, MII_MAPPING).consent.root.children
+    assert (permit.actors, permit.data_period) == (("group/researchers",), Period(SEPTEMBER_2020, SEPTEMBER_2025))
 
 
 def test_a_refused_broad_consent_denies_research() -> None:

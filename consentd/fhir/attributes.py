@@ -161,23 +161,26 @@ def read_actors(element: Element, above: Lists, reading: Reading) -> tuple[tuple
     actors = element.many("actor")
     if not actors:
         return (), (), above
-    custodians = [_role(actor, reading) == "custodian" for actor in actors]
-    if len(set(custodians)) > 1:
-        # In FHIR one match is enough; here both attributes must match.
+    roles = [_role(actor, reading) for actor in actors]
+    held = [actor for actor, role in zip(actors, roles, strict=True) if role != "recipient"]
+    received = [actor for actor, role in zip(actors, roles, strict=True) if role == "recipient"]
+    # In FHIR one match is enough. Here both attributes must match, which the mapping says of a source and recipients.
+    if "custodian" in roles and len(set(roles)) > 1:
         raise refusal(Cause.ROLE, "actors are recipients and custodians in one list", element.at("actor"))
-    if not custodians[0]:
-        if above.is_custodians:
-            raise refusal(Cause.ROLE, "recipients replace the custodians of an outer provision", element.at("actor"))
-        return unique(_participant(actor, reading.mapping.actors, "actors", reading) for actor in actors), (), above
-    holders = unique(_participant(actor, reading.mapping.holders, "holders", reading) for actor in actors)
+    if not held and above.is_custodians:
+        raise refusal(Cause.ROLE, "recipients replace the custodians of an outer provision", element.at("actor"))
+    holders = unique(_participant(actor, reading.mapping.holders, "holders", reading) for actor in held)
+    recipients = unique(_participant(actor, reading.mapping.actors, "actors", reading) for actor in received)
+    if not held:
+        return recipients, (), above
     if reading.keepers and not set(holders) <= set(reading.keepers):
         raise refusal(Cause.ROLE, "custodian is not the organisation that keeps the consent", element.at("actor"))
     reading.note("a custodian is read as the holder of the data")
-    return (ANY,), holders, replace(above, is_custodians=True)
+    return recipients or (ANY,), holders, replace(above, is_custodians=True)
 
 
 def _role(actor: Element, reading: Reading) -> str:
-    """Return ``recipient`` or ``custodian``. A code counts as the nearest code above it that the mapping has."""
+    """Return the role by the mapping. A code counts as the nearest code above it that the mapping has."""
     actor.only("role", "reference")
     roles, role = reading.mapping.roles, actor.one("role")
     if role is None:

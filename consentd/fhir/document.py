@@ -105,6 +105,8 @@ def parse_document(text: str | bytes) -> dict[str, object]:
         document = parse_json(decoded, max_nesting=MAX_NESTING, parse_constant=_refuse_constant)
     except MalformedError as error:
         raise _not_json(str(error)) from None
+    if isinstance(document, list):
+        raise _not_json("it is a list: make a Bundle of type collection of it")
     if not isinstance(document, dict):
         raise _not_json("it is no object")
     for path, key, value in walk(document):

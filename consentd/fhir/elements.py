@@ -6,6 +6,7 @@ Every element that can limit or widen a consent is read through ``only``. So if 
 package does not interpret (such as an element of a later release), the resource is refused. No such member is ignored.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 from consentd.errors import InvalidError
@@ -68,7 +69,7 @@ class Element:
         self.only("system", "version", "code", "display", "_display", "userSelected")
         system, code = self.text("system"), self.text("code")
         if system is None or code is None:
-            raise refusal(Cause.UNKNOWN_CODE, "coding lacks its system or its code", self.path)
+            raise refusal(Cause.UNKNOWN_CODE, "coding lacks its system or its code", self.path, code or system or "")
         return f"{system}|{code}", self.path
 
 
@@ -78,6 +79,23 @@ def refusal(cause: Cause, message: str, path: str, text: str = "") -> InvalidErr
     *text* is the faulty text of the document. Leave it empty if the text may name a person.
     """
     return InvalidError(f"{message}: {quoted(text)} at {quoted(path)}" if text else f"{message}: {quoted(path)}", cause)
+
+
+def check_extensions(element: Element, known: Container[str]) -> None:
+    """Refuse extensions of an element, at any depth, whose URLs are not in *known*.
+
+    FHIR says that an extension changes no meaning (R4, 2.4.0.2). But systems limit provisions by extensions, and a
+    permit without its limit would permit more. Extensions of texts for display are left out.
+    """
+    for path, key, value in walk(element.members):
+        if key != "extension" or path.endswith(("_display", "_text")) or not isinstance(value, list):
+            continue
+        for one in value:
+            url = one.get("url") if isinstance(one, dict) else None
+            if not isinstance(url, str) or url not in known:
+                message = "extension in a provision may limit it, and is not in extensions of the mapping"
+                full_path = join(join(element.path, path) if path else element.path, "extension")
+                raise refusal(Cause.UNSUPPORTED_CONTENT, message, full_path, url if isinstance(url, str) else "")
 
 
 def check_modifiers(resource: Element) -> None:

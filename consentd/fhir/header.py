@@ -134,17 +134,17 @@ def read_subject(resource: Element, reading: Reading) -> SubjectReference:
     """Return the person that a Consent is about. Raises ``InvalidError`` (UNKNOWN_SUBJECT)."""
     name = _ROLE_NAMES[reading.release][0]
     target = resource.one(name)
-    found: set[SubjectReference] = set()
-    if target is not None:
-        found = reading.matches(reading.mapping.subjects, target)
-        system, _, value = reading.identifier(target).rpartition("|")
-        scheme = reading.mapping.schemes.get(system)
-        if scheme is not None:
-            try:
-                check_identifier(scheme, value)
-            except InvalidError as error:
-                raise refusal(Cause.UNKNOWN_SUBJECT, str(error), resource.at(name)) from None
-            found.add(SubjectReference(scheme, value))
+    if target is None:
+        raise refusal(Cause.UNKNOWN_SUBJECT, "no subject is stated", resource.at(name))
+    found = reading.matches(reading.mapping.subjects, target)
+    system, _, value = reading.identifier(target).rpartition("|")
+    scheme = reading.mapping.schemes.get(system)
+    if scheme is not None:
+        try:
+            check_identifier(scheme, value)
+        except InvalidError as error:
+            raise refusal(Cause.UNKNOWN_SUBJECT, str(error), resource.at(name)) from None
+        found.add(SubjectReference(scheme, value))
     if len(found) != 1:
         message = "subject has no single match in [subjects] or [schemes] of the mapping"
         raise refusal(Cause.UNKNOWN_SUBJECT, message, resource.at(name))

@@ -59,10 +59,10 @@ _RRN_SYSTEMS = ("https://mois.go.kr/rrn", "http://mois.go.kr/rrn")
 
 _Value = TypeVar("_Value")
 _KNOWN = (
-    "server", "bases", "privacy_categories", "systems", "scopes", "roles", "purposes", "categories", "modules",
-    "actions", "labels", "actors", "holders", "policies", "subjects", "schemes",
+    "server", "bases", "privacy_categories", "extensions", "systems", "scopes", "roles", "purposes", "categories",
+    "modules", "actions", "labels", "actors", "holders", "policies", "subjects", "schemes",
 )  # fmt: skip
-_ROLES = ("recipient", "custodian")
+_ROLES = ("recipient", "custodian", "source")
 NO_ROLE: Final = "none"
 """The key in the table of roles for an actor without a role."""
 _FHIR_TYPES = (f"{SYSTEMS['resource-types']}|", f"{SYSTEMS['r5-resource-types']}|")
@@ -113,7 +113,8 @@ class FhirMapping:
         denied_categories: code → categories of a deny, where they are others than those of a permit in ``codes``.
         modules: code of ``provision.code`` → what it means beside data.
         scopes: scope of an R4 Consent → the purposes to which it limits the consent; ``*``: it limits none.
-        roles: role of an actor, or ``NO_ROLE`` → ``recipient`` or ``custodian``.
+        roles: role of an actor, or ``NO_ROLE`` → ``recipient`` or ``custodian``; or ``source``, who has the data and
+            discloses them to the recipients beside it.
         server: URL, without a slash at the end, of the server whose ids are meant where a resource does not state it;
             empty: not known.
         actors: reference, or ``system|value`` of an identifier → participant or ``group/ID``.
@@ -122,6 +123,7 @@ class FhirMapping:
         subjects: reference, or ``system|value`` of an identifier → the citizen.
         schemes: identifier system → scheme of the citizen's identifier.
         bases: base URLs with a slash at the end. If a reference begins with one of these, the base URL is removed.
+        extensions: URLs of extensions that limit no provision.
         privacy_categories: the ``Consent.category`` codes that mark a consent to the use of data.
     """
 
@@ -138,6 +140,7 @@ class FhirMapping:
     roles: Mapping[str, str] = field(default_factory=dict)
     server: str = ""
     bases: tuple[str, ...] = ()
+    extensions: frozenset[str] = frozenset()
     privacy_categories: frozenset[str] = PRIVACY_CATEGORIES
 
 
@@ -224,6 +227,7 @@ def parse_mapping(text: str, vocabulary: Vocabulary) -> FhirMapping:
         scopes={f"{SYSTEMS['consentscope']}|patient-privacy": (ANY,), **scopes},
         roles={**ROLES, **_coded(roles, systems, "roles"), **no_role},
         server=server,
+        extensions=frozenset(_list(tables, "extensions")),
         # Sort the longest base first: if a reference begins with two of the bases, the longer base is removed.
         bases=tuple(sorted(bases, key=lambda base: (-len(base), base))),
         privacy_categories=PRIVACY_CATEGORIES | _coded(categories, systems, "privacy_categories").keys(),

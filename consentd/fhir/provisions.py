@@ -16,7 +16,7 @@ from consentd.errors import InvalidError
 from consentd.fhir import v3
 from consentd.fhir.attributes import NO_LISTS, Lists, read_actions, read_actors, read_sensitivity
 from consentd.fhir.document import Cause, Release, quoted
-from consentd.fhir.elements import Element, refusal
+from consentd.fhir.elements import Element, check_extensions, refusal
 from consentd.fhir.mapping import NO_MODULE, Module
 from consentd.fhir.reading import Reading, unique
 from consentd.policy.dates import end_of_date_ms, is_instant, parse_instant_ms, start_of_date_ms
@@ -65,6 +65,8 @@ def read_provision(
         InvalidError: the provision is refused; the error has a ``Cause``.
     """
     element.only(*_NAMES[reading.release])
+    if parent is None:
+        check_extensions(element, reading.mapping.extensions)
     effect = effect or read_effect(element, "type")
     if effect is None and not has_limits(element):
         raise refusal(Cause.BASE, "nested provision states neither type nor attributes", element.path)

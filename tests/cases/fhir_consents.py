@@ -212,6 +212,14 @@ DIRTY: dict[str, tuple[dict[str, Any], Cause]] = {
     ),
     "test data by its label": (r4(meta={"security": [reason("HTEST")]}), Cause.TEST_DATA),
     "test data by its purpose": (provision(purpose=[reason("HTEST")]), Cause.TEST_DATA),
+    "extension in a provision": (provision(extension=EXTENSION), Cause.UNSUPPORTED_CONTENT),
+    "extension deep in a provision": (
+        provision(action=[{**concept("consentaction", "use"), "extension": EXTENSION}]),
+        Cause.UNSUPPORTED_CONTENT,
+    ),
+    "extension in a provision of R5": (
+        r5(provision=[{"purpose": [reason("TREAT")], "extension": EXTENSION}]), Cause.UNSUPPORTED_CONTENT,
+    ),
     # provisions
     "purpose is unknown": (provision(purpose=[reason("FooBar")]), Cause.UNKNOWN_CODE),
     "purpose is of another system": (provision(purpose=[{"system": "urn:x", "code": "TREAT"}]), Cause.UNKNOWN_CODE),
