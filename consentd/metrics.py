@@ -59,6 +59,7 @@ _OUTCOME = _one_of("outcome", "PERMIT", "PARTIAL", "DENY", "NO_CONSENT", "INDETE
 _VIA = _one_of("via", "check", "batch", "authorize")
 _STORE = _one_of("store", "ledger", "table")
 _PLACE = _one_of("place", "ledger", "vault", "table", "last_signed")
+_LISTENER = _one_of("listener", "grpc", "http")
 _CLOCK = _one_of("direction", "behind", "ahead")
 _STEP = _one_of("step", "space", "batch", "read", "sign", "publish", "upkeep")
 _REPEAT = _one_of("repeat", "same", "conflicting")
@@ -120,9 +121,9 @@ class Counter(_Children[prometheus_client.Counter]):
 class Gauge(_Children[prometheus_client.Gauge]):
     """A figure that goes up and down."""
 
-    def set(self, figure: float) -> None:
-        """Set the gauge to *figure*."""
-        self._metric.set(figure)
+    def set(self, figure: float, *values: str) -> None:
+        """Set the gauge, or its child of these label *values*, to *figure*."""
+        self._child(values).set(figure)
 
     def follow(self, read: Callable[[], float], *values: str) -> None:
         """Export the figure that *read* returns. ``Metrics.render`` calls *read* each time, on any thread.
@@ -247,6 +248,9 @@ class Metrics:
         self.scrub_failures = counter("scrub_failures", "Scrubs that failed before their end.")
 
         # -- readiness
+        self.tls_certificate_end_time_seconds = gauge(
+            "tls_certificate_end_time_seconds", "When the certificate of a listener ends.", _LISTENER
+        )
         self.ready = gauge("ready", "1 while the daemon serves, else 0.")
         self.table_heartbeat_time_seconds = gauge(
             "table_heartbeat_time_seconds", "When the writer last wrote its heartbeat to the table."

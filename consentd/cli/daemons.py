@@ -45,7 +45,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def serve(arguments: argparse.Namespace, out: Out) -> int:
-    """Run the daemon until SIGTERM; SIGHUP reads the credentials again."""
+    """Run the daemon until SIGTERM; SIGHUP reads credentials and certificates again."""
     from consentd.server.signals import Signals
 
     signals = Signals.receive()  # before the import of the daemon, which takes most of a second

@@ -48,6 +48,7 @@ from consentd.server.preflight import (
 from consentd.server.rpc_server import RpcServer
 from consentd.server.scrubber import Scrubber
 from consentd.server.signals import Signals
+from consentd.server.tls import http_context, read_tls_files
 from consentd.service.auth import Authenticator, read_credentials
 from consentd.service.servicer import Services, ServiceState
 from consentd.store.rocks import RocksStore
@@ -99,6 +100,7 @@ class Daemon:
         self._rpc.start()
         try:
             self._http = http.listen(self.config.http, self.service_state)
+            self._note_certificate_ends()
             measure_connections(self.metrics, self._http)
             self.service_state.services = services = self._open()
         except BaseException:
@@ -134,21 +136,38 @@ class Daemon:
         self.service_state.call_log.flush()
         log.info("stopped")
 
+    def reload(self) -> None:
+        """Read credentials and TLS files again. What cannot be read stays as it is, and the log says why."""
+        _reload(self.reload_credentials, "credentials not reloaded")
+        if self.config.grpc.tls is not None or self.config.http.tls is not None:
+            _reload(self._reload_certificates, "TLS files not reloaded")
+
     def reload_credentials(self) -> None:
-        """Read the credentials file again. If that fails for any reason, keep the present credentials and log why."""
-        try:
-            credentials = read_credentials(self.config.callers.credentials_file)
-        except ConsentdError as error:
-            log.error("credentials not reloaded: %s", error)
-            return
-        except Exception as error:
-            # The message of an unknown exception may show a line of the file: log only its type and traceback.
-            log.error("credentials not reloaded: bug: %s", type(error).__name__, exc_info=error)
-            return
+        """Read the credentials file again. Raises as ``read_credentials``, and keeps the present ones then."""
+        credentials = read_credentials(self.config.callers.credentials_file)
         if self.authenticator is not None:
             self.authenticator.credentials = credentials
             counts = len(credentials.tokens), len(credentials.certificates)
             log.info("credentials reloaded: %d tokens, %d certificates", *counts)
+
+    def _reload_certificates(self) -> None:
+        if self.config.http.tls is not None and self._http is not None:
+            context = http_context(self.config.http.tls)
+            if self._rpc.certificates is not None:
+                self._rpc.certificates.reload()
+            self._http.tls = context
+        elif self._rpc.certificates is not None:
+            self._rpc.certificates.reload()
+        self._note_certificate_ends()
+        log.info("TLS files reloaded")
+
+    def _note_certificate_ends(self) -> None:
+        """Set the metric that says when the certificates end."""
+        ends = self.metrics.tls_certificate_end_time_seconds
+        if self._rpc.certificates is not None:
+            ends.set(self._rpc.certificates.end_s, "grpc")
+        if self.config.http.tls is not None:
+            ends.set(read_tls_files(self.config.http.tls).end_s, "http")
 
     # -- the steps of a start ---------------------------------------------------------------------------------
 
@@ -266,7 +285,7 @@ class Daemon:
 
 
 def serve(config: Config, *, signals: Signals | None = None, confirm_clock: bool = False) -> None:
-    """Run a daemon until SIGTERM or SIGINT. On SIGHUP the daemon reads its credentials file again.
+    """Run a daemon until SIGTERM or SIGINT. On SIGHUP the daemon reads its credentials and TLS files again.
 
     *signals*: the signals that were received since the process began; None: receive them from now on. A signal that
     arrives during the start is handled after the start.
@@ -281,8 +300,19 @@ def serve(config: Config, *, signals: Signals | None = None, confirm_clock: bool
     daemon.start()
     _shorten_pauses()
     while signals.next() == signal.SIGHUP:
-        daemon.reload_credentials()
+        daemon.reload()
     daemon.stop()
+
+
+def _reload(reload: Callable[[], None], failed: str) -> None:
+    """Run a step of ``Daemon.reload``; if it fails, log *failed* and the reason."""
+    try:
+        reload()
+    except ConsentdError as error:
+        log.error("%s: %s", failed, error)
+    except Exception as error:
+        # The message of an unknown exception may show a line of the file: log only its type and traceback.
+        log.error("%s: bug: %s", failed, type(error).__name__, exc_info=error)
 
 
 def _shorten_pauses() -> None:

@@ -11,22 +11,22 @@ alone, so every host that serves the same ledger sends equal tags.
 import json
 import logging
 import re
-import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from http import HTTPStatus
 
 from consentd import descriptors
-from consentd.config import HttpConfig, TlsConfig, parse_listen
+from consentd.config import HttpConfig, parse_listen
 from consentd.core import merkle, pruned, tiles
-from consentd.errors import ConsentdError, CorruptionError, DeniedError, MalformedError, StorageError
+from consentd.errors import ConsentdError, CorruptionError, DeniedError, MalformedError
 from consentd.ledger import layout, reads, retention
 from consentd.listener.app import REST, App, Page
 from consentd.listener.messages import BRIEFLY_CACHED, TEXT, UNCACHED, HttpRequest, HttpResponse, Respond, text_response
 from consentd.listener.server import MAX_CONNECTIONS, Listener
 from consentd.metrics import CONTENT_TYPE
 from consentd.sequencer.commands.callers import SCRAPER_ID, is_operator
+from consentd.server.tls import http_context
 from consentd.service.auth import UnauthenticatedError
 from consentd.service.authorization import caller_kinds, check_may_call
 from consentd.service.roles import may_call
@@ -45,26 +45,14 @@ def listen(config: HttpConfig, service_state: ServiceState) -> Listener:
     """Return a listener that answers the daemon's HTTP requests.
 
     Raises:
+        InvalidError: the TLS files do not fit.
         StorageError: the address cannot be listened on, or a TLS file cannot be read.
     """
-    tls = None if config.tls is None else tls_context(config.tls)
+    tls = None if config.tls is None else http_context(config.tls)
     address = parse_listen(config.listen, option="http.listen")
     most = descriptors.share(8, most=MAX_CONNECTIONS)
     app = App(_Pages(service_state).pages())
     return Listener(address, app, idle_s=IDLE_S, max_connections=most, tls=tls)
-
-
-def tls_context(tls: TlsConfig) -> ssl.SSLContext:
-    """Return what a listener needs to speak TLS. Raises StorageError if a file cannot be read."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(tls.cert_file, tls.key_file)
-        if tls.client_ca_file is not None:
-            context.load_verify_locations(tls.client_ca_file)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except OSError as error:
-        raise StorageError(f"TLS files cannot be read: `{tls.cert_file}`: {error.strerror}") from error
-    return context
 
 
 @dataclass(frozen=True, slots=True)

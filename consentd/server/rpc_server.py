@@ -14,19 +14,19 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import grpc
 
 from consentd import descriptors
-from consentd.config import GrpcConfig, TlsConfig
+from consentd.config import GrpcConfig
 from consentd.errors import ConsentdError, InvalidError, OverloadedError, StorageError
 from consentd.server.call import Call, TimeLimits
 from consentd.server.handlers import Held, run_stream, run_unary
 from consentd.server.health import CAPACITY, HEALTH, REFLECTION, Health, describe
 from consentd.server.pools import BUSY, Bytes, Pool, PoolName, Ticket, make_pools
 from consentd.server.refusals import RefusalBudget
+from consentd.server.tls import RpcCertificates
 from consentd.server.transport import Transport
 from consentd.service.access import AccessService
 from consentd.service.auth import UnauthenticatedError
@@ -86,7 +86,11 @@ class Route:
 
 
 class RpcServer:
-    """A gRPC server with all services. Its health service answers NOT_SERVING until ``set_serving(True)``."""
+    """A gRPC server with all services. Its health service answers NOT_SERVING until ``set_serving(True)``.
+
+    Attributes:
+        certificates: the certificates that it listens with; None: it does not listen, or not with TLS.
+    """
 
     def __init__(self, config: GrpcConfig, service_state: ServiceState) -> None:
         self._config = config
@@ -98,6 +102,7 @@ class RpcServer:
         self._routes: dict[bytes, Route] = {}
         self._services: list[str] = []
         self._is_draining = False
+        self.certificates: RpcCertificates | None = None
         self._add_services(service_state)
         limits = TimeLimits(receive_s=config.receive_timeout_ms / 1000, send_s=config.send_timeout_ms / 1000)
         self._budget = RefusalBudget()
@@ -114,10 +119,13 @@ class RpcServer:
         """Listen on the configured address, and return the port. No call is answered before ``start``.
 
         Raises:
+            InvalidError: the TLS files do not fit.
             StorageError: the address cannot be listened on, or a TLS file cannot be read.
         """
         tls = self._config.tls
-        return self._transport.listen(self._config.listen, None if tls is None else read_server_credentials(tls))
+        self.certificates = None if tls is None else RpcCertificates(tls)
+        credentials = None if self.certificates is None else self.certificates.credentials()
+        return self._transport.listen(self._config.listen, credentials)
 
     def start(self) -> None:
         """Begin to answer calls."""
@@ -353,22 +361,3 @@ def _options(config: GrpcConfig) -> list[tuple[str, Any]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", _LEAST_PING_MS),
     ]
-
-
-def read_server_credentials(tls: TlsConfig) -> grpc.ServerCredentials:
-    """Return gRPC's server credentials from the files that a TLS section of the configuration names.
-
-    Raises:
-        StorageError: a file cannot be read.
-    """
-
-    def read(path: Path) -> bytes:
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise StorageError(f"TLS file cannot be read: `{path}`: {error.strerror}") from error
-
-    pair = (read(tls.key_file), read(tls.cert_file))
-    if tls.client_ca_file is None:
-        return grpc.ssl_server_credentials([pair])
-    return grpc.ssl_server_credentials([pair], read(tls.client_ca_file), require_client_auth=True)

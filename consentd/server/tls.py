@@ -1,0 +1,89 @@
+"""TLS of the daemon's two listeners: read the certificates, read them again while the daemon runs, and when they end.
+
+A certificate that is replaced counts for connections that begin from then on. Connections that are open stay open.
+"""
+
+import ssl
+from dataclasses import dataclass, field
+
+import grpc
+from cryptography import x509
+
+from consentd import tls_files
+from consentd.config import TlsConfig
+from consentd.errors import InvalidError
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """What the files of a TLS section hold, checked.
+
+    Attributes:
+        key, chain: private key and certificate chain, PEM.
+        client_authorities: authorities that may have issued the certificates of clients, PEM; None: clients need none.
+        end_s: when the first certificate of the chain ends, Unix time in seconds.
+    """
+
+    key: bytes = field(repr=False)
+    chain: bytes
+    client_authorities: bytes | None
+    end_s: float
+
+
+def read_tls_files(tls: TlsConfig) -> TlsFiles:
+    """Read the files that a TLS section of the configuration names.
+
+    Raises:
+        InvalidError: a file has no certificate, or no key, or the key belongs to another certificate.
+        StorageError: a file cannot be read.
+    """
+    key, chain = tls_files.read_pair(tls.cert_file, tls.key_file)
+    authorities = None if tls.client_ca_file is None else tls_files.read_authorities(tls.client_ca_file)
+    try:
+        end_s = x509.load_pem_x509_certificates(chain)[0].not_valid_after_utc.timestamp()
+    except ValueError as error:
+        raise InvalidError(f"TLS file holds a certificate that cannot be read: `{tls.cert_file}`") from error
+    return TlsFiles(key, chain, authorities, end_s)
+
+
+def http_context(tls: TlsConfig) -> ssl.SSLContext:
+    """Return what the HTTP listener needs to speak TLS 1.2 or later. Raises as ``read_tls_files``."""
+    read_tls_files(tls)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tls.cert_file, tls.key_file)
+    if tls.client_ca_file is not None:
+        context.load_verify_locations(tls.client_ca_file)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+class RpcCertificates:
+    """The certificates of the gRPC listener. gRPC asks for them at the begin of each handshake.
+
+    Attributes:
+        end_s: when the server's certificate ends, Unix time in seconds.
+
+    INVARIANT: whether clients need a certificate is settled when the server begins to listen. ``reload`` replaces the
+    authorities of clients' certificates, but can neither begin to demand nor stop to demand certificates.
+    """
+
+    def __init__(self, tls: TlsConfig) -> None:
+        """Read the files. Raises as ``read_tls_files``."""
+        self._tls = tls
+        # Both are replaced by assignment; any thread may read them.
+        self.end_s = 0.0
+        self._current = self._read()
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Return the credentials to listen with."""
+        asks_clients = self._tls.client_ca_file is not None
+        return grpc.dynamic_ssl_server_credentials(self._current, lambda: self._current, asks_clients)
+
+    def reload(self) -> None:
+        """Read the files again. If that fails, the certificates in use stay, and the error is raised."""
+        self._current = self._read()
+
+    def _read(self) -> grpc.ServerCertificateConfiguration:
+        files = read_tls_files(self._tls)
+        self.end_s = files.end_s
+        return grpc.ssl_server_certificate_configuration([(files.key, files.chain)], files.client_authorities)
