@@ -77,5 +77,9 @@ class StorageError(ConsentdError, reason="STORAGE"):
     """Disk or network failed (UNAVAILABLE). The outcome may be unknown."""
 
 
+class FetchError(StorageError):
+    """Bytes of another machine did not arrive whole, or are not what was asked for. They prove nothing: try again."""
+
+
 class CorruptionError(ConsentdError, reason="CORRUPTION"):
     """The ledger contradicts itself (DATA_LOSS). The daemon stops serving; the operator must read the runbook."""

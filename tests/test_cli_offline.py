@@ -69,11 +69,16 @@ def test_verify_proves_and_disproves(run: CommandLine, tmp_path: Path) -> None:
     assert (shown["verdict"], shown["what"], shown["size"]) == ("proven", "checkpoint", 2)
     assert run("verify", point, "--log-key", KEY, "--lang", "ko").out.startswith("증명됨")
     other = note.format_vkey(note.Signer(LOG.name, KeyPair(b"\x44" * 32)).verifier)
+    (tmp_path / "half").write_bytes(proof[: len(proof) // 2])
+    (tmp_path / "empty").write_bytes(b"")
     for status, argv in (
         (1, (file, "--leaf", event(EntryKind.REVOKE).hex(), "--log-key", KEY)),
         (1, (file, "--leaf", leaf.hex(), "--log-key", other)),
         (1, (file, "--leaf", leaf.hex(), "--log-key", KEY, "--origin", "another")),
-        (1, (tmp_path / "leaf.hex", "--log-key", KEY)),
+        (2, (tmp_path / "leaf.hex", "--log-key", KEY)),  # a file of another kind
+        (2, (tmp_path / "half", "--leaf", leaf.hex(), "--log-key", KEY)),
+        (2, (tmp_path / "empty", "--leaf", leaf.hex(), "--log-key", KEY)),
+        (2, (file, "--leaf", leaf.hex(), "--log-key", tmp_path / "empty")),
         (2, (file, "--log-key", KEY)),
         (2, (file, "--leaf", tmp_path / "none", "--log-key", KEY)),
         (2, (file, "--leaf", leaf.hex())),
@@ -119,17 +124,18 @@ def test_verify_reads_receipts(run: CommandLine, tmp_path: Path) -> None:
         ({**stored, "leaf_hash": "00" * 32}, 1),
         ({**stored, "leaf": ""}, 1),
         ({**stored, "index": 1}, 1),
-        ({**stored, "index": "0"}, 1),
+        ({**stored, "index": "0"}, 2),
         ({**stored, "leaf": event(EntryKind.GRANT).hex()}, 1),
-        ({**stored, "leaf": "zz"}, 1),
-        ({**stored, "proof": "x"}, 1),
+        ({**stored, "leaf": "zz"}, 2),
+        ({**stored, "proof": "x"}, 2),
         ({**stored, "proof": ""}, 2),
-        ({}, 1),
+        ({}, 2),
     ):
         file.write_text(json.dumps(content))
         assert run("verify", file, "--log-key", KEY).status == status, content
-    file.write_text("{")
-    assert run("verify", file, "--log-key", KEY).status == 1
+    for content in ("{", json.dumps(stored)[:-9], ""):
+        file.write_text(content)
+        assert run("verify", file, "--log-key", KEY).status == 2
 
 
 def test_verify_could_not_tell_what_a_later_version_says(run: CommandLine, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from consentd.audit.live import LiveDaemon
 from consentd.cosigning.connection import Connection
-from consentd.errors import MalformedError, StorageError
+from consentd.errors import FetchError, StorageError
 
 Feed = Callable[[socket.socket], None]
 
@@ -76,7 +76,7 @@ def test_an_answer_that_does_not_end_ends_in_time(serve: Callable[[Feed], str], 
     [
         endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100),
         endless(CHUNKED + b"0\r\n", b"a: b\r\n" * 100),
-        endless(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 10_000),
+        endless(CHUNKED, b"2710\r\n" + b"x" * 10_000 + b"\r\n"),
     ],
     ids=["interim", "trailers", "body"],
 )
@@ -86,11 +86,42 @@ def test_an_answer_that_does_not_end_is_too_large_before(serve: Callable[[Feed],
         connection.request("GET", "/")
 
 
-def test_a_checkpoint_that_does_not_end_is_malformed_to_an_auditor(serve: Callable[[Feed], str]) -> None:
-    source = LiveDaemon(url=serve(endless(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 10_000))).open()
-    with pytest.raises(MalformedError):
+@pytest.mark.parametrize(
+    "head",
+    [b"Transfer-Encoding: chunked\r\n", b"", b"Content-Length: 999999999999\r\n", b"Content-Type: text/html\r\n"],
+    ids=["endless", "no length", "too long", "a page"],
+)
+def test_a_checkpoint_that_does_not_end_is_not_read_by_an_auditor(serve: Callable[[Feed], str], head: bytes) -> None:
+    feed = endless(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n", b"2710\r\n" + b"x" * 10_000 + b"\r\n")
+    source = LiveDaemon(url=serve(feed), pause_s=0, timeout_s=0.5).open()
+    with pytest.raises(FetchError):
         source.checkpoint()
     source.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"Content-Length: 4\r\n\r\nabc",
+        b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+        b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        b"Content-Length: x\r\n\r\nabc",
+        b"Content-Length: 3\r\nContent-Encoding: gzip\r\n\r\nabc",
+        b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n4\r\nabc",
+        b"\r\nabc",
+        b"Connection: close\r\n\r\nabc",
+        b"",
+    ],
+    ids=["cut", "two", "both", "no number", "gzip", "no last chunk", "cut chunk", "none", "closing", "no head"],
+)
+def test_an_answer_that_is_not_known_to_be_whole_is_none(serve: Callable[[Feed], str], answer: bytes) -> None:
+    def feed(to: socket.socket) -> None:
+        to.sendall(b"HTTP/1.1 200 OK\r\n" + answer)
+        to.shutdown(socket.SHUT_RDWR)
+
+    with pytest.raises(FetchError):
+        Connection(serve(feed), timeout_s=20).request("GET", "/")
 
 
 def test_an_answer_of_pieces_is_put_together_and_the_connection_kept(serve: Callable[[Feed], str]) -> None:
@@ -103,15 +134,6 @@ def test_an_answer_of_pieces_is_put_together_and_the_connection_kept(serve: Call
     assert connection.request("GET", "/").body == b"abcd"
     second = connection.request("GET", "/")
     assert (second.status, second.body) == (409, b"7\n")
-
-
-@pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"])
-def test_an_answer_without_a_length_ends_with_the_connection(serve: Callable[[Feed], str], close: bytes) -> None:
-    def feed(to: socket.socket) -> None:
-        to.sendall(b"HTTP/1.1 200 OK\r\n" + close + b"\r\nabc")
-        to.shutdown(socket.SHUT_RDWR)
-
-    assert Connection(serve(feed), timeout_s=20).request("GET", "/").body == b"abc"
 
 
 def test_an_address_of_version_6_keeps_its_end() -> None:

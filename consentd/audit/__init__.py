@@ -5,6 +5,7 @@ An auditor trusts only the log's public key. All leaves and tiles that are read 
 ::
 
     sources         read a ledger from an exported directory; ``files``: of a stopped daemon; ``live``: of a running one
+    remote          decide when bytes that came through a network are evidence
     checkpoints     read a signed checkpoint, and verify that the required witnesses cosigned it
     verify          verify tree, chains, seals, times, signatures and keys with the walker of ``consentd.verify``;
                     ``workers`` check leaves ahead of the walker, and ``state_store`` saves the walker's state

@@ -10,8 +10,10 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
+from consentd.audit.checkpoints import read_checkpoint
+from consentd.audit.remote import at_checkpoint
 from consentd.audit.sources import Location
-from consentd.core import checkpoint, codec, tiles
+from consentd.core import codec, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.kinds import EntryKind, is_known
 from consentd.core.note import NoteVerifier
@@ -136,8 +138,9 @@ def summarise(
         VerificationError: the leaves are not what the log signed.
         InvalidError: *index* is outside of the tree.
     """
-    with closing(location.open()) as source:
-        point, _ = checkpoint.open_checkpoint(source.checkpoint(), origin, log_verifier)
+    with closing(location.open()) as opened:
+        point = read_checkpoint(opened, origin=origin, log_verifier=log_verifier).point
+        source = at_checkpoint(opened, point)
         index = max(0, point.size - 2) if index is None else index
         if not 0 <= index < point.size:
             raise InvalidError(f"index is not in the tree: `{index}` of `{point.size}`")

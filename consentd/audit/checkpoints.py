@@ -7,12 +7,13 @@ from before the tree's last seal never counts, because a witness cannot have see
 
 from dataclasses import dataclass
 
+from consentd.audit.remote import at_checkpoint, read_twice
 from consentd.audit.sources import Source
 from consentd.core import checkpoint, codec, quorum
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.note import NoteVerifier
 from consentd.core.quorum import WitnessPolicy
-from consentd.errors import MalformedError
+from consentd.errors import MalformedError, ProofError, VerificationError
 from consentd.verify.source import read_leaf
 
 
@@ -41,24 +42,43 @@ class SignedCheckpoint:
 
 
 def read_checkpoint(
-    source: Source, *, origin: str, log_verifier: NoteVerifier, witnesses: Witnesses | None = None
+    source: Source, *, origin: str, log_verifier: NoteVerifier, witnesses: Witnesses | None = None, at_least: int = 0
 ) -> SignedCheckpoint:
-    """Return the latest checkpoint of a source.
+    """Return the latest checkpoint of a source. A remote is read twice if something is wrong, see ``read_twice``.
+
+    *at_least*: the size of a tree that the log has signed before, so that a smaller tree is wrong.
 
     Raises:
         StorageError: the checkpoint, or the leaf that ends its tree, cannot be read.
         SignatureError: the log did not sign the checkpoint, or the cosignatures are no quorum.
-        MalformedError, ProofError: the source returned no checkpoint, or one of another origin.
+        MalformedError: the source is local and has no checkpoint. ProofError: it has one of another origin, or a
+            smaller one.
     """
-    note = source.checkpoint()
-    point, _ = checkpoint.open_checkpoint(note, origin, log_verifier)
-    if witnesses is None:
-        return SignedCheckpoint(point, note)
-    cosigned = quorum.verify_cosigned(
-        note, witnesses.policy, now_s=witnesses.now_s, max_age_s=witnesses.max_age_s, logs=(log_verifier,),
-        seal_time_ms=_last_time_ms(source, point.size),
-    )  # fmt: skip
-    return SignedCheckpoint(point, note, cosigned.cosignatures)
+
+    def open_note(note: bytes) -> SignedCheckpoint:
+        point, _ = checkpoint.open_checkpoint(note, origin, log_verifier)
+        if point.size < at_least:
+            # A cache may return an old checkpoint, but a log never does.
+            raise ProofError(f"ledger is smaller than it was before: `{point.size}` and `{at_least}`")
+        if witnesses is None:
+            return SignedCheckpoint(point, note)
+        cosigned = quorum.verify_cosigned(
+            note, witnesses.policy, now_s=witnesses.now_s, max_age_s=witnesses.max_age_s, logs=(log_verifier,),
+            seal_time_ms=_last_time_ms(at_checkpoint(source, point), point.size),
+        )  # fmt: skip
+        return SignedCheckpoint(point, note, cosigned.cosignatures)
+
+    def fault_of(note: bytes) -> object:
+        try:
+            open_note(note)
+        except MalformedError:
+            raise
+        except VerificationError as error:
+            # The log may sign a new checkpoint between two readings, so the faults are compared and not the notes.
+            return type(error)
+        return None
+
+    return open_note(read_twice(source, lambda one: one.checkpoint(), fault_of))
 
 
 def _last_time_ms(source: Source, size: int) -> int | None:

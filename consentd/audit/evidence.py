@@ -15,9 +15,11 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from consentd.audit.checkpoints import read_checkpoint
+from consentd.audit.remote import at_checkpoint
 from consentd.audit.sources import Location, Source, write_file
 from consentd.audit.state_store import StateStore
-from consentd.core import bucketed, checkpoint, codec, history, merkle, tiles
+from consentd.core import bucketed, codec, history, merkle, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.evidence import MAX_SIZE, Evidence, Scope, SingleEntry, claimed_keys, format_evidence
 from consentd.core.history import ChainProof, HistoryEntry, HistoryProof
@@ -64,9 +66,10 @@ def make_evidence(
         InvalidError: the file would have more than a million single entries or be larger than ``MAX_SIZE``; or a whole
             chain lacks entries or openings that the ledger does not state to have pruned.
     """
-    with closing(location.open()) as source, closing(StateStore(None)) as states:
-        signed_note = source.checkpoint()
-        point, _ = checkpoint.open_checkpoint(signed_note, origin, log_verifier)
+    with closing(location.open()) as read, closing(StateStore(None)) as states:
+        signed = read_checkpoint(read, origin=origin, log_verifier=log_verifier)
+        signed_note, point = signed.note, signed.point
+        source = at_checkpoint(read, point)
         claimed = source.pruned()
         replay = Replay(MAP_BITS, start=claimed.start, kept_from_ms=claimed.kept_from_ms)
         replay.heads, replay.buckets = states.heads, states.buckets

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
+from consentd.audit.checkpoints import read_checkpoint
+from consentd.audit.remote import at_checkpoint
 from consentd.audit.sources import Location, Source, encode_openings, read_file, statements_path, write_file
 from consentd.audit.workers import submit_ahead
 from consentd.core import checkpoint, merkle, pruned, tiles
@@ -72,11 +74,14 @@ def export(
         raise InvalidError("openings need a directory outside the exported one, which is served to others")
     with ExitStack() as stack:
         sources = [stack.enter_context(closing(location.open())) for _ in range(threads)]
+        older = _read_older(directory, origin, log_verifier)
+        at_least = 0 if older is None else older.size
+        signed = read_checkpoint(sources[0], origin=origin, log_verifier=log_verifier, at_least=at_least)
+        note, point = signed.note, signed.point
+        if older is not None and older.size == point.size and older.root != point.root:
+            raise ProofError(f"ledger is not the one that was exported, at size {point.size}")
+        sources = [at_checkpoint(source, point) for source in sources]
         source = sources[0]
-        note = source.checkpoint()
-        point, _ = checkpoint.open_checkpoint(note, origin, log_verifier)
-        if (directory / "checkpoint").exists():
-            _compare_older(directory, point, origin, log_verifier)
         work = _Work(directory, statements, point)
         start = work.edge.size
         bundles = range(start // _WIDTH, -(-point.size // _WIDTH))
@@ -97,17 +102,15 @@ def export(
         return ExportReport(checkpoint=point, start=start, files=work.files, removed=work.remove_partials())
 
 
-def _compare_older(directory: Path, point: Checkpoint, origin: str, log_verifier: NoteVerifier) -> None:
-    """Raise ProofError if the ledger is smaller than the exported one, or is another of the same size.
+def _read_older(directory: Path, origin: str, log_verifier: NoteVerifier) -> Checkpoint | None:
+    """Return the checkpoint of the older export in *directory*; None if there is none.
 
     A larger ledger is compared at the end: the root over the exported full tiles and the new leaves must be right.
     """
+    if not (directory / "checkpoint").exists():
+        return None
     note = read_file(directory / "checkpoint", MAX_NOTE_SIZE)
-    older, _ = checkpoint.open_checkpoint(note, origin, log_verifier)
-    if older.size > point.size:
-        raise ProofError(f"ledger is smaller than what was exported: `{point.size}` and `{older.size}`")
-    if older.size == point.size and older.root != point.root:
-        raise ProofError(f"ledger is not the one that was exported, at size {point.size}")
+    return checkpoint.open_checkpoint(note, origin, log_verifier)[0]
 
 
 def _fetch(

@@ -1,25 +1,28 @@
 """Read a running daemon: checkpoint, tiles and bundles over HTTP, openings over gRPC (ListStatements).
 
 Requests carry an auditor's token, which is never sent unencrypted to another machine. A request is repeated if the
-cause of its failure may be temporary.
+cause of its failure may be temporary. A file that did not arrive whole is a ``FetchError``, and so is a page of a proxy
+in place of the file.
 """
 
 import ssl
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from consentd.config import is_loopback
 from consentd.core import codec, tiles
 from consentd.core.note import MAX_NOTE_SIZE
-from consentd.cosigning.connection import BodyTooLargeError, Connection
-from consentd.errors import DeniedError, InvalidError, MalformedError, StorageError
+from consentd.cosigning.connection import Connection
+from consentd.errors import DeniedError, FetchError, InvalidError, MalformedError, StorageError
 from consentd.verify.source import Opening, TlogFiles
 
 TRIES = 4
 _MOST = 40 << 20
+_MAY_PASS = frozenset({408, 425, 429})
+"""Statuses below 500 whose cause may be temporary (RFC 9110, 15.5.9; RFC 8470; RFC 6585)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +35,9 @@ class LiveDaemon:
         token: an auditor's token; empty: none is sent.
         tls_ca: PEM file of the authorities that may certify the daemon; None: the authorities of the system.
         tls: gRPC uses TLS. HTTP uses TLS if *url* begins with https.
-        timeout_s: time limit of each request.
+        timeout_s: time limit of each try of a request, until its whole response has arrived.
         pause_s: time to wait before the second try, doubled before each further try.
+        skips_caches: ask caches between this machine and the daemon not to answer in its place (RFC 9111, 5.2.1.4).
     """
 
     url: str
@@ -43,6 +47,7 @@ class LiveDaemon:
     tls: bool = False
     timeout_s: float = 30.0
     pause_s: float = 0.5
+    skips_caches: bool = False
 
     def open(self) -> "LiveSource":
         """Prepare to read the daemon; nothing is sent yet.
@@ -71,6 +76,8 @@ class LiveSource(TlogFiles):
         except OSError as error:
             raise StorageError(f"TLS file cannot be read: `{daemon.tls_ca}`: {error.strerror}") from error
         headers = {"Authorization": f"Bearer {daemon.token}"} if daemon.token else {}
+        if daemon.skips_caches:
+            headers["Cache-Control"] = "no-cache"
         self._http = Connection(daemon.url, timeout_s=daemon.timeout_s, headers=headers, tls=tls)
         self._is_grpc_encrypted = daemon.tls or daemon.tls_ca is not None
         is_protected = self._http.is_protected and (
@@ -81,6 +88,10 @@ class LiveSource(TlogFiles):
         self._daemon = daemon
         self._channel: Any = None
 
+    def again(self) -> "LiveSource":
+        """Prepare to read the daemon on new connections, past all caches. The caller closes the result."""
+        return replace(self._daemon, skips_caches=True).open()
+
     def checkpoint(self) -> bytes:
         """Return the latest published checkpoint."""
         found = self.find("checkpoint", MAX_NOTE_SIZE)
@@ -89,26 +100,31 @@ class LiveSource(TlogFiles):
         return found
 
     def find(self, path: str, most: int = _MOST) -> bytes | None:
-        """Return the content of a file of up to *most* bytes; None if there is no such file."""
+        """Return the content of a file of up to *most* bytes; None if there is no such file.
+
+        Raises:
+            FetchError: no whole file arrived, in any of ``TRIES`` tries.
+            DeniedError: the daemon demands an auditor's token.
+        """
         fault = ""
         for attempt in range(TRIES):
             if attempt:
                 time.sleep(self._daemon.pause_s * 2 ** (attempt - 1))
             try:
                 response = self._http.request("GET", f"/{path}", limit=most)
-            except BodyTooLargeError as error:
-                raise MalformedError(f"answer is too large: `{path}`") from error
-            except StorageError as error:
+            except FetchError as error:
                 fault = str(error)
                 continue
-            if response.status in (200, 404):
-                return response.body if response.status == 200 else None
+            if response.status == 404:
+                return None
+            if response.status == 200:
+                return response.body
             if response.status in (401, 403):
                 raise DeniedError(f"caller may not read this: `{path}`; give an auditor's token")
             fault = f"status {response.status}"
-            if response.status < 500:
+            if 400 <= response.status < 500 and response.status not in _MAY_PASS:
                 break
-        raise StorageError(f"cannot be read: `{self._daemon.url}/{path}`: {fault}")
+        raise FetchError(f"cannot be read: `{self._daemon.url}/{path}`: {fault}")
 
     def openings(self, n: int, leaves: Sequence[bytes]) -> list[Opening] | None:
         """Return the openings that this caller may read; None if no gRPC target is known."""
@@ -164,6 +180,6 @@ class LiveSource(TlogFiles):
                 if code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED):
                     raise DeniedError("only auditors may read statements: give an auditor's token") from error
                 if code is not grpc.StatusCode.UNAVAILABLE or attempt == TRIES - 1:
-                    raise StorageError(f"statements cannot be read: {code.name}") from error
+                    raise FetchError(f"statements cannot be read: {code.name}") from error
                 time.sleep(daemon.pause_s * 2**attempt)
         raise AssertionError("the last try returns or raises")

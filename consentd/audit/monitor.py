@@ -7,7 +7,8 @@ for every checkpoint, named by size and root; ``latest.json`` names the checkpoi
 The alarms: **fork** (a tree does not begin with the tree before), **rollback** (a tree is smaller than the tree
 before), **unwitnessed** (the monitor requires cosignatures, and no quorum of witnesses cosigned the checkpoint),
 **stale** (the newest checkpoint or its cosignatures are too old. Even an idle log is cosigned again and again, so a
-stale log withholds checkpoints, or is down).
+stale log withholds checkpoints). **unreadable** is no alarm about the log: nothing was read from it for too long, and
+whether the log or the network is at fault could not be determined.
 """
 
 import json
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from consentd.audit.remote import at_checkpoint, read_twice
 from consentd.audit.sources import Source, read_file, write_file
 from consentd.core import checkpoint, merkle, quorum, tiles
 from consentd.core.checkpoint import Checkpoint
@@ -30,6 +32,7 @@ FORK = "fork"
 ROLLBACK = "rollback"
 UNWITNESSED = "unwitnessed"
 STALE = "stale"
+UNREADABLE = "unreadable"
 
 ALARMS = frozenset({FORK, ROLLBACK, UNWITNESSED, STALE})
 
@@ -39,7 +42,7 @@ class Observation:
     """What a monitor observed.
 
     Attributes:
-        status: one of the constants above, from ``FIRST`` to ``STALE``.
+        status: one of the constants above, from ``FIRST`` to ``UNREADABLE``.
         checkpoint: the published checkpoint; if none could be read, the latest proven checkpoint.
         before: the latest checkpoint that was proven before this observation; None: there was none.
         evidence: for an alarm, the files of the notes that contradict each other, or of the note that caused the alarm.
@@ -92,13 +95,14 @@ class Monitor:
         """Read the published checkpoint and compare it with the latest proven one.
 
         Raises StorageError if checkpoint or tiles cannot be read, VerificationError if the checkpoint is not the log's.
+        What a remote source returns is read twice before it is an alarm, see ``read_twice``.
         """
-        note = source.checkpoint()
+        note = read_twice(source, lambda one: one.checkpoint(), lambda one: self._fault_of(one, now_s))
         point, _ = checkpoint.open_checkpoint(note, self._origin, self._verifier)
         before = self.latest
         # The trees are compared first: two that contradict each other are evidence even without cosignatures.
         if before is not None:
-            contradiction = _compare(source, before, point)
+            contradiction = _compare(at_checkpoint(source, point), before, point)
             if contradiction:
                 return Observation(contradiction, point, before, (self._path(before), self._keep(point, note)))
         try:
@@ -117,10 +121,28 @@ class Monitor:
         return Observation(STALE, point, before, (path,), cosignatures)
 
     def observe_silence(self, now_s: int) -> Observation | None:
-        """Return the alarm STALE for a log that cannot be read; None if its latest note is recent, or there is none."""
+        """Return UNREADABLE for a log that cannot be read; None if its latest note is recent, or there is none."""
         if self.latest is None or now_s - self._since_s <= self._max_silence_s:
             return None
-        return Observation(STALE, self.latest, self.latest, (self._path(self.latest),))
+        return Observation(UNREADABLE, self.latest, self.latest, (self._path(self.latest),))
+
+    def _fault_of(self, note: bytes, now_s: int) -> object:
+        """Return what would be wrong with a note that is not the first of its kind, see ``read_twice``.
+
+        A cache may return an old note, and a proxy may return a note that it made. Neither is an alarm of the log. Two
+        trees that contradict each other are not wrong in this sense: one reading at two signed notes is enough.
+        """
+        try:
+            point, _ = checkpoint.open_checkpoint(note, self._origin, self._verifier)
+            if self.latest is not None and point.size < self.latest.size:
+                return ROLLBACK
+            _, is_recent = self._verify_cosigned(note, now_s)
+        except MalformedError:
+            raise
+        except VerificationError as error:
+            return type(error)
+        is_silent = note == self._note and now_s - self._since_s > self._max_silence_s
+        return STALE if is_silent or not is_recent else None
 
     def _verify_cosigned(self, note: bytes, now_s: int) -> tuple[tuple[tuple[str, int], ...], bool]:
         """Return a note's cosignatures, and whether a quorum is recent. Raises SignatureError if they are no quorum."""

@@ -54,6 +54,7 @@ T = TypeVar("T")
 
 MAX_UNREADABLE = 1_000_000
 """Most chains with an unreadable consent that a partition lists. With more, all its decisions are undetermined."""
+STATE_FILE = "partition.json"
 _MAP_MB = 1 << 16  # reserves addresses, and no memory
 _TAG = 32
 _OF_ALL = REALM | {EntryKind.ENROL, EntryKind.ERASURE}
@@ -99,7 +100,7 @@ class Partition:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"state cannot be written: `{directory}`: {error.strerror}") from error
-        self._state_path, self._unreadable_path = directory / "partition.json", directory / "unreadable"
+        self._state_path, self._unreadable_path = directory / STATE_FILE, directory / "unreadable"
         self._saved: dict[str, Any] | None = None  # the state that was saved last
         self._unreadable: set[bytes] = set()
         self._new_unreadable: list[bytes] = []

@@ -9,18 +9,20 @@ adds up the results after every round of bundles, so that any number of partitio
 only decode statements for one deciding process would not help: sending a decoded statement takes longer than deciding.
 """
 
+import json
 import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from consentd.audit import partition, workers
 from consentd.audit.checkpoints import SignedCheckpoint, Witnesses, read_checkpoint
-from consentd.audit.partition import Partition, PartitionPlan, PartitionResult
+from consentd.audit.partition import STATE_FILE, Partition, PartitionPlan, PartitionResult
+from consentd.audit.remote import AtCheckpoint
 from consentd.audit.sources import Location
 from consentd.core import tiles
 from consentd.core.checkpoint import Checkpoint
@@ -85,7 +87,10 @@ def replay_decisions(
         if state_dir is None:
             state_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="consentd-replay-")))
         with closing(location.open()) as source:
-            signed = read_checkpoint(source, origin=origin, log_verifier=log_verifier, witnesses=witnesses)
+            signed = read_checkpoint(
+                source, origin=origin, log_verifier=log_verifier, witnesses=witnesses, at_least=_saved_size(state_dir)
+            )
+        location = AtCheckpoint(location, signed.point)
         size = signed.point.size
         # For one round, starting processes takes longer than it saves, unless later runs continue a larger ledger.
         is_small = size <= batch * tiles.TILE_WIDTH and not is_saved
@@ -109,6 +114,18 @@ def _partitions_in(directory: Path) -> int:
         return 0
     matches = (_DIRECTORY.fullmatch(path.name) for path in directory.iterdir())
     return max((int(match[1]) for match in matches if match is not None), default=0)
+
+
+def _saved_size(directory: Path) -> int:
+    """Return how many leaves an earlier run in *directory* has read from the ledger; 0 if there was no such run.
+
+    A state file that cannot be used is 0 here. The partition that opens the file reports it.
+    """
+    found = [0]
+    for path in directory.glob(f"*/{STATE_FILE}"):
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            found += [int(one["size"]) for one in json.loads(path.read_text())["states"] if one is not None]
+    return max(found)
 
 
 def _add_up(signed: SignedCheckpoint, results: Sequence[PartitionResult]) -> ReplayReport:

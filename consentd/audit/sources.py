@@ -7,7 +7,7 @@ source returns the signed checkpoint, leaves, tiles, and perhaps openings (salt 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, Self, runtime_checkable
 
 from consentd import files
 from consentd.core import tiles
@@ -31,6 +31,15 @@ class Source(LeafSource, Protocol):
 
     def close(self) -> None:
         """Close files and connections."""
+        ...
+
+
+@runtime_checkable
+class RemoteSource(Source, Protocol):
+    """A ledger of which all bytes pass through a network. ``remote.read_twice`` says when they are evidence."""
+
+    def again(self) -> "RemoteSource":
+        """Return the same ledger, to be read on new connections and past all caches. The caller closes the result."""
         ...
 
 

@@ -26,12 +26,12 @@ from consentd.core.recent_statements import RecentStatements, decode_recent, enc
 from consentd.core.replay import Replay
 from consentd.core.replay_state import ChainHead, decode_head, decode_state, encode_head, encode_state
 from consentd.errors import InvalidError, MalformedError, StorageError
-from consentd.verify.findings import Counts, Fault, Findings
+from consentd.verify.findings import Counts, Findings
 from consentd.verify.source import LeafSource
 from consentd.verify.statements import Authors
 from consentd.verify.walker import Expected, LedgerFacts, Walker
 
-FORMAT = 8
+FORMAT = 9
 CACHED = 250_000
 """Most items of one mapping in memory: the heads of this many chains are 80 MB."""
 _SQLITE_CACHE_KIB = 65_536
@@ -179,7 +179,14 @@ class StateStore:
             raise StorageError("state file is damaged; begin a new one") from error
 
     def save(self, walker: Walker) -> None:
-        """Commit a walk and its mappings. Call ``Walker.grow`` first. Raises StorageError if the disk fails."""
+        """Commit a walk without faults, and its mappings. Call ``Walker.grow`` first.
+
+        A fault is never saved: what the source returned wrong this time, it may return right the next time.
+
+        Raises:
+            StorageError: the disk fails.
+        """
+        assert not walker.found.faults, "a walk with faults is not saved"
         for mapping in (self.heads, self.buckets, self.keys):
             mapping.write()
         state = json.dumps(_encode_walk(walker))
@@ -212,8 +219,7 @@ class StateStore:
             missing={bytes.fromhex(tag): indexes for tag, indexes in state["missing"].items()},
             sees_persons=state["sees_persons"],
         )  # fmt: skip
-        faults = [Fault(**fault) for fault in state["faults"]]
-        walker.found = Findings(faults, Counter(state["unchecked"]), Counts(**state["counts"]))
+        walker.found = Findings([], Counter(state["unchecked"]), Counts(**state["counts"]))
         return walker
 
 
@@ -226,8 +232,7 @@ def _encode_walk(walker: Walker) -> dict[str, Any]:
         "is_named": facts.is_named, "retention": asdict(facts.retention),
         "stated": [asdict(one) for one in facts.stated],
         "missing": {tag.hex(): indexes for tag, indexes in facts.missing.items()}, "sees_persons": facts.sees_persons,
-        "faults": [asdict(fault) for fault in found.faults], "unchecked": found.unchecked,
-        "counts": asdict(found.counts),
+        "unchecked": found.unchecked, "counts": asdict(found.counts),
     }  # fmt: skip
 
 

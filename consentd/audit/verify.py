@@ -8,9 +8,11 @@ interrupted run, or when the ledger was smaller.
 """
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from consentd.audit.checkpoints import Witnesses, read_checkpoint
+from consentd.audit.remote import AtCheckpoint, at_checkpoint
 from consentd.audit.sources import Location, Source
 from consentd.audit.state_store import CACHED, StateStore
 from consentd.audit.workers import check_ahead
@@ -67,7 +69,8 @@ def verify_ledger(
         # The source's claim of prunings is read before the checkpoint. A ledger prunes only after a checkpoint has
         # published the entry that states the pruning, so the checkpoint that is read now covers this entry.
         pruned = source.pruned()
-        signed = read_checkpoint(source, origin=origin, log_verifier=log_verifier, witnesses=witnesses)
+        read = partial(read_checkpoint, source, origin=origin, log_verifier=log_verifier, witnesses=witnesses)
+        signed = read()
         point = signed.point
         if pruned.start > point.size:
             raise ProofError(f"source claims that more is pruned than there is: `{pruned.start}`")
@@ -80,7 +83,9 @@ def verify_ledger(
         is_saved = state_path is not None
         start, walker = 0, states.load(source, expected)
         if walker is not None and walker.replay.size > point.size:
-            raise ProofError(f"ledger is smaller than what was verified: `{point.size}` and `{walker.replay.size}`")
+            signed = read(at_least=walker.replay.size)
+            point = signed.point
+        location, source = AtCheckpoint(location, point), at_checkpoint(source, point)
         if walker is None and since is not None:
             walker = _start_after(source, expected, point, _open_trusted(since, origin, log_verifier), states)
             start, is_saved = walker.replay.size, False
@@ -95,7 +100,8 @@ def verify_ledger(
                 if progress is not None:
                     progress(walker.replay.size, point.size)
             is_sealed = walker.replay.sealed_size == walker.replay.size
-            if is_saved and is_sealed and walker.replay.root() == point.root:
+            is_right = not walker.found.faults and walker.replay.root() == point.root
+            if is_saved and is_sealed and is_right:
                 states.save(walker)  # Before ``finish`` adds faults, because a later run finds them again.
             walker.finish(point.root)
             if walker.found.counts.leaves_pruned or walker.found.counts.statements_pruned:
@@ -148,12 +154,17 @@ def _start_after(
 
 
 def _save_after_seals(walker: Walker, states: StateStore, save_every: int) -> None:
-    """Make the walk save its state after each seal that is at least *save_every* leaves after the last save."""
+    """Make the walk save its state after each seal that is at least *save_every* leaves after the last save.
+
+    After a fault nothing is saved, so a later run reads the faulty part again.
+    """
     saved_size = walker.replay.size
 
     def save_if_due() -> None:
         nonlocal saved_size
         replay = walker.replay
+        if walker.found.faults:
+            return
         if replay.size - saved_size >= save_every and replay.knows_all_heads and replay.size >= replay.start:
             walker.grow()
             states.save(walker)

@@ -61,7 +61,9 @@ _MONITOR_HELP = """\
 Reads the published checkpoint repeatedly, stores each in DIR, and proves from public tiles that each checkpoint extends
 the one before. Alarms are fork, rollback, stale, and, with --policy, unwitnessed: then each checkpoint must carry a
 quorum of cosignatures made within --max-age. The first alarm ends the monitor. It names the files that are the
-evidence, signed by the log. Monitors in several networks detect a log that shows different trees to different readers.
+evidence, signed by the log. The monitor also ends if it could read nothing for --max-silence seconds: that is no alarm
+about the log, because the network may be at fault. Monitors in several networks detect a log that shows different trees
+to different readers.
 
 exit status (with --once, or at an alarm): 0 consistent, 1 an alarm, 2 it could not be read.
 
@@ -208,7 +210,7 @@ def replay(arguments: argparse.Namespace, out: Out) -> int:
 
 def monitor(arguments: argparse.Namespace, out: Out) -> int:
     """Follow a ledger's checkpoints."""
-    from consentd.audit.monitor import ALARMS, Monitor
+    from consentd.audit.monitor import ALARMS, UNREADABLE, Monitor
 
     origin, verifier = read_pins(arguments)
     watcher = Monitor(
@@ -222,13 +224,13 @@ def monitor(arguments: argparse.Namespace, out: Out) -> int:
             _answer(observed, out, is_alarm=observed.status in ALARMS)
             if observed.status in ALARMS:
                 return DISPROVED
-        if arguments.once:
-            return UNDETERMINED if observed is None else PROVEN
+        if arguments.once or (observed is not None and observed.status == UNREADABLE):
+            return UNDETERMINED if observed is None or observed.status == UNREADABLE else PROVEN
         time.sleep(max(0.1, arguments.every))
 
 
 def _read_once(watcher: "Monitor", source: "Source", out: Out) -> "Observation | None":
-    """Read the checkpoint once. If it cannot be read: return an alarm if it was last read too long ago, else None."""
+    """Read the checkpoint once. If it cannot be read: return UNREADABLE if it was read too long ago, else None."""
     try:
         return watcher.observe(source, int(time.time()))
     except StorageError as error:

@@ -9,6 +9,7 @@ from consentd.cli.options import (
     Verbs,
     add_pins,
     add_verb,
+    parsing,
     read_bytes,
     read_hex,
     read_identifier,
@@ -42,7 +43,7 @@ _CHECK_HELP = """\
 Works offline, without a daemon and without the server's parts. A file that `consentd history --save` wrote is evidence
 too. Nothing that the file says of itself is trusted: pin the log's key, and witnesses with --policy.
 
-exit status: 0 proven, 1 disproved, 2 something in it could not be determined.
+exit status: 0 proven, 1 disproved, 2 something in it could not be determined, or FILE is no evidence or a part of one.
 """
 _REPORT_HELP = f"""\
 The page is one HTML file in Korean and English. It loads nothing, has no script, and can be printed. It counts the
@@ -111,7 +112,8 @@ def check(arguments: argparse.Namespace, out: Out) -> int:
 
     origin, verifier = read_pins(arguments)
     policy = read_policy(arguments)
-    evidence = parse_evidence(read_bytes(arguments.file, "evidence"))
+    with parsing("evidence", arguments.file):
+        evidence = parse_evidence(read_bytes(arguments.file, "evidence"))
     found = verify_evidence(evidence, origin=origin, log_verifier=verifier, policy=policy)
     chains = {chain.proof.public_name or "a person": chain for chain in found.histories.chains}
     missing = {name: chain.proof.first_seq - 1 for name, chain in chains.items() if chain.proof.first_seq > 1}

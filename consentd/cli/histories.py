@@ -11,6 +11,7 @@ from consentd.cli.options import (
     add_memory,
     add_verb,
     open_client,
+    parsing,
     read_bytes,
     read_hex,
     read_subject,
@@ -19,6 +20,7 @@ from consentd.cli.options import (
 )
 from consentd.cli.out import PROVEN, UNDETERMINED, Out
 from consentd.cli.sources import read_seconds
+from consentd.core.evidence import parse_evidence
 from consentd.errors import InvalidError
 from consentd.policy.dates import format_instant
 
@@ -179,8 +181,10 @@ def _open(arguments: argparse.Namespace) -> "History":
         raise InvalidError("give --tag or --public NAME, not both")
     if arguments.max_age is not None and arguments.policy is None:
         raise InvalidError("--max-age limits the age of cosignatures: give the witnesses with --policy")
+    with parsing("evidence", arguments.file):
+        evidence = parse_evidence(read_bytes(arguments.file, "evidence"))
     return open_history(
-        read_bytes(arguments.file, "evidence"), trust=read_trust(arguments), name=arguments.public or "",
+        evidence, trust=read_trust(arguments), name=arguments.public or "",
         tag=read_hex(arguments.tag, "tag", 32), now_ms=time.time_ns() // 1_000_000, max_age_s=arguments.max_age,
     )  # fmt: skip
 

@@ -3,7 +3,8 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +129,10 @@ def read_token(path: Path | None) -> str:
     """Return the caller's token from *path*, or from the environment if *path* is None; empty: no token is given."""
     if path is None:
         return os.environ.get("CONSENTD_TOKEN", "").strip()
-    return read_text(path, "token file").strip()
+    token = read_text(path, "token file").strip()
+    if not token:
+        raise InvalidError(f"token file is empty: `{path}`")
+    return token
 
 
 def read_trust(arguments: argparse.Namespace) -> "Trust":
@@ -164,7 +168,10 @@ def _read_log_keys(arguments: argparse.Namespace) -> tuple[Verifier, list[NoteVe
     if not given:
         raise InvalidError("log key is not given: pin the one that `consentd keygen` shows, with --log-key")
     if "+" not in given:
-        given = read_text(Path(given), "log key file")
+        path = Path(given)
+        given = read_text(path, "log key file")
+        if not given.strip():
+            raise InvalidError(f"log key file is empty: `{path}`; it has one line, which `consentd keygen` shows")
     try:
         first, *more = given.split() or [""]
         verifier = parse_vkey(first)
@@ -209,6 +216,17 @@ def read_bytes(path: Path, what: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise StorageError(f"{what} cannot be read: `{path}`: {error.strerror}") from error
+
+
+@contextmanager
+def parsing(what: str, path: Path) -> Iterator[None]:
+    """Turn MalformedError into InvalidError: a file that is no *what*, or only a part of one, proves nothing."""
+    try:
+        yield
+    except MalformedError as error:
+        raise InvalidError(
+            f"file is no {what}, or not all of one, so nothing is determined: `{path}`: {error}"
+        ) from error
 
 
 def read_end_ms(text: str) -> int:

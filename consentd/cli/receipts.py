@@ -15,6 +15,7 @@ from consentd.cli.options import (
     add_pins,
     add_verb,
     open_client,
+    parsing,
     read_bytes,
     read_pins,
     read_policy,
@@ -23,11 +24,11 @@ from consentd.cli.options import (
 )
 from consentd.cli.out import DONE, PROVEN, UNDETERMINED, Out
 from consentd.core import codec, merkle
-from consentd.core.checkpoint import open_checkpoint, parse_proof, verify_proof
+from consentd.core.checkpoint import open_checkpoint, parse_checkpoint, parse_proof, verify_proof
 from consentd.core.kinds import EntryKind, is_known
-from consentd.core.note import NoteVerifier
+from consentd.core.note import NoteVerifier, parse_note
 from consentd.core.quorum import WitnessPolicy, verify_cosigned
-from consentd.errors import InvalidError, MalformedError
+from consentd.errors import InvalidError, MalformedError, ProofError
 from consentd.policy.dates import format_instant
 
 if TYPE_CHECKING:
@@ -119,7 +120,10 @@ def receipt(arguments: argparse.Namespace, out: Out) -> int:
 
     if str(arguments.file) == "-":
         raise InvalidError("receipt is completed in its file, so it cannot be read from stdin")
-    stored = _parse_receipt(read_bytes(arguments.file, "receipt"), may_be_answer=False)
+    with parsing("receipt", arguments.file):
+        stored = _parse_receipt(read_bytes(arguments.file, "receipt"), may_be_answer=False)
+        if stored.proof:
+            parse_proof(stored.proof)
     found = ReducedReceipt(
         index=stored.index, leaf_hash=stored.leaf_hash, proof=stored.proof, checkpoint=None, replayed=False
     )
@@ -156,6 +160,8 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
     policy = read_policy(arguments)
     content = read_bytes(arguments.file, "evidence")
     index = None
+    with parsing("receipt, .tlog-proof or checkpoint", arguments.file):
+        _check_format(content)
     if content.lstrip()[:1] == b"{":
         stored = _parse_receipt(content, may_be_answer=True)
         leaf, leaf_hash, proof, index = stored.leaf, stored.leaf_hash, stored.proof, stored.index
@@ -177,7 +183,7 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
     bundle = parse_proof(proof)
     _verify_witnessed(bundle.checkpoint_note, policy, log_key)
     if index is not None and index != bundle.index:
-        raise MalformedError(f"receipt has another index than its proof: `{index}` and `{bundle.index}`")
+        raise ProofError(f"receipt has another index than its proof: `{index}` and `{bundle.index}`")
     description, is_readable = _describe_leaf(leaf) if leaf else ("a refused access: its leaf is not shown", True)
     out.answer(
         f"증명됨: `{point.origin}`의 크기 {point.size} 원장에서 {bundle.index}번 항목, {description}",
@@ -189,6 +195,18 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
         out.message("the leaf is in the ledger; what it says could not be determined: it is of a later version")
         return UNDETERMINED
     return PROVEN
+
+
+def _check_format(content: bytes) -> None:
+    """Raise MalformedError if *content* is no file that this verb verifies. Nothing is verified here."""
+    if content.lstrip()[:1] == b"{":
+        stored = _parse_receipt(content, may_be_answer=True)
+        if stored.proof:
+            parse_checkpoint(parse_note(parse_proof(stored.proof).checkpoint_note).text)
+    elif content.startswith(_PROOF_MARK):
+        parse_checkpoint(parse_note(parse_proof(content).checkpoint_note).text)
+    else:
+        parse_checkpoint(parse_note(content).text)
 
 
 def _verify_witnessed(checkpoint: bytes, policy: WitnessPolicy | None, log_key: NoteVerifier) -> None:
@@ -222,7 +240,7 @@ def _parse_receipt(content: bytes, *, may_be_answer: bool) -> _StoredReceipt:
     if type(index) is not int:
         raise MalformedError("receipt has no index")
     if leaf and merkle.leaf_hash(leaf) != leaf_hash:
-        raise MalformedError("receipt has another leaf's hash")
+        raise ProofError("receipt has another leaf's hash")
     return _StoredReceipt(index, leaf_hash, leaf, proof)
 
 

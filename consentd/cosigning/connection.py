@@ -1,4 +1,9 @@
-"""Send HTTP requests over one kept-alive connection, to a witness or to a log that publishes its files."""
+"""Send HTTP requests over one kept-alive connection, to a witness or to a log that publishes its files.
+
+This is the only door for bytes that come over HTTP. A response is returned only if it is whole: its head states where
+its body ends, all bytes up to there have arrived, and they arrived in time. Every other response is a ``FetchError``.
+So is a web page with status 200: logs and witnesses serve none, but proxies show their own pages.
+"""
 
 import http.client
 import io
@@ -11,17 +16,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from consentd.config import is_loopback
-from consentd.errors import InvalidError, StorageError
+from consentd.errors import FetchError, InvalidError
 from consentd.listener.messages import HttpResponse
 
 MAX_BODY_SIZE = 256 * 1024
 _READ_SIZE = 65_536
 _MAX_FRAME_SIZE = 65_536  # allowed for a response's headers, and for the lengths of its chunks
 _PORTS = {"http": 80, "https": 443}
-
-
-class BodyTooLargeError(StorageError):
-    """The body of a response is larger than the caller allows."""
 
 
 class Connection:
@@ -33,7 +34,7 @@ class Connection:
     def __init__(
         self, url: str, *, timeout_s: float, headers: Mapping[str, str] | None = None, tls: ssl.SSLContext | None = None
     ) -> None:
-        """Prepare to connect; nothing is sent yet. *timeout_s* limits the wait for one response.
+        """Prepare to connect; nothing is sent yet. *timeout_s* limits the time until a whole response has arrived.
 
         Raises:
             InvalidError: *url* is not an http or https URL, or contains a user name, a query or a fragment.
@@ -64,12 +65,12 @@ class Connection:
         """Send a request and return its response, with a body of at most *limit* bytes. Redirects are not followed.
 
         Raises:
-            StorageError: no complete response came in time, or the response is too large.
+            FetchError: no whole response came in time, or the response is too large.
         """
         is_reused = self._http.sock is not None
         try:
             return self._once(method, path, body, limit)
-        except StorageError as error:
+        except FetchError as error:
             # A server may close an idle connection at any time. This is no failure, so try once on a new connection.
             if is_reused and isinstance(error.__cause__, ConnectionError | http.client.BadStatusLine):
                 return self._once(method, path, body, limit)
@@ -90,7 +91,7 @@ class Connection:
     def _once(self, method: str, path: str, body: bytes | None, limit: int) -> HttpResponse:
         """Send a request on the open connection, or on a new connection; close the connection if the request fails."""
         if self._closed:
-            raise StorageError("connection is closed")
+            raise FetchError("connection is closed")
         until_s = time.monotonic() + self._timeout_s
 
         def bounded_response(sock: socket.socket, *args: Any, **named: Any) -> http.client.HTTPResponse:
@@ -106,22 +107,48 @@ class Connection:
             self._http.request(method, self._prefix + path, body, self._headers)
             # The response must be closed before the connection can send the next request; read1 does not close it.
             with self._http.getresponse() as response:
+                length = _stated_length(response)
+                if response.status == 200 and response.headers.get_content_type() == "text/html":
+                    raise FetchError("a web page came in place of the response")
                 received = bytearray()
                 while chunk := response.read1(_READ_SIZE):
                     received += chunk
                     if len(received) > limit:
-                        raise BodyTooLargeError("response is too large")
+                        raise FetchError("response is too large")
+            # `read1` does not notice a body that is too short.
+            if length is not None and len(received) != length:
+                raise FetchError(f"response was cut: `{len(received)}` of `{length}` bytes arrived")
         except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: `close` ended TLS meanwhile
             self._http.close()
-            raise StorageError(f"no response: {type(error).__name__}") from error
-        except StorageError:
+            raise FetchError(f"no whole response: {type(error).__name__}") from error
+        except FetchError:
             self._http.close()
             raise
         return HttpResponse(response.status, response.headers.get("Content-Type", ""), bytes(received))
 
 
+def _stated_length(response: http.client.HTTPResponse) -> int | None:
+    """Return the length of the body that the head states; None if the body has chunks, of which the last is marked.
+
+    Raises:
+        FetchError: the head does not say where the body ends, or says it twice (RFC 9112, 6.3); or the body is encoded,
+            although the request does not allow that.
+    """
+    if response.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        raise FetchError("response is compressed, although that was not asked for")
+    lengths = response.headers.get_all("Content-Length", [])
+    if len(lengths) + response.chunked > 1:
+        raise FetchError("response states its length twice")
+    if response.chunked:
+        return None
+    # A body that ends with the connection looks the same whether it is whole or was cut.
+    if response.length is None:
+        raise FetchError("response states no length, so it may have been cut")
+    return response.length
+
+
 class _Bounded(io.RawIOBase):
-    """The bytes of one response from a socket. A response that takes too long or is too large raises ``StorageError``.
+    """The bytes of one response from a socket. A response that takes too long or is too large raises ``FetchError``.
 
     A socket's own timeout is not enough, because it restarts with each byte received. The size is limited here, because
     http.client reads interim responses and trailers without a limit.
@@ -138,9 +165,9 @@ class _Bounded(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         left_s = self._until_s - time.monotonic()
         if left_s <= 0:
-            raise StorageError("response takes too long")
+            raise FetchError("response takes too long")
         if self._left <= 0:
-            raise StorageError("response is too large")
+            raise FetchError("response is too large")
         self._sock.settimeout(left_s)
         size = self._raw.readinto(buffer)
         self._left -= size or 0

@@ -19,6 +19,7 @@ Progress = Callable[[int, int], None]
 # Each text names something that could not be determined. The texts are keys of ``Report.not_checked``.
 NO_STATEMENTS = "statements, because the source has none"
 CLOSED = "statements that are erased, outside the mandate, or encrypted without the vault"
+NO_PERSONS = "statements of persons, none of which this reader may read"
 WITHHELD = "statements of persons who were not erased, while those of others are readable"
 KEY_UNKNOWN = "signatures by keys that an unreadable entry may have put in force"
 UNKNOWN_FIELDS = "what entries state about keys or the ledger, in fields that this version does not know"
@@ -30,7 +31,9 @@ DECISION_PRUNED = "decisions from before the time from which everything is kept"
 DECISION_UNCERTAIN = "decisions on consents of which an entry is unreadable"
 NO_TABLE = "policy table, which needs the vault and a ledger without faults"
 
-UNDETERMINED = frozenset({UNKNOWN_KIND, UNKNOWN_FIELDS, WITHHELD, NO_MAP, NO_PRUNING_STATEMENT})
+UNDETERMINED = frozenset(
+    {UNKNOWN_KIND, UNKNOWN_FIELDS, NO_STATEMENTS, NO_PERSONS, WITHHELD, NO_MAP, NO_PRUNING_STATEMENT}
+)
 """What an auditor should always be able to determine. If a report has one of these texts, the ledger is not proven."""
 
 

@@ -140,6 +140,8 @@ class Walker:
                 self._compare_tile(level, self.replay.size >> (tiles.TILE_HEIGHT * (level + 1)), row)
         if root is not None and self.replay.root() != root:
             self.found.add(None, f"leaves do not hash to the tree's root at size {self.replay.size}")
+        if self.found.unchecked[reasons.CLOSED] and not self.facts.sees_persons:
+            self.found.not_checked(reasons.NO_PERSONS)
         if not self.facts.is_named:
             self.found.add(0, "ledger does not name the pinned log key as its own")
         for tag, indexes in self.facts.missing.items():

@@ -29,7 +29,7 @@ from consentd.core.pruned import Pruned
 from consentd.core.replay import Replay, ReplayError
 from consentd.core.replay_state import build_map, decode_heads, decode_state, encode_heads, encode_state
 from consentd.cosigning.connection import Connection
-from consentd.errors import MalformedError, StorageError, VerificationError
+from consentd.errors import FetchError, MalformedError, StorageError, VerificationError
 from consentd.verify.source import TlogFiles, leaf_hashes, read_leaves, width_of
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class LogFiles(TlogFiles):
         """Fetch a file; return None if the log has no such file."""
         answer = self.connection.request("GET", "/" + path)
         if answer.status not in (200, 404):
-            raise StorageError(f"log's file cannot be fetched: status {answer.status}: `{path}`")
+            raise FetchError(f"log's file cannot be fetched: status {answer.status}: `{path}`")
         return answer.body if answer.status == 200 else None
 
 

@@ -24,12 +24,13 @@ from consentd_client.trust import Trust
 
 
 def open_history(
-    content: bytes, *, trust: Trust, name: str = "", tag: bytes = b"", now_ms: int | None = None,
+    content: bytes | Evidence, *, trust: Trust, name: str = "", tag: bytes = b"", now_ms: int | None = None,
     max_age_s: int | None = None,
 ) -> History:  # fmt: skip
     """Verify a file of evidence offline; return the file's history, which is complete up to ``seal_time_ms``.
 
     Args:
+        content: the bytes of the file, or what ``parse_evidence`` returned for them.
         trust: the pinned keys. If a witness policy is pinned too, a quorum must have cosigned the checkpoint.
         name: the name of the public chain that the file must contain.
         tag: the tag of the chain that the file must contain, 32 bytes. Without *name* and *tag* any chain is accepted.
@@ -41,7 +42,7 @@ def open_history(
         SignatureError: a signature of the log or of an author is missing or wrong, or too few witnesses cosigned.
         ProofError: the history is not complete or of another chain, or the seal's time is after *now_ms*.
     """
-    evidence = parse_evidence(content)
+    evidence = parse_evidence(content) if isinstance(content, bytes) else content
     verified = verify_evidence(
         evidence, origin=trust.origin, log_verifier=trust.log_key, policy=trust.policy, now_ms=now_ms,
         max_age_s=max_age_s,
