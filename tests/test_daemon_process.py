@@ -121,6 +121,20 @@ def test_a_daemon_that_cannot_start_says_why(directory: tuple[Path, Running]) ->
     assert "last signed checkpoint is missing" in done.stderr
 
 
+def test_the_files_of_a_daemon_can_be_read_by_their_owner_alone(directory: tuple[Path, Running]) -> None:
+    path, _ = directory
+    config = path / "config.toml"
+    config.write_text(config_text())
+    before = set(path.rglob("*"))
+    serve = [sys.executable, "-m", "consentd.cli", "serve", "--config", str(config)]
+    command = ["sh", "-c", 'umask 022; exec "$@"', "sh", *serve]  # the usual umask, whatever that of the tests is
+    process = DaemonProcess(path, command=command)
+    assert process.stop() == 0
+    made = {found for found in set(path.rglob("*")) - before if ".old." not in found.name}  # a file with a new name
+    assert len(made) > 2
+    assert [str(found) for found in made if found.stat().st_mode & 0o077] == []
+
+
 def test_sighup_before_the_daemon_serves_is_handled_after_the_start(directory: tuple[Path, Running]) -> None:
     path, _ = directory
     pipe = path / "config"

@@ -44,7 +44,11 @@ _SERVER_MODULES = frozenset(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the verb that *argv* names; return the exit status. None: use the process's own arguments."""
+    """Run the verb that *argv* names; return the exit status. None: use the process's own arguments.
+
+    Files that the process makes can be read by their owner alone: most hold data of persons, or keys.
+    """
+    os.umask(0o077)
     _prepare_streams()
     return run_verb(make_parser().parse_args(argv))
 

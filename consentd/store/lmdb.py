@@ -267,7 +267,7 @@ def _open(path: Path, *, map_size_bytes: int, read_only: bool) -> OpenFiles:
             map_size=map_size_bytes,
             readonly=read_only,
             create=not read_only,
-            mode=0o660,  # read and write for the daemon's user, and for its group (a gate) if the umask allows it
+            mode=0o660,  # of which the umask takes the group's part, unless another program than ours opens it
             metasync=False,
             # Consent checks read pages at random, so pages read ahead would only displace pages that are needed.
             readahead=False,
