@@ -40,7 +40,8 @@ def make_value(rows: int) -> bytes:
         stored = StoredConsent(
             lineage=location + 2, seq=location + 2, version=1, consent=Consent(kind=Kind.CONSENT, root=root)
         )
-        value = with_consent(value, stored, compile_consent(stored, DEFAULT_VOCABULARY, NUMBERS))
+        compiled = compile_consent(stored, DEFAULT_VOCABULARY, NUMBERS, normal_level=RULES.normal_level)
+        value = with_consent(value, stored, compiled)
     assert value is not None
     return value
 

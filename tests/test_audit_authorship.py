@@ -21,7 +21,7 @@ PERSON = KeyPair(b"\x51" * 32)
 COURT = st.PARTICIPANT_ROLE_PUBLIC_AUTHORITY
 RELAY = st.PARTICIPANT_ROLE_RELAY
 RECIPIENT = st.PARTICIPANT_ROLE_RECIPIENT
-OWN = ("kind", "legal_basis", "implicit_policy")
+OWN = ("kind", "legal_basis", "implicit_policy", "notice_id", "notice_version", "source", "authority_seq")
 ACT = st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS
 
 
@@ -129,6 +129,13 @@ def test_a_consent_that_names_whom_it_may_not_is_named(case: Case, tmp_path: Pat
 def test_a_consent_that_says_what_it_may_not_is_named(case: Case, tmp_path: Path) -> None:
     time_ms = case.forge.time_ms
     case.grant(is_fault=True, period=pb.Period(end_time_ms=1))
+    case.grant(is_fault=True, period=pb.Period(end_time_ms=1), source="fhir/r4 Consent/1")
+    case.grant(is_fault=True, period=pb.Period(end_time_ms=1), source="fhir/r4 Consent/1", key=PERSON)
+    case.grant("operator/main", is_fault=True, period=pb.Period(end_time_ms=1))
+    case.grant("operator/main", is_fault=False, period=pb.Period(end_time_ms=1), source="fhir/r4 Consent/1")
+    case.grant(is_fault=True, holders=["SUBJECT"])
+    case.grant(is_fault=True, effect=pb.EFFECT_DENY, holders=["SUBJECT"])
+    case.grant(is_fault=True, authority_seq=1)
     case.grant(is_fault=False, period=pb.Period(start_time_ms=time_ms + 10**9))
     case.grant(is_fault=True, period=pb.Period(end_time_ms=1 << 55))
     case.grant(is_fault=True, actors=[], key=PERSON)
@@ -143,6 +150,30 @@ def test_a_consent_that_says_what_it_may_not_is_named(case: Case, tmp_path: Path
         amended.consent.CopyFrom(pb.Consent(kind=pb.CONSENT_KIND_CONSENT, language="ko", root=root))
         case.add(amended, EntryKind.AMEND, is_fault=is_fault, ref=seq)
     assert case.faults(tmp_path) == case.wrong
+
+
+def test_a_consent_that_is_too_large_for_the_person_is_named(case: Case, tmp_path: Path) -> None:
+    """The person has a provision already. The eighth consent of 250 has the 2,001st. Denies have another limit."""
+    children = [pb.Provision(effect=pb.EFFECT_DENY, level="R") for _ in range(249)]
+    for number in range(8):
+        case.grant(is_fault=number == 7, provisions=children)
+    case.grant(is_fault=False, effect=pb.EFFECT_DENY, provisions=children)
+    case.grant(is_fault=True)
+    assert case.faults(tmp_path) == case.wrong
+
+
+def test_a_consent_that_names_a_notice_nobody_published_is_named(case: Case, tmp_path: Path) -> None:
+    case.grant(is_fault=True, notice_id="n1", notice_version=1)
+    published = st.NoticeStatement(notice_id="n1", version=1, content_sha256=bytes(32))
+    case.forge.add(EntryKind.NOTICE, codec.public_tag("notice/n1"), published)
+    case.grant(is_fault=False, notice_id="n1", notice_version=1)
+    case.grant(is_fault=True, notice_id="n1", notice_version=2)
+    case.grant(is_fault=True, notice_id="n2", notice_version=1)
+    assert case.faults(tmp_path) == case.wrong
+    # A missing statement may have published any version, so no later entry that names the notice is said to be wrong.
+    at = case.wrong[0] + 1
+    case.forge.openings[at] = None
+    assert case.faults(tmp_path / "lost") == [case.wrong[0], case.wrong[-1]]
 
 
 def test_an_entry_that_the_daemon_signed_for_nobody_is_named(case: Case, tmp_path: Path) -> None:

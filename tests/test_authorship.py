@@ -193,6 +193,10 @@ def test_only_a_statutory_consent_has_a_legal_basis(running: Running, subject: p
         ({"holders": ["hospital-a", "left-holder"]}, "UNKNOWN_PARTICIPANT"),
         ({"actors": ["nobody"]}, "UNKNOWN_PARTICIPANT"),
         ({"holders": ["nobody"]}, "UNKNOWN_PARTICIPANT"),
+        ({"holders": ["SUBJECT"]}, "UNKNOWN_PARTICIPANT"),
+        ({"holders": ["hospital-a", "SUBJECT"]}, "UNKNOWN_PARTICIPANT"),
+        ({"effect": pb.EFFECT_DENY, "holders": ["SUBJECT"]}, "UNKNOWN_PARTICIPANT"),
+        ({"effect": pb.EFFECT_DENY, "provisions": [pb.Provision(holders=["SUBJECT"])]}, "UNKNOWN_PARTICIPANT"),
         ({"actors": ["app"]}, "INVALID_CONSENT"),
         ({"actors": ["clinic-b", "app"]}, "INVALID_CONSENT"),
         ({"effect": pb.EFFECT_DENY, "provisions": [pb.Provision(actors=["app"])]}, "INVALID_CONSENT"),
@@ -215,7 +219,10 @@ def test_a_deny_names_relays_and_those_who_left(running: Running, subject: pb.Su
 
 
 def test_an_import_records_a_consent_that_has_ended(running: Running, subject: pb.Subject) -> None:
-    grant(running, subject, period=pb.Period(end_time_ms=1), source="fhir/r4 Consent/1")
+    past: dict[str, Any] = {"period": pb.Period(end_time_ms=1), "source": "fhir/r4 Consent/1"}
+    assert refusal(lambda: grant(running, subject, **past)) == "INVALID_CONSENT"
+    consent_id = grant(running, subject, "operator", **past)
+    assert refusal(lambda: amend(running, subject, consent_id, "operator", **past)) == "INVALID_CONSENT"
     assert running.check(question(subject)).outcome == pb.OUTCOME_NO_CONSENT
 
 

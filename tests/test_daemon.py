@@ -463,7 +463,9 @@ def test_a_credential_is_one_callers(tmp_path: Path) -> None:
         read_credentials(file)
 
 
-@pytest.mark.parametrize("caller", ["operator", "operator/", "Clinic", "operator/a/b", "-"])
+@pytest.mark.parametrize(
+    "caller", ["operator", "operator/", "Clinic", "operator/a/b", "-", "subject", "SUBJECT", "any", "none"]
+)
 def test_a_credential_of_no_possible_caller_is_refused(tmp_path: Path, caller: str) -> None:
     file = tmp_path / "credentials"
     file.write_text(format_credential("a", "operator/main") + format_credential("b", "clinic-b"))

@@ -135,7 +135,9 @@ def test_every_key_is_read() -> None:
         "stored": {
             "lineage", "seq", "version", "kind", "paused", "readable", "since", "policy", "legal_basis", "root",
         },
-        "rules": {"combining", "implicit_policy", "normal_level", "statutory", "break_glass", "since"},
+        "rules": {
+            "combining", "implicit_policy", "normal_level", "earlier_normal_level", "statutory", "break_glass", "since",
+        },
         "question": {
             "organisation", "application", "on_behalf_of", "relays", "holder", "purpose", "action", "categories",
             "labels", "level", "resources", "data_period", "break_glass", "supported_obligations",

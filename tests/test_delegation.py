@@ -121,6 +121,8 @@ def test_a_statement_that_says_nothing_or_contradicts_itself_is_refused(
         ("nobody", "hospital", Capacity.APPLICATION, "UNKNOWN_PARTICIPANT"),
         ("hospital", "", Capacity.APPLICATION, "UNKNOWN_PARTICIPANT"),
         ("hospital", "operator", Capacity.APPLICATION, "UNKNOWN_PARTICIPANT"),
+        ("hospital", "SUBJECT", Capacity.APPLICATION, "UNKNOWN_PARTICIPANT"),
+        ("SUBJECT", "hospital", Capacity.PROCESSOR, "UNKNOWN_PARTICIPANT"),
         ("hospital", "group/hospitals", Capacity.APPLICATION, "UNKNOWN_PARTICIPANT"),
         ("group/hospitals", "hospital", Capacity.APPLICATION, "UNKNOWN_PARTICIPANT"),
         ("hospital", "left", Capacity.APPLICATION, "UNKNOWN_PARTICIPANT"),

@@ -35,6 +35,7 @@ from consentd.fhir.mapping import DISCLOSE, load_mapping, parse_mapping
 from consentd.policy.compile import compile_consent
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY as VOCABULARY
 from consentd.policy.model import ImplicitPolicy, Provision, StoredConsent
+from consentd.policy.vocabulary import HIGHEST_LEVEL
 
 pytest.importorskip("fhir.resources", reason="the extra `fhir` is not installed")
 
@@ -272,7 +273,7 @@ def assert_law(text: str | bytes) -> None:
             assert len(result.identity) == 16
         elif isinstance(result, ImportedConsent):
             stored = StoredConsent(lineage=1, seq=1, version=1, consent=result.consent)
-            assert compile_consent(stored, VOCABULARY, NUMBERS)
+            assert compile_consent(stored, VOCABULARY, NUMBERS, normal_level=HIGHEST_LEVEL)
             assert nodes(result.consent.root) <= 256
             assert len(result.request_id) == 16
         else:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cases.daemons import Running, question, request_id, running_daemon
+from cases.services import listed
 from consentd import cli
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import registry_service_pb2 as rs
@@ -123,8 +124,8 @@ Import = Callable[..., int]
 def run_import(monkeypatch: pytest.MonkeyPatch) -> Import:
     """Run ``consentd import fhir`` on a file, against a running daemon; return the exit status."""
 
-    def run(running: Running, file: Path, *options: str) -> int:
-        monkeypatch.setenv("CONSENTD_TOKEN", running.tokens["app"])
+    def run(running: Running, file: Path, *options: str, who: str = "app") -> int:
+        monkeypatch.setenv("CONSENTD_TOKEN", running.tokens[who])
         monkeypatch.setenv("CONSENTD_TARGET", f"127.0.0.1:{running.daemon.grpc_port}")
         return cli.main(["import", "fhir", str(file), "--mapping", str(ROOT / "ops/fhir-mapping.toml"), *options])
 
@@ -136,15 +137,18 @@ def test_what_an_example_means(name: str, tmp_path: Path, run_import: Import) ->
     file = DATA / "pcf" / f"{name}.json"
     with running_daemon(tmp_path) as running:
         _prepare(running)
-        assert run_import(running, file, "--enrol", "--test-data") == 0
+        # An operator alone records consents that are over. When it reads a person's consents, that is an entry too.
+        who = "operator" if "expired" in name else "app"
+        assert run_import(running, file, "--enrol", "--test-data", who=who) == 0
         size = running.check_ledger()
-        assert run_import(running, file, "--enrol", "--test-data") == 0
-        assert running.check_ledger() == size  # a second run changes nothing
+        assert run_import(running, file, "--enrol", "--test-data", who=who) == 0
+        assert who == "operator" or running.check_ledger() == size  # a second run changes nothing
+        assert len(listed(running, _subject("Patient/ex-patient"))) == 1
         for asked in EXAMPLES[name]:
             put = question(_subject("Patient/ex-patient"), **asked.changed)
             # A relay needs a delegation for emergencies, so the institution asks itself.
-            who = put.actor.organisation if put.HasField("break_glass") else "app"
-            outcome = running.authorize(put, who).decision.outcome
+            asker = put.actor.organisation if put.HasField("break_glass") else "app"
+            outcome = running.authorize(put, asker).decision.outcome
             assert outcome == asked.outcome, (asked, pb.Outcome.Name(outcome))
             if not put.HasField("break_glass"):
                 assert running.check(put).outcome == asked.outcome

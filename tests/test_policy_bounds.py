@@ -40,6 +40,7 @@ from consentd.policy.subject import (
     with_consent,
     without_consent,
 )
+from consentd.policy.vocabulary import HIGHEST_LEVEL
 
 NOW_MS = 1_000
 CODEBOOK = Codebook(VOCABULARY, NUMBERS)
@@ -52,7 +53,7 @@ ASKED = Question(
 
 def compiled(root: Provision, **more: object) -> Compiled:
     consent = Consent(**{"kind": Kind.CONSENT, "root": root, **more})  # type: ignore[arg-type]
-    return compile_consent(StoredConsent(1, 1, 1, consent), VOCABULARY, NUMBERS)
+    return compile_consent(StoredConsent(1, 1, 1, consent), VOCABULARY, NUMBERS, normal_level=HIGHEST_LEVEL)
 
 
 def value_of(*consents: tuple[Compiled, int]) -> bytes | None:

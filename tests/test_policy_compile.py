@@ -57,12 +57,13 @@ from consentd.policy.subject import (
     with_state,
     without_consent,
 )
+from consentd.policy.vocabulary import HIGHEST_LEVEL, LEVEL_NUMBERS
 
 FORMAT = Path(__file__).parents[1] / "proto" / "table-format.md"
 
 
 def compiled(stored: StoredConsent) -> Compiled:
-    return compile_consent(stored, VOCABULARY, NUMBERS)
+    return compile_consent(stored, VOCABULARY, NUMBERS, normal_level=HIGHEST_LEVEL)
 
 
 def rows(stored: StoredConsent) -> list[Row]:
@@ -133,9 +134,10 @@ def test_a_permit_covers_the_labels_of_a_category(limits: dict[str, Any], covere
 
 def test_a_category_all_of_whose_leaves_bear_a_label_is_named_for_it() -> None:
     """In the earlier version, both leaves below SENS bear HIV, and one bears ETHUD too."""
-    made = compile_consent(consent(permit(categories=("SENS",))), EARLIER, NUMBERS)
+    made = compile_consent(consent(permit(categories=("SENS",))), EARLIER, NUMBERS, normal_level=HIGHEST_LEVEL)
     assert unpack_rows(made.rows)[0].categories == SENS_A
-    (row,) = unpack_rows(compile_consent(consent(permit(categories=("GEN",))), DEFAULT_VOCABULARY, {}).rows)
+    gen = consent(permit(categories=("GEN",)))
+    (row,) = unpack_rows(compile_consent(gen, DEFAULT_VOCABULARY, {}, normal_level=HIGHEST_LEVEL).rows)
     assert row.categories.bit_count() == 3
 
 
@@ -176,6 +178,13 @@ def test_a_policy_of_a_root_without_limits() -> None:
     _, glass = policy_rows(permit(), ImplicitPolicy.BREAK_GLASS_ONLY)
     assert (glass.purposes, glass.categories, glass.flags) == (0b1000, 0x3C16, PERMIT)
     assert policy_rows(permit(purposes=("HRESCH",)), ImplicitPolicy.BASIC_NORMAL)[0].purposes == 0
+
+
+@pytest.mark.parametrize(("stated", "normal", "level"), [("", "N", 4), ("R", "N", 4), ("L", "N", 2), ("", "V", 6)])
+def test_a_normal_policy_has_the_lower_level_of_root_and_realm(stated: str, normal: str, level: int) -> None:
+    stored = consent(permit(level=stated), policy=ImplicitPolicy.ALL_NORMAL)
+    made = compile_consent(stored, VOCABULARY, NUMBERS, normal_level=LEVEL_NUMBERS[normal])
+    assert unpack_rows(made.rows)[1].flags == level << 4 | NORMAL | PERMIT
 
 
 @pytest.mark.parametrize("policy", ImplicitPolicy)

@@ -10,6 +10,7 @@ from cases.policy_worlds import EARLIER, NUMBERS, PUBLISHED, VOCABULARIES, VOCAB
 from consentd.policy import model
 from consentd.policy.compile import compile_consent
 from consentd.policy.subject import with_consent, with_state, without_consent
+from consentd.policy.vocabulary import LEVEL_NUMBERS
 
 
 @pytest.mark.parametrize("name", LAWS)
@@ -38,7 +39,8 @@ def test_any_path_to_a_state_leads_to_the_same_bytes(seed: int) -> None:
             stored = replace(draw.stored(lineage), seq=seq, version=version, paused=paused)
             state[lineage] = stored
             given = VOCABULARY if stored.since >= PUBLISHED else EARLIER
-            value = with_consent(value, stored, compile_consent(stored, given, NUMBERS))
+            compiled = compile_consent(stored, given, NUMBERS, normal_level=LEVEL_NUMBERS["N"])
+            value = with_consent(value, stored, compiled)
         elif act == "revoke":
             del state[lineage]
             value = without_consent(value, lineage)

@@ -8,7 +8,7 @@ import pytest
 from consentd.errors import InvalidError
 from consentd.policy.default_vocabulary import ACTIONS, CATEGORIES, DEFAULT_VOCABULARY, LABELS, PURPOSES
 from consentd.policy.model import LEVELS
-from consentd.policy.vocabulary import Code, Sensitivity, Vocabulary, check_successor
+from consentd.policy.vocabulary import Code, Sensitivity, Vocabulary, check_successor, unknown_level
 
 V3 = Path(__file__).parents[1] / "../shared/data/v3"
 needs_v3 = pytest.mark.skipif(not V3.is_dir(), reason="HL7 v3 code lists are not in the directory next to the project")
@@ -219,3 +219,11 @@ def test_a_successor_may_not_move_a_code_to_another_parent() -> None:
     old = vocabulary(purposes=(code("A"), code("B"), code("C", "A")))
     with pytest.raises(InvalidError, match="`C`"):
         check_successor(old, grown(purposes=(code("A"), code("B"), code("C", "B"))))
+
+
+def test_the_levels_are_listed_in_one_place() -> None:
+    """Messages name the levels of the model, so they stay right if the model changes."""
+    sources = Path(__file__).parents[1] / "consentd"
+    assert [one.name for one in sources.rglob("*.py") if '"U", "L"' in one.read_text()] == ["model.py"]
+    assert [one.name for one in sources.rglob("*.py") if "U, L, M" in one.read_text()] == []
+    assert "U, L, M, N, R, V" in str(unknown_level("X"))

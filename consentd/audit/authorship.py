@@ -2,8 +2,12 @@
 
 The rules are those of the sequencer (``sequencer.commands.authorship``; policy.md, rule 8). An entry that the daemon
 signed was written by the participant or operator that attests it. Who passed on an entry that a person signed is not
-recorded, so only the content of such an entry is checked.
+recorded, so only the content of such an entry is checked. Quotas are not checked: they are counted by caller, and begin
+anew with the daemon.
 """
+
+from collections.abc import Container
+from dataclasses import replace
 
 from google.protobuf.message import Message
 
@@ -11,15 +15,13 @@ from consentd.core import codec
 from consentd.core.identifier import check_scheme
 from consentd.core.kinds import CONSENTS, EntryKind, Owner
 from consentd.errors import InvalidError
-from consentd.policy.compile import compile_consent
-from consentd.policy.model import StoredConsent
+from consentd.policy.model import RefusalReason, StoredConsent
 from consentd.policy.subject import Lineage
 from consentd.sequencer.commands.authorship import (
     check_attester,
-    check_named,
     check_same_kind,
-    check_version,
     check_writer,
+    check_written_version,
 )
 from consentd.sequencer.commands.registry import check_key, check_rules, check_vocabulary
 from consentd.statements import values
@@ -31,12 +33,15 @@ CHECKED = CONSENTS | {EntryKind.ENROL, EntryKind.KEY, EntryKind.VOCABULARY, Entr
 """The kinds of entries that ``check_written`` checks."""
 
 
-def check_written(view: View, event: codec.Event, message: Message, key: bytes) -> None:
+def check_written(
+    view: View, event: codec.Event, message: Message, key: bytes, *, lost: Container[bytes] = ()
+) -> None:
     """Check that the daemon may have written an entry of one of the kinds ``CHECKED``.
 
     Args:
         view: the policy table after all entries before this one were applied.
         key: the key that signed the entry's statement.
+        lost: tags of chains of which an entry cannot be read. Versions of a notice there count as published.
 
     Raises:
         RequestError: the daemon must refuse such a write.
@@ -50,38 +55,43 @@ def check_written(view: View, event: codec.Event, message: Message, key: bytes) 
     elif isinstance(message, st.RulesStatement):
         check_rules(view, message)
     elif isinstance(message, st.GrantStatement):
-        _Author(view, message.attestation, key).check_version(event, message.consent, replaced=None)
+        author = _Author(view, message.attestation, key, lost)
+        author.check_version(event, message.consent, lineage=event.seq, version=1, replaced=None)
     elif isinstance(message, st.AmendStatement):
-        replaced = _lineage(view, event.tag, message.lineage_seq)
-        _Author(view, message.attestation, key).check_version(event, message.consent, replaced=replaced)
+        author, seq = _Author(view, message.attestation, key, lost), message.lineage_seq
+        replaced = _lineage(view, event.tag, seq)
+        author.check_version(event, message.consent, lineage=seq, version=message.version, replaced=replaced)
     elif isinstance(message, st.PauseStatement | st.ResumeStatement | st.RevokeStatement):
         lineage = _lineage(view, event.tag, message.lineage_seq)
         if lineage is not None:  # otherwise the entry cannot be applied, which is a fault of its own
-            _Author(view, message.attestation, key).check_change(event, lineage)
+            _Author(view, message.attestation, key, lost).check_change(event, lineage)
 
 
 class _Author:
     """The person who signed an entry, or the participant or operator that attests it."""
 
-    def __init__(self, view: View, attestation: st.Attestation, key: bytes) -> None:
+    def __init__(self, view: View, attestation: st.Attestation, key: bytes, lost: Container[bytes]) -> None:
         owner = view.key_ever(key)
-        self._view = view
+        self._view, self._lost = view, lost
         self._attester = attestation.attested_by
         self._is_person = owner is not None and owner.owner is Owner.SUBJECT
 
-    def check_version(self, event: codec.Event, message: pb.Consent, *, replaced: Lineage | None) -> None:
-        registry, consent = self._view.registry(), values.consent_value(message)
+    def check_version(
+        self, event: codec.Event, message: pb.Consent, *, lineage: int, version: int, replaced: Lineage | None
+    ) -> None:
         statutory = message.kind == pb.CONSENT_KIND_STATUTORY
         self._check_writer(statutory=statutory)
         if replaced is not None:
             check_same_kind(replaced, statutory=statutory)
-        if check_version(self._view, consent, time_ms=event.time_ms, replaced=replaced) is not None:
+        consent = values.consent_value(message)
+        if codec.public_tag(codec.NOTICE_PREFIX + consent.notice) in self._lost:
+            consent = replace(consent, notice="")
+        checked = check_written_version(
+            self._view, event.tag, StoredConsent(lineage=lineage, seq=event.seq, version=version, consent=consent),
+            time_ms=event.time_ms, attester="" if self._is_person else self._attester, replaced=replaced,
+        )  # fmt: skip
+        if isinstance(checked, RefusalReason):
             raise InvalidError("consent lacks items that the law demands", "INVALID_CONSENT")
-        stored = StoredConsent(lineage=event.seq, seq=event.seq, version=1, consent=consent)
-        compiled = compile_consent(stored, registry.codebook.vocabulary, registry.numbers)
-        check_named(registry, consent, compiled)
-        if not self._is_person:
-            check_attester(self._view, self._attester, permits=compiled, ends=replaced)
 
     def check_change(self, event: codec.Event, lineage: Lineage) -> None:
         self._check_writer(statutory=lineage.is_statutory)

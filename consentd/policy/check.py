@@ -16,6 +16,7 @@ from consentd.policy.model import (
     LEVELS,
     OPEN_END_MS,
     OPEN_START_MS,
+    SUBJECT,
     Consent,
     Effect,
     ImplicitPolicy,
@@ -26,7 +27,7 @@ from consentd.policy.model import (
     Rules,
 )
 from consentd.policy.tree import Node, walk
-from consentd.policy.vocabulary import REFERENCE, Vocabulary
+from consentd.policy.vocabulary import REFERENCE, Vocabulary, unknown_level
 
 _MOST_OF_QUOTAS = {"entries_per_day": 60_000, "refusals_per_day": 60_000, "persons_per_hour": 100_000}
 """The highest quotas. Counters have 16 bits, and a set of persons takes memory for each caller."""
@@ -102,7 +103,7 @@ def check_rules(rules: Rules, vocabulary: Vocabulary) -> None:
             names purposes without BTG; the normal level is none; or a quota is too high.
     """
     if rules.normal_level not in LEVELS:
-        raise _invalid(f"normal level is none of {', '.join(LEVELS)}: `{rules.normal_level}`")
+        raise unknown_level(rules.normal_level, "INVALID_CONSENT")
     for name, most in _MOST_OF_QUOTAS.items():
         if getattr(rules.quotas, name) > most:
             raise InvalidError(f"quota `{name}` is over its limit: `{most}`")
@@ -119,13 +120,13 @@ def check_provision(provision: Provision, vocabulary: Vocabulary) -> None:
     """Validate the lists, codes, level and periods of one provision.
 
     Raises:
-        InvalidError: INVALID_CONSENT, or UNKNOWN_CODE.
+        InvalidError: INVALID_CONSENT, UNKNOWN_CODE, or UNKNOWN_PARTICIPANT (a holder is SUBJECT).
     """
     for label in provision.labels:
         if label in LEVELS:
             raise InvalidError(f"a level of confidentiality is not a label: state `level`: `{label}`", "UNKNOWN_CODE")
     if provision.level and provision.level not in LEVELS:
-        raise _invalid(f"level is none of {', '.join(LEVELS)}: `{provision.level}`")
+        raise unknown_level(provision.level, "INVALID_CONSENT")
     lists: tuple[tuple[tuple[str, ...], Collection[str] | None], ...] = (
         (provision.actors, None),
         (provision.holders, None),
@@ -143,6 +144,8 @@ def check_provision(provision: Provision, vocabulary: Vocabulary) -> None:
         for code in stated:
             if known is not None and code != ANY and code not in known:
                 raise InvalidError(f"code is not in the vocabulary: `{code}`", "UNKNOWN_CODE")
+    if SUBJECT in provision.holders:  # the reserved name is that of an actor: the holder of data is a participant
+        raise InvalidError(f"participant is not registered: `{SUBJECT}`", "UNKNOWN_PARTICIPANT")
     for resource in provision.resources:
         if resource != ANY and not REFERENCE.fullmatch(resource):
             raise _invalid(f"resource is no Type/id: `{resource}`")

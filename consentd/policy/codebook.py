@@ -15,7 +15,7 @@ from consentd.errors import InvalidError
 from consentd.policy.justification import check_justification
 from consentd.policy.model import BREAK_GLASS_PURPOSE, OPEN_END_MS, Membership, Obligation, Question
 from consentd.policy.rows import ANY_NUMBER
-from consentd.policy.vocabulary import LEVEL_NUMBERS, REFERENCE, Sensitivity, Vocabulary
+from consentd.policy.vocabulary import LEVEL_NUMBERS, REFERENCE, Sensitivity, Vocabulary, unknown_level
 
 MAX_MEMO: Final = 65_536
 """Most entries of a memo (a cache of masks or numbers). A full memo is emptied, so a memo has bounded size."""
@@ -341,7 +341,7 @@ def pack_question(question: Question, codebook: Codebook, parties: Parties) -> P
         raise InvalidError("data period ends before it starts")
     level = LEVEL_NUMBERS.get(question.level)
     if level is None:
-        raise InvalidError(f"level is none of U, L, M, N, R, V: `{question.level}`")
+        raise unknown_level(question.level)
     packed.level = level
     packed.is_level_exact = bool(level and resources is not None and parties.is_holder)
     supported = question.supported_obligations

@@ -16,6 +16,7 @@ from consentd.errors import InvalidError, MalformedError
 from consentd.policy.model import (
     ANY,
     BREAK_GLASS_PURPOSE,
+    LEVELS,
     Combining,
     Effect,
     ImplicitPolicy,
@@ -44,7 +45,7 @@ from consentd.policy.rows import (
     uses_reserved,
 )
 from consentd.policy.tree import Node, walk
-from consentd.policy.vocabulary import HIGHEST_LEVEL, LEVEL_NUMBERS, Closures, Vocabulary
+from consentd.policy.vocabulary import HIGHEST_LEVEL, LEVEL_NUMBERS, Closures, Vocabulary, unknown_level
 
 UNREADABLE: Final = 2
 """Flag: the consent has content that cannot be interpreted. Its only row has the participants and the period."""
@@ -86,15 +87,21 @@ class Compiled:
     since: int = 0
 
 
-def compile_consent(stored: StoredConsent, vocabulary: Vocabulary, numbers: Mapping[str, int]) -> Compiled:
-    """Compile the version of a consent that is in force. *numbers*: participant or group identifier → its number.
+def compile_consent(
+    stored: StoredConsent, vocabulary: Vocabulary, numbers: Mapping[str, int], *, normal_level: int
+) -> Compiled:
+    """Compile the version of a consent that is in force.
+
+    Args:
+        vocabulary, normal_level: those of the realm at the consent's entry; the level is its number (rule 1).
+        numbers: participant or group identifier → its number.
 
     Raises:
         InvalidError: UNKNOWN_CODE, UNKNOWN_PARTICIPANT, or INVALID_CONSENT (a size limit is exceeded).
     """
     consent = stored.consent
     flags = STATUTORY if consent.kind is Kind.STATUTORY else 0
-    compiler = _Compiler(vocabulary, numbers)
+    compiler = _Compiler(vocabulary, numbers, normal_level)
     if stored.readable:
         nodes = walk(consent.root)
         rows = [compiler.row(node, index) for index, node in enumerate(nodes)]
@@ -135,9 +142,10 @@ def named_participants(
 class _Compiler:
     """Compile nodes to rows, and collect the side records of the rows."""
 
-    def __init__(self, vocabulary: Vocabulary, numbers: Mapping[str, int]) -> None:
+    def __init__(self, vocabulary: Vocabulary, numbers: Mapping[str, int], normal_level: int) -> None:
         self._vocabulary = vocabulary
         self._numbers = numbers
+        self._normal_level = normal_level
         self._block = SideBlock()
 
     @property
@@ -192,7 +200,9 @@ class _Compiler:
             return [self.row(Node(replace(root, effect=Effect.DENY), below=1), 0), child]
         basic = policy is ImplicitPolicy.BASIC_NORMAL
         purposes = purpose.permit.get(BASIC_NORMAL_PURPOSE, 0) if basic else purpose.star
-        row = self.row(Node(replace(permit, level=root.level or "V")), 0)
+        # Later rules may lower the normal level: a reader takes the lower one. They never raise it for this consent.
+        level = LEVELS[min(_level(root.level) or HIGHEST_LEVEL, self._normal_level) - 1]
+        row = self.row(Node(replace(permit, level=level)), 0)
         unlabelled = sum(one.leaves for one in self._vocabulary.sensitivities if not one.labels)
         row = row._replace(purposes=named & purposes, categories=row.categories & unlabelled, flags=row.flags | NORMAL)
         return [row]
@@ -268,7 +278,7 @@ def _level(level: str) -> int:
     """Return the number of a level; InvalidError (INVALID_CONSENT) if there is no such level."""
     number = LEVEL_NUMBERS.get(level)
     if number is None:
-        raise InvalidError(f"level is none of U, L, M, N, R, V: `{level}`", "INVALID_CONSENT")
+        raise unknown_level(level, "INVALID_CONSENT")
     return number
 
 
@@ -314,7 +324,8 @@ def compile_rules(
     Raises:
         InvalidError: as in ``compile_consent``; a rule has children or no effect; or there are too many rules.
     """
-    compiler = _Compiler(vocabulary, numbers)
+    normal_level = _level(rules.normal_level or "N")
+    compiler = _Compiler(vocabulary, numbers, normal_level)
     rows: list[Row] = []
     for provisions in (rules.statutory, rules.break_glass):
         if len(provisions) > MAX_RULES:
@@ -334,7 +345,7 @@ def compile_rules(
     if rules.combining is Combining.PERMIT_UNLESS_DENY:
         defaults.append(compiler.row(Node(Provision(effect=Effect.PERMIT)), 0))
     header = _RULES.pack(
-        RULES_VERSION, rules.combining, rules.implicit_policy, _level(rules.normal_level or "N"), vocabulary.version,
+        RULES_VERSION, rules.combining, rules.implicit_policy, normal_level, vocabulary.version,
         len(rules.statutory), len(rules.break_glass), len(defaults), since,
     )  # fmt: skip
     return decode_rules(header + pack_rows(rows + defaults) + compiler.side, vocabulary)

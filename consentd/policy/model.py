@@ -228,7 +228,7 @@ class Quotas:
 class Rules:
     """The rules of a realm, from the chain ``rules/ID`` (rule 11). Each provision has an effect and no children.
 
-    ``normal_level``: the highest level that the two normal policies cover (rule 1).
+    ``normal_level``: the highest level that the normal policies cover. A higher one widens no older consent (rule 1).
     ``recipient_may_attest``: a recipient may attest, for the person, a consent that permits this recipient something.
     """
 

@@ -10,7 +10,6 @@ The caller needs no vocabulary. So a row becomes several conditions, if its cate
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from consentd.errors import InvalidError
 from consentd.policy.codebook import Codebook, PackedQuestion
 from consentd.policy.compile import CompiledRules
 from consentd.policy.match import CONSENT, NO_IDS, UNKNOWNS, Candidate, Matches, Prepared, Tree
@@ -27,7 +26,7 @@ from consentd.policy.rows import (
     Side,
     decode_side,
 )
-from consentd.policy.vocabulary import HIGHEST_LEVEL, LEVEL_NUMBERS, Closures, Sensitivity
+from consentd.policy.vocabulary import HIGHEST_LEVEL, LEVEL_NUMBERS, Closures, Sensitivity, unknown_level
 
 _PERMIT_FIRST = (Combining.PERMIT_OVERRIDES, Combining.ORDERED_PERMIT_OVERRIDES, Combining.DENY_UNLESS_PERMIT)
 
@@ -248,7 +247,7 @@ def covers(
         InvalidError: the resource states a level that does not exist.
     """
     if resource.level not in LEVEL_NUMBERS:
-        raise InvalidError(f"level is none of U, L, M, N, R, V: `{resource.level}`")
+        raise unknown_level(resource.level)
     effects: dict[Layer, set[Effect]] = {}
     for rule in residual:
         effect = _value(rule, resource)

@@ -33,6 +33,12 @@ LEVEL_NUMBERS: Mapping[str, int] = {"": 0} | {level: number for number, level in
 
 HIGHEST_LEVEL = len(LEVELS)
 
+
+def unknown_level(level: str, reason: str = "INVALID_REQUEST") -> InvalidError:
+    """Return the error about a level that does not exist."""
+    return InvalidError(f"level is none of {', '.join(LEVELS)}: `{level}`", reason)
+
+
 NEVER_IMPLIED_PURPOSES = frozenset(
     {"BTG", "CLINTRL", "CLINTRCH", "POPHLTH", "HMARKT", "POARCH", "HLEGAL", "AITRAIN"}
 )
@@ -195,7 +201,7 @@ def _sensitivities(categories: tuple[Code, ...], label: Closures, leaves: int) -
                 raise InvalidError(f"category with codes below it has a level or labels: `{code.code}`")
             continue
         if code.level not in LEVELS:
-            raise InvalidError(f"category has no level of U, L, M, N, R, V: `{code.code}`")
+            raise InvalidError(f"category has no level of {', '.join(LEVELS)}: `{code.code}`")
         own = above = 0
         for name in code.labels:
             if name not in label.bits:

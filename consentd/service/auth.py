@@ -22,7 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from consentd.errors import DeniedError, InvalidError, StorageError
-from consentd.sequencer.commands.callers import OPERATOR_ID, PARTICIPANT_ID, RESERVED_ID, SCRAPER_ID
+from consentd.sequencer.commands.callers import OPERATOR_ID, PARTICIPANT_ID, RESERVED_ID, RESERVED_IDS, SCRAPER_ID
 
 _HINT = "a line ends with a participant id, `operator/NAME` or `scraper/NAME`"
 _LINE = re.compile(r"(token|cert)\s+([0-9a-f]{64})\s+(\S+)")
@@ -42,6 +42,8 @@ def check_caller_id(caller: str) -> None:
     """Check the form of a caller id. Raises ``InvalidError``."""
     if caller == RESERVED_ID:
         raise InvalidError("an operator has an id of its own: `operator/NAME`")
+    if caller in RESERVED_IDS:
+        raise InvalidError(f"id is reserved, so it is no participant's: `{caller}`")
     if not any(form.fullmatch(caller) for form in (PARTICIPANT_ID, OPERATOR_ID, SCRAPER_ID)):
         raise InvalidError(
             f"id is none of a participant's (a-z, 0-9, `.`, `_`, `-`), `operator/NAME` and `scraper/NAME`: `{caller}`"

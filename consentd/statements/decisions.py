@@ -7,11 +7,10 @@ Consent checks use ``pack_message`` and ``put_verdict``. These two give the same
 from typing import cast
 
 from consentd.core import codec
-from consentd.errors import InvalidError
 from consentd.policy import evaluate, model
 from consentd.policy.codebook import Codebook, PackedQuestion, Parties, pack_question
 from consentd.policy.compile import CompiledRules
-from consentd.policy.vocabulary import LEVEL_NUMBERS
+from consentd.policy.vocabulary import LEVEL_NUMBERS, unknown_level
 from consentd.statements import payloads
 from consentd.statements.values import data_period_value, enum_value, period_message, to_enum
 from consentd.v1 import consent_pb2 as pb
@@ -130,7 +129,7 @@ def residual_value(message: pb.ResidualRule) -> model.ResidualRule:
         InvalidError: as the functions of ``values``, or there is no such level.
     """
     if message.level not in LEVEL_NUMBERS:
-        raise InvalidError(f"level is none of U, L, M, N, R, V: `{message.level}`")
+        raise unknown_level(message.level)
     return model.ResidualRule(
         effect=enum_value(model.Effect, message.effect, "effect"), categories=tuple(message.categories),
         covered_labels=tuple(message.covered_labels), any_labels=tuple(message.any_labels), level=message.level,

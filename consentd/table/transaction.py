@@ -215,7 +215,9 @@ class TableTransaction(View):
 
     def _put_consent(self, tag: bytes, stored: model.StoredConsent) -> None:
         registry = self.registry()
-        compiled = compiler.compile_consent(stored, registry.codebook.vocabulary, registry.numbers)
+        compiled = compiler.compile_consent(
+            stored, registry.codebook.vocabulary, registry.numbers, normal_level=registry.rules.normal_level
+        )
         self._put_subject(tag, subjects.with_consent(self.subject(tag), stored, compiled))
 
     def _erase(self, tag: bytes) -> None:

@@ -444,11 +444,11 @@ class Provision(_message.Message):
     """
     @_builtins.property
     def actors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """actors are participants, or groups as `group/ID`."""
+        """actors are participants, or groups as `group/ID`; SUBJECT is the person."""
 
     @_builtins.property
     def holders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """holders are the participants that have the data."""
+        """holders are the participants that have the data, or groups; never SUBJECT."""
 
     @_builtins.property
     def purposes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -548,7 +548,9 @@ class Consent(_message.Message):
     language: _builtins.str
     """language is the BCP 47 tag of the language in which consent was given."""
     source: _builtins.str
-    """source identifies the document from which a consent was imported; empty: it was not imported."""
+    """source identifies the document from which a consent was imported; empty: it was not imported. Everybody who may
+    write the consent may state one. Only in a first version that an operator attests may the end have passed.
+    """
     legal_basis: _builtins.str
     """legal_basis is the law, order or judgment on which a STATUTORY consent rests; empty for the other kinds."""
     @_builtins.property

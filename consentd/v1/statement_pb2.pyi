@@ -974,7 +974,9 @@ class RulesStatement(_message.Message):
     false, another participant or an operator attests it, or the person signs it.
     """
     normal_level: _builtins.str
-    """normal_level is the highest confidentiality that the two normal policies cover: U, L, M, N, R or V. Empty: N."""
+    """normal_level is the highest confidentiality that the two normal policies cover: U, L, M, N, R or V. Empty: N. Raised,
+    it does not widen the policies that earlier consents select; lowered, it narrows them (policy.md, rule 1).
+    """
     @_builtins.property
     def statutory(self) -> _containers.RepeatedCompositeFieldContainer[_consent_pb2.Provision]:
         """statutory permits and prohibitions, which decide before everything else; without nested provisions."""

@@ -24,7 +24,7 @@ from consentd.policy.delegation import Capacity, Delegation
 from consentd.policy.model import Decision, Effect, Membership, Obligation, Outcome, Period, ReasonCode, StoredConsent
 from consentd.policy.reduce import reduce_verdict
 from consentd.policy.subject import with_consent
-from consentd.policy.vocabulary import Code, Vocabulary
+from consentd.policy.vocabulary import LEVEL_NUMBERS, Code, Vocabulary
 
 FOLDER = Path(__file__).resolve().parent.parent / "decisions"
 FILES = sorted(file for file in FOLDER.glob("*.toml") if file.name != "world.toml")
@@ -184,6 +184,8 @@ class Case:
         self.delegations = list(all_delegations() if given is None else map(delegation, given))
         self.rules = rules(row.get("rules", {}))
         self.since = row.get("rules", {}).get("since", RULES_SINCE)
+        earlier = row.get("rules", {}).get("earlier_normal_level")
+        self.earlier_levels = [] if earlier is None else [(0, earlier)]
 
     @cached_property
     def realm(self) -> Realm:
@@ -192,7 +194,7 @@ class Case:
             held = Membership(one["group"], one.get("from", 0), one.get("until", model.STILL))
             memberships.setdefault(one["participant"], []).append(held)
         versions = BASE.vocabularies if self.row.get("published") else BASE.vocabularies[:1]
-        return Realm(versions, self.rules, self.since, memberships, BASE.abroad)
+        return Realm(versions, self.rules, self.since, self.earlier_levels, memberships, BASE.abroad)
 
     def reference_answer(self) -> Decision:
         """Answer by the reference. Raises the errors of a question that is refused."""
@@ -222,7 +224,9 @@ class Case:
         codebook = Codebook(realm.vocabulary, numbers, realm.memberships, abroad=BASE.abroad)
         value: bytes | None = b"" if self.enrolled else None
         for one in sorted(self.consents, key=lambda one: one.version):
-            value = with_consent(value, one, compile_consent(one, realm.vocabulary_at(one.since), numbers))
+            level = LEVEL_NUMBERS[realm.normal_level_at(one.since)]
+            compiled = compile_consent(one, realm.vocabulary_at(one.since), numbers, normal_level=level)
+            value = with_consent(value, one, compiled)
         encoded = compile_rules(self.rules, realm.vocabulary_at(self.since), numbers, since=self.since).encoded
         compiled = decode_rules(encoded, realm.vocabulary)
         directory = Directory(codebook, BASE.participants, self.delegations)

@@ -354,6 +354,33 @@ def a_higher_level_is_never_more_permitted(draw: Draw, scene: Scene) -> Check:
     return check
 
 
+def a_higher_normal_level_permits_nothing_more_by_older_consents(draw: Draw, scene: Scene) -> Check:
+    """A case could break it if the same consents, given under the higher level, permit more."""
+    low, high = sorted(draw.random.sample(LEVELS, 2), key=LEVELS.index)
+    normal = draw.random.choice([ImplicitPolicy.BASIC_NORMAL, ImplicitPolicy.ALL_NORMAL])
+    consents = [
+        replace(one, consent=replace(one.consent, policy=normal))
+        if one.consent.kind is Kind.CONSENT and one.consent.root.effect is Effect.PERMIT
+        else one
+        for one in scene.with_permit.consents
+    ]
+    rules = replace(scene.world.rules, implicit_policy=ImplicitPolicy.DENY)
+    before, after, newer = (
+        changed(
+            scene.world, consents=consents, since=LATER, earlier_levels=[(0, then)],
+            rules=replace(rules, normal_level=now),
+        )
+        for then, now in ((low, low), (low, high), (high, high))
+    )  # fmt: skip
+
+    def check(case: Case) -> bool:
+        permitted = case.verdict(before).permitted
+        assert not case.verdict(after).permitted & ~permitted
+        return bool(case.verdict(newer).permitted & ~permitted)
+
+    return check
+
+
 def erasing_a_person_never_permits_more(_: Draw, scene: Scene) -> Check:
     """A person is erased: not enrolled any more, without consents. What a STATUTORY consent denied is not counted."""
     consents = [one for one in scene.with_deny.consents if one.consent.kind is not Kind.STATUTORY]
@@ -561,6 +588,7 @@ LAWS: dict[str, Law] = {
         pausing_never_permits_more,
         a_narrower_question_is_never_less_permitted,
         a_higher_level_is_never_more_permitted,
+        a_higher_normal_level_permits_nothing_more_by_older_consents,
         erasing_a_person_never_permits_more,
         joining_a_group_permits_nothing_more,
         publishing_a_vocabulary_changes_no_older_answer,

@@ -40,7 +40,7 @@ from consentd.policy.model import (
     StoredConsent,
 )
 from consentd.policy.subject import Lineage, encode_subject
-from consentd.policy.vocabulary import Code, Vocabulary
+from consentd.policy.vocabulary import LEVEL_NUMBERS, Code, Vocabulary
 
 
 def _code(code: str, parent: str = "", *, implies: bool = True, level: str = "", labels: tuple[str, ...] = ()) -> Code:
@@ -121,6 +121,7 @@ class World:
 
     Attributes:
         since: leaf index of the entry with the rules.
+        earlier_levels: (leaf index, normal level) of each version of the rules before that entry.
         enrolled: whether the person is enrolled.
         vocabularies: (leaf index, version) of each version. Consents are compiled with the one that was in force.
             The reader may know the earlier ones alone: what was given under a later one is then not readable.
@@ -135,8 +136,9 @@ class World:
     memberships: Memberships = field(default_factory=lambda: MEMBERSHIPS)
     vocabularies: Sequence[tuple[int, Vocabulary]] = ()
     since: int = STILL - 1
+    earlier_levels: Sequence[tuple[int, str]] = ()
     enrolled: bool = True
-    memo: dict[tuple[int, int, bool, int], tuple[Consent, Compiled]] = field(
+    memo: dict[tuple[int, int, bool, int, int], tuple[Consent, Compiled]] = field(
         default_factory=dict, repr=False, compare=False
     )
 
@@ -147,7 +149,9 @@ class World:
     @cached_property
     def realm(self) -> Realm:
         known = [one for one in self.vocabularies if one[1].version <= self.vocabulary.version]
-        return Realm(known or ((0, self.vocabulary),), self.rules, self.since, self.memberships, ABROAD)
+        return Realm(
+            known or ((0, self.vocabulary),), self.rules, self.since, self.earlier_levels, self.memberships, ABROAD
+        )
 
     def vocabulary_at(self, since: int) -> Vocabulary:
         return Realm(self.vocabularies or ((0, self.vocabulary),)).vocabulary_at(since)
@@ -163,10 +167,10 @@ class World:
         )
 
     def _compiled_consent(self, stored: StoredConsent) -> Compiled:
-        given = self.vocabulary_at(stored.since)
-        key = id(stored.consent), stored.since, stored.readable, given.version
+        given, level = self.vocabulary_at(stored.since), LEVEL_NUMBERS[self.realm.normal_level_at(stored.since)]
+        key = id(stored.consent), stored.since, stored.readable, given.version, level
         if key not in self.memo:
-            self.memo[key] = stored.consent, compile_consent(stored, given, self.numbers)
+            self.memo[key] = stored.consent, compile_consent(stored, given, self.numbers, normal_level=level)
         return self.memo[key][1]
 
     @cached_property
@@ -346,7 +350,8 @@ class Draw:
         consents = [self.stored(lineage + 1, simple=simple, since=since) for lineage in range(count)]
         vocabulary = VOCABULARY if since_leaf >= PUBLISHED else EARLIER
         rules = self.rules(plain=self.random.random() < 0.4, vocabulary=vocabulary)
-        return World(consents, rules, vocabularies=VOCABULARIES, since=since_leaf)
+        earlier = [(0, self.random.choice(LEVELS))]
+        return World(consents, rules, vocabularies=VOCABULARIES, since=since_leaf, earlier_levels=earlier)
 
     def any_world(self) -> World:
         """Draw a world, in one of twenty of a person who is not enrolled."""

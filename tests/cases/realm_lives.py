@@ -61,6 +61,7 @@ class RealmLife:
         self.start_ms = self.case.clock.wall_ms()
         self.vocabularies: list[tuple[int, Vocabulary]] = [(1, EARLIER)]
         self.rules, self.rules_since, self.rules_version = RULES, 2, 1
+        self.earlier_levels: list[tuple[int, str]] = []
         self.memberships: dict[str, list[model.Membership]] = {}
         self.delegations: list[Delegation] = []
         self.consents: dict[int, model.StoredConsent] = {}
@@ -110,12 +111,14 @@ class RealmLife:
         self.vocabularies.append((index, VOCABULARY))
 
     def publish_rules(self) -> None:
+        before = self.rules.normal_level
         drawn = self.draw.rules(plain=self.draw.random.random() < 0.5, vocabulary=self.vocabulary)
         self.rules = replace(
             drawn, quotas=QUOTAS, recipient_may_attest=True, statutory=tuple(map(self._later, drawn.statutory)),
             break_glass=tuple(map(self._later, drawn.break_glass)),
         )  # fmt: skip
         self.rules_version += 1
+        self.earlier_levels.append((self.rules_since, before))
         message = values.rules_message(
             self.rules, realm_id="realm", version=self.rules_version, vocabulary_id=EARLIER.id
         )  # fmt: skip
@@ -216,7 +219,7 @@ class RealmLife:
             who = reference_actor.who(question, caller, participants, self.delegations, now_ms)
         except DeniedError:
             return None
-        realm = Realm(self.vocabularies, self.rules, self.rules_since, self.memberships, ABROAD)
+        realm = Realm(self.vocabularies, self.rules, self.rules_since, self.earlier_levels, self.memberships, ABROAD)
         found = reference_policy.decide(question, list(self.consents.values()), realm, now_ms=now_ms, who=who)
         if question.break_glass is not None and not who.may_break_glass:
             found = _break_glass_refused(found, self.vocabulary)

@@ -96,7 +96,7 @@ class Asked:
             labels_match(node, leaf, question, self.case, given.vocabulary, known)
             and level_matches(
                 node, leaf, question, self.case, known,
-                is_holder=self.who.is_holder, normal=self.realm.rules.normal_level if normal else "",
+                is_holder=self.who.is_holder, normal=self.realm.normal_level(given.since) if normal else "",
             )
             and extent_matches(node, question, self.case)
         )  # fmt: skip

@@ -18,6 +18,7 @@ class Realm:
     Attributes:
         vocabularies: (leaf index of the entry, version) of each version, oldest first. The last is in force.
         since: leaf index of the entry with the rules.
+        earlier_levels: (leaf index of the entry, normal level) of each version of the rules before that entry.
         memberships: participant → its memberships in groups.
         abroad: participants in another country.
     """
@@ -25,6 +26,7 @@ class Realm:
     vocabularies: Sequence[tuple[int, Vocabulary]]
     rules: Rules = field(default_factory=Rules)
     since: int = 0
+    earlier_levels: Sequence[tuple[int, str]] = ()
     memberships: Mapping[str, Sequence[Membership]] = field(default_factory=dict)
     abroad: Collection[str] = ()
 
@@ -35,6 +37,15 @@ class Realm:
     def vocabulary_at(self, since: int) -> Vocabulary:
         """Return the version that was in force at an entry."""
         return [vocabulary for start, vocabulary in self.vocabularies if start <= since][-1]
+
+    def normal_level(self, since: int) -> str:
+        """Return up to which level a normal policy permits that was given at an entry: the lower of then and now."""
+        return min(self.rules.normal_level, self.normal_level_at(since), key=LEVELS.index)
+
+    def normal_level_at(self, since: int) -> str:
+        """Return the normal level that was in force at an entry."""
+        levels = [*self.earlier_levels, (self.since, self.rules.normal_level)]
+        return next((level for start, level in reversed(levels) if start <= since), levels[0][1])
 
     def names(self, name: str, effect: Effect | None, since: int) -> set[str]:
         """Return the participant and the groups that count for it in a provision of this effect, given at *since*."""

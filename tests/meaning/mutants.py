@@ -31,7 +31,6 @@ MUTANTS = (
     Mutant("compile", "purposes=named & purpose.bits", "purposes=purpose.bits"),
     Mutant("compile", "if basic else purpose.star", "if basic else purpose.all"),
     Mutant("compile", "categories=row.categories & unlabelled", "categories=row.categories"),
-    Mutant("compile", 'level=root.level or "V"', 'level="V"'),
     Mutant("compile", "closures.permit if permit else closures.bits", "closures.below if permit else closures.bits"),
     Mutant("compile", "return [self.row(Node(replace(root, effect=Effect.DENY)), 0)]",
            "return [self.row(Node(replace(root, effect=Effect.DENY, purposes=())), 0)]"),
@@ -66,6 +65,9 @@ MUTANTS = (
     Mutant("match_row", "elif not open_fits and data.level < level", "elif data.level < level"),
     Mutant("match_row", "labels & (stated[1] | data.labels_above)", "labels & (stated[0] | data.labels)"),
     Mutant("match_row", "min(level, normal_level) if flags & NORMAL", "level if flags & NORMAL"),
+    Mutant("compile", "min(_level(root.level) or HIGHEST_LEVEL, self._normal_level)",
+           "_level(root.level) or HIGHEST_LEVEL"),
+    Mutant("compile", "_level(root.level) or HIGHEST_LEVEL, self._normal_level", "self._normal_level, HIGHEST_LEVEL"),
     Mutant("match_row", "mask |= leaves", "pass"),
     # Trees and layers
     Mutant("match", "permitted[depth] |= permits & ~denies", "permitted[depth] |= permits"),

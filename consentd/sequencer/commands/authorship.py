@@ -6,12 +6,18 @@ nobody who acts for persons does. All other consents are the person's, written b
 
 from consentd.errors import DeniedError, InvalidError
 from consentd.policy.check import check_consent
-from consentd.policy.compile import Compiled, named_participants
+from consentd.policy.compile import Compiled, compile_consent, named_participants
 from consentd.policy.delegation import Capacity
-from consentd.policy.model import Consent, Effect, RefusalReason
+from consentd.policy.model import Consent, Effect, RefusalReason, StoredConsent
 from consentd.policy.rows import ANY_NUMBER
-from consentd.policy.subject import Lineage
-from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, RECEIVING_ROLES, check_right, is_public_authority
+from consentd.policy.subject import Lineage, check_limits, with_consent
+from consentd.sequencer.commands.callers import (
+    ACT_FOR_SUBJECTS,
+    RECEIVING_ROLES,
+    check_right,
+    is_operator,
+    is_public_authority,
+)
 from consentd.table.registry import Participant, Registry
 from consentd.table.view import View
 from consentd.v1 import statement_pb2 as st
@@ -40,21 +46,70 @@ def check_same_kind(lineage: Lineage, *, statutory: bool) -> None:
         raise InvalidError("an amendment changes no consent to STATUTORY, and none from it", "INVALID_CONSENT")
 
 
-def check_version(view: View, consent: Consent, *, time_ms: int, replaced: Lineage | None) -> RefusalReason | None:
+def check_written_version(
+    view: View, tag: bytes, stored: StoredConsent, *, time_ms: int, attester: str, replaced: Lineage | None
+) -> Compiled | RefusalReason:
+    """Check a new version of a consent. Return it compiled, or the legal reason to refuse it.
+
+    The sequencer calls this before it writes the version, and ``audit replay`` for each version that was written. So
+    what is checked here depends only on the entry and on what *view* has: quotas, for example, do not.
+
+    Args:
+        view: the policy table with all entries before this one.
+        stored: the version, with the lineage, seq and version that its entry gives it.
+        time_ms, attester, replaced: as in ``check_version``.
+
+    Raises:
+        InvalidError: as ``check_version`` and ``check_named``; the consent names an authority, a notice or a
+            participant that is not recorded, or is too large for the person (TOO_LARGE).
+        DeniedError: as ``check_attester``.
+    """
+    consent, registry = stored.consent, view.registry()
+    if consent.authority:  # this version of the program records no AUTHORITY entries
+        raise InvalidError("consent rests on an authority that is not recorded", "UNKNOWN_AUTHORITY")
+    if consent.notice and not view.has_notice(consent.notice, consent.notice_version):
+        raise InvalidError(f"notice version is not published: `{consent.notice}`", "UNKNOWN_NOTICE")
+    refused = check_version(view, consent, time_ms=time_ms, attester=attester, replaced=replaced)
+    if refused is not None:
+        return refused
+    # INVARIANT: an entry that the table cannot apply is never appended. So the table's two steps are tried here first:
+    # to compile fails if a participant is not registered, to join fails if the person has too many consents.
+    compiled = compile_consent(
+        stored, registry.codebook.vocabulary, registry.numbers, normal_level=registry.rules.normal_level
+    )
+    value = view.subject(tag)
+    check_limits(value, stored.lineage, compiled)
+    with_consent(value, stored, compiled)
+    check_named(registry, consent, compiled)
+    if attester:
+        check_attester(view, attester, permits=compiled, ends=replaced)
+    return compiled
+
+
+def check_version(
+    view: View, consent: Consent, *, time_ms: int, attester: str, replaced: Lineage | None
+) -> RefusalReason | None:
     """Check what a version of a consent says. Return the legal reason to refuse it, or None if there is none.
 
     Args:
+        attester: who attests the consent; empty: the person signed it.
         time_ms: the time of the consent's entry, UTC milliseconds.
         replaced: the version that is in force before, of the same consent; None: this is the first version.
 
     Raises:
-        InvalidError: as ``check.check_consent``; its end has passed, or, if it replaces a version, it begins later.
+        InvalidError: as ``check.check_consent``; its end has passed, and no operator records it as an imported one; or
+            it replaces a version, and begins later.
     """
     refused = check_consent(consent, view.registry().codebook.vocabulary)
     if refused is not None:
         return refused
-    if consent.root.end_ms <= time_ms and not consent.source:  # an import records ended consents too
-        raise InvalidError("consent has ended already: give it a later end, or revoke it", "INVALID_CONSENT")
+    # Everybody may state a source. But a consent of the past could excuse an access of the past, so an operator alone
+    # records one.
+    is_import = consent.source and replaced is None and is_operator(attester)
+    if consent.root.end_ms <= time_ms and not is_import:
+        raise InvalidError(
+            "consent has ended already: give it a later end; only an operator imports ended ones", "INVALID_CONSENT"
+        )
     if replaced is not None and consent.root.start_ms > time_ms:
         # The highest version alone counts, so until then no version of this consent would.
         raise InvalidError("amendment begins later: grant a consent of its own", "INVALID_CONSENT")

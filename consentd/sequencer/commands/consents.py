@@ -6,17 +6,15 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from consentd.core.kinds import EntryKind
-from consentd.errors import ConflictError, InvalidError, NotFoundError
+from consentd.errors import ConflictError, NotFoundError
 from consentd.ledger.ledger import Appended
 from consentd.policy import check, model
-from consentd.policy.compile import compile_consent
-from consentd.policy.subject import Lineage, check_limits, only_denies, with_consent
+from consentd.policy.subject import Lineage, only_denies
 from consentd.sequencer.commands.authorship import (
     check_attester,
-    check_named,
     check_same_kind,
-    check_version,
     check_writer,
+    check_written_version,
 )
 from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, has_right
 from consentd.sequencer.commands.write import NewEntry, PersonWrite, Plan, ReceiptOnly, ReplayContext, WriteContext
@@ -167,7 +165,7 @@ def _check_consent(
     write: PersonWrite, context: WriteContext, message: pb.Consent, tag: bytes,
     *, lineage: int, version: int, replaced: Lineage | None = None,
 ) -> st.RefusalStatement | None:
-    """Check a consent against the vocabulary, the participants, the notices and the person's other consents.
+    """Check a consent (``check_written_version``), and count it for the caller's quota.
 
     Args:
         lineage: seq of the GRANT entry that begins the lineage.
@@ -177,31 +175,17 @@ def _check_consent(
         A refusal if legally required items are missing; None: the consent may be recorded.
 
     Raises:
-        InvalidError: the consent is not well formed, has ended, is an amendment that begins later,
-            names something unknown, or is one too many for the person.
-        DeniedError: only a recipient of the consent attests it.
+        InvalidError, DeniedError: as ``check_written_version``.
         OverloadedError: (QUOTA_EXCEEDED) the caller's quota of entries about the person is used up.
     """  # fmt: skip
     consent = values.consent_value(message)
-    if consent.authority:  # this version of the program records no AUTHORITY entries
-        raise InvalidError("consent rests on an authority that is not recorded", "UNKNOWN_AUTHORITY")
-    if consent.notice and not context.table.has_notice(consent.notice, consent.notice_version):
-        raise InvalidError(f"notice version is not published: `{consent.notice}`", "UNKNOWN_NOTICE")
-    registry = context.table.registry()
-    refused = check_version(context.table, consent, time_ms=context.batch.time_ms, replaced=replaced)
-    if refused is not None:
-        context.count_entry(write, is_refusal=True)
-        return st.RefusalStatement(reason=values.to_enum(refused), missing=check.missing_items(consent))
-    # INVARIANT: an entry that the table cannot apply is never appended. So the table's two steps are tried here first:
-    # to compile fails if a participant is not registered, to join fails if the person has too many consents.
     seq = context.batch.head(tag)[0] + 1
-    stored = model.StoredConsent(lineage=lineage, seq=seq, version=version, consent=consent)
-    compiled = compile_consent(stored, registry.codebook.vocabulary, registry.numbers)
-    value = context.table.subject(tag)
-    check_limits(value, lineage, compiled)
-    with_consent(value, stored, compiled)
-    check_named(registry, consent, compiled)
-    if write.signed is None:
-        check_attester(context.table, write.request.asker, permits=compiled, ends=replaced)
-    context.count_entry(write, only_denies=only_denies(compiled))
+    checked = check_written_version(
+        context.table, tag, model.StoredConsent(lineage=lineage, seq=seq, version=version, consent=consent),
+        time_ms=context.batch.time_ms, attester=write.request.asker if write.signed is None else "", replaced=replaced,
+    )  # fmt: skip
+    if isinstance(checked, model.RefusalReason):
+        context.count_entry(write, is_refusal=True)
+        return st.RefusalStatement(reason=values.to_enum(checked), missing=check.missing_items(consent))
+    context.count_entry(write, only_denies=only_denies(checked))
     return None
