@@ -13,6 +13,9 @@ from cases.services import amend, batch, change, listed, new_identifier, record,
 from cases.stored_rows import get_stored, put_stored, rows_of, stored_as
 from consentd.cli import tables
 from consentd.core.kinds import EntryKind
+from consentd.core.pruned import Pruned
+from consentd.errors import StorageError
+from consentd.sequencer.commands.ledger import StatePruning
 from consentd.table.checked_rows import DamagedRowError, seal_row
 from consentd.table.table import Table
 from consentd.v1 import access_service_pb2 as ac
@@ -220,6 +223,22 @@ def test_the_damage_is_measured_and_logged_without_the_person(
     (line,) = [record.getMessage() for record in caplog.records if "damaged" in record.getMessage()]
     assert "table row of kind `s` is damaged" in line
     assert key[1:].hex() not in line
+
+
+def test_a_pruning_is_refused_while_a_row_is_damaged_and_disturbs_nobody(tmp_path: Path) -> None:
+    running = make_running(tmp_path, retention_days=400)
+    person, parts, table = Person(running), services(running), table_of(running)
+    pruning = StatePruning(pruned=Pruned(1))
+    before, key = size_of(running), person.rows["s"]
+    with stored_as(table, key, flip(3)(get_stored(table, key) or b"")):
+        with pytest.raises(StorageError, match="`consentd table rebuild`"):
+            parts.sequencer.submit(pruning).result()
+        assert size_of(running) == before
+        assert b'consentd_shortages_total{step="batch"} 0' in parts.metrics.render(with_private=False)
+        running.grant(Person(running).subject)
+    assert parts.sequencer.submit(pruning).result().answer > before
+    running.check_ledger()
+    running.stop()
 
 
 def test_consents_of_such_a_person_are_not_listed(running: Running, person: Person) -> None:

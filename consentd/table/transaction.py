@@ -279,6 +279,11 @@ class TableTransaction(View):
         self._put(b"#", U32.pack(number))
         return number
 
+    def verify_persons(self) -> None:
+        """Read the rows of all persons. Raises ``DamagedRowError`` if one is damaged."""
+        for _ in self._rows(b"s"):
+            pass
+
     def _drop_ended(self, kept_from_ms: int) -> None:
         """Remove the consents that ended before the time of a pruning. Reads the rows of all persons.
 

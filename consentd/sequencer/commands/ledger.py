@@ -78,7 +78,10 @@ def check_kept_from(kept_from_ms: int, *, days: int, time_ms: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatePruning(Unremembered):
-    """State which entries will be pruned, unless an entry states so already. The answer is that entry's index."""
+    """State which entries will be pruned, unless an entry states so already. The answer is that entry's index.
+
+    ``prepare`` raises DamagedRowError if the table's row of a person is damaged.
+    """
 
     pruned: Pruned
 
@@ -89,6 +92,9 @@ class StatePruning(Unremembered):
             return Plan((), found)
         # INVARIANT: the ledger states no pruning that its published policy forbids; verifiers refuse such a ledger.
         check_kept_from(self.pruned.kept_from_ms, days=days, time_ms=context.batch.time_ms)
+        # INVARIANT: an entry that the table cannot apply is never appended. The table reads the rows of all persons for
+        # this one. With a damaged row the whole batch would be dropped, other callers' writes too.
+        context.table.verify_persons()
         return Plan((self.draft(context),), context.batch.index)
 
     def draft(self, context: WriteContext) -> tuple[Draft, Message]:
