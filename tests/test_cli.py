@@ -222,8 +222,27 @@ def test_a_consent_has_the_state_of_its_period(talk: CommandLine, person: str) -
     (shown,) = talk("consents", person).out.splitlines()
     assert "  v1  not yet in force  " in shown
     assert "in force: 2098-01-01 00:00:00 KST ~" in shown
-    assert talk("consents", person, "--json").object["state"] == "NOT_YET"
+    shown = talk("consents", person, "--json").object
+    assert (shown["state"], shown["paused"]) == ("NOT_YET", False)
+    assert talk("pause", person, shown["consent_id"], "--receipt", os.devnull).status == 0
+    assert "  v1  not yet in force, paused  " in talk("consents", person).out
+    assert talk("consents", person, "--state", "paused").out == ""
+    assert talk("consents", person, "--json", "--state", "not-yet", "--state", "paused").object["paused"] is True
+    assert talk("consents", person, "--state", "withdrawn").status == 2
     assert talk("check", person, *ASK).status == 1
+
+
+@pytest.mark.parametrize(
+    ("action", "is_told", "outcome"),
+    [("access", False, "DENY"), ("collect", False, "DENY"), ("disclose", True, "PERMIT"), ("use", True, "PERMIT")],
+)
+def test_a_deny_that_stops_no_transfer_is_told(
+    talk: CommandLine, person: str, granted: str, action: str, is_told: bool, outcome: str
+) -> None:
+    """A deny of access is one of collect too (rule 6). A transfer is asked as collect."""
+    denied = talk("grant", person, *CONSENT, "--deny", "--action", action)
+    assert (denied.status, "denies no transfer" in denied.err) == (0, is_told)
+    assert talk("check", person, *ASK, "--json").object["outcome"] == outcome
 
 
 def test_a_question_states_what_the_options_say(talk: CommandLine, person: str, granted: str) -> None:

@@ -28,14 +28,16 @@ class World:
     def __init__(self, running: Running, clock: FakeClock) -> None:
         self.running, self.clock = running, clock
 
-    def grant(self, subject: pb.Subject, *, start: int = 0, end: int = 0, **more: Any) -> str:
+    def grant(
+        self, subject: pb.Subject, *, start: int = 0, end: int = 0, who: str = "app", **more: Any
+    ) -> str:
         """Grant a consent with a period of *start* to *end*, in milliseconds from now; 0: it is open."""
         now_ms = self.clock.wall_ms()
         period = pb.Period(start_time_ms=start and now_ms + start, end_time_ms=end and now_ms + end)
         made = consent(period=period)
         made.MergeFrom(pb.Consent(**more))
         request = cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=made)
-        return self.running.consents.GrantConsent(request, metadata=self.running.as_("app")).consent_id
+        return self.running.consents.GrantConsent(request, metadata=self.running.as_(who)).consent_id
 
     def state(self, subject: pb.Subject, consent_id: str) -> int:
         request = cs.GetConsentRequest(subject=subject, consent_id=consent_id)
@@ -82,21 +84,41 @@ def test_the_first_state_that_is_true_is_shown(
         world.clock.advance(2 * HOUR_MS)
     if revoked:
         change(world.running, EntryKind.REVOKE, person, consent_id)
-    expected = REVOKED if revoked else ENDED if is_over else PAUSED if paused else NOT_YET if start else ACTIVE
+    expected = REVOKED if revoked else ENDED if is_over else NOT_YET if start else PAUSED if paused else ACTIVE
     assert world.state(person, consent_id) == expected
+    (shown,) = listed(world.running, person, include_revoked=True)
+    assert shown.paused is (paused and not revoked)
 
 
-def test_an_import_records_a_consent_as_ended_and_nobody_else_does(world: World, person: pb.Subject) -> None:
+def test_a_consent_that_is_paused_before_it_begins_is_shown_as_both(world: World, person: pb.Subject) -> None:
+    """A deny of it does not count yet, which PAUSED would promise; and its start alone will not end the pause."""
+    consent_id = world.grant(person, start=HOUR_MS)
+    change(world.running, EntryKind.PAUSE, person, consent_id)
+    seen = []
+    for step_ms in (0, HOUR_MS):
+        world.clock.advance(step_ms)
+        (shown,) = listed(world.running, person)
+        seen.append((shown.state, shown.paused))
+    assert seen == [(NOT_YET, True), (PAUSED, True)]
+    assert world.running.check(question(person)).outcome == pb.OUTCOME_NO_CONSENT
+    change(world.running, EntryKind.RESUME, person, consent_id)
+    assert world.state(person, consent_id) == ACTIVE
+
+
+def test_only_an_import_of_an_operator_records_a_consent_as_ended(world: World, person: pb.Subject) -> None:
     assert refusal(lambda: world.grant(person, end=-1)) == "INVALID_CONSENT"
     assert refusal(lambda: world.grant(person, start=-HOUR_MS, end=-1)) == "INVALID_CONSENT"
     # An end at the very time of the entry is no time in force either. The fake clock does not move meanwhile.
     now = {"root": pb.Provision(period=pb.Period(end_time_ms=world.clock.wall_ms()))}
     assert refusal(lambda: world.grant(person, **now)) == "INVALID_CONSENT"
-    imported = world.grant(person, end=-1, source="fhir/r4 Consent/1")
+    assert refusal(lambda: world.grant(person, end=-1, source="fhir/r4 Consent/1")) == "INVALID_CONSENT"
+    assert refusal(lambda: world.grant(person, end=-1, who="operator")) == "INVALID_CONSENT"
+    imported = world.grant(person, end=-1, source="fhir/r4 Consent/1", who="operator")
     assert world.state(person, imported) == ENDED
     consent_id = world.grant(person)
     ended = pb.Period(end_time_ms=world.clock.wall_ms())
     assert refusal(lambda: amend(world.running, person, consent_id, 1, period=ended)) == "INVALID_CONSENT"
+    assert world.state(person, world.grant(person, source="fhir/r4 Consent/2")) == ACTIVE  # everybody may state one
     assert world.state(person, consent_id) == ACTIVE
 
 
@@ -118,7 +140,7 @@ def test_a_list_selects_by_state(world: World, person: pb.Subject) -> None:
         PAUSED: world.grant(person),
         REVOKED: world.grant(person),
         NOT_YET: world.grant(person, start=HOUR_MS),
-        ENDED: world.grant(person, end=-1, source="fhir/r4 Consent/1"),
+        ENDED: world.grant(person, end=-1, source="fhir/r4 Consent/1", who="operator"),
     }
     change(world.running, EntryKind.PAUSE, person, made[PAUSED])
     change(world.running, EntryKind.REVOKE, person, made[REVOKED])

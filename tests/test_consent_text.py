@@ -159,3 +159,12 @@ def test_a_question_is_shown_with_what_it_states_of_the_data() -> None:
     assert show.question(asked) == "hospital-a → clinic-b, TREAT, collect, CLIN"
     asked.MergeFrom(pb.Question(action="access", labels=pb.CodeSet(values=["HIV"]), level="R"))
     assert show.question(asked) == "hospital-a → clinic-b, TREAT, access, CLIN, HIV, R"
+
+
+def test_a_period_without_bounds_is_no_puzzle() -> None:
+    """A data period without bounds drops the parent's limit. A period of validity without bounds limits nothing."""
+    child = pb.Provision(effect=pb.EFFECT_PERMIT, data_period=pb.Period(), period=pb.Period())
+    root = pb.Provision(effect=pb.EFFECT_PERMIT, data_period=DATA_PERIOD, provisions=[child])
+    made = pb.Consent(kind=pb.CONSENT_KIND_CONSENT, root=root)
+    assert consent_lines(made, "en")[1] == "  provision[0] permitted: data of: any time"
+    assert consent_lines(made, "ko")[1].endswith("자료의 기간: 제한 없음")

@@ -1,7 +1,7 @@
 """``consentd enrol``, ``grant``, ``amend``, ``pause``, ``resume``, ``revoke``, ``consents``: write or list consents."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,9 +22,10 @@ from consentd.cli.out import DONE, REFUSED, Out
 from consentd.cli.receipts import add_receipt, consent_options, store_receipt, write_options
 from consentd.errors import InvalidError
 from consentd.policy.dates import format_instant
-from consentd.policy.model import LEVELS
+from consentd.policy.model import ANY, LEVELS
 
 if TYPE_CHECKING:
+    from consentd.v1 import consent_service_pb2 as cs
     from consentd_client import Consent, GrantAnswer, Provision
 
 _GRANT_HELP = """\
@@ -36,6 +37,9 @@ A transfer request (전송요구) needs all seven items: also --recurrence, --un
 
 A permit of `*` does not cover what must be named: purposes such as marketing or research on trials, and data with a
 label. Name a label with --label, and the category that has it with --category (proto/policy.md, rules 6 and 9).
+
+Actions are those of the recipient. A deny of `access` denies `collect` too; a deny of another action denies that one
+alone. So `--deny --action disclose` stops no transfer: it denies that the recipient passes the data on.
 """
 _AMEND_HELP = """\
 What no option states stays as it is in the version in force, nested provisions too. A list that an option states
@@ -52,20 +56,26 @@ _CONSENTS_HELP = """\
 Each consent is shown with everything that it states, a nested provision on a line of its own.
 
 states: active; not yet in force, ended (by the period of its root); paused (it permits nothing, but still denies);
-revoked (with --all). The list proves nothing; `consentd history` proves a person's whole history.
+revoked (with --all or --state revoked). A consent that was paused before it began is not yet in force, and shown as
+paused too: its start does not end the pause. Without --state, all but revoked ones are listed. The list proves nothing;
+`consentd history` proves a person's whole history.
+
+example:
+  consentd consents mhid:MH-0001 --state active --state paused
 """
 _LISTS = (
     ("recipient", "actors", "ID", "who may receive it, or group/ID"),
     ("holder", "holders", "ID", "who may disclose it"),
     ("purpose", "purposes", "CODE", "for which purpose"),
     ("category", "categories", "CODE", "which data"),
-    ("action", "actions", "CODE", "what may be done with it: collect, access, use, disclose, correct"),
+    ("action", "actions", "CODE", "what may be done with it: collect, access (look), use, disclose, correct"),
     ("label", "labels", "CODE", "which security labels it has"),
     ("resource", "resources", "REFERENCE", "which single resources"),
 )
 """For each list of a provision: its option, its field, and the option's help."""
 _POLICIES = ("deny", "basic-normal", "all-normal", "break-glass-only")
 _KINDS = ("consent", "transfer-request", "objection", "statutory")
+_STATES = ("active", "paused", "not-yet", "ended", "revoked")
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -87,6 +97,7 @@ def add_verbs(verbs: Verbs) -> None:
             verb.add_argument("--note", default="", help="the person's reason")
     verb = add_verb(verbs, "consents", consents, add_subject, add_daemon, more=_CONSENTS_HELP)
     verb.add_argument("--all", action="store_true", help="list withdrawn consents too")
+    verb.add_argument("--state", action="append", choices=_STATES, help="only those in this state; repeatable")
 
 
 def enrol(arguments: argparse.Namespace, out: Out) -> int:
@@ -104,6 +115,7 @@ def enrol(arguments: argparse.Namespace, out: Out) -> int:
 def grant(arguments: argparse.Namespace, out: Out) -> int:
     """Give a consent; print its id."""
     given = _consent(arguments, None)
+    _hint(out, given)
     with open_client(arguments) as client:
         granted = client.grant(read_subject(arguments), given, **consent_options(arguments))
     return _show_granted(arguments, out, granted, given)
@@ -119,6 +131,7 @@ def amend(arguments: argparse.Namespace, out: Out) -> int:
     with open_client(arguments) as client:
         record = client.get_consent(subject, arguments.consent_id)
         after = _consent(arguments, record.consent)
+        _hint(out, after)
         for difference in consent_text.differences(record.consent, after, out.lang):
             out.message(f"  {difference}")
         version = arguments.version or record.version
@@ -158,20 +171,40 @@ def consents(arguments: argparse.Namespace, out: Out) -> int:
     from consentd_client.consent_text import consent_lines
 
     with open_client(arguments) as client:
-        for record in client.list_consents(read_subject(arguments), include_revoked=arguments.all):
+        for record in client.list_consents(
+            read_subject(arguments), include_revoked=arguments.all, states=_states(arguments.state or ())
+        ):
             state = labels.enum_name(cs.ConsentState, record.state, "CONSENT_STATE_")
+            shown = labels.label(state, out.lang)
+            if record.paused and record.state == cs.CONSENT_STATE_NOT_YET:
+                shown += f", {labels.label('PAUSED', out.lang)}"
             first, *nested = consent_lines(record.consent, out.lang)
             first = (
-                f"{record.consent_id}  v{record.version}  {labels.label(state, out.lang)}  "
+                f"{record.consent_id}  v{record.version}  {shown}  "
                 f"{format_instant(record.change_time_ms)}  {first}"
             )
             out.answer(
                 show.text_of([first, *(f"    {line}" for line in nested)]), type="consent",
-                consent_id=record.consent_id, version=record.version, state=state,
+                consent_id=record.consent_id, version=record.version, state=state, paused=record.paused,
                 grant_time_ms=record.grant_time_ms, change_time_ms=record.change_time_ms,
                 consent=MessageToDict(record.consent, preserving_proto_field_name=True),
             )  # fmt: skip
     return DONE
+
+
+def _states(names: Iterable[str]) -> "list[cs.ConsentState.ValueType]":
+    from consentd.v1 import consent_service_pb2 as cs
+
+    return [cs.ConsentState.Value(f"CONSENT_STATE_{name.replace('-', '_').upper()}") for name in names]
+
+
+def _hint(out: Out, given: "Consent") -> None:
+    """Say that a deny of some actions does not stop transfers, which people may expect of it."""
+    from consentd.v1 import consent_pb2 as pb
+
+    actions = set(given.root.actions)
+    if given.root.effect == pb.EFFECT_DENY and actions and actions.isdisjoint({"access", "collect", ANY}):
+        out.message("this denies no transfer and no view; a deny of `access` denies both (access and collect)")
 
 
 def _show_granted(

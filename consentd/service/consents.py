@@ -202,6 +202,7 @@ class ConsentService(Servicer):
         latest = reads.read_entry(self.services.ledger.store, tag, lineage.seq)
         record = self._record(first, latest, latest.event.time_ms)
         record.state = _state(record.consent.root.period, now_ms, paused=lineage.paused)
+        record.paused = lineage.paused
         return record
 
     def _record(self, first: reads.StoredEntry, latest: reads.StoredEntry, change_ms: int) -> cs.ConsentRecord:
@@ -264,9 +265,9 @@ def _state(period: pb.Period, now_ms: int, *, paused: bool) -> "cs.ConsentState.
     """Return the state of a consent that is not revoked. *period*: of its root; a time of 0 is open."""
     if period.end_time_ms and period.end_time_ms <= now_ms:
         return cs.CONSENT_STATE_ENDED
-    if paused:
-        return cs.CONSENT_STATE_PAUSED
-    return cs.CONSENT_STATE_NOT_YET if now_ms < period.start_time_ms else cs.CONSENT_STATE_ACTIVE
+    if now_ms < period.start_time_ms:
+        return cs.CONSENT_STATE_NOT_YET  # its denies do not count, so PAUSED would promise too much
+    return cs.CONSENT_STATE_PAUSED if paused else cs.CONSENT_STATE_ACTIVE
 
 
 def parse_consent_id(text: str) -> bytes:

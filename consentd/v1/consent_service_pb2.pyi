@@ -32,17 +32,17 @@ class _ConsentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ConsentS
     CONSENT_STATE_ACTIVE: _ConsentState.ValueType  # 1
     """CONSENT_STATE_ACTIVE: it has effect now."""
     CONSENT_STATE_PAUSED: _ConsentState.ValueType  # 2
-    """CONSENT_STATE_PAUSED: its permits have no effect."""
+    """CONSENT_STATE_PAUSED: its permits have no effect now; its denies have."""
     CONSENT_STATE_REVOKED: _ConsentState.ValueType  # 3
     """CONSENT_STATE_REVOKED: it is withdrawn for ever."""
     CONSENT_STATE_NOT_YET: _ConsentState.ValueType  # 4
-    """CONSENT_STATE_NOT_YET: the period of its root has not begun."""
+    """CONSENT_STATE_NOT_YET: the period of its root has not begun, so nothing in it has effect. It may be paused already."""
     CONSENT_STATE_ENDED: _ConsentState.ValueType  # 5
     """CONSENT_STATE_ENDED: the period of its root is over."""
 
 class ConsentState(_ConsentState, metaclass=_ConsentStateEnumTypeWrapper):
     """ConsentState is the state of a lineage (a consent with its amendments), at the ledger's time. It is the first of REVOKED,
-    ENDED, PAUSED, NOT_YET and ACTIVE that is true. The period is that of the root of the version in force; provisions below
+    ENDED, NOT_YET, PAUSED and ACTIVE that is true. The period is that of the root of the version in force; provisions below
     it may have periods of their own.
     """
 
@@ -51,11 +51,11 @@ CONSENT_STATE_UNSPECIFIED: ConsentState.ValueType  # 0
 CONSENT_STATE_ACTIVE: ConsentState.ValueType  # 1
 """CONSENT_STATE_ACTIVE: it has effect now."""
 CONSENT_STATE_PAUSED: ConsentState.ValueType  # 2
-"""CONSENT_STATE_PAUSED: its permits have no effect."""
+"""CONSENT_STATE_PAUSED: its permits have no effect now; its denies have."""
 CONSENT_STATE_REVOKED: ConsentState.ValueType  # 3
 """CONSENT_STATE_REVOKED: it is withdrawn for ever."""
 CONSENT_STATE_NOT_YET: ConsentState.ValueType  # 4
-"""CONSENT_STATE_NOT_YET: the period of its root has not begun."""
+"""CONSENT_STATE_NOT_YET: the period of its root has not begun, so nothing in it has effect. It may be paused already."""
 CONSENT_STATE_ENDED: ConsentState.ValueType  # 5
 """CONSENT_STATE_ENDED: the period of its root is over."""
 Global___ConsentState: _TypeAlias = ConsentState  # noqa: Y015
@@ -74,6 +74,7 @@ class ConsentRecord(_message.Message):
     SEQ_FIELD_NUMBER: _builtins.int
     GRANT_TIME_MS_FIELD_NUMBER: _builtins.int
     CHANGE_TIME_MS_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
     consent_id: _builtins.str
     """consent_id names the lineage."""
     version: _builtins.int
@@ -88,6 +89,10 @@ class ConsentRecord(_message.Message):
     """grant_time_ms is the time of the GRANT."""
     change_time_ms: _builtins.int
     """change_time_ms is the time of the last change."""
+    paused: _builtins.bool
+    """paused is whether it was paused and not resumed, in state NOT_YET and ENDED too. Its permits have no effect until it
+    is resumed: its start does not end a pause. False for a revoked consent.
+    """
     @_builtins.property
     def consent(self) -> _consent_pb2.Consent:
         """consent is the current version."""
@@ -103,10 +108,11 @@ class ConsentRecord(_message.Message):
         seq: _builtins.int = ...,
         grant_time_ms: _builtins.int = ...,
         change_time_ms: _builtins.int = ...,
+        paused: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["consent", b"consent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change_time_ms", b"change_time_ms", "consent", b"consent", "consent_id", b"consent_id", "grant_time_ms", b"grant_time_ms", "lineage_seq", b"lineage_seq", "seq", b"seq", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change_time_ms", b"change_time_ms", "consent", b"consent", "consent_id", b"consent_id", "grant_time_ms", b"grant_time_ms", "lineage_seq", b"lineage_seq", "paused", b"paused", "seq", b"seq", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -617,7 +623,9 @@ class ListConsentsRequest(_message.Message):
 
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___ConsentState.ValueType]:
-        """states are those to list; empty: all but REVOKED, which is listed with include_revoked too."""
+        """states are those to list, as the records show them; empty: all but REVOKED, which is listed with include_revoked too.
+        So a consent that is paused before it begins is listed with NOT_YET.
+        """
 
     def __init__(
         self,

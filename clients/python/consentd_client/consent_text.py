@@ -98,8 +98,10 @@ def _limits(one: pb.Provision, permits: bool, lang: str, lists: Lists) -> Iterat
     if one.level:
         yield f"{label('LEVEL', lang)}: {level_limit(one.level, permits, lang)}"
     for name, period in (("IN_FORCE", "period"), ("DATA_PERIOD", "data_period")):
-        if one.HasField(period):  # type: ignore[arg-type]  # one of the two names above
-            yield f"{label(name, lang)}: {period_text(getattr(one, period))}"
+        # A period of validity without bounds limits nothing; a data period without them drops the parent's limit.
+        stated: pb.Period = getattr(one, period)
+        if one.HasField(period) and (name == "DATA_PERIOD" or stated != pb.Period()):  # type: ignore[arg-type]
+            yield f"{label(name, lang)}: {period_text(stated, lang)}"
 
 
 def level_limit(level: str, permits: bool, lang: str) -> str:
@@ -109,7 +111,9 @@ def level_limit(level: str, permits: bool, lang: str) -> str:
     return label("UP_TO" if permits else "AND_ABOVE", lang).format(shown)
 
 
-def period_text(period: pb.Period) -> str:
-    """Describe a period: ``START ~ END``. An open side is empty."""
+def period_text(period: pb.Period, lang: str) -> str:
+    """Describe a period: ``START ~ END``. An open side is empty; with two open sides the period is any time."""
+    if period == pb.Period():
+        return label("ANY_TIME", lang)
     start, end = (format_instant(ms) if ms else "" for ms in (period.start_time_ms, period.end_time_ms))
     return f"{start} ~ {end}".strip()

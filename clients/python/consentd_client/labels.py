@@ -74,6 +74,7 @@ _LABELS: Mapping[str, tuple[str, str]] = {
     "LEVEL": ("민감도", "level"),
     "IN_FORCE": ("효력 기간", "in force"),
     "DATA_PERIOD": ("자료의 기간", "data of"),
+    "ANY_TIME": ("제한 없음", "any time"),
     "RECURRENCE": ("주기", "recurrence"),
     "KEPT_UNTIL": ("보유 기한", "kept until"),
     "OTHERWISE": ("그 밖에는", "otherwise"),

@@ -175,7 +175,7 @@ def _condition_lines(rules: Iterable[pb.ResidualRule], lang: str, name: str, ind
         if rule.resources:
             what.append(f"{label('RESOURCES', lang)}: {joined(rule.resources, '')}")
         if rule.HasField("data_period"):
-            what.append(f"{label('DATA_PERIOD', lang)}: {period_text(rule.data_period)}")
+            what.append(f"{label('DATA_PERIOD', lang)}: {period_text(rule.data_period, lang)}")
         layer = enum_name(pb.Layer, rule.layer, "LAYER_").lower()
         yield f"{indent}{label(name, lang)} ({layer}): {', '.join(what)}"
         yield from _condition_lines(rule.rules, lang, "EXCEPT", indent + "  ")
