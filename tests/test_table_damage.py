@@ -225,6 +225,30 @@ def test_the_damage_is_measured_and_logged_without_the_person(
     assert key[1:].hex() not in line
 
 
+def test_an_access_is_not_recorded_if_the_vocabulary_of_a_consent_is_missing(running: Running) -> None:
+    table, older = table_of(running), Person(running)
+    stored = get_stored(table, b"v")
+    vocabulary = running.registry.GetVocabulary(rs.GetVocabularyRequest(), metadata=running.as_("app")).vocabulary
+    vocabulary.version += 1
+    request = rs.PublishVocabularyRequest(request_id=request_id(), vocabulary=vocabulary)
+    running.registry.PublishVocabulary(request, metadata=running.as_("operator"))
+    newer = Person(running)
+    before = size_of(running)
+    with stored_as(table, b"v", stored):
+        table._cache.registry = None
+        asked = question(newer.subject)
+        answer = running.check(asked)
+        assert answer.outcome == pb.OUTCOME_INDETERMINATE
+        assert {one.code for one in answer.reasons} == {pb.REASON_CODE_UNREADABLE_CONSENT}
+        assert outcome_of_call(lambda: running.authorize(asked)) == "UNAVAILABLE STORAGE"
+        recorded = outcome_of_call(lambda: record(running, newer.subject, newer.access_seq))
+        assert recorded == "UNAVAILABLE STORAGE"
+        assert size_of(running) == before
+        assert running.authorize(question(older.subject)).decision.outcome == pb.OUTCOME_PERMIT
+    table._cache.registry = None
+    assert running.authorize(question(newer.subject)).decision.outcome == pb.OUTCOME_PERMIT
+
+
 def test_a_pruning_is_refused_while_a_row_is_damaged_and_disturbs_nobody(tmp_path: Path) -> None:
     running = make_running(tmp_path, retention_days=400)
     person, parts, table = Person(running), services(running), table_of(running)

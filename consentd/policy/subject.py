@@ -147,6 +147,11 @@ def row_count(value: bytes | None) -> int:
     return value[6] | value[7] << 8 if value else 0
 
 
+def vocabulary_version(value: bytes) -> int:
+    """Return the highest vocabulary version that a consent of a subject value was compiled with; 0: there is none."""
+    return int(HEADER.unpack_from(value)[2]) if value else 0
+
+
 def check_limits(value: bytes | None, lineage: int, compiled: Compiled) -> None:
     """Check that a consent may join a subject value, as version in force of *lineage*.
 

@@ -49,12 +49,15 @@ class TableTransaction(View):
     def tag_of(self, identifier_hash: bytes) -> bytes | None:
         """Return the tag under which an identifier is enrolled; None if the identifier is not enrolled.
 
-        INVARIANT: no command on a person whose subject row is damaged or missing records anything. Every command finds
-        the person here, so this reads that row too, and raises ``DamagedRowError``.
+        INVARIANT: no command on a person whose subject row is damaged or missing, or was compiled with a vocabulary
+        that the table does not have, records anything: it could not be replayed. Every command finds the person here,
+        so this reads that row too, and raises ``DamagedRowError``.
         """
         tag = super().tag_of(identifier_hash)
         if tag is not None:
-            self.enrolled_subject(tag)
+            version = subjects.vocabulary_version(self.enrolled_subject(tag))
+            if version and version > self.registry().codebook.vocabulary.version:
+                raise self._check.damage(b"v")
         return tag
 
     def apply(self, event: codec.Event, message: Message | None, *, index: int) -> None:
