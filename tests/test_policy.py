@@ -111,7 +111,7 @@ def test_compiled_agrees_with_the_reference(rng: random.Random) -> None:
 
 def test_many_random_cases() -> None:
     """A plain generator goes where hypothesis seldom does: large worlds, all at once. No kind of answer is rare."""
-    draw, seen, kinds, cases = Draw(random.Random(20_261_231)), set(), Counter(), 3_000
+    draw, seen, kinds, cases = Draw(random.Random(20_261_130)), set(), Counter(), 3_000
     for _ in range(cases // 3):
         drawn = draw.any_world()
         for _ in range(3):
