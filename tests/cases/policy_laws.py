@@ -374,6 +374,9 @@ def a_higher_normal_level_permits_nothing_more_by_older_consents(draw: Draw, sce
     )  # fmt: skip
 
     def check(case: Case) -> bool:
+        # Mostly what a normal policy is about: treatment, with data of the higher level that bear no label.
+        if draw.random.random() < 0.9:
+            case = case.about(purpose="TREAT", break_glass=None, labels=(), level=high, resources=None)
         permitted = case.verdict(before).permitted
         assert not case.verdict(after).permitted & ~permitted
         return bool(case.verdict(newer).permitted & ~permitted)
