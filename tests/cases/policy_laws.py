@@ -357,25 +357,18 @@ def a_higher_level_is_never_more_permitted(draw: Draw, scene: Scene) -> Check:
 def a_higher_normal_level_permits_nothing_more_by_older_consents(draw: Draw, scene: Scene) -> Check:
     """A case could break it if the same consents, given under the higher level, permit more."""
     low, high = sorted(draw.random.sample(LEVELS, 2), key=LEVELS.index)
-    normal = draw.random.choice([ImplicitPolicy.BASIC_NORMAL, ImplicitPolicy.ALL_NORMAL])
-    consents = [
-        replace(one, consent=replace(one.consent, policy=normal))
-        if one.consent.kind is Kind.CONSENT and one.consent.root.effect is Effect.PERMIT
-        else one
-        for one in scene.with_permit.consents
-    ]
+    policy = draw.random.choice([ImplicitPolicy.BASIC_NORMAL, ImplicitPolicy.ALL_NORMAL])
+    permits = [replace(one, consent=replace(one.consent, policy=policy)) for one in scene.with_permit.consents
+               if one.consent.kind is Kind.CONSENT and one.consent.root.effect is Effect.PERMIT]  # fmt: skip
     rules = replace(scene.world.rules, implicit_policy=ImplicitPolicy.DENY)
     before, after, newer = (
-        changed(
-            scene.world, consents=consents, since=LATER, earlier_levels=[(0, then)],
-            rules=replace(rules, normal_level=now),
-        )
+        World(permits, replace(rules, normal_level=now), vocabularies=VOCABULARIES, since=LATER,
+              earlier_levels=[(0, then)])
         for then, now in ((low, low), (low, high), (high, high))
     )  # fmt: skip
 
     def check(case: Case) -> bool:
-        # Mostly what a normal policy is about: treatment, with data of the higher level that bear no label.
-        if draw.random.random() < 0.9:
+        if draw.random.random() < 0.9:  # mostly about what a normal policy is about
             case = case.about(purpose="TREAT", break_glass=None, labels=(), level=high, resources=None)
         permitted = case.verdict(before).permitted
         assert not case.verdict(after).permitted & ~permitted
