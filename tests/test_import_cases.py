@@ -97,7 +97,7 @@ def test_status_1_is_something_refused(importing: Importing, running: Running) -
     for document, fates in (
         (of("A", status="draft"), [("refused", "STATUS")]),
         (bundle(of("A"), of("B", id="b", status="draft")), [("refused", "HELD_BACK"), ("refused", "STATUS")]),
-        ("<Consent xmlns='http://hl7.org/fhir'/>", [("refused", "NOT_JSON")]),
+        ("<Consent xmlns='http://hl7.org/fhir'/>", [("refused", "RELEASE")]),
     ):
         assert importing.fates(importing.file(document), "--enrol") == (1, fates)
     assert importing.fates(importing.file(of("A"))) == (1, [("refused", "UNKNOWN_SUBJECT")])  # without --enrol

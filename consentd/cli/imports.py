@@ -37,7 +37,7 @@ def add_verbs(verbs: Verbs) -> None:
     verb = verbs.add_parser("import", help="import consents from other systems: `import fhir`")
     under = verb.add_subparsers(title="formats", metavar="FORMAT", required=True)
     one = add_verb(under, "fhir", import_fhir, add_daemon, more=_HELP)
-    one.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="files, or directories of them: *.json")
+    one.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="files, or directories of *.json and *.xml")
     one.add_argument("--mapping", type=Path, metavar="FILE", help="how codes are mapped; as in ops/fhir-mapping.toml")
     one.add_argument("--test-data", action="store_true", help="import resources labelled as test data too")
     one.add_argument("--enrol", action="store_true", help="enrol persons who are not enrolled")
@@ -46,7 +46,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def import_fhir(arguments: argparse.Namespace, out: Out) -> int:
-    """Import FHIR Consents, R4 or R5, and Bundles of them."""
+    """Import FHIR Consents, R4 or R5, and Bundles of them, in JSON or XML."""
     from consentd.fhir import importer
     from consentd.fhir.mapping import load_mapping, parse_mapping
     from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY

@@ -6,6 +6,7 @@ A resource does not state its FHIR release, so the release is found by the eleme
 
 import dataclasses
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from consentd.errors import InvalidError
@@ -87,10 +88,14 @@ class Refused:
 Result = ImportedConsent | Withdrawn | Refused
 
 
-def read_consents(text: str | bytes, mapping: FhirMapping, *, test_data: bool = False) -> tuple[Result, ...]:
+def read_consents(
+    text: str | bytes, mapping: FhirMapping, *, test_data: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Result, ...]:  # fmt: skip
     """Read a document; return one result if it is a Consent, or one result per Consent if it is a Bundle.
 
-    With *test_data*, resources and purposes marked as test data (HTEST) are accepted too.
+    With *test_data*, resources and purposes marked as test data (HTEST) are accepted too. *progress* is called with the
+    number of resources that were read, and of all.
 
     Raises:
         InvalidError: the extra ``fhir`` is not installed. A fault of the document is returned as ``Refused``.
@@ -99,7 +104,10 @@ def read_consents(text: str | bytes, mapping: FhirMapping, *, test_data: bool = 
         entries = find_entries(parse_document(text))
     except InvalidError as error:
         return (_refused("", error),)
-    results = [_read(entry, mapping, test_data) for entry in entries.found]
+    results = []
+    for entry in entries.found:
+        results.append(_read(entry, mapping, test_data))
+        progress(len(results), len(entries.found))
     seen: dict[str, Result] = {}
     for index, result in enumerate(results):
         identity = _identity(result)
@@ -137,8 +145,6 @@ def _read(entry: Entry, mapping: FhirMapping, test_data: bool) -> Result:
             return _read_withdrawn(resource, name, origin, mapping, test_data)
         return _read_consent(resource, name, origin, mapping, test_data)
     except InvalidError as error:
-        if error.reason not in Cause.__members__:
-            raise  # The extra ``fhir`` is missing, which is no fault of the document.
         return _refused("" if kind in _PEOPLE else name, error)  # no report names a person
 
 
@@ -197,4 +203,6 @@ def _release(resource: Element) -> Release:
 
 
 def _refused(resource: str, error: InvalidError) -> Refused:
+    if error.reason not in Cause.__members__:
+        raise error  # the extra ``fhir`` is missing, which is no fault of the document
     return Refused(resource, Cause(error.reason), str(error))

@@ -1,4 +1,4 @@
-"""Parse bytes into one JSON object, strictly; check a Consent's structure; hash a resource's content.
+"""Parse bytes into one resource, strictly; check a Consent's structure; hash a resource's content.
 
 Two JSON parsers may read the same text differently: for example if the text has a key twice, NaN, or a lone surrogate.
 A consent must have one meaning, so such a text is refused before it is interpreted.
@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from consentd.core.strict_json import parse_json
 from consentd.errors import InvalidError, MalformedError
+from consentd.fhir.xml_document import parse_xml
 
 MAX_DOCUMENT_BYTES = 1 << 25
 """The maximum length of a document in bytes."""
@@ -81,11 +82,12 @@ def quoted(text: str) -> str:
 
 
 def parse_document(text: str | bytes) -> dict[str, object]:
-    """Parse one JSON object.
+    """Parse one resource, in JSON or in FHIR's XML; return the members of its JSON.
 
     Raises:
-        InvalidError: ``TOO_LARGE``; or ``NOT_JSON``: the text is not UTF-8, no object, nested too deep, or has a byte
-            order mark, a key twice, NaN, infinity, a lone surrogate, or a null or empty value (FHIR forbids both).
+        InvalidError: the extra ``fhir`` is not installed, which reading XML needs; ``TOO_LARGE``; or ``NOT_JSON``: the
+            text is not UTF-8, no object, nested too deep, or has a byte order mark, a key twice, NaN, infinity, a lone
+            surrogate, or a null or empty value (FHIR forbids both); or the XML is refused (``parse_xml``).
     """
     try:
         encoded = text.encode() if isinstance(text, str) else text
@@ -94,15 +96,16 @@ def parse_document(text: str | bytes) -> dict[str, object]:
         decoded = encoded.decode()
     except UnicodeError:
         raise _not_json("it is not UTF-8") from None
-    if _XML.match(decoded):
-        kind = "FHIR XML" if "http://hl7.org/fhir" in decoded[:4096] else "XML"
-        raise _not_json(f"it is {kind}: convert it to JSON, for example by asking its server for application/fhir+json")
     if _LINES.match(decoded):
         raise _not_json("it is one object a line (NDJSON): make a Bundle of type collection of it")
     if decoded.startswith("\ufeff"):
         raise _not_json("it begins with a byte order mark")
     try:
-        document = parse_json(decoded, max_nesting=MAX_NESTING, parse_constant=_refuse_constant)
+        document: object
+        if _XML.match(decoded):
+            document = parse_xml(encoded, max_nesting=MAX_NESTING, load_model=_model_for_xml)
+        else:
+            document = parse_json(decoded, max_nesting=MAX_NESTING, parse_constant=_refuse_constant)
     except MalformedError as error:
         raise _not_json(str(error)) from None
     if isinstance(document, list):
@@ -128,16 +131,33 @@ def validate_consent(resource: Mapping[str, object], release: Release, path: str
         InvalidError: the structure is wrong (``NOT_VALID``; the message shows the path, and the value unless it may
             name a person), or the extra ``fhir`` is not installed.
     """
-    try:
-        model = importlib.import_module(_MODULES[release]).Consent
-    except ImportError as error:
-        raise InvalidError("fhir import needs the extra `fhir`: pip install 'consentd[fhir]'") from error
+    model = _load_model(_MODULES[release], "Consent")
     try:
         model.model_validate({name: value for name, value in resource.items() if name != "contained"})
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         # ``from None`` hides pydantic's error, because its text quotes the input, which may name persons.
         fault = _first(error, resource, path)
         raise InvalidError(f"not a valid {release.upper()} consent: {fault}", Cause.NOT_VALID) from None
+
+
+def _load_model(module: str, name: str) -> Any:
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        raise InvalidError("fhir import needs the extra `fhir`: pip install 'consentd[fhir]'") from error
+
+
+def _model_for_xml(name: str, elements: frozenset[str]) -> Any:
+    """Return the library's model of a resource in XML, or of a value's extensions; None for a type that is not read.
+
+    A document must not decide which models are imported, so there are only these.
+    """
+    if name == "Consent":
+        release = Release.R4 if elements.isdisjoint(("decision", "subject", "date")) else Release.R5
+        return _load_model(_MODULES[release], name)
+    if name in ("Bundle", "OperationOutcome", "Element"):
+        return _load_model(f"fhir.resources.R4B.{name.lower()}", name)
+    return None
 
 
 def content_hash(resource: dict[str, object]) -> bytes:
@@ -184,7 +204,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _not_json(why: str) -> InvalidError:
-    return InvalidError(f"document is not the JSON that FHIR allows: {why}", Cause.NOT_JSON)
+    return InvalidError(f"document is not the JSON or XML that FHIR allows: {why}", Cause.NOT_JSON)
 
 
 def _first(error: Exception, resource: Mapping[str, object], path: str) -> str:

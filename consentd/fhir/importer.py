@@ -16,6 +16,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -28,7 +29,7 @@ from consentd.policy.model import Consent
 
 _REFUSALS = (InvalidError, NotFoundError, ConflictError, DeniedError)
 _SUFFIXES = (".json", ".xml", ".ndjson")
-"""Files of a directory that are read. Those in XML and NDJSON are refused by name, so that none is missed."""
+"""Files of a directory that are read. NDJSON is refused by name, so that none is missed."""
 
 Progress = Callable[[int, int], None]
 """Called with how many steps of all files are done, and of how many. Each file counts as ``STEPS``."""
@@ -143,8 +144,10 @@ def import_paths(
     files = find_files(paths)
     for number, path in enumerate(files):
 
-        def show(done: int, total: int, number: int = number) -> None:
-            progress(number * STEPS + done * STEPS // total, len(files) * STEPS)
+        def show(phase: int, done: int, total: int, number: int = number) -> None:
+            """Show the part of one of the three phases of a file: read, compare, write."""
+            part = (phase * total + done) * STEPS // (3 * total)
+            progress(number * STEPS + part, len(files) * STEPS)
 
         try:
             with path.open("rb") as file:
@@ -152,10 +155,10 @@ def import_paths(
         except OSError as error:
             yield FileReport(path, (_refused("", Cause.UNREADABLE, f"file cannot be read: {error.strerror}"),))
             continue
-        results = read_consents(text, mapping, test_data=test_data)
+        results = read_consents(text, mapping, test_data=test_data, progress=partial(show, 0))
         del text
-        checked = _check(results, writer, apply=apply, progress=show)
-        yield FileReport(path, tuple(_write_all(checked, writer, show)))
+        checked = _check(results, writer, apply=apply, progress=partial(show, 1))
+        yield FileReport(path, tuple(_write_all(checked, writer, partial(show, 2))))
 
 
 def _check(
@@ -166,6 +169,7 @@ def _check(
     checked: list[_Checked] = []
     seen: set[bytes] = set()
     for done, result in enumerate(results, 1):
+        progress(done, len(results))
         if isinstance(result, Refused):
             checked.append(_refused(result.resource, result.cause, result.message))
             continue
@@ -184,7 +188,6 @@ def _check(
         else:
             seen.add(result.request_id)
             checked.append(_check_new(result, stored))
-        progress(done, 2 * len(results))
     return checked
 
 
@@ -251,7 +254,7 @@ def _write_all(checked: list[_Checked], writer: Writer, progress: Progress) -> I
             # written already; a second import reports them as unchanged.
             is_any_refused = report.result is ImportResult.REFUSED
         yield report
-        progress(len(checked) + done, 2 * len(checked))
+        progress(done, len(checked))
 
 
 def _write(one: ImportedConsent | _Revocation, writer: Writer) -> ResourceReport:
