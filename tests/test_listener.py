@@ -3,6 +3,7 @@
 import errno
 import http.client
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from cases.fakes import HANG_S
+from consentd.errors import StorageError
 from consentd.listener import server as module
 from consentd.listener.app import REST, App, Page
 from consentd.listener.messages import HttpRequest, HttpResponse, Respond, text_response
@@ -145,29 +147,132 @@ def test_a_listener_survives_a_lack_of_descriptors(caplog: pytest.LogCaptureFixt
     assert lines == ["HTTP connections cannot be accepted: Too many open files"]
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        b"Transfer-Encoding: chunked",
-        b"Content-Length: 0\r\nTransfer-Encoding: chunked",
-        b"Content-Length: 0\r\nContent-Length: 24",
-        b"Content-Length: +0",
-        b"Content-Length: " + b"0" * 5_000,
-    ],
-)
-def test_a_request_whose_end_is_not_clear_is_the_last_of_its_connection(headers: bytes) -> None:
-    asked = []
+def test_a_peer_that_sends_a_body_byte_by_byte_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RECEIVE_S", SHORT_S)
+    with listening(max_body=1_000) as listener, connect(listener) as peer:
+        peer.sendall(b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        with suppress(ConnectionError):
+            while True:
+                peer.sendall(b"x")
+                threading.Event().wait(SHORT_S / 4)
+        wait_empty(listener)
+
+
+def test_a_connection_may_be_idle_for_longer_than_a_request_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RECEIVE_S", SHORT_S)
+    monkeypatch.setattr(module, "_SWEEP_S", SHORT_S / 4)
+    with listening() as listener, connect(listener) as peer:
+        for _ in range(2):
+            threading.Event().wait(3 * SHORT_S)
+            peer.sendall(b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
+            received = b""
+            while b"/x" not in received:
+                received += peer.recv(4096)
+
+
+def test_a_hundred_at_once_are_answered() -> None:
+    with listening() as listener, ExitStack() as stack:
+        peers = [stack.enter_context(connect(listener)) for _ in range(100)]
+        for peer in peers:
+            peer.sendall(b"GET /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert all(peer.recv(15) == b"HTTP/1.1 200 OK" for peer in peers)
+
+
+def test_five_hundred_that_come_before_any_is_accepted_are_not_refused() -> None:
+    """The system keeps them, and the listener takes them in turns; those of one address make room for each other."""
+    with listening(max_connections=2_000) as listener, ExitStack() as stack:
+        entered, leave = threading.Event(), threading.Event()
+        listener._loop.call_soon_threadsafe(lambda: (entered.set(), leave.wait(HANG_S)))
+        assert entered.wait(HANG_S)
+        peers = [stack.enter_context(connect(listener)) for _ in range(500)]
+        leave.set()
+        for peer in peers:
+            peer.sendall(b"GET /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert all(peer.recv(15) == b"HTTP/1.1 200 OK" for peer in peers)
+
+
+def test_peers_that_break_off_are_no_log_lines(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    large = HttpResponse(200, "text/plain", bytes(16 << 20))
+    with listening(lambda request: large) as listener:
+        for data in (b"", b"GET", b"nonsense\r\n\r\n", b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n"):
+            with connect(listener) as peer:
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a close is a reset
+                peer.sendall(data)
+        wait_empty(listener)
+    assert [record for record in caplog.records if record.name != "asyncio"] == []
+    assert [record for record in caplog.records if record.levelname != "DEBUG"] == []
+
+
+def test_a_bug_is_an_error_without_its_text(caplog: pytest.LogCaptureFixture) -> None:
+    def respond(request: HttpRequest) -> HttpResponse:
+        raise AssertionError("SYN-730142")
+
+    with listening(respond) as listener:
+        client = http.client.HTTPConnection("127.0.0.1", listener.port, timeout=HANG_S)
+        with closing(client):
+            client.request("GET", "/x")
+            response = client.getresponse()
+            assert (response.status, response.read()) == (500, b"internal error\n")
+            assert response.headers["Cache-Control"] == "no-store"
+    assert [record.getMessage() for record in caplog.records] == ["HTTP answer failed: bug: AssertionError"]
+
+
+def test_ipv6_can_be_listened_on() -> None:
+    listener = Listener(("::1", 0), App([Page(path="/x", respond=answer)]), idle_s=HANG_S)
+    with closing(http.client.HTTPConnection("::1", listener.port, timeout=HANG_S)) as client:
+        client.request("GET", "/x")
+        assert client.getresponse().read() == b"/x\n"
+    listener.stop()
+
+
+def test_a_start_asks_no_name_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(*_: object) -> str:
+        raise AssertionError("a name is looked up")
+
+    for name in ("getfqdn", "gethostbyaddr", "gethostbyname", "gethostname"):
+        monkeypatch.setattr(socket, name, ask)
+    with listening() as listener:
+        assert get(listener) == b"/x\n"
+
+
+def test_an_address_that_is_taken_is_an_error() -> None:
+    with listening() as listener, pytest.raises(StorageError):
+        Listener(("127.0.0.1", listener.port), App([]), idle_s=HANG_S)
+
+
+def test_a_stop_waits_for_answers_in_flight() -> None:
+    entered, leave = threading.Event(), threading.Event()
 
     def respond(request: HttpRequest) -> HttpResponse:
-        asked.append(request.path)
+        entered.set()
+        assert leave.wait(HANG_S)
         return answer(request)
 
-    with listening(respond, max_body=100) as listener, closing(connect(listener)) as peer:
-        hidden = b"GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n"
-        peer.sendall(b"GET /x HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n\r\n0\r\n\r\n" + hidden)
-        received = peer.recv(15)
-        with suppress(ConnectionError):
-            while peer.recv(4096):
-                pass
-    assert received == b"HTTP/1.1 400 Ba"
-    assert asked == []
+    with listening(respond) as listener, connect(listener) as peer, connect(listener) as idle:
+        peer.sendall(b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert entered.wait(HANG_S)
+        stopping = threading.Thread(target=listener.stop, args=(int(HANG_S),))
+        stopping.start()
+        assert is_closed(idle)
+        leave.set()
+        assert peer.recv(15) == b"HTTP/1.1 200 OK"
+        stopping.join(HANG_S)
+        assert not stopping.is_alive()
+        assert listener.connections == 0
+
+
+def test_a_stop_without_grace_waits_for_nobody() -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def respond(request: HttpRequest) -> HttpResponse:
+        entered.set()
+        assert leave.wait(HANG_S)
+        return answer(request)
+
+    with listening(respond) as listener, connect(listener) as peer:
+        peer.sendall(b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert entered.wait(HANG_S)
+        listener.stop()
+        assert is_closed(peer)
+        leave.set()

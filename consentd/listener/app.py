@@ -72,11 +72,12 @@ class App:
     def _route(self, page: Page) -> Route:
         async def answer(request: Request) -> Response:
             if request.method == "OPTIONS":
+                if not page.is_public:
+                    raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": page.method})
                 return Response(status_code=HTTPStatus.NO_CONTENT, headers={**_PREFLIGHT, **_ANY_ORIGIN, **UNCACHED})
-            asked = HttpRequest(
-                request.method, request.scope["path"], request.headers, await request.body(),
-                "" if request.client is None else request.client.host,
-            )  # fmt: skip
+            body = await request.body() if request.method == "POST" else b""  # no other request may have one
+            address = "" if request.client is None else request.client.host
+            asked = HttpRequest(request.method, request.scope["path"], request.headers, body, address)
             if page.waits:
                 loop = asyncio.get_running_loop()
                 response = await loop.run_in_executor(self._threads, page.respond, asked)
@@ -84,7 +85,8 @@ class App:
                 response = page.respond(asked)
             return _encode(response, is_public=page.is_public)
 
-        return Route(page.path, answer, methods=[page.method, "OPTIONS"] if page.is_public else [page.method])
+        # Every page answers OPTIONS: a request with a method that a page lacks would go on to a later page's path.
+        return Route(page.path, answer, methods=[page.method, "OPTIONS"])
 
 
 def _encode(response: HttpResponse, *, is_public: bool) -> Response:

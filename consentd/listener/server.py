@@ -82,7 +82,6 @@ class Listener:
         self._config = uvicorn.Config(
             app, http=HttpToolsProtocol, ws="none", interface="asgi3", lifespan="off", log_config=None,
             access_log=False, proxy_headers=False, server_header=False, headers=[("server", "consentd")],
-            timeout_keep_alive=86_400,  # ours is in ``_Connection``
         )  # fmt: skip
         self._server = uvicorn.Server(self._config)
         self._loop = asyncio.new_event_loop()
@@ -144,6 +143,8 @@ class Listener:
                 return
             self._lacks_room = False
             accepted.setblocking(False)
+            # Head and body are two packets. With Nagle's algorithm the body would wait 40 ms for a delayed ACK.
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._admit(accepted, str(address[0]))
 
     def _admit(self, accepted: socket.socket, host: str) -> None:
@@ -267,7 +268,6 @@ class _Connection(HttpToolsProtocol):
         if self._is_answering():
             self._end_after_answer()
             return
-        self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -364,9 +364,10 @@ class _Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        """Wait for the next request. uvicorn's method would begin a request that waits, and a timer of its own."""
         self._is_sending = self.transport.get_write_buffer_size() > 0
         self._wait(SEND_S if self._is_sending else self._listener.idle_s)
-        super().on_response_complete()
+        self.flow.resume_reading()
 
 
 def _report(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -76,10 +76,10 @@ class _Pages:
         guarded = self._guarded
         return [
             Page(path="/checkpoint", respond=guarded(self._checkpoint), waits=False, is_public=True),
-            Page(path=f"/{pruned.FILE}", respond=guarded(self._pruned), is_public=True),
+            Page(path=f"/{pruned.FILE}", respond=guarded(self._pruned), waits=False, is_public=True),
             Page(path=f"/tile/entries/{REST}", respond=guarded(self._bundle)),
             Page(path=f"/kept/{REST}", respond=guarded(self._gaps)),
-            Page(path=f"/tile/{REST}", respond=guarded(self._tile), is_public=True),
+            Page(path=f"/tile/{REST}", respond=guarded(self._tile), waits=False, is_public=True),
             Page(path="/metrics", respond=self._metrics),
             Page(path="/healthz", respond=self._healthz, waits=False),
         ]
