@@ -1,0 +1,3 @@
+module consentd.test/proxy
+
+go 1.21
