@@ -110,9 +110,9 @@ def test_only_private_caches_keep_what_is_not_published(tmp_path: Path) -> None:
     running.stop()
 
 
-@pytest.mark.parametrize("kept", [0, 1, 31, 32, 256 * 32 - 1])
+@pytest.mark.parametrize("length", [0, 1, 31, 32, 256 * 32 - 1])
 def test_a_tile_that_is_too_short_is_an_error(
-    running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kept: int
+    running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, length: int
 ) -> None:
     ledger = services(running).ledger
     damaged = {layout.tile_key(0, 0), layout.tile_key(1, 0)}
@@ -121,12 +121,12 @@ def test_a_tile_that_is_too_short_is_an_error(
     class Damaged(FaultyStore):
         def get(self, key: bytes) -> bytes | None:
             found = read(key)
-            return found[:kept] if found is not None and key in damaged else found
+            return found[:length] if found is not None and key in damaged else found
 
     monkeypatch.setattr(ledger, "store", Damaged(ledger.store))
     for path in ("/tile/0/000", f"/tile/1/000.p/{latest(running).size // tiles.TILE_WIDTH}"):
         answer = get(running, path)
-        if path == "/tile/0/000" or kept < 32:
+        if path == "/tile/0/000" or length < 32:
             assert (answer.status, answer.body) == (500, b"internal error\n")
             assert answer.headers["Cache-Control"] == "no-store"
             assert answer.headers["ETag"] is None
