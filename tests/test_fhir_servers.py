@@ -73,9 +73,9 @@ def test_a_relative_reference_is_one_of_the_server_of_its_resource() -> None:
     (refused,) = read_consents(json.dumps(searchset(entry(R4, OTHER))), MAPPING)
     assert not isinstance(refused, ImportedConsent | Withdrawn)
     assert refused.cause is Cause.UNKNOWN_SUBJECT  # Patient/ex-patient of the mapping is another person
-    (refused,) = read_consents(json.dumps({**R4, "meta": {"source": OTHER}}), MAPPING)
-    assert not isinstance(refused, ImportedConsent | Withdrawn)
-    assert refused.cause is Cause.UNKNOWN_SUBJECT
+    for source in (OTHER, "urn:oid:1.2.3", "node.other.example#engine"):
+        (refused,) = read_consents(json.dumps({**R4, "meta": {"source": source}}), MAPPING)
+        assert getattr(refused, "cause", None) is Cause.UNKNOWN_SUBJECT, source
     mapping = parse_mapping(
         f'[subjects]\n"{OTHER}/Patient/ex-patient" = {{ scheme = "mhid", value = "X" }}\n'
         '"Patient/ex-patient" = { scheme = "mhid", value = "Y" }\n',
@@ -85,7 +85,9 @@ def test_a_relative_reference_is_one_of_the_server_of_its_resource() -> None:
     assert isinstance(result, ImportedConsent)
     assert result.subject.value == "X"
     # A mapping without `server` does not say whose Patient/ex-patient is meant in a file by itself.
-    assert imported({**R4, "meta": {"source": OTHER}}, mapping).subject.value == "Y"
+    result = imported({**R4, "meta": {"source": OTHER}}, mapping)
+    assert result.subject.value == "Y"
+    assert any("names another server" in note for note in result.notes)
 
 
 def test_an_address_of_another_resource_is_refused() -> None:

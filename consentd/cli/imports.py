@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 _HELP = """\
 A file is imported whole or not at all: if one of its resources is refused, none is written and nobody is enrolled. A
-Bundle that is one page of several is refused. Importing a file again changes nothing. A resource that was withdrawn in
-the other system (status inactive, for example) is refused, naming the consent that is in force here; with --apply that
-consent is revoked. With --dry-run no daemon is called and nothing is written; codes are checked against the default
-vocabulary.
+Bundle that is one page of several is refused. Importing a file again changes nothing. A resource that was withdrawn
+in the other system (status inactive, for example) is refused, naming the consent that is in force here; with --apply
+that consent is revoked. The daemon records a consent that has ended for an operator alone. With --dry-run no daemon
+is called and nothing is written; codes are checked against the default vocabulary.
 
 exit status:
   0 every resource was imported, is unchanged or was revoked

@@ -165,6 +165,8 @@ def _read_consent(
     if not name:
         raise refusal(Cause.NOT_VALID, "resource has no id", resource.at("id"))
     reading = Reading(release, mapping, test_data, base=origin.base)
+    if origin.server != mapping.server and not origin.base:
+        reading.note("meta.source names another server, but the mapping states no `server`: references are its own")
     header = read_header(resource, reading)
     content = content_hash(resource.members)
     date = resource.text("dateTime" if release is Release.R4 else "date") or ""

@@ -25,8 +25,8 @@ class Origin:
 
     Attributes:
         server: the URL or URI of its server without a slash at the end; empty: not known.
-        base: the base URL, with a slash at the end, of the resource's relative references; empty: they are those of
-            the mapping. It is stated if the server is another than the mapping's own.
+        base: what is written before the resource's relative references, with a slash at the end; empty: they are those
+            of the mapping. It is stated if the server is another than the mapping's own.
     """
 
     server: str = ""
@@ -59,13 +59,12 @@ def find_origin(resource: Element, full_url: str, mapping: FhirMapping) -> Origi
     if full_url.lower().startswith(("http://", "https://")):
         if not full_url.endswith(name):
             raise refusal(Cause.NOT_VALID, "fullUrl of the entry is not that of its resource", resource.path or "entry")
-        server, is_base = _canonical(full_url.removesuffix(name)), True
+        server, is_base = _canonical(full_url.removesuffix(name)), True  # references are relative to it (R4, 2.36.4.1)
     else:
         # ``meta.source`` names the system that the resource is from. A fragment there names a single request.
         server, is_base = _canonical(source.partition("#")[0].removesuffix(name)), bool(mapping.server)
     if not server or f"{server}/" in mapping.bases:
         return Origin(mapping.server)
-    is_base = is_base and server.startswith(("http://", "https://"))
     return Origin(server, f"{server}/" if is_base else "")
 
 
