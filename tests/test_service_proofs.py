@@ -30,8 +30,10 @@ from cases.services import (
 from consentd.core import checkpoint, codec, history, merkle
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
-from consentd.cosigning.keyfiles import read_signing_key
+from consentd.cosigning.keyfiles import read_signing_key, write_private
+from consentd.server.keys import make_token
 from consentd.service import proofs, servicer
+from consentd.service.auth import format_credential
 from consentd.service.context import EndedCallError
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
@@ -442,6 +444,9 @@ class Call:
     def give_way(self) -> None:
         """There are no other calls."""
 
+    def is_known(self) -> bool:
+        return True
+
     def begin_wait(self) -> bool:
         return True
 
@@ -488,3 +493,39 @@ def test_a_reader_that_loses_its_right_gets_no_further_part(
     finally:
         register(app)
     assert len(list(stream(subject=subject))) >= len(whole)
+
+
+def test_a_reader_whose_credential_is_removed_gets_no_further_part(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = running.enrol(new_identifier())
+    running.wait_published()
+    removed, tokens = threading.Event(), running.config.callers.credentials_file
+    whole = proofs.LedgerService._history
+
+    def slow(self: proofs.LedgerService, *arguments: Any) -> Iterator[ls.GetHistoryResponse]:
+        for number, message in enumerate(whole(self, *arguments)):
+            assert number == 0 or removed.wait(HANG_S)
+            yield message
+
+    monkeypatch.setattr(proofs.LedgerService, "_history", slow)
+
+    def read(token: str, **chain: Any) -> Iterator[ls.GetHistoryResponse]:
+        metadata = (("authorization", f"Bearer {token}"),)
+        return iter(running.ledger.GetHistory(ls.GetHistoryRequest(**chain), metadata=metadata, timeout=HANG_S))
+
+    token = make_token()
+    write_private(tokens, format_credential(token, "app"), append=True)
+    running.daemon.reload_credentials()
+    streams = [
+        read(token, subject=subject), read(running.tokens["app"], subject=subject), read(token, public_name="ledger")
+    ]  # fmt: skip
+    assert [next(stream).WhichOneof("piece") for stream in streams] == ["head"] * 3
+    kept = [line for line in tokens.read_text().splitlines() if line != format_credential(token, "app").strip()]
+    tokens.write_text("\n".join([*kept, ""]))
+    running.daemon.reload_credentials()
+    removed.set()
+    with pytest.raises(grpc.RpcError) as caught:
+        next(streams[0])
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED  # type: ignore[attr-defined]
+    assert all(list(stream) for stream in streams[1:])  # another credential of the caller, and a public chain

@@ -58,13 +58,13 @@ class Call:
         caller: participant id, or ``operator``; empty: the call has no known credential. Set by ``RpcServer``.
         on_release: called once, on any thread, when the call is parked, or over and nobody holds it. Set by
             ``RpcServer``.
-        begin_wait, give_way: see ``Context``. Set by ``RpcServer``.
+        begin_wait, give_way, is_known: see ``Context``. Set by ``RpcServer``.
     """
 
     __slots__ = (
         "_cancels", "_core", "_deadline_s", "_expires_s", "_has_answered", "_holds", "_is_ending", "_lock",
-        "_transport", "_under_way", "begin_wait", "caller", "give_way", "is_parked", "is_receiving", "metadata",
-        "method", "on_release",
+        "_transport", "_under_way", "begin_wait", "caller", "give_way", "is_known", "is_parked", "is_receiving",
+        "metadata", "method", "on_release",
     )  # fmt: skip
 
     def __init__(self, transport: Owner, event: Any) -> None:
@@ -78,6 +78,7 @@ class Call:
         self.on_release: Callable[[], None] = _nothing
         self.begin_wait: Callable[[], bool] = _refuse
         self.give_way: Callable[[], None] = _nothing
+        self.is_known: Callable[[], bool] = _refuse
         self.is_receiving = False
         self.is_parked = False
         self._expires_s = _NEVER  # by the transport's clock; written under the lock, read without it
@@ -190,7 +191,7 @@ class Call:
         # INVARIANT: a call that is over is in no cycle of references. The core counts its stream as open until the
         # last reference goes, and the garbage collector would find a cycle late.
         leave, self.on_release = self.on_release, _nothing
-        self.begin_wait, self.give_way = _refuse, _nothing
+        self.begin_wait, self.give_way, self.is_known = _refuse, _nothing, _refuse
         leave()
 
     def _start(

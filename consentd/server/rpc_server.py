@@ -229,6 +229,7 @@ class RpcServer:
         ticket = Ticket(call, self._pools[name], self._pools[PoolName.WAIT], self._bytes)
         evicted = ticket.enter()
         call.on_release, call.begin_wait, call.give_way = ticket.leave, ticket.begin_wait, ticket.give_way
+        call.is_known = partial(self._is_known, call)
         if evicted is not None:
             waited = OverloadedError("call waited for its caller, while other callers came", BUSY)
             status = refusal(waited, self._state, self._routes[evicted.method].name, evicted)
@@ -252,6 +253,9 @@ class RpcServer:
             raise StorageError("daemon is starting or draining", "NOT_SERVING")
         certificate = call.certificate() if self._config.tls is not None else None
         return services.authenticator.authenticate(call.metadata, certificate)
+
+    def _is_known(self, call: Call) -> bool:
+        return self._authenticate(call) == call.caller
 
     def _received(self, call: Call, route: Route, ticket: Ticket, message: bytes | None) -> None:
         """Hand a message to the handler, on a thread of the pool."""

@@ -43,6 +43,9 @@ class Context(Protocol):
     def give_way(self) -> None:
         """Let other calls have the processor for a while. A handler of many items calls this often."""
 
+    def is_known(self) -> bool:
+        """Return whether the call's credential is still that of its caller: credentials may be removed meanwhile."""
+
     def begin_wait(self) -> bool:
         """Count the call as one that waits for a checkpoint; False: too many calls wait, so this one must not."""
 

@@ -121,12 +121,13 @@ class LedgerService(Servicer):
     def GetHistory(self, request: ls.GetHistoryRequest, context: Context) -> Iterator[ls.GetHistoryResponse]:
         """Stream the history of a chain, with the proof that no entry is missing.
 
-        A stream may take long. So the caller's right is checked again before each message: a caller that was
-        deactivated, or whose right ended, gets no further part.
+        A stream may take long. So credential and right are checked again before each message: a caller that was
+        deactivated, or whose credential was removed or right ended, gets no further part.
         """
         tag, name = self._chain(request, context)
         for message in self._history(tag, name, request):
             if not name:  # everybody may read public chains
+                self.check_still_known(context)
                 self.access("GetHistory", Whose.OTHER, context)
             yield message
 

@@ -81,6 +81,11 @@ class Servicer:
             raise UnauthenticatedError("call has no credential that is known here", "UNAUTHENTICATED")
         return context.caller
 
+    def check_still_known(self, context: Context) -> None:
+        """Check that the caller's credential was not removed since the call began. Raises ``UnauthenticatedError``."""
+        if not context.is_known():
+            raise UnauthenticatedError("credential of the call was removed", "UNAUTHENTICATED")
+
     def known_caller(self, context: Context) -> str:
         """Return the caller's id; empty: the call has no credential that is known here."""
         return context.caller
