@@ -1,26 +1,27 @@
 """Refused calls are answered at once while they are few, and else later; until then they hold nothing but a stream."""
 
-import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from benchmarks.http2 import frame, grpc_message
 from cases.daemons import Running, question, running_daemon
 from cases.fakes import HANG_S
-from consentd.server import refusals
+from consentd.errors import OverloadedError
+from consentd.metrics import Metrics
+from consentd.server import pools, refusals
 from consentd.server.call import OK, Call, TimeLimits
+from consentd.server.pools import RECEIVING, STALLED_S, Pool, PoolLimits, PoolName
 from consentd.server.refusals import PARKED_S, Parked, RefusalBudget
 from consentd.server.transport import Transport
 from consentd.service.context import Status
-from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import policy_service_pb2 as ps
-from hostile.crowd import Crowd, Peer
-from hostile.peers import CHECK, GRANT
+from hostile.peers import GRANT
 
 REFUSED = Status(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many")
 
@@ -145,31 +146,35 @@ def test_a_stop_answers_parked_calls_at_once(server: Server, monkeypatch: pytest
     assert {call.exception(HANG_S).code() for call in calls} == {REFUSED.code}
 
 
-def test_a_message_of_a_call_that_was_parked_meanwhile_is_not_handled() -> None:
-    handled: list[bytes | None] = []
-    left, begun = threading.Event(), threading.Event()
+@dataclass(eq=False)
+class Headers:
+    """A call whose message has not arrived."""
 
-    def begin(call: Call) -> None:
-        call.on_release = left.set
-        call.receive(handled.append)
-        made.park(call, REFUSED)
-        begun.set()
+    caller: str
 
-    made = Transport(
-        begin, on_late=lambda call: call.finish(), limits=TimeLimits(HANG_S, HANG_S), options=(), most_parked=1
-    )
-    port = made.listen("127.0.0.1:0", None)
-    made.start()
-    with Crowd(port, [Peer(name="", paths=("/echo/Echo",), calls=1, again_s=HANG_S)], 1) as crowd:
-        assert begun.wait(HANG_S)
-        assert left.is_set(), "a parked call has left what it entered"
-        (connection,) = crowd._open
-        connection.answered_ping = False
-        data, ping, ends_stream = 0, 6, 1
-        connection.socket.sendall(frame(data, ends_stream, 1, grpc_message(b"x")) + frame(ping, 0, 0, bytes(8)))
-        crowd.settle()
-        made.stop(HANG_S)
-    assert handled == []
+
+def test_a_caller_has_few_calls_without_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(monotonic=lambda: 100.0)
+    monkeypatch.setattr(pools, "time", clock)
+    limits = PoolLimits(threads=0, calls=1000, calls_of_caller=500, request_bytes=9)
+    pool = Pool(PoolName.WRITE, limits, Metrics(), lambda: None)
+
+    def enter(caller: str) -> Any:
+        return pool.enter(cast(Call, Headers(caller)))
+
+    first = Headers("clinic")
+    assert pool.enter(cast(Call, first)) is None
+    assert [enter("clinic") for _ in range(RECEIVING - 1)] == [None] * (RECEIVING - 1)
+    with pytest.raises(OverloadedError):
+        enter("clinic")
+    assert [enter("app"), enter("")] == [None, None], "other callers are not concerned"
+    clock.monotonic = lambda: 100.0 + STALLED_S
+    assert enter("clinic") is first
+    with_message = Headers("app")
+    for _ in range(2 * RECEIVING):
+        assert pool.enter(cast(Call, with_message)) is None
+        pool.goes_on(cast(Call, with_message))
+    assert pool._receiving_of == {"clinic": RECEIVING, "app": 1, "": 1}
 
 
 @pytest.fixture
@@ -213,26 +218,6 @@ def test_parked_calls_leave_room_for_long_messages_on_their_connection(fresh: Ru
     for call in parked:
         call.cancel()
     wait_value(running, 0, "calls_parked")
-
-
-@pytest.mark.usefixtures("no_budget")
-def test_an_evicted_call_that_is_parked_has_left_its_pool(tmp_path: Path) -> None:
-    with running_daemon(tmp_path, grpc="max_calls = 16") as running:
-        token = running.tokens["app"]
-        other = running.tokens["clinic-b"]
-        peers = [Peer(name="", paths=(CHECK,), token=one, calls=8, again_s=HANG_S) for one in (token, other)]
-        with Crowd(running.daemon.grpc_port, peers, 1) as crowd:
-            crowd.settle()
-            wait_value(running, 16, "calls", pool="check")
-            subject = running.enrol("SYN-000001")
-            call = running.policy.Check.future(
-                ps.CheckRequest(question=question(subject)), metadata=running.as_("hospital-a"), timeout=HANG_S
-            )
-            assert call.result(HANG_S).decision.outcome == pb.OUTCOME_DENY
-            wait_value(running, 15, "calls", pool="check")
-            assert value(running, "calls_parked") == 1
-            assert value(running, "refusals_parked_total", caller="known") == 1
-            assert value(running, "calls_refused_total", pool="check", limit="evicted") == 1
 
 
 def test_a_caller_that_is_refused_once_hears_it_at_once(fresh: Running, monkeypatch: pytest.MonkeyPatch) -> None:

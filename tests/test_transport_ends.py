@@ -19,7 +19,8 @@ from cases.services import listed
 from consentd.metrics import Metrics
 from consentd.server import transport
 from consentd.server.call import OK, SWEEP_S, Call, TimeLimits
-from consentd.server.pools import Bytes, Pool, PoolLimits, PoolName, Ticket
+from consentd.server.pools import Pool, PoolLimits, PoolName
+from consentd.server.tickets import Bytes, Ticket
 from consentd.server.transport import Transport
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs

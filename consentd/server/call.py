@@ -63,8 +63,8 @@ class Call:
 
     __slots__ = (
         "_cancels", "_core", "_deadline_s", "_expires_s", "_has_answered", "_holds", "_is_ending", "_lock",
-        "_transport", "_under_way", "begin_wait", "caller", "give_way", "is_known", "is_parked", "is_receiving",
-        "metadata", "method", "on_release",
+        "_transport", "_under_way", "begin_wait", "caller", "give_way", "is_known", "is_receiving", "metadata",
+        "method", "on_release",
     )  # fmt: skip
 
     def __init__(self, transport: Owner, event: Any) -> None:
@@ -80,7 +80,6 @@ class Call:
         self.give_way: Callable[[], None] = _nothing
         self.is_known: Callable[[], bool] = _refuse
         self.is_receiving = False
-        self.is_parked = False
         self._expires_s = _NEVER  # by the transport's clock; written under the lock, read without it
         self._lock = threading.Lock()  # guards the attributes below
         self._is_ending = False  # a status was sent, or the call was cancelled
@@ -120,17 +119,13 @@ class Call:
     # -- operations -------------------------------------------------------------------------------------------
 
     def receive(self, then: Callable[[bytes | None], None]) -> None:
-        """Take the next message, and pass it to *then*; None: there is no further message, or the call is over.
-
-        If the call is parked before its message arrives, *then* does not run.
-        """
+        """Take the next message, and pass it to *then*; None: there is no further message, or the call is over."""
         self.is_receiving = True
 
         def received(event: Any) -> None:
             self.is_receiving = False
             self._end_limit()
-            if not self.is_parked:
-                then(event.batch_operations[0].message())
+            then(event.batch_operations[0].message())
 
         limit_s = self._transport.limits.receive_s
         if not self._start((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), received, limit_s=limit_s):
@@ -169,9 +164,7 @@ class Call:
             self._leave()
 
     def set_aside(self) -> None:
-        """Leave what the call has entered, because it is refused and answered later. Nothing may hold the call."""
-        self.is_parked = True
-        self._end_limit()
+        """Leave what the call has entered: it is refused, and answered later. No operation of it is under way."""
         self._leave()
 
     def expire(self, now_s: float) -> bool:

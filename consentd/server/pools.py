@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 
 from consentd.config import GrpcConfig
-from consentd.errors import InvalidError, OverloadedError
+from consentd.errors import OverloadedError
 from consentd.metrics import Metrics
 from consentd.server.call import Call
 
@@ -28,12 +28,22 @@ BUSY = "TOO_MANY_CALLS"
 """Reason of the error of a call that is refused because a limit on calls, waits or bytes is reached."""
 
 STALLED_S = 1.0
-"""A peer that has not taken a message for so long may lose its call to a caller that finds the pool full."""
+"""A peer that has not taken a message for so long may lose its call to a caller that finds the pool full.
+
+So may a caller that has not sent a message for so long, to a further call of its own.
+"""
+
+RECEIVING = 32
+"""How many calls of a caller in a pool may wait for their messages.
+
+The core keeps what has arrived of a message, up to the longest one, and nobody else counts these bytes. A caller that
+sends its message with the headers, as clients do, has few calls that wait, however many are in flight.
+"""
 
 CLOSE_S = 10.0
 """How long the threads of a pool may take to end."""
 
-_WORK_S, _LONGEST_WORK_S = 0.002, 0.02  # a thread rests after so much work, and for twice as much as it worked
+WORK_S, _LONGEST_WORK_S = 0.002, 0.02  # a thread rests after so much work, and for twice as much as it worked
 
 
 class PoolName(enum.StrEnum):
@@ -121,7 +131,8 @@ class Pool:
         self._lock = threading.Lock()  # guards the attributes below; every method that counts takes it
         self._in_flight = 0  # also read without the lock
         self._of_caller: Counter[str] = Counter()
-        self._receiving: OrderedDict[Call, None] = OrderedDict()
+        self._receiving: OrderedDict[Call, float] = OrderedDict()  # since when, by time.monotonic
+        self._receiving_of: Counter[str] = Counter()
         self._sending: OrderedDict[Call, float] = OrderedDict()  # since when, by time.monotonic
         self.is_saturated = False  # written under the lock, read without it
         # The steps that wait, by caller; put and _next take the lock ``_order``. ``_waiting`` has one item a step,
@@ -145,18 +156,24 @@ class Pool:
         """Count *call*, whose message has not arrived yet; return another call that must end to make room for it.
 
         If the pool is full, the call that waits longest for its peer must end. So peers that send headers alone, or
-        that do not take what they asked for, cannot keep others out.
+        that do not take what they asked for, cannot keep others out. If the caller has ``RECEIVING`` calls that wait
+        for their messages, the first of these must end, if it is stalled.
 
         Raises:
-            OverloadedError: the caller has too many calls in the pool, or the pool is full and no call waits for its
-                peer; *call* is not counted.
+            OverloadedError: the caller has too many calls in the pool, or too many that wait for their messages and
+                none that is stalled, or the pool is full and no call waits for its peer; *call* is not counted.
         """
         with self._lock:
             if call.caller and self._of_caller[call.caller] >= self.limits.calls_of_caller:
                 self._metrics.calls_refused.inc(self.name, "caller")
                 raise OverloadedError(f"caller has too many calls in flight: `{self.limits.calls_of_caller}`", BUSY)
             evicted = None
-            if self._in_flight >= self.limits.calls:
+            if call.caller and self._receiving_of[call.caller] >= RECEIVING:
+                evicted = self._take_receiving(call.caller)
+                self._metrics.calls_refused.inc(self.name, "caller" if evicted is None else "evicted")
+                if evicted is None:
+                    raise OverloadedError(f"caller has too many calls without a message: `{RECEIVING}`", BUSY)
+            elif self._in_flight >= self.limits.calls:
                 evicted = self._take_stalled()
                 self._metrics.calls_refused.inc(self.name, "all" if evicted is None else "evicted")
                 self._set_saturated(saturated=True)
@@ -164,13 +181,33 @@ class Pool:
                     raise OverloadedError("too many calls of this kind are in flight", BUSY)
             self._in_flight += 1
             self._of_caller[call.caller] += 1
-            self._receiving[call] = None
+            self._begin_receive(call)
         return evicted
+
+    def _begin_receive(self, call: Call) -> None:
+        self._receiving[call] = time.monotonic()
+        self._receiving_of[call.caller] += 1
+
+    def _end_receive(self, call: Call) -> None:
+        if self._receiving.pop(call, None) is not None:
+            self._receiving_of[call.caller] -= 1
+            if not self._receiving_of[call.caller]:
+                del self._receiving_of[call.caller]
+
+    def _take_receiving(self, caller: str) -> Call | None:
+        """Return the call of *caller* that waits longest for its message; None: it is not stalled."""
+        call, since_s = next((one, since_s) for one, since_s in self._receiving.items() if one.caller == caller)
+        if time.monotonic() - since_s < STALLED_S:
+            return None
+        self._end_receive(call)
+        return call
 
     def _take_stalled(self) -> Call | None:
         """Return the call that waits longest for its message, or else for its peer to take one; None: there is none."""
         if self._receiving:
-            return self._receiving.popitem(last=False)[0]
+            call = next(iter(self._receiving))
+            self._end_receive(call)
+            return call
         for call, since_s in self._sending.items():  # the first waits longest
             if time.monotonic() - since_s < STALLED_S:
                 return None
@@ -181,7 +218,7 @@ class Pool:
     def receives(self, call: Call) -> None:
         """Note that *call* waits for a further message of its peer."""
         with self._lock:
-            self._receiving[call] = None
+            self._begin_receive(call)
 
     def sends(self, call: Call) -> None:
         """Note that *call* waits for its peer to take a message."""
@@ -191,7 +228,7 @@ class Pool:
     def goes_on(self, call: Call) -> None:
         """Note that *call* waits for its peer no longer."""
         with self._lock:
-            self._receiving.pop(call, None)
+            self._end_receive(call)
             self._sending.pop(call, None)
 
     def try_enter(self, caller: str) -> bool:
@@ -280,93 +317,5 @@ class Pool:
             except Exception as error:  # noqa: BLE001  # a bug in one step must not end the thread
                 log.error("bug in a step of a call: %s", type(error).__name__)
             worked_s = time.perf_counter() - began_s
-            if worked_s >= _WORK_S:
+            if worked_s >= WORK_S:
                 self.rest(worked_s)
-
-
-class Ticket:
-    """What one call has entered: its pool, the bytes of its message, and perhaps the pool of calls that wait."""
-
-    def __init__(self, call: Call, pool: Pool, waits: Pool, held: "Bytes") -> None:
-        """*waits*: the pool of calls that wait; *held*: counts the bytes of messages."""
-        self._call = call
-        self.pool = pool
-        self._waits = waits
-        self._held = held
-        self._bytes = 0
-        self._counted_in = pool
-        self._worked_from_s = 0.0
-
-    def enter(self) -> Call | None:
-        """Enter the pool; see ``Pool.enter``."""
-        return self.pool.enter(self._call)
-
-    def take_bytes(self, count: int) -> None:
-        """Count the bytes of the call's message.
-
-        Raises:
-            InvalidError: the message is too long for its pool.
-            OverloadedError: the messages in flight, of this caller or of all, have too many bytes.
-        """
-        longest = self.pool.limits.request_bytes
-        if count > longest:
-            raise InvalidError(f"request is over its limit of {longest} bytes: `{count}`", "TOO_LARGE")
-        # A revocation is short, and is never refused because of other requests' bytes.
-        if self.pool.name is PoolName.REVOKE or not count:
-            return
-        if not self._held.take(self._call.caller, count):
-            self.pool.count_refused("bytes")
-            raise OverloadedError("requests in flight have too many bytes", BUSY)
-        self._bytes = count
-
-    def begin_wait(self) -> bool:
-        """See ``Context.begin_wait``. A call that waits leaves its pool for the one of calls that wait."""
-        if self._counted_in is not self._waits:
-            if not self._waits.try_enter(self._call.caller):
-                return False
-            self.pool.leave(self._call.caller)
-            self._counted_in = self._waits
-        return True
-
-    def give_way(self) -> None:
-        """See ``Context.give_way``."""
-        now_s = time.perf_counter()
-        worked_s = now_s - self._worked_from_s
-        if worked_s >= _WORK_S:
-            if self._worked_from_s and self.pool.rest(worked_s):
-                now_s = time.perf_counter()
-            self._worked_from_s = now_s
-
-    def leave(self) -> None:
-        """Leave all that was entered. The call calls this once, when it is over."""
-        self.pool.goes_on(self._call)
-        self._counted_in.leave(self._call.caller)
-        if self._bytes:
-            self._held.give_back(self._call.caller, self._bytes)
-
-
-class Bytes:
-    """The bytes of requests that were received and not answered yet, in all and per caller."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._lock = threading.Lock()  # guards the attributes below
-        self._held = 0
-        self._of_caller: Counter[str] = Counter()
-
-    def take(self, caller: str, count: int) -> bool:
-        """Count *count* bytes of *caller*; return False, and count nothing, if that is too many."""
-        with self._lock:
-            if self._held + count > self._most or self._of_caller[caller] + count > self._most // 4:
-                return False
-            self._held += count
-            self._of_caller[caller] += count
-            return True
-
-    def give_back(self, caller: str, count: int) -> None:
-        """End what ``take`` counted."""
-        with self._lock:
-            self._held -= count
-            self._of_caller[caller] -= count
-            if not self._of_caller[caller]:
-                del self._of_caller[caller]

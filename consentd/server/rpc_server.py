@@ -24,8 +24,9 @@ from consentd.errors import ConsentdError, InvalidError, OverloadedError, Storag
 from consentd.server.call import Call, TimeLimits
 from consentd.server.handlers import Held, run_stream, run_unary
 from consentd.server.health import CAPACITY, HEALTH, REFLECTION, Health, describe
-from consentd.server.pools import BUSY, Bytes, Pool, PoolName, Ticket, make_pools
+from consentd.server.pools import BUSY, Pool, PoolName, make_pools
 from consentd.server.refusals import RefusalBudget
+from consentd.server.tickets import Bytes, Ticket
 from consentd.server.tls import RpcCertificates
 from consentd.server.transport import Transport
 from consentd.service.access import AccessService
@@ -232,11 +233,8 @@ class RpcServer:
         call.is_known = partial(self._is_known, call)
         if evicted is not None:
             waited = OverloadedError("call waited for its caller, while other callers came", BUSY)
-            status = refusal(waited, self._state, self._routes[evicted.method].name, evicted)
-            if evicted.is_receiving:
-                self._refuse(evicted, status)
-            else:
-                evicted.finish(status)  # a handler works for it
+            # Now, not later: until it ends, the core keeps the part of its message that has arrived.
+            evicted.finish(refusal(waited, self._state, self._routes[evicted.method].name, evicted))
         return ticket
 
     def _refuse(self, call: Call, status: Status, *, cost: float = 1.0) -> None:

@@ -16,9 +16,13 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=200, help="how many peers of each kind")
     parser.add_argument("--alone", type=float, default=20, help="seconds of each kind alone")
     parser.add_argument("--together", type=float, default=300, help="seconds of all kinds together")
+    parser.add_argument("--connections", type=int, default=0, help="how many the daemon takes; 0: as by default")
     parser.add_argument("--only", default="", help="kinds whose names have this text")
     options = parser.parse_args()
-    met = run(count=options.count, alone_s=options.alone, together_s=options.together, only=options.only)
+    met = run(
+        count=options.count, alone_s=options.alone, together_s=options.together, only=options.only,
+        connections=options.connections,
+    )  # fmt: skip
     return 0 if met else 1
 
 

@@ -1,15 +1,20 @@
-"""Many connections that speak just enough HTTP/2 to be a burden, all on one thread."""
+"""Many connections that speak just enough HTTP/2 to be a burden, all on one thread.
 
+The thread looks only at connections that have something to read or to do, because in a measurement it shares its core
+with the honest callers.
+"""
+
+import heapq
+import itertools
 import random
 import selectors
 import socket
 import struct
 import threading
 import time
-from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Self
 
 from benchmarks.http2 import frame, grpc_message
@@ -21,6 +26,7 @@ _END_STREAM, _ACK, _END_HEADERS = 0x1, 0x1, 0x4
 _CANCEL = struct.pack(">I", 8)
 _FRAME_SIZE = 16_384
 _PACE_S = 0.05  # how often the thread looks for what is due
+_CONNECTS = 20  # how many connections are made between two looks at those that are open
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +41,8 @@ class Peer:
         calls: how many calls each connection keeps open. A call that ended is replaced after *again_s* seconds.
         window: the flow-control window that it gives each answer, in bytes.
         cancel_s: after how many seconds a call is cancelled; 0: never.
-        speaks: false: it connects, and sends nothing.
+        speaks: false: it connects, and sends only *greeting*.
+        greeting: the first bytes of a protocol that is not HTTP/2.
     """
 
     name: str
@@ -48,11 +55,11 @@ class Peer:
     window: int = 65_535
     cancel_s: float = 0.0
     speaks: bool = True
+    greeting: bytes = b""
 
 
 @dataclass(slots=True)
 class _Stream:
-    began_s: float
     body: bytes
     ends: bool
     window: int
@@ -65,7 +72,8 @@ class _Connection:
     buffer: bytes = b""
     next_stream: int = 1
     streams: dict[int, _Stream] = field(default_factory=dict)
-    due_s: deque[float] = field(default_factory=deque)
+    unsent: bytearray = field(default_factory=bytearray)
+    is_open: bool = True
     window: int = 65_535
     first_window: int = 65_535
     answered_ping: bool = False
@@ -82,10 +90,15 @@ class Crowd:
     def __init__(self, port: int, peers: Sequence[Peer], count: int) -> None:
         self._port = port
         self._wanted = [peer for peer in peers for _ in range(count)]
+        # If the server takes fewer connections than these, it takes some of each kind.
+        random.Random(0).shuffle(self._wanted)
         self._selector = selectors.DefaultSelector()
         self._lock = threading.Condition()
         self._open: set[_Connection] = set()
-        self._lost: deque[tuple[float, Peer]] = deque()
+        self._lost: list[tuple[float, int, Peer]] = []  # a heap: when to connect again
+        # A heap: when to cancel a call, or to begin one (stream 0).
+        self._due: list[tuple[float, int, _Connection, int]] = []
+        self._numbers = itertools.count()  # so that equal times in a heap have an order
         self._leaving = False
         self.began = self.ended = self.closed = self.sent = 0
         self._thread = threading.Thread(target=self._run, name="crowd", daemon=True)
@@ -121,40 +134,58 @@ class Crowd:
 
     def _run(self) -> None:
         while not self._leaving:
-            for key, _ in self._selector.select(_PACE_S):
-                try:
-                    self._read(key.data)
-                except OSError:
-                    self._lose(key.data)
+            for key, _ in self._selector.select(self._pause_s()):
+                self._do(key.data, self._read)
             now_s = time.monotonic()
-            while self._lost and self._lost[0][0] <= now_s:
-                self._connect(self._lost.popleft()[1])
-            for connection in list(self._open):
-                try:
-                    self._renew(connection, now_s)
-                except OSError:
-                    self._lose(connection)
+            for _ in range(_CONNECTS):
+                if self._lost and self._lost[0][0] <= now_s:
+                    self._connect(heapq.heappop(self._lost)[2])
+            while self._due and self._due[0][0] <= now_s:
+                _, _, connection, number = heapq.heappop(self._due)
+                self._do(connection, self._call if number == 0 else partial(self._cancel, number=number))
             with self._lock:
                 self._lock.notify_all()
+
+    def _pause_s(self) -> float:
+        """Return how long the thread may wait for the server."""
+        now_s = time.monotonic()
+        lost_s = self._lost[0][0] - now_s if self._lost else _PACE_S
+        due_s = self._due[0][0] - now_s if self._due else _PACE_S
+        return max(0.0, min(_PACE_S, lost_s, due_s))
+
+    def _do(self, connection: _Connection, step: Callable[[_Connection], None]) -> None:
+        """Do a step with a connection, and send what the step has to send; lose the connection if that fails."""
+        if not connection.is_open:
+            return
+        try:
+            step(connection)
+            if connection.unsent:
+                parts, connection.unsent = connection.unsent, bytearray()
+                connection.socket.sendall(parts)
+        except OSError:
+            self._lose(connection)
 
     def _connect(self, peer: Peer) -> None:
         try:
             made = socket.create_connection(("127.0.0.1", self._port), timeout=5)
         except OSError:
-            self._lost.append((time.monotonic() + peer.again_s, peer))
+            heapq.heappush(self._lost, (time.monotonic() + peer.again_s, next(self._numbers), peer))
             return
         made.settimeout(5)
         connection = _Connection(peer, made)
         self._open.add(connection)
         self._selector.register(made, selectors.EVENT_READ, connection)
+        self._do(connection, self._greet)
+
+    def _greet(self, connection: _Connection) -> None:
+        peer = connection.peer
         if not peer.speaks:
+            connection.unsent += peer.greeting
             return
-        with suppress(OSError):
-            settings = struct.pack(">HI", 4, peer.window)
-            made.sendall(_PREFACE + frame(_SETTINGS, 0, 0, settings))
-            for _ in range(peer.calls if peer.paths else 0):
-                self._call(connection)
-            made.sendall(frame(_PING, 0, 0, bytes(8)))
+        connection.unsent += _PREFACE + frame(_SETTINGS, 0, 0, struct.pack(">HI", 4, peer.window))
+        for _ in range(peer.calls if peer.paths else 0):
+            self._call(connection)
+        connection.unsent += frame(_PING, 0, 0, bytes(8))
 
     def _call(self, connection: _Connection) -> None:
         peer, number = connection.peer, connection.next_stream
@@ -162,11 +193,18 @@ class Crowd:
         path = peer.paths[number // 2 % len(peer.paths)]
         body = b"" if peer.message is None else grpc_message(peer.message)
         ends = peer.message is not None and peer.sent_share == 1
-        stream = _Stream(time.monotonic(), body[: round(len(body) * peer.sent_share)], ends, connection.first_window)
+        stream = _Stream(body[: round(len(body) * peer.sent_share)], ends, connection.first_window)
         connection.streams[number] = stream
-        connection.socket.sendall(frame(_HEADERS, _END_HEADERS, number, _headers(path, peer.token)))
+        connection.unsent += frame(_HEADERS, _END_HEADERS, number, _headers(path, peer.token))
         self._flush(connection, number, stream)
         self.began += 1
+        if peer.cancel_s:
+            self._later(connection, number, peer.cancel_s)
+
+    def _cancel(self, connection: _Connection, *, number: int) -> None:
+        if number in connection.streams:
+            connection.unsent += frame(_RST, 0, number, _CANCEL)
+            self._end(connection, number)
 
     def _flush(self, connection: _Connection, number: int, stream: _Stream) -> None:
         """Send as much of a message as the server's windows let through."""
@@ -179,30 +217,24 @@ class Crowd:
             connection.window -= size
             self.sent += size
             flags = _END_STREAM if stream.ends and not stream.body else 0
-            connection.socket.sendall(frame(_DATA, flags, number, part))
+            connection.unsent += frame(_DATA, flags, number, part)
 
-    def _renew(self, connection: _Connection, now_s: float) -> None:
-        """Cancel the calls that are old enough, and begin those that are due."""
-        peer = connection.peer
-        if peer.cancel_s:
-            for number, stream in list(connection.streams.items()):
-                if now_s - stream.began_s >= peer.cancel_s:
-                    connection.socket.sendall(frame(_RST, 0, number, _CANCEL))
-                    self._end(connection, number, now_s)
-        while connection.due_s and connection.due_s[0] <= now_s:
-            connection.due_s.popleft()
-            self._call(connection)
-
-    def _end(self, connection: _Connection, number: int, now_s: float) -> None:
+    def _end(self, connection: _Connection, number: int) -> None:
+        """Forget a call that ended, and begin another one later."""
         if connection.streams.pop(number, None) is not None:
-            connection.due_s.append(now_s + connection.peer.again_s * random.uniform(0.8, 1.2))
+            self._later(connection, 0, connection.peer.again_s * random.uniform(0.8, 1.2))
+
+    def _later(self, connection: _Connection, number: int, after_s: float) -> None:
+        heapq.heappush(self._due, (time.monotonic() + after_s, next(self._numbers), connection, number))
 
     def _lose(self, connection: _Connection) -> None:
+        connection.is_open = False
         self._selector.unregister(connection.socket)
         connection.socket.close()
         self._open.discard(connection)
         self.closed += 1
-        self._lost.append((time.monotonic() + connection.peer.again_s, connection.peer))
+        again_s = time.monotonic() + connection.peer.again_s
+        heapq.heappush(self._lost, (again_s, next(self._numbers), connection.peer))
 
     def _read(self, connection: _Connection) -> None:
         arrived = connection.socket.recv(1 << 16)
@@ -225,7 +257,7 @@ class Crowd:
         if kind == _PING and flags & _ACK:
             connection.answered_ping = True
         elif kind == _PING:
-            connection.socket.sendall(frame(_PING, _ACK, 0, payload))
+            connection.unsent += frame(_PING, _ACK, 0, payload)
         elif kind == _SETTINGS and not flags & _ACK:
             for at in range(0, len(payload), 6):
                 setting, value = struct.unpack_from(">HI", payload, at)
@@ -233,7 +265,7 @@ class Crowd:
                     for stream in connection.streams.values():
                         stream.window += value - connection.first_window
                     connection.first_window = value
-            connection.socket.sendall(frame(_SETTINGS, _ACK, 0, b""))
+            connection.unsent += frame(_SETTINGS, _ACK, 0, b"")
         elif kind == _WINDOW:
             (more,) = struct.unpack(">I", payload)
             if number == 0:
@@ -245,7 +277,7 @@ class Crowd:
         elif kind == _RST or (kind in (_HEADERS, _DATA) and flags & _END_STREAM):
             if number in connection.streams:
                 self.ended += 1
-            self._end(connection, number, time.monotonic())
+            self._end(connection, number)
 
 
 def _headers(path: str, token: str) -> bytes:

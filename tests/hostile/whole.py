@@ -2,6 +2,10 @@
 
 The server runs on one core, peers and honest callers on another. Its witness does not answer, so no checkpoint ever has
 a quorum. Quiet figures are measured before and after.
+
+Peers and honest callers share a core, and so do the daemon and the work that its core of gRPC has with peers. What this
+costs at least is measured too: *elsewhere* has all peers at another gRPC server, which knows no method and refuses each
+of their calls, while the honest callers are at the daemon. The bars are for the daemon alone.
 """
 
 import os
@@ -10,10 +14,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
+from typing import Any
+
+import grpc
 
 from benchmarks.apart import Spawned
 from benchmarks.load import Generator, Load, pin
@@ -49,7 +57,7 @@ from consentd import logs
 from consentd.server import daemon
 from cases.daemons import make_config
 logs.configure("info")
-daemon.serve(make_config(Path(sys.argv[1]), {_WITNESS!r}))
+daemon.serve(make_config(Path(sys.argv[1]), {_WITNESS!r}, grpc=sys.argv[2]))
 """
 
 
@@ -72,6 +80,7 @@ class Phase:
         revoke_ms: p50 and maximum of revocations.
         failed: number of honest calls without an answer.
         began, ended: calls of the hostile peers.
+        peers_share, server_share: how much of a core the peers took, and the daemon.
     """
 
     name: str
@@ -81,6 +90,8 @@ class Phase:
     failed: int
     began: int = 0
     ended: int = 0
+    peers_share: float = 0.0
+    server_share: float = 0.0
 
     def line(self) -> str:
         """Return the figures as a line of text."""
@@ -88,14 +99,16 @@ class Phase:
         return (
             f"{self.name:55} check p50 {p50:6.1f} p99 {p99:7.1f} max {most:7.1f} ms,"
             f" authorize {self.authorized_per_s:6.0f}/s, revoke p50 {self.revoke_ms[0]:6.1f}"
-            f" max {self.revoke_ms[1]:7.1f} ms, failed {self.failed}, hostile calls {self.began} ended {self.ended}"
+            f" max {self.revoke_ms[1]:7.1f} ms, failed {self.failed}, hostile calls {self.began} ended {self.ended},"
+            f" processor: daemon {self.server_share:.2f} peers {self.peers_share:.2f}"
         )
 
 
 class World:
     """A daemon in a process of its own, an honest app, and persons with a consent."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, connections: int = 0) -> None:
+        """*connections*: how many connections the daemon takes; 0: as many as by default."""
         running = make_running(directory)
         # What honest callers do here in minutes exceeds the quotas of a day.
         quotas = st.Quotas(entries_per_day=60_000, refusals_per_day=60_000, persons_per_hour=100_000)
@@ -110,7 +123,9 @@ class World:
         published = services.sequencer.checkpoints.latest().note
         running.config.ledger.published_path.write_bytes(published)
         running.stop()
-        command = ["taskset", "-c", str(_SERVER_CORE), sys.executable, "-c", _PROGRAM, str(directory)]
+        grpc_options = f"max_connections = {connections}" if connections else ""
+        program = ["taskset", "-c", str(_SERVER_CORE), sys.executable, "-c", _PROGRAM]
+        command = [*program, str(directory), grpc_options]
         self.process = DaemonProcess(directory, command=command)
         self.port = self.process.port
 
@@ -126,16 +141,21 @@ class World:
         memory = int(status["RssAnon"].split()[0]) * 1024
         return Held(int(status["Threads"]), len(os.listdir(directory / "fd")), memory)
 
-    def measure(self, name: str, peers: Sequence[Peer], count: int, seconds: float) -> Phase:
-        """Let honest callers work for some time beside *count* peers of each kind."""
+    def measure(self, name: str, peers: Sequence[Peer], count: int, seconds: float, *, port: int = 0) -> Phase:
+        """Let honest callers work for some time beside *count* peers of each kind.
+
+        *port*: another server, to which the peers go; 0: they go to the daemon.
+        """
         # Honest callers connect first: the peers have more connections than a listener takes.
         warm_s = WARM_S + WARM_PEERS_S * len(peers)
         checks = Generator(self._checks(seconds, warm_s), _CALLERS_CORE)
         accesses = Generator(self._accesses(seconds, warm_s), _CALLERS_CORE)
         time.sleep(WARM_S / 2)
-        with _crowd(self.port, peers, count) as totals:
+        with _crowd(port or self.port, peers, count) as totals:
+            began_s, busy_s = time.monotonic(), _busy_s(self.process.process.pid)
             revoked = self._revoke(seconds + warm_s - WARM_S)
             checked, authorized = checks.result(), accesses.result()
+            share = (_busy_s(self.process.process.pid) - busy_s) / (time.monotonic() - began_s)
         times = sorted(checked.latencies_s)
         return Phase(
             name,
@@ -143,7 +163,8 @@ class World:
             authorized.rate,
             (_share(revoked, 0.5), revoked[-1] * 1e3),
             checked.failed + authorized.failed,
-            *totals,
+            *(totals or (0, 0, 0.0)),
+            share,
         )
 
     def _checks(self, seconds: float, warm_s: float) -> Load:
@@ -169,7 +190,8 @@ class World:
     def _revoke(self, seconds: float) -> list[float]:
         """Grant and revoke for some time; return the seconds that the revocations took, sorted."""
         stub = consent_service_pb2_grpc.ConsentServiceStub(self.process.channel)
-        metadata, taken = (("authorization", f"Bearer {self.tokens['app']}"),), []
+        metadata: Any = (("authorization", f"Bearer {self.tokens['app']}"),)
+        taken: list[float] = []
         until = time.monotonic() + seconds + 1
         while time.monotonic() < until:
             subject = self.subjects[len(taken) % len(self.subjects)]
@@ -181,6 +203,12 @@ class World:
             taken.append(time.perf_counter() - began)
             time.sleep(1 / REVOKES_PER_S)
         return sorted(taken)
+
+
+def _busy_s(pid: int) -> float:
+    """Return the processor time of a process, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _share(times: Sequence[float], share: float) -> float:
@@ -196,9 +224,13 @@ def _write_policy(directory: Path, running: Running) -> None:
 
 
 @contextmanager
-def _crowd(port: int, peers: Sequence[Peer], count: int) -> Iterator[list[int]]:
-    """Run peers in a process of their own; at the end the list has how many calls they began, and were ended."""
-    totals: list[int] = []
+def _crowd(port: int, peers: Sequence[Peer], count: int) -> Iterator[list[Any]]:
+    """Run peers in a process of their own.
+
+    At the end the list has how many calls they began, how many of these the server ended, and the share of a core that
+    they took.
+    """
+    totals: list[Any] = []
     if not peers:
         yield totals
         return
@@ -216,15 +248,38 @@ def _run_crowd(pipe: Pipe, port: int, peers: list[Peer], count: int, path: list[
     pin(_CALLERS_CORE)
     with Crowd(port, peers, count) as crowd:
         pipe.send("begun")
+        began_s, busy_s = time.monotonic(), time.process_time()
         pipe.recv()
-    pipe.send((crowd.began, crowd.ended))
+        share = (time.process_time() - busy_s) / (time.monotonic() - began_s)
+    pipe.send((crowd.began, crowd.ended, share))
 
 
-def run(*, count: int, alone_s: float, together_s: float, only: str = "") -> bool:
+@contextmanager
+def _elsewhere() -> Iterator[int]:
+    """Run a gRPC server that refuses every call, on the daemon's core; yield its port."""
+    spawned = Spawned(_refuse_all)
+    port: int = spawned.receive()
+    try:
+        yield port
+    finally:
+        spawned.pipe.send("stop")
+        spawned.process.join()
+
+
+def _refuse_all(pipe: Pipe) -> None:
+    pin(_SERVER_CORE)
+    server = grpc.server(ThreadPoolExecutor(1), options=[("grpc.so_reuseport", 0)])
+    pipe.send(server.add_insecure_port("127.0.0.1:0"))
+    server.start()
+    pipe.recv()
+    server.stop(0).wait()
+
+
+def run(*, count: int, alone_s: float, together_s: float, only: str = "", connections: int = 0) -> bool:
     """Run all phases, print their figures, and return whether the figures meet the bars."""
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="consentd-hostile-"))
-        world = World(Path(directory))
+        world = World(Path(directory), connections=connections)
         stack.callback(world.end)
         peers = make_peers(world.tokens["clinic-b"], subject=world.subjects[0], items=1000)
         pin(_CALLERS_CORE)
@@ -238,11 +293,19 @@ def run(*, count: int, alone_s: float, together_s: float, only: str = "") -> boo
                 phases.append(world.measure(peer.name, [peer], count, alone_s))
                 print(phases[-1].line(), flush=True)
         if together_s:
+            with _elsewhere() as port:
+                elsewhere = world.measure("all together elsewhere", peers, count, min(30, together_s), port=port)
+            print(elsewhere.line(), flush=True)
             phases.append(world.measure("all together", peers, count, together_s))
             print(phases[-1].line(), flush=True)
         threading.Event().wait(SETTLE_S)
         after = world.held()
         print(f"before: {before}\nafter:  {after}\n{world.measure('quiet again', (), 0, 10).line()}", flush=True)
+        if together_s:
+            # What was freed is used again: memory that grows with each wave would be a leak.
+            world.measure("all together again", peers, count, together_s)
+            threading.Event().wait(SETTLE_S)
+            print(f"after a second wave: {world.held()}", flush=True)
         code = world.process.stop()
         print("stopped with", code)
     met = code == 0 and all(_meets(phase, quiet) for phase in phases)
