@@ -72,6 +72,11 @@ def test_a_message_that_does_not_come_in_time_ends_the_call(tmp_path: Path) -> N
         assert refused(running, pool="write", limit="late") == 1
 
 
+def test_a_connection_without_calls_is_closed_after_a_while(tmp_path: Path) -> None:
+    with running_daemon(tmp_path, grpc="idle_timeout_ms = 1000") as running, crowd(running) as made:
+        made.wait_closed(1)
+
+
 def test_an_answer_that_nobody_takes_in_time_ends_the_call(tmp_path: Path) -> None:
     history = LEDGER_HISTORY.SerializeToString()
     with running_daemon(tmp_path, grpc="send_timeout_ms = 500", checkpoint_interval_ms=10) as running:

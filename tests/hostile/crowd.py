@@ -130,6 +130,11 @@ class Crowd:
         with self._lock:
             assert self._lock.wait_for(lambda: self.ended >= count, HANG_S)
 
+    def wait_closed(self, count: int) -> None:
+        """Wait until the server has closed *count* connections."""
+        with self._lock:
+            assert self._lock.wait_for(lambda: self.closed >= count, HANG_S)
+
     # -- the thread -------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
