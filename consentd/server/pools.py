@@ -160,8 +160,8 @@ class Pool:
         for their messages, the first of these must end, if it is stalled.
 
         Raises:
-            OverloadedError: the caller has too many calls in the pool, or too many that wait for their messages and
-                none that is stalled, or the pool is full and no call waits for its peer; *call* is not counted.
+            OverloadedError: the caller has too many calls in the pool, or too many that wait for their messages, all of
+                them for a short time; or the pool is full, and no call waits for its peer. *call* is not counted.
         """
         with self._lock:
             if call.caller and self._of_caller[call.caller] >= self.limits.calls_of_caller:

@@ -13,7 +13,9 @@ import pytest
 from cases.certificates import make_authority, make_certificate
 from cases.daemons import make_config, make_keys, request_id
 from cases.fakes import HANG_S
+from consentd.config import TlsConfig
 from consentd.server.daemon import Daemon
+from consentd.server.tls import RpcCertificates
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import ledger_service_pb2_grpc, registry_service_pb2_grpc
 from consentd.v1 import registry_service_pb2 as rs
@@ -111,6 +113,20 @@ def test_peers_that_do_not_end_the_handshake_in_time_lose_their_connection(tmp_p
             served.call_honestly("org-late")
     finally:
         served.daemon.stop()
+
+
+def test_grpc_gets_certificates_once(tmp_path: Path) -> None:
+    """To replace them frees what handshakes use at the same time, and the process crashes."""
+    authority = make_authority()
+    make_certificate(authority, "consentd").write(tmp_path)
+    held = RpcCertificates(TlsConfig(cert_file=tmp_path / "cert.pem", key_file=tmp_path / "key.pem"))
+    assert held.fetch() is None
+    held.reload()
+    assert held.fetch() is None, "the files are as they were"
+    make_certificate(authority, "consentd").write(tmp_path)
+    held.reload()
+    assert held.fetch() is not None
+    assert held.fetch() is None
 
 
 def test_a_peer_without_a_certificate_gets_nothing(served: Served) -> None:
