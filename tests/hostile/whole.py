@@ -303,7 +303,7 @@ def run(*, count: int, alone_s: float, together_s: float, only: str = "", connec
         print(f"before: {before}\nafter:  {after}\n{world.measure('quiet again', (), 0, 10).line()}", flush=True)
         if together_s:
             # What was freed is used again: memory that grows with each wave would be a leak.
-            world.measure("all together again", peers, count, together_s)
+            world.measure("all together again", peers, count, min(60, together_s))
             threading.Event().wait(SETTLE_S)
             print(f"after a second wave: {world.held()}", flush=True)
         code = world.process.stop()
