@@ -12,6 +12,7 @@ from cases.services import batch, kind_of, new_identifier, refusal, seen, servic
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
 from consentd.ledger import layout
+from consentd.policy.delegation import Capacity
 from consentd.policy.evaluate import evaluate
 from consentd.policy.reduce import NO_TAG, PLACEHOLDER
 from consentd.sequencer.commands.write import NewEntry, Plan, Unremembered, WriteContext
@@ -27,6 +28,9 @@ from consentd.verify.findings import UNKNOWN_KIND
 INSTITUTION = "clinic-b"
 MASKED = ("decision_id", "decided_time_ms", "revision", "index", "leaf_hash", "proof")
 """Fields that differ from answer to answer, whoever is asked about. Tests compare everything else."""
+HIDDEN = pb.Provision(effect=pb.EFFECT_DENY, labels=["HIV"], level="U")
+"""A deny within a permit. Its condition names what the person denies."""
+CONDITIONAL = {"supported_obligations": [pb.OBLIGATION_ENFORCE_RESIDUAL]}
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +71,9 @@ def people(running: Running) -> Iterator[pb.Subject]:
     of_something_else = running.enrol(new_identifier())
     running.grant(of_something_else, purposes=["HRESCH"])
     yield of_something_else
+    conditional = running.enrol(new_identifier())
+    running.grant(conditional, categories=["CLIN.DX"], provisions=[HIDDEN])
+    yield conditional
     unreadable = running.enrol(new_identifier())
     make_unreadable(running, unreadable)
     yield unreadable
@@ -116,8 +123,8 @@ def ask_all(running: Running, asked: pb.Question) -> list[Message]:
 def test_all_responses_to_an_institution_are_the_same_for_everybody(running: Running, categories: list[str]) -> None:
     responses = []
     for subject in people(running):
-        more = {"supported_obligations": [pb.OBLIGATION_ENFORCE_RESIDUAL]}
-        responses.append([masked(one) for one in ask_all(running, question(subject, categories=categories, **more))])
+        asked = question(subject, categories=categories, **CONDITIONAL)
+        responses.append([masked(one) for one in ask_all(running, asked)])
     assert responses == [responses[0]] * len(responses)
 
 
@@ -135,6 +142,26 @@ def test_a_partial_permit_shows_nothing_of_what_is_not_permitted(running: Runnin
     assert answers == [answers[0]] * len(answers)
     assert (answers[0].outcome, list(answers[0].denied)) == (pb.OUTCOME_PARTIAL, ["CLIN.DX"])
     assert answers[0].valid_until_time_ms == 0
+
+
+def test_conditions_are_for_the_holder_and_for_who_sees_reasons(running: Running, subject: pb.Subject) -> None:
+    running.grant(subject, provisions=[HIDDEN])
+    running.delegate("hospital-a", "er", Capacity.APPLICATION)
+    permit = (pb.OUTCOME_PERMIT, ["HIV"], [pb.OBLIGATION_ENFORCE_RESIDUAL])
+    for who, expected in {
+        INSTITUTION: (pb.OUTCOME_DENY, [], []),
+        "er": (pb.OUTCOME_DENY, [], []),  # an application of the holder
+        "hospital-a": permit,
+        "app": permit,
+        "operator": permit,
+    }.items():
+        asked = question(subject, **CONDITIONAL)
+        single = running.check(asked, who)
+        (item,) = batch(running, who, questions=[asked])
+        found = [single, item.decision] + ([running.authorize(asked, who).decision] if who != "operator" else [])
+        for decision in found:
+            named = [label for rule in decision.residual for label in rule.any_labels]
+            assert (decision.outcome, named, list(decision.obligations)) == expected, who
 
 
 def test_codes_that_the_vocabulary_lacks_are_listed_apart(running: Running, subject: pb.Subject) -> None:
@@ -214,6 +241,28 @@ def test_a_leaf_hash_gives_no_right_to_a_leaf(running: Running, subject: pb.Subj
             event = codec.decode_leaf(response.receipt.leaf)
             assert isinstance(event, codec.Event)
             assert codec.commit(response.opening.salt, response.opening.statement) == event.commit
+
+
+def test_an_answer_is_opened_only_for_who_may_know_it(running: Running, subject: pb.Subject) -> None:
+    """The leaf hash is public. A party to an access could read with it the answer to another asker."""
+    running.grant(subject, provisions=[HIDDEN])
+    running.grant(subject, effect=pb.EFFECT_DENY, categories=["CLIN.RX"])
+    everybody = {"app", "hospital-a", INSTITUTION}
+    many = {"categories": ["CLIN.DX", "CLIN.RX"], "labels": pb.CodeSet()}
+    for who, asked, expected in (
+        ("app", question(subject, labels=pb.CodeSet()), everybody),
+        (INSTITUTION, question(subject, labels=pb.CodeSet()), everybody),
+        ("app", question(subject, **CONDITIONAL), {"app", "hospital-a"}),
+        ("hospital-a", question(subject, **CONDITIONAL), {"app", "hospital-a"}),
+        ("app", question(subject, **many), {"app"}),
+        (INSTITUTION, question(subject, **many), {"app", INSTITUTION}),
+    ):
+        asked.actor.relays.append("app")
+        receipt = running.authorize(asked, who).receipt
+        request = ls.GetReceiptRequest(index=receipt.index, leaf_hash=receipt.leaf_hash)
+        answers = {one: running.ledger.GetReceipt(request, metadata=running.as_(one)) for one in everybody}
+        assert {one for one, answer in answers.items() if answer.HasField("opening")} == expected
+        assert {one for one, answer in answers.items() if answer.receipt.leaf} == expected
 
 
 def test_a_leaf_and_its_hash_of_another_entry_are_no_entry(running: Running, subject: pb.Subject) -> None:

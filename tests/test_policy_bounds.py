@@ -64,7 +64,8 @@ def value_of(*consents: tuple[Compiled, int]) -> bytes | None:
 
 def packed(asked: Question) -> PackedQuestion:
     actor, holder = (frozenset({0, NUMBERS[name]}) for name in (asked.actor.organisation, asked.holder))
-    return pack_question(asked, CODEBOOK, Parties(permit_actors=actor, deny_actors=actor, holders=holder))
+    who = Parties(permit_actors=actor, deny_actors=actor, holders=holder, gets_conditions=True)
+    return pack_question(asked, CODEBOOK, who)
 
 
 def verdict(value: bytes | None, asked: Question = ASKED, **rules: object) -> Verdict:

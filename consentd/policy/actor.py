@@ -140,6 +140,8 @@ class _Check:
         if asked.caller is not None and asked.caller != asked.holder:
             denied.add(asked.caller)
         is_active = holder.active and all(one.active for one in wanting)
+        # An operator may see them, and the person, who asks about her own data.
+        sees_reasons = caller is None or asked.organisation == SUBJECT or Right.SEE_REASONS in caller.rights
         return Parties(
             permit_actors=codebook.permit_numbers(principal) if is_active else frozenset(),
             deny_actors=frozenset().union(*map(codebook.numbers, denied)),
@@ -148,8 +150,9 @@ class _Check:
             deny_groups=merged(*map(codebook.groups, denied)),
             holder_groups=codebook.groups(asked.holder),
             is_holder=asked.caller == asked.holder,
-            # An operator may see them, and the person, who asks about her own data.
-            sees_reasons=caller is None or asked.organisation == SUBJECT or Right.SEE_REASONS in caller.rights,
+            sees_reasons=sees_reasons,
+            # The holder applies them. Who asks for the holder is not the holder (policy.md, rule 5).
+            gets_conditions=sees_reasons or asked.caller == asked.holder,
             # The person has no right to break the glass.
             may_break_glass=asked.organisation != SUBJECT
             and all(one.active and Right.BREAK_GLASS in one.rights for one in wanting),

@@ -235,6 +235,8 @@ class Parties:
         permit_groups, deny_groups, holder_groups: the groups of the same participants.
         is_holder: whether the holder asks, who knows the level of single resources (rule 9).
         sees_reasons: whether the caller may see the reasons of the answer.
+        gets_conditions: whether the caller may see the conditions of a permit, because it may see reasons, or is the
+            holder. For others nothing is permitted on conditions (rule 5).
         may_break_glass: whether the participants that want the data may ask for emergency access.
     """
 
@@ -246,6 +248,7 @@ class Parties:
     holder_groups: Groups = field(default_factory=dict)
     is_holder: bool = False
     sees_reasons: bool = False
+    gets_conditions: bool = False
     may_break_glass: bool = False
     from_ms: int = 0
     until_ms: int = OPEN_END_MS
@@ -268,7 +271,7 @@ class PackedQuestion:
         is_level_exact: True if a level below the default level of a category counts as stated (rule 9).
         resources, data_period: references, (start, end). None: the question leaves the attribute open.
         break_glass: True if the purpose is BTG (emergency access). The question then has a justification.
-        residual: True if labels, level, resources or data_period is open, and the caller can check conditions itself.
+        residual: True if labels, level, resources or data_period is open, and the caller can and may check conditions.
         version: version of the vocabulary that the masks belong to.
     """
 
@@ -349,6 +352,7 @@ def pack_question(question: Question, codebook: Codebook, parties: Parties) -> P
     packed.residual = (
         bool(supported)
         and Obligation.ENFORCE_RESIDUAL in supported
+        and parties.gets_conditions
         and (labels is None or not level or resources is None or period is None)
     )
     packed.plain = packed.categories if not (labels or level) else _plain(packed)

@@ -147,8 +147,8 @@ GetRules                public    -  -  -   A  A  A  A  A   A  A  A   A
 """
 
 _HIDDEN = (
-    "이유와 거부·동의 없음의 구별이 보이지 않음",
-    "reasons, and the difference between denied and without consent, are hidden",
+    "이유와 거부·동의 없음의 구별이 보이지 않고, 제공기관이 아니면 조건도 없음",
+    "reasons, and the difference between denied and without consent, are hidden; conditions are for the holder only",
 )
 _STATUTORY = ("법적 근거(STATUTORY)만", "STATUTORY consents only")
 REDUCED: Mapping[str, tuple[str, str]] = {

@@ -775,7 +775,8 @@ class Question(_message.Message):
     @_builtins.property
     def supported_obligations(self) -> _containers.RepeatedScalarFieldContainer[Global___Obligation.ValueType]:
         """supported_obligations are those that the caller can fulfil. Only a caller that names OBLIGATION_ENFORCE_RESIDUAL
-        here gets residual rules; for others, what the question leaves open is not permitted.
+        here, and is the holder or may see reasons, gets residual rules. Others get a permit only for data with no label
+        beyond those of their category and no higher level, and only if no deny is about what the question leaves open.
         """
 
     def __init__(
@@ -950,7 +951,8 @@ class Decision(_message.Message):
 
     A caller without the right SEE_REASONS gets one answer whether a person objected, gave no consent, has a consent that
     cannot be read, or is not enrolled: DENY, with everything that is not permitted in denied, and without reasons, tag,
-    ref and valid_until_time_ms. The entry records the answer as the caller got it.
+    ref and valid_until_time_ms. Nothing is permitted on conditions to it, unless it is the holder. The entry records the
+    answer as the caller got it.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1023,7 +1025,9 @@ class Decision(_message.Message):
 
     @_builtins.property
     def residual(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResidualRule]:
-        """residual is present with OBLIGATION_ENFORCE_RESIDUAL."""
+        """residual is present with OBLIGATION_ENFORCE_RESIDUAL. Its rules show what the person denies, so only the holder and
+        callers that may see reasons get them.
+        """
 
     @_builtins.property
     def revision(self) -> Global___Revision:

@@ -196,13 +196,21 @@ class Case:
         versions = BASE.vocabularies if self.row.get("published") else BASE.vocabularies[:1]
         return Realm(versions, self.rules, self.since, self.earlier_levels, memberships, BASE.abroad)
 
-    def reference_answer(self) -> Decision:
+    def participants(self, *, institution: bool) -> Mapping[str, Party]:
+        """Return the participants. The caller has the right SEE_REASONS, or as an *institution* it has not."""
+        asks = BASE.participants.get(self.caller or "")
+        if self.caller is None or asks is None:
+            return BASE.participants
+        right = {int(Right.SEE_REASONS)}
+        rights = asks.rights - right if institution else asks.rights | right
+        return {**BASE.participants, self.caller: replace(asks, rights=rights)}
+
+    def reference_answer(self, *, institution: bool = False) -> Decision:
         """Answer by the reference. Raises the errors of a question that is refused."""
         realm, asked = self.realm, self.question
         reference.check(asked, realm.vocabulary)
-        who = reference_actor.who(
-            asked, self.caller, BASE.participants, self.delegations, self.now_ms, signed=self.signed
-        )
+        participants = self.participants(institution=institution)
+        who = reference_actor.who(asked, self.caller, participants, self.delegations, self.now_ms, signed=self.signed)
         consents, lacks_right = self.consents, asked.purpose == "BTG" and not who.may_break_glass
         if self.row.get("pinned") == "wrong" or lacks_right:
             realm, consents = replace(realm, rules=model.Rules()), []
@@ -213,10 +221,10 @@ class Case:
             answer = replace(
                 answer, outcome=Outcome.DENY, denied=answer.without_consent, without_consent=(), reasons=tuple(reasons)
             )
-        return answer
+        return answer if who.sees_reasons else reference.reduced(answer, realm.vocabulary)
 
     def compiled_answer(self, *, institution: bool = False) -> Decision:
-        """Answer by the evaluator, from encoded rows. *institution*: as an asker without the right SEE_REASONS."""
+        """Answer by the evaluator, from encoded rows. *institution*: the caller does not have the right SEE_REASONS."""
         realm = self.realm
         groups = {one.group for held in realm.memberships.values() for one in held}
         numbers = {name: number for number, name in enumerate(sorted({*BASE.participants, *groups}), 1)}
@@ -229,7 +237,7 @@ class Case:
             value = with_consent(value, one, compiled)
         encoded = compile_rules(self.rules, realm.vocabulary_at(self.since), numbers, since=self.since).encoded
         compiled = decode_rules(encoded, realm.vocabulary)
-        directory = Directory(codebook, BASE.participants, self.delegations)
+        directory = Directory(codebook, self.participants(institution=institution), self.delegations)
         asked = asked_of(self.question, self.caller, signed_by_subject=self.signed)
         parties = determine_parties(directory, asked, self.now_ms)
         packed = pack_question(self.question, codebook, parties)
@@ -242,7 +250,7 @@ class Case:
             verdict = evaluate.break_glass_refused(packed)
         else:
             verdict = evaluate.evaluate(value, packed, compiled, self.now_ms)
-        if institution:
+        if not parties.sees_reasons:
             verdict = reduce_verdict(verdict, packed)
         return evaluate.decision(verdict, packed, codebook, compiled)
 

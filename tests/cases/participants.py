@@ -44,10 +44,13 @@ class Trusting(Directory):
     participants: Mapping[str, Party] = field(default_factory=dict)
     left: Collection[str] = ()
     """Participants that are not active any more."""
+    blind: Collection[str] = ()
+    """Participants without the right SEE_REASONS."""
 
     def participant(self, participant_id: str) -> Party | None:
         active = participant_id not in self.left
-        return Party(active, rights=frozenset({1, 3})) if participant_id in self.codebook.names.values() else None
+        rights = frozenset({1, 3} if participant_id in self.blind else {1, 2, 3})
+        return Party(active, rights=rights) if participant_id in self.codebook.names.values() else None
 
     def delegation(self, giver: str, taker: str, capacity: Capacity) -> Delegation | None:
         return Delegation(giver=giver, taker=taker, capacity=capacity, break_glass=True)
@@ -63,21 +66,23 @@ def asked_of(question: Question, caller: str | None, *, signed_by_subject: bool 
 
 
 def parties(
-    question: Question, codebook: Codebook, *, caller: str | None = None, left: Collection[str] = ()
-) -> Parties:
+    question: Question, codebook: Codebook, *, caller: str | None = None, left: Collection[str] = (),
+    blind: Collection[str] = (),
+) -> Parties:  # fmt: skip
     """Return the parties of a question where everyone delegates everything. Without *caller*, the organisation asks."""
     caller = question.actor.organisation if caller is None else caller
-    return _trusted(codebook, asked_of(question, caller), tuple(left))
+    return _trusted(codebook, asked_of(question, caller), tuple(left), tuple(blind))
 
 
 @lru_cache(maxsize=1 << 16)
-def _trusted(codebook: Codebook, asked: Asked, left: tuple[str, ...]) -> Parties:
+def _trusted(codebook: Codebook, asked: Asked, left: tuple[str, ...], blind: tuple[str, ...]) -> Parties:
     """Return the parties of a question where everyone delegates everything. Tests ask the same few names very often."""
-    return determine_parties(Trusting(codebook, left=left), asked, 0)
+    return determine_parties(Trusting(codebook, left=left, blind=blind), asked, 0)
 
 
 def pack(
-    question: Question, codebook: Codebook, *, caller: str | None = None, left: Collection[str] = ()
-) -> PackedQuestion:
+    question: Question, codebook: Codebook, *, caller: str | None = None, left: Collection[str] = (),
+    blind: Collection[str] = (),
+) -> PackedQuestion:  # fmt: skip
     """Pack a question where everyone delegates everything. Without *caller*, the organisation asks."""
-    return pack_question(question, codebook, parties(question, codebook, caller=caller, left=left))
+    return pack_question(question, codebook, parties(question, codebook, caller=caller, left=left, blind=blind))

@@ -20,6 +20,9 @@ def check_answer(draw: Draw, world: World) -> Decision:
     answer = world.compiled_answer(question, now_ms, caller)
     meant = world.reference_answer(question, now_ms, caller)
     assert comparable(answer) == comparable(meant), (world, question, now_ms, caller, answer, meant)
+    shown, meant = world.shown_answers(question, now_ms, caller)
+    assert comparable(shown) == comparable(meant), (world, question, now_ms, caller, shown, meant)
+    assert shown.residual == answer.residual, (world, question, now_ms, caller)
     assert bool(answer.residual) == (Obligation.ENFORCE_RESIDUAL in answer.obligations)
     leaves = (*answer.permitted, *answer.denied, *answer.without_consent)
     for category in leaves if answer.residual else answer.permitted[:1]:

@@ -17,6 +17,7 @@ from itertools import pairwise
 from cases.participants import pack
 from cases.policy_worlds import (
     ABROAD,
+    BLIND,
     CATEGORIES,
     EARLIER,
     LABELS,
@@ -34,7 +35,6 @@ from cases.policy_worlds import (
     World,
     comparable,
 )
-from cases.reference_actor import stated
 from cases.reference_match import Asked
 from cases.reference_policy import said_by_consent
 from cases.reference_realm import leaves
@@ -77,7 +77,7 @@ class Case:
         codebook = world.codebook
         found = self._packed.get(id(codebook))
         if found is None:
-            found = codebook, pack(self.question, codebook, caller=self.caller, left=LEFT)
+            found = codebook, pack(self.question, codebook, caller=self.caller, left=LEFT, blind=BLIND)
             self._packed[id(codebook)] = found
         return found[1]
 
@@ -244,7 +244,7 @@ def a_consent_that_does_not_match_changes_nothing(_: Draw, scene: Scene) -> Chec
 
 def _matches(world: World, one: StoredConsent, case: Case) -> bool:
     """Whether a provision of a consent matches a question, in one of the cases of rule 5, now or later."""
-    asked = Asked(case.question, world.realm, case.now_ms, stated(case.question, case.caller, LEFT), enrolled=True)
+    asked = Asked(case.question, world.realm, case.now_ms, world.who(case.question, case.caller), enrolled=True)
     for asked.case in OpenCase:
         if any(list(said_by_consent(asked, leaf, one)) for leaf in _leaves(case.question)):
             return True
@@ -557,6 +557,9 @@ def enforcing_residuals_loses_nothing(draw: Draw, scene: Scene) -> Check:
 
     def check(case: Case) -> bool:
         answer = case.about(supported_obligations=RESIDUAL).verdict(world)
+        if not world.who(case.question, case.caller).gets_conditions:  # the obligation changes nothing
+            assert all_of(answer) == all_of(case.silent.verdict(world))
+            return bool(answer.permitted)
         assert not case.silent.verdict(world).permitted & ~answer.permitted
         if not answer.conditions:  # what is permitted without conditions flows
             question = case.question

@@ -39,6 +39,7 @@ from consentd.policy.model import (
     Rules,
     StoredConsent,
 )
+from consentd.policy.reduce import reduce_verdict
 from consentd.policy.subject import Lineage, encode_subject
 from consentd.policy.vocabulary import LEVEL_NUMBERS, Code, Vocabulary
 
@@ -85,6 +86,8 @@ PARTICIPANTS = ("a", "b", "c", "r", "group/g", "group/h", "abroad")
 ACTORS = (*PARTICIPANTS, SUBJECT, "left")
 LEFT = ("left",)
 """A participant that is not active."""
+BLIND = ("b", "r", "stranger")
+"""Participants without the right SEE_REASONS."""
 
 NUMBERS = {name: index + 1 for index, name in enumerate((*PARTICIPANTS, "stranger", *LEFT))}
 NUMBERS[SUBJECT] = SUBJECT_NUMBER
@@ -123,6 +126,7 @@ class World:
         since: leaf index of the entry with the rules.
         earlier_levels: (leaf index, normal level) of each version of the rules before that entry.
         enrolled: whether the person is enrolled.
+        blind: participants without the right SEE_REASONS.
         vocabularies: (leaf index, version) of each version. Consents are compiled with the one that was in force.
             The reader may know the earlier ones alone: what was given under a later one is then not readable.
         memo: what a compiled consent depends on, the consent by its ``id`` → the consent, and compiled. A world that is
@@ -138,6 +142,7 @@ class World:
     since: int = STILL - 1
     earlier_levels: Sequence[tuple[int, str]] = ()
     enrolled: bool = True
+    blind: Sequence[str] = BLIND
     memo: dict[tuple[int, int, bool, int, int], tuple[Consent, Compiled]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -181,11 +186,32 @@ class World:
 
     def compiled_answer(self, question: Question, now_ms: int, caller: str | None = None) -> Decision:
         """Answer a question of *caller* (by default the organisation), where delegations show all names."""
-        return self._decision(pack(question, self.codebook, caller=caller or asker(question), left=LEFT), now_ms)
+        return self._decision(self.packed(question, caller), now_ms)
+
+    def packed(self, question: Question, caller: str | None = None) -> PackedQuestion:
+        """Pack a question as ``compiled_answer`` does."""
+        return pack(question, self.codebook, caller=caller or asker(question), left=LEFT, blind=self.blind)
 
     def reference_answer(self, question: Question, now_ms: int, caller: str | None = None) -> Decision:
         """Answer as ``compiled_answer`` does, by the reference."""
-        return self._reference(question, now_ms, reference_actor.stated(question, caller or asker(question), LEFT))
+        return self._reference(question, now_ms, self.who(question, caller))
+
+    def who(self, question: Question, caller: str | None = None) -> reference_actor.Who:
+        """Say who asks, as ``reference_answer`` does."""
+        caller = caller or asker(question)
+        seeing = [name for name in self.numbers if name not in self.blind]
+        return reference_actor.stated(question, caller, LEFT, seeing)
+
+    def shown_answers(self, question: Question, now_ms: int, caller: str) -> tuple[Decision, Decision]:
+        """Return what *caller* gets ("One answer"), by the evaluator and by the reference."""
+        packed = self.packed(question, caller)
+        verdict = self.verdict(packed, now_ms)
+        if not packed.parties.sees_reasons:
+            verdict = reduce_verdict(verdict, packed)
+        meant = self.reference_answer(question, now_ms, caller)
+        if not self.who(question, caller).sees_reasons:
+            meant = reference.reduced(meant, self.vocabulary)
+        return decision(verdict, packed, self.codebook, self.compiled), meant
 
     def answer_to(self, question: Question, now_ms: int, directory: Directory, caller: str | None) -> Decision:
         """Answer a question of *caller*, whom *directory* must let ask it. Raises ``DeniedError``."""
@@ -380,7 +406,7 @@ class Draw:
             level=pick.choice(["", "", *LEVELS]),
             resources=pick.choice([None, None, None, tuple(pick.sample(RESOURCES, pick.randint(1, 2)))]),
             data_period=pick.choice([None, None, self.data_period()]),
-            supported_obligations=pick.choice([frozenset(), RESIDUAL]),
+            supported_obligations=pick.choice([frozenset(), RESIDUAL, RESIDUAL]),
         )
         if world and pick.random() < 0.95:
             asked = self.about(world, asked)

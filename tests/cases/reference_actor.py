@@ -22,14 +22,16 @@ from consentd.policy.model import Question
 
 Needed = tuple[str, str, Capacity]
 RELAY, PROCESSOR, APPLICATION = Capacity.RELAY, Capacity.PROCESSOR, Capacity.APPLICATION
-HOLDER, RECIPIENT, BREAK_GLASS, ACT_FOR_SUBJECTS = 1, 2, 1, 3
+HOLDER, RECIPIENT = 1, 2
+BREAK_GLASS, SEE_REASONS, ACT_FOR_SUBJECTS = 1, 2, 3
 
 
 @dataclass
 class Who:
     """Names that permits are matched with (none: no permit counts), and denies; the instants for `valid_until`.
 
-    *is_holder*: whether the caller is the holder (rule 9).
+    *is_holder*: whether the caller is the holder (rule 9). *sees_reasons*: whether it may learn what is not permitted,
+    and why.
     """
 
     permits: set[str]
@@ -37,11 +39,19 @@ class Who:
     bounds: set[int]
     may_break_glass: bool = True
     is_holder: bool = False
+    sees_reasons: bool = False
+
+    @property
+    def gets_conditions(self) -> bool:
+        """Whether a permit on conditions is one for the caller (rule 5)."""
+        return self.sees_reasons or self.is_holder
 
 
-def stated(question: Question, caller: str | None = None, left: Collection[str] = ()) -> Who:
-    """What a question says of itself, with nothing in doubt. *left*: who is not active. Without *caller*, the
-    organisation asks.
+def stated(
+    question: Question, caller: str | None = None, left: Collection[str] = (), seeing: Collection[str] = ()
+) -> Who:
+    """What a question says of itself, with nothing in doubt. *left*: who is not active. *seeing*: who has the right
+    SEE_REASONS. Without *caller*, the organisation asks.
     """
     actor, holder = question.actor, question.holder
     caller = actor.organisation if caller is None else caller
@@ -52,6 +62,7 @@ def stated(question: Question, caller: str | None = None, left: Collection[str] 
         denies=denies | ({caller} - {holder}),
         bounds=set(),
         is_holder=caller == holder,
+        sees_reasons=actor.organisation == "SUBJECT" or caller in seeing,
     )
 
 
@@ -119,4 +130,5 @@ def who(
         may_break_glass=bool(wanting)
         and all(participants[name].active and BREAK_GLASS in participants[name].rights for name in wanting),
         is_holder=caller == holder,
+        sees_reasons=person or caller is None or SEE_REASONS in participants[caller].rights,
     )

@@ -119,11 +119,13 @@ def decide(question: Question, consents: Sequence[model.StoredConsent], realm: R
     known = [entry.code for entry in realm.vocabulary.categories]
     wanted = {leaf for code in question.categories if code in known for leaf in leaves(realm.vocabulary, code)}
     strange = list(dict.fromkeys(code for code in question.categories if code not in known))
-    asked = Asked(question, realm, now_ms, who or stated(question), enrolled=enrolled)
+    who = who or stated(question)
+    asked = Asked(question, realm, now_ms, who, enrolled=enrolled)
+    applies = who.gets_conditions and model.Obligation.ENFORCE_RESIDUAL in question.supported_obligations
     sets: dict[object, list[str]] = {PERMIT: [], DENY: [], None: [], UNKNOWN: []}
     reasons, conditional = [model.Reason(ReasonCode.UNKNOWN_CATEGORY, None)] if strange else [], False
     for leaf in [code for code in known if code in wanted]:
-        if model.Obligation.ENFORCE_RESIDUAL in question.supported_obligations:
+        if applies:
             asked.case = Case.BEST
             best = decide_leaf(asked, leaf, consents)
             asked.case = Case.WORST
@@ -146,6 +148,21 @@ def decide(question: Question, consents: Sequence[model.StoredConsent], realm: R
         reasons=tuple(dict.fromkeys(reasons)), obligations=obligations,
         valid_until_ms=min(asked.bounds, default=model.OPEN_END_MS), combining=realm.rules.combining,
         vocabulary_version=realm.vocabulary.version,
+    )  # fmt: skip
+
+
+def reduced(full: Decision, vocabulary: Vocabulary) -> Decision:
+    """The answer of who may not learn why something is not permitted ("One answer")."""
+    if full.outcome is model.Outcome.PERMIT:
+        return full
+    codes = [entry.code for entry in vocabulary.categories]
+    refused = {*full.denied, *full.without_consent, *full.unknown}
+    outcome = model.Outcome.PARTIAL if full.permitted else model.Outcome.DENY
+    return replace(
+        full, denied=tuple(code for code in codes if code in refused), without_consent=(),
+        unknown=tuple(code for code in full.unknown if code not in codes), valid_until_ms=model.OPEN_END_MS,
+        outcome=outcome if full.permitted or refused & set(codes) else model.Outcome.INDETERMINATE,
+        reasons=tuple(reason for reason in full.reasons if reason.effect is PERMIT),
     )  # fmt: skip
 
 

@@ -24,8 +24,8 @@ def permitted_resources(
     *vocabulary*: the version that the decision was taken with. A resource is refused if it has no reference, a category
     that is not permitted, a label or level that the vocabulary does not have, or if it is not what the question asked
     for: other labels than stated, a higher level, another reference, or a time outside the data period. Where the
-    question left labels or level open, and the answer has no conditions although the caller can apply them, all labels
-    and levels are permitted. If the caller cannot, only those of the category are.
+    question left labels or level open, the conditions of the answer decide. Without conditions, no label beyond those
+    of the category is permitted, and no higher level.
 
     Raises:
         NotPermittedError: the answer has other obligations that are not fulfilled.
@@ -47,13 +47,18 @@ def permitted_resources(
         resource
         for resource in resources
         if resource.category in leaves
-        and _is_asked_for(answer.question, resource, leaves[resource.category], vocabulary)
+        and _is_asked_for(answer.question, resource, leaves[resource.category], vocabulary, has_rules=bool(rules))
         and (not rules or covers(rules, resource, combining=combining))
     )
 
 
-def _is_asked_for(asked: pb.Question, resource: Resource, category: Code, vocabulary: Vocabulary) -> bool:
-    """Return whether a resource of *category* is among the data that a question asked for."""
+def _is_asked_for(
+    asked: pb.Question, resource: Resource, category: Code, vocabulary: Vocabulary, *, has_rules: bool
+) -> bool:
+    """Return whether a resource of *category* is among the data that a question asked for.
+
+    *has_rules*: the answer has conditions, which decide about what the question left open.
+    """
     period = resource.data_period
     if not resource.reference or period.start_ms >= period.end_ms:
         return False
@@ -65,20 +70,16 @@ def _is_asked_for(asked: pb.Question, resource: Resource, category: Code, vocabu
         limit = data_period_value(asked.data_period)
         if not (limit.start_ms <= period.start_ms and period.end_ms <= limit.end_ms):
             return False
-    applies = pb.OBLIGATION_ENFORCE_RESIDUAL in asked.supported_obligations
-    return _has_labels(asked, resource, category, applies) and _has_level(asked, resource, category, applies)
+    has_labels = (has_rules and not asked.HasField("labels")) or _has_labels(asked, resource, category)
+    return has_labels and ((has_rules and not asked.level) or _has_level(asked, resource, category))
 
 
-def _has_labels(asked: pb.Question, resource: Resource, category: Code, applies: bool) -> bool:
-    """Return whether the resource has the labels asked for. *applies*: the caller applies conditions."""
-    if applies and not asked.HasField("labels"):
-        return True
+def _has_labels(asked: pb.Question, resource: Resource, category: Code) -> bool:
+    """Return whether the resource has the labels asked for; if none are stated, those of its category."""
     # A permit may demand a label. So a resource without a label that the question states is not permitted either.
     return {*resource.labels, *category.labels} == {*asked.labels.values, *category.labels}
 
 
-def _has_level(asked: pb.Question, resource: Resource, category: Code, applies: bool) -> bool:
-    """Return whether the resource has at most the level asked for. *applies*: the caller applies conditions."""
-    if applies and not asked.level:
-        return True
+def _has_level(asked: pb.Question, resource: Resource, category: Code) -> bool:
+    """Return whether the resource has at most the level asked for; if none is stated, that of its category."""
     return LEVELS.index(resource.level or category.level) <= LEVELS.index(asked.level or category.level)
