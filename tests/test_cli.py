@@ -65,7 +65,7 @@ def test_life_of_a_consent(talk: CommandLine, person: str, tmp_path: Path) -> No
     assert (checked.status, checked.err) == (0, "")
     assert checked.out.splitlines() == [
         "PERMIT  permitted",
-        "  permitted: CLIN.DX",
+        "  permitted: CLIN.DX  (no further label, up to the default level)",
         f"  reason: PERMITTED_BY_CONSENT {consent_id}",
     ]
     authorized = talk("authorize", person, *ASK, "--network-origin", "10.0.0.9")
@@ -264,7 +264,9 @@ def test_the_conditions_of_a_permit_are_shown_and_not_overlooked(talk: CommandLi
     talk("grant", person, *CONSENT[:6], "--category", "CLIN.DX", *limits)
     assert talk("check", person, *ASK).status == 1
     shown = talk("check", person, *ASK, "--fulfils", "enforce-residual")
-    assert (shown.status, shown.out.splitlines()[:2]) == (1, ["PERMIT  permitted", "  permitted: CLIN.DX"])
+    assert (shown.status, shown.out.splitlines()[:2]) == (1, [
+        "PERMIT  permitted", "  permitted: CLIN.DX  (any label, up to V (very restricted))",
+    ])  # fmt: skip
     assert shown.out.splitlines()[-2:] == [
         "  obligation: ENFORCE_RESIDUAL (apply the conditions to each resource)",
         "  condition (consent): permitted CLIN.DX, no labels but: PSY, with one of the labels: PSY, "
@@ -273,8 +275,11 @@ def test_the_conditions_of_a_permit_are_shown_and_not_overlooked(talk: CommandLi
     assert "conditions to apply" in shown.err
     found = talk("check", person, *ASK, "--fulfils", "enforce-residual", "--json").object
     assert (found["permits"], found["residual"][0]["level"]) == (False, "R")
+    assert (found["labels"], found["level"]) == (["*"], "V")
     stated = ("--label", "PSY", "--level", "R", "--data-from", "2020-01-01", "--data-until", "2020-12-31")
-    assert talk("check", person, *ASK, *stated).status == 0
+    plain = talk("check", person, *ASK, *stated)
+    assert plain.status == 0
+    assert plain.out.splitlines()[1] == "  permitted: CLIN.DX  (labels: PSY, up to R (restricted))"
 
 
 def test_an_uncertain_write_is_repeated_with_its_request_id(talk: CommandLine, person: str) -> None:

@@ -175,7 +175,9 @@ def test_a_permit_is_true_once_its_obligations_are_fulfilled() -> None:
 
 def test_a_permit_with_conditions_is_false_and_cannot_be_confirmed() -> None:
     asked = asking(supported_obligations=[pb.OBLIGATION_ENFORCE_RESIDUAL])
-    fields: dict[str, Any] = {"permitted": ["CLIN.DX"], "obligations": [1], "combining": 1, "residual": [RESIDUAL]}
+    fields: dict[str, Any] = {
+        "permitted": ["CLIN.DX"], "obligations": [1], "combining": 1, "residual": [RESIDUAL], **WIDE,
+    }  # fmt: skip
     found = faking(decided(pb.OUTCOME_PERMIT, **fields))[0].check(asked)
     assert (found.outcome, bool(found), found.error) == (pb.OUTCOME_PERMIT, False, None)
     with pytest.raises(NotPermittedError):
@@ -190,7 +192,7 @@ def test_a_permit_with_conditions_is_false_and_cannot_be_confirmed() -> None:
         {"residual": [pb.ResidualRule(effect=pb.EFFECT_PERMIT, categories=["CLIN.DX"])]},
         {"residual": [pb.ResidualRule(layer=pb.LAYER_CONSENT, categories=["CLIN.DX"])]},
         {"residual": [pb.ResidualRule(effect=pb.EFFECT_PERMIT, layer=pb.LAYER_CONSENT, level="X")]},
-        {"residual": []},
+        {"residual": []}, {"labels": []}, {"level": ""}, {"level": "R"}, {"labels": ["*", "HIV"]},
     )  # fmt: skip
     for changed in changes:
         found = faking(decided(pb.OUTCOME_PERMIT, **{**fields, **changed}))[0].check(asked)
@@ -396,12 +398,14 @@ def test_the_entry_of_a_repeat_is_opened_and_compared_with_the_request() -> None
     assert isinstance(failed.error, StorageError)
 
 
+WIDE = {"labels": ["*"], "level": "V"}
 DENIED = pb.Decision(outcome=pb.OUTCOME_DENY, denied=["CLIN.DX", "CLIN.RX"])
-PART = recorded(pb.OUTCOME_PARTIAL, ["CLIN.DX"], denied=["CLIN.RX"])
-OTHER_PART = recorded(pb.OUTCOME_PARTIAL, ["CLIN.RX"], denied=["CLIN.DX"])
-WHOLE = recorded(pb.OUTCOME_PERMIT, ["CLIN.DX", "CLIN.RX"])
+PART = recorded(pb.OUTCOME_PARTIAL, ["CLIN.DX"], denied=["CLIN.RX"], **WIDE)
+OTHER_PART = recorded(pb.OUTCOME_PARTIAL, ["CLIN.RX"], denied=["CLIN.DX"], **WIDE)
+WHOLE = recorded(pb.OUTCOME_PERMIT, ["CLIN.DX", "CLIN.RX"], **WIDE)
+NARROW = recorded(pb.OUTCOME_PERMIT, ["CLIN.DX", "CLIN.RX"])
 MORE = recorded(pb.OUTCOME_PERMIT, ["CLIN.DX", "CLIN.RX", "CLIN.LAB"])
-LIMITED = recorded(pb.OUTCOME_PERMIT, ["CLIN.DX", "CLIN.RX"], obligations=[1], combining=1, residual=[RESIDUAL])
+LIMITED = recorded(pb.OUTCOME_PERMIT, ["CLIN.DX", "CLIN.RX"], obligations=[1], combining=1, residual=[RESIDUAL], **WIDE)
 NOTIFY = recorded(pb.OUTCOME_PERMIT, ["CLIN.DX"], obligations=[pb.OBLIGATION_NOTIFY_SUBJECT])
 
 
@@ -416,6 +420,8 @@ NOTIFY = recorded(pb.OUTCOME_PERMIT, ["CLIN.DX"], obligations=[pb.OBLIGATION_NOT
         (PART, OTHER_PART, pb.OUTCOME_DENY, []),
         (LIMITED, LIMITED, pb.OUTCOME_PERMIT, ["CLIN.DX", "CLIN.RX"]),
         (LIMITED, WHOLE, pb.OUTCOME_INDETERMINATE, []),
+        (WHOLE, NARROW, pb.OUTCOME_INDETERMINATE, []),
+        (NARROW, WHOLE, pb.OUTCOME_INDETERMINATE, []),
         (WHOLE, MORE, pb.OUTCOME_INDETERMINATE, []),
         (WHOLE, pb.Decision(outcome=9), pb.OUTCOME_INDETERMINATE, []),
         (WHOLE, None, pb.OUTCOME_INDETERMINATE, []),

@@ -112,7 +112,7 @@ def compare(draw: Draw, world: World, seen: Counter[str]) -> None:
             kind = "residual" if decided.residual else "permit"
             seen[f"{kind} {'flows' if flows else 'refused'}"] += 1
             assert is_permitted or not flows, (asked, resource, decided)
-            if decided.residual and is_within(asked, resource):
+            if asked.supported_obligations and is_within(asked, resource):
                 seen["compared"] += 1
                 assert flows is is_permitted, (asked, resource, decided)
     assert tuple(map(residual_value, map(residual_message, decided.residual))) == decided.residual
@@ -126,13 +126,18 @@ RULE = {"effect": pb.EFFECT_PERMIT, "layer": pb.LAYER_CONSENT}
 
 
 def answer(asked: Question = ASKED, **decision: Any) -> CheckAnswer:
+    applies = bool(asked.supported_obligations)
     fields: dict[str, Any] = {
+        "labels": (["*"] if applies else []) if asked.labels is None else asked.labels,
+        "level": asked.level or ("V" if applies else ""),
         "outcome": pb.OUTCOME_PERMIT, "permitted": ["CLIN.A", "SENS.A"], "vocabulary_version": VOCABULARY.version,
         "combining": pb.COMBINING_DENY_OVERRIDES,
     }  # fmt: skip
     return CheckAnswer(question=question_message(asked), decision=pb.Decision(**{**fields, **decision}))
 
 
+SILENT: dict[str, Any] = {"supported_obligations": frozenset()}
+STATED: dict[str, Any] = {"labels": ("HIV", "SUD"), "level": "R"}
 PLAIN = Resource(category="CLIN.A", reference="Observation/1")
 
 
@@ -188,8 +193,8 @@ def test_an_answer_without_conditions_is_about_what_the_question_states() -> Non
     hiv = replace(PLAIN, labels=("HIV",))
     period = DataPeriod(10, 20)
     for asked, resource, expected in (
-        (ASKED, hiv, False),  # the caller could apply conditions, and there are none
-        (ASKED, replace(PLAIN, level="V"), False),
+        (ASKED, hiv, True),  # the caller applies conditions, and there are none
+        (ASKED, replace(PLAIN, level="V"), True),
         (plain, hiv, False),
         (plain, PLAIN, True),
         (plain, replace(PLAIN, category="SENS.A", labels=("HIV",)), True),  # its category's own label
@@ -209,6 +214,61 @@ def test_an_answer_without_conditions_is_about_what_the_question_states() -> Non
         (replace(ASKED, data_period=period), PLAIN, False),
     ):
         assert flows(answer(asked), resource) is expected, (asked, resource)
+
+
+@pytest.mark.parametrize(
+    ("asked", "labels", "level", "permits"),
+    [
+        (SILENT, [], "", True),
+        (SILENT, ["HIV"], "", None),
+        (SILENT, ["*"], "", None),
+        (SILENT, [], "N", None),
+        (SILENT, [], "V", None),
+        ({**SILENT, **STATED}, ["SUD", "HIV"], "R", True),
+        ({**SILENT, **STATED}, ["SUD"], "R", None),
+        ({**SILENT, **STATED}, [], "R", None),
+        ({**SILENT, **STATED}, ["*"], "R", None),
+        ({**SILENT, **STATED}, ["SUD", "HIV"], "", None),
+        ({**SILENT, **STATED}, ["SUD", "HIV"], "V", None),
+        ({**SILENT, "labels": ()}, [], "", True),
+        ({}, ["*"], "V", True),  # all that was asked for, without conditions
+        ({}, [], "", False),  # a part, as to a caller that may have no conditions
+        ({}, ["*"], "", None),
+        ({}, [], "V", None),
+        (STATED, ["HIV", "SUD"], "R", True),
+        (STATED, ["*"], "R", None),
+        ({"level": "R"}, ["*"], "R", True),
+        ({"level": "R"}, [], "R", False),
+    ],
+)
+def test_a_permit_is_for_the_labels_and_the_level_that_were_asked_for(
+    asked: dict[str, Any], labels: list[str], level: str, permits: bool | None
+) -> None:
+    """None: it answers another question. False: it is for a part of what was asked for."""
+    found = answer(replace(ASKED, **asked), labels=labels, level=level)
+    assert (find_fault(found.question, found.decision) is None) is (permits is not None)
+    if permits is None:
+        assert not any(flows(found, replace(PLAIN, labels=tuple(some))) for some in ((), ("HIV",), ("HIV", "SUD")))
+        return
+    assert bool(found) is permits
+    if not permits:
+        with pytest.raises(NotPermittedError):
+            found.require()
+
+
+def test_an_answer_for_a_part_releases_that_part() -> None:
+    """The caller can apply conditions, and may have none: the answer says which data it is for."""
+    narrow = answer(labels=[], level="")
+    assert not narrow
+    hiv = replace(PLAIN, category="SENS.A", labels=("HIV",))
+    for resource, expected in (
+        (PLAIN, True), (replace(PLAIN, labels=("HIV",)), False), (replace(PLAIN, level="R"), False), (hiv, True),
+        (replace(hiv, level="V"), False),
+    ):  # fmt: skip
+        assert flows(narrow, resource) is expected, resource
+    for other in ({"labels": ["HIV"]}, {"labels": []}, {"level": ""}, {"level": "R"}):
+        assert not flows(answer(**other)), other
+    assert not flows(answer(replace(ASKED, labels=("HIV",)), labels=[]))
 
 
 def test_a_partial_releases_only_what_it_permits_and_a_refusal_nothing() -> None:

@@ -168,3 +168,23 @@ def test_a_period_without_bounds_is_no_puzzle() -> None:
     made = pb.Consent(kind=pb.CONSENT_KIND_CONSENT, root=root)
     assert consent_lines(made, "en")[1] == "  provision[0] permitted: data of: any time"
     assert consent_lines(made, "ko")[1].endswith("자료의 기간: 제한 없음")
+
+
+@pytest.mark.parametrize(
+    ("stated", "decided", "shown"),
+    [
+        ({}, {}, "permitted: "),
+        ({"labels": pb.CodeSet(values=["HIV"]), "level": "R"}, {"labels": ["HIV"], "level": "R"}, "permitted: "),
+        ({}, {"labels": ["*"], "level": "V"}, "permitted (any label, up to V (very restricted)): "),
+        ({"level": "R"}, {"labels": ["*"], "level": "R"}, "permitted (any label, up to R (restricted)): "),
+        ({"labels": pb.CodeSet()}, {"level": "V"}, "permitted (no further label, up to V (very restricted)): "),
+    ],
+)
+def test_an_access_shows_what_it_permits_beyond_the_question(
+    stated: dict[str, Any], decided: dict[str, Any], shown: str
+) -> None:
+    asked = pb.Question(actor=pb.Actor(organisation="clinic-b"), holder="hospital-a", categories=["CLIN"], **stated)
+    message = st.AccessStatement(decision=pb.Decision(outcome=pb.OUTCOME_PERMIT, permitted=["CLIN.DX"], **decided))
+    message.asked.question, message.asked.asker = asked.SerializeToString(), "clinic-b"
+    assert show.access(message, "en").startswith(f"{shown}hospital-a → clinic-b")
+    assert show.permitted_data(pb.Decision(labels=["HIV"]), "ko") == "민감 표시: HIV, 정보마다 정해진 민감도까지"

@@ -147,8 +147,8 @@ def test_every_key_is_read() -> None:
             "labels", "level", "resources", "data_period", "break_glass", "supported_obligations",
         },
         "answer": {
-            "outcome", "permitted", "denied", "without", "unknown", "obligations", "codes", "valid_until", "ref",
-            "paths", "combining", "refused",
+            "outcome", "permitted", "denied", "without", "unknown", "obligations", "labels", "level", "codes",
+            "valid_until", "ref", "paths", "combining", "refused",
         },
     }  # fmt: skip
 

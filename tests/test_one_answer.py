@@ -164,6 +164,30 @@ def test_conditions_are_for_the_holder_and_for_who_sees_reasons(running: Running
             assert (decision.outcome, named, list(decision.obligations)) == expected, who
 
 
+def test_a_permit_says_which_labels_and_level_it_is_for(running: Running, subject: pb.Subject) -> None:
+    """This follows from the question and the caller's rights, so persons with other consents get the same."""
+    covering = running.enrol(new_identifier())
+    for person, root in ((subject, {}), (covering, {"labels": ["*"], "level": "V"})):
+        running.grant(person, **root)
+        running.grant(person, labels=["HIV"], level="R")
+        stated = {"labels": pb.CodeSet(values=["HIV"]), "level": "R"}
+        for who, more, expected in (
+            (INSTITUTION, {}, ([], "")),
+            (INSTITUTION, CONDITIONAL, ([], "")),
+            ("hospital-a", CONDITIONAL, (["*"], "V")),
+            ("app", {**CONDITIONAL, "level": "R"}, (["*"], "R")),
+            (INSTITUTION, stated, (["HIV"], "R")),
+            ("app", {**stated, **CONDITIONAL}, (["HIV"], "R")),
+            ("app", {**stated, "purpose": "HRESCH"}, ([], "")),
+        ):
+            asked = question(person, **more)
+            answers = [running.check(asked, who), running.authorize(asked, who).decision]
+            assert [(list(one.labels), one.level) for one in answers] == [expected] * 2, (who, more)
+        request = ac.ListAccessesRequest(subject=person)
+        records = running.access.ListAccesses(request, metadata=running.as_("app")).accesses
+        assert (list(records[1].decision.labels), records[1].decision.level) == (["HIV"], "R")
+
+
 def test_codes_that_the_vocabulary_lacks_are_listed_apart(running: Running, subject: pb.Subject) -> None:
     decision = running.check(question(subject, categories=["CLIN.DX", "NEW.CODE"]), INSTITUTION)
     assert (decision.outcome, list(decision.denied), list(decision.unknown)) == (

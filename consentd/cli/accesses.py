@@ -195,6 +195,8 @@ def _show(arguments: argparse.Namespace, out: Out, answer: "CheckAnswer", more: 
     obligations = [labels.enum_name(pb.Obligation, one, "OBLIGATION_") for one in decision.obligations]
     lines = [f"{name}  {labels.label(name, lang)}"]
     lines += [f"  {key}: {', '.join(categories)}" for key, categories in lists.items() if categories]
+    if decision.permitted:
+        lines[1] += f"  ({show.permitted_data(decision, lang)})"
     for code, reason in zip(codes, decision.reasons, strict=True):
         lines.append(f"  reason: {' '.join(filter(None, (code, reason.consent_id, reason.path)))}")
     lines += [f"  {labels.label('OBLIGATION', lang)}: {one} ({labels.label(one, lang)})" for one in obligations]
@@ -206,7 +208,7 @@ def _show(arguments: argparse.Namespace, out: Out, answer: "CheckAnswer", more: 
     error = answer.error
     out.answer(
         "\n".join(lines), type="decision", outcome=name, permits=bool(answer), **lists, reasons=reasons,
-        obligations=obligations,
+        labels=list(decision.labels), level=decision.level, obligations=obligations,
         unfulfilled=[labels.enum_name(pb.Obligation, one, "OBLIGATION_") for one in answer.unfulfilled],
         residual=[MessageToDict(rule, preserving_proto_field_name=True) for rule in decision.residual],
         combining=labels.enum_name(pb.Combining, decision.combining, "COMBINING_"),

@@ -28,7 +28,7 @@ from consentd.policy.match import (
 )
 from consentd.policy.match_row import BEST_CASE, STATED_CASE, WORST_CASE, Fits, denied_leaves
 from consentd.policy.model import OPEN_END_MS, Combining, Decision, Effect, Obligation, Outcome, Reason, ReasonCode
-from consentd.policy.residual import Condition, conditions, expand
+from consentd.policy.residual import Condition, conditions, data_permitted, expand
 from consentd.policy.rows import ROW_SIZE
 from consentd.policy.subject import CLOSED, ENTRY, SIMPLE, Ids
 
@@ -320,6 +320,7 @@ def decision(verdict: Verdict, question: PackedQuestion, codebook: Codebook, rul
     """Convert a verdict to codes. The other arguments must be those that the verdict was computed with."""
     codes = codebook.codes
     unknown = codes(verdict.unknown)
+    labels, level = data_permitted(question, codebook) if verdict.permitted else ((), "")
     return Decision(
         outcome=verdict.outcome,
         permitted=codes(verdict.permitted),
@@ -329,6 +330,8 @@ def decision(verdict: Verdict, question: PackedQuestion, codebook: Codebook, rul
         reasons=tuple([Reason(*reason) for reason in verdict.reasons]),
         obligations=verdict.obligations,
         residual=expand(verdict.conditions, codebook) if verdict.conditions else (),
+        labels=labels,
+        level=level,
         valid_until_ms=verdict.valid_until_ms,
         ref=verdict.ref,
         vocabulary_version=question.version,

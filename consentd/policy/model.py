@@ -3,9 +3,7 @@
 All classes are frozen. Codes are strings of a vocabulary (``TREAT``, ``CLIN.DX``). Participants are given by their
 registered identifiers. Instants are UTC milliseconds. Windows are half-open, ``[start, end)``; an absent bound is open.
 An empty tuple means that nothing is stated, which puts no limit. The tuple ``("*",)`` states that there is no limit,
-such as "any recipient" (rule 2).
-
-A "rule" with a number is a rule of proto/policy.md.
+such as "any recipient" (rule 2). A "rule" with a number is a rule of proto/policy.md.
 """
 
 from dataclasses import dataclass
@@ -305,10 +303,9 @@ class ResidualRule:
     """A condition on properties that the question left open. The caller checks each resource against it (rule 5).
 
     If no rule has children, a simple caller may release a resource that a PERMIT rule and no DENY rule matches. That
-    never releases too much.
-    ``residual.covers`` is exact: the first ``layer`` with a matching rule decides (rule 1); within CONSENT the
-    decision's ``combining`` decides (rule 3), and within each other layer a deny wins; and the ``children`` of a rule
-    are exceptions to it (rule 2).
+    never releases too much. ``residual.covers`` is exact: the first ``layer`` with a matching rule decides (rule 1);
+    within CONSENT the decision's ``combining`` decides (rule 3), and within each other layer a deny wins; and the
+    ``children`` of a rule are exceptions to it (rule 2).
 
     Attributes:
         categories: leaf categories that the rule itself matches; empty if only the rule's children can match.
@@ -350,8 +347,9 @@ class Resource:
 class Decision:
     """The answer. Each leaf category asked for is in one of the four category tuples, in the order of the vocabulary.
 
-    ``valid_until_ms`` is the earliest start or end after now, among all rows that match if their windows are ignored
-    (rule 4). ``ref`` is the seq of the leaf of the consent that decided; 0: no consent decided.
+    ``labels`` and ``level`` are those of the data permitted (``residual.data_permitted``). ``valid_until_ms`` is the
+    earliest start or end after now, among all rows that match if their windows are ignored (rule 4). ``ref`` is the seq
+    of the leaf of the consent that decided; 0: no consent decided.
     """
 
     outcome: Outcome
@@ -362,6 +360,8 @@ class Decision:
     reasons: tuple[Reason, ...] = ()
     obligations: tuple[Obligation, ...] = ()
     residual: tuple[ResidualRule, ...] = ()
+    labels: tuple[str, ...] = ()
+    level: str = ""
     valid_until_ms: int = OPEN_END_MS
     ref: int = 0
     vocabulary_version: int = 0

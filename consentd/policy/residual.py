@@ -14,7 +14,7 @@ from consentd.policy.codebook import Codebook, PackedQuestion
 from consentd.policy.compile import CompiledRules
 from consentd.policy.match import CONSENT, NO_IDS, UNKNOWNS, Candidate, Matches, Prepared, Tree
 from consentd.policy.match_row import EITHER_CASE, NO_LIMITS, UNKNOWN, Fits, Limits, level_of, top_level
-from consentd.policy.model import LEVELS, MAX_DEPTH, Combining, Effect, Layer, Period, ResidualRule, Resource
+from consentd.policy.model import ANY, LEVELS, MAX_DEPTH, Combining, Effect, Layer, Period, ResidualRule, Resource
 from consentd.policy.rows import (
     ALL_64,
     NORMAL,
@@ -228,6 +228,22 @@ def expand(rest: Iterable[Condition], codebook: Codebook) -> tuple[ResidualRule,
         )
         for one in rest
     )
+
+
+def data_permitted(question: PackedQuestion, codebook: Codebook) -> tuple[tuple[str, ...], str]:
+    """Return the labels and the level of the data that a permit is for (policy.md, "Labels and level").
+
+    The labels are those beside the labels of each category; ``*``: any, as far as the conditions permit. An empty level
+    is the default level of each category. Both follow from the question and the caller's rights, so they show nothing
+    of the person.
+    """
+    if question.labels is not None:
+        labels = _codes(codebook.vocabulary.label, question.labels[0])
+    else:
+        labels = (ANY,) if question.residual else ()
+    if question.level:
+        return labels, LEVELS[question.level - 1]
+    return labels, LEVELS[-1] if question.residual else ""
 
 
 def _codes(label: Closures, mask: int, *, below: bool = False) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ Consent checks use ``pack_message`` and ``put_verdict``. These two give the same
 from typing import cast
 
 from consentd.core import codec
-from consentd.policy import evaluate, model
+from consentd.policy import evaluate, model, residual
 from consentd.policy.codebook import Codebook, PackedQuestion, Parties, pack_question
 from consentd.policy.compile import CompiledRules
 from consentd.policy.vocabulary import LEVEL_NUMBERS, unknown_level
@@ -99,7 +99,7 @@ def decision_message(decision: model.Decision, tag: bytes) -> pb.Decision:
         obligations=[to_enum(obligation) for obligation in decision.obligations],
         valid_until_time_ms=0 if decision.valid_until_ms == model.OPEN_END_MS else decision.valid_until_ms,
         tag=tag, ref=decision.ref, vocabulary_version=decision.vocabulary_version,
-        combining=to_enum(decision.combining),
+        combining=to_enum(decision.combining), labels=decision.labels, level=decision.level,
     )
     for reason in decision.reasons:
         message.reasons.add(
@@ -156,6 +156,10 @@ def put_verdict(
     message.outcome = to_enum(verdict.outcome)
     if verdict.permitted:
         message.permitted.extend(codes(verdict.permitted))
+        if question.labels or question.level or question.residual:  # else there is nothing to state
+            labels, level = residual.data_permitted(question, codebook)
+            message.labels.extend(labels)
+            message.level = level
     if verdict.denied:
         message.denied.extend(codes(verdict.denied))
     if verdict.without:

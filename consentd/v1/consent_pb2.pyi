@@ -973,6 +973,8 @@ class Decision(_message.Message):
     VOCABULARY_VERSION_FIELD_NUMBER: _builtins.int
     COMBINING_FIELD_NUMBER: _builtins.int
     DECIDED_TIME_MS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
     outcome: Global___Outcome.ValueType
     """outcome is the answer."""
     valid_until_time_ms: _builtins.int
@@ -993,6 +995,10 @@ class Decision(_message.Message):
     """combining is how consents were combined."""
     decided_time_ms: _builtins.int
     """decided_time_ms is the instant for which the question was decided, UTC milliseconds."""
+    level: _builtins.str
+    """level is the highest level of these data: the one that the question states. Empty: the default level of each
+    category, or nothing is permitted. With a residual, its rules may be for a lower level.
+    """
     @_builtins.property
     def permitted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """permitted categories may flow."""
@@ -1033,6 +1039,12 @@ class Decision(_message.Message):
     def revision(self) -> Global___Revision:
         """revision is the state from which the question was decided."""
 
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """labels of the data that the permitted categories are permitted for, beside those of each category: those that the
+        question states. `*`: any, as far as the residual permits. Empty: no further label, or nothing is permitted.
+        """
+
     def __init__(
         self,
         *,
@@ -1052,10 +1064,12 @@ class Decision(_message.Message):
         vocabulary_version: _builtins.int = ...,
         combining: Global___Combining.ValueType = ...,
         decided_time_ms: _builtins.int = ...,
+        labels: _abc.Iterable[_builtins.str] | None = ...,
+        level: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["combining", b"combining", "decided_time_ms", b"decided_time_ms", "decision_id", b"decision_id", "denied", b"denied", "obligations", b"obligations", "outcome", b"outcome", "permitted", b"permitted", "reasons", b"reasons", "ref", b"ref", "residual", b"residual", "revision", b"revision", "tag", b"tag", "unknown", b"unknown", "valid_until_time_ms", b"valid_until_time_ms", "vocabulary_version", b"vocabulary_version", "without_consent", b"without_consent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["combining", b"combining", "decided_time_ms", b"decided_time_ms", "decision_id", b"decision_id", "denied", b"denied", "labels", b"labels", "level", b"level", "obligations", b"obligations", "outcome", b"outcome", "permitted", b"permitted", "reasons", b"reasons", "ref", b"ref", "residual", b"residual", "revision", b"revision", "tag", b"tag", "unknown", b"unknown", "valid_until_time_ms", b"valid_until_time_ms", "vocabulary_version", b"vocabulary_version", "without_consent", b"without_consent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

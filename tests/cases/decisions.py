@@ -257,9 +257,10 @@ class Case:
 
 def expected(read: Row) -> Row:
     """Return what a row expects, with the values of what it leaves out."""
-    names = ("permitted", "denied", "without", "unknown", "obligations")
+    names = ("permitted", "denied", "without", "unknown", "obligations", "labels")
     return {
-        "outcome": read["outcome"], **{name: list(read.get(name, ())) for name in names},
+        "outcome": read["outcome"], "level": read.get("level", ""),
+        **{name: list(read.get(name, ())) for name in names},
         "codes": sorted(read["codes"]), "valid_until": read.get("valid_until", model.OPEN_END_MS),
     }  # fmt: skip
 
@@ -269,7 +270,7 @@ def shown(answer: Decision) -> Row:
     return {
         "outcome": answer.outcome.name, "permitted": list(answer.permitted), "denied": list(answer.denied),
         "without": list(answer.without_consent), "unknown": list(answer.unknown),
-        "obligations": [one.name for one in answer.obligations],
+        "obligations": [one.name for one in answer.obligations], "labels": list(answer.labels), "level": answer.level,
         "codes": sorted({reason.code.name for reason in answer.reasons}), "valid_until": answer.valid_until_ms,
     }  # fmt: skip
 

@@ -253,6 +253,7 @@ def comparable(decision: Decision) -> tuple[object, ...]:
     return (
         decision.outcome, decision.permitted, decision.denied, decision.without_consent, decision.unknown,
         frozenset(decision.reasons), decision.obligations, decision.valid_until_ms, decision.combining,
+        decision.labels, decision.level,
     )  # fmt: skip
 
 

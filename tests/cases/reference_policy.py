@@ -143,12 +143,22 @@ def decide(question: Question, consents: Sequence[model.StoredConsent], realm: R
     obligations: tuple[model.Obligation, ...] = (model.Obligation.ENFORCE_RESIDUAL,) if conditional else ()
     if permitted and question.purpose == "BTG":
         obligations += (model.Obligation.NOTIFY_SUBJECT, model.Obligation.POST_REVIEW)
+    labels, level = data_permitted(question, realm.vocabulary, applies=applies) if permitted else ((), "")
     return Decision(
         outcome=outcome, permitted=permitted, denied=denied, without_consent=without, unknown=unknown,
-        reasons=tuple(dict.fromkeys(reasons)), obligations=obligations,
+        reasons=tuple(dict.fromkeys(reasons)), obligations=obligations, labels=labels, level=level,
         valid_until_ms=min(asked.bounds, default=model.OPEN_END_MS), combining=realm.rules.combining,
         vocabulary_version=realm.vocabulary.version,
     )  # fmt: skip
+
+
+def data_permitted(question: Question, vocabulary: Vocabulary, *, applies: bool) -> tuple[tuple[str, ...], str]:
+    """The labels and the level of the data that a permit is for. *applies*: the caller gets conditions."""
+    stated = question.labels
+    labels = tuple(entry.code for entry in vocabulary.labels if entry.code in (stated or ()))
+    anything = (("*",) if stated is None else labels, question.level or "V")
+    leaves_open = None in (stated, question.resources, question.data_period) or not question.level
+    return anything if applies and leaves_open else (labels, question.level)
 
 
 def reduced(full: Decision, vocabulary: Vocabulary) -> Decision:

@@ -93,6 +93,13 @@ MUTANTS = (
     Mutant("evaluate", "elif now_ms < end:", "elif now_ms <= end:"),
     Mutant("evaluate", "mask = categories & question.plain", "mask = categories & question.categories"),
     # Conditions
+    Mutant("codebook", "        and parties.gets_conditions\n", ""),
+    Mutant("actor", "sees_reasons or asked.caller == asked.holder", "sees_reasons"),
+    Mutant("actor", "sees_reasons or asked.caller == asked.holder", "True"),
+    Mutant("residual", "labels = (ANY,) if question.residual else ()", "labels = ()"),
+    Mutant("residual", 'LEVELS[-1] if question.residual else ""', '""'),
+    Mutant("residual", "_codes(codebook.vocabulary.label, question.labels[0])", "()"),
+    Mutant("evaluate", 'if verdict.permitted else ((), "")', ""),
     Mutant("evaluate", "until = min(until, narrow.until_ms)", "pass"),
     Mutant("residual", "if is_mixed and combining in _PERMIT_FIRST", "if False and combining in _PERMIT_FIRST"),
     Mutant("residual", "side.resources and not row.flags & NORMAL", "side.resources"),

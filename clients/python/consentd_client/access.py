@@ -181,9 +181,14 @@ def _find_repeat_fault(response: ac.AuthorizeAccessResponse) -> ProofError | Non
         return ProofError("answer that is no repeat has a second decision")
     recorded, current = response.decision, response.current_decision
     both_permit = recorded.outcome in PERMITS and current.outcome in PERMITS
-    if both_permit and (list(recorded.residual), recorded.combining) != (list(current.residual), current.combining):
+    if both_permit and _limits(recorded) != _limits(current):
         return ProofError("conditions of the permit changed since the first request; ask with a new request_id")
     return None
+
+
+def _limits(decision: pb.Decision) -> tuple[object, ...]:
+    """Return what limits the data of the categories that a decision permits."""
+    return list(decision.residual), decision.combining, list(decision.labels), decision.level
 
 
 def _permitted_by_both(recorded: pb.Decision, current: pb.Decision) -> pb.Decision:

@@ -5,12 +5,12 @@ An answer is true only if everything that was asked for is permitted and the cal
     if client.check(question): ...                # false for PARTIAL, and for a PERMIT with conditions or obligations
     client.authorize_access(question).require()   # raises NotPermittedError in these cases
 
-A PARTIAL, and a permit with conditions, are applied to each resource: ``apply_residual`` returns those that may flow.
-Other obligations are confirmed with ``fulfil``.
+A PARTIAL, and a permit with conditions or for a part of the data that were asked for, are applied to each resource:
+``apply_residual`` returns those that may flow. Other obligations are confirmed with ``fulfil``.
 
 A decision is replaced by INDETERMINATE, which is a refusal, if the decision is missing, contradicts itself, is about
-other categories than those asked for, or has a value that this version of the client does not know. The answer's
-``error`` says why.
+other categories, labels or another level than those asked for, or has a value that this version of the client does not
+know. The answer's ``error`` says why.
 """
 
 from collections.abc import Iterable
@@ -21,6 +21,7 @@ from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from consentd.errors import ConsentdError, InvalidError, ProofError, RequestError
+from consentd.policy.model import ANY, LEVELS
 from consentd.policy.vocabulary import LEVEL_NUMBERS, Vocabulary
 from consentd.v1 import consent_pb2 as pb
 
@@ -70,6 +71,17 @@ class CheckAnswer:
         """The obligations that the caller must still fulfil; see ``fulfil`` and ``apply_residual``."""
         return tuple(one for one in self.decision.obligations if one not in self.fulfilled)
 
+    @property
+    def is_narrow(self) -> bool:
+        """Whether the caller can apply conditions to labels or level, and the permit is for a part of them only.
+
+        Then it is for data with no label beyond those of their category, and up to the default level of the category.
+        """
+        if pb.OBLIGATION_ENFORCE_RESIDUAL not in self.question.supported_obligations:
+            return False
+        labels_open, level_open = not self.question.HasField("labels"), not self.question.level
+        return (labels_open and ANY not in self.decision.labels) or (level_open and not self.decision.level)
+
     def fulfil(self, *obligations: "pb.Obligation.ValueType") -> Self:
         """Return this answer with obligations that the caller confirms to fulfil, such as to notify the person.
 
@@ -105,9 +117,11 @@ class CheckAnswer:
         if self.unfulfilled:
             left = ", ".join(pb.Obligation.Name(one).removeprefix("OBLIGATION_") for one in self.unfulfilled)
             raise NotPermittedError(f"permit has obligations that are not fulfilled: {left}", self)
+        if self.is_narrow:
+            raise NotPermittedError("permit is for a part of the data: apply it to each resource", self)
 
     def __bool__(self) -> bool:
-        return self.decision.outcome == pb.OUTCOME_PERMIT and not self.unfulfilled
+        return self.decision.outcome == pb.OUTCOME_PERMIT and not self.unfulfilled and not self.is_narrow
 
     def __repr__(self) -> str:
         # Question and decision name a person and consents, and a repr may be logged, so it shows the outcome alone.
@@ -141,7 +155,10 @@ def find_fault(question: pb.Question, decision: pb.Decision) -> ProofError | Non
         return ProofError("decision contradicts its own categories")
     if len(set(answered)) != len(answered):
         return ProofError("decision has a category twice")
-    return _find_unknown_values(decision) or _find_wrong_obligations(question, decision)
+    return (
+        _find_unknown_values(decision) or _find_wrong_obligations(question, decision)
+        or find_other_data(question, decision)
+    )  # fmt: skip
 
 
 def needs_vocabulary(question: pb.Question, decision: pb.Decision) -> bool:
@@ -211,4 +228,17 @@ def _find_wrong_obligations(question: pb.Question, decision: pb.Decision) -> Pro
             return ProofError("decision obliges the caller to enforce a residual, and has none")
     elif decision.residual:
         return ProofError("decision has a residual without the obligation to enforce it")
+    return None
+
+
+def find_other_data(question: pb.Question, decision: pb.Decision) -> ProofError | None:
+    """Return an error if *decision* permits data of other labels or of another level than *question* asks for."""
+    has_labels, labels = question.HasField("labels"), set(decision.labels)
+    narrow = set(question.labels.values), question.level
+    wide = narrow[0] if has_labels else {ANY}, question.level or LEVELS[-1]
+    expected = [wide] if decision.residual else [narrow]
+    if pb.OBLIGATION_ENFORCE_RESIDUAL in question.supported_obligations:
+        expected.append(wide)
+    if (labels, decision.level) not in expected:
+        return ProofError("decision is about other labels or another level than the question")
     return None

@@ -6,6 +6,7 @@ from google.protobuf.message import DecodeError, Message
 
 from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX
 from consentd.policy.dates import format_instant
+from consentd.policy.model import ANY
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 from consentd_client.consent_text import consent_lines, level_limit, period_text
@@ -121,9 +122,14 @@ def delegation(message: st.DelegationStatement, lang: str) -> str:
 
 
 def access(message: st.AccessStatement, lang: str) -> str:
-    """Describe an access in one line: the decision's outcome, the question and the caller."""
-    outcome = enum_label(pb.Outcome, message.decision.outcome, "OUTCOME_", lang)
-    asked = parse_question(message)
+    """Describe an access in one line: the decision's outcome, the question and the caller.
+
+    Labels and level are those of the question. The line says if the permit is for more that the question leaves open.
+    """
+    decision, asked = message.decision, parse_question(message)
+    outcome = enum_label(pb.Outcome, decision.outcome, "OUTCOME_", lang)
+    if asked is not None and (ANY in decision.labels or decision.level not in ("", asked.level)):
+        outcome += f" ({permitted_data(decision, lang)})"
     said = label("UNKNOWN", lang) if asked is None else question(asked)
     return f"{outcome}: {said}, {asker(message.asked.asker, lang)}"
 
@@ -154,6 +160,17 @@ def question(asked: pb.Question) -> str:
     what = [asked.purpose, asked.action or DEFAULT_ACTION, joined(asked.categories, "")]
     what += [joined(asked.labels.values, ""), asked.level, joined(asked.resources.values, "")]
     return ", ".join(filter(None, (f"{asked.holder} → {' '.join(parties)}", *what)))
+
+
+def permitted_data(decision: pb.Decision, lang: str) -> str:
+    """Describe the labels and the level of the data that a permit is for."""
+    if ANY in decision.labels:
+        labels = label("ANY_LABEL", lang)
+    else:
+        named = f"{label('LABELS', lang)}: {joined(decision.labels, '')}"
+        labels = named if decision.labels else label("NO_FURTHER_LABEL", lang)
+    level = level_limit(decision.level, True, lang) if decision.level else label("DEFAULT_LEVEL", lang)
+    return escape_control(f"{labels}, {level}")
 
 
 def condition_lines(rules: Iterable[pb.ResidualRule], lang: str) -> list[str]:
