@@ -24,7 +24,7 @@ def test_sequencer_reference_table_and_replay_agree(tmp_path: Path, seed: int) -
         life.step()
     asked = life.asked
     assert min(asked[f"OUTCOME_{name}"] for name in ("PERMIT", "DENY", "NO_CONSENT")) > 0
-    assert asked["denied"] > 0
+    assert min(asked["denied"], asked["reduced"], asked["residual"]) > 0
     report = replay_decisions(life.export(tmp_path / "export"), origin=ORIGIN, log_verifier=LOG.verifier)
     # The daemon would not have recorded some of the random consents, but they count all the same.
     assert [fault.what for fault in report.faults if not fault.what.startswith("entry must not be written so")] == []

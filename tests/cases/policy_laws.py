@@ -556,12 +556,11 @@ def enforcing_residuals_loses_nothing(draw: Draw, scene: Scene) -> Check:
     world = scene.world
 
     def check(case: Case) -> bool:
-        answer = case.about(supported_obligations=RESIDUAL).verdict(world)
-        if not world.who(case.question, case.caller).gets_conditions:  # the obligation changes nothing
-            assert all_of(answer) == all_of(case.silent.verdict(world))
-            return bool(answer.permitted)
-        assert not case.silent.verdict(world).permitted & ~answer.permitted
-        if not answer.conditions:  # what is permitted without conditions flows
+        answer, plain = (one.verdict(world) for one in (case.about(supported_obligations=RESIDUAL), case.silent))
+        assert not plain.permitted & ~answer.permitted
+        if not world.who(case.question, case.caller).gets_conditions:
+            assert all_of(answer) == all_of(plain)  # the obligation changes nothing
+        elif not answer.conditions:  # what is permitted without conditions flows
             question = case.question
             narrower = case.silent.about(
                 labels=tuple(draw.random.sample(LABELS, 2)) if question.labels is None else question.labels,

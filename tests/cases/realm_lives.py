@@ -14,7 +14,7 @@ from cases import reference_actor, reference_policy
 from cases.audits import Forge
 from cases.ledgers import ORIGIN, LedgerCase, Person
 from cases.participants import Party
-from cases.policy_worlds import ABROAD, EARLIER, LEFT, VOCABULARY, Draw, World
+from cases.policy_worlds import ABROAD, BLIND, EARLIER, LEFT, VOCABULARY, Draw, World
 from cases.question_messages import message_of
 from cases.reference_realm import Realm
 from cases.writes import Raw
@@ -52,7 +52,8 @@ class RealmLife:
     """The realm of ``policy_worlds``, and a person in it.
 
     Attributes:
-        asked: how many questions had each outcome; ``denied``: the caller may not ask.
+        asked: how many questions had each outcome; ``denied``: the caller may not ask; ``reduced``: it gets one answer.
+        blind: participants that do not have the right SEE_REASONS now.
     """
 
     def __init__(self, directory: Path, seed: int) -> None:
@@ -66,6 +67,7 @@ class RealmLife:
         self.delegations: list[Delegation] = []
         self.consents: dict[int, model.StoredConsent] = {}
         self.asked: Counter[str] = Counter()
+        self.blind = {*BLIND}
         for name in NAMES:
             self.join(name, {*GROUPS} if name == "a" else {"group/g"} if name in (*ABROAD, *LEFT) else set())
         for giver, taker in (("a", "r"), ("a", "c"), ("b", "a"), ("r", "a"), ("r", "c"), ("c", "r"), ("r", "stranger")):
@@ -86,8 +88,9 @@ class RealmLife:
 
     def join(self, name: str, groups: set[str]) -> None:
         """State that a participant is a member of exactly these groups from now on."""
+        rights = [one for one in RIGHTS if one != st.PARTICIPANT_RIGHT_SEE_REASONS or name not in self.blind]
         message = st.ParticipantStatement(
-            participant_id=name, name=st.Text(ko=name), rights=RIGHTS, active=name not in LEFT, groups=sorted(groups),
+            participant_id=name, name=st.Text(ko=name), rights=rights, active=name not in LEFT, groups=sorted(groups),
             roles=[st.PARTICIPANT_ROLE_HOLDER, st.PARTICIPANT_ROLE_RECIPIENT], country="DE" if name in ABROAD else "KR",
         )  # fmt: skip
         index = self._public(f"participant/{name}", EntryKind.PARTICIPANT, message)
@@ -213,7 +216,10 @@ class RealmLife:
         return {question.purpose, question.action, *(question.labels or ())} <= known
 
     def _expected(self, question: model.Question, caller: str) -> pb.Decision | None:
-        participants = {name: Party(name not in LEFT, rights=frozenset({1, 2, 3})) for name in NAMES}
+        participants = {
+            name: Party(name not in LEFT, rights=frozenset({1, 3} if name in self.blind else {1, 2, 3}))
+            for name in NAMES
+        }
         now_ms = self.case.clock.wall_ms()
         try:
             who = reference_actor.who(question, caller, participants, self.delegations, now_ms)
@@ -223,7 +229,10 @@ class RealmLife:
         found = reference_policy.decide(question, list(self.consents.values()), realm, now_ms=now_ms, who=who)
         if question.break_glass is not None and not who.may_break_glass:
             found = _break_glass_refused(found, self.vocabulary)
-        return decisions.decision_message(found, self.person.tag)
+        if not who.sees_reasons:
+            self.asked["reduced"] += 1
+            found = reference_policy.reduced(found, self.vocabulary)
+        return decisions.decision_message(found, self.person.tag if who.sees_reasons or found.permitted else b"")
 
     # -- the whole life -----------------------------------------------------------------------------------------
 
@@ -238,7 +247,9 @@ class RealmLife:
         elif chance < 0.78 or len(self.consents) > 6:
             self.change()
         elif chance < 0.93:
-            self.join(pick.choice(["a", "b", "c", "r"]), {group for group in GROUPS if pick.random() < 0.5})
+            name = pick.choice(["a", "b", "c", "r"])
+            self.blind ^= {name} if pick.random() < 0.3 else set()
+            self.join(name, {group for group in GROUPS if pick.random() < 0.5})
         else:
             self.publish_rules()
 
@@ -278,5 +289,5 @@ def _comparable(decision: pb.Decision) -> tuple[object, ...]:
     return (
         decision.outcome, list(decision.permitted), list(decision.denied), list(decision.without_consent),
         list(decision.unknown), reasons, list(decision.obligations), decision.valid_until_time_ms,
-        decision.vocabulary_version, decision.combining,
+        decision.vocabulary_version, decision.combining, list(decision.labels), decision.level, decision.tag,
     )  # fmt: skip
