@@ -19,7 +19,7 @@ from consentd.ledger.ledger import Ledger
 from consentd.ledger.recovery import open_ledger
 from consentd.ledger.vault import Vault
 from consentd.server.keys import read_keys
-from consentd.server.preflight import lock_data
+from consentd.server.preflight import check_vault_state, lock_data
 from consentd.store.rocks import RocksStore
 from consentd.table.table import Table, catch_up
 from consentd.verify import table_compare
@@ -75,6 +75,8 @@ def _ledger(config: Config) -> Iterator[tuple[Ledger, Vault]]:
             store, last_signed_path=config.ledger.last_signed_path, origin=config.ledger.origin,
             log_verifier=keys.log.verifier, map_bits=config.ledger.map_bits,
         )  # fmt: skip
+        # A table that is built with an older vault lacks persons. Only a start without any table accepts that.
+        check_vault_state(config.ledger.vault_dir, ledger, is_table_empty=False)
         yield ledger, Vault(vault_store, keys.vault)
 
 

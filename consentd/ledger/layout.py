@@ -5,6 +5,7 @@ first  rest of the key                             value
 =====  ==========================================  ====================================================
 ``S``                                              the state row, ``State``
 ``P``                                              what was pruned, ``Pruned``; no row if nothing was
+``V``                                              the vault's state at the last batch, see ``ledger.vault``
 ``l``  index u64                                   the leaf
 ``t``  level u8 ‖ n u64                            the tile: 1…256 hashes; only a level's last tile grows
 ``h``  tag[32]                                     count u64 ‖ head[32] of the chain
@@ -23,7 +24,8 @@ from struct import Struct
 
 STATE = b"S"
 PRUNED = b"P"
-KINDS = tuple(bytes((kind,)) for kind in b"PSchilmqrtx")
+VAULT = b"V"
+KINDS = tuple(bytes((kind,)) for kind in b"PSVchilmqrtx")
 """The first byte of each kind of key, in ascending order."""
 ROOTS_PER_ROW = 16
 

@@ -15,6 +15,7 @@ from consentd.core import bucketed, codec, merkle, tiles
 from consentd.errors import ConflictError, CorruptionError
 from consentd.ledger import layout
 from consentd.ledger.map import TagMap
+from consentd.ledger.vault import is_older
 from consentd.store import Batch, Store
 
 _STATE = Struct(">BQ32sQQ32sQ32sB")
@@ -146,6 +147,7 @@ class Ledger:
         sealed_heads: for each tag with entries after the last seal: (count, head) of the chain at that seal, (0, zeros)
             if the chain had no entry. Proofs that refer to that seal need these values.
         unsealed: for each of these tags: the chain's present (count, head), which the next seal puts into the map.
+        vault_state: the state of the vault that the last committed batch recorded; b"" if none did.
     """
 
     def __init__(self, store: Store, state: State, edge: tiles.Edge, tag_map: TagMap) -> None:
@@ -155,6 +157,7 @@ class Ledger:
         self.map = tag_map
         self.sealed_heads: dict[bytes, tuple[int, bytes]] = {}
         self.unsealed: dict[bytes, tuple[int, bytes]] = {}
+        self.vault_state = store.get(layout.VAULT) or b""
 
     def head(self, tag: bytes) -> tuple[int, bytes]:
         """Return (count, head) of a chain after the last committed batch; (0, zeros) if the chain has no entry."""
@@ -164,6 +167,17 @@ class Ledger:
     def sealed_head(self, tag: bytes) -> tuple[int, bytes]:
         """Return (count, head) of a chain at the last seal. For the sequencer's thread only."""
         return self.sealed_heads[tag] if tag in self.sealed_heads else self.head(tag)
+
+    def accept_vault(self, state: bytes) -> None:
+        """Record the state of a vault that is older than the recorded one, which an operator has accepted.
+
+        Otherwise do nothing: the next batch records a newer state.
+        """
+        if is_older(state, self.vault_state):
+            rows = Batch()
+            rows.put(layout.VAULT, state)
+            self.store.write(rows)
+            self.vault_state = state
 
     def commit(self, batch: "AppendBatch") -> None:
         """Write a closed batch with one synced write, then replace the ledger's state by the batch's.
@@ -182,6 +196,7 @@ class Ledger:
             for tag, before in batch.heads_before.items():
                 self.sealed_heads.setdefault(tag, before)
             self.unsealed.update(batch.heads)
+        self.vault_state = batch.vault_state
         self.state = batch.closed
 
 
@@ -197,6 +212,7 @@ class AppendBatch:
         edge: the right edge of the tree before this batch; after ``close``, the right edge with the batch's leaves.
         sealed: whether the batch ends with a seal.
         closed: the ledger's state after this batch; None before ``close``.
+        vault_state: the state of the vault that the ledger has recorded after this batch.
     """
 
     def __init__(self, ledger: Ledger, time_ms: int, *, expire_before_ms: int = 0) -> None:
@@ -208,6 +224,7 @@ class AppendBatch:
         state = ledger.state
         assert time_ms >= state.time_ms, "leaf times never decrease"
         self.ledger = ledger
+        self.vault_state = ledger.vault_state
         self.time_ms = time_ms
         self.index = state.size
         self.rows = Batch()
@@ -315,6 +332,12 @@ class AppendBatch:
         self.rows.put(layout.STATE, encode_state(state))
         self.closed = state
         return state
+
+    def record_vault(self, state: bytes) -> None:
+        """Put the vault's state into ``rows``, unless an earlier batch has recorded the same state."""
+        if state != self.ledger.vault_state:
+            self.rows.put(layout.VAULT, state)
+            self.vault_state = state
 
     @property
     def is_droppable(self) -> bool:

@@ -11,11 +11,18 @@ first  rest of the key              value
 ``k``  tag[32]                      the person's data key, wrapped
 ``i``  identifier hash[32]          tag[32]
 ``u``  month, ``2026-03``           tag[32] of the unknown chain of that month
+``N``                               the vault's state: writes u64 ‖ hash[32], see ``next_state``
 =====  ===========================  ======================================================================
 
 *Wrapped* is nonce[12] ‖ AES-256-GCM under the vault key, with the row's key as associated data. The identifier hash is
 ``BLAKE2b-256(key = index key, u8 len(scheme) ‖ scheme ‖ value)``. Without the index key nobody can hash a list of
 likely identifiers and compare the hashes with the rows.
+
+**Which is older.** Without a person's rows nobody can withdraw the person's consents. So a vault that lost rows must be
+noticed, even if its files look whole, because the end of its log was cut off or a backup was restored. Every write of
+the vault changes its state, in the same batch. Each batch of the ledger records (``layout.VAULT``) the state of the
+vault that had the keys for the batch's entries. The vault is synced first. So after a crash at any point the vault has
+the state that the ledger recorded, or a newer one. ``preflight`` refuses an older one.
 """
 
 import os
@@ -32,6 +39,10 @@ from consentd.ledger import layout
 from consentd.store import Batch, Store
 
 NONCE = 12
+STATE = b"N"
+"""The key of the row with the vault's state."""
+NO_STATE = bytes(40)
+"""The state before the first write of a key."""
 _CACHED_KEYS = 4096
 
 
@@ -40,6 +51,9 @@ class Vault:
 
     ``create`` and ``unknown_chain`` take the lock, so that two calls do not make two tags for one identifier or month.
     The caches need no lock: a thread only reads or assigns one entry of a cache, or replaces a cache by an empty one.
+
+    Attributes:
+        state: the state after the last write that is durable. Assigned under the lock; any thread may read it.
     """
 
     def __init__(
@@ -63,6 +77,7 @@ class Vault:
         self._keys: dict[bytes, AESGCM] = {}  # tag → unwrapped key; a cache, emptied when full
         self._unknown: dict[str, bytes] = {}  # month → tag of its unknown chain; a cache
         self._lock = threading.Lock()
+        self.state = store.get(STATE) or NO_STATE
         row = store.get(b"K")
         self._index_key = random(32) if row is None else self._unwrapped(b"K", row)
         if row is None:
@@ -123,7 +138,11 @@ class Vault:
         batch = Batch()
         batch.put(b"k" + tag, self._wrapped(b"k" + tag, key))
         batch.put(name, tag)
+        state = next_state(self.state, name, tag)
+        batch.put(STATE, state)
         self.store.write(batch)
+        # INVARIANT: the state is shown only after it is durable, so the ledger records no state that a crash can undo.
+        self.state = state
         return tag
 
     def opens(self, name: bytes) -> bool:
@@ -190,6 +209,20 @@ class Vault:
             return self._wrap.decrypt(row[:NONCE], row[NONCE:], name)
         except (InvalidTag, ValueError) as error:
             raise StorageError("vault key does not open this vault; restore the file it was created with") from error
+
+
+def next_state(state: bytes, name: bytes, tag: bytes) -> bytes:
+    """Return the vault's state after the write of row *name*: writes + 1 ‖ ``H("consentd/vault-state/v1\0" ‖ …)``.
+
+    The hash covers the state before, the name and the tag. So two vaults with other rows have different states.
+    """
+    count = int.from_bytes(state[:8]) + 1
+    return count.to_bytes(8) + sha256(b"consentd/vault-state/v1\0" + state + name + tag).digest()
+
+
+def is_older(state: bytes, recorded: bytes) -> bool:
+    """Return whether a vault in *state* lacks writes of the vault whose state a ledger *recorded*."""
+    return state[:8] < recorded[:8] or (state[:8] == recorded[:8] and state != recorded)
 
 
 def plaintext_row(salt: bytes, statement: bytes) -> tuple[bytes, bytes]:

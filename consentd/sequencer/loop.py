@@ -358,6 +358,9 @@ class Sequencer:
     def _commit(self, context: WriteContext, count: int) -> None:
         """Write the batch, which has *count* accepted writes, to the store; then commit the table."""
         state = context.batch.close()
+        # The vault has synced the keys of this batch's entries, and perhaps more. A crash before the write below leaves
+        # a vault that is newer than the ledger, which is right.
+        context.batch.record_vault(context.author.vault.state)
         started = time.perf_counter()
         self.ledger.commit(context.batch)
         synced = time.perf_counter()

@@ -43,6 +43,7 @@ from consentd.server.preflight import (
     check_statement_key,
     check_vault_commitment,
     check_vault_files,
+    check_vault_state,
     lock_data,
 )  # fmt: skip
 from consentd.server.rpc_server import RpcServer
@@ -179,7 +180,7 @@ class Daemon:
         self._closers.append(partial(os.close, data_lock))
         check_ledger_files(config, keys.log.verifier)
         ledger, table = self._open_ledger_and_table(keys)
-        vault = self._open_vault(keys, ledger)
+        vault = self._open_vault(keys, ledger, table)
         applied = catch_up(table, ledger.store, vault, size=ledger.state.size, wall_ms=self._clock.wall_ms())
         if applied:
             log.info("table caught up with %d leaves", applied)
@@ -217,15 +218,18 @@ class Daemon:
         self.metrics.ledger_size.set(ledger.state.size)
         return ledger, table
 
-    def _open_vault(self, keys: Keys, ledger: Ledger) -> Vault:
+    def _open_vault(self, keys: Keys, ledger: Ledger, table: Table) -> Vault:
         path = self.config.ledger.vault_dir
         if ledger.state.size:
             check_vault_files(path, ledger)
+            with table.read() as snapshot:
+                check_vault_state(path, ledger, is_table_empty=snapshot.size == 0)
         store = RocksStore.open(path, block_cache_mb=_VAULT_CACHE_MB)
         self._closers.append(store.close)
         vault = Vault(store, keys.vault, check_space=partial(check_space, self.config, False))
         if ledger.state.size:
             check_vault_commitment(ledger, vault, path)
+            ledger.accept_vault(vault.state)
         return vault
 
     def _start_sequencer(self, keys: Keys, ledger: Ledger, table: Table, vault: Vault) -> Sequencer:

@@ -5,9 +5,12 @@ all records after that record. After a power cut only the last write is damaged,
 But if a bit flips in the middle of the write-ahead log, the later records would be deleted too, which may be entries
 that people have receipts of, or the only copy of persons' data keys. So each store is first opened read-only and
 checked. The ledger must have all entries that the last signed checkpoint and the policy table cover. If the vault's
-write-ahead log is damaged, the vault must still have a data key for every person who was not erased.
+write-ahead log is damaged, the vault must still have a data key for every person who was not erased. And the vault must
+be at least as new as the ledger's last batch, because the end of its log may be cut off without a trace.
 """
 
+import logging
+from contextlib import closing
 from pathlib import Path
 
 from consentd.config import Config
@@ -19,12 +22,14 @@ from consentd.files import lock_directory
 from consentd.ledger import layout, reads
 from consentd.ledger.last_signed import check_last_signed
 from consentd.ledger.ledger import Ledger, decode_state, empty_state
-from consentd.ledger.vault import Vault
+from consentd.ledger.vault import NO_STATE, STATE, Vault, is_older
 from consentd.statements.payloads import parse
 from consentd.store import Store, prefix_end
 from consentd.store.rocks import RocksStore
 from consentd.table.table import Table
 from consentd.v1 import statement_pb2
+
+log = logging.getLogger(__name__)
 
 _CACHE_MB = 8
 _VAULT_LOST = "copy what is there, and see ops/RUNBOOK.md, `vault lost`"
@@ -113,6 +118,27 @@ def _has_lost_key(vault: Store, store: Store, tag: bytes) -> bool:
     count, _ = layout.HEAD.unpack(store.get(layout.head_key(tag)) or b"")
     entry = reads.read_entry(store, tag, count)
     return entry.event.kind != EntryKind.ERASURE and not reads.is_plaintext(entry)
+
+
+def check_vault_state(path: Path, ledger: Ledger, *, is_table_empty: bool) -> None:
+    """Check that the vault has all that the ledger's batches relied on: no end of its log is cut off, it is no backup.
+
+    With an older vault nobody could withdraw the consents of the persons whom it lacks, while the policy table still
+    permits. A table that is built again with this vault permits nothing about them. So an operator who has no newer
+    vault moves the table away, and thereby accepts this one.
+
+    Raises:
+        CorruptionError: the vault is older than the ledger, and *is_table_empty* is false.
+    """
+    with closing(RocksStore.open_read_only(path, block_cache_mb=_CACHE_MB)) as vault:
+        state = vault.get(STATE) or NO_STATE
+    if not is_older(state, ledger.vault_state):
+        return
+    writes = [int.from_bytes(one[:8]) for one in (state, ledger.vault_state)]
+    what = f"vault is older than its ledger: `{path}` has {writes[0]} of {writes[1]} persons and chains"
+    if not is_table_empty:
+        raise CorruptionError(f"{what}; {_VAULT_LOST}")
+    log.critical("%s; accepted, because the table was moved away", what)
 
 
 def check_vault_commitment(ledger: Ledger, vault: Vault, path: Path) -> None:

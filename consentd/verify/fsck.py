@@ -154,6 +154,9 @@ class _Fsck:
         store, replay, found = self._store, self.walker.replay, self.walker.found
         if self._state is not None:
             rows.compare_state(self._state, replay, found)
+        vault_fault = rows.vault_fault(store, self._vault)
+        if vault_fault is not None:
+            found.add(None, vault_fault)
         rows.compare_heads(store, replay, found)
         rows.compare_map(store, replay, found)
         rows.compare_requests(store, size, found)

@@ -84,6 +84,7 @@ class Scrub:
         newer = layout.expiry_key(state.time_ms + 1, b"")
         self._scrub_rows(self._ledger.store, b"x", records.expiry, "expiry row of a request", newer)
         self._check(records.index_key, "index key of the vault")
+        self._check(records.vault_state, "state of the vault")
         self._scrub_rows(self._vault.store, b"k", records.data_key, "data key in the vault")
         self._scrub_rows(self._vault.store, b"i", records.identifier, "identifier in the vault")
         if knows_pruned:  # Otherwise a pruning that starts during the comparison would not be noticed.

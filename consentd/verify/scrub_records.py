@@ -214,6 +214,11 @@ class Records:
         """Check that the vault's stored index key is the index key in memory."""
         return None if self._vault.opens(b"K") else Fault(None, "index key of the vault is not the one in memory")
 
+    def vault_state(self) -> Fault | None:
+        """Check that the vault has all writes that the ledger has recorded."""
+        what = rows.vault_fault(self._store, self._vault)
+        return None if what is None else Fault(None, what)
+
     def data_key(self, key: bytes) -> Fault | None:
         """Check that the vault key decrypts a person's data key."""
         # Other threads write to the vault when they enrol persons, so a row may change even during a check on the

@@ -18,7 +18,7 @@ from consentd.errors import CorruptionError, VerificationError
 from consentd.ledger import layout
 from consentd.ledger.last_signed import read_last_signed, verify_last_signed
 from consentd.ledger.ledger import State, decode_state
-from consentd.ledger.vault import Vault
+from consentd.ledger.vault import NO_STATE, Vault, is_older
 from consentd.store import Store, prefix_end
 from consentd.verify.findings import Findings
 
@@ -28,7 +28,7 @@ CHUNK = 2048
 """Most rows in one read. A multiple of a tile's width."""
 
 _KEY_SIZES = {
-    b"P": 1, b"S": 1, b"c": 41, b"h": 33, b"i": 41, b"l": 9, b"m": 5, b"q": 33, b"r": 5, b"t": 10, b"x": 41
+    b"P": 1, b"S": 1, b"V": 1, b"c": 41, b"h": 33, b"i": 41, b"l": 9, b"m": 5, b"q": 33, b"r": 5, b"t": 10, b"x": 41
 }  # fmt: skip
 
 
@@ -123,6 +123,18 @@ def verify_size(store: Store, state: State | None, found: Findings) -> int:
         found.add(None, f"state row counts `{size}` leaves, the last leaf stored is `{stored - 1}`")
     # If few leaves are missing at the end, each is reported. If many are, the state row's size is taken as damaged.
     return size if size - stored <= CHUNK else stored
+
+
+def vault_fault(store: Store, vault: Vault | None) -> str | None:
+    """Compare the row of the vault's state with the vault, if there is one; return what is wrong, or None."""
+    row = _read_row(store, layout.VAULT)
+    if row is Gap.MISSING:
+        return None  # no batch needed the vault yet
+    if not isinstance(row, bytes) or len(row) != len(NO_STATE):
+        return "row of the vault's state is damaged"
+    if vault is not None and is_older(vault.state, row):
+        return "vault is older than the ledger: it lacks keys or identifiers of persons"
+    return None
 
 
 def compare_heads(store: Store, replay: Replay, found: Findings) -> None:
@@ -255,7 +267,7 @@ def find_strays(store: Store, replay: Replay, found: Findings, *, statements: bo
             index_rows = read_rows(store, [b"i" + key[1:] for key, _ in chunk])
             for _ in (row for row in index_rows if row is Gap.MISSING):
                 found.add(None, "statement is of an entry that was pruned")
-    bounds = [b"", *(kind + b"\0" if kind in (b"P", b"S") else prefix_end(kind) or b"" for kind in _KEY_SIZES)]
+    bounds = [b"", *(kind + b"\0" if kind in (b"P", b"S", b"V") else prefix_end(kind) or b"" for kind in _KEY_SIZES)]
     try:
         for start, end in zip(bounds, [*_KEY_SIZES, None], strict=True):
             for _ in store.scan(start, end, limit=1):
