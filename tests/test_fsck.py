@@ -20,7 +20,7 @@ from consentd.store import Batch, Store, prefix_end
 from consentd.store.memory import MemoryStore
 from consentd.store.rocks import RocksStore
 from consentd.v1 import statement_pb2 as st
-from consentd.verify.findings import CLOSED, KEY_UNKNOWN, NO_TABLE, UNKNOWN_FIELDS
+from consentd.verify.findings import CLOSED, KEY_UNKNOWN, NO_PERSONS, NO_TABLE, UNKNOWN_FIELDS
 from consentd.verify.fsck import Report
 
 
@@ -92,7 +92,8 @@ def test_quick_leaves_out_statements_and_table(case: LedgerCase) -> None:
 def test_what_cannot_be_told_is_counted(case: LedgerCase) -> None:
     report = case.fsck(vault=None)
     assert report.faults == ()
-    assert report.not_checked == {CLOSED: report.entries - report.statements_opened, NO_TABLE: 1}
+    closed = report.entries - report.statements_opened
+    assert report.not_checked == {CLOSED: closed, NO_PERSONS: 1, NO_TABLE: 1}
     assert 0 < report.statements_opened < report.entries
 
 

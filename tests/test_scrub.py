@@ -14,7 +14,7 @@ from cases.daemons import Running, make_running, question
 from cases.ledgers import ORIGIN, LedgerCase, fill_all_kinds, flip, held_writer
 from cases.pruned_ledgers import PruningCase, use
 from cases.scrubs import SCRATCH, damaged, first_of, is_named, last_of, make_scrub, scrub, some, write
-from cases.stored_rows import stored_as
+from cases.stored_rows import get_stored, put_stored, stored_as
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
 from consentd.errors import ConsentdError, CorruptionError, StorageError
@@ -22,7 +22,7 @@ from consentd.ledger import layout
 from consentd.ledger.retention import encode_pruned, read_pruned
 from consentd.store import Store, prefix_end
 from consentd.store.rocks import RocksStore
-from consentd.table.checked_rows import CHECK_SIZE, seal_row
+from consentd.table.checked_rows import CHECK_SIZE, DamagedRowError, seal_row
 from consentd.v1 import statement_pb2 as st
 from consentd.verify.findings import MAX_FAULTS
 
@@ -46,7 +46,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LedgerCase]:
 def test_rows_of_all_kinds_are_tried(case: LedgerCase) -> None:
     kinds = {key[:1] for key, _ in case.store.scan(b"", None)}
     assert kinds == set(layout.KINDS) - {layout.PRUNED}  # which has a test of its own
-    assert {key[:1] for key, _ in case.vault_store.scan(b"", None)} == {b"K", b"k", b"i"}
+    assert {key[:1] for key, _ in case.vault_store.scan(b"", None)} == {b"K", b"N", b"k", b"i"}
 
 
 @pytest.mark.parametrize("kind", list("Slthicmrq"))
@@ -132,6 +132,46 @@ def test_damage_in_the_table_is_found(case: LedgerCase, kind: str) -> None:
             assert any("table" in fault.what for fault in found), changed
             if kind == "s":
                 assert found[0].index == last_of(case, key[1:])
+
+
+def test_a_vault_that_lost_its_last_writes_is_found(case: LedgerCase) -> None:
+    key, state = next(case.vault_store.scan(b"N", b"O"))
+    older = (int.from_bytes(state[:8]) - 1).to_bytes(8) + state[8:]
+    write(case.vault_store, key, older)
+    case.vault.state = older
+    try:
+        (fault,) = scrub(case)
+        assert "vault is older" in fault.what
+    finally:
+        write(case.vault_store, key, state)
+        case.vault.state = state
+
+
+@pytest.mark.parametrize("kind", ["i", "s"])
+@pytest.mark.parametrize("change", ["wrong", "damaged", "missing", "extra"])
+def test_a_wrong_row_of_a_person_decides_nothing_and_is_built_again(case: LedgerCase, kind: str, change: str) -> None:
+    table = case.table
+    assert table is not None
+    with table.read() as snapshot:
+        key, right = next((key, row) for key, row in snapshot.rows() if key[:1] == kind.encode() and len(row) > 4)
+    wrong = seal_row(key, flip(3)(right[:-CHECK_SIZE]))
+    before: dict[str, bytes | None] = {"wrong": wrong, "damaged": flip(3)(right), "missing": None, "extra": right}
+    if change == "extra":
+        key, right = kind.encode() + bytes(32), b""
+        before["extra"] = seal_row(key, b"x" * 32)
+    put_stored(table, key, before[change])
+    damaged_before = table.damaged
+    one = make_scrub(case)
+    one.run()
+    assert one.progress.damaged >= 1
+    assert one.progress.spoiled == (change != "damaged")
+    if change != "damaged":  # a row whose check does not match decides nothing before the scrub either
+        assert table.damaged > damaged_before
+        with table.read() as snapshot, pytest.raises(DamagedRowError):
+            snapshot.tag_of(key[1:]) if kind == "i" else snapshot.subject(key[1:])
+        assert scrub(case)
+    assert get_stored(table, key) == (right or None)
+    assert scrub(case) == []
 
 
 def test_a_damaged_lock_is_found(case: LedgerCase) -> None:

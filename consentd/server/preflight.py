@@ -134,11 +134,10 @@ def check_vault_state(path: Path, ledger: Ledger, *, is_table_empty: bool) -> No
         state = vault.get(STATE) or NO_STATE
     if not is_older(state, ledger.vault_state):
         return
-    writes = [int.from_bytes(one[:8]) for one in (state, ledger.vault_state)]
-    what = f"vault is older than its ledger: `{path}` has {writes[0]} of {writes[1]} persons and chains"
+    writes, recorded = (int.from_bytes(one[:8]) for one in (state, ledger.vault_state))
     if not is_table_empty:
-        raise CorruptionError(f"{what}; {_VAULT_LOST}")
-    log.critical("%s; accepted, because the table was moved away", what)
+        raise CorruptionError(f"vault is older than its ledger: {writes} of {recorded} writes: `{path}`; {_VAULT_LOST}")
+    log.critical("older vault is accepted, because there is no table: %d of %d writes: `%s`", writes, recorded, path)
 
 
 def check_vault_commitment(ledger: Ledger, vault: Vault, path: Path) -> None:

@@ -1,8 +1,8 @@
 """Scrub in the background: one thread verifies all stored records at a bounded rate, and starts over after each pass.
 
-The thread counts and logs damage. It neither repairs anything nor stops the daemon: decisions that do not need a
-damaged record are still correct, and one bad row is no reason to stop a national service. What an operator must do
-about damage is described in ops/RUNBOOK.md, ConsentdScrubFault.
+The thread counts and logs damage. It does not stop the daemon: decisions that do not need a damaged record are still
+correct, and one bad row is no reason to stop a national service. It mends only rows of persons in the policy table
+(``verify.scrub_table``). What an operator must do about damage is described in ops/RUNBOOK.md, ConsentdScrubFault.
 """
 
 import logging
@@ -22,6 +22,9 @@ from consentd.verify.scrub_table import ScrubOptions, ScrubProgress, clear
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_FIRST_WAIT_S = 60.0
+"""Longest time from the start to the first pass, and from a pass that spoiled rows to the pass that mends them."""
 
 
 class _Stopped(Exception):  # noqa: N818  # this exception ends a pass and reports no error
@@ -44,6 +47,7 @@ class Scrubber:
         self._owed_s = 0.0  # used only by the thread: how long it must still wait for the records it has read
         self._damaged = 0  # used only by the thread: the number of damaged records that the metric shows
         self._logged = 0  # used only by the thread: how many faults of this pass were logged
+        self._spoiled = 0  # used only by the thread: how many rows the last pass has spoiled
         self._thread = threading.Thread(target=self._run, name="scrubber", daemon=True)
 
     def start(self) -> None:
@@ -59,7 +63,7 @@ class Scrubber:
             self._thread.join()
 
     def _run(self) -> None:
-        wait_s = min(self._config.interval_s, 60.0)
+        wait_s = min(self._config.interval_s, _FIRST_WAIT_S)
         while not self._stopping.wait(wait_s) and self._sequencer.fault is None:
             began_ms = self._clock.monotonic_ms()
             try:
@@ -76,6 +80,9 @@ class Scrubber:
                 self._metrics.scrub_failures.inc()
                 log.error("bug in scrub: %s", type(error).__name__, exc_info=error)
             wait_s = max(0.0, self._config.interval_s - (self._clock.monotonic_ms() - began_ms) / 1000)
+            if self._spoiled:
+                # Until the next pass nothing is decided about these persons. The first wait is short as well.
+                wait_s = min(wait_s, _FIRST_WAIT_S)
 
     def _pass(self) -> None:
         """Verify all records once."""
@@ -86,12 +93,13 @@ class Scrubber:
             self._metrics.scrub_share.set(min(1.0, scrub.progress.checked / scrub.expected))
             self._wait(records)
 
-        self._logged = 0
+        self._logged = self._spoiled = 0
         scrub = Scrub(self._target, self._options, run_on_writer=self._run_on_writer, pause=pause)
         try:
             scrub.run()
         finally:
             self._report(scrub.progress)
+            self._spoiled = scrub.progress.spoiled
         # A pass without damage sets the metric to zero. So the alarm ends when the damage is gone, not by a timeout.
         self._damaged = scrub.progress.damaged
         self._metrics.scrub_damaged_records.set(self._damaged)

@@ -23,6 +23,17 @@ def seal_row(key: bytes, value: bytes) -> bytes:
     return value + crc32(value, crc32(key)).to_bytes(CHECK_SIZE)
 
 
+def spoil_row(key: bytes, value: bytes) -> bytes:
+    """Return the value of a row with a wrong check, so that every reader finds the row damaged."""
+    check = crc32(value, crc32(key)) ^ 0xFFFFFFFF
+    return value + check.to_bytes(CHECK_SIZE)
+
+
+def is_intact(key: bytes, stored: bytes) -> bool:
+    """Return whether the check of a stored row matches."""
+    return stored == seal_row(key, stored[:-CHECK_SIZE])
+
+
 class RowCheck:
     """Opens stored rows, and counts the damaged ones. The views of a table share one; any thread may use it.
 

@@ -40,7 +40,7 @@ from consentd.ledger.vault import Vault
 from consentd.statements import payloads
 from consentd.store import Store
 from consentd.store.lmdb import STOPPED, Environment, OpenFiles, ReadTransaction, TableStoppedError
-from consentd.table.checked_rows import RowCheck, seal_row
+from consentd.table.checked_rows import CHECK_SIZE, RowCheck, is_intact, seal_row, spoil_row
 from consentd.table.registry import RegistryCache
 from consentd.table.transaction import STEP_KINDS, TableTransaction
 from consentd.table.view import U64, Snapshot, View
@@ -55,8 +55,8 @@ CATCH_UP_BATCH = 2_000
 class Table(Environment):
     """The LMDB environment that has the policy table.
 
-    ``begin``, ``heartbeat`` and ``stop`` are for the sequencer's thread; any thread may call the other methods. No lock
-    is needed: LMDB isolates readers, and ``_is_stopped`` is only ever set to True.
+    ``begin``, ``mend``, ``heartbeat`` and ``stop`` are for the sequencer's thread; any thread may call the other
+    methods. No lock is needed: LMDB isolates readers, and ``_is_stopped`` is only ever set to True.
     """
 
     def __init__(self, opened: OpenFiles) -> None:
@@ -99,6 +99,23 @@ class Table(Environment):
     def stop(self) -> None:
         """Refuse all later reads: the ledger has entries, perhaps a withdrawal, that the table could not store."""
         self._is_stopped = True
+
+    def mend(self, key: bytes, stored: bytes | None, rebuilt: bytes | None) -> None:
+        """Replace a person's row that is not what the ledger makes it, in two steps. *stored*: the row as it is now.
+
+        A row with a right check goes on deciding, so it is spoiled first: nothing is decided from it any more. At the
+        next call the row is spoiled, and *rebuilt*, which was computed once more, takes its place. For *rebuilt* None
+        the row is deleted. Both values have their checks.
+        """
+        with self.begin_write() as txn:
+            if stored is not None and not is_intact(key, stored):
+                if rebuilt is None:
+                    txn.delete(key)
+                else:
+                    txn.put(key, rebuilt)
+                return
+            txn.put(key, spoil_row(key, (rebuilt or stored or b"")[:-CHECK_SIZE]))
+        self._check.damage(key)
 
     def heartbeat(self, wall_ms: int) -> None:
         """Write the present time, so that readers can see that the writer runs."""

@@ -3,7 +3,10 @@
 Decisions are made from the table. Its rows have checks (``checked_rows``), so a flipped bit is noticed when the row is
 read. This comparison finds it before, and also finds rows that are missing, or that a fault of ours made wrong. The
 copy is made in a scratch directory and compared page by page. A difference is a fault only if it remains on the
-sequencer's thread, where no row changes.
+sequencer's thread, where no row changes. There a wrong row of a person is mended (``Table.mend``): the pass that finds
+it spoils it, so that decisions about the person are INDETERMINATE, and the next pass puts the row that it has made from
+the ledger itself. So no row is replaced because of one copy, which may be the wrong one. Rows that all persons share
+are left to the operator.
 
 The copy ends at the table's revision (a tree size). The ledger may be larger, because it commits each batch first.
 """
@@ -20,13 +23,15 @@ from consentd.core import codec
 from consentd.core.pruned import NOTHING
 from consentd.errors import ConsentdError, CorruptionError, StorageError
 from consentd.ledger import reads, retention
-from consentd.table.checked_rows import CHECK_SIZE, DamagedRowError
+from consentd.table.checked_rows import CHECK_SIZE, DamagedRowError, is_intact
 from consentd.table.table import CATCH_UP_BATCH, Table, catch_up
 from consentd.table.transaction import STEP_KINDS
 from consentd.verify.findings import MAX_FAULTS, Fault
 from consentd.verify.scrub_records import Records
-from consentd.verify.table_compare import compare_rows, scratch_table
+from consentd.verify.table_compare import Difference, compare_rows, scratch_table
 
+_OF_PERSONS = frozenset("is")
+"""Kinds of rows that belong to one person each."""
 _PAGE = 256
 """Table rows in a page, which one step compares."""
 _COPY_FACTOR = 2
@@ -78,7 +83,7 @@ class ScrubOptions:
 
 
 class ScrubProgress:
-    """How many records a scrub has checked, how many were damaged, and the first ``MAX_FAULTS`` faults.
+    """How many records a scrub has checked, how many were damaged or spoiled, and the first ``MAX_FAULTS`` faults.
 
     The thread of the scrub owns this object.
     """
@@ -88,6 +93,7 @@ class ScrubProgress:
         self._piece, self._pause = piece, pause
         self._since_pause = 0
         self.checked = self.damaged = 0
+        self.spoiled = 0  # rows that the next pass puts right
         self.faults: list[Fault] = []
 
     def add(self, *faults: Fault) -> None:
@@ -137,7 +143,9 @@ class TableScrub:
         with scratch_table(directory, map_size_mb=map_size_mb) as copy:
             self._last = b"" if self._catch_up(copy) else None
             while self._last is not None:
-                if self._attempt(partial(self._compare_page, copy, self._last)) is None:
+                after = self._last
+                mended = partial(self._compare_page, copy, after, mends=True)
+                if self._attempt(partial(self._compare_page, copy, after), mended) is None:
                     break
                 self._progress.count(_PAGE)
 
@@ -199,8 +207,11 @@ class TableScrub:
             self._skipped = 0
             self._progress.count(1)
 
-    def _compare_page(self, copy: Table, after: bytes) -> list[Fault]:
-        """Compare the page of rows after key *after*. If this raises, no further page is compared."""
+    def _compare_page(self, copy: Table, after: bytes, *, mends: bool = False) -> list[Fault]:
+        """Compare the page of rows after key *after*. If this raises, no further page is compared.
+
+        *mends*: mend the wrong rows of persons. Only on the sequencer's thread.
+        """
         self._last = None
         self._check_revision(copy)
         with self._table.read() as stored:
@@ -211,7 +222,10 @@ class TableScrub:
             with copy.read() as rebuilt:
                 theirs = [row for row in rebuilt.page(after, 2 * _PAGE) if last is None or row[0] <= last]
         faults: list[Fault | None] = []
-        for difference in compare_rows(iter(ours), iter(theirs)):
+        differences = list(compare_rows(iter(ours), iter(theirs)))
+        if mends and self._is_unpruned():
+            self._mend([one for one in differences if one.kind in _OF_PERSONS])
+        for difference in differences:
             index = self._records.last_index(difference.key[1:]) if difference.kind == "s" else None
             faults.append(Fault(index, difference.what))
         expected = dict(theirs)
@@ -219,6 +233,12 @@ class TableScrub:
         faults += [self._identifier_fault(key[1:], row[:-CHECK_SIZE]) for key, row in right]
         self._last = last
         return [fault for fault in faults if fault is not None]
+
+    def _mend(self, differences: list[Difference]) -> None:
+        for one in differences:
+            is_spoiled = one.stored is not None and not is_intact(one.key, one.stored)
+            self._table.mend(one.key, one.stored, one.rebuilt)
+            self._progress.spoiled += not is_spoiled
 
     def _identifier_fault(self, identifier_hash: bytes, tag: bytes) -> Fault | None:
         """Check an identifier row of the table, which the copy has too, against the vault."""
