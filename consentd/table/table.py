@@ -103,7 +103,7 @@ class Table(Environment):
     def mend(self, key: bytes, stored: bytes | None, rebuilt: bytes | None) -> None:
         """Replace a person's row that is not what the ledger makes it, in two steps. *stored*: the row as it is now.
 
-        A row with a right check goes on deciding, so it is spoiled first: nothing is decided from it any more. At the
+        A row with a right check still decides, so it is spoiled first: nothing is decided from it any more. At the
         next call the row is spoiled, and *rebuilt*, which was computed once more, takes its place. For *rebuilt* None
         the row is deleted. Both values have their checks.
         """
