@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -170,6 +171,24 @@ def test_nesting_is_bounded_before_anything_recurses(depth: int, opening: str) -
     for end in ("", "]" * depth, "}" * depth):
         with pytest.raises(MalformedError, match="nested deeper"):
             parse_evidence((opening * depth + end).encode())
+
+
+@pytest.mark.parametrize(
+    "piece", ["[],", "{},", '"",', '{"":0},', "[[[[[]]]]],", "0,"],
+    ids=["lists", "objects", "texts", "named", "deep", "numbers"],
+)
+def test_what_would_take_many_times_its_size_is_refused_before_it_is_decoded(piece: str) -> None:
+    text = '{"keys":[' + piece * (200_000 // len(piece)) + "0]}"
+    with pytest.raises(MalformedError, match="lists, objects and commas"):
+        parse_evidence(text.encode())
+    spaced = text.replace(",", "," + " " * 2 * evidence.BYTES_PER_MARK * piece.count("[") + " " * 60)
+    with pytest.raises(MalformedError, match="exactly these names"):
+        parse_evidence(spaced.encode())  # as long as its marks demand: refused for another reason
+
+
+def test_marks_in_text_are_none() -> None:
+    many = replace(WHOLE, policy="[{," * 10_000)
+    assert parse_evidence(format_evidence(many)) == many
 
 
 def test_brackets_in_text_are_no_nesting() -> None:

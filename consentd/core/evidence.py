@@ -22,6 +22,10 @@ MAX_SIZE = 384 << 20
 """The largest file, in bytes. The longest stream that a client accepts (256 MiB) fits into such a file as base64."""
 MAX_NESTING = 8
 """The deepest nesting of arrays and objects. The format itself needs six levels."""
+BYTES_PER_MARK = 24
+"""The fewest bytes of a file for each list, object and comma in it, beside ``FREE_MARKS``. Leaves, hashes and
+statements are so long that a file of entries has at least 30."""
+FREE_MARKS = 1000
 MAX_HASHES = 64
 """The largest number of hashes in one proof."""
 
@@ -120,10 +124,11 @@ def parse_evidence(content: bytes) -> Evidence:
     """Parse the bytes of a file.
 
     Raises:
-        MalformedError: the file is larger than ``MAX_SIZE``, is not JSON in UTF-8 without a byte order mark, or is
-            nested deeper than ``MAX_NESTING``; an object lacks a name, or has an unknown name or a name twice; a number
-            is not an integer from 0 to 2^53 - 1 in plain digits; base64 is not canonical; text has half of a surrogate
-            pair; a proof has more than ``MAX_HASHES`` hashes; or the scope is not valid.
+        MalformedError: the file is larger than ``MAX_SIZE``, is not JSON in UTF-8 without a byte order mark, is nested
+            deeper than ``MAX_NESTING``, or has more marks than ``BYTES_PER_MARK`` allows; an object lacks a name, or
+            has an unknown name or a name twice; a number is not an integer from 0 to 2^53 - 1 in plain digits; base64
+            is not canonical; text has half of a surrogate pair; a proof has more than ``MAX_HASHES`` hashes; or the
+            scope is not valid.
     """
     if len(content) > MAX_SIZE:
         raise MalformedError(f"evidence is larger than {MAX_SIZE} bytes")
@@ -132,8 +137,9 @@ def parse_evidence(content: bytes) -> Evidence:
     except UnicodeDecodeError:
         raise MalformedError("evidence is not UTF-8") from None
     value = parse_json(
-        text, max_nesting=MAX_NESTING, parse_int=_parse_integer, parse_float=_refuse, parse_constant=_refuse
-    )
+        text, max_nesting=MAX_NESTING, max_marks=FREE_MARKS + len(content) // BYTES_PER_MARK,
+        parse_int=_parse_integer, parse_float=_refuse, parse_constant=_refuse,
+    )  # fmt: skip
     file = _object(value, _FILE)
     return Evidence(
         scope=file["scope"],

@@ -7,14 +7,15 @@ from typing import Any
 
 from consentd.errors import MalformedError
 
-# A whole string, or a bracket outside of strings. A string without its end matches too, so each character is read once.
-_STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.?[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
+# A whole string, or a mark outside of strings. A string without its end matches too, so each character is read once.
+_STRING_OR_MARK = re.compile(r'"[^"\\]*+(?:\\.?[^"\\]*+)*+"?|[\[\]{},]', re.DOTALL)
 
 
 def parse_json(
     text: str,
     *,
     max_nesting: int,
+    max_marks: int | None = None,
     parse_constant: Callable[[str], Any],
     parse_int: Callable[[str], Any] | None = None,
     parse_float: Callable[[str], Any] | None = None,
@@ -23,13 +24,15 @@ def parse_json(
 
     Args:
         max_nesting: the largest number of nested arrays and objects.
+        max_marks: the largest number of ``[``, ``{`` and ``,`` outside of strings, so that a text does not become many
+            times its size in memory: a list takes 64 bytes, and its text only three. None: any number.
         parse_constant: called with the text of ``NaN`` and the infinities, which are no JSON.
         parse_int, parse_float: called with the text of a number, as in ``json.loads``.
 
     Raises:
-        MalformedError: the text is not JSON, has a name twice in one object, or is nested too deep.
+        MalformedError: the text is not JSON, has a name twice in one object, is nested too deep, or has too many marks.
     """
-    _check_nesting(text, max_nesting)
+    _check_marks(text, max_nesting, max_marks)
     try:
         return json.loads(
             text,
@@ -42,17 +45,21 @@ def parse_json(
         raise MalformedError("text is not JSON") from error
 
 
-def _check_nesting(text: str, max_nesting: int) -> None:
-    """Verify that the nesting is within the limit. This precedes the parser, which would recurse without a limit."""
-    depth = 0
-    for found in _STRING_OR_BRACKET.finditer(text):
-        bracket = text[found.start()]
-        if bracket in "[{":
+def _check_marks(text: str, max_nesting: int, max_marks: int | None) -> None:
+    """Verify nesting and marks. This precedes the parser, which would recurse and take memory without a limit."""
+    depth = marks = 0
+    for found in _STRING_OR_MARK.finditer(text):
+        mark = text[found.start()]
+        if mark in "[{":
             depth += 1
             if depth > max_nesting:
                 raise MalformedError(f"JSON is nested deeper than {max_nesting} levels")
-        elif bracket in "]}":
+        elif mark in "]}":
             depth -= 1
+        if mark in "[{,":
+            marks += 1
+            if max_marks is not None and marks > max_marks:
+                raise MalformedError(f"JSON has more than {max_marks} lists, objects and commas")
 
 
 def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -17,6 +17,8 @@ export const EVIDENCE_FORMAT = "consentd/evidence/v1";
 export const MAX_EVIDENCE_SIZE = 384 * 2 ** 20;
 
 const MAX_NESTING = 8;
+const BYTES_PER_MARK = 24;
+const FREE_MARKS = 1000;
 const MAX_HASHES = 64;
 const FILE = "format scope checkpoint consistency seal seal_inclusion histories entries keys policy".split(" ");
 
@@ -57,7 +59,8 @@ export function scopeTag(scope: Scope): Uint8Array | null {
  */
 export function parseEvidence(content: Uint8Array): Evidence {
   if (content.length > MAX_EVIDENCE_SIZE) throw new MalformedError("evidence is larger than 384 MiB");
-  const file = new Fields(parseJson(decodeText(content, "evidence"), MAX_NESTING), FILE);
+  const maxMarks = FREE_MARKS + Math.floor(content.length / BYTES_PER_MARK);
+  const file = new Fields(parseJson(decodeText(content, "evidence"), MAX_NESTING, maxMarks), FILE);
   if (file.text("format") !== EVIDENCE_FORMAT) {
     throw new MalformedError(`evidence is of another format: its \`format\` is not \`${EVIDENCE_FORMAT}\``);
   }

@@ -18,10 +18,12 @@ const WORDS: readonly (readonly [string, boolean | null])[] = [["null", null], [
 
 /** Parse a JSON text whose arrays and objects are nested at most *maxNesting* deep.
  *
+ * *maxMarks* is the largest number of arrays, objects and commas, so that a text does not take many times its size.
+ *
  * @throws {MalformedError} it is not JSON, or one of the things that this reader refuses.
  */
-export function parseJson(text: string, maxNesting: number): JsonValue {
-  const reader = new Reader(text, maxNesting);
+export function parseJson(text: string, maxNesting: number, maxMarks = Infinity): JsonValue {
+  const reader = new Reader(text, maxNesting, maxMarks);
   const value = reader.value();
   reader.end();
   return value;
@@ -31,7 +33,9 @@ class Reader {
   #at = 0;
   #depth = 0;
 
-  constructor(readonly text: string, readonly maxNesting: number) {}
+  #marks = 0;
+
+  constructor(readonly text: string, readonly maxNesting: number, readonly maxMarks: number) {}
 
   value(): JsonValue {
     this.#skipSpaces();
@@ -52,10 +56,18 @@ class Reader {
   #nested<T>(read: () => T): T {
     this.#depth += 1;
     if (this.#depth > this.maxNesting) throw new MalformedError(`JSON is nested deeper than ${this.maxNesting} levels`);
+    this.#countMark();
     this.#at += 1;
     const value = read();
     this.#depth -= 1;
     return value;
+  }
+
+  #countMark(): void {
+    this.#marks += 1;
+    if (this.#marks > this.maxMarks) {
+      throw new MalformedError(`JSON has more than ${this.maxMarks} lists, objects and commas`);
+    }
   }
 
   #object(): ReadonlyMap<string, JsonValue> {
@@ -81,11 +93,13 @@ class Reader {
   #items(end: string, read: () => void): void {
     this.#skipSpaces();
     if (this.#skip(end)) return;
-    do {
+    for (;;) {
       this.#skipSpaces();
       read();
       this.#skipSpaces();
-    } while (this.#skip(","));
+      if (!this.#skip(",")) break;
+      this.#countMark();
+    }
     if (!this.#skip(end)) throw new MalformedError("JSON has an array or object that does not end");
   }
 
