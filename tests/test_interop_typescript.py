@@ -1,20 +1,14 @@
 """Our evidence, receipts and signatures, and what was done to them, judged by the verifier in TypeScript."""
 
 import json
-import os
 import re
-import shutil
-import subprocess
 from collections import Counter
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from threading import Thread
 
 import pytest
 
 from cases.daemons import question, running_daemon
 from cases.pruned_ledgers import DAYS, World, data_directory
+from cases.typescript import NPM, ROOT, build_package, run, show
 from cases.vectors_case import b64
 from cases.write_vectors import write_vectors
 from consentd.audit.evidence import make_evidence
@@ -27,12 +21,7 @@ from consentd.v1 import consent_pb2
 from consentd_client import Client, pin
 from consentd_client.evidence import save_history
 
-ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "clients" / "typescript"
 SHARED = ROOT / "../shared/vectors"
-NPM = shutil.which("npm") if shutil.which("node") else None
-OLDEST_NODE = 18
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture(scope="module")
@@ -80,26 +69,8 @@ def test_each_part_of_evidence_is_changed_in_each_way(vectors):
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
-    """Copy the package, install what the lock file pins, and compile; or say why not. Return its directory.
-
-    A copy, because test workers beside each other would find half an installation.
-    """
-    if NPM is None:
-        pytest.skip("node and npm are not installed")
-    root = tmp_path_factory.mktemp("typescript")
-    package = root / "clients" / "typescript"
-    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("node_modules", "dist"))
-    (root / "proto").symlink_to(ROOT / "proto")
-    node = run(package, "node", "--version").stdout.strip()
-    if int(node.removeprefix("v").split(".")[0]) < OLDEST_NODE:
-        pytest.skip(f"node is older than {OLDEST_NODE}: {node}")
-    installed = run(package, NPM, "ci", "--no-progress", "--prefer-offline")
-    if installed.returncode and re.search(r"ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ETIMEDOUT|ENOTCACHED", installed.stderr):
-        pytest.skip("the npm packages are neither cached nor within reach")
-    assert installed.returncode == 0, installed.stderr
-    built = run(package, NPM, "run", "build")
-    assert built.returncode == 0, built.stdout
-    return package
+    """The package in TypeScript, compiled."""
+    return build_package(tmp_path_factory.mktemp("typescript"))
 
 
 @pytest.mark.slow
@@ -241,8 +212,6 @@ PAGE = """\
 @pytest.mark.slow
 def test_in_a_browser(package, served, tmp_path):
     """The same modules, unbundled, in Chromium: a history and evidence, and each of them changed."""
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
     directory, (_, log_key, _), tag = served
     history, evidence = ((directory / name).read_bytes() for name in ("history.json", "person.json"))
     files = {
@@ -257,23 +226,9 @@ def test_in_a_browser(package, served, tmp_path):
         "tag": tag,
         "files": {name: b64(content) for name, content in files.items()},
     }
-    (package / "page.html").write_text(PAGE.replace("PASSED", json.dumps(passed)))
-    handler = partial(Quiet, directory=package)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            shown = run(
-                tmp_path, CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-                f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
-                f"http://127.0.0.1:{server.server_port}/page.html",
-            )  # fmt: skip
-        finally:
-            server.shutdown()
-            thread.join()
-    assert shown.returncode == 0, shown.stderr
-    found = re.search(r"<html>(\{.*\})</html>", shown.stdout)
-    assert found, shown.stdout + shown.stderr
+    shown = show(package, PAGE.replace("PASSED", json.dumps(passed)), tmp_path / "profile")
+    found = re.search(r"<html>(\{.*\})</html>", shown)
+    assert found, shown
     assert json.loads(found[1]) == {
         "history.json": ["ENROL", "GRANT", "ACCESS"],
         "changed.json": "ProofError",
@@ -282,21 +237,8 @@ def test_in_a_browser(package, served, tmp_path):
     }
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    """Serves files and says nothing."""
-
-    def log_message(self, *_):
-        pass
-
-
 def verify(package, *arguments, status=0):
     """Run the command line; return its answer."""
     answer = run(package, "node", "dist/src/cli.js", *map(str, arguments))
     assert answer.returncode == status, answer.stdout + answer.stderr
     return json.loads(answer.stdout)
-
-
-def run(directory, *command, **environment):
-    return subprocess.run(
-        command, cwd=directory, env={**os.environ, **environment}, capture_output=True, text=True, check=False
-    )
