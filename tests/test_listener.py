@@ -3,6 +3,7 @@
 import errno
 import http.client
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cases.certificates import make_authority, make_certificate
 from cases.fakes import HANG_S
 from consentd.errors import StorageError
 from consentd.listener import server as module
@@ -276,3 +278,63 @@ def test_a_stop_without_grace_waits_for_nobody() -> None:
         listener.stop()
         assert is_closed(peer)
         leave.set()
+
+
+# -- TLS ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """The contexts of a server and of a client that trusts it."""
+    directory, authority = tmp_path_factory.mktemp("tls"), make_authority()
+    make_certificate(authority, "consentd").write(directory)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(directory / "cert.pem", directory / "key.pem")
+    return server, ssl.create_default_context(cadata=authority.pem)
+
+
+def get_encrypted(listener: Listener, context: ssl.SSLContext) -> bytes:
+    client = http.client.HTTPSConnection("127.0.0.1", listener.port, timeout=HANG_S, context=context)
+    with closing(client):
+        client.request("GET", "/x")
+        return client.getresponse().read()
+
+
+def test_peers_that_never_shake_hands_make_room_for_others(tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    server, client = tls
+    with listening(max_connections=8, tls=server) as listener, ExitStack() as stack:
+        peers = [stack.enter_context(connect(listener)) for _ in range(100)]
+        assert get_encrypted(listener, client) == b"/x\n"
+        assert listener.connections <= 8
+        assert all(is_closed(peer) for peer in peers[:70])
+
+
+def test_a_handshake_has_a_time_limit(
+    tls: tuple[ssl.SSLContext, ssl.SSLContext], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with listening(idle_s=SHORT_S, tls=tls[0]) as listener, connect(listener) as peer, connect(listener) as other:
+        other.sendall(b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
+        peer.sendall(b"\x16\x03\x01")
+        wait_empty(listener)
+    assert [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"] == []
+
+
+def test_a_refusal_and_an_answer_are_encrypted(tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    server, client = tls
+    for data, status in ((b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n", 200), (b"GET /x HTTP/1.1\r\n\r\n", 400)):
+        with (
+            listening(tls=server) as listener,
+            connect(listener) as plain,
+            client.wrap_socket(plain, server_hostname="127.0.0.1") as peer,
+        ):
+            peer.sendall(data)
+            assert peer.recv(12) == f"HTTP/1.1 {status}".encode()
+
+
+def test_another_certificate_counts_for_the_next_connection(tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    server, client = tls
+    with listening(tls=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)) as listener:
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            get_encrypted(listener, client)
+        listener.tls = server
+        assert get_encrypted(listener, client) == b"/x\n"
