@@ -77,7 +77,8 @@ def show(package: Path, page: str, profile: Path) -> str:
     with _files_served(package) as port:
         shown = run(
             profile.parent, CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-            "--virtual-time-budget=60000", f"--user-data-dir={profile}", "--dump-dom", f"http://127.0.0.1:{port}/page.html",
+            "--virtual-time-budget=60000", f"--user-data-dir={profile}", "--dump-dom",
+            f"http://127.0.0.1:{port}/page.html",
         )  # fmt: skip
     assert shown.returncode == 0, shown.stderr
     return shown.stdout
