@@ -34,10 +34,11 @@ So may a caller that has not sent a message for so long, to a further call of it
 """
 
 RECEIVING = 32
-"""How many calls of a caller in a pool may wait for their messages.
+"""How many calls of a caller in a pool may wait for their messages for ``STALLED_S`` seconds or longer.
 
 The core keeps what has arrived of a message, up to the longest one, and nobody else counts these bytes. A caller that
-sends its message with the headers, as clients do, has few calls that wait, however many are in flight.
+sends its message with the headers, as clients do, has no call that waits so long. In a burst it has many that wait
+for a moment, so none is refused for that.
 """
 
 CLOSE_S = 10.0
@@ -157,11 +158,11 @@ class Pool:
 
         If the pool is full, the call that waits longest for its peer must end. So peers that send headers alone, or
         that do not take what they asked for, cannot keep others out. If the caller has ``RECEIVING`` calls that wait
-        for their messages, the first of these must end, if it is stalled.
+        for their messages, the first of these must end, if it is stalled (``STALLED_S``).
 
         Raises:
-            OverloadedError: the caller has too many calls in the pool, or too many that wait for their messages, all of
-                them for a short time; or the pool is full, and no call waits for its peer. *call* is not counted.
+            OverloadedError: the caller has too many calls in the pool, or the pool is full and no call waits for its
+                peer; *call* is not counted.
         """
         with self._lock:
             if call.caller and self._of_caller[call.caller] >= self.limits.calls_of_caller:
@@ -170,9 +171,8 @@ class Pool:
             evicted = None
             if call.caller and self._receiving_of[call.caller] >= RECEIVING:
                 evicted = self._take_receiving(call.caller)
-                self._metrics.calls_refused.inc(self.name, "caller" if evicted is None else "evicted")
-                if evicted is None:
-                    raise OverloadedError(f"caller has too many calls without a message: `{RECEIVING}`", BUSY)
+            if evicted is not None:
+                self._metrics.calls_refused.inc(self.name, "evicted")
             elif self._in_flight >= self.limits.calls:
                 evicted = self._take_stalled()
                 self._metrics.calls_refused.inc(self.name, "all" if evicted is None else "evicted")
