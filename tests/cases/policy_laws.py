@@ -369,7 +369,10 @@ def a_higher_normal_level_permits_nothing_more_by_older_consents(draw: Draw, sce
 
     def check(case: Case) -> bool:
         if draw.random.random() < 0.9:  # mostly about what a normal policy is about
-            case = case.about(purpose="TREAT", break_glass=None, labels=(), level=high, resources=None)
+            normal = tuple(dict.fromkeys((*case.question.categories, "CLIN.A", "MIX.B")))
+            case = case.about(
+                purpose="TREAT", break_glass=None, labels=(), level=high, resources=None, categories=normal
+            )
         permitted = case.verdict(before).permitted
         assert not case.verdict(after).permitted & ~permitted
         return bool(case.verdict(newer).permitted & ~permitted)

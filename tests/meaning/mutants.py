@@ -126,13 +126,10 @@ def run(only: str = "") -> int:
 
     Raises:
         AssertionError: the text of a mutant is not in the source once; the unchanged sources do not pass a stage; a
-            changed source cannot be imported.
+            changed source cannot be imported; the files changed during the run.
     """
     chosen = [(mutant, changed(mutant)) for mutant in MUTANTS if only in name_of(mutant)]
-    unchanged = {
-        name: (ROOT / f"consentd/policy/{name}.py").read_text(encoding="utf-8")
-        for name in dict.fromkeys(mutant.module for mutant in MUTANTS)
-    }
+    unchanged = _sources()
     passed: dict[str, list[str]] = {}
     unnoticed = 0
     for number, (mutant, source) in enumerate(chosen, 1):
@@ -146,10 +143,18 @@ def run(only: str = "") -> int:
                     raise AssertionError(f"the unchanged source did not pass this test: {noticed}")
                 by = f"{stage}: {noticed}"
                 break
+        if _sources() != unchanged:
+            raise AssertionError("the files have changed meanwhile: begin again")
         unnoticed += by is None
         print(f"{number:2} {name_of(mutant)}: {by or 'NOT NOTICED'} ({time.monotonic() - begun:.0f} s)", flush=True)
     print(f"{len(chosen)} mutants, {unnoticed} not noticed", flush=True)
     return unnoticed
+
+
+def _sources() -> dict[str, str]:
+    """Read the source of each module that has a mutant."""
+    modules = dict.fromkeys(mutant.module for mutant in MUTANTS)
+    return {name: (ROOT / f"consentd/policy/{name}.py").read_text(encoding="utf-8") for name in modules}
 
 
 def _passed(stage: str, unchanged: dict[str, str]) -> list[str]:
