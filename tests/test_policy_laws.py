@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from cases.policy_laws import LAWS, draw_scene
+from cases.policy_laws import LAWS
+from cases.policy_scenes import draw_scene
 from cases.policy_worlds import EARLIER, NUMBERS, PUBLISHED, VOCABULARIES, VOCABULARY, Draw, World
 from consentd.policy import model
 from consentd.policy.compile import compile_consent

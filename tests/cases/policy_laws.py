@@ -1,8 +1,7 @@
 """The laws of a decision (policy.md, rule 12), and more that follow from the rules, each on drawn cases.
 
 A law takes a drawn ``Scene`` (a world, and consents that a law may add to it), and returns a check of one ``Case`` (a
-question about it). The check asserts, and returns whether the case could break the law. ``LAWS`` has them by name. All
-laws share scenes and cases, so what they need of these is drawn, compiled and answered once.
+question about it). The check asserts, and returns whether the case could break the law. ``LAWS`` has them by name.
 
 Where a law says that something is never more permitted, a case could break it if something was asked for that was not
 permitted before, and the change touches the question.
@@ -10,14 +9,13 @@ permitted before, and the change touches the question.
 
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from dataclasses import replace
+from functools import lru_cache
 from itertools import pairwise
 
-from cases.participants import pack
+from cases.policy_scenes import Case, Scene, changed, only
 from cases.policy_worlds import (
     ABROAD,
-    BLIND,
     CATEGORIES,
     EARLIER,
     LABELS,
@@ -25,10 +23,8 @@ from cases.policy_worlds import (
     MEMBERSHIPS,
     NUMBERS,
     PARTICIPANTS,
-    PUBLISHED,
     RESIDUAL,
     RESOURCES,
-    SINCE,
     VOCABULARIES,
     VOCABULARY,
     Draw,
@@ -39,14 +35,13 @@ from cases.reference_match import Asked
 from cases.reference_policy import said_by_consent
 from cases.reference_realm import leaves
 from cases.reference_sensitivity import Case as OpenCase
-from consentd.policy.codebook import Codebook, PackedQuestion
-from consentd.policy.evaluate import Verdict, decision
+from consentd.policy.codebook import Codebook
+from consentd.policy.evaluate import Verdict
 from consentd.policy.model import (
     LEVELS,
     OPEN_END_MS,
     STILL,
     Combining,
-    Consent,
     Decision,
     Effect,
     ImplicitPolicy,
@@ -56,107 +51,14 @@ from consentd.policy.model import (
     Provision,
     Question,
     ReasonCode,
-    Rules,
     StoredConsent,
 )
 
 LATER = 10_000  # a leaf index after those of all consents and rules
 GROUPS = ("group/g", "group/h")
 
-
-class Case:
-    """A question of one caller at one instant. What a world answers is computed once."""
-
-    def __init__(self, question: Question, now_ms: int, caller: str) -> None:
-        self.question, self.now_ms, self.caller = question, now_ms, caller
-        # By the id of a codebook or a world, which the values keep from being used again.
-        self._packed: dict[int, tuple[Codebook, PackedQuestion]] = {}
-        self._verdicts: dict[int, tuple[World, Verdict]] = {}
-
-    def packed(self, world: World) -> PackedQuestion:
-        codebook = world.codebook
-        found = self._packed.get(id(codebook))
-        if found is None:
-            found = codebook, pack(self.question, codebook, caller=self.caller, left=LEFT, blind=BLIND)
-            self._packed[id(codebook)] = found
-        return found[1]
-
-    def verdict(self, world: World) -> Verdict:
-        found = self._verdicts.get(id(world))
-        if found is None:
-            found = world, world.verdict(self.packed(world), self.now_ms)
-            self._verdicts[id(world)] = found
-        return found[1]
-
-    def answer(self, world: World) -> Decision:
-        return decision(self.verdict(world), self.packed(world), world.codebook, world.compiled)
-
-    @cached_property
-    def silent(self) -> "Case":
-        """The same of a caller who enforces no residual."""
-        return self.about(supported_obligations=frozenset()) if self.question.supported_obligations else self
-
-    def about(self, **changes: object) -> "Case":
-        """Return a case with another question."""
-        return Case(replace(self.question, **changes), self.now_ms, self.caller)  # type: ignore[arg-type]
-
-    def at(self, now_ms: int) -> "Case":
-        return Case(self.question, now_ms, self.caller)
-
-
-@dataclass(eq=False)
-class Scene:
-    """A drawn world, and consents that it does not have: one of denies alone, one of permits alone, and any one."""
-
-    world: World
-    deny: StoredConsent
-    permit: StoredConsent
-    other: StoredConsent
-
-    @cached_property
-    def with_deny(self) -> World:
-        return changed(self.world, consents=[*self.world.consents, self.deny])
-
-    @cached_property
-    def with_permit(self) -> World:
-        return changed(self.world, consents=[*self.world.consents, self.permit])
-
-    @property
-    def older(self) -> World:
-        """The world without what was given under the vocabulary in force."""
-        older = changed(self.world, consents=[one for one in self.world.consents if one.since < PUBLISHED])
-        return older if older.since < PUBLISHED else changed(older, rules=Rules(), since=0)
-
-    def cases(self, draw: Draw, count: int) -> Iterator[Case]:
-        """Draw questions, mostly about the world, else about one of the further consents.
-
-        Some ask for one category more, so that an answer permits some of what is asked for.
-        """
-        pick = draw.random
-        others = [World([one], vocabularies=VOCABULARIES) for one in (self.deny, self.permit, self.other)]
-        for _ in range(count):
-            question = draw.question(pick.choice([*[self.world] * 4, others[0], *[others[1]] * 3, others[2]]))
-            if pick.random() < 0.7:
-                more = pick.choice(CATEGORIES)
-                question = replace(question, categories=tuple(dict.fromkeys((*question.categories, more))))
-            yield Case(question, draw.now(), draw.caller(question))
-
-
 Check = Callable[[Case], bool]
 Law = Callable[[Draw, Scene], Check]
-
-
-def draw_scene(draw: Draw) -> Scene:
-    pick = draw.random
-    since = [one for one in SINCE if one < PUBLISHED] if pick.random() < 0.3 else SINCE
-    timed = Draw(pick, windows=pick.choice([0.1, 0.7, 0.9]))
-    normal = (ImplicitPolicy.BASIC_NORMAL, ImplicitPolicy.ALL_NORMAL)
-    return Scene(
-        timed.world(since=since),
-        deny=another(timed, Effect.DENY, (None, None, ImplicitPolicy.DENY)),
-        permit=another(timed, Effect.PERMIT, (None, None, *normal)),
-        other=replace(timed.stored(99), readable=True),
-    )
 
 
 def sets(answer: Decision) -> tuple[tuple[str, ...], ...]:
@@ -176,24 +78,6 @@ def all_of(verdict: Verdict) -> tuple[object, ...]:
 def is_decided(verdict: Verdict) -> bool:
     """Return whether some provision decided something."""
     return any(effect is not None or code is ReasonCode.UNREADABLE_CONSENT for code, effect, *_ in verdict.reasons)
-
-
-def only(provision: Provision, effect: Effect) -> Provision:
-    return replace(provision, effect=effect, children=tuple(only(child, effect) for child in provision.children))
-
-
-def another(draw: Draw, effect: Effect, policies: tuple[ImplicitPolicy | None, ...]) -> StoredConsent:
-    """Draw a consent that no drawn world has, of provisions with one effect."""
-    kind = draw.random.choice([Kind.CONSENT, Kind.CONSENT, Kind.CONSENT, Kind.STATUTORY])
-    policy = draw.random.choice(policies) if kind is Kind.CONSENT else None
-    since = draw.random.choice(SINCE)
-    vocabulary = VOCABULARY if since >= PUBLISHED else EARLIER
-    root = only(draw.provision(effect=effect, depth=2, chance=0.2, vocabulary=vocabulary), effect)
-    return StoredConsent(99, 99, 1, Consent(kind=kind, root=root, policy=policy), since=since)
-
-
-def changed(world: World, **changes: object) -> World:
-    return replace(world, **changes)  # type: ignore[arg-type]
 
 
 def permits_no_more(before: World, after: World, *, by: StoredConsent | None = None) -> Check:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cases.policy_agreement import check_answer
-from cases.policy_laws import LAWS, draw_scene
+from cases.policy_laws import LAWS
+from cases.policy_scenes import draw_scene
 from cases.policy_worlds import Draw, kind_of
 
 GROUP = 1_000  # cases of one seed
