@@ -7,7 +7,8 @@ import { readFileSync, renameSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 
 import { decodeHex, decodeText, encodeText, equal } from "./bytes.js";
-import { ProofError, UnreadKeyError, VerificationError } from "./errors.js";
+import { parseProof } from "./checkpoint.js";
+import { MalformedError, ProofError, UnreadKeyError, VerificationError } from "./errors.js";
 import { parseEvidence } from "./evidence.js";
 import { type HeldFile, heldJson, type Json, parseHeld } from "./held.js";
 import { parseJson } from "./json.js";
@@ -42,7 +43,7 @@ everything in it. \`-\` is stdin.
   --json               one JSON object instead of text
   --help               show this
 
-exit status: 0 proven, 1 disproved, 2 undetermined
+exit status: 0 proven, 1 disproved, 2 undetermined, also for a file of another kind, or a part of one
 `;
 
 const OPTIONS = {
@@ -87,7 +88,7 @@ function history(file: string, values: Values): number {
     ...(tag && { tag }),
     ...(values["public-name"] !== undefined && { publicName: values["public-name"] }),
   };
-  const content = read(file);
+  const content = readAs("evidence", parseEvidence, file);
   const result =
     kept && isComplete(content, kept)
       ? verifyAlone(content, options, kept)
@@ -119,14 +120,15 @@ function verifyAlone(content: Uint8Array, options: HistoryOptions, { held, heldC
 function evidence(file: string, values: Values): number {
   refuseOptions(values, "evidence", HISTORY_OPTIONS);
   // As in `consentd audit check-evidence`, no clock is compared unless an age is given.
-  const result = verifyEvidence(read(file), trustOf(values, values["max-age"] !== undefined));
+  const content = readAs("evidence", parseEvidence, file);
+  const result = verifyEvidence(content, trustOf(values, values["max-age"] !== undefined));
   answer(values, evidenceJson(result), evidenceText(result));
   return isDetermined(result) ? PROVEN : UNDETERMINED;
 }
 
 function receipt(file: string, leaf: string, values: Values): number {
   refuseOptions(values, "receipt", HISTORY_OPTIONS);
-  const result = verifyReceipt(read(file), read(leaf), trustOf(values));
+  const result = verifyReceipt(readAs("tlog-proof", parseProof, file), read(leaf), trustOf(values));
   answer(values, receiptJson(result), receiptText(result));
   return PROVEN;
 }
@@ -179,6 +181,18 @@ function trustOf(values: Values, hasClock = true): Trust {
 function readTag(text: string): Uint8Array {
   if (!/^[0-9a-fA-F]{64}$/.test(text)) throw new TypeError("--tag is not 64 hexadecimal digits");
   return decodeHex(text);
+}
+
+/** Read a file that *parse* can parse. A file of another kind, or a part of one, proves and disproves nothing. */
+function readAs(what: string, parse: (content: Uint8Array) => unknown, file: string): Uint8Array {
+  const content = read(file);
+  try {
+    parse(content);
+  } catch (error) {
+    if (!(error instanceof MalformedError)) throw error;
+    throw new TypeError(`file is no ${what}, or not all of one: ${error.message}`);
+  }
+  return content;
 }
 
 function read(file: string): Uint8Array {

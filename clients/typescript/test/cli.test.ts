@@ -84,7 +84,8 @@ test("a receipt", () => {
   assert.match(stdout, /^leaf 8 of consent\.example\.org\/spec is this one at tree size 11\nGRANT, seq 3 of tag aa/);
   assert.equal(JSON.parse(run(["receipt", bundle, leaf, ...trust, "--json"]).stdout).index, 8);
   assert.equal(run(["receipt", bundle, file("other.leaf", value("leaf 9")), ...trust]).status, 1);
-  assert.equal(run(["receipt", leaf, bundle, ...trust]).status, 1);
+  assert.equal(run(["receipt", leaf, bundle, ...trust]).status, 2); // a file of another kind
+  assert.equal(run(["receipt", file("half", RECEIPT.slice(0, 90)), leaf, ...trust]).status, 2);
 });
 
 test("a receipt as it is stored, full and reduced", () => {
@@ -126,6 +127,8 @@ test("evidence", () => {
   const refused = run(["evidence", changed, ...trust, "--json"]);
   assert.deepEqual([refused.status, JSON.parse(refused.stdout).error], [1, "proof"]);
   assert.equal(run(["evidence", whole, ...trust, "--origin", "other"]).status, 1);
+  const half = file("half.json", evidenceFile(proof).slice(0, 2000));
+  for (const command of ["evidence", "history"]) assert.equal(run([command, half, ...trust]).status, 2, command);
   assert.equal(run(["evidence", whole, ...trust, "--policy", file("policy", "quorum none\n")]).status, 0);
 });
 
