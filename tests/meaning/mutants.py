@@ -66,7 +66,7 @@ MUTANTS = (
     Mutant("match_row", "labels & (stated[1] | data.labels_above)", "labels & (stated[0] | data.labels)"),
     Mutant("match_row", "min(level, normal_level) if flags & NORMAL", "level if flags & NORMAL"),
     Mutant("compile", "min(_level(root.level) or HIGHEST_LEVEL, self._normal_level)",
-           "_level(root.level) or HIGHEST_LEVEL"),
+           "(_level(root.level) or HIGHEST_LEVEL)"),
     Mutant("compile", "_level(root.level) or HIGHEST_LEVEL, self._normal_level", "self._normal_level, HIGHEST_LEVEL"),
     Mutant("match_row", "mask |= leaves", "pass"),
     # Trees and layers
