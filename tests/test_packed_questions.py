@@ -100,6 +100,22 @@ def test_a_remembered_question_ends_with_the_delegation_that_lets_the_caller_ask
         packed(registry, ask(), caller=RELAY, now=until)
 
 
+def test_a_question_of_break_glass_is_not_remembered() -> None:
+    """Check refuses such a question, and so must not find one that AuthorizeAccess packed."""
+    registry = make_registry()
+    emergency = ask(purpose="BTG", break_glass=pb.BreakGlass(justification="unconscious after an accident"))
+    form = decisions.form_of(emergency.SerializeToString())
+    for question in (emergency, decisions.question_value(emergency)):
+        assert registry.pack(CLINIC, question, form, NOW).break_glass
+        assert registry.packed_before(CLINIC, form, NOW) is None
+
+
+def test_a_message_and_its_value_are_packed_alike() -> None:
+    registry, question = make_registry(), ask()
+    expected = packed(registry, question)
+    assert registry.pack(CLINIC, decisions.question_value(question), b"", NOW) == expected
+
+
 def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registries, "MAX_QUESTIONS", 2)
     registry = make_registry()

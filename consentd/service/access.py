@@ -104,7 +104,7 @@ class AccessService(Servicer):
             signed = SignedEntry(codec.QUESTION_KIND, given.tag, 0, statement)
         else:
             raise InvalidError("request asks no question")
-        payloads.check_no_unknown_fields(question)
+        decisions.check_fields(question)
         content = requests.content_hash("AuthorizeAccess", asked.question)
         return accesses.AuthorizeAccess(
             request=requests.make_request(caller, request.request_id, content),

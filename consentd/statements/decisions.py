@@ -63,15 +63,27 @@ def pack_message(message: pb.Question, codebook: Codebook, parties: Parties) -> 
         InvalidError: UNKNOWN_FIELD: the question has a field that this version does not know, which might narrow it; or
             as the two functions raise.
     """
-    has = message.HasField
-    if (
-        has("labels") or has("resources") or has("data_period") or has("break_glass") or message.level
-        or message.supported_obligations
-    ):  # fmt: skip
-        payloads.check_no_unknown_fields(message)
+    check_fields(message)
+    if _has_rare_messages(message) or message.level or message.supported_obligations:
         return pack_question(question_value(message), codebook, parties)
-    payloads.check_own_fields(message, message.subject, message.actor)
     return pack_question(cast(model.Question, _PlainQuestion(message)), codebook, parties)
+
+
+def check_fields(message: pb.Question) -> None:
+    """Refuse a question with a field, at any depth, that this version does not know: it might narrow the question.
+
+    Raises:
+        InvalidError: UNKNOWN_FIELD.
+    """
+    if _has_rare_messages(message):
+        payloads.check_no_unknown_fields(message)
+    else:  # a question has no other messages in it, and this takes a fraction of the time
+        payloads.check_own_fields(message, message.subject, message.actor)
+
+
+def _has_rare_messages(message: pb.Question) -> bool:
+    has = message.HasField
+    return has("labels") or has("resources") or has("data_period") or has("break_glass")
 
 
 def form_of(encoded: bytes) -> bytes:

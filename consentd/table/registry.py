@@ -10,7 +10,7 @@ from itertools import islice
 from operator import itemgetter
 
 from consentd.policy import actor, model
-from consentd.policy.codebook import MAX_MEMO_KEY, Codebook, PackedQuestion, Parties, remember
+from consentd.policy.codebook import MAX_MEMO_KEY, Codebook, PackedQuestion, Parties, pack_question, remember
 from consentd.policy.compile import CompiledRules
 from consentd.policy.delegation import Capacity, Delegation
 from consentd.statements import decisions
@@ -144,17 +144,24 @@ class Registry:
             return None
         return found
 
-    def pack(self, caller: str | None, question: pb.Question, form: bytes, now_ms: int) -> PackedQuestion:
+    def pack(
+        self, caller: str | None, question: pb.Question | model.Question, form: bytes, now_ms: int
+    ) -> PackedQuestion:
         """Return a question of *caller*, which no person signed, as ``evaluate`` needs it; remember it by its *form*.
+
+        A question of break-glass is not remembered, so that ``packed_before`` never returns one.
 
         *caller*: participant id; None: an operator.
 
         Raises:
-            RequestError: as ``parties`` and ``decisions.pack_message``.
+            RequestError: as ``parties``, and ``decisions.pack_message`` or ``pack_question``.
         """
         parties = self.parties(caller, question, now_ms)
-        packed = decisions.pack_message(question, self.codebook, parties)
-        if len(form) <= MAX_MEMO_KEY:
+        if isinstance(question, model.Question):
+            packed = pack_question(question, self.codebook, parties)
+        else:
+            packed = decisions.pack_message(question, self.codebook, parties)
+        if len(form) <= MAX_MEMO_KEY and not packed.break_glass:
             remember(self._questions, (caller, form), packed, most=MAX_QUESTIONS)
         return packed
 

@@ -27,7 +27,7 @@ from consentd.sequencer.commands.write import (
     Unremembered,
     WriteContext,
 )
-from consentd.statements import decisions, payloads
+from consentd.statements import decisions, payloads, values
 from consentd.store import Store
 from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
@@ -204,9 +204,13 @@ def decide(
     """
     registry = view.registry()
     codebook, rules = registry.codebook, registry.rules
-    signed_by_subject = is_signed_by_subject(view, tag, question, asked)
-    parties = registry.parties(asked.asker, question, now_ms, signed_by_subject=signed_by_subject)
-    packed = pack_question(question, codebook, parties)
+    if is_signed_by_subject(view, tag, question, asked):
+        signed_parties = registry.parties(asked.asker, question, now_ms, signed_by_subject=True)
+        packed = pack_question(question, codebook, signed_parties)
+    else:
+        form = decisions.form_of(asked.question)
+        packed = registry.packed_before(asked.asker, form, now_ms) or registry.pack(asked.asker, question, form, now_ms)
+    parties = packed.parties
     if asked.signed_tag not in (b"", codec.ZERO_HASH, tag):
         verdict = evaluate.no_consent(packed)
     elif packed.break_glass and not parties.may_break_glass:
@@ -220,7 +224,8 @@ def decide(
     if not in_full:
         verdict = reduce_verdict(verdict, packed)
     shown_tag = tag if tag is not None and (in_full or verdict.permitted) else b""
-    message = decisions.decision_message(evaluate.decision(verdict, packed, codebook, rules), shown_tag)
+    message = pb.Decision(vocabulary_version=packed.version, combining=values.to_enum(rules.combining))
+    decisions.put_verdict(message, verdict, packed, codebook, rules, shown_tag)
     while sum(reason.ByteSize() for reason in message.reasons) > MAX_REASON_BYTES:
         del message.reasons[len(message.reasons) * 9 // 10 :]
     message.revision.tree_size = index
