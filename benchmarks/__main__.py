@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import accesses, audits, in_process, limits, negatives, over_wire, recovery, tag_map
+from benchmarks import accesses, audits, in_process, limits, negatives, over_wire, publishing, recovery, tag_map
 from benchmarks.against import compare
 from benchmarks.over_wire import Bench
 from benchmarks.pace import measure_pace, scale_bars
@@ -36,6 +36,7 @@ OVER_WIRE: dict[str, Callable[[Bench], list[Row]]] = {
     "revoke": over_wire.measure_revoke,
     "start": over_wire.measure_start,
     "negatives": negatives.measure_negatives,
+    "publishing": publishing.measure_publishing,
     "audit": audits.measure_audit,
 }
 CASES = (*IN_PROCESS, *OVER_WIRE)

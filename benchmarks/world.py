@@ -145,7 +145,8 @@ def _submit_all(services: Services, writes: Iterator[Any]) -> int:
     return count
 
 
-def _request(asker: str) -> Request:
+def new_request(asker: str) -> Request:
+    """Return a request of *asker* with a new request_id."""
     request_id = os.urandom(16)
     return make_request(asker, request_id, hashlib.sha256(request_id).digest())
 
@@ -172,22 +173,22 @@ def _registrations() -> Iterator[PublicWrite[Any]]:
             participant_id=name, name=st.Text(ko="모의 기관", en=name), roles=[role], rights=held, active=True
         )
         chain = PARTICIPANT_PREFIX + name
-        yield PublicWrite(kind=EntryKind.PARTICIPANT, request=_request(FIRST_OPERATOR), chain=chain, message=message)
+        yield PublicWrite(kind=EntryKind.PARTICIPANT, request=new_request(FIRST_OPERATOR), chain=chain, message=message)
     for number in range(PARTICIPANTS):
         chain = PARTICIPANT_PREFIX + recipient(number)
         given = st.DelegationStatement(
             giver=recipient(number), taker=RELAY, capacity=st.DELEGATION_CAPACITY_RELAY,
             attestation=st.Attestation(attested_by=FIRST_OPERATOR),
         )  # fmt: skip
-        yield PublicWrite(kind=EntryKind.DELEGATION, request=_request(FIRST_OPERATOR), chain=chain, message=given)
+        yield PublicWrite(kind=EntryKind.DELEGATION, request=new_request(FIRST_OPERATOR), chain=chain, message=given)
     # One relay asks all questions, so the realm's quotas are the highest.
     quotas = Quotas(entries_per_day=60_000, refusals_per_day=60_000, persons_per_hour=100_000)
     rules = rules_message(Rules(quotas=quotas), realm_id=REALM, version=2, vocabulary_id=DEFAULT_VOCABULARY.id)
     chain = RULES_PREFIX + REALM
-    yield PublicWrite(kind=EntryKind.RULES, request=_request(FIRST_OPERATOR), chain=chain, message=rules)
+    yield PublicWrite(kind=EntryKind.RULES, request=new_request(FIRST_OPERATOR), chain=chain, message=rules)
     key = st.KeyStatement(key=RELAY_KEY.public_key)
     chain = PARTICIPANT_PREFIX + RELAY
-    yield PublicWrite(kind=EntryKind.KEY, request=_request(FIRST_OPERATOR), chain=chain, message=key)
+    yield PublicWrite(kind=EntryKind.KEY, request=new_request(FIRST_OPERATOR), chain=chain, message=key)
 
 
 def identifier(number: int) -> str:
@@ -216,11 +217,11 @@ def _of_subjects(created: list[tuple[int, bytes, bytes]]) -> Iterator[EnrolSubje
     attestation = st.Attestation(attested_by=RELAY, method="bench")
     for _, hashed, tag in created:
         message = st.EnrolStatement(identifier_hash=hashed, scheme=SCHEME, attestation=attestation)
-        yield EnrolSubject(request=_request(RELAY), tag=tag, message=message)
+        yield EnrolSubject(request=new_request(RELAY), tag=tag, message=message)
     for number, hashed, _ in created:
         for consent in consents(number):
             granted = st.GrantStatement(consent=consent, attestation=attestation)
-            yield GrantConsent(request=_request(RELAY), identifier_hash=hashed, message=granted)
+            yield GrantConsent(request=new_request(RELAY), identifier_hash=hashed, message=granted)
 
 
 def consents(number: int) -> list[pb.Consent]:

@@ -302,7 +302,7 @@ def serve(config: Config, *, signals: Signals | None = None, confirm_clock: bool
     hold_reserve()
     daemon = Daemon(config, confirm_clock=confirm_clock)
     daemon.start()
-    _shorten_pauses()
+    shorten_pauses()
     while signals.next() == signal.SIGHUP:
         daemon.reload()
     daemon.stop()
@@ -319,7 +319,7 @@ def _reload(reload: Callable[[], None], failed: str) -> None:
         log.error("%s: bug: %s", failed, type(error).__name__, exc_info=error)
 
 
-def _shorten_pauses() -> None:
+def shorten_pauses() -> None:
     """Let no thread of this process keep the others waiting for long: neither one that computes, nor the collector."""
     sys.setswitchinterval(_SWITCH_S)
     # What the start has made lives as long as the process. The collector would take 20 ms to scan it, and nothing runs
