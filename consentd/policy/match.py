@@ -10,14 +10,26 @@ its own, in a lower layer.
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Final, NamedTuple
 
+from consentd.errors import MalformedError
 from consentd.policy.codebook import PackedQuestion
 from consentd.policy.compile import POLICY_ROWS, POLICY_SHIFT, STATUTORY, UNREADABLE, CompiledRules
 from consentd.policy.match_row import NO_LIMITS, NO_MATCH, UNKNOWN, Fits, Limits, RowMatcher
 from consentd.policy.model import MAX_DEPTH, OPEN_END_MS, Layer
-from consentd.policy.rows import PERMIT, ROW, ROW_SIZE, Fields, uses_reserved, uses_reserved_at
-from consentd.policy.subject import HAS_SIDE, NO_RESERVED, PAUSED, Ids, StoredLineage, is_closed, split_subject
+from consentd.policy.rows import PERMIT, ROW, ROW_SIZE, SIDE, Fields, uses_reserved, uses_reserved_at
+from consentd.policy.subject import (
+    ENTRY,
+    FORMAT,
+    HAS_SIDE,
+    HEADER,
+    PAUSED,
+    SIDE_LENGTH,
+    Ids,
+    is_closed,
+    policy_rows,
+)
 from consentd.policy.tree import paths
 
 PERMITS: Final = 0
@@ -102,7 +114,7 @@ Candidate = tuple[Fields, int, int]
 """A row, and the mask and the key with which it may match (``match_row``)."""
 
 
-Tree = tuple[int, Ids, str | None, Limits, Sequence[Candidate]]
+Tree = tuple[int, Ids, str | None, bytes, Sequence[Candidate]]
 """The rows of one consent, of one implicit policy, or one rule of the realm, of which at least one may match: (layer,
 ids, path, side block, rows). The path is that of the rows in reasons; None: each row has its own, by its place in the
 tree. A tree is no class, because that takes longer, and a person may have many."""
@@ -141,53 +153,83 @@ def prepare(
             if row[5] > now_ms:
                 mask, key = matcher.match(row, of_rules, rules.since)
                 if mask:
-                    trees.append((layer, NO_IDS, where, of_rules, ((row, mask, key),)))
+                    trees.append((layer, NO_IDS, where, rules.block, ((row, mask, key),)))
     begin = len(trees)
-    version = question.version
-    for stored in split_subject(value):
-        ids, vocabulary, flags, since, reserved, packed, side = stored
-        if closed and not flags & STATUTORY:
-            continue
-        is_plain = not flags & ~HAS_SIDE and len(packed) == ROW_SIZE
-        if not is_plain or vocabulary > version or reserved != NO_RESERVED:
-            _add_lineage(trees, stored, matcher, question, now_ms)
-            continue
-        only: Fields = ROW.unpack(packed)  # the lineage is a single row, as mostly
-        if side and uses_reserved_at(side, only[8]):
-            _add_lineage(trees, stored, matcher, question, now_ms)
-        elif only[5] > now_ms:
-            block = Limits(side) if side else NO_LIMITS
-            mask, key = matcher.match(only, block, since)
-            if mask:
-                trees.append((CONSENT, ids, "", block, ((only, mask, key),)))
+    if value:
+        _add_lineages(trees, value, matcher, question, now_ms)
     if newest_first:
         trees[begin:] = sorted(trees[begin:], key=lambda tree: tree[1][1], reverse=True)
     otherwise = prepare_realm(trees, question, rules, enrolled=value is not None)
     return Prepared(trees, closed, otherwise)
 
 
-def _add_lineage(
-    trees: list[Tree], stored: StoredLineage, matcher: RowMatcher, question: PackedQuestion, now_ms: int
+def _add_lineages(
+    trees: list[Tree], value: bytes, matcher: RowMatcher, question: PackedQuestion, now_ms: int
 ) -> None:
-    """Add the trees of a lineage: its consent, and the implicit policy that the consent selects."""
-    ids, vocabulary, flags, since, reserved, packed, side = stored
-    rows: list[Fields] = list(ROW.iter_unpack(packed))
+    """Add the trees of a person's lineages.
+
+    A person may have thousands of lineages. So one loop reads the directory and the rows beside each other, and a
+    lineage that is a single row, as most are, needs no more than a look at its masks if they do not match.
+
+    Raises:
+        MalformedError: the format of the value is unknown, or the policy of an entry, or the value is cut short.
+    """
+    form, _, _, lineages, count = HEADER.unpack_from(value)
+    row_at = HEADER.size + lineages * ENTRY.size
+    side_end = row_at + count * ROW_SIZE
+    if form != FORMAT or len(value) < side_end:
+        raise MalformedError("subject value has an unknown format, or is cut short")
+    entries, rows = ENTRY.iter_unpack(value[HEADER.size : row_at]), ROW.iter_unpack(value[row_at:side_end])
+    version, closed = question.version, is_closed(value)
+    # The masks of denies include those of permits.
+    purposes, categories = question.deny_purposes, question.leaves.deny_mask
+    first_at = side_end
+    limits = Limits(value[first_at:])
+    for (lineage, seq, number, vocabulary, more, flags, since, authority, notice), row in zip(
+        entries, rows, strict=False
+    ):
+        side_at = side_end
+        if flags & HAS_SIDE:
+            side_at += SIDE_LENGTH.size
+            side_end = side_at + SIDE_LENGTH.unpack_from(value, side_end)[0]
+        is_known = vocabulary <= version and not (authority or notice)
+        if more or flags & ~HAS_SIDE or not is_known or (row[9] & SIDE and uses_reserved_at(value, row[8], side_at)):
+            every = [row, *islice(rows, more + policy_rows(flags))]
+            if not closed or flags & STATUTORY:
+                ids, side = (seq, lineage, number), value[side_at:side_end]
+                limits.first = (side_at - first_at) // 4
+                _add_lineage(
+                    trees, ids, flags, since, every, side, limits, matcher, question, now_ms, is_known=is_known
+                )
+        elif row[2] & purposes and row[3] & categories and row[5] > now_ms and not closed:
+            limits.first = (side_at - first_at) // 4
+            mask, key = matcher.match(row, limits, since)
+            if mask:
+                trees.append((CONSENT, (seq, lineage, number), "", value[side_at:side_end], ((row, mask, key),)))
+
+
+def _add_lineage(
+    trees: list[Tree], ids: Ids, flags: int, since: int, rows: Sequence[Fields], side: bytes, block: Limits,
+    matcher: RowMatcher, question: PackedQuestion, now_ms: int, *, is_known: bool,
+) -> None:  # fmt: skip
+    """Add the trees of a lineage: its consent, and the implicit policy that the consent selects.
+
+    *is_known*: its directory entry is one that this version can interpret.
+    """
     layer = STATUTE if flags & STATUTORY else CONSENT
-    block = Limits(side) if side else NO_LIMITS
-    readable = vocabulary <= question.version and not flags & UNREADABLE and reserved == NO_RESERVED
-    if not readable or (side and uses_reserved(side, rows)):
+    if not is_known or flags & UNREADABLE or (side and uses_reserved(side, rows)):
         if matcher.matches_unreadable(rows[0], block, since):
-            trees.append((layer, ids, "", block, ((rows[0], question.categories, UNKNOWN),)))
+            trees.append((layer, ids, "", side, ((rows[0], question.categories, UNKNOWN),)))
         return
     silent = flags & PAUSED
     tree = len(rows) - POLICY_ROWS[flags >> POLICY_SHIFT]
     candidates = _candidates(rows[:tree], matcher, block, since, now_ms, silent=silent)
     if candidates:
-        trees.append((layer, ids, "" if tree == 1 else None, block, candidates))
+        trees.append((layer, ids, "" if tree == 1 else None, side, candidates))
     if len(rows) > tree:
         candidates = _candidates(rows[tree:], matcher, block, since, now_ms, silent=silent)
         if candidates:
-            trees.append((IMPLICIT, ids, "", block, candidates))
+            trees.append((IMPLICIT, ids, "", side, candidates))
 
 
 def _candidates(
@@ -215,7 +257,7 @@ def prepare_realm(
     matcher = RowMatcher(question)
     candidates = _candidates(rules.policy, matcher, NO_LIMITS, rules.since, 0, silent=not enrolled)
     if candidates:
-        trees.append((REALM, NO_IDS, "", NO_LIMITS, candidates))
+        trees.append((REALM, NO_IDS, "", b"", candidates))
     return NO_MATCH if rules.otherwise is None or not enrolled else matcher.match(rules.otherwise, NO_LIMITS, 0)
 
 
@@ -233,16 +275,18 @@ def match(prepared: Prepared, fits: Fits, question: PackedQuestion, now_ms: int)
 def match_trees(found: Matches, trees: Sequence[Tree], fits: Fits, now_ms: int) -> None:
     """Add what the trees permit, deny or make unknown."""
     masks, rows = found.masks, found.rows
+    in_force, add = found.in_force, rows.append
     for layer, ids, path, _, candidates in trees:
         if len(candidates) > 1:
             _match_tree(found, layer, ids, path, candidates, fits, now_ms)
             continue
         row, mask, key = candidates[0]
         mask &= fits[key]
-        if mask and found.in_force(row[4], row[5], now_ms):
+        # A row without an end needs no call to see that it is in force.
+        if mask and ((row[5] == OPEN_END_MS and row[4] <= now_ms) or in_force(row[4], row[5], now_ms)):
             kind = PERMITS if key & PERMIT else UNKNOWNS if key & UNKNOWN else DENIES
             masks[layer][kind] |= mask
-            rows.append((layer, kind, mask, ids, path or ""))
+            add((layer, kind, mask, ids, path or ""))
 
 
 def _match_tree(

@@ -24,7 +24,7 @@ from consentd.policy.rows import (
     SIDE_WINDOW,
     Fields,
     decode_references,
-    unpack_numbers,
+    unpack_words,
 )
 from consentd.policy.vocabulary import HIGHEST_LEVEL, Sensitivity
 
@@ -62,45 +62,71 @@ the row is that of an unreadable consent; IS_OPEN: the row limits resources or d
 open. From bit 8 on it has the labels that the row names."""
 
 NO_MATCH: Final = (0, 0)
+_FEW: Final = 8  # to compare a list of so many numbers takes less time than to remember the result
 
 
 class Limits:
-    """The side block of one consent, or of the realm's rules, for the evaluation of one question.
+    """The side blocks of a person, or that of the realm's rules, for the evaluation of one question.
 
-    Many rows may share a list. So each list is decoded and compared with the question once.
+    A person may have thousands of lists. So all blocks are unpacked at once, when the first list is asked for. Many
+    rows may share a list. So each list is compared with the question once.
+
+    Attributes:
+        first: the word at which the side block of the consent begins whose rows are matched now.
     """
 
-    __slots__ = ("_meets", "block")
+    __slots__ = ("_blocks", "_meets", "_unpacked", "first")
 
-    def __init__(self, block: bytes) -> None:
-        self.block = block
+    def __init__(self, blocks: bytes = b"") -> None:
+        """*blocks*: side blocks, and between them anything; all in whole words."""
+        self._blocks = blocks
+        self._unpacked: tuple[int, ...] = ()
         self._meets: dict[int, bool] = {}  # 8 × the list's word + what it is compared with → the result
+        self.first = 0
+
+    def record(self, word: int) -> tuple[int, int]:
+        """Return the first two words of the record at *word*. A word has two fields; the first is its lower half."""
+        words = self._unpacked
+        if not words:
+            words = self._unpacked = unpack_words(self._blocks)
+        word += self.first
+        return words[word], words[word + 1]
+
+    def period(self, word: int) -> tuple[int, int]:
+        """Return the data period of the record at *word*, which has one."""
+        start, end = SIDE_WINDOW.unpack_from(self._blocks, 4 * (self.first + word) + SIDE_RECORD.size)
+        return start, end
 
     def names(self, word: int, asked: Numbers, groups: Groups, side: int, since: int) -> bool:
         """Return whether the list at *word* names one of *asked*, or one of *groups* that counts.
 
         *side*: 0 to 3, PERMIT for a permit, and 2 more for holders.
         """
-        found = self._meets.get(8 * word + side)
+        word += self.first
+        words = self._unpacked
+        count = words[word]
+        found = self._meets.get(8 * word + side) if count > _FEW else None
         if found is None:
-            named = unpack_numbers(self.block, word)
+            named = words[word + 1 : word + 1 + count]
             found = not asked.isdisjoint(named)
-            if not found and not groups.keys().isdisjoint(named):
+            if groups and not found and not groups.keys().isdisjoint(named):
                 found = any(group_counts(number, groups, side & PERMIT, since) for number in named)
-            self._meets[8 * word + side] = found
+            if count > _FEW:
+                self._meets[8 * word + side] = found
         return found
 
     def covers(self, word: int, references: frozenset[str], permit: int) -> bool:
         """Return whether the list at *word* has all references (for a permit), or one of them (for a deny)."""
+        word += self.first
         found = self._meets.get(8 * word + 4 + permit)
         if found is None:
-            limit = decode_references(self.block, word)
+            limit = decode_references(self._blocks, word)
             found = references <= limit if permit else not references.isdisjoint(limit)
             self._meets[8 * word + 4 + permit] = found
         return found
 
 
-NO_LIMITS: Final = Limits(b"")
+NO_LIMITS: Final = Limits()
 """The side block of a consent without side records."""
 
 
@@ -110,7 +136,10 @@ def group_counts(number: int, groups: Groups, permit: int, since: int) -> bool:
     For a permit, a group counts for who was a member when the permit was given (*since*); for a deny, for who was a
     member then or has become one since.
     """
-    return any(end > since and (start <= since or not permit) for start, end in groups.get(number, ()))
+    windows = groups.get(number)
+    if windows is None:
+        return False
+    return any(end > since and (start <= since or not permit) for start, end in windows)
 
 
 class RowMatcher:
@@ -128,13 +157,14 @@ class RowMatcher:
         The row's window is ignored. *block* is the side block. It has the row's side record, if the row has flag SIDE.
         *since* is the leaf index of the entry of the consent or of the rules.
         """
-        actor, holder, purposes, categories, _, _, labels, actions, _, flags, _, _, _ = row
-        question = self._question
-        if flags & PERMIT:
+        actor, holder, purposes, categories, _, _, labels, actions, word, flags, _, _, _ = row
+        question, parties = self._question, self._parties
+        permit = flags & PERMIT
+        if permit:
             mask = categories & question.categories
             if not (mask and purposes & question.purpose and actions & question.action):
                 return NO_MATCH
-            actors = self._parties.permit_actors
+            actors = parties.permit_actors
         else:
             if not (
                 categories & question.leaves.deny_mask
@@ -143,52 +173,61 @@ class RowMatcher:
             ):
                 return NO_MATCH
             mask = denied_leaves(categories, question.leaves)
-            actors = self._parties.deny_actors
+            actors = parties.deny_actors
+        key = labels << KEY_SHIFT | flags & ~(SIDE | GROUP)
         if flags & SIDE:
-            return self._match_side(row, block, since, mask)
-        if actor in actors and holder in self._parties.holders:
-            return mask, labels << KEY_SHIFT | flags & ~GROUP
-        if flags & GROUP and self._participants_match(row, block, since, 0, 0):
-            return mask, labels << KEY_SHIFT | flags & ~GROUP
+            lists, more = block.record(word)
+            if not self._participants_match(actor, holder, permit, block, since, lists):
+                return NO_MATCH
+            return (mask, key) if not more else self._match_data(block, word, more, permit, mask, key)
+        if actor in actors and holder in parties.holders:
+            return mask, key
+        if flags & GROUP and self._participants_match(actor, holder, permit, block, since):
+            return mask, key
         return NO_MATCH
 
     def matches_unreadable(self, row: Fields, block: Limits, since: int) -> bool:
         """Return whether an unreadable consent may match. Its participants alone are compared, as those of a deny."""
-        actors = holders = 0
-        if row[9] & SIDE:
-            actors, holders, _, _, _ = SIDE_RECORD.unpack_from(block.block, row[8] * 4)
-        return self._participants_match((*row[:9], row[9] & ~PERMIT, *row[10:]), block, since, actors, holders)
+        lists = block.record(row[8])[0] if row[9] & SIDE else 0
+        return self._participants_match(row[0], row[1], 0, block, since, lists)
 
     def _participants_match(
-        self, row: Fields, block: Limits, since: int, many_actors: int, many_holders: int
+        self, actor: int, holder: int, permit: int, block: Limits, since: int, lists: int = 0
     ) -> bool:
-        """Return whether the actors and the holders of a row match. *many_*: word of a list; 0: the row's own field."""
-        parties, permit = self._parties, row[9] & PERMIT
+        """Return whether the actors and the holders of a row match.
+
+        *lists*: the words of the lists of actors (lower half) and of holders; 0: the row's own field.
+        """
+        parties = self._parties
+        many_actors, many_holders = lists & 0xFFFF, lists >> 16
         asked = parties.permit_actors if permit else parties.deny_actors
         groups = parties.permit_groups if permit else parties.deny_groups
         if many_actors:
             if not block.names(many_actors, asked, groups, permit, since):
                 return False
-        elif row[0] not in asked and not group_counts(row[0], groups, permit, since):
+        elif actor not in asked and not group_counts(actor, groups, permit, since):
             return False
         if many_holders:
             return block.names(many_holders, parties.holders, parties.holder_groups, permit + 2, since)
-        return row[1] in parties.holders or group_counts(row[1], parties.holder_groups, permit, since)
+        return holder in parties.holders or group_counts(holder, parties.holder_groups, permit, since)
 
-    def _match_side(self, row: Fields, block: Limits, since: int, mask: int) -> tuple[int, int]:
-        """Match a row that has a side record. *mask*: the leaves that the rest of the row matches."""
-        question, flags = self._question, row[9]
-        permit = flags & PERMIT
-        actors, holders, resources, periods, _ = SIDE_RECORD.unpack_from(block.block, row[8] * 4)
-        if not self._participants_match(row, block, since, actors, holders):
-            return NO_MATCH
-        key = row[6] << KEY_SHIFT | flags & ~(SIDE | GROUP)
+    def _match_data(
+        self, block: Limits, word: int, more: int, permit: int, mask: int, key: int
+    ) -> tuple[int, int]:
+        """Match the data period and the resources of the side record at *word*.
+
+        Args:
+            more: the second word of the record: the word of the list of resources, and the number of data periods.
+            mask, key: of the rest of the row, which matches.
+        """
+        question = self._question
+        resources, periods = more & 0xFFFF, more >> 16
         if periods:
             if question.data_period is None:
                 key |= IS_OPEN
             else:
                 start, end = question.data_period
-                first, last = SIDE_WINDOW.unpack_from(block.block, row[8] * 4 + SIDE_RECORD.size)
+                first, last = block.period(word)
                 if not (first <= start and end <= last if permit else start < last and first < end):
                     return NO_MATCH
         if resources:

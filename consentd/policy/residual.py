@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from consentd.policy.codebook import Codebook, PackedQuestion
 from consentd.policy.compile import CompiledRules
 from consentd.policy.match import CONSENT, NO_IDS, UNKNOWNS, Candidate, Matches, Prepared, Tree
-from consentd.policy.match_row import EITHER_CASE, NO_LIMITS, UNKNOWN, Fits, Limits, level_of, top_level
+from consentd.policy.match_row import EITHER_CASE, UNKNOWN, Fits, level_of, top_level
 from consentd.policy.model import ANY, LEVELS, MAX_DEPTH, Combining, Effect, Layer, Period, ResidualRule, Resource
 from consentd.policy.rows import (
     ALL_64,
@@ -65,7 +65,7 @@ def conditions(
     combining = rules.combining
     trees = prepared.trees
     if rules.otherwise is not None:
-        trees = [*trees, (CONSENT, NO_IDS, "", NO_LIMITS, ((rules.otherwise, *prepared.otherwise),))]
+        trees = [*trees, (CONSENT, NO_IDS, "", b"", ((rules.otherwise, *prepared.otherwise),))]
     if combining is Combining.DENY_UNLESS_PERMIT:
         trees = [tree for tree in trees if tree[0] <= CONSENT]  # layer CONSENT decides every category
     builder = _Builder(question, rules, now_ms, permitted)
@@ -147,10 +147,10 @@ class _Builder:
             )
         return below[0][::-1]
 
-    def _own(self, layer: int, fields: Fields, block: Limits, mask: int) -> list[Condition]:
+    def _own(self, layer: int, fields: Fields, block: bytes, mask: int) -> list[Condition]:
         """Make conditions from those limits of a row whose attributes the question leaves open."""
         row, question = Row._make(fields), self._question
-        side = decode_side(block.block, row.side) if row.flags & SIDE else Side()
+        side = decode_side(block, row.side) if row.flags & SIDE else Side()
         found: dict[tuple[int, int, int], int] = {}
         for data in question.leaves.sensitivities:
             leaves = mask & data.leaves
@@ -205,10 +205,10 @@ def _within(some: Iterable[Condition], categories: int) -> list[Condition]:
     return found
 
 
-def _reference_count(row: Fields, block: Limits) -> int:
+def _reference_count(row: Fields, block: bytes) -> int:
     """Return how many references the row's list of resources has."""
-    word = SIDE_RECORD.unpack_from(block.block, row[8] * 4)[2] if row[9] & SIDE else 0
-    return int.from_bytes(block.block[4 * word : 4 * word + 4], "little") if word else 0
+    word = SIDE_RECORD.unpack_from(block, row[8] * 4)[2] if row[9] & SIDE else 0
+    return int.from_bytes(block[4 * word : 4 * word + 4], "little") if word else 0
 
 
 def expand(rest: Iterable[Condition], codebook: Codebook) -> tuple[ResidualRule, ...]:

@@ -9,7 +9,7 @@ consent's rows are in preorder.
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Final, NamedTuple
 
 from consentd.errors import InvalidError, MalformedError
@@ -198,9 +198,13 @@ def uses_reserved(block: bytes, rows: Iterable[Fields]) -> bool:
     return any(uses_reserved_at(block, word) for word in set(words))
 
 
-def uses_reserved_at(block: bytes, word: int) -> bool:
-    """Return whether the side record at *word* has a value in the reserved field. Raises as ``uses_reserved``."""
-    return _RESERVED.unpack_from(block, 4 * word) != _NONE
+def uses_reserved_at(block: bytes, word: int, at: int = 0) -> bool:
+    """Return whether the side record at *word* of the block at byte *at* has a value in the reserved field.
+
+    Raises:
+        struct.error: the record is cut short.
+    """
+    return _RESERVED.unpack_from(block, at + 4 * word) != _NONE
 
 
 def decode_numbers(block: bytes, word: int) -> frozenset[int]:
@@ -208,22 +212,17 @@ def decode_numbers(block: bytes, word: int) -> frozenset[int]:
     if not word:
         return frozenset()
     try:
-        if _COUNT.unpack_from(block, 4 * word)[0] > len(block) // 4:
+        (count,) = _COUNT.unpack_from(block, 4 * word)
+        if count > len(block) // 4:
             raise MalformedError("list of a side block is cut short")
-        return frozenset(unpack_numbers(block, word))
+        return frozenset(struct.unpack_from(f"<{count}I", block, 4 * word + _COUNT.size))
     except struct.error as error:
         raise MalformedError("list of a side block is cut short") from error
 
 
-def unpack_numbers(block: bytes, word: int) -> tuple[int, ...]:
-    """Return the numbers of the list at a word of a side block, which is known to be well formed."""
-    (count,) = _COUNT.unpack_from(block, 4 * word)
-    return _numbers(count).unpack_from(block, 4 * word + _COUNT.size)
-
-
-@lru_cache(maxsize=64)
-def _numbers(count: int) -> struct.Struct:
-    return struct.Struct(f"<{count}I")
+def unpack_words(blocks: bytes) -> tuple[int, ...]:
+    """Return the words of side blocks. The word at which a list begins is its length, and its numbers follow."""
+    return struct.unpack(f"<{len(blocks) // 4}I", blocks)
 
 
 def decode_references(block: bytes, word: int) -> frozenset[str]:

@@ -62,7 +62,8 @@ ENTRY: Final = struct.Struct("<IIHHBBQII")
 reserved fields, 0: the authority that the consent rests on, and the notice that it was given under."""
 
 NO_RESERVED: Final = (0, 0)  # the reserved fields, as this version writes them
-_LENGTH: Final = struct.Struct("<I")
+SIDE_LENGTH: Final = struct.Struct("<I")
+"""The length of a side block, before it."""
 _STATES: Final = PAUSED | UNREADABLE | STATUTORY
 MAX_TABLE_SEQ: Final = (1 << 32) - 1  # a directory entry has 32 bits for a seq
 
@@ -126,7 +127,7 @@ def encode_subject(lineages: Iterable[Lineage]) -> bytes:
     parts += [lineage.compiled.rows for lineage in ordered]
     for lineage in ordered:
         if lineage.compiled.side:
-            parts += [_LENGTH.pack(len(lineage.compiled.side)), lineage.compiled.side]
+            parts += [SIDE_LENGTH.pack(len(lineage.compiled.side)), lineage.compiled.side]
     return b"".join(parts)
 
 
@@ -276,16 +277,26 @@ def split_subject(value: bytes | None) -> Iterator[StoredLineage]:
     side_at = row_at + rows * ROW_SIZE
     entries = ENTRY.iter_unpack(value[HEADER.size : row_at])
     for lineage, seq, number, of, more, flags, since, authority, notice in entries:
-        if flags >> POLICY_SHIFT >= len(POLICY_ROWS):
-            raise MalformedError("directory entry has an unknown policy")
-        row_end = row_at + (more + 1 + POLICY_ROWS[flags >> POLICY_SHIFT]) * ROW_SIZE
+        row_end = row_at + (more + 1 + policy_rows(flags)) * ROW_SIZE
         side = b""
         if flags & HAS_SIDE:
-            (length,) = _LENGTH.unpack_from(value, side_at)
-            side = value[side_at + _LENGTH.size : side_at + _LENGTH.size + length]
-            side_at += _LENGTH.size + length
+            (length,) = SIDE_LENGTH.unpack_from(value, side_at)
+            side = value[side_at + SIDE_LENGTH.size : side_at + SIDE_LENGTH.size + length]
+            side_at += SIDE_LENGTH.size + length
         yield (seq, lineage, number), of, flags, since, (authority, notice), value[row_at:row_end], side
         row_at = row_end
+
+
+def policy_rows(flags: int) -> int:
+    """Return how many rows the implicit policy of a lineage has, whose directory entry has these flags.
+
+    Raises:
+        MalformedError: there is no such policy.
+    """
+    policy = flags >> POLICY_SHIFT
+    if policy >= len(POLICY_ROWS):
+        raise MalformedError("directory entry has an unknown policy")
+    return POLICY_ROWS[policy]
 
 
 def _check(lineage: Lineage) -> None:
