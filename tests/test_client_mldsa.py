@@ -164,7 +164,7 @@ def test_the_command_line_takes_both(running: Running, tmp_path: Path) -> None:
         (f"{first}\n{MLDSA_VKEY}\n", 1, "disproved: "),
         (f"{second}\n{first}\n", 2, "error: log key is not a C2SP verifier key"),
         (f"{first}\n{second[:-2]}\n", 2, "error: log key is not a C2SP verifier key"),
-        ("", 2, "error: log key is not a C2SP verifier key"),
+        ("", 2, "error: log key file is empty"),
     ):
         pins.write_text(lines)
         found = run(*asked)
