@@ -94,8 +94,10 @@ class Scene:
 
     @property
     def older(self) -> World:
-        """The world without what was given under the vocabulary in force."""
-        older = changed(self.world, consents=[one for one in self.world.consents if one.since < PUBLISHED])
+        """The world without what was given under the vocabulary in force, and with further consents given before."""
+        further = (replace(one, lineage=at, seq=at) for at, one in enumerate((self.deny, self.permit, self.other), 97))
+        consents = [one for one in (*self.world.consents, *further) if one.since < PUBLISHED]
+        older = changed(self.world, consents=consents)
         return older if older.since < PUBLISHED else changed(older, rules=Rules(), since=0)
 
     def cases(self, draw: Draw, count: int) -> Iterator[Case]:
