@@ -8,7 +8,7 @@ import pytest
 
 from cases.daemons import question, running_daemon
 from cases.http_requests import get
-from cases.typescript import build_package, show
+from cases.typescript import PAGE_HEAD, build_package, show
 from cases.vectors_case import b64
 from consentd.core import note
 from consentd.cosigning.keyfiles import read_signing_key
@@ -16,16 +16,7 @@ from consentd.v1 import consent_pb2
 from consentd_client import Client, pin
 from consentd_client.evidence import save_history
 
-PAGE = """\
-<!doctype html>
-<meta charset="utf-8">
-<script type="importmap">
-  {"imports": {
-    "@consentd/verify": "/dist/src/index.js",
-    "@noble/curves/": "/node_modules/@noble/curves/",
-    "@noble/hashes/": "/node_modules/@noble/hashes/"
-  }}
-</script>
+PAGE = PAGE_HEAD + """\
 <script type="module">
   import * as verify from "@consentd/verify";
   import { openCheckpoint } from "/dist/src/checkpoint.js";

@@ -8,7 +8,7 @@ import pytest
 
 from cases.daemons import question, running_daemon
 from cases.pruned_ledgers import DAYS, World, data_directory
-from cases.typescript import NPM, ROOT, build_package, run, show
+from cases.typescript import NPM, PAGE_HEAD, ROOT, build_package, run, show
 from cases.vectors_case import b64
 from cases.write_vectors import write_vectors
 from consentd.audit.evidence import make_evidence
@@ -176,16 +176,7 @@ def test_what_a_daemon_keeps_is_proven(package, tmp_path):
 
 # -- in a browser -----------------------------------------------------------------------------------------------
 
-PAGE = """\
-<!doctype html>
-<meta charset="utf-8">
-<script type="importmap">
-  {"imports": {
-    "@consentd/verify": "/dist/src/index.js",
-    "@noble/curves/": "/node_modules/@noble/curves/",
-    "@noble/hashes/": "/node_modules/@noble/hashes/"
-  }}
-</script>
+PAGE = PAGE_HEAD + """\
 <script type="module">
   import * as verify from "@consentd/verify";
 

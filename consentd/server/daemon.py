@@ -152,13 +152,11 @@ class Daemon:
             log.info("credentials reloaded: %d tokens, %d certificates", *counts)
 
     def _reload_certificates(self) -> None:
-        if self.config.http.tls is not None and self._http is not None:
-            context = http_context(self.config.http.tls)
-            if self._rpc.certificates is not None:
-                self._rpc.certificates.reload()
-            self._http.tls = context
-        elif self._rpc.certificates is not None:
+        context = None if self.config.http.tls is None else http_context(self.config.http.tls)
+        if self._rpc.certificates is not None:
             self._rpc.certificates.reload()
+        if self._http is not None:
+            self._http.tls = context
         self._note_certificate_ends()
         log.info("TLS files reloaded")
 

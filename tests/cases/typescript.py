@@ -17,6 +17,18 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "clients" / "typescript"
 NPM = shutil.which("npm") if shutil.which("node") else None
 OLDEST_NODE = 18
+PAGE_HEAD = """\
+<!doctype html>
+<meta charset="utf-8">
+<script type="importmap">
+  {"imports": {
+    "@consentd/verify": "/dist/src/index.js",
+    "@noble/curves/": "/node_modules/@noble/curves/",
+    "@noble/hashes/": "/node_modules/@noble/hashes/"
+  }}
+</script>
+"""
+"""The begin of a page whose scripts import the verifier as ``@consentd/verify``."""
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
