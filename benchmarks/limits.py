@@ -18,6 +18,7 @@ from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import consent_service_pb2_grpc, policy_service_pb2_grpc, registry_service_pb2_grpc
 from consentd.v1 import policy_service_pb2 as ps
 from consentd.v1 import registry_service_pb2 as rs
+from consentd.v1 import statement_pb2 as st
 
 ROWS = 250
 ITEMS = 1_000
@@ -78,7 +79,9 @@ def _make_person(channel: grpc.Channel, metadata: Any, number: int) -> None:
             labels = ["HIV"] if not child % 3 else []
             root.provisions.add(effect=effect, data_period=days, labels=labels, categories=["CLIN.DX", "CLIN.RX"])
         consent = pb.Consent(kind=pb.CONSENT_KIND_CONSENT, root=root, language="ko")
-        request = cs.GrantConsentRequest(request_id=os.urandom(16), subject=subject(number), consent=consent)
+        request = cs.GrantConsentRequest(
+            request_id=os.urandom(16), subject=subject(number), attested=st.GrantStatement(consent=consent)
+        )
         granted = stub.GrantConsent(request, metadata=metadata)
         assert granted.consent_id, "the consent is complete"
 

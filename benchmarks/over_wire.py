@@ -30,6 +30,7 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import policy_service_pb2 as ps
+from consentd.v1 import statement_pb2 as st
 from consentd_client import Client, pin
 
 BATCH = 100
@@ -165,13 +166,17 @@ def measure_revoke(bench: Bench) -> list[Row]:
         check = policy_service_pb2_grpc.PolicyServiceStub(channel).Check
         for _ in range(max(20, round(60 * bench.seconds))):
             granted = consent_stub.GrantConsent(
-                cs.GrantConsentRequest(request_id=os.urandom(16), subject=who, consent=consent), metadata=metadata
+                cs.GrantConsentRequest(
+                    request_id=os.urandom(16), subject=who, attested=st.GrantStatement(consent=consent)
+                ), metadata=metadata
             )
             before = check(ps.CheckRequest(question=question), metadata=metadata).decision.outcome
             assert before == pb.OUTCOME_PERMIT, "a grant is seen by the next check"
             started = time.perf_counter()
             consent_stub.RevokeConsent(
-                cs.RevokeConsentRequest(request_id=os.urandom(16), subject=who, consent_id=granted.consent_id),
+                cs.RevokeConsentRequest(
+                    request_id=os.urandom(16), subject=who, consent_id=granted.consent_id, attested=st.RevokeStatement()
+                ),
                 metadata=metadata,
             )
             acks.append(time.perf_counter() - started)
@@ -200,7 +205,8 @@ def _with_changes(bench: Bench, server: Server) -> list[tuple[Loaded, Loaded]]:
     for _ in range(ROUNDS):
         grants = [
             cs.GrantConsentRequest(
-                request_id=os.urandom(16), subject=subject(number % bench.world.subjects), consent=consents(number)[0]
+                request_id=os.urandom(16), subject=subject(number % bench.world.subjects),
+                attested=st.GrantStatement(consent=consents(number)[0])
             )
             for number in range(round(CHANGES_PER_S * (seconds + 2)))
         ]

@@ -457,7 +457,7 @@ def test_what_a_daemon_decided_comes_out_again(tmp_path: Path) -> None:
         running.registry.PublishRules(
             rs.PublishRulesRequest(
                 request_id=request_id(),
-                rules=st.RulesStatement(
+                attested=st.RulesStatement(
                     realm_id="realm", version=2, combining=pb.COMBINING_PERMIT_OVERRIDES,
                     implicit_policy=pb.IMPLICIT_POLICY_DENY, vocabulary_id=_vocabulary(running),
                     break_glass=[pb.Provision(effect=pb.EFFECT_PERMIT, purposes=["BTG"], categories=["CLIN"])],
@@ -469,7 +469,9 @@ def test_what_a_daemon_decided_comes_out_again(tmp_path: Path) -> None:
         running.authorize(question(subject, actor=pb.Actor(organisation="er"), **urgent), "er")
         running.authorize(question(subject))
         running.consents.RevokeConsent(
-            cs.RevokeConsentRequest(request_id=request_id(), subject=subject, consent_id=consent_id),
+            cs.RevokeConsentRequest(
+                request_id=request_id(), subject=subject, consent_id=consent_id, attested=st.RevokeStatement()
+            ),
             metadata=running.as_("app"),
         )
         running.authorize(question(subject))
@@ -480,7 +482,9 @@ def test_what_a_daemon_decided_comes_out_again(tmp_path: Path) -> None:
             ),
         )
         running.consents.GrantConsent(
-            cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=refused),
+            cs.GrantConsentRequest(
+                request_id=request_id(), subject=subject, attested=st.GrantStatement(consent=refused)
+            ),
             metadata=running.as_("app"),
         )
         carer = running.enrol("SYN-3")
@@ -490,7 +494,9 @@ def test_what_a_daemon_decided_comes_out_again(tmp_path: Path) -> None:
             "OUTCOME_PERMIT": 90, "OUTCOME_DENY": 60, "OUTCOME_PARTIAL": 45 + 30, "OUTCOME_NO_CONSENT": 30 + 45
         }  # fmt: skip
         running.consents.RevokeConsent(
-            cs.RevokeConsentRequest(request_id=request_id(), subject=carer, consent_id=given),
+            cs.RevokeConsentRequest(
+                request_id=request_id(), subject=carer, consent_id=given, attested=st.RevokeStatement()
+            ),
             metadata=running.as_("app"),
         )
         assert outcomes(running, mixed(carer, other, 100)) == {

@@ -58,7 +58,7 @@ def grant(running: Running, subject: pb.Subject, who: str = "app", **fields: Any
     own = {name: fields.pop(name) for name in OWN if name in fields}
     made = consent(**fields)
     made.MergeFrom(pb.Consent(**own))
-    request = cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=made)
+    request = cs.GrantConsentRequest(request_id=request_id(), subject=subject, attested=st.GrantStatement(consent=made))
     return running.consents.GrantConsent(request, metadata=running.as_(who)).consent_id
 
 
@@ -73,7 +73,8 @@ def amend(running: Running, subject: pb.Subject, consent_id: str, who: str, **fi
     made = consent(**fields)
     made.MergeFrom(pb.Consent(**own))
     request = cs.AmendConsentRequest(
-        request_id=request_id(), subject=subject, consent_id=consent_id, based_on_version=1, consent=made
+        request_id=request_id(), subject=subject, consent_id=consent_id, based_on_version=1,
+        attested=st.AmendStatement(consent=made)
     )
     return running.consents.AmendConsent(request, metadata=running.as_(who)).version
 
@@ -441,7 +442,6 @@ def test_a_statement_that_a_person_signed_is_recorded_once_whoever_sends_it(runn
     asked = question(person.subject, actor=pb.Actor(organisation="hospital-app"))
     assert running.check(asked, "hospital-app").outcome == pb.OUTCOME_DENY
     assert [one.state for one in listed(running, person.subject, include_revoked=True)] == [cs.CONSENT_STATE_REVOKED]
-    write.method = "another"
     write.signed.signature = bytes(64)
     assert refusal(lambda: running.consents.GrantConsent(write, metadata=running.as_("app"))) == "BAD_SIGNATURE"
 

@@ -196,7 +196,7 @@ def test_recorded_decisions_name_caller_and_actor_and_no_person(
         root=pb.Provision(effect=pb.EFFECT_PERMIT, actors=["clinic-b"], purposes=["TREAT"], categories=["CLIN"]),
     )
     running.consents.GrantConsent(
-        cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=refused),
+        cs.GrantConsentRequest(request_id=request_id(), subject=subject, attested=st.GrantStatement(consent=refused)),
         metadata=running.as_("app"),
     )
     found = written()

@@ -312,7 +312,7 @@ def test_an_emergency_access_is_permitted_once_its_obligations_are_confirmed(
     rules.version += 1
     rules.ClearField("attestation")
     rules.break_glass.add(effect=pb.EFFECT_PERMIT, actors=["er"], categories=["CLIN.ALG"])
-    request = rs.PublishRulesRequest(request_id=request_id(), rules=rules)
+    request = rs.PublishRulesRequest(request_id=request_id(), attested=rules)
     running.registry.PublishRules(request, metadata=running.as_("operator"))
     running.delegate("er", "app", break_glass=True)
     talk("enrol", person)

@@ -13,6 +13,7 @@ from consentd.clock import MAX_AHEAD_MS
 from consentd.core.kinds import EntryKind
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
+from consentd.v1 import statement_pb2 as st
 
 ACTIVE, PAUSED, REVOKED, NOT_YET, ENDED = (
     cs.CONSENT_STATE_ACTIVE,
@@ -36,7 +37,9 @@ class World:
         period = pb.Period(start_time_ms=start and now_ms + start, end_time_ms=end and now_ms + end)
         made = consent(period=period)
         made.MergeFrom(pb.Consent(**more))
-        request = cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=made)
+        request = cs.GrantConsentRequest(
+            request_id=request_id(), subject=subject, attested=st.GrantStatement(consent=made)
+        )
         return self.running.consents.GrantConsent(request, metadata=self.running.as_(who)).consent_id
 
     def state(self, subject: pb.Subject, consent_id: str) -> int:
@@ -195,7 +198,7 @@ def test_all_of_a_consent_is_shown(world: World, person: pb.Subject) -> None:
             provisions=[pb.Provision(effect=pb.EFFECT_DENY, provisions=[deep]), pb.Provision(effect=pb.EFFECT_DENY)],
         ),
     )
-    request = cs.GrantConsentRequest(request_id=request_id(), subject=person, consent=made)
+    request = cs.GrantConsentRequest(request_id=request_id(), subject=person, attested=st.GrantStatement(consent=made))
     app = {"metadata": world.running.as_("app")}
     consent_id = world.running.consents.GrantConsent(request, **app).consent_id
     get = cs.GetConsentRequest(subject=person, consent_id=consent_id)

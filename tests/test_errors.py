@@ -63,8 +63,9 @@ class World:
         running.enrol(SECRET)
         return running
 
-    def grant(self, message: pb.Consent, **more: Any) -> Any:
-        fields = {"request_id": request_id(), "subject": self.subject, "consent": message, **more}
+    def grant(self, given: pb.Consent, **more: Any) -> Any:
+        message = st.GrantStatement(consent=given)
+        fields = {"request_id": request_id(), "subject": self.subject, "attested": message, **more}
         return self.running.consents.GrantConsent(cs.GrantConsentRequest(**fields), metadata=self.running.as_("app"))
 
     def grant_signed(self, *, time_ms: int | None = None, tag: bytes | None = None, key: KeyPair = KEY) -> Any:
@@ -86,7 +87,7 @@ class World:
             subject=self.subject,
             consent_id=self.consent_id,
             based_on_version=version,
-            consent=consent(),
+            attested=st.AmendStatement(consent=consent()),
         )
         return self.running.consents.AmendConsent(write, metadata=self.running.as_("app"))
 
@@ -245,7 +246,9 @@ def _leaf_below_the_minimum_index(world: World) -> Any:
 
 @provokes("CONFLICT", StatusCode.ABORTED)
 def _key_added_twice(world: World) -> Any:
-    add = rs.AddKeyRequest(request_id=request_id(), participant_id="clinic-b", key=KEY.public_key)
+    add = rs.AddKeyRequest(
+        request_id=request_id(), participant_id="clinic-b", attested=st.KeyStatement(key=KEY.public_key)
+    )
     return world.running.registry.AddKey(add, metadata=world.running.as_("operator"))
 
 
@@ -263,7 +266,9 @@ def _another_version_in_force(world: World) -> Any:
 
 @provokes("WRONG_STATE", StatusCode.ABORTED)
 def _resume_what_is_not_paused(world: World) -> Any:
-    write = cs.ResumeConsentRequest(request_id=request_id(), subject=world.subject, consent_id=world.consent_id)
+    write = cs.ResumeConsentRequest(
+        request_id=request_id(), subject=world.subject, consent_id=world.consent_id, attested=st.ResumeStatement()
+    )
     return world.running.consents.ResumeConsent(write, metadata=world.running.as_("app"))
 
 
@@ -275,7 +280,7 @@ def _enrolled_twice(world: World) -> Any:
 @provokes("REF_MOVED", StatusCode.ABORTED)
 def _signed_for_another_ref(world: World) -> Any:
     key, request = KeyPair(b"\x09" * 32), request_id()
-    add = rs.AddKeyRequest(request_id=request_id(), participant_id="app", key=key.public_key)
+    add = rs.AddKeyRequest(request_id=request_id(), participant_id="app", attested=st.KeyStatement(key=key.public_key))
     world.running.registry.AddKey(add, metadata=world.running.as_("operator"))
     world.running.grant(world.subject)
     access = world.running.authorize(question(world.subject))
@@ -317,7 +322,9 @@ def _caller_has_too_many_calls(world: World) -> Any:
     # One call after another may count as two for a moment, so the limit leaves room for the calls of the setup.
     running = world.other(grpc="max_calls_per_caller = 4")
     with held_writer(services(running).sequencer):
-        request = cs.GrantConsentRequest(request_id=request_id(), subject=world.subject, consent=consent())
+        request = cs.GrantConsentRequest(
+            request_id=request_id(), subject=world.subject, attested=st.GrantStatement(consent=consent())
+        )
         ended: SimpleQueue[Any] = SimpleQueue()
         for _ in range(5):
             running.consents.GrantConsent.future(request, metadata=running.as_("app")).add_done_callback(ended.put)

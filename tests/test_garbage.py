@@ -258,7 +258,7 @@ def test_provisions_nested_too_deep(running: Running, depth: int) -> None:
         provision = deny + b"\x5a" + _sized(provision)
     whole = pb.Consent(kind=pb.CONSENT_KIND_OBJECTION).SerializeToString() + b"\x12" + _sized(provision)
     grant = cs.GrantConsentRequest(request_id=request_id(), subject=SUBJECT).SerializeToString()
-    grant += b"\x1a" + _sized(whole)
+    grant += b"\x1a" + _sized(b"\x0a" + _sized(whole))  # attested, and its consent
     method = METHODS["consentd.v1.ConsentService.GrantConsent"]
     assert send(running, method, grant) is (StatusCode.OK if depth == 7 else StatusCode.INVALID_ARGUMENT)
 
@@ -350,7 +350,7 @@ def test_long_lists_are_answered_in_time_or_refused(running: Running) -> None:
                 request_id=request_id(),
                 subject=subject,
                 access_seq=running.authorize(question(subject)).access_seq,
-                outcome=st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT, categories=codes * 4),
+                attested=st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT, categories=codes * 4),
             ),
             metadata=running.as_("app"),
         ),

@@ -137,7 +137,7 @@ def test_an_auditor_that_left_reads_no_bundles(tmp_path: Path) -> None:
         running.check_ledger()
         assert get(running, "/tile/entries/000.p/1", who="pipc").status == 200
         statement.active = False
-        request = rs.RegisterParticipantRequest(request_id=request_id(), participant=statement)
+        request = rs.RegisterParticipantRequest(request_id=request_id(), attested=statement)
         running.registry.RegisterParticipant(request, metadata=running.as_("operator"))
         assert get(running, "/tile/entries/000.p/1", who="pipc").status == 403
 

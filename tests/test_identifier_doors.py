@@ -58,25 +58,32 @@ CALLS: dict[str, Callable[[Running, pb.Subject], tuple[Any, Any]]] = {
     ),
     "GrantConsent": lambda running, subject: (
         running.consents.GrantConsent,
-        cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=consent()),
+        cs.GrantConsentRequest(request_id=request_id(), subject=subject, attested=st.GrantStatement(consent=consent())),
     ),
     "AmendConsent": lambda running, subject: (
         running.consents.AmendConsent,
         cs.AmendConsentRequest(
-            request_id=request_id(), subject=subject, consent_id=CONSENT_ID, based_on_version=1, consent=consent()
+            request_id=request_id(), subject=subject, consent_id=CONSENT_ID, based_on_version=1,
+            attested=st.AmendStatement(consent=consent())
         ),
     ),
     "PauseConsent": lambda running, subject: (
         running.consents.PauseConsent,
-        cs.PauseConsentRequest(request_id=request_id(), subject=subject, consent_id=CONSENT_ID),
+        cs.PauseConsentRequest(
+            request_id=request_id(), subject=subject, consent_id=CONSENT_ID, attested=st.PauseStatement()
+        ),
     ),
     "ResumeConsent": lambda running, subject: (
         running.consents.ResumeConsent,
-        cs.ResumeConsentRequest(request_id=request_id(), subject=subject, consent_id=CONSENT_ID),
+        cs.ResumeConsentRequest(
+            request_id=request_id(), subject=subject, consent_id=CONSENT_ID, attested=st.ResumeStatement()
+        ),
     ),
     "RevokeConsent": lambda running, subject: (
         running.consents.RevokeConsent,
-        cs.RevokeConsentRequest(request_id=request_id(), subject=subject, consent_id=CONSENT_ID),
+        cs.RevokeConsentRequest(
+            request_id=request_id(), subject=subject, consent_id=CONSENT_ID, attested=st.RevokeStatement()
+        ),
     ),
     "GetConsent": lambda running, subject: (
         running.consents.GetConsent, cs.GetConsentRequest(subject=subject, consent_id=CONSENT_ID)
@@ -97,7 +104,7 @@ CALLS: dict[str, Callable[[Running, pb.Subject], tuple[Any, Any]]] = {
         running.access.RecordAccess,
         ac.RecordAccessRequest(
             request_id=request_id(), subject=subject, access_seq=2,
-            outcome=st.OutcomeStatement(status=st.TRANSFER_STATUS_RECEIVED),
+            attested=st.OutcomeStatement(status=st.TRANSFER_STATUS_RECEIVED),
         ),
     ),
     "ListAccesses": lambda running, subject: (running.access.ListAccesses, ac.ListAccessesRequest(subject=subject)),

@@ -113,7 +113,7 @@ def _prepare(running: Running) -> None:
             groups=groups,
             active=True,
         )
-        request = rs.RegisterParticipantRequest(request_id=request_id(), participant=statement)
+        request = rs.RegisterParticipantRequest(request_id=request_id(), attested=statement)
         running.registry.RegisterParticipant(request, metadata=running.as_("operator"))
 
 

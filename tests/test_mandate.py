@@ -181,10 +181,12 @@ def test_an_auditor_reads_while_it_has_a_mandate(tmp_path: Path) -> None:
         register(running, "pipc", [st.PARTICIPANT_ROLE_AUDITOR], rights=READ)
         assert withheld(running) == 2
         given = rs.PutMandateRequest(
-            request_id=bytes(15) + b"\1", mandate=mandate("pipc", end_time_ms=now_ms(running) + DAY_MS)
+            request_id=bytes(15) + b"\1", attested=mandate("pipc", end_time_ms=now_ms(running) + DAY_MS)
         )
         put, end = running.registry.PutMandate, running.registry.EndMandate
-        ending = rs.EndMandateRequest(request_id=bytes(15) + b"\2", auditor="pipc")
+        ending = rs.EndMandateRequest(
+            request_id=bytes(15) + b"\2", attested=st.MandateStatement(auditor="pipc", ended=True)
+        )
         for who in ("pipc", "app", "clinic-b"):
             assert refusal(lambda who=who: put(given, metadata=running.as_(who))) == "CALLER_NOT_ALLOWED"
         first = put(given, metadata=running.as_("operator")).receipt
@@ -194,7 +196,7 @@ def test_an_auditor_reads_while_it_has_a_mandate(tmp_path: Path) -> None:
         assert refusal(lambda: end(ending, metadata=running.as_("pipc"))) == "CALLER_NOT_ALLOWED"
         end(ending, metadata=running.as_("operator"))
         assert withheld(running) == 3  # the reading of the person's chain is an entry too
-        wrong = rs.PutMandateRequest(request_id=bytes(15) + b"\3", mandate=ended("pipc"))
+        wrong = rs.PutMandateRequest(request_id=bytes(15) + b"\3", attested=ended("pipc"))
         assert refusal(lambda: put(wrong, metadata=running.as_("operator"))) == "INVALID_REQUEST"
         running.check_ledger()
 

@@ -178,7 +178,7 @@ def test_an_outcome_that_comes_in_between_keeps_what_it_rests_on(
     world.running.grant(anna)
     world.settle()
     late = ac.RecordAccessRequest(request_id=os.urandom(16), subject=anna, access_seq=access.access_seq)
-    late.outcome.status = st.TRANSFER_STATUS_SENT
+    late.attested.status = st.TRANSFER_STATUS_SENT
     publish = pruning._publish
 
     def publish_late(*arguments: Any) -> None:

@@ -26,6 +26,7 @@ from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import ledger_service_pb2_grpc
+from consentd.v1 import statement_pb2 as st
 
 PEOPLE = 40
 ACCESSES = 40
@@ -98,7 +99,9 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Old:
         first.access.BatchAuthorizeAccesses(
             ac.BatchAuthorizeAccessesRequest(requests=asked), metadata=first.as_("app")
         )
-        revoke = cs.RevokeConsentRequest(request_id=request_id(), subject=subject, consent_id=given)
+        revoke = cs.RevokeConsentRequest(
+            request_id=request_id(), subject=subject, consent_id=given, attested=st.RevokeStatement()
+        )
         first.consents.RevokeConsent(revoke, metadata=first.as_("app"))
     first.stop()
     second = Running(make_config(directory), first.tokens)

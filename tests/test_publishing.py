@@ -175,7 +175,7 @@ class Checker:
 
 
 def publish(channel: grpc.Channel, metadata: Any) -> None:
-    request = rs.PublishVocabularyRequest(request_id=request_id(), vocabulary=values.vocabulary_message(LATER))
+    request = rs.PublishVocabularyRequest(request_id=request_id(), attested=values.vocabulary_message(LATER))
     registry_service_pb2_grpc.RegistryServiceStub(channel).PublishVocabulary(request, metadata=metadata, timeout=60)
 
 

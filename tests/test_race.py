@@ -19,6 +19,7 @@ from consentd.statements.decisions import question_value
 from consentd.table.table import Table
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
+from consentd.v1 import statement_pb2 as st
 
 TRIES = int(os.environ.get("CONSENTD_RACE_TRIES", "2000"))
 LANES = 16
@@ -62,7 +63,9 @@ class Lane:
         for _ in range(tries):
             consent_id = self._running.grant(self._subject)
             seen += self._ask()
-            revoke = cs.RevokeConsentRequest(request_id=request_id(), subject=self._subject, consent_id=consent_id)
+            revoke = cs.RevokeConsentRequest(
+                request_id=request_id(), subject=self._subject, consent_id=consent_id, attested=st.RevokeStatement()
+            )
             self._running.consents.RevokeConsent(revoke, metadata=self._running.as_("app"))
             stale += self._ask()
         self._pipe.send_bytes(b"")

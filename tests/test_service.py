@@ -92,13 +92,13 @@ def test_fields_of_a_later_version_are_not_recorded(running: Running, subject: p
     notice = st.NoticeStatement.FromString(
         st.NoticeStatement(notice_id="later", version=1, content_sha256=bytes(32)).SerializeToString() + FOREIGN_FIELD
     )
-    request = rs.PublishNoticeRequest(request_id=request_id(), notice=notice)
+    request = rs.PublishNoticeRequest(request_id=request_id(), attested=notice)
     assert refusal(lambda: running.registry.PublishNotice(request, metadata=running.as_("operator"))) == "UNKNOWN_FIELD"
     running.grant(subject)
     seq = running.authorize(question(subject), "clinic-b").access_seq
     outcome = st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT).SerializeToString() + FOREIGN_FIELD
     later = st.OutcomeStatement.FromString(outcome)
-    assert refusal(lambda: record(running, subject, seq, outcome=later)) == "UNKNOWN_FIELD"
+    assert refusal(lambda: record(running, subject, seq, attested=later)) == "UNKNOWN_FIELD"
 
 
 def test_keys_come_into_force_and_go(running: Running) -> None:
@@ -139,7 +139,7 @@ def test_a_key_that_was_in_force_is_nobody_elses_later(running: Running) -> None
 def test_notices_have_versions_and_consents_name_them(running: Running, subject: pb.Subject) -> None:
     def publish(version: int) -> Any:
         notice = st.NoticeStatement(notice_id="privacy", version=version, content_sha256=bytes([version] * 32))
-        request = rs.PublishNoticeRequest(request_id=request_id(), notice=notice)
+        request = rs.PublishNoticeRequest(request_id=request_id(), attested=notice)
         return running.registry.PublishNotice(request, metadata=running.as_("operator"))
 
     def get(version: int, notice_id: str = "privacy") -> st.NoticeStatement:
@@ -156,7 +156,9 @@ def test_notices_have_versions_and_consents_name_them(running: Running, subject:
     def grant(version: int) -> Any:
         message = consent()
         message.notice_id, message.notice_version = "privacy", version
-        request = cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=message)
+        request = cs.GrantConsentRequest(
+            request_id=request_id(), subject=subject, attested=st.GrantStatement(consent=message)
+        )
         return running.consents.GrantConsent(request, metadata=running.as_("app"))
 
     assert grant(2).version == 1
@@ -177,7 +179,7 @@ def test_a_vocabulary_only_grows(tmp_path: Path) -> None:
             if "codes" in changed:
                 message.ClearField("codes")
                 message.codes.extend(changed["codes"])
-            request = rs.PublishVocabularyRequest(request_id=request_id(), vocabulary=message)
+            request = rs.PublishVocabularyRequest(request_id=request_id(), attested=message)
             return running.registry.PublishVocabulary(request, metadata=operator)
 
         assert refusal(lambda: publish(version=old.version)) == "VERSION_CONFLICT"
@@ -272,7 +274,8 @@ def test_a_consents_life(running: Running, subject: pb.Subject) -> None:
     assert refusal(lambda: amend(running, subject, consent_id, 1)) == "VERSION_CONFLICT"
     assert amend(running, subject, consent_id, 2).version == 3
     assert running.check(asked).reasons[0].version == 3
-    revoked = event_of(change(running, EntryKind.REVOKE, subject, consent_id, note="moved away"))
+    note = st.RevokeStatement(note="moved away")
+    revoked = event_of(change(running, EntryKind.REVOKE, subject, consent_id, attested=note))
     assert (revoked.kind, revoked.ref) == (EntryKind.REVOKE, 6)
     assert running.check(asked).outcome == pb.OUTCOME_NO_CONSENT
     for kind in (EntryKind.PAUSE, EntryKind.RESUME, EntryKind.REVOKE):
@@ -298,7 +301,7 @@ def test_a_transfer_request_that_leaves_items_out_is_refused_as_data(running: Ru
     request = cs.GrantConsentRequest(
         request_id=request_id(),
         subject=subject,
-        consent=consent(kind=pb.CONSENT_KIND_TRANSFER_REQUEST, holders=[]),
+        attested=st.GrantStatement(consent=consent(kind=pb.CONSENT_KIND_TRANSFER_REQUEST, holders=[])),
     )
     answer = running.consents.GrantConsent(request, metadata=running.as_("app"))
     assert event_of(answer.receipt).kind == EntryKind.REFUSAL
@@ -314,7 +317,7 @@ def test_a_transfer_request_that_leaves_items_out_is_refused_as_data(running: Ru
 def test_an_amendment_that_leaves_items_out_changes_nothing(running: Running, subject: pb.Subject) -> None:
     whole = consent(kind=pb.CONSENT_KIND_TRANSFER_REQUEST, period=pb.Period(end_time_ms=4_000_000_000_000))
     whole.recurrence, whole.retention_until_time_ms = "P1M", 4_000_000_000_000
-    grant = cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=whole)
+    grant = cs.GrantConsentRequest(request_id=request_id(), subject=subject, attested=st.GrantStatement(consent=whole))
     consent_id = running.consents.GrantConsent(grant, metadata=running.as_("app")).consent_id
     answer = amend(running, subject, consent_id, 1, kind=pb.CONSENT_KIND_TRANSFER_REQUEST)
     assert (answer.version, list(answer.refused.missing)) == (0, ["recurrence", "end", "retention"])
@@ -345,30 +348,35 @@ def test_a_consent_too_many_leaves_nothing_behind(
     assert services(running).ledger.state.size > size
 
 
+def _paused(method: str) -> st.PauseStatement:
+    return st.PauseStatement(attestation=st.Attestation(method=method))
+
+
 def test_each_text_of_a_statement_has_a_limit(running: Running) -> None:
     subject = running.enrol(new_identifier())
     consent_id = running.grant(subject)
     most = "가" * 682  # 2,046 bytes
-    change(running, EntryKind.PAUSE, subject, running.grant(subject), method=most)
+    change(running, EntryKind.PAUSE, subject, running.grant(subject), attested=_paused(most))
     seq = running.authorize(question(subject), "clinic-b").access_seq
     sent = st.TRANSFER_STATUS_SENT
-    record(running, subject, seq, outcome=st.OutcomeStatement(status=sent, note=most))
+    record(running, subject, seq, attested=st.OutcomeStatement(status=sent, note=most))
     long = most + "가"
     enrol = rs.EnrolSubjectRequest(
         request_id=request_id(), subject=pb.Subject(scheme="mhid", value=new_identifier()), method=long
     )
     given = consent()
     given.language = long
-    grant = cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=given)
+    grant = cs.GrantConsentRequest(request_id=request_id(), subject=subject, attested=st.GrantStatement(consent=given))
     amended = cs.AmendConsentRequest(
-        request_id=request_id(), subject=subject, consent_id=consent_id, consent=given, based_on_version=1
+        request_id=request_id(), subject=subject, consent_id=consent_id,
+        attested=st.AmendStatement(consent=given), based_on_version=1
     )
     calls: list[Callable[[], Any]] = [
         lambda: running.consents.GrantConsent(grant, metadata=running.as_("app")),
         lambda: running.consents.AmendConsent(amended, metadata=running.as_("app")),
-        lambda: change(running, EntryKind.PAUSE, subject, consent_id, method=long),
-        lambda: change(running, EntryKind.REVOKE, subject, consent_id, note=long),
-        lambda: record(running, subject, seq, outcome=st.OutcomeStatement(status=sent, note=long)),
+        lambda: change(running, EntryKind.PAUSE, subject, consent_id, attested=_paused(long)),
+        lambda: change(running, EntryKind.REVOKE, subject, consent_id, attested=st.RevokeStatement(note=long)),
+        lambda: record(running, subject, seq, attested=st.OutcomeStatement(status=sent, note=long)),
         lambda: running.registry.EnrolSubject(enrol, metadata=running.as_("app")),
     ]
     assert [refusal(call) for call in calls] == ["TOO_LARGE"] * len(calls)
@@ -399,7 +407,7 @@ def test_a_consent_over_the_limit_never_reaches_the_sequencer(running: Running, 
     huge = consent()
     for _ in range(10_000):
         huge.root.provisions.add()
-    request = cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=huge)
+    request = cs.GrantConsentRequest(request_id=request_id(), subject=subject, attested=st.GrantStatement(consent=huge))
     assert refusal(lambda: running.consents.GrantConsent(request, metadata=running.as_("app"))) == "TOO_LARGE"
     request.signed.payload = st.GrantStatement(consent=huge).SerializeToString()
     assert refusal(lambda: running.consents.GrantConsent(request, metadata=running.as_("app"))) == "TOO_LARGE"
@@ -541,7 +549,7 @@ def test_two_operators_do_not_share_their_request_ids(running: Running) -> None:
     made = st.ParticipantStatement(
         participant_id="lab-8", name=st.Text(ko="기관"), roles=[st.PARTICIPANT_ROLE_HOLDER], active=True
     )
-    request = rs.RegisterParticipantRequest(request_id=request_id(), participant=made)
+    request = rs.RegisterParticipantRequest(request_id=request_id(), attested=made)
     first, second = (
         running.registry.RegisterParticipant(request, metadata=running.as_(who)).receipt
         for who in ("operator", "operator/night")
@@ -565,5 +573,5 @@ def test_no_participant_has_an_id_that_people_read_otherwise(running: Running, n
     made = st.ParticipantStatement(
         participant_id=name, name=st.Text(en=name), roles=[st.PARTICIPANT_ROLE_RECIPIENT], active=True
     )
-    request = rs.RegisterParticipantRequest(request_id=request_id(), participant=made)
+    request = rs.RegisterParticipantRequest(request_id=request_id(), attested=made)
     assert refusal(lambda: running.registry.RegisterParticipant(request, metadata=running.as_("operator")))

@@ -240,7 +240,9 @@ def test_a_participant_that_left_may_ask_nothing(tmp_path: Path) -> None:
 
 
 def test_an_answer_reflects_at_least_the_revision_asked_for(running: Running, subject: pb.Subject) -> None:
-    grant = cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=consent())
+    grant = cs.GrantConsentRequest(
+        request_id=request_id(), subject=subject, attested=st.GrantStatement(consent=consent())
+    )
     receipt = running.consents.GrantConsent(grant, metadata=running.as_("app")).receipt
     size = receipt.revision.tree_size
     assert size > receipt.index
@@ -427,15 +429,15 @@ def test_outcomes_come_from_those_who_took_part(running: Running, subject: pb.Su
     running.grant(subject)
     seq = running.authorize(question(subject), "clinic-b").access_seq
     refused = running.authorize(question(subject, purpose="HRESCH"), "clinic-b").access_seq
-    sent = st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT, resource_count=3, attestation={"attested_by": "er"})
-    assert event_of(record(running, subject, seq, "hospital-a", outcome=sent)).ref == seq
+    sent = st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT, resource_count=3)
+    assert event_of(record(running, subject, seq, "hospital-a", attested=sent)).ref == seq
     record(running, subject, seq, "clinic-b")
     assert refusal(lambda: record(running, subject, seq, "er")) == "NOT_FOUND"
     for other in (0, 1, 2, refused, 999, 1 << 63, (1 << 64) - 1):
         assert refusal(lambda other=other: record(running, subject, other)) == "NOT_FOUND"
     for status in (0, 99, -1):
         outcome = st.OutcomeStatement(status=status)
-        assert refusal(lambda outcome=outcome: record(running, subject, seq, outcome=outcome)) == "INVALID_REQUEST"
+        assert refusal(lambda outcome=outcome: record(running, subject, seq, attested=outcome)) == "INVALID_REQUEST"
     outcomes = accesses(running, subject)[1].outcomes
     assert [(one.status, one.attestation.attested_by) for one in outcomes] == [
         (st.TRANSFER_STATUS_SENT, "hospital-a"),
@@ -450,7 +452,7 @@ def test_a_batch_of_outcomes_is_all_or_none(running: Running, subject: pb.Subjec
     def item(seq: int, used: bytes | None = None, status: int = st.TRANSFER_STATUS_SENT) -> ac.RecordAccessRequest:
         outcome = st.OutcomeStatement(status=status)
         return ac.RecordAccessRequest(
-            request_id=used or request_id(), subject=subject, access_seq=seq, outcome=outcome
+            request_id=used or request_id(), subject=subject, access_seq=seq, attested=outcome
         )
 
     def send(*requests: ac.RecordAccessRequest) -> list[pb.Receipt]:

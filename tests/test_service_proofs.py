@@ -177,7 +177,7 @@ def test_a_participant_signs_its_outcomes_while_its_key_is_in_force(running: Run
             time_ms=now_ms(running),
             ref=ref,
         )
-        return record(running, subject, seq, who, request_id=request, outcome=None, signed=signed)
+        return record(running, subject, seq, who, request_id=request, signed=signed)
 
     assert event_of(send()).kind == EntryKind.OUTCOME
     assert refusal(lambda: send("hospital-a")) == "BAD_SIGNATURE"
@@ -233,7 +233,8 @@ def verifier(running: Running) -> Any:
 
 def test_a_published_receipt_verifies_offline(running: Running, subject: pb.Subject) -> None:
     request = cs.GrantConsentRequest(
-        request_id=request_id(), subject=subject, consent=consent(), wait_for=pb.WAIT_FOR_PUBLISHED
+        request_id=request_id(), subject=subject,
+        attested=st.GrantStatement(consent=consent()), wait_for=pb.WAIT_FOR_PUBLISHED
     )
     receipt = running.consents.GrantConsent(request, metadata=running.as_("app")).receipt
     assert receipt.published
@@ -294,7 +295,8 @@ def test_waits_for_publication_hold_up_no_check_and_end(tmp_path: Path, monkeypa
 
 def test_inclusion_and_consistency_verify(running: Running, subject: pb.Subject) -> None:
     request = cs.GrantConsentRequest(
-        request_id=request_id(), subject=subject, consent=consent(), wait_for=pb.WAIT_FOR_PUBLISHED
+        request_id=request_id(), subject=subject,
+        attested=st.GrantStatement(consent=consent()), wait_for=pb.WAIT_FOR_PUBLISHED
     )
     receipt = running.consents.GrantConsent(request, metadata=running.as_("app")).receipt
     index = receipt.index
@@ -391,7 +393,7 @@ def test_a_history_comes_in_order_and_verifies(running: Running) -> None:
         time_ms=now_ms(running),
         ref=answer.access_seq,
     )
-    receipt = record(running, person.subject, answer.access_seq, request_id=request, outcome=None, signed=signed)
+    receipt = record(running, person.subject, answer.access_seq, request_id=request, signed=signed)
     services(running).sequencer.checkpoints.wait(receipt.index + 1, HANG_S)
     chains = verified(running, history_of(running, "app", subject=person.subject))
     assert chains[0] == ("", 5)
@@ -474,6 +476,7 @@ def test_a_reader_that_loses_its_right_gets_no_further_part(
         rs.GetParticipantRequest(participant_id="app"), metadata=running.as_("operator")
     ).participant
     changed = st.ParticipantStatement()
+    app.ClearField("attestation")
     changed.CopyFrom(app)
     if ends == "active":
         changed.active = False
@@ -481,7 +484,7 @@ def test_a_reader_that_loses_its_right_gets_no_further_part(
         del changed.rights[:]
 
     def register(statement: st.ParticipantStatement) -> None:
-        request = rs.RegisterParticipantRequest(request_id=request_id(), participant=statement)
+        request = rs.RegisterParticipantRequest(request_id=request_id(), attested=statement)
         running.registry.RegisterParticipant(request, metadata=running.as_("operator"))
 
     register(changed)

@@ -230,7 +230,7 @@ def test_an_access_is_not_recorded_if_the_vocabulary_of_a_consent_is_missing(run
     stored = get_stored(table, b"v")
     vocabulary = running.registry.GetVocabulary(rs.GetVocabularyRequest(), metadata=running.as_("app")).vocabulary
     vocabulary.version += 1
-    request = rs.PublishVocabularyRequest(request_id=request_id(), vocabulary=vocabulary)
+    request = rs.PublishVocabularyRequest(request_id=request_id(), attested=vocabulary)
     running.registry.PublishVocabulary(request, metadata=running.as_("operator"))
     newer = Person(running)
     before = size_of(running)

@@ -24,6 +24,7 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import policy_service_pb2 as ps
+from consentd.v1 import statement_pb2 as st
 from hostile.crowd import Crowd, Peer
 from hostile.peers import CHECK, GRANT, HISTORY
 
@@ -123,7 +124,9 @@ def test_a_write_whose_caller_has_gone_is_dropped_and_a_revocation_is_not(
 ) -> None:
     consent_id = running.grant(subject)
     with held_writer(services(running).sequencer):
-        grant = cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=consent(purposes=["ETREAT"]))
+        grant = cs.GrantConsentRequest(
+            request_id=request_id(), subject=subject, attested=st.GrantStatement(consent=consent(purposes=["ETREAT"]))
+        )
         granted = running.consents.GrantConsent.future(grant, metadata=running.as_("app"))
         revoked = revoke(running, subject, consent_id)
         waiting = services(running).sequencer._pool
@@ -197,7 +200,8 @@ def test_without_a_quorum_nobody_waits_for_publication(tmp_path: Path, monkeypat
         running.register()
         subject = running.enrol("SYN-000001")
         grant = cs.GrantConsentRequest(
-            request_id=request_id(), subject=subject, consent=consent(), wait_for=pb.WAIT_FOR_PUBLISHED
+            request_id=request_id(), subject=subject,
+            attested=st.GrantStatement(consent=consent()), wait_for=pb.WAIT_FOR_PUBLISHED
         )
         receipt = running.consents.GrantConsent(grant, metadata=running.as_("app"), timeout=HANG_S).receipt
         assert (receipt.published, receipt.index > 0) == (False, True)
@@ -211,5 +215,7 @@ def authorize(running: Running, subject: pb.Subject, who: str) -> Any:
 
 
 def revoke(running: Running, subject: pb.Subject, consent_id: str) -> Any:
-    request = cs.RevokeConsentRequest(request_id=request_id(), subject=subject, consent_id=consent_id)
+    request = cs.RevokeConsentRequest(
+        request_id=request_id(), subject=subject, consent_id=consent_id, attested=st.RevokeStatement()
+    )
     return running.consents.RevokeConsent.future(request, metadata=running.as_("app"))

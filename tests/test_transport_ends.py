@@ -26,6 +26,7 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import policy_service_pb2 as ps
+from consentd.v1 import statement_pb2 as st
 from hostile.crowd import Crowd, Peer
 from hostile.peers import CHECK, GRANT, HISTORY
 
@@ -86,7 +87,9 @@ def held_pool(running: Running, name: PoolName) -> Iterator[None]:
 
 
 def grant_request(subject: pb.Subject) -> cs.GrantConsentRequest:
-    return cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=consent())
+    return cs.GrantConsentRequest(
+        request_id=request_id(), subject=subject, attested=st.GrantStatement(consent=consent())
+    )
 
 
 def test_a_stop_while_a_call_begins_does_not_hang() -> None:
@@ -360,7 +363,9 @@ def _random_call(running: Running, subject: pb.Subject, chance: random.Random) -
         request.wait_for = chance.choice((pb.WAIT_FOR_DURABLE, pb.WAIT_FOR_PUBLISHED))
         return running.consents.GrantConsent.future(request, metadata=who, timeout=timeout)
     if kind == 1:
-        revoke = cs.RevokeConsentRequest(request_id=request_id(), subject=subject, consent_id="none")
+        revoke = cs.RevokeConsentRequest(
+            request_id=request_id(), subject=subject, consent_id="none", attested=st.RevokeStatement()
+        )
         return running.consents.RevokeConsent.future(revoke, metadata=who, timeout=timeout)
     if kind == 2:
         batch = ps.BatchCheckRequest(questions=[question(subject)] * 50)

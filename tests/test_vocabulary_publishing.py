@@ -37,7 +37,7 @@ def publish(running: Running, change: Change) -> None:
     message.ClearField("attestation")
     message.version += 1
     change(message)
-    request = rs.PublishVocabularyRequest(request_id=request_id(), vocabulary=message)
+    request = rs.PublishVocabularyRequest(request_id=request_id(), attested=message)
     running.registry.PublishVocabulary(request, metadata=running.as_("operator"))
 
 

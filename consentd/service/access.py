@@ -17,6 +17,7 @@ from consentd.service.policy import check_consistency, check_size
 from consentd.service.readings import record_readings
 from consentd.service.rpc import item_error, next_item, rpc
 from consentd.service.servicer import Servicer, reduce_receipt, revision
+from consentd.service.statements import read_statement
 from consentd.statements import decisions, payloads
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
@@ -168,31 +169,20 @@ class AccessService(Servicer):
 
     def _outcome(self, request: ac.RecordAccessRequest, caller: str) -> accesses.RecordOutcome:
         """Check the caller's part in the access, and the signature, if any; return the write for the request."""
-        signed, entry = None, None
-        form = request.WhichOneof("statement")
-        if form == "outcome":
-            message = st.OutcomeStatement()
-            message.CopyFrom(request.outcome)
-            message.attestation.Clear()
-            message.attestation.attested_by = caller
-            payloads.check_no_unknown_fields(message)
-        elif form == "signed":
-            signed = request.signed
-            message = requests.parse_signed(st.OutcomeStatement, signed)
-        else:
-            raise InvalidError("request states no outcome")
+        stated, entry = read_statement(request, st.OutcomeStatement, caller), None
+        message = stated.message
         if message.status not in st.TransferStatus.values() or not message.status:
             raise InvalidError(f"transfer status is unknown: `{message.status}`")
         identifier_hash = self.identifier_hash(request.subject)
-        content = requests.content_hash("RecordAccess", identifier_hash, str(request.access_seq), signed or message)
+        content = requests.content_hash("RecordAccess", identifier_hash, str(request.access_seq), stated.content)
         identity = requests.make_request(caller, request.request_id, content)
         services = self.services
         with services.table.read() as snapshot:
             check_active(snapshot, caller)
             tag = snapshot.tag_of(identifier_hash)
         tag = accesses.check_party(services.ledger.store, services.vault, tag, request.access_seq, caller)
-        if signed is not None:
-            entry = self.signed_entry(EntryKind.OUTCOME, tag, identity, signed)
+        if stated.signed is not None:
+            entry = self.signed_entry(EntryKind.OUTCOME, tag, identity, stated.signed)
         return accesses.RecordOutcome(
             request=identity,
             identifier_hash=identifier_hash,

@@ -18,6 +18,7 @@ from consentd.service.context import Context
 from consentd.service.readings import record_readings
 from consentd.service.rpc import rpc
 from consentd.service.servicer import Servicer, revision
+from consentd.service.statements import Stated, read_statement
 from consentd.statements import decisions, payloads
 from consentd.table.view import Snapshot
 from consentd.v1 import consent_pb2 as pb
@@ -25,7 +26,6 @@ from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import statement_pb2 as st
 
 M = TypeVar("M", bound=Message)
-Statement = TypeVar("Statement", st.GrantStatement, st.AmendStatement)
 _STATES = frozenset(cs.ConsentState.values()) - {cs.CONSENT_STATE_UNSPECIFIED}
 _UNREVOKED = _STATES - {cs.CONSENT_STATE_REVOKED}
 Change = st.PauseStatement | st.ResumeStatement | st.RevokeStatement
@@ -41,9 +41,11 @@ class ConsentService(Servicer):
     async def GrantConsent(self, request: cs.GrantConsentRequest, context: Context) -> cs.GrantConsentResponse:
         """Record a person's new consent."""
         caller = self.caller(context)
-        message, signed = _read_statement(request, st.GrantStatement, caller)
-        identity, identifier_hash, entry = self._asked(EntryKind.GRANT, request, message, signed, caller)
-        write = consents.GrantConsent(request=identity, identifier_hash=identifier_hash, signed=entry, message=message)
+        stated = read_statement(request, st.GrantStatement, caller)
+        identity, identifier_hash, entry = self._asked(EntryKind.GRANT, request, stated, caller)
+        write = consents.GrantConsent(
+            request=identity, identifier_hash=identifier_hash, signed=entry, message=stated.message
+        )
         written, receipt = await self.write(write, request.wait_for, context)
         response = cs.GrantConsentResponse(receipt=receipt, refused=self._refused("GrantConsent", written, context))
         if written.entry is not None and written.answer.refusal is None:
@@ -55,16 +57,16 @@ class ConsentService(Servicer):
     async def AmendConsent(self, request: cs.AmendConsentRequest, context: Context) -> cs.AmendConsentResponse:
         """Replace a consent by its next version."""
         caller = self.caller(context)
-        message, signed = _read_statement(request, st.AmendStatement, caller)
+        stated = read_statement(request, st.AmendStatement, caller)
         more = request.consent_id, str(request.based_on_version)
-        identity, identifier_hash, entry = self._asked(EntryKind.AMEND, request, message, signed, caller, *more)
+        identity, identifier_hash, entry = self._asked(EntryKind.AMEND, request, stated, caller, *more)
         write = consents.AmendConsent(
             request=identity,
             identifier_hash=identifier_hash,
             signed=entry,
             consent_id=parse_consent_id(request.consent_id),
             based_on_version=request.based_on_version,
-            message=message,
+            message=stated.message,
         )
         written, receipt = await self.write(write, request.wait_for, context)
         version, refused = written.answer.version, self._refused("AmendConsent", written, context)
@@ -73,20 +75,20 @@ class ConsentService(Servicer):
     @rpc
     async def PauseConsent(self, request: cs.PauseConsentRequest, context: Context) -> cs.PauseConsentResponse:
         """Suspend a consent."""
-        receipt = await self._change(request, EntryKind.PAUSE, st.PauseStatement(), context)
+        receipt = await self._change(request, EntryKind.PAUSE, st.PauseStatement, context)
         return cs.PauseConsentResponse(receipt=receipt)
 
     @rpc
     async def ResumeConsent(self, request: cs.ResumeConsentRequest, context: Context) -> cs.ResumeConsentResponse:
         """End a pause."""
-        receipt = await self._change(request, EntryKind.RESUME, st.ResumeStatement(), context)
+        receipt = await self._change(request, EntryKind.RESUME, st.ResumeStatement, context)
         return cs.ResumeConsentResponse(receipt=receipt)
 
     @rpc
     async def RevokeConsent(self, request: cs.RevokeConsentRequest, context: Context) -> cs.RevokeConsentResponse:
         """Withdraw a consent."""
-        message = st.RevokeStatement(note=request.note)
-        return cs.RevokeConsentResponse(receipt=await self._change(request, EntryKind.REVOKE, message, context))
+        receipt = await self._change(request, EntryKind.REVOKE, st.RevokeStatement, context)
+        return cs.RevokeConsentResponse(receipt=receipt)
 
     @rpc
     async def GetConsent(self, request: cs.GetConsentRequest, context: Context) -> cs.GetConsentResponse:
@@ -136,16 +138,14 @@ class ConsentService(Servicer):
     # -- steps ------------------------------------------------------------------------------------------------
 
     def _asked(
-        self, kind: EntryKind, request: Any, message: Message, signed: pb.SignedStatement | None, asker: str, *more: str
+        self, kind: EntryKind, request: Any, stated: Stated[Any], asker: str, *more: str
     ) -> tuple[Request, bytes, SignedEntry | None]:
-        """Return the ``Request``, the hash of the person's identifier, and the signed statement; None: it is unsigned.
+        """Return the ``Request``, the hash of the person's identifier, and the signed statement; None: it is attested.
 
         The content hash of the request also covers *more*: the fields that only some requests have.
         """
-        identifier_hash = self.identifier_hash(request.subject)
-        content = requests.content_hash(kind.name, identifier_hash, message, signed or b"")
-        if more:
-            content = requests.content_hash("AmendConsent" if kind is EntryKind.AMEND else kind.name, content, *more)
+        identifier_hash, signed = self.identifier_hash(request.subject), stated.signed
+        content = requests.content_hash(kind.name, identifier_hash, *more, stated.content)
         if signed is None:
             return requests.make_request(asker, request.request_id, content), identifier_hash, None
         identity = requests.make_signed_request(asker, request.request_id, content, signer=signed.key)
@@ -154,22 +154,18 @@ class ConsentService(Servicer):
             tag = consents.enrolled_tag(snapshot, identifier_hash)
         return identity, identifier_hash, self.signed_entry(kind, tag, identity, signed)
 
-    async def _change(self, request: Any, kind: EntryKind, message: Change, context: Context) -> pb.Receipt:
-        """Pause, resume or revoke a consent. *message* is the statement if the person signed none."""
+    async def _change(self, request: Any, kind: EntryKind, message_type: type[Change], context: Context) -> pb.Receipt:
+        """Pause, resume or revoke a consent, with a statement of *message_type*."""
         caller = self.caller(context)
-        signed: pb.SignedStatement | None = request.signed if request.HasField("signed") else None
-        if signed is not None:
-            message = requests.parse_signed(type(message), signed)
-        else:
-            message.attestation.attested_by, message.attestation.method = caller, request.method
-        identity, identifier_hash, entry = self._asked(kind, request, message, signed, caller, request.consent_id)
+        stated = read_statement(request, message_type, caller)
+        identity, identifier_hash, entry = self._asked(kind, request, stated, caller, request.consent_id)
         write = consents.ChangeConsent(
             request=identity,
             identifier_hash=identifier_hash,
             signed=entry,
             kind=kind,
             consent_id=parse_consent_id(request.consent_id),
-            message=message,
+            message=stated.message,
         )
         # What takes a permission away is recorded before other writes, and even if the caller has gone.
         _, receipt = await self.write(write, request.wait_for, context, urgent=kind is not EntryKind.RESUME)
@@ -243,22 +239,6 @@ class ConsentService(Servicer):
                     found.append(self._record(firsts[seq], latest[seq], entry.event.time_ms))
         # A consent granted after *stored* was read is not in *stored*, but has no REVOKE entry. So it is not returned.
         return found
-
-
-def _read_statement(
-    request: cs.GrantConsentRequest | cs.AmendConsentRequest, message_type: type[Statement], caller: str
-) -> tuple[Statement, pb.SignedStatement | None]:
-    """Return the statement of a grant or an amendment, and its signed form; None: it is unsigned."""
-    form = request.WhichOneof("statement")
-    if form == "consent":
-        if request.consent.ByteSize() > codec.MAX_PAYLOAD:
-            # Checked before the consent is converted to values: to convert a million provisions takes seconds.
-            raise InvalidError(f"consent is over its limit of {codec.MAX_PAYLOAD} bytes", "TOO_LARGE")
-        attestation = st.Attestation(attested_by=caller, method=request.method)
-        return message_type(consent=request.consent, attestation=attestation), None
-    if form == "signed":
-        return requests.parse_signed(message_type, request.signed), request.signed
-    raise InvalidError("request states no consent")
 
 
 def _state(period: pb.Period, now_ms: int, *, paused: bool) -> "cs.ConsentState.ValueType":

@@ -12,10 +12,11 @@ from consentd.errors import InvalidError, NotFoundError
 from consentd.sequencer.commands import registry
 from consentd.sequencer.commands.callers import PARTICIPANT_ID, check_giver
 from consentd.service.context import Context
-from consentd.service.requests import Pager, content_hash, make_request, parse_signed, take_page
+from consentd.service.requests import Pager, content_hash, make_request, take_page
 from consentd.service.roles import Whose
 from consentd.service.rpc import rpc
 from consentd.service.servicer import Servicer, revision
+from consentd.service.statements import Stated, read_statement
 from consentd.statements.delegations import delegation_message
 from consentd.table.view import Snapshot
 from consentd.v1 import consent_pb2 as pb
@@ -31,65 +32,54 @@ class RegistryService(Servicer):
         self, request: rs.RegisterParticipantRequest, context: Context
     ) -> rs.RegisterParticipantResponse:
         """Register a participant, or replace the registration of a known participant."""
-        chain = PARTICIPANT_PREFIX + request.participant.participant_id
-        receipt = await self._publish(EntryKind.PARTICIPANT, chain, request.participant, request, context)
+        stated = read_statement(request, st.ParticipantStatement, self.caller(context))
+        chain = PARTICIPANT_PREFIX + stated.message.participant_id
+        receipt = await self._publish(EntryKind.PARTICIPANT, chain, stated, request, context)
         return rs.RegisterParticipantResponse(receipt=receipt)
 
     @rpc
     async def AddKey(self, request: rs.AddKeyRequest, context: Context) -> rs.AddKeyResponse:
         """Put a participant's key in force. A key that was ever in force is refused."""
-        chain, message = PARTICIPANT_PREFIX + request.participant_id, st.KeyStatement(key=request.key)
-        return rs.AddKeyResponse(receipt=await self._publish(EntryKind.KEY, chain, message, request, context))
+        return rs.AddKeyResponse(receipt=await self._change_key(request, context, retired=False))
 
     @rpc
     async def RetireKey(self, request: rs.RetireKeyRequest, context: Context) -> rs.RetireKeyResponse:
         """Put a participant's key out of force."""
-        chain, message = PARTICIPANT_PREFIX + request.participant_id, st.KeyStatement(key=request.key, retired=True)
-        return rs.RetireKeyResponse(receipt=await self._publish(EntryKind.KEY, chain, message, request, context))
+        return rs.RetireKeyResponse(receipt=await self._change_key(request, context, retired=True))
 
     @rpc
     async def PublishVocabulary(
         self, request: rs.PublishVocabularyRequest, context: Context
     ) -> rs.PublishVocabularyResponse:
         """Publish the next version of the vocabulary."""
-        chain, message = codec.VOCABULARY_PREFIX + request.vocabulary.vocabulary_id, request.vocabulary
-        receipt = await self._publish(EntryKind.VOCABULARY, chain, message, request, context)
+        stated = read_statement(request, st.VocabularyStatement, self.caller(context))
+        chain = codec.VOCABULARY_PREFIX + stated.message.vocabulary_id
+        receipt = await self._publish(EntryKind.VOCABULARY, chain, stated, request, context)
         return rs.PublishVocabularyResponse(receipt=receipt)
 
     @rpc
     async def PublishNotice(self, request: rs.PublishNoticeRequest, context: Context) -> rs.PublishNoticeResponse:
         """Publish the next version of a notice."""
-        chain, message = codec.NOTICE_PREFIX + request.notice.notice_id, request.notice
-        return rs.PublishNoticeResponse(receipt=await self._publish(EntryKind.NOTICE, chain, message, request, context))
+        stated = read_statement(request, st.NoticeStatement, self.caller(context))
+        chain = codec.NOTICE_PREFIX + stated.message.notice_id
+        return rs.PublishNoticeResponse(receipt=await self._publish(EntryKind.NOTICE, chain, stated, request, context))
 
     @rpc
     async def PublishRules(self, request: rs.PublishRulesRequest, context: Context) -> rs.PublishRulesResponse:
         """Publish the next version of the realm's rules."""
-        chain, message = codec.RULES_PREFIX + request.rules.realm_id, request.rules
-        return rs.PublishRulesResponse(receipt=await self._publish(EntryKind.RULES, chain, message, request, context))
+        stated = read_statement(request, st.RulesStatement, self.caller(context))
+        chain = codec.RULES_PREFIX + stated.message.realm_id
+        return rs.PublishRulesResponse(receipt=await self._publish(EntryKind.RULES, chain, stated, request, context))
 
     @rpc
     async def PutDelegation(self, request: rs.PutDelegationRequest, context: Context) -> rs.PutDelegationResponse:
         """Record a delegation in place of the one of the same giver, taker and capacity."""
-        form = request.WhichOneof("statement")
-        if form is None:
-            raise InvalidError("request states no delegation")
-        signed = request.signed if form == "signed" else None
-        message = request.delegation if signed is None else parse_signed(st.DelegationStatement, signed)
-        if message.ended:
-            raise InvalidError("statement ends a delegation; call EndDelegation")
-        return rs.PutDelegationResponse(receipt=await self._delegate(message, signed, request, context))
+        return rs.PutDelegationResponse(receipt=await self._delegate(request, context, ended=False))
 
     @rpc
     async def EndDelegation(self, request: rs.EndDelegationRequest, context: Context) -> rs.EndDelegationResponse:
         """End a delegation."""
-        signed = request.signed if request.HasField("signed") else None
-        message = st.DelegationStatement(
-            giver=request.giver, taker=request.taker, capacity=request.capacity, ended=True
-        )
-        if signed is not None and parse_signed(st.DelegationStatement, signed) != message:
-            raise InvalidError("signed statement is not the end of the delegation that the request names")
-        return rs.EndDelegationResponse(receipt=await self._delegate(message, signed, request, context))
+        return rs.EndDelegationResponse(receipt=await self._delegate(request, context, ended=True))
 
     @rpc
     def ListDelegations(self, request: rs.ListDelegationsRequest, context: Context) -> rs.ListDelegationsResponse:
@@ -112,17 +102,12 @@ class RegistryService(Servicer):
     @rpc
     async def PutMandate(self, request: rs.PutMandateRequest, context: Context) -> rs.PutMandateResponse:
         """Record the mandate of an auditor in place of its earlier one."""
-        if request.mandate.ended:
-            raise InvalidError("statement ends a mandate; call EndMandate")
-        chain = PARTICIPANT_PREFIX + request.mandate.auditor
-        receipt = await self._publish(EntryKind.MANDATE, chain, request.mandate, request, context)
-        return rs.PutMandateResponse(receipt=receipt)
+        return rs.PutMandateResponse(receipt=await self._mandate(request, context, ended=False))
 
     @rpc
     async def EndMandate(self, request: rs.EndMandateRequest, context: Context) -> rs.EndMandateResponse:
         """End the mandate of an auditor."""
-        chain, message = PARTICIPANT_PREFIX + request.auditor, st.MandateStatement(auditor=request.auditor, ended=True)
-        return rs.EndMandateResponse(receipt=await self._publish(EntryKind.MANDATE, chain, message, request, context))
+        return rs.EndMandateResponse(receipt=await self._mandate(request, context, ended=True))
 
     @rpc
     async def EnrolSubject(self, request: rs.EnrolSubjectRequest, context: Context) -> rs.EnrolSubjectResponse:
@@ -198,39 +183,57 @@ class RegistryService(Servicer):
         with self.services.table.read() as snapshot:
             return rs.GetRulesResponse(rules=snapshot.rules_statement(), revision=_revision(snapshot))
 
-    async def _delegate(
-        self, message: st.DelegationStatement, signed: pb.SignedStatement | None, request: Any, context: Context
-    ) -> pb.Receipt:
-        """Write a DELEGATION entry, attested by an operator or *signed* by the giver, who is the caller."""
-        chain = PARTICIPANT_PREFIX + message.giver
-        rpc_name = request.DESCRIPTOR.name.removesuffix("Request")
-        self.access(rpc_name, Whose.OTHER if signed is None else Whose.OWN, context)
-        if signed is None:
-            return await self._publish(EntryKind.DELEGATION, chain, message, request, context)
+    async def _change_key(self, request: Any, context: Context, *, retired: bool) -> pb.Receipt:
+        """Write a KEY entry of a participant."""
+        stated = read_statement(request, st.KeyStatement, self.caller(context))
+        _check_ends(stated.message.retired, expected=retired)
+        return await self._publish(EntryKind.KEY, PARTICIPANT_PREFIX + request.participant_id, stated, request, context)
+
+    async def _delegate(self, request: Any, context: Context, *, ended: bool) -> pb.Receipt:
+        """Write a DELEGATION entry, attested by an operator or signed by the giver, who is the caller."""
         caller = self.caller(context)
-        with self.services.table.read() as snapshot:
-            check_giver(snapshot, caller, message.giver)
-        content = content_hash(request.DESCRIPTOR.name, chain, message, signed)
+        stated = read_statement(request, st.DelegationStatement, caller)
+        _check_ends(stated.message.ended, expected=ended)
+        giver = stated.message.giver
+        self.access(_rpc_name(request), Whose.OTHER if stated.signed is None else Whose.OWN, context)
+        if stated.signed is not None:
+            with self.services.table.read() as snapshot:
+                check_giver(snapshot, caller, giver)
+        return await self._publish(EntryKind.DELEGATION, PARTICIPANT_PREFIX + giver, stated, request, context)
+
+    async def _mandate(self, request: Any, context: Context, *, ended: bool) -> pb.Receipt:
+        """Write a MANDATE entry."""
+        stated = read_statement(request, st.MandateStatement, self.caller(context))
+        _check_ends(stated.message.ended, expected=ended)
+        chain = PARTICIPANT_PREFIX + stated.message.auditor
+        return await self._publish(EntryKind.MANDATE, chain, stated, request, context)
+
+    async def _publish(
+        self, kind: EntryKind, chain: str, stated: Stated[Any], request: Any, context: Context
+    ) -> pb.Receipt:
+        """Write an entry to a public chain, attested or signed by the caller; return its receipt."""
+        caller, signed = self.caller(context), stated.signed
+        content = content_hash(request.DESCRIPTOR.name, chain, stated.content)
         identity = make_request(caller, request.request_id, content)
-        entry = self.signed_entry(EntryKind.DELEGATION, codec.public_tag(chain), identity, signed)
+        entry = None if signed is None else self.signed_entry(kind, codec.public_tag(chain), identity, signed)
         write = registry.PublicWrite(
-            kind=EntryKind.DELEGATION, request=identity, chain=chain, message=message, signed=entry, signer=caller
-        )
+            kind=kind, request=identity, chain=chain, message=stated.message, signed=entry,
+            signer="" if signed is None else caller,
+        )  # fmt: skip
         _, receipt = await self.write(write, request.wait_for, context)
         return receipt
 
-    async def _publish(
-        self, kind: EntryKind, chain: str, message: Message, request: Any, context: Context
-    ) -> pb.Receipt:
-        """Write an entry to a public chain, attested by the calling operator; return its receipt."""
-        caller = self.caller(context)
-        identity = make_request(caller, request.request_id, content_hash(request.DESCRIPTOR.name, chain, message))
-        attested: Any = type(message)()
-        attested.CopyFrom(message)
-        attested.attestation.CopyFrom(st.Attestation(attested_by=caller))
-        write = registry.PublicWrite(kind=kind, request=identity, chain=chain, message=attested)
-        _, receipt = await self.write(write, request.wait_for, context)
-        return receipt
+
+def _check_ends(ends: bool, *, expected: bool) -> None:
+    """Check that a statement ends what it is about if and only if the call does. Raises ``InvalidError``."""
+    if ends and not expected:
+        raise InvalidError("statement ends what this call begins; call the RPC that ends it")
+    if expected and not ends:
+        raise InvalidError("statement does not say that it ends what this call ends")
+
+
+def _rpc_name(request: Message) -> str:
+    return request.DESCRIPTOR.name.removesuffix("Request")
 
 
 def _revision(snapshot: Snapshot) -> pb.Revision:

@@ -1,4 +1,4 @@
-"""Parse the fields that requests share: the request_id, the hashed content, signed statements, and page tokens."""
+"""Parse the fields that requests share: the request_id, the hashed content, and page tokens."""
 
 import base64
 import hashlib
@@ -9,11 +9,8 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
-from consentd.core import codec
-from consentd.errors import InvalidError, MalformedError
+from consentd.errors import InvalidError
 from consentd.sequencer.commands.write import Request
-from consentd.statements import payloads
-from consentd.v1 import consent_pb2 as pb
 
 M = TypeVar("M", bound=Message)
 
@@ -60,24 +57,6 @@ def content_hash(method: str, *parts: Message | bytes | str) -> bytes:
         hasher.update(struct.pack(">I", len(content)))
         hasher.update(content)
     return hasher.digest()
-
-
-def parse_signed(message_type: type[M], signed: pb.SignedStatement) -> M:
-    """Parse the payload of a statement that its author signed.
-
-    Raises:
-        InvalidError: the payload is too large, does not decode, has an unknown field, or has an attestation.
-    """
-    if len(signed.payload) > codec.MAX_PAYLOAD:
-        raise InvalidError(f"payload is over its limit of {codec.MAX_PAYLOAD} bytes", "TOO_LARGE")
-    try:
-        message = payloads.parse(message_type, signed.payload)
-    except MalformedError as error:
-        raise InvalidError("signed statement does not decode") from error
-    if message.HasField("attestation"):
-        raise InvalidError("a statement its author signed names nobody who attests it")
-    payloads.check_no_unknown_fields(message)
-    return message
 
 
 class Pager:

@@ -252,7 +252,7 @@ class RecordAccessRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
     ACCESS_SEQ_FIELD_NUMBER: _builtins.int
-    OUTCOME_FIELD_NUMBER: _builtins.int
+    ATTESTED_FIELD_NUMBER: _builtins.int
     SIGNED_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
@@ -266,8 +266,8 @@ class RecordAccessRequest(_message.Message):
         """subject is the person whose data were transferred."""
 
     @_builtins.property
-    def outcome(self) -> _statement_pb2.OutcomeStatement:
-        """outcome: the daemon signs the entry, which names the caller as the one who reports it."""
+    def attested(self) -> _statement_pb2.OutcomeStatement:
+        """attested: the daemon signs the entry, which names the caller as the one who attests it."""
 
     @_builtins.property
     def signed(self) -> _consent_pb2.SignedStatement:
@@ -279,15 +279,15 @@ class RecordAccessRequest(_message.Message):
         request_id: _builtins.bytes = ...,
         subject: _consent_pb2.Subject | None = ...,
         access_seq: _builtins.int = ...,
-        outcome: _statement_pb2.OutcomeStatement | None = ...,
+        attested: _statement_pb2.OutcomeStatement | None = ...,
         signed: _consent_pb2.SignedStatement | None = ...,
         wait_for: _consent_pb2.WaitFor.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "signed", b"signed", "statement", b"statement", "subject", b"subject"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "signed", b"signed", "statement", b"statement", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_seq", b"access_seq", "outcome", b"outcome", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_seq", b"access_seq", "attested", b"attested", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["outcome", "signed"]  # noqa: Y015
+    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested", "signed"]  # noqa: Y015
     _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
 

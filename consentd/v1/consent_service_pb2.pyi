@@ -126,14 +126,11 @@ class GrantConsentRequest(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
-    CONSENT_FIELD_NUMBER: _builtins.int
+    ATTESTED_FIELD_NUMBER: _builtins.int
     SIGNED_FIELD_NUMBER: _builtins.int
-    METHOD_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
-    method: _builtins.str
-    """method is how the person was identified, as the caller names it."""
     wait_for: _consent_pb2.WaitFor.ValueType
     """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
@@ -141,8 +138,8 @@ class GrantConsentRequest(_message.Message):
         """subject is the person."""
 
     @_builtins.property
-    def consent(self) -> _consent_pb2.Consent:
-        """consent: the daemon signs the entry, which names the caller as the one who attests it."""
+    def attested(self) -> _statement_pb2.GrantStatement:
+        """attested: the daemon signs the entry, which names the caller as the one who attests it."""
 
     @_builtins.property
     def signed(self) -> _consent_pb2.SignedStatement:
@@ -153,16 +150,15 @@ class GrantConsentRequest(_message.Message):
         *,
         request_id: _builtins.bytes = ...,
         subject: _consent_pb2.Subject | None = ...,
-        consent: _consent_pb2.Consent | None = ...,
+        attested: _statement_pb2.GrantStatement | None = ...,
         signed: _consent_pb2.SignedStatement | None = ...,
-        method: _builtins.str = ...,
         wait_for: _consent_pb2.WaitFor.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["consent", b"consent", "signed", b"signed", "statement", b"statement", "subject", b"subject"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "signed", b"signed", "statement", b"statement", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent", b"consent", "method", b"method", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["consent", "signed"]  # noqa: Y015
+    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested", "signed"]  # noqa: Y015
     _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
 
@@ -244,9 +240,8 @@ class AmendConsentRequest(_message.Message):
     SUBJECT_FIELD_NUMBER: _builtins.int
     CONSENT_ID_FIELD_NUMBER: _builtins.int
     BASED_ON_VERSION_FIELD_NUMBER: _builtins.int
-    CONSENT_FIELD_NUMBER: _builtins.int
+    ATTESTED_FIELD_NUMBER: _builtins.int
     SIGNED_FIELD_NUMBER: _builtins.int
-    METHOD_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
@@ -256,8 +251,6 @@ class AmendConsentRequest(_message.Message):
     """based_on_version is the version that was changed. If it is not the current version, the call fails with
     VERSION_CONFLICT.
     """
-    method: _builtins.str
-    """method is how the person was identified, as the caller names it."""
     wait_for: _consent_pb2.WaitFor.ValueType
     """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
@@ -265,8 +258,10 @@ class AmendConsentRequest(_message.Message):
         """subject is the person."""
 
     @_builtins.property
-    def consent(self) -> _consent_pb2.Consent:
-        """consent: the daemon signs the entry, which names the caller as the one who attests it."""
+    def attested(self) -> _statement_pb2.AmendStatement:
+        """attested: the daemon signs the entry, which names the caller as the one who attests it. lineage_seq and version
+        are empty: the daemon fills them in.
+        """
 
     @_builtins.property
     def signed(self) -> _consent_pb2.SignedStatement:
@@ -279,16 +274,15 @@ class AmendConsentRequest(_message.Message):
         subject: _consent_pb2.Subject | None = ...,
         consent_id: _builtins.str = ...,
         based_on_version: _builtins.int = ...,
-        consent: _consent_pb2.Consent | None = ...,
+        attested: _statement_pb2.AmendStatement | None = ...,
         signed: _consent_pb2.SignedStatement | None = ...,
-        method: _builtins.str = ...,
         wait_for: _consent_pb2.WaitFor.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["consent", b"consent", "signed", b"signed", "statement", b"statement", "subject", b"subject"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "signed", b"signed", "statement", b"statement", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["based_on_version", b"based_on_version", "consent", b"consent", "consent_id", b"consent_id", "method", b"method", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "based_on_version", b"based_on_version", "consent_id", b"consent_id", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["consent", "signed"]  # noqa: Y015
+    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested", "signed"]  # noqa: Y015
     _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
 
@@ -337,15 +331,13 @@ class PauseConsentRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
     CONSENT_ID_FIELD_NUMBER: _builtins.int
+    ATTESTED_FIELD_NUMBER: _builtins.int
     SIGNED_FIELD_NUMBER: _builtins.int
-    METHOD_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
     consent_id: _builtins.str
     """consent_id names the lineage."""
-    method: _builtins.str
-    """method is how the person was identified, as the caller names it."""
     wait_for: _consent_pb2.WaitFor.ValueType
     """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
@@ -353,8 +345,14 @@ class PauseConsentRequest(_message.Message):
         """subject is the person."""
 
     @_builtins.property
+    def attested(self) -> _statement_pb2.PauseStatement:
+        """attested: the daemon signs the entry, which names the caller as the one who attests it. lineage_seq is empty: the
+        daemon fills it in.
+        """
+
+    @_builtins.property
     def signed(self) -> _consent_pb2.SignedStatement:
-        """signed is a PauseStatement signed with the person's own key; absent: the daemon signs for the caller."""
+        """signed is a PauseStatement signed with the person's own key."""
 
     def __init__(
         self,
@@ -362,15 +360,17 @@ class PauseConsentRequest(_message.Message):
         request_id: _builtins.bytes = ...,
         subject: _consent_pb2.Subject | None = ...,
         consent_id: _builtins.str = ...,
+        attested: _statement_pb2.PauseStatement | None = ...,
         signed: _consent_pb2.SignedStatement | None = ...,
-        method: _builtins.str = ...,
         wait_for: _consent_pb2.WaitFor.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["signed", b"signed", "subject", b"subject"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "signed", b"signed", "statement", b"statement", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent_id", b"consent_id", "method", b"method", "request_id", b"request_id", "signed", b"signed", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "consent_id", b"consent_id", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested", "signed"]  # noqa: Y015
+    _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
 
 Global___PauseConsentRequest: _TypeAlias = PauseConsentRequest  # noqa: Y015
 
@@ -407,15 +407,13 @@ class ResumeConsentRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
     CONSENT_ID_FIELD_NUMBER: _builtins.int
+    ATTESTED_FIELD_NUMBER: _builtins.int
     SIGNED_FIELD_NUMBER: _builtins.int
-    METHOD_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
     consent_id: _builtins.str
     """consent_id names the lineage."""
-    method: _builtins.str
-    """method is how the person was identified, as the caller names it."""
     wait_for: _consent_pb2.WaitFor.ValueType
     """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
@@ -423,8 +421,14 @@ class ResumeConsentRequest(_message.Message):
         """subject is the person."""
 
     @_builtins.property
+    def attested(self) -> _statement_pb2.ResumeStatement:
+        """attested: the daemon signs the entry, which names the caller as the one who attests it. lineage_seq is empty: the
+        daemon fills it in.
+        """
+
+    @_builtins.property
     def signed(self) -> _consent_pb2.SignedStatement:
-        """signed is a ResumeStatement signed with the person's own key; absent: the daemon signs for the caller."""
+        """signed is a ResumeStatement signed with the person's own key."""
 
     def __init__(
         self,
@@ -432,15 +436,17 @@ class ResumeConsentRequest(_message.Message):
         request_id: _builtins.bytes = ...,
         subject: _consent_pb2.Subject | None = ...,
         consent_id: _builtins.str = ...,
+        attested: _statement_pb2.ResumeStatement | None = ...,
         signed: _consent_pb2.SignedStatement | None = ...,
-        method: _builtins.str = ...,
         wait_for: _consent_pb2.WaitFor.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["signed", b"signed", "subject", b"subject"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "signed", b"signed", "statement", b"statement", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent_id", b"consent_id", "method", b"method", "request_id", b"request_id", "signed", b"signed", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "consent_id", b"consent_id", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested", "signed"]  # noqa: Y015
+    _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
 
 Global___ResumeConsentRequest: _TypeAlias = ResumeConsentRequest  # noqa: Y015
 
@@ -477,18 +483,13 @@ class RevokeConsentRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
     CONSENT_ID_FIELD_NUMBER: _builtins.int
-    NOTE_FIELD_NUMBER: _builtins.int
+    ATTESTED_FIELD_NUMBER: _builtins.int
     SIGNED_FIELD_NUMBER: _builtins.int
-    METHOD_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
     consent_id: _builtins.str
     """consent_id names the lineage."""
-    note: _builtins.str
-    """note is the person's reason; empty: none was given."""
-    method: _builtins.str
-    """method is how the person was identified, as the caller names it."""
     wait_for: _consent_pb2.WaitFor.ValueType
     """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
@@ -496,8 +497,14 @@ class RevokeConsentRequest(_message.Message):
         """subject is the person."""
 
     @_builtins.property
+    def attested(self) -> _statement_pb2.RevokeStatement:
+        """attested: the daemon signs the entry, which names the caller as the one who attests it. lineage_seq is empty: the
+        daemon fills it in.
+        """
+
+    @_builtins.property
     def signed(self) -> _consent_pb2.SignedStatement:
-        """signed is a RevokeStatement signed with the person's own key; absent: the daemon signs for the caller."""
+        """signed is a RevokeStatement signed with the person's own key."""
 
     def __init__(
         self,
@@ -505,16 +512,17 @@ class RevokeConsentRequest(_message.Message):
         request_id: _builtins.bytes = ...,
         subject: _consent_pb2.Subject | None = ...,
         consent_id: _builtins.str = ...,
-        note: _builtins.str = ...,
+        attested: _statement_pb2.RevokeStatement | None = ...,
         signed: _consent_pb2.SignedStatement | None = ...,
-        method: _builtins.str = ...,
         wait_for: _consent_pb2.WaitFor.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["signed", b"signed", "subject", b"subject"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "signed", b"signed", "statement", b"statement", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent_id", b"consent_id", "method", b"method", "note", b"note", "request_id", b"request_id", "signed", b"signed", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "consent_id", b"consent_id", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested", "signed"]  # noqa: Y015
+    _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
 
 Global___RevokeConsentRequest: _TypeAlias = RevokeConsentRequest  # noqa: Y015
 

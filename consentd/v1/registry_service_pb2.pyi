@@ -27,28 +27,30 @@ class RegisterParticipantRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
-    PARTICIPANT_FIELD_NUMBER: _builtins.int
+    ATTESTED_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
     wait_for: _consent_pb2.WaitFor.ValueType
     """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
-    def participant(self) -> _statement_pb2.ParticipantStatement:
-        """participant is the record."""
+    def attested(self) -> _statement_pb2.ParticipantStatement:
+        """attested: the daemon signs the entry, which names the caller as the one who attests it (see Attestation)."""
 
     def __init__(
         self,
         *,
         request_id: _builtins.bytes = ...,
-        participant: _statement_pb2.ParticipantStatement | None = ...,
+        attested: _statement_pb2.ParticipantStatement | None = ...,
         wait_for: _consent_pb2.WaitFor.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["participant", b"participant"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "statement", b"statement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["participant", b"participant", "request_id", b"request_id", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "request_id", b"request_id", "statement", b"statement", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested"]  # noqa: Y015
+    _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
 
 Global___RegisterParticipantRequest: _TypeAlias = RegisterParticipantRequest  # noqa: Y015
 
@@ -84,29 +86,33 @@ class AddKeyRequest(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
-    KEY_FIELD_NUMBER: _builtins.int
+    ATTESTED_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
     participant_id: _builtins.str
     """participant_id is the owner of the key."""
-    key: _builtins.bytes
-    """key is an Ed25519 public key, 32 bytes."""
     wait_for: _consent_pb2.WaitFor.ValueType
     """wait_for says whether to answer once the entry is on disk, or once it is published."""
+    @_builtins.property
+    def attested(self) -> _statement_pb2.KeyStatement:
+        """attested: the daemon signs the entry, which names the caller as the one who attests it (see Attestation)."""
+
     def __init__(
         self,
         *,
         request_id: _builtins.bytes = ...,
         participant_id: _builtins.str = ...,
-        key: _builtins.bytes = ...,
+        attested: _statement_pb2.KeyStatement | None = ...,
         wait_for: _consent_pb2.WaitFor.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "statement", b"statement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "participant_id", b"participant_id", "request_id", b"request_id", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "participant_id", b"participant_id", "request_id", b"request_id", "statement", b"statement", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested"]  # noqa: Y015
+    _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
 
 Global___AddKeyRequest: _TypeAlias = AddKeyRequest  # noqa: Y015
 
@@ -136,35 +142,39 @@ Global___AddKeyResponse: _TypeAlias = AddKeyResponse  # noqa: Y015
 
 @_typing.final
 class RetireKeyRequest(_message.Message):
-    """RetireKeyRequest names the key to retire."""
+    """RetireKeyRequest retires a key."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
-    KEY_FIELD_NUMBER: _builtins.int
+    ATTESTED_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
     participant_id: _builtins.str
     """participant_id is the owner of the key."""
-    key: _builtins.bytes
-    """key is the Ed25519 public key, 32 bytes."""
     wait_for: _consent_pb2.WaitFor.ValueType
     """wait_for says whether to answer once the entry is on disk, or once it is published."""
+    @_builtins.property
+    def attested(self) -> _statement_pb2.KeyStatement:
+        """attested: the daemon signs the entry, which names the caller as the one who attests it (see Attestation)."""
+
     def __init__(
         self,
         *,
         request_id: _builtins.bytes = ...,
         participant_id: _builtins.str = ...,
-        key: _builtins.bytes = ...,
+        attested: _statement_pb2.KeyStatement | None = ...,
         wait_for: _consent_pb2.WaitFor.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "statement", b"statement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "participant_id", b"participant_id", "request_id", b"request_id", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "participant_id", b"participant_id", "request_id", b"request_id", "statement", b"statement", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested"]  # noqa: Y015
+    _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
 
 Global___RetireKeyRequest: _TypeAlias = RetireKeyRequest  # noqa: Y015
 
@@ -199,28 +209,30 @@ class PublishVocabularyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
-    VOCABULARY_FIELD_NUMBER: _builtins.int
+    ATTESTED_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
     wait_for: _consent_pb2.WaitFor.ValueType
     """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
-    def vocabulary(self) -> _statement_pb2.VocabularyStatement:
-        """vocabulary is the next version, complete."""
+    def attested(self) -> _statement_pb2.VocabularyStatement:
+        """attested: the daemon signs the entry, which names the caller as the one who attests it (see Attestation)."""
 
     def __init__(
         self,
         *,
         request_id: _builtins.bytes = ...,
-        vocabulary: _statement_pb2.VocabularyStatement | None = ...,
+        attested: _statement_pb2.VocabularyStatement | None = ...,
         wait_for: _consent_pb2.WaitFor.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["vocabulary", b"vocabulary"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "statement", b"statement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "vocabulary", b"vocabulary", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "request_id", b"request_id", "statement", b"statement", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested"]  # noqa: Y015
+    _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
 
 Global___PublishVocabularyRequest: _TypeAlias = PublishVocabularyRequest  # noqa: Y015
 
@@ -255,28 +267,30 @@ class PublishNoticeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
-    NOTICE_FIELD_NUMBER: _builtins.int
+    ATTESTED_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
     wait_for: _consent_pb2.WaitFor.ValueType
     """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
-    def notice(self) -> _statement_pb2.NoticeStatement:
-        """notice is the next version."""
+    def attested(self) -> _statement_pb2.NoticeStatement:
+        """attested: the daemon signs the entry, which names the caller as the one who attests it (see Attestation)."""
 
     def __init__(
         self,
         *,
         request_id: _builtins.bytes = ...,
-        notice: _statement_pb2.NoticeStatement | None = ...,
+        attested: _statement_pb2.NoticeStatement | None = ...,
         wait_for: _consent_pb2.WaitFor.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["notice", b"notice"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "statement", b"statement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["notice", b"notice", "request_id", b"request_id", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "request_id", b"request_id", "statement", b"statement", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested"]  # noqa: Y015
+    _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
 
 Global___PublishNoticeRequest: _TypeAlias = PublishNoticeRequest  # noqa: Y015
 
@@ -311,28 +325,30 @@ class PublishRulesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
-    RULES_FIELD_NUMBER: _builtins.int
+    ATTESTED_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
     wait_for: _consent_pb2.WaitFor.ValueType
     """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
-    def rules(self) -> _statement_pb2.RulesStatement:
-        """rules are the next version, complete."""
+    def attested(self) -> _statement_pb2.RulesStatement:
+        """attested: the daemon signs the entry, which names the caller as the one who attests it (see Attestation)."""
 
     def __init__(
         self,
         *,
         request_id: _builtins.bytes = ...,
-        rules: _statement_pb2.RulesStatement | None = ...,
+        attested: _statement_pb2.RulesStatement | None = ...,
         wait_for: _consent_pb2.WaitFor.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["rules", b"rules"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "statement", b"statement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "rules", b"rules", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "request_id", b"request_id", "statement", b"statement", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested"]  # noqa: Y015
+    _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
 
 Global___PublishRulesRequest: _TypeAlias = PublishRulesRequest  # noqa: Y015
 
@@ -367,7 +383,7 @@ class PutDelegationRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
-    DELEGATION_FIELD_NUMBER: _builtins.int
+    ATTESTED_FIELD_NUMBER: _builtins.int
     SIGNED_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
@@ -375,8 +391,8 @@ class PutDelegationRequest(_message.Message):
     wait_for: _consent_pb2.WaitFor.ValueType
     """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
-    def delegation(self) -> _statement_pb2.DelegationStatement:
-        """delegation: the daemon signs the entry, which names the caller, an operator, as the one who attests it."""
+    def attested(self) -> _statement_pb2.DelegationStatement:
+        """attested: the daemon signs the entry, which names the caller, an operator, as the one who attests it."""
 
     @_builtins.property
     def signed(self) -> _consent_pb2.SignedStatement:
@@ -386,15 +402,15 @@ class PutDelegationRequest(_message.Message):
         self,
         *,
         request_id: _builtins.bytes = ...,
-        delegation: _statement_pb2.DelegationStatement | None = ...,
+        attested: _statement_pb2.DelegationStatement | None = ...,
         signed: _consent_pb2.SignedStatement | None = ...,
         wait_for: _consent_pb2.WaitFor.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delegation", b"delegation", "signed", b"signed", "statement", b"statement"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "signed", b"signed", "statement", b"statement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delegation", b"delegation", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["delegation", "signed"]  # noqa: Y015
+    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested", "signed"]  # noqa: Y015
     _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
 
@@ -426,47 +442,41 @@ Global___PutDelegationResponse: _TypeAlias = PutDelegationResponse  # noqa: Y015
 
 @_typing.final
 class EndDelegationRequest(_message.Message):
-    """EndDelegationRequest names the delegation to end."""
+    """EndDelegationRequest ends a delegation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
-    GIVER_FIELD_NUMBER: _builtins.int
-    TAKER_FIELD_NUMBER: _builtins.int
-    CAPACITY_FIELD_NUMBER: _builtins.int
+    ATTESTED_FIELD_NUMBER: _builtins.int
     SIGNED_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
-    giver: _builtins.str
-    """giver is the participant for whom the taker may act."""
-    taker: _builtins.str
-    """taker is the participant that may act."""
-    capacity: _statement_pb2.DelegationCapacity.ValueType
-    """capacity is what the taker is to the giver."""
     wait_for: _consent_pb2.WaitFor.ValueType
     """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
+    def attested(self) -> _statement_pb2.DelegationStatement:
+        """attested: the daemon signs the entry, which names the caller, an operator, as the one who attests it."""
+
+    @_builtins.property
     def signed(self) -> _consent_pb2.SignedStatement:
-        """signed is a DelegationStatement signed with a key of the giver, who is the caller. It has this giver, taker and
-        capacity, and ended. Absent: the caller is an operator.
-        """
+        """signed is a DelegationStatement signed with a key of the giver, who is the caller."""
 
     def __init__(
         self,
         *,
         request_id: _builtins.bytes = ...,
-        giver: _builtins.str = ...,
-        taker: _builtins.str = ...,
-        capacity: _statement_pb2.DelegationCapacity.ValueType = ...,
+        attested: _statement_pb2.DelegationStatement | None = ...,
         signed: _consent_pb2.SignedStatement | None = ...,
         wait_for: _consent_pb2.WaitFor.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["signed", b"signed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "signed", b"signed", "statement", b"statement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "giver", b"giver", "request_id", b"request_id", "signed", b"signed", "taker", b"taker", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested", "signed"]  # noqa: Y015
+    _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
 
 Global___EndDelegationRequest: _TypeAlias = EndDelegationRequest  # noqa: Y015
 
@@ -571,28 +581,30 @@ class PutMandateRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
-    MANDATE_FIELD_NUMBER: _builtins.int
+    ATTESTED_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
     wait_for: _consent_pb2.WaitFor.ValueType
     """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
-    def mandate(self) -> _statement_pb2.MandateStatement:
-        """mandate is the mandate. ended is false."""
+    def attested(self) -> _statement_pb2.MandateStatement:
+        """attested: the daemon signs the entry, which names the caller as the one who attests it (see Attestation)."""
 
     def __init__(
         self,
         *,
         request_id: _builtins.bytes = ...,
-        mandate: _statement_pb2.MandateStatement | None = ...,
+        attested: _statement_pb2.MandateStatement | None = ...,
         wait_for: _consent_pb2.WaitFor.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["mandate", b"mandate"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "statement", b"statement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mandate", b"mandate", "request_id", b"request_id", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "request_id", b"request_id", "statement", b"statement", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested"]  # noqa: Y015
+    _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
 
 Global___PutMandateRequest: _TypeAlias = PutMandateRequest  # noqa: Y015
 
@@ -622,31 +634,35 @@ Global___PutMandateResponse: _TypeAlias = PutMandateResponse  # noqa: Y015
 
 @_typing.final
 class EndMandateRequest(_message.Message):
-    """EndMandateRequest names the auditor."""
+    """EndMandateRequest ends the mandate of an auditor."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
-    AUDITOR_FIELD_NUMBER: _builtins.int
+    ATTESTED_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
-    auditor: _builtins.str
-    """auditor is the participant whose mandate ends."""
     wait_for: _consent_pb2.WaitFor.ValueType
     """wait_for says whether to answer once the entry is on disk, or once it is published."""
+    @_builtins.property
+    def attested(self) -> _statement_pb2.MandateStatement:
+        """attested: the daemon signs the entry, which names the caller as the one who attests it (see Attestation)."""
+
     def __init__(
         self,
         *,
         request_id: _builtins.bytes = ...,
-        auditor: _builtins.str = ...,
+        attested: _statement_pb2.MandateStatement | None = ...,
         wait_for: _consent_pb2.WaitFor.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "statement", b"statement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["auditor", b"auditor", "request_id", b"request_id", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "request_id", b"request_id", "statement", b"statement", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested"]  # noqa: Y015
+    _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
 
 Global___EndMandateRequest: _TypeAlias = EndMandateRequest  # noqa: Y015
 

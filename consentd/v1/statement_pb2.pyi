@@ -476,16 +476,24 @@ Global___Text: _TypeAlias = Text  # noqa: Y015
 
 @_typing.final
 class Attestation(_message.Message):
-    """Attestation belongs to a statement that the daemon signed for its author. It names the caller that attests it."""
+    """Attestation belongs to a statement that the daemon signed for its author. It names the caller that attests it.
+
+    A request to record a statement has the statement in one of two forms. In the form `attested`, the daemon signs it and
+    names the caller as the one who attests it; the caller may state attestation.method, and leaves attested_by and the
+    other fields that the daemon fills in empty. In the form `signed`, the author signed it, and it has no attestation. A
+    request that states more, or has neither form, is refused with INVALID_REQUEST.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ATTESTED_BY_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
     attested_by: _builtins.str
-    """attested_by is the participant or operator that attests the statement; empty if the author signed it."""
+    """attested_by is the participant or operator that attests the statement."""
     method: _builtins.str
-    """method is how the person was identified, as the participant names it; empty: not stated."""
+    """method is how the author of the statement (a person, or a participant) was identified, as the caller names it;
+    empty: not stated.
+    """
     def __init__(
         self,
         *,

@@ -115,21 +115,19 @@ class Running:
                 rights=RIGHTS.get(name, []),
                 active=True,
             )
-            request = rs.RegisterParticipantRequest(request_id=request_id(), participant=statement)
+            request = rs.RegisterParticipantRequest(request_id=request_id(), attested=statement)
             self.registry.RegisterParticipant(request, metadata=self.as_("operator"))
         for giver in GIVERS:
             self.delegate(giver, "app")
 
     def delegate(self, giver: str, taker: str, capacity: Capacity = Capacity.RELAY, **more: Any) -> None:
         """Write a delegation, attested by the operator. *more*: fields of the statement; ``ended``: end it."""
-        if more.pop("ended", False):
-            end = rs.EndDelegationRequest(
-                request_id=request_id(), giver=giver, taker=taker, capacity=to_enum(capacity)
-            )  # fmt: skip
+        message = st.DelegationStatement(giver=giver, taker=taker, capacity=to_enum(capacity), **more)
+        if message.ended:
+            end = rs.EndDelegationRequest(request_id=request_id(), attested=message)
             self.registry.EndDelegation(end, metadata=self.as_("operator"))
             return
-        message = st.DelegationStatement(giver=giver, taker=taker, capacity=to_enum(capacity), **more)
-        request = rs.PutDelegationRequest(request_id=request_id(), delegation=message)
+        request = rs.PutDelegationRequest(request_id=request_id(), attested=message)
         self.registry.PutDelegation(request, metadata=self.as_("operator"))
 
     def add_caller(self, name: str) -> None:
@@ -145,7 +143,9 @@ class Running:
         return subject
 
     def grant(self, subject: pb.Subject, **root: Any) -> str:
-        request = cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=consent(**root))
+        request = cs.GrantConsentRequest(
+            request_id=request_id(), subject=subject, attested=st.GrantStatement(consent=consent(**root))
+        )
         return self.consents.GrantConsent(request, metadata=self.as_("app")).consent_id
 
     def check(self, question: pb.Question, who: str = "app") -> pb.Decision:

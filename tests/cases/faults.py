@@ -114,10 +114,10 @@ def first_life(running: Running, diary: Diary) -> None:
         told = st.ParticipantStatement(
             participant_id=name, name=st.Text(en=name), roles=roles, rights=RIGHTS.get(name, []), active=True
         )
-        request = rs.RegisterParticipantRequest(request_id=request_id(), participant=told)
+        request = rs.RegisterParticipantRequest(request_id=request_id(), attested=told)
         tell(running.registry.RegisterParticipant, request, who="operator")
     given = st.DelegationStatement(giver="clinic-b", taker="app", capacity=st.DELEGATION_CAPACITY_RELAY)
-    delegate = rs.PutDelegationRequest(request_id=request_id(), delegation=given)
+    delegate = rs.PutDelegationRequest(request_id=request_id(), attested=given)
     tell(running.registry.PutDelegation, delegate, who="operator")
     people = [pb.Subject(scheme="mhid", value=f"SYN-{number:06d}") for number in range(3)]
     for each in people:
@@ -125,11 +125,15 @@ def first_life(running: Running, diary: Diary) -> None:
         tell(running.registry.EnrolSubject, request, who="app")
     granted = []
     for each in people[:2]:
-        request = cs.GrantConsentRequest(request_id=request_id(), subject=each, consent=consent())
+        request = cs.GrantConsentRequest(
+            request_id=request_id(), subject=each, attested=st.GrantStatement(consent=consent())
+        )
         granted.append(tell(running.consents.GrantConsent, request, who="app"))
     write_accesses(running, diary, people)
     if granted[0] is not None:
-        request = cs.RevokeConsentRequest(request_id=request_id(), subject=people[0], consent_id=granted[0].consent_id)
+        request = cs.RevokeConsentRequest(
+            request_id=request_id(), subject=people[0], consent_id=granted[0].consent_id, attested=st.RevokeStatement()
+        )
         tell(running.consents.RevokeConsent, request, who="app")
     write_accesses(running, diary, people)
 

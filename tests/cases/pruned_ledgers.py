@@ -182,7 +182,9 @@ class World:
         return services
 
     def revoke(self, subject: pb.Subject, consent_id: str) -> None:
-        request = cs.RevokeConsentRequest(request_id=request_id(), subject=subject, consent_id=consent_id)
+        request = cs.RevokeConsentRequest(
+            request_id=request_id(), subject=subject, consent_id=consent_id, attested=st.RevokeStatement()
+        )
         self.running.consents.RevokeConsent(request, metadata=self.running.as_("app"))
 
     def use(self, subject: pb.Subject, times: int = 1) -> None:

@@ -217,7 +217,7 @@ def _batch_authorize(call: Call) -> Access:
 def _outcome(call: Call) -> ac.RecordAccessRequest:
     subject, seq, _ = call.world.access(call.caller, call.whose)
     outcome = st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT)
-    return ac.RecordAccessRequest(request_id=request_id(), subject=subject, access_seq=seq, outcome=outcome)
+    return ac.RecordAccessRequest(request_id=request_id(), subject=subject, access_seq=seq, attested=outcome)
 
 
 def _record(call: Call) -> Access:
@@ -255,7 +255,8 @@ def _either(call: Call, attempt: Callable[[dict[str, Any]], Access]) -> Access:
 def _grant(call: Call) -> Access:
     def attempt(fields: dict[str, Any]) -> Access:
         request = cs.GrantConsentRequest(
-            request_id=request_id(), subject=call.world.person(call.whose), consent=_basis(consent(**fields))
+            request_id=request_id(), subject=call.world.person(call.whose),
+            attested=st.GrantStatement(consent=_basis(consent(**fields)))
         )
         return call.plain(call.running.consents.GrantConsent, request)
 
@@ -267,7 +268,9 @@ def _given(call: Call, fields: dict[str, Any]) -> tuple[pb.Subject, str]:
     subject = call.world.person(call.whose)
     if call.whose is Whose.UNKNOWN:
         return subject, _NO_ID
-    request = cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=_basis(consent(**fields)))
+    request = cs.GrantConsentRequest(
+        request_id=request_id(), subject=subject, attested=st.GrantStatement(consent=_basis(consent(**fields)))
+    )
     return subject, call.running.consents.GrantConsent(request, metadata=call.running.as_("operator")).consent_id
 
 
@@ -276,7 +279,7 @@ def _amend(call: Call) -> Access:
         subject, consent_id = _given(call, fields)
         request = cs.AmendConsentRequest(
             request_id=request_id(), subject=subject, consent_id=consent_id, based_on_version=1,
-            consent=_basis(consent(**fields)),
+            attested=st.AmendStatement(consent=_basis(consent(**fields))),
         )  # fmt: skip
         return call.plain(call.running.consents.AmendConsent, request)
 
@@ -290,6 +293,7 @@ def _changes(kind: EntryKind, method: str, request_type: Any) -> Callable[[Call]
             if kind is EntryKind.RESUME and call.whose is not Whose.UNKNOWN:
                 change(call.running, EntryKind.PAUSE, subject, consent_id, who="operator")
             request = request_type(request_id=request_id(), subject=subject, consent_id=consent_id)
+            request.attested.SetInParent()
             return call.plain(getattr(call.running.consents, method), request)
 
         return _either(call, attempt)
@@ -317,7 +321,9 @@ def _receipt_of(call: Call) -> tuple[pb.Subject, pb.Receipt]:
     if call.whose is Whose.OWN and call.caller in ("relay-acts", "court"):
         subject = call.world.person(call.whose)
         made = _basis(consent(**(_STATUTORY if call.caller == "court" else {})))
-        request = cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=made)
+        request = cs.GrantConsentRequest(
+            request_id=request_id(), subject=subject, attested=st.GrantStatement(consent=made)
+        )
         return subject, call.running.consents.GrantConsent(request, metadata=call.running.as_(call.caller)).receipt
     subject, _, receipt = call.world.access(call.caller, call.whose)
     return subject, receipt
@@ -359,14 +365,12 @@ def _delegation(call: Call, *, ended: bool) -> Any:
     giver = call.caller if call.whose is Whose.OWN else "holder"
     made = st.DelegationStatement(giver=giver, taker="app", capacity=st.DELEGATION_CAPACITY_APPLICATION)
     if ended and giver in ("holder", "recipient", "recipient-sees"):
-        put = rs.PutDelegationRequest(request_id=request_id(), delegation=made)
+        put = rs.PutDelegationRequest(request_id=request_id(), attested=made)
         call.running.registry.PutDelegation(put, metadata=call.running.as_("operator"))
     request: Any = rs.PutDelegationRequest(request_id=request_id())
     if ended:
         made.ended = True
-        request = rs.EndDelegationRequest(
-            request_id=request_id(), giver=giver, taker=made.taker, capacity=made.capacity
-        )
+        request = rs.EndDelegationRequest(request_id=request_id())
     if call.whose is Whose.OWN:
         key = call.world.keys.get(giver, KeyPair(b"\x63" * 32))
         tag = codec.public_tag(f"participant/{giver}")
@@ -374,8 +378,8 @@ def _delegation(call: Call, *, ended: bool) -> Any:
             sign_statement(key, made, kind=EntryKind.DELEGATION, tag=tag, request=request.request_id,
                            time_ms=now_ms(call.running))
         )  # fmt: skip
-    elif not ended:
-        request.delegation.CopyFrom(made)
+    else:
+        request.attested.CopyFrom(made)
     return request
 
 
@@ -383,10 +387,12 @@ def _put_mandate(call: Call) -> Access:
     mandate = st.MandateStatement(
         auditor="auditor", scope="accesses", reason="order 12", end_time_ms=now_ms(call.running) + 60_000
     )
-    request = rs.PutMandateRequest(request_id=request_id(), mandate=mandate)
+    request = rs.PutMandateRequest(request_id=request_id(), attested=mandate)
     found = call.plain(call.running.registry.PutMandate, request)
     if found is Access.ALLOWED:
-        ending = rs.EndMandateRequest(request_id=request_id(), auditor="auditor")
+        ending = rs.EndMandateRequest(
+            request_id=request_id(), attested=st.MandateStatement(auditor="auditor", ended=True)
+        )
         call.running.registry.EndMandate(ending, metadata=call.running.as_("operator"))
     return found
 
@@ -394,7 +400,9 @@ def _put_mandate(call: Call) -> Access:
 def _end_mandate(call: Call) -> Access:
     put_mandate(call.running, "pipc")
     return call.plain(
-        call.running.registry.EndMandate, rs.EndMandateRequest(request_id=request_id(), auditor="pipc")
+        call.running.registry.EndMandate, rs.EndMandateRequest(
+            request_id=request_id(), attested=st.MandateStatement(auditor="pipc", ended=True)
+        )
     )
 
 
@@ -405,13 +413,15 @@ def _new_key(call: Call) -> bytes:
 def _retire(call: Call) -> Access:
     key = _new_key(call)
     add_key(call.running, "clinic-b", key)
-    request = rs.RetireKeyRequest(request_id=request_id(), participant_id="clinic-b", key=key)
+    request = rs.RetireKeyRequest(
+        request_id=request_id(), participant_id="clinic-b", attested=st.KeyStatement(key=key, retired=True)
+    )
     return call.plain(call.running.registry.RetireKey, request)
 
 
 def _register(call: Call) -> Access:
     made = st.ParticipantStatement(participant_id="new", name=st.Text(en="new"), roles=[HOLDER], active=True)
-    request = rs.RegisterParticipantRequest(request_id=request_id(), participant=made)
+    request = rs.RegisterParticipantRequest(request_id=request_id(), attested=made)
     return call.plain(call.running.registry.RegisterParticipant, request)
 
 
@@ -428,24 +438,24 @@ def _next(call: Call, what: str) -> Any:
 
 
 def _publish_vocabulary(call: Call) -> Access:
-    request = rs.PublishVocabularyRequest(request_id=request_id(), vocabulary=_next(call, "vocabulary"))
+    request = rs.PublishVocabularyRequest(request_id=request_id(), attested=_next(call, "vocabulary"))
     return call.plain(call.running.registry.PublishVocabulary, request)
 
 
 def _publish_rules(call: Call) -> Access:
-    request = rs.PublishRulesRequest(request_id=request_id(), rules=_next(call, "rules"))
+    request = rs.PublishRulesRequest(request_id=request_id(), attested=_next(call, "rules"))
     return call.plain(call.running.registry.PublishRules, request)
 
 
 def _publish_notice(call: Call) -> Access:
     notice = st.NoticeStatement(notice_id=f"n{request_id().hex()[:8]}", version=1, content_sha256=bytes(32))
-    request = rs.PublishNoticeRequest(request_id=request_id(), notice=notice)
+    request = rs.PublishNoticeRequest(request_id=request_id(), attested=notice)
     return call.plain(call.running.registry.PublishNotice, request)
 
 
 def _get_notice(call: Call) -> Access:
     notice = st.NoticeStatement(notice_id=f"n{request_id().hex()[:8]}", version=1, content_sha256=bytes(32))
-    request = rs.PublishNoticeRequest(request_id=request_id(), notice=notice)
+    request = rs.PublishNoticeRequest(request_id=request_id(), attested=notice)
     call.running.registry.PublishNotice(request, metadata=call.running.as_("operator"))
     return call.plain(call.running.registry.GetNotice, rs.GetNoticeRequest(notice_id=notice.notice_id))
 
@@ -487,7 +497,9 @@ ATTEMPTS: dict[str, Callable[[Call], Access]] = {
     "RegisterParticipant": _register,
     "AddKey": lambda call: call.plain(
         call.running.registry.AddKey,
-        rs.AddKeyRequest(request_id=request_id(), participant_id="clinic-b", key=_new_key(call)),
+        rs.AddKeyRequest(
+            request_id=request_id(), participant_id="clinic-b", attested=st.KeyStatement(key=_new_key(call))
+        ),
     ),
     "RetireKey": _retire,
     "PublishVocabulary": _publish_vocabulary,

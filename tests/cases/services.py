@@ -76,13 +76,14 @@ def kind_of(running: Running, receipt: pb.Receipt) -> int | None:
 def change(
     running: Running, kind: EntryKind, subject: pb.Subject, consent_id: str, *, who: str = "app", **more: Any
 ) -> pb.Receipt:
-    """Pause, resume or revoke a consent."""
-    stub, request_type = {
-        EntryKind.PAUSE: (running.consents.PauseConsent, cs.PauseConsentRequest),
-        EntryKind.RESUME: (running.consents.ResumeConsent, cs.ResumeConsentRequest),
-        EntryKind.REVOKE: (running.consents.RevokeConsent, cs.RevokeConsentRequest),
+    """Pause, resume or revoke a consent. *more*: ``attested`` or ``signed``, ``request_id``."""
+    stub, request_type, statement = {
+        EntryKind.PAUSE: (running.consents.PauseConsent, cs.PauseConsentRequest, st.PauseStatement()),
+        EntryKind.RESUME: (running.consents.ResumeConsent, cs.ResumeConsentRequest, st.ResumeStatement()),
+        EntryKind.REVOKE: (running.consents.RevokeConsent, cs.RevokeConsentRequest, st.RevokeStatement()),
     }[kind]
-    fields = {"request_id": request_id(), "subject": subject, "consent_id": consent_id, **more}
+    stated = {} if "signed" in more else {"attested": statement}
+    fields = {"request_id": request_id(), "subject": subject, "consent_id": consent_id, **stated, **more}
     return stub(request_type(**fields), metadata=running.as_(who)).receipt
 
 
@@ -92,7 +93,7 @@ def amend(running: Running, subject: pb.Subject, consent_id: str, version: int, 
         subject=subject,
         consent_id=consent_id,
         based_on_version=version,
-        consent=consent(**root),
+        attested=st.AmendStatement(consent=consent(**root)),
     )
     return running.consents.AmendConsent(request, metadata=running.as_("app"))
 
@@ -103,8 +104,9 @@ def listed(running: Running, subject: pb.Subject, **more: Any) -> list[cs.Consen
 
 
 def record(running: Running, subject: pb.Subject, seq: int, who: str = "clinic-b", **more: Any) -> pb.Receipt:
-    fields = {"outcome": st.OutcomeStatement(status=st.TRANSFER_STATUS_RECEIVED), **more}
-    request = ac.RecordAccessRequest(**{"request_id": request_id(), "subject": subject, "access_seq": seq, **fields})
+    stated = {} if "signed" in more else {"attested": st.OutcomeStatement(status=st.TRANSFER_STATUS_RECEIVED)}
+    fields = {"request_id": request_id(), "subject": subject, "access_seq": seq, **stated, **more}
+    request = ac.RecordAccessRequest(**fields)
     return running.access.RecordAccess(request, metadata=running.as_(who)).receipt
 
 
@@ -115,21 +117,21 @@ def accesses(running: Running, subject: pb.Subject) -> list[ac.AccessRecord]:
 
 def register(running: Running, who_is: str, roles: list[int], *, who: str = "operator", **more: Any) -> pb.Receipt:
     fields = {"participant_id": who_is, "name": st.Text(ko="기관"), "roles": roles, "active": True, **more}
-    request = rs.RegisterParticipantRequest(request_id=request_id(), participant=st.ParticipantStatement(**fields))
+    request = rs.RegisterParticipantRequest(request_id=request_id(), attested=st.ParticipantStatement(**fields))
     return running.registry.RegisterParticipant(request, metadata=running.as_(who)).receipt
 
 
 def put_delegation(running: Running, giver: str, taker: str, **more: Any) -> pb.Receipt:
     """Record that a taker may act for a giver, as its relay unless *more* says otherwise, as the operator does."""
     fields = {"giver": giver, "taker": taker, "capacity": st.DELEGATION_CAPACITY_RELAY, **more}
-    request = rs.PutDelegationRequest(request_id=request_id(), delegation=st.DelegationStatement(**fields))
+    request = rs.PutDelegationRequest(request_id=request_id(), attested=st.DelegationStatement(**fields))
     return running.registry.PutDelegation(request, metadata=running.as_("operator")).receipt
 
 
 def put_mandate(running: Running, auditor: str, **more: Any) -> pb.Receipt:
     """Give an auditor a mandate for a day, as the operator does."""
     fields = {"scope": "accesses", "reason": "order 12", "end_time_ms": now_ms(running) + 86_400_000, **more}
-    request = rs.PutMandateRequest(request_id=request_id(), mandate=st.MandateStatement(auditor=auditor, **fields))
+    request = rs.PutMandateRequest(request_id=request_id(), attested=st.MandateStatement(auditor=auditor, **fields))
     return running.registry.PutMandate(request, metadata=running.as_("operator")).receipt
 
 
@@ -138,12 +140,14 @@ def participant(running: Running, name: str) -> rs.GetParticipantResponse:
 
 
 def add_key(running: Running, who: str, key: bytes) -> pb.Receipt:
-    request = rs.AddKeyRequest(request_id=request_id(), participant_id=who, key=key)
+    request = rs.AddKeyRequest(request_id=request_id(), participant_id=who, attested=st.KeyStatement(key=key))
     return running.registry.AddKey(request, metadata=running.as_("operator")).receipt
 
 
 def retire_key(running: Running, who: str, key: bytes) -> pb.Receipt:
-    request = rs.RetireKeyRequest(request_id=request_id(), participant_id=who, key=key)
+    request = rs.RetireKeyRequest(
+        request_id=request_id(), participant_id=who, attested=st.KeyStatement(key=key, retired=True)
+    )
     return running.registry.RetireKey(request, metadata=running.as_("operator")).receipt
 
 
@@ -157,7 +161,7 @@ def publish_rules(running: Running, **changed: Any) -> Any:
     for name, value in changed.items():
         if not value:
             message.ClearField(name)  # merging leaves a field as it is where the other message has its default
-    request = rs.PublishRulesRequest(request_id=request_id(), rules=message)
+    request = rs.PublishRulesRequest(request_id=request_id(), attested=message)
     return running.registry.PublishRules(request, metadata=running.as_("operator"))
 
 

@@ -6,6 +6,7 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import policy_service_pb2 as ps
+from consentd.v1 import statement_pb2 as st
 from hostile.crowd import Peer
 
 CHECK = "/consentd.v1.PolicyService/Check"
@@ -31,7 +32,9 @@ def make_peers(token: str, *, subject: pb.Subject, items: int) -> list[Peer]:
     asked = [question(subject, categories=["CLIN.DX", "CLIN.LAB", "CLIN.ALG"])] * items
     batch = ps.BatchCheckRequest(questions=asked).SerializeToString()
     history = ls.GetHistoryRequest(public_name="ledger").SerializeToString()
-    large = cs.GrantConsentRequest(request_id=request_id(), consent=pb.Consent(language="x" * 1_000_000))
+    large = cs.GrantConsentRequest(
+        request_id=request_id(), attested=st.GrantStatement(consent=pb.Consent(language="x" * 1_000_000))
+    )
     body = large.SerializeToString()
     access = ac.AuthorizeAccessRequest(request_id=request_id(), question=question(subject))
     access.wait_for = pb.WAIT_FOR_PUBLISHED

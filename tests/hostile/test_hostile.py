@@ -9,6 +9,7 @@ from cases.fakes import HANG_S
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import policy_service_pb2 as ps
+from consentd.v1 import statement_pb2 as st
 from hostile.crowd import Crowd, Peer
 from hostile.peers import make_peers
 
@@ -41,7 +42,9 @@ def call_honestly(running: Running, value: str) -> None:
     found = running.policy.Check(ps.CheckRequest(question=asked), metadata=app, timeout=HANG_S)
     assert found.decision.outcome == pb.OUTCOME_PERMIT
     assert running.authorize(asked).decision.outcome == pb.OUTCOME_PERMIT
-    revoke = cs.RevokeConsentRequest(request_id=request_id(), subject=subject, consent_id=consent_id)
+    revoke = cs.RevokeConsentRequest(
+        request_id=request_id(), subject=subject, consent_id=consent_id, attested=st.RevokeStatement()
+    )
     running.consents.RevokeConsent(revoke, metadata=app, timeout=HANG_S)
     assert running.check(asked).outcome == pb.OUTCOME_NO_CONSENT
 

@@ -81,7 +81,7 @@ class Served:
                 participant_id=name, name=st.Text(ko="시험 기관", en=name), active=True,
                 roles=[st.PARTICIPANT_ROLE_RECIPIENT],
             )  # fmt: skip
-            request = rs.RegisterParticipantRequest(request_id=request_id(), participant=statement)
+            request = rs.RegisterParticipantRequest(request_id=request_id(), attested=statement)
             registry.RegisterParticipant(request, metadata=self.as_operator, timeout=HANG_S)
             ledger = ledger_service_pb2_grpc.LedgerServiceStub(channel)
             assert ledger.GetCheckpoint(ls.GetCheckpointRequest(), timeout=HANG_S).checkpoint

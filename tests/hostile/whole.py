@@ -195,10 +195,14 @@ class World:
         until = time.monotonic() + seconds + 1
         while time.monotonic() < until:
             subject = self.subjects[len(taken) % len(self.subjects)]
-            grant = cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=consent(actors=["er"]))
+            grant = cs.GrantConsentRequest(
+                request_id=request_id(), subject=subject, attested=st.GrantStatement(consent=consent(actors=["er"]))
+            )
             granted = stub.GrantConsent(grant, metadata=metadata, timeout=120).consent_id
             began = time.perf_counter()
-            revoke = cs.RevokeConsentRequest(request_id=request_id(), subject=subject, consent_id=granted)
+            revoke = cs.RevokeConsentRequest(
+                request_id=request_id(), subject=subject, consent_id=granted, attested=st.RevokeStatement()
+            )
             stub.RevokeConsent(revoke, metadata=metadata, timeout=120)
             taken.append(time.perf_counter() - began)
             time.sleep(1 / REVOKES_PER_S)

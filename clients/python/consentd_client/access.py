@@ -15,7 +15,9 @@ from consentd_client.policy import check_decision
 from consentd_client.receipts import (
     Receipt,
     ReducedReceipt,
+    StatementOptions,
     WriteOptions,
+    put_statement,
     read_new_receipt,
     read_reduced_receipt,
     verify_is_new,
@@ -213,15 +215,13 @@ def record_access(
     subject: pb.Subject,
     access_seq: int,
     outcome: st.OutcomeStatement,
-    *,
-    signer: StatementSigner | None = None,
-    **options: Unpack[WriteOptions],
+    **options: Unpack[StatementOptions],
 ) -> Operation[Receipt]:
-    """Record the outcome of a permitted transfer. *signer* signs the outcome with the participant's own key."""
+    """Record the outcome of a permitted transfer. A ``signer`` signs it with the participant's own key."""
     item = TransferOutcome(subject, access_seq, outcome)
-    request = _record_request(context, item, signer, options)
+    request = _record_request(context, item, options)
     receipt = yield from write(context, request, ac.RecordAccessResponse, EntryKind.OUTCOME)
-    _verify_outcome(receipt, item, signer)
+    _verify_outcome(receipt, item, options.get("signer"))
     return receipt
 
 
@@ -233,7 +233,7 @@ def batch_record(
     if not outcomes:
         return ()
     requests = [
-        _record_request(context, item, None, {"request_id": request_id})
+        _record_request(context, item, {"request_id": request_id})
         for item, request_id in zip(outcomes, request_ids or [b""] * len(outcomes), strict=True)
     ]
     request = ac.BatchRecordAccessesRequest(requests=requests, wait_for=wait_for(published))
@@ -256,16 +256,11 @@ def _verify_outcome(receipt: Receipt, item: TransferOutcome, signer: StatementSi
 
 
 def _record_request(
-    context: ClientContext, item: TransferOutcome, signer: StatementSigner | None, options: WriteOptions
+    context: ClientContext, item: TransferOutcome, options: StatementOptions
 ) -> ac.RecordAccessRequest:
-    request = ac.RecordAccessRequest(subject=item.subject, access_seq=item.access_seq, **write_fields(context, options))
-    if signer is None:
-        request.outcome.CopyFrom(item.outcome)
-    else:
-        signed = signer.sign(
-            EntryKind.OUTCOME, item.outcome, request_id=request.request_id, now_ms=context.now_ms(), ref=item.access_seq
-        )
-        request.signed.CopyFrom(signed)
+    fields = write_fields(context, options, StatementOptions)
+    request = ac.RecordAccessRequest(subject=item.subject, access_seq=item.access_seq, **fields)
+    put_statement(context, request, EntryKind.OUTCOME, item.outcome, options, ref=item.access_seq)
     return request
 
 

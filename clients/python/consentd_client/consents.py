@@ -11,7 +11,7 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import statement_pb2 as st
 from consentd_client.operations import ClientContext, Operation, ReadPage, call, read_pages
-from consentd_client.receipts import ConsentOptions, Receipt, consent_fields, read_new_receipt, write
+from consentd_client.receipts import Receipt, StatementOptions, put_statement, read_new_receipt, write, write_fields
 from consentd_client.signing import StatementSigner
 
 _Change: TypeAlias = cs.PauseConsentRequest | cs.ResumeConsentRequest | cs.RevokeConsentRequest
@@ -40,17 +40,11 @@ class GrantAnswer:
 
 
 def grant(
-    context: ClientContext, subject: pb.Subject, consent: pb.Consent, **options: Unpack[ConsentOptions]
+    context: ClientContext, subject: pb.Subject, consent: pb.Consent, **options: Unpack[StatementOptions]
 ) -> Operation[GrantAnswer]:
     """Record a new consent. If the consent lacks an item that the law requires, the daemon records a refusal."""
-    request = cs.GrantConsentRequest(subject=subject, **consent_fields(context, options))
-    signer = options.get("signer")
-    if signer is None:
-        request.consent.CopyFrom(consent)
-    else:
-        statement = st.GrantStatement(consent=consent)
-        signed = signer.sign(EntryKind.GRANT, statement, request_id=request.request_id, now_ms=context.now_ms())
-        request.signed.CopyFrom(signed)
+    request = cs.GrantConsentRequest(subject=subject, **write_fields(context, options, StatementOptions))
+    put_statement(context, request, EntryKind.GRANT, st.GrantStatement(consent=consent), options)
     tree_size = context.learned.tree_size
     response = yield from call(context, request, cs.GrantConsentResponse)
     answer = _grant_answer(context, response, EntryKind.GRANT, response.consent_id, tree_size)
@@ -67,7 +61,7 @@ def amend(
     consent: pb.Consent,
     *,
     based_on_version: int,
-    **options: Unpack[ConsentOptions],
+    **options: Unpack[StatementOptions],
 ) -> Operation[GrantAnswer]:
     """Replace a consent by its next version, which may allow less or more.
 
@@ -79,18 +73,14 @@ def amend(
         ConflictError: another version is in force.
     """
     request = cs.AmendConsentRequest(
-        subject=subject, consent_id=consent_id, based_on_version=based_on_version, **consent_fields(context, options)
-    )
-    signer = options.get("signer")
-    if signer is None:
-        request.consent.CopyFrom(consent)
-    else:
+        subject=subject, consent_id=consent_id, based_on_version=based_on_version,
+        **write_fields(context, options, StatementOptions),
+    )  # fmt: skip
+    statement, signer, ref = st.AmendStatement(consent=consent), options.get("signer"), 0
+    if signer is not None:
         record = yield from _record_to_sign(context, subject, consent_id, signer)
-        statement = st.AmendStatement(consent=consent, lineage_seq=record.lineage_seq, version=based_on_version + 1)
-        signed = signer.sign(
-            EntryKind.AMEND, statement, request_id=request.request_id, now_ms=context.now_ms(), ref=record.seq
-        )
-        request.signed.CopyFrom(signed)
+        statement.lineage_seq, statement.version, ref = record.lineage_seq, based_on_version + 1, record.seq
+    put_statement(context, request, EntryKind.AMEND, statement, options, ref=ref)
     tree_size = context.learned.tree_size
     response = yield from call(context, request, cs.AmendConsentResponse)
     return _grant_answer(context, response, EntryKind.AMEND, consent_id, tree_size)
@@ -109,40 +99,41 @@ def _grant_answer(
 
 
 def pause(
-    context: ClientContext, subject: pb.Subject, consent_id: str, **options: Unpack[ConsentOptions]
+    context: ClientContext, subject: pb.Subject, consent_id: str, **options: Unpack[StatementOptions]
 ) -> Operation[Receipt]:
     """Pause a consent. A paused consent permits nothing, but its denials stay in force."""
-    request = cs.PauseConsentRequest(subject=subject, consent_id=consent_id, **consent_fields(context, options))
+    fields = write_fields(context, options, StatementOptions)
+    request = cs.PauseConsentRequest(subject=subject, consent_id=consent_id, **fields)
     return _change(context, request, cs.PauseConsentResponse, EntryKind.PAUSE, st.PauseStatement(), options)
 
 
 def resume(
-    context: ClientContext, subject: pb.Subject, consent_id: str, **options: Unpack[ConsentOptions]
+    context: ClientContext, subject: pb.Subject, consent_id: str, **options: Unpack[StatementOptions]
 ) -> Operation[Receipt]:
     """End the pause of a consent."""
-    request = cs.ResumeConsentRequest(subject=subject, consent_id=consent_id, **consent_fields(context, options))
+    fields = write_fields(context, options, StatementOptions)
+    request = cs.ResumeConsentRequest(subject=subject, consent_id=consent_id, **fields)
     return _change(context, request, cs.ResumeConsentResponse, EntryKind.RESUME, st.ResumeStatement(), options)
 
 
 def revoke(
-    context: ClientContext, subject: pb.Subject, consent_id: str, *, note: str = "", **options: Unpack[ConsentOptions]
+    context: ClientContext, subject: pb.Subject, consent_id: str, *, note: str = "", **options: Unpack[StatementOptions]
 ) -> Operation[Receipt]:
     """Withdraw a consent: it permits no question asked after this call returned. *note*: the person's reason."""
-    fields = consent_fields(context, options)
-    request = cs.RevokeConsentRequest(subject=subject, consent_id=consent_id, note=note, **fields)
+    fields = write_fields(context, options, StatementOptions)
+    request = cs.RevokeConsentRequest(subject=subject, consent_id=consent_id, **fields)
     return _change(context, request, cs.RevokeConsentResponse, EntryKind.REVOKE, st.RevokeStatement(note=note), options)
 
 
 def _change(
     context: ClientContext, request: _Change, response_type: type[_Changed], kind: EntryKind,
-    statement: _ChangeStatement, options: ConsentOptions,
+    statement: _ChangeStatement, options: StatementOptions,
 ) -> Operation[Receipt]:  # fmt: skip
-    signer = options.get("signer")
+    signer, ref = options.get("signer"), 0
     if signer is not None:
         record = yield from _record_to_sign(context, request.subject, request.consent_id, signer)
-        statement.lineage_seq = record.lineage_seq
-        signed = signer.sign(kind, statement, request_id=request.request_id, now_ms=context.now_ms(), ref=record.seq)
-        request.signed.CopyFrom(signed)
+        statement.lineage_seq, ref = record.lineage_seq, record.seq
+    put_statement(context, request, kind, statement, options, ref=ref)
     return (yield from write(context, request, response_type, kind))
 
 

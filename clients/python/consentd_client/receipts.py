@@ -2,14 +2,14 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Protocol, TypedDict
+from typing import Any, Protocol, TypedDict
 
 from google.protobuf.message import Message
 
 from consentd.core import codec, merkle
 from consentd.core.checkpoint import Checkpoint, parse_proof, verify_proof
 from consentd.core.kinds import EntryKind
-from consentd.errors import ProofError
+from consentd.errors import InvalidError, ProofError
 from consentd.v1 import consent_pb2 as pb
 from consentd_client.operations import ClientContext, Operation, call
 from consentd_client.signing import StatementSigner
@@ -145,23 +145,15 @@ class WriteOptions(TypedDict, total=False):
     request_id: bytes
 
 
-class SignedWriteOptions(WriteOptions, total=False):
-    """The options of every write that its author may sign.
+class StatementOptions(WriteOptions, total=False):
+    """The options of every write of a statement that its author may sign. Not both of them.
 
     Attributes:
         signer: signs with the author's own key. Default: the daemon signs a statement that the caller attests.
+        method: how the caller, who attests the statement, identified its author. Default: not stated.
     """
 
     signer: StatementSigner | None
-
-
-class ConsentOptions(SignedWriteOptions, total=False):
-    """The options of every write about a consent. The author is the person.
-
-    Attributes:
-        method: how the caller identified the person.
-    """
-
     method: str
 
 
@@ -170,12 +162,6 @@ class WriteFields(TypedDict):
 
     request_id: bytes
     wait_for: "pb.WaitFor.ValueType"
-
-
-class ConsentFields(WriteFields):
-    """The fields that the request of every write about a consent has."""
-
-    method: str
 
 
 def write_fields(
@@ -193,9 +179,41 @@ def write_fields(
     return {"request_id": request_id, "wait_for": wait_for(options.get("published", False))}
 
 
-def consent_fields(context: ClientContext, options: ConsentOptions) -> ConsentFields:
-    """Return the request fields for the *options* of a write about a consent; see ``write_fields``."""
-    return {"method": options.get("method", ""), **write_fields(context, options, ConsentOptions)}
+class StatementRequest(Protocol):
+    """A request that has a statement in the form ``attested`` or ``signed``."""
+
+    request_id: bytes
+
+    @property
+    def attested(self) -> Any:
+        """The statement, if the caller attests it."""
+
+    @property
+    def signed(self) -> pb.SignedStatement:
+        """The statement, if its author signed it."""
+
+
+def put_statement(
+    context: ClientContext, request: StatementRequest, kind: EntryKind, statement: Message, options: StatementOptions,
+    *, ref: int = 0,
+) -> None:  # fmt: skip
+    """Put *statement* into *request*: signed, if *options* has a signer, else attested by the caller.
+
+    *ref*: the entry of the same chain that a signed statement refers to; the daemon determines it for an attested one.
+
+    Raises:
+        InvalidError: *options* has a signer and a method. A signed statement names nobody who identified its author.
+    """
+    signer, method = options.get("signer"), options.get("method", "")
+    if signer is not None:
+        if method:
+            raise InvalidError("a signed statement has no method: nobody attests it")
+        signed = signer.sign(kind, statement, request_id=request.request_id, now_ms=context.now_ms(), ref=ref)
+        request.signed.CopyFrom(signed)
+        return
+    request.attested.CopyFrom(statement)
+    if method:
+        request.attested.attestation.method = method
 
 
 def wait_for(published: bool) -> "pb.WaitFor.ValueType":

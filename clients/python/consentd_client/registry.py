@@ -12,8 +12,15 @@ from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
 from consentd_client.ledger import history_part
 from consentd_client.operations import ClientContext, Operation, ReadPage, call, read_pages
-from consentd_client.receipts import Receipt, SignedWriteOptions, WriteOptions, read_new_receipt, write, write_fields
-from consentd_client.signing import StatementSigner
+from consentd_client.receipts import (
+    Receipt,
+    StatementOptions,
+    WriteOptions,
+    put_statement,
+    read_new_receipt,
+    write,
+    write_fields,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +88,7 @@ def register_participant(
     context: ClientContext, participant: st.ParticipantStatement, **options: Unpack[WriteOptions]
 ) -> Operation[Receipt]:
     """Register a participant, or replace the participant's recorded data. For the operator."""
-    request = rs.RegisterParticipantRequest(participant=participant, **write_fields(context, options))
+    request = rs.RegisterParticipantRequest(attested=participant, **write_fields(context, options))
     return write(context, request, rs.RegisterParticipantResponse, EntryKind.PARTICIPANT)
 
 
@@ -89,7 +96,8 @@ def add_key(
     context: ClientContext, participant_id: str, key: bytes, **options: Unpack[WriteOptions]
 ) -> Operation[Receipt]:
     """Put a participant's Ed25519 public key, 32 bytes, in force. For the operator."""
-    request = rs.AddKeyRequest(participant_id=participant_id, key=key, **write_fields(context, options))
+    statement = st.KeyStatement(key=key)
+    request = rs.AddKeyRequest(participant_id=participant_id, attested=statement, **write_fields(context, options))
     return write(context, request, rs.AddKeyResponse, EntryKind.KEY)
 
 
@@ -97,7 +105,8 @@ def retire_key(
     context: ClientContext, participant_id: str, key: bytes, **options: Unpack[WriteOptions]
 ) -> Operation[Receipt]:
     """Retire a participant's key. Statements that the key signed earlier stay valid. For the operator."""
-    request = rs.RetireKeyRequest(participant_id=participant_id, key=key, **write_fields(context, options))
+    statement = st.KeyStatement(key=key, retired=True)
+    request = rs.RetireKeyRequest(participant_id=participant_id, attested=statement, **write_fields(context, options))
     return write(context, request, rs.RetireKeyResponse, EntryKind.KEY)
 
 
@@ -105,7 +114,7 @@ def publish_vocabulary(
     context: ClientContext, vocabulary: st.VocabularyStatement, **options: Unpack[WriteOptions]
 ) -> Operation[Receipt]:
     """Publish the complete next version of the vocabulary. For the operator."""
-    request = rs.PublishVocabularyRequest(vocabulary=vocabulary, **write_fields(context, options))
+    request = rs.PublishVocabularyRequest(attested=vocabulary, **write_fields(context, options))
     return write(context, request, rs.PublishVocabularyResponse, EntryKind.VOCABULARY)
 
 
@@ -113,7 +122,7 @@ def publish_notice(
     context: ClientContext, notice: st.NoticeStatement, **options: Unpack[WriteOptions]
 ) -> Operation[Receipt]:
     """Publish the next version of a notice. For the operator."""
-    request = rs.PublishNoticeRequest(notice=notice, **write_fields(context, options))
+    request = rs.PublishNoticeRequest(attested=notice, **write_fields(context, options))
     return write(context, request, rs.PublishNoticeResponse, EntryKind.NOTICE)
 
 
@@ -121,34 +130,27 @@ def publish_rules(
     context: ClientContext, rules: st.RulesStatement, **options: Unpack[WriteOptions]
 ) -> Operation[Receipt]:
     """Publish the complete next version of the rules, such as laws, that apply beside consents. For the operator."""
-    request = rs.PublishRulesRequest(rules=rules, **write_fields(context, options))
+    request = rs.PublishRulesRequest(attested=rules, **write_fields(context, options))
     return write(context, request, rs.PublishRulesResponse, EntryKind.RULES)
 
 
 def put_delegation(
-    context: ClientContext, delegation: st.DelegationStatement, **options: Unpack[SignedWriteOptions]
+    context: ClientContext, delegation: st.DelegationStatement, **options: Unpack[StatementOptions]
 ) -> Operation[Receipt]:
     """Record that the taker may act for the giver. For an operator, or for the giver with a ``signer``."""
-    request = rs.PutDelegationRequest(**write_fields(context, options, SignedWriteOptions))
-    signer = options.get("signer")
-    if signer is None:
-        request.delegation.CopyFrom(delegation)
-    else:
-        request.signed.CopyFrom(_sign_delegation(context, request.request_id, delegation, signer))
+    request = rs.PutDelegationRequest(**write_fields(context, options, StatementOptions))
+    put_statement(context, request, EntryKind.DELEGATION, delegation, options)
     return _delegate(context, request, rs.PutDelegationResponse, delegation.giver)
 
 
 def end_delegation(
     context: ClientContext, giver: str, taker: str, capacity: "st.DelegationCapacity.ValueType",
-    **options: Unpack[SignedWriteOptions],
+    **options: Unpack[StatementOptions],
 ) -> Operation[Receipt]:  # fmt: skip
     """End a delegation. For an operator, or for the giver with a ``signer``."""
-    fields = write_fields(context, options, SignedWriteOptions)
-    request = rs.EndDelegationRequest(giver=giver, taker=taker, capacity=capacity, **fields)
-    signer = options.get("signer")
-    if signer is not None:
-        ended = st.DelegationStatement(giver=giver, taker=taker, capacity=capacity, ended=True)
-        request.signed.CopyFrom(_sign_delegation(context, request.request_id, ended, signer))
+    request = rs.EndDelegationRequest(**write_fields(context, options, StatementOptions))
+    ended = st.DelegationStatement(giver=giver, taker=taker, capacity=capacity, ended=True)
+    put_statement(context, request, EntryKind.DELEGATION, ended, options)
     return _delegate(context, request, rs.EndDelegationResponse, giver)
 
 
@@ -162,12 +164,6 @@ def list_delegations(
         rs.ListDelegationsResponse,
         lambda response: (response.delegations, response.next_page_token),
     )
-
-
-def _sign_delegation(
-    context: ClientContext, request_id: bytes, delegation: st.DelegationStatement, signer: StatementSigner
-) -> pb.SignedStatement:
-    return signer.sign(EntryKind.DELEGATION, delegation, request_id=request_id, now_ms=context.now_ms())
 
 
 def _delegate(
@@ -184,13 +180,14 @@ def put_mandate(
     context: ClientContext, mandate: st.MandateStatement, **options: Unpack[WriteOptions]
 ) -> Operation[Receipt]:
     """Let an auditor with the right READ_STATEMENTS read the statements of persons until a time. For the operator."""
-    request = rs.PutMandateRequest(mandate=mandate, **write_fields(context, options))
+    request = rs.PutMandateRequest(attested=mandate, **write_fields(context, options))
     return write(context, request, rs.PutMandateResponse, EntryKind.MANDATE)
 
 
 def end_mandate(context: ClientContext, auditor: str, **options: Unpack[WriteOptions]) -> Operation[Receipt]:
     """End the mandate of an auditor. For the operator."""
-    request = rs.EndMandateRequest(auditor=auditor, **write_fields(context, options))
+    statement = st.MandateStatement(auditor=auditor, ended=True)
+    request = rs.EndMandateRequest(attested=statement, **write_fields(context, options))
     return write(context, request, rs.EndMandateResponse, EntryKind.MANDATE)
 
 

@@ -1,0 +1,92 @@
+"""Read the statement of a write request: ``attested`` by the caller, or ``signed`` by its author.
+
+The rules are those of the message ``Attestation`` (statement.proto). They are the same for every call that records a
+statement of a person or participant, so every such call reads its statement with ``read_statement``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from google.protobuf.message import Message
+
+from consentd.core import codec
+from consentd.errors import InvalidError, MalformedError
+from consentd.service.requests import content_hash
+from consentd.statements import payloads
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import statement_pb2 as st
+
+M = TypeVar("M", bound=Message)
+
+_FILLED_IN: Mapping[type[Message], tuple[str, ...]] = {
+    st.AmendStatement: ("lineage_seq", "version"),
+    st.PauseStatement: ("lineage_seq",),
+    st.ResumeStatement: ("lineage_seq",),
+    st.RevokeStatement: ("lineage_seq",),
+}
+"""The fields that the daemon fills in when it signs a statement, beside ``attestation.attested_by``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stated(Generic[M]):
+    """The statement of a request.
+
+    Attributes:
+        message: the statement. If it is attested, it names the caller as the one who attests it.
+        signed: the statement as its author signed it; None: it is attested.
+        content: a hash of the statement as the request has it, 32 bytes, for the content hash of the request.
+    """
+
+    message: M
+    signed: pb.SignedStatement | None
+    content: bytes
+
+
+def read_statement(request: Message, message_type: type[M], caller: str) -> Stated[M]:
+    """Read the statement of *request*, a message with the oneof ``statement``.
+
+    Raises:
+        InvalidError: INVALID_REQUEST: the request has no statement, or the statement has a field that its form must
+            leave empty. UNKNOWN_FIELD: a field is unknown. TOO_LARGE: the statement is larger than a payload.
+    """
+    form = request.WhichOneof("statement")
+    if form is None:
+        raise InvalidError("request has no statement: give it in the form `attested` or `signed`")
+    given: Any = getattr(request, form)
+    payloads.check_own_fields(request)
+    if form == "signed":
+        payloads.check_own_fields(given)
+        return Stated(_parse_signed(message_type, given), given, content_hash(form, given))
+    message = message_type()
+    message.CopyFrom(_check_attested(given))
+    message.attestation.attested_by = caller  # type: ignore[attr-defined]  # each of these messages has one
+    return Stated(message, None, content_hash(form, given))
+
+
+def _check_attested(given: M) -> M:
+    if given.ByteSize() > codec.MAX_PAYLOAD:
+        # Checked before the statement is converted to values: to convert a million provisions takes seconds.
+        raise InvalidError(f"statement is over its limit of {codec.MAX_PAYLOAD} bytes", "TOO_LARGE")
+    payloads.check_no_unknown_fields(given)
+    stated: Any = given
+    if stated.attestation.attested_by:
+        raise InvalidError("attested_by is the caller: leave it empty")
+    for name in _FILLED_IN.get(type(given), ()):
+        if getattr(given, name):
+            raise InvalidError(f"daemon fills in a field of an attested statement: leave `{name}` empty")
+    return given
+
+
+def _parse_signed(message_type: type[M], signed: pb.SignedStatement) -> M:
+    """Parse the payload of a statement that its author signed. Raises ``InvalidError`` as ``read_statement``."""
+    if len(signed.payload) > codec.MAX_PAYLOAD:
+        raise InvalidError(f"payload is over its limit of {codec.MAX_PAYLOAD} bytes", "TOO_LARGE")
+    try:
+        message = payloads.parse(message_type, signed.payload)
+    except MalformedError as error:
+        raise InvalidError("signed statement does not decode") from error
+    if message.HasField("attestation"):
+        raise InvalidError("a statement that its author signed has no attestation: nobody attests it")
+    payloads.check_no_unknown_fields(message)
+    return message
