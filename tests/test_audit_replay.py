@@ -127,6 +127,8 @@ def test_an_access_whose_caller_had_no_part_is_named(tmp_path: Path) -> None:
         (lambda decision: setattr(decision, "tag", bytes(32)), "tag: recorded another tag"),
         (lambda decision: setattr(decision.revision, "tree_size", 3), "revision: recorded other content"),
         (lambda decision: setattr(decision, "vocabulary_version", 9), "vocabulary_version: recorded 9"),
+        (lambda decision: setattr(decision, "decision_id", "AB" * 16), "decision_id: recorded is not 32 hex digits"),
+        (lambda decision: decision.ClearField("decision_id"), "decision_id: recorded is not 32 hex digits"),
     ],
 )
 def test_each_field_of_a_decision_is_compared(tmp_path: Path, change: Any, reported: str) -> None:

@@ -49,6 +49,8 @@ def masked(message: Message) -> bytes:
             message.ClearField("proof")
         elif field.name in MASKED and field.type == field.TYPE_BYTES:
             setattr(message, field.name, bytes(len(value)))
+        elif field.name in MASKED and field.type == field.TYPE_STRING:
+            setattr(message, field.name, "0" * len(value))
         elif field.name in MASKED and field.type == field.TYPE_MESSAGE:
             message.ClearField(field.name)
         elif field.name in MASKED:

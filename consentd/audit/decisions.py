@@ -2,10 +2,12 @@
 
 The rules are those of ``policy`` and of the sequencer. The decision is made for the leaf's time, from all earlier
 entries and no later entry. A break-glass question is answered only for a participant enrolled for break-glass
-(policy.md, rule 7). Every field of a decision follows from the ledger, except ``decision_id``, which is random.
+(policy.md, rule 7). Every field of a decision follows from the ledger, except ``decision_id``, which is random: only
+its form is checked.
 """
 
 import hashlib
+import re
 from typing import Any
 
 from consentd.core import codec
@@ -21,6 +23,7 @@ from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
+_DECISION_ID = re.compile("[0-9a-f]{32}")
 _PERMITS = (pb.OUTCOME_PERMIT, pb.OUTCOME_PARTIAL)
 
 
@@ -87,10 +90,10 @@ def verify_asked_once(recent: RecentStatements, event: codec.Event, made: codec.
 
 def _compare(recorded: pb.Decision, again: pb.Decision) -> list[str]:
     """Return a text for each field that differs. Clears ``decision_id`` in *recorded*."""
+    found = [] if _DECISION_ID.fullmatch(recorded.decision_id) else ["decision_id: recorded is not 32 hex digits"]
     recorded.ClearField("decision_id")
     if recorded == again:
-        return []
-    found = []
+        return found
     for field in pb.Decision.DESCRIPTOR.fields:
         was, now = getattr(recorded, field.name), getattr(again, field.name)
         if was != now:

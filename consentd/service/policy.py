@@ -28,7 +28,7 @@ class PolicyService(Servicer):
     def __init__(self, service_state: ServiceState) -> None:
         super().__init__(service_state)
         # The id of an unrecorded decision is this random prefix and a counter: it must be unique, but not secret.
-        self._id_prefix = os.urandom(8)
+        self._id_prefix = os.urandom(8).hex()
         self._ids = count()
 
     @rpc
@@ -110,7 +110,7 @@ class Answerer:
     """
 
     def __init__(
-        self, services: Services, snapshot: Snapshot, caller: str, now_ms: int | None, id_prefix: bytes,
+        self, services: Services, snapshot: Snapshot, caller: str, now_ms: int | None, id_prefix: str,
         ids: Iterator[int],
     ) -> None:  # fmt: skip
         """*now_ms*: the time of the decisions; None: the clock disagrees with the ledger, so every answer is
@@ -196,7 +196,7 @@ class Answerer:
             outcome = verdict.outcome
         message.CopyFrom(self._common)
         decisions.put_verdict(message, verdict, question, self._codebook, self._rules, shown_tag)
-        message.decision_id = self._id_prefix + next(self._ids).to_bytes(8, "big")
+        message.decision_id = f"{self._id_prefix}{next(self._ids):016x}"
         return outcome
 
     def _evaluate(

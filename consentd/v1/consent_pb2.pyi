@@ -981,8 +981,8 @@ class Decision(_message.Message):
     """valid_until_time_ms is when the answer may change because a period begins or ends; 0: never, or, for a caller
     without the right SEE_REASONS, not stated, because the answer is no PERMIT.
     """
-    decision_id: _builtins.bytes
-    """decision_id names this decision, 16 bytes."""
+    decision_id: _builtins.str
+    """decision_id names this decision, 32 hex digits."""
     tag: _builtins.bytes
     """tag of the subject's chain, in which an entry about this decision is recorded; empty if the subject is not
     enrolled, or if nothing is permitted to a caller without the right SEE_REASONS.
@@ -1058,7 +1058,7 @@ class Decision(_message.Message):
         residual: _abc.Iterable[Global___ResidualRule] | None = ...,
         valid_until_time_ms: _builtins.int = ...,
         revision: Global___Revision | None = ...,
-        decision_id: _builtins.bytes = ...,
+        decision_id: _builtins.str = ...,
         tag: _builtins.bytes = ...,
         ref: _builtins.int = ...,
         vocabulary_version: _builtins.int = ...,

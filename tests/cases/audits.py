@@ -194,7 +194,7 @@ class Forge:
             permitted=["CLIN.DX"] if permitted else [],
             without_consent=[] if permitted else ["CLIN.DX"],
             revision=pb.Revision(tree_size=self.size),
-            decision_id=hashlib.blake2b(b"decision %d" % self.size, digest_size=16).digest(),
+            decision_id=hashlib.blake2b(b"decision %d" % self.size, digest_size=16).hexdigest(),
             tag=b"" if hashed else tag,
             ref=2 if permitted else 0,
             vocabulary_version=DEFAULT_VOCABULARY.version,

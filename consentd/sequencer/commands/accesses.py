@@ -147,7 +147,7 @@ class AuthorizeAccess(PersonWrite):
             context.table, tag, self.question, self.asked, index=context.size + enrols, now_ms=context.time_ms,
             enrols=enrols,
         )  # fmt: skip
-        answer.decision.decision_id = context.author.random(16)
+        answer.decision.decision_id = context.author.random(16).hex()
         return answer
 
 
