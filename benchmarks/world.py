@@ -170,7 +170,7 @@ def _registrations() -> Iterator[PublicWrite[Any]]:
     ]
     for name, role, held in named:
         message = st.ParticipantStatement(
-            participant_id=name, name=st.Text(ko="모의 기관", en=name), roles=[role], rights=held, active=True
+            participant_id=name, name={"ko": "모의 기관", "en": name}, roles=[role], rights=held, active=True
         )
         chain = PARTICIPANT_PREFIX + name
         yield PublicWrite(kind=EntryKind.PARTICIPANT, request=new_request(FIRST_OPERATOR), chain=chain, message=message)

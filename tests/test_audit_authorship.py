@@ -164,7 +164,7 @@ def test_a_consent_that_is_too_large_for_the_person_is_named(case: Case, tmp_pat
 
 def test_a_consent_that_names_a_notice_nobody_published_is_named(case: Case, tmp_path: Path) -> None:
     case.grant(is_fault=True, notice_id="n1", notice_version=1)
-    published = st.NoticeStatement(notice_id="n1", version=1, content_sha256=bytes(32))
+    published = st.NoticeStatement(notice_id="n1", version=1, title={"en": "n"}, content_sha256=bytes(32))
     case.forge.add(EntryKind.NOTICE, codec.public_tag("notice/n1"), published)
     case.grant(is_fault=False, notice_id="n1", notice_version=1)
     case.grant(is_fault=True, notice_id="n1", notice_version=2)
@@ -226,7 +226,7 @@ def test_a_vocabulary_and_rules_that_must_not_be_are_named(tmp_path: Path) -> No
             wrong.append(forge.size)
         forge.add(kind, tag, message)
 
-    vocabulary.codes[0].name.en = "another name"
+    vocabulary.codes[0].name["en"] = "another name"
     publish(vocabulary, EntryKind.VOCABULARY, vocabulary_tag, is_fault=False)
     leaf = next(one for one in vocabulary.codes if one.code == "CLIN.DX")
     leaf.level = "U"

@@ -174,7 +174,7 @@ def test_hostile_text_is_text(tmp_path: Path) -> None:
     forge = make_forge(200)
     tag = next(tag for tag, (count, _) in forge.heads.items() if count > 1)
     for number, text in enumerate(HOSTILE):
-        name = st.Text(ko=text, en=text[::-1])
+        name = {"ko": text, "en": text[::-1]}
         forge.add(
             EntryKind.PARTICIPANT, codec.public_tag(f"participant/p{number}"),
             st.ParticipantStatement(participant_id=f"p{number}", name=name, active=True),
@@ -249,7 +249,7 @@ def test_two_of_the_same_name_are_shown_with_their_ids(tmp_path: Path) -> None:
     for name in ("snuh", "impostor"):
         forge.add(
             EntryKind.PARTICIPANT, codec.public_tag(f"participant/{name}"),
-            st.ParticipantStatement(participant_id=name, name=st.Text(ko="서울대병원", en="SNUH"), active=True),
+            st.ParticipantStatement(participant_id=name, name={"ko": "서울대병원", "en": "SNUH"}, active=True),
         )  # fmt: skip
         access(forge, tag, name)
     forge.seal()

@@ -116,7 +116,7 @@ def test_answers_for_programs(talk: CommandLine, person: str, granted: str) -> N
     assert entries[2]["question"]["actor"] == {"organisation": "clinic-b"}
     assert (summary["verdict"], summary["entries"], summary["unread"]) == ("proven", 3, 0)
     assert person.partition(":")[2] not in json.dumps(entries)
-    assert {"type": "participant", "id": "pipc", "ko": "시험 기관"}.items() <= talk(
+    assert {"type": "participant", "id": "pipc", "name": {"ko": "시험 기관", "en": "pipc"}}.items() <= talk(
         "participants", "show", "pipc", "--json"
     ).object.items()
 
@@ -352,6 +352,14 @@ def test_participants_and_words(talk: CommandLine, running: Running, tmp_path: P
     assert talk("participants", "add", "court", "--en", "Court", "--role", "public-authority").status == 0
     assert "court  Court  public-authority" in talk("participants", "list").out
     assert talk("participants", "add-key", "lab-c", "xyz").status == 2
+    named = ("--ko", "연구소", "--name", "zh-Hant=研究所", "--role", "holder")
+    assert talk("participants", "add", "lab-e", *named).status == 0
+    for lang, name in (("zh-Hant-TW", "研究所"), ("en", "연구소"), ("fr", "연구소")):
+        assert talk("participants", "show", "lab-e", "--lang", lang).out == f"lab-e  {name}  holder\n"
+    assert talk("participants", "show", "lab-e", "--json").object["name"] == {"ko": "연구소", "zh-Hant": "研究所"}
+    for wrong in (("--name", "Lab"), ("--ko", "하나", "--name", "ko=둘"), ("--name", "KO=연구소"), ()):
+        assert talk("participants", "add", "lab-f", "--role", "holder", *wrong).status == 2
+    assert talk("participants", "list", "--lang", "korean").status == 2
     codes = talk("vocabulary", "--json").objects
     assert {"kind": "purpose", "code": "TREAT"}.items() <= next(one for one in codes if one["code"] == "TREAT").items()
     assert "CLIN.DX" in talk("vocabulary", "--lang", "ko").out

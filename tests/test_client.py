@@ -319,7 +319,7 @@ def test_errors_come_back_as_what_they_were(running: Running, client: Client, pe
         (lambda: client.check_or_raise(question(person, purpose="NOPE")), InvalidError, "UNKNOWN_PURPOSE"),
         (lambda: client.enrol(Subject(scheme="rrn", value="1")), InvalidError, "INVALID_IDENTIFIER"),
         (lambda: client.register_participant(st.ParticipantStatement(
-            participant_id="x", name=st.Text(en="x"), roles=[1])), DeniedError, "CALLER_NOT_ALLOWED"),
+            participant_id="x", name={"en": "x"}, roles=[1])), DeniedError, "CALLER_NOT_ALLOWED"),
         (lambda: client.get_notice("none"), NotFoundError, "NOT_FOUND"),
     ]  # fmt: skip
     for call, kind, reason in cases:
@@ -357,9 +357,9 @@ def test_the_registry(running: Running, trust: Trust) -> None:
         rules.version += 1
         rules.ClearField("attestation")
         assert client.publish_rules(rules).kind == EntryKind.RULES
-        notice = st.NoticeStatement(notice_id="n1", version=1, title=st.Text(ko="고지"), content_sha256=b"\x01" * 32)
+        notice = st.NoticeStatement(notice_id="n1", version=1, title={"ko": "고지"}, content_sha256=b"\x01" * 32)
         client.publish_notice(notice)
-        assert client.get_notice("n1").title.ko == "고지"
+        assert client.get_notice("n1").title["ko"] == "고지"
         key = KeyPair(b"\x35" * 32).public_key
         client.add_key("hospital-a", key)
         client.retire_key("hospital-a", key, published=True)

@@ -10,7 +10,6 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 from consentd_client import Entry, show
 from consentd_client.consent_text import consent_lines, differences
-from consentd_client.labels import LANGUAGES
 
 DAY_MS = 86_400_000
 PERIOD = pb.Period(start_time_ms=19_000 * DAY_MS, end_time_ms=20_000 * DAY_MS)  # 2022-01-08 and 2024-10-04, 09:00 KST
@@ -50,7 +49,7 @@ def test_a_consent_is_shown_with_everything_that_it_states() -> None:
     ]
 
 
-@pytest.mark.parametrize("lang", LANGUAGES)
+@pytest.mark.parametrize("lang", ["ko", "en"])
 def test_no_field_of_a_consent_or_provision_is_left_out(lang: str) -> None:
     """A field that is added to the messages must be added to the text."""
     whole = consent_lines(CONSENT, lang)
@@ -119,7 +118,7 @@ def test_the_differences_of_two_versions_are_named_item_by_item() -> None:
     assert differences(after, CONSENT, "ko")[0] == "제공기관: 제한 없음 → hospital-a"
 
 
-@pytest.mark.parametrize("lang", LANGUAGES)
+@pytest.mark.parametrize("lang", ["ko", "en"])
 def test_every_field_that_a_version_changes_is_a_difference(lang: str) -> None:
     for field in (*pb.Consent.DESCRIPTOR.fields, *pb.Provision.DESCRIPTOR.fields):
         after = pb.Consent()

@@ -137,7 +137,10 @@ def messages(draw: some.DrawFn, kind: type[Message], depth: int = 0, base: Messa
     if not fields or depth > DEEP:
         return message
     for field in draw(some.lists(some.sampled_from(fields), max_size=3 if depth else 5)):
-        if field.is_repeated:
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            texts = some.lists(some.tuples(TEXTS, TEXTS), max_size=40)  # the maps are names: text to text
+            getattr(message, field.name).update(dict(draw(texts)))
+        elif field.is_repeated:
             count = draw(some.sampled_from([0, 1, 1, 2, 3, 300]))
             one = draw(values(field, depth)) if count else None
             getattr(message, field.name).extend([one] * count)
@@ -165,9 +168,11 @@ def good(method: MethodDescriptor) -> Message:
         "notice_id": "n",
         "public_name": "ledger",
         "participant": st.ParticipantStatement(
-            participant_id="garbage", name=st.Text(ko="쓰레기"), roles=[st.PARTICIPANT_ROLE_HOLDER], active=True
+            participant_id="garbage", name={"ko": "쓰레기"}, roles=[st.PARTICIPANT_ROLE_HOLDER], active=True
         ),
-        "notice": st.NoticeStatement(notice_id="garbage", version=1, content_sha256=bytes(32)),
+        "notice": st.NoticeStatement(
+            notice_id="garbage", version=1, title={"ko": "고지"}, content_sha256=bytes(32)
+        ),
         "outcome": st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT),
         "access_seq": 3,
         "key": bytes(32),

@@ -132,7 +132,7 @@ def test_bundles_are_for_auditors(running: Running) -> None:
 def test_an_auditor_that_left_reads_no_bundles(tmp_path: Path) -> None:
     with running_daemon(tmp_path, checkpoint_interval_ms=20) as running:
         statement = st.ParticipantStatement(
-            participant_id="pipc", name=st.Text(ko="감사"), roles=[st.PARTICIPANT_ROLE_AUDITOR], active=True
+            participant_id="pipc", name={"ko": "감사"}, roles=[st.PARTICIPANT_ROLE_AUDITOR], active=True
         )
         running.check_ledger()
         assert get(running, "/tile/entries/000.p/1", who="pipc").status == 200

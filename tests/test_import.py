@@ -107,7 +107,7 @@ def _prepare(running: Running) -> None:
     ):
         statement = st.ParticipantStatement(
             participant_id=name,
-            name=st.Text(ko="시험 기관", en=name),
+            name={"ko": "시험 기관", "en": name},
             roles=[st.PARTICIPANT_ROLE_RECIPIENT],
             rights=rights,
             groups=groups,

@@ -90,7 +90,7 @@ def test_a_mandate_is_in_force_until_its_end_or_its_last_entry(case: LedgerCase)
 def test_a_mandate_alone_opens_nothing(case: LedgerCase, change: dict[str, Any]) -> None:
     write(case, mandate())
     message = st.ParticipantStatement(
-        participant_id="auditor", name=st.Text(en="A"), roles=[st.PARTICIPANT_ROLE_AUDITOR], rights=READ, active=True
+        participant_id="auditor", name={"en": "A"}, roles=[st.PARTICIPANT_ROLE_AUDITOR], rights=READ, active=True
     )
     for field, value in change.items():
         message.ClearField(field)  # type: ignore[arg-type]

@@ -125,7 +125,7 @@ def test_many_random_cases() -> None:
 def test_a_deny_that_covers_access_covers_collect() -> None:
     """Rule 6, where actions have codes above and below them."""
     parents = {"look": "", "access": "look", "collect": "", "copy": "collect", "use": ""}
-    actions = tuple(Code(code=code, ko=code, en=code, parent=parent) for code, parent in parents.items())
+    actions = tuple(Code(code=code, name={"en": code}, parent=parent) for code, parent in parents.items())
     codebook = Codebook(replace(DEFAULT_VOCABULARY, actions=actions), builders.NUMBERS)
     denied = {
         "look": {"look", "access", "collect", "copy"}, "access": {"access", "collect", "copy"},

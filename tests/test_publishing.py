@@ -49,7 +49,7 @@ GIVEN, PUBLISHED, GIVEN_LATER = 1_000_000, 2_000_000, 3_000_000
 
 
 def _new(code: str, parent: str = "", **more: Any) -> Code:
-    return Code(code=code, ko="새", en="new", parent=parent, **more)
+    return Code(code=code, name={"ko": "새", "en": "new"}, parent=parent, **more)
 
 
 LATER = replace(

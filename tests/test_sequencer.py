@@ -267,7 +267,7 @@ def test_an_asker_that_an_earlier_write_of_the_batch_deactivates_is_denied(case:
     case.write(case.grant(person))
     question = case.access(person)
     inactive = st.ParticipantStatement(
-        participant_id="bank", name=st.Text(en="bank"), roles=[st.PARTICIPANT_ROLE_HOLDER], active=False
+        participant_id="bank", name={"en": "bank"}, roles=[st.PARTICIPANT_ROLE_HOLDER], active=False
     )
     deactivation = case.public("participant/bank", EntryKind.PARTICIPANT, inactive)
     futures = case.write_together([question, deactivation, case.access(person), question])

@@ -64,8 +64,12 @@ def test_a_participants_latest_statement_holds(running: Running) -> None:
         {"rights": [0]},
         {"groups": ["labs"]},
         {"groups": ["group/x", "group/x"]},
-        {"name": st.Text()},
-        {"name": st.Text(ko="가" * 501)},
+        {"name": {}},
+        {"name": {"ko": "가" * 683}},
+        {"name": {"ko": "연구소", "KO": "연구소"}},
+        {"name": {"ko": " "}},
+        {"name": {"": "Lab"}},
+        {"name": {f"{first}{second}": "Lab" for first in "abcdef" for second in "abcdef"}},
         {"participant_id": "operator"},
         {"participant_id": "operator/main"},
         {"participant_id": ""},
@@ -89,9 +93,8 @@ def test_only_the_operator_writes_the_registry(running: Running) -> None:
 
 
 def test_fields_of_a_later_version_are_not_recorded(running: Running, subject: pb.Subject) -> None:
-    notice = st.NoticeStatement.FromString(
-        st.NoticeStatement(notice_id="later", version=1, content_sha256=bytes(32)).SerializeToString() + FOREIGN_FIELD
-    )
+    notice = st.NoticeStatement(notice_id="later", version=1, title={"ko": "고지"}, content_sha256=bytes(32))
+    notice = st.NoticeStatement.FromString(notice.SerializeToString() + FOREIGN_FIELD)
     request = rs.PublishNoticeRequest(request_id=request_id(), attested=notice)
     assert refusal(lambda: running.registry.PublishNotice(request, metadata=running.as_("operator"))) == "UNKNOWN_FIELD"
     running.grant(subject)
@@ -138,7 +141,9 @@ def test_a_key_that_was_in_force_is_nobody_elses_later(running: Running) -> None
 
 def test_notices_have_versions_and_consents_name_them(running: Running, subject: pb.Subject) -> None:
     def publish(version: int) -> Any:
-        notice = st.NoticeStatement(notice_id="privacy", version=version, content_sha256=bytes([version] * 32))
+        notice = st.NoticeStatement(
+            notice_id="privacy", version=version, title={"ko": "고지"}, content_sha256=bytes([version] * 32)
+        )
         request = rs.PublishNoticeRequest(request_id=request_id(), attested=notice)
         return running.registry.PublishNotice(request, metadata=running.as_("operator"))
 
@@ -186,12 +191,16 @@ def test_a_vocabulary_only_grows(tmp_path: Path) -> None:
         assert refusal(lambda: publish(vocabulary_id="other")) == "INVALID_REQUEST"
         assert refusal(lambda: publish(codes=old.codes[:-1])) == "INVALID_REQUEST"
         assert refusal(lambda: publish(codes=[*old.codes, st.Code(code="X")])) == "INVALID_REQUEST"
+        unnamed = st.Code(kind=st.CODE_KIND_PURPOSE, code="X")
+        assert refusal(lambda: publish(codes=[*old.codes, unnamed])) == "INVALID_REQUEST"
+        unnamed.name["EN"] = "in another case"
+        assert refusal(lambda: publish(codes=[*old.codes, unnamed])) == "INVALID_REQUEST"
         subject = running.enrol("SYN-000001")
         before = running.grant(subject)
         mood = st.Code(
             kind=st.CODE_KIND_CATEGORY,
             code="LIFE.MOOD",
-            name=st.Text(ko="기분"),
+            name={"ko": "기분"},
             parent="LIFE",
             implied=True,
             level="N",
@@ -365,7 +374,7 @@ def test_each_text_of_a_statement_has_a_limit(running: Running) -> None:
         request_id=request_id(), subject=pb.Subject(scheme="mhid", value=new_identifier()), method=long
     )
     given = consent()
-    given.language = long
+    given.source = long
     grant = cs.GrantConsentRequest(request_id=request_id(), subject=subject, attested=st.GrantStatement(consent=given))
     amended = cs.AmendConsentRequest(
         request_id=request_id(), subject=subject, consent_id=consent_id,
@@ -547,7 +556,7 @@ def test_each_operator_has_an_id_that_its_entries_name(running: Running) -> None
 def test_two_operators_do_not_share_their_request_ids(running: Running) -> None:
     running.add_caller("operator/night")
     made = st.ParticipantStatement(
-        participant_id="lab-8", name=st.Text(ko="기관"), roles=[st.PARTICIPANT_ROLE_HOLDER], active=True
+        participant_id="lab-8", name={"ko": "기관"}, roles=[st.PARTICIPANT_ROLE_HOLDER], active=True
     )
     request = rs.RegisterParticipantRequest(request_id=request_id(), attested=made)
     first, second = (
@@ -571,7 +580,7 @@ def test_no_other_name_of_a_resource_evades_a_deny(running: Running, subject: pb
 @pytest.mark.parametrize("name", ["any", "none", "subject", "operator"])
 def test_no_participant_has_an_id_that_people_read_otherwise(running: Running, name: str) -> None:
     made = st.ParticipantStatement(
-        participant_id=name, name=st.Text(en=name), roles=[st.PARTICIPANT_ROLE_RECIPIENT], active=True
+        participant_id=name, name={"en": name}, roles=[st.PARTICIPANT_ROLE_RECIPIENT], active=True
     )
     request = rs.RegisterParticipantRequest(request_id=request_id(), attested=made)
     assert refusal(lambda: running.registry.RegisterParticipant(request, metadata=running.as_("operator")))

@@ -166,7 +166,7 @@ def test_a_vocabulary_touches_no_other_row(tmp_path: Path) -> None:
     before = rows()
     later = replace(
         DEFAULT_VOCABULARY, version=DEFAULT_VOCABULARY.version + 1,
-        purposes=(*DEFAULT_VOCABULARY.purposes, Code(code="NEWRESCH", ko="연구", en="new", parent="HRESCH")),
+        purposes=(*DEFAULT_VOCABULARY.purposes, Code(code="NEWRESCH", name={"en": "new"}, parent="HRESCH")),
     )  # fmt: skip
     case.write(case.public(f"vocabulary/{later.id}", EntryKind.VOCABULARY, vocabulary_message(later)))
     after = rows()

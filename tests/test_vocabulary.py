@@ -15,7 +15,7 @@ needs_v3 = pytest.mark.skipif(not V3.is_dir(), reason="HL7 v3 code lists are not
 
 
 def code(name: str, parent: str = "", *, implies: bool = True) -> Code:
-    return Code(code=name, ko=name, en=name, parent=parent, implies=implies)
+    return Code(code=name, name={"en": name}, parent=parent, implies=implies)
 
 
 def leaf(name: str, parent: str = "", *, implies: bool = True, level: str = "N", labels: tuple[str, ...] = ()) -> Code:
@@ -75,11 +75,11 @@ def test_levels_are_hl7s_and_no_labels() -> None:
 def test_default_vocabulary_is_what_the_platform_shares() -> None:
     twelve = ["환자정보", "의료기관정보", "진료의정보", "진단내역", "약물처방내역", "진단검사", "영상검사", "병리검사"]
     twelve += ["기타검사", "수술내역", "알러지 및 부작용", "진료기록"]
-    assert [entry.ko for entry in CATEGORIES if entry.parent == "CLIN"][:12] == twelve
+    assert [entry.name["ko"] for entry in CATEGORIES if entry.parent == "CLIN"][:12] == twelve
     assert [entry.code for entry in CATEGORIES if not entry.parent] == ["CLIN", "INS", "PUB", "LIFE", "GEN"]
     assert (len(CATEGORIES), DEFAULT_VOCABULARY.leaves.bit_count()) == (36, 31)
     assert [entry.code for entry in ACTIONS] == ["collect", "access", "use", "disclose", "correct"]
-    assert all(entry.ko and entry.en for entry in (*PURPOSES, *CATEGORIES, *ACTIONS, *LABELS))
+    assert all(entry.name.keys() == {"ko", "en"} for entry in (*PURPOSES, *CATEGORIES, *ACTIONS, *LABELS))
     assert {label for entry in CATEGORIES if entry.code.startswith("GEN.") for label in entry.labels} == {"GDIS"}
 
 
@@ -186,7 +186,7 @@ def grown(**lists: tuple[Code, ...]) -> Vocabulary:
 
 def test_a_successor_may_add_and_rename() -> None:
     old = vocabulary()
-    more = (replace(leaf("C"), ko="새 이름"), leaf("D"), code("E"), leaf("E.1", "E"))
+    more = (replace(leaf("C"), name={"ko": "새 이름"}), leaf("D"), code("E"), leaf("E.1", "E"))
     check_successor(old, grown(purposes=(code("P"), code("Q"), code("R", "Q")), categories=more))
     assert grown(categories=more).category.bits["C"] == old.category.bits["C"]
     parent = vocabulary(labels=(code("SUD"), code("ETHUD", "SUD")))

@@ -59,7 +59,7 @@ def edit(code: str, **fields: Any) -> Change:
 
 def add(kind: int, code: str, parent: str = "", *, implied: bool = True, **more: Any) -> Change:
     fields: dict[str, Any] = {"kind": kind, "code": code, "parent": parent, "implied": implied, **more}
-    return lambda message: message.codes.add(name=st.Text(ko="새 것", en="new"), **fields)
+    return lambda message: message.codes.add(name={"ko": "새 것", "en": "new"}, **fields)
 
 
 def swap(one: str, other: str) -> Change:
@@ -115,8 +115,8 @@ def test_a_version_that_changes_what_was_consented_to_is_refused(running: Runnin
 
 
 def test_names_may_change(running: Running) -> None:
-    publish(running, edit("CLIN.DX", name=st.Text(ko="진단", en="diagnoses of any kind")))
-    assert code_of(current(running), "CLIN.DX").name.en == "diagnoses of any kind"
+    publish(running, edit("CLIN.DX", name={"ko": "진단", "en": "diagnoses of any kind"}))
+    assert code_of(current(running), "CLIN.DX").name["en"] == "diagnoses of any kind"
 
 
 def test_a_new_code_is_in_denies_and_not_in_permits_that_are_older(running: Running) -> None:

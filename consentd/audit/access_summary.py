@@ -6,6 +6,7 @@ number of entries: there are at most 61 intervals of time, and all lists have a 
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from consentd.core.checkpoint import Checkpoint
 from consentd.core.kinds import EntryKind, is_known
 from consentd.core.note import NoteVerifier
 from consentd.errors import InvalidError, ProofError, VerificationError
+from consentd.policy.language import best_text
 from consentd.statements import payloads
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
@@ -82,7 +84,7 @@ class AccessSummary:
         by_organisation, by_caller, by_purpose: number of permitted accesses, by (number of the interval, id or code).
         refusals: number of refusals by reason; a refusal may have several reasons.
         kinds: number of entries by kind.
-        names, purposes: Korean and English name, by participant id and by purpose code.
+        names, purposes: name for readers of Korean and of English, by participant id and by purpose code.
         break_glass, gaps, skewed: at most ``MAX_LISTED`` of each; ``…_count``: how many there are. *skewed* are
             (index, difference in ms) of entries whose author's clock differs from the ledger's.
         seals: (index, time_ms) of at most ``MAX_SEALS`` seals; ``seal_count``: the number of all seals.
@@ -224,11 +226,11 @@ class _Counting:
         found = self._found
         if event.kind == EntryKind.PARTICIPANT:
             participant = payloads.parse(st.ParticipantStatement, payload)
-            found.names[participant.participant_id] = (participant.name.ko, participant.name.en)
+            found.names[participant.participant_id] = _in_both(participant.name)
         elif event.kind == EntryKind.VOCABULARY:
             for code in payloads.parse(st.VocabularyStatement, payload).codes:
                 if code.kind == st.CODE_KIND_PURPOSE:
-                    found.purposes[code.code] = (code.name.ko, code.name.en)
+                    found.purposes[code.code] = _in_both(code.name)
         elif event.kind == EntryKind.ACCESS:
             self._add_access(index, event, payloads.parse(st.AccessStatement, payload), permitted=True)
         elif event.kind == EntryKind.REFUSAL:
@@ -266,6 +268,11 @@ class _Counting:
                         index, event.time_ms, caller, actor.organisation, others, question.holder, why, permitted
                     )
                 )
+
+
+def _in_both(name: Mapping[str, str]) -> tuple[str, str]:
+    """Return a name for readers of Korean, and for readers of English."""
+    return best_text(name, "ko"), best_text(name, "en")
 
 
 def _code(codes: Any, number: int, prefix: str) -> str:

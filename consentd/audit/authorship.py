@@ -1,4 +1,5 @@
-"""Check again what the daemon checks before it writes: consents and who wrote them, vocabularies, rules, keys, schemes.
+"""Check again what the daemon checks before it writes: consents and who wrote them, vocabularies, rules, keys, schemes,
+names.
 
 The rules are those of the sequencer (``sequencer.commands.authorship``; policy.md, rule 8). An entry that the daemon
 signed was written by the participant or operator that attests it. Who passed on an entry that a person signed is not
@@ -15,6 +16,7 @@ from consentd.core import codec
 from consentd.core.identifier import check_scheme
 from consentd.core.kinds import CONSENTS, EntryKind, Owner
 from consentd.errors import InvalidError
+from consentd.policy.language import check_name
 from consentd.policy.model import RefusalReason, StoredConsent
 from consentd.policy.subject import Lineage
 from consentd.sequencer.commands.authorship import (
@@ -29,7 +31,9 @@ from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
-CHECKED = CONSENTS | {EntryKind.ENROL, EntryKind.KEY, EntryKind.VOCABULARY, EntryKind.RULES}
+CHECKED = CONSENTS | {
+    EntryKind.ENROL, EntryKind.KEY, EntryKind.PARTICIPANT, EntryKind.NOTICE, EntryKind.VOCABULARY, EntryKind.RULES
+}
 """The kinds of entries that ``check_written`` checks."""
 
 
@@ -50,6 +54,10 @@ def check_written(
         check_scheme(message.scheme)
     elif isinstance(message, st.KeyStatement):
         check_key(message.key)
+    elif isinstance(message, st.ParticipantStatement):
+        check_name(message.name)
+    elif isinstance(message, st.NoticeStatement):
+        check_name(message.title)
     elif isinstance(message, st.VocabularyStatement):
         check_vocabulary(view, message)
     elif isinstance(message, st.RulesStatement):

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from consentd.core.note import NoteVerifier, Verifier, parse_vkey
 from consentd.core.quorum import WitnessPolicy, parse_policy
 from consentd.errors import InvalidError, MalformedError, StorageError
 from consentd.policy import dates
+from consentd.policy.language import canonical_tag
 
 if TYPE_CHECKING:
     from consentd_client import Client, Subject, Trust
@@ -38,13 +40,25 @@ def add_verb(
     )
     verb.set_defaults(run=run)
     language = os.environ.get("LC_ALL") or os.environ.get("LC_MESSAGES") or os.environ.get("LANG") or ""
-    default = "ko" if language.startswith("ko") else "en"
+    try:
+        default = canonical_tag(re.split("[.@]", language)[0].replace("_", "-"))
+    except InvalidError:  # a locale without a language, `C` for example
+        default = "en"
     group = verb.add_argument_group("output")
     group.add_argument("--json", action="store_true", help="one JSON object a line")
-    group.add_argument("--lang", choices=("ko", "en"), default=default, help="language of labels (default: from LANG)")
+    group.add_argument(
+        "--lang", type=_language, metavar="TAG", default=default, help="language to answer in (default: from LANG)"
+    )
     for add_options in shared:
         add_options(verb)
     return verb
+
+
+def _language(text: str) -> str:
+    try:
+        return canonical_tag(text)
+    except InvalidError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def add_daemon(verb: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from consentd.errors import ConsentdError, StorageError, VerificationError
+from consentd.policy.language import is_korean
 
 if TYPE_CHECKING:
     from consentd.verify.findings import Fault
@@ -60,7 +61,7 @@ class Out:
 
     Attributes:
         as_json: write one JSON object a line to stdout instead of text.
-        lang: language of the text, ``ko`` or ``en``.
+        lang: BCP 47 tag of the reader's language. The program's own words are in Korean or English.
     """
 
     def __init__(self, *, as_json: bool, lang: str) -> None:
@@ -104,7 +105,7 @@ class Out:
             self.message(f"not checked: {what}: {count}")
 
     def _translated(self, text: tuple[str, ...]) -> str:
-        return text[0 if self.lang == "ko" else -1]
+        return text[0 if is_korean(self.lang) else -1]
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Progress]:

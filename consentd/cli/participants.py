@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 from consentd.cli import delegations, mandates
 from consentd.cli.options import Verbs, add_daemon, add_verb, open_client, read_hex
 from consentd.cli.out import DONE, Out
+from consentd.errors import InvalidError
+from consentd.policy.language import best_text
 
 if TYPE_CHECKING:
     from consentd.v1.statement_pb2 import MandateStatement, ParticipantStatement
@@ -35,6 +37,7 @@ def add_verbs(verbs: Verbs) -> None:
     one.add_argument("id", metavar="ID", help="characters: a-z, 0-9, `.`, `_`, `-`")
     one.add_argument("--ko", default="", metavar="NAME", help="its name in Korean")
     one.add_argument("--en", default="", metavar="NAME", help="its name in English")
+    one.add_argument("--name", action="append", default=[], metavar="TAG=NAME", help="in another language; repeatable")
     one.add_argument("--role", action="append", choices=_ROLES, required=True, help="repeatable; a relay has no other")
     one.add_argument("--right", action="append", choices=_RIGHTS, default=[], help="repeatable")
     one.add_argument("--group", action="append", default=[], metavar="group/ID", help="repeatable")
@@ -77,7 +80,7 @@ def add(arguments: argparse.Namespace, out: Out) -> int:
     from consentd.v1 import statement_pb2 as st
 
     participant = st.ParticipantStatement(
-        participant_id=arguments.id, name=st.Text(ko=arguments.ko, en=arguments.en), groups=arguments.group,
+        participant_id=arguments.id, name=_name(arguments), groups=arguments.group,
         type=arguments.type, active=not arguments.inactive, country=arguments.country,
         roles=[st.ParticipantRole.Value(f"PARTICIPANT_ROLE_{_code(role)}") for role in arguments.role],
         rights=[st.ParticipantRight.Value(f"PARTICIPANT_RIGHT_{_code(right)}") for right in arguments.right],
@@ -102,7 +105,7 @@ def change_key(arguments: argparse.Namespace, out: Out) -> int:
 def vocabulary(arguments: argparse.Namespace, out: Out) -> int:
     """List the codes in force: purposes, categories (with levels and labels), actions, labels."""
     from consentd.v1 import statement_pb2 as st
-    from consentd_client import labels, show
+    from consentd_client import labels
 
     with open_client(arguments) as client:
         found = client.get_vocabulary()
@@ -113,9 +116,9 @@ def vocabulary(arguments: argparse.Namespace, out: Out) -> int:
         more += [f"{labels.label('LABELS', out.lang)} {'+'.join(code.labels)}"] if code.labels else []
         more += [] if code.implied else [labels.label("NOT_IMPLIED", out.lang)]
         out.answer(
-            "  ".join((f"{kind:<9} {code.code:<14} {show.text(code.name, out.lang)}", *more)),
-            type="code", kind=kind, code=code.code, ko=code.name.ko, en=code.name.en, parent=code.parent,
-            implied=code.implied, level=code.level, labels=list(code.labels),
+            "  ".join((f"{kind:<9} {code.code:<14} {best_text(code.name, out.lang)}", *more)),
+            type="code", kind=kind, code=code.code, name=dict(code.name), parent=code.parent, implied=code.implied,
+            level=code.level, labels=list(code.labels),
         )  # fmt: skip
     out.message(f"{found.vocabulary_id} version {found.version}")
     return DONE
@@ -133,7 +136,7 @@ def _show(
     if participant.recipient_class:
         of_class = _option(labels.enum_name(st.RecipientClass, participant.recipient_class, "RECIPIENT_CLASS_"))
     left = "" if participant.active else "  (left)"
-    lines = [f"{participant.participant_id}  {show.text(participant.name, out.lang)}  {'+'.join(roles)}{left}"]
+    lines = [f"{participant.participant_id}  {best_text(participant.name, out.lang)}  {'+'.join(roles)}{left}"]
     lines += [f"  right: {right}" for right in rights]
     stated = (("country", participant.country), ("class", of_class))
     lines += [f"  {name}: {value}" for name, value in stated if value]
@@ -141,11 +144,25 @@ def _show(
     if mandate is not None:
         lines.append(f"  mandate: {show.mandate(mandate, out.lang)}")
     out.answer(
-        "\n".join(lines), type="participant", id=participant.participant_id, ko=participant.name.ko,
-        en=participant.name.en, roles=roles, rights=rights, groups=list(participant.groups),
+        "\n".join(lines), type="participant", id=participant.participant_id, name=dict(participant.name),
+        roles=roles, rights=rights, groups=list(participant.groups),
         active=participant.active, keys=keys, country=participant.country, recipient_class=of_class,
         mandate_end_time_ms=0 if mandate is None else mandate.end_time_ms,
     )  # fmt: skip
+
+
+def _name(arguments: argparse.Namespace) -> dict[str, str]:
+    """Return the name that the options state: language tag → text."""
+    stated = [("ko", arguments.ko), ("en", arguments.en)]
+    for text in arguments.name:
+        tag, is_name, name = text.partition("=")
+        if not is_name:
+            raise InvalidError(f"name is not TAG=NAME: `{text}`")
+        stated.append((tag, name))
+    tags = [tag for tag, name in stated if name]
+    if len(set(tags)) != len(tags):
+        raise InvalidError("name is stated twice in one language")
+    return {tag: name for tag, name in stated if name}
 
 
 def _code(option: str) -> str:

@@ -18,6 +18,7 @@ from consentd.demo.output import Output, Text
 from consentd.demo.town import PUBLIC_HOLDERS, RELAY, Institution
 from consentd.policy.dates import SEOUL
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
+from consentd.policy.language import best_text
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 from consentd_client import AuthorizeAnswer, Client, Entry, History, StatementSigner
@@ -36,7 +37,10 @@ _COLUMNS = (
     ("결과", "outcome"),
 )  # fmt: skip
 _WORDS = DEFAULT_VOCABULARY
-_CODES = {code.code: (code.ko, code.en) for code in (*_WORDS.purposes, *_WORDS.categories, *_WORDS.actions)}
+_CODES = {
+    code.code: (best_text(code.name, "ko"), best_text(code.name, "en"))
+    for code in (*_WORDS.purposes, *_WORDS.categories, *_WORDS.actions)
+}
 _CODES |= {"collect": ("전송", "transfer"), "access": ("열람", "view")}
 
 

@@ -104,7 +104,7 @@ class Traffic:
     def _register(self, institution: Institution) -> None:
         statement = st.ParticipantStatement(
             participant_id=institution.id,
-            name=st.Text(ko=institution.ko, en=institution.en),
+            name={"ko": institution.ko, "en": institution.en},
             roles=_ROLES[institution.role],
             rights=_RELAY_RIGHTS if institution.role == "relay" else [],
             type=institution.type,

@@ -20,12 +20,12 @@ _CONSENT_ACTION = "http://terminology.hl7.org/CodeSystem/consentaction"
 
 
 def _code(code: str, ko: str, en: str, parent: str = "", *, implies: bool = True, system: str) -> Code:
-    return Code(code=code, ko=ko, en=en, parent=parent, implies=implies, system=system)
+    return Code(code=code, name={"ko": ko, "en": en}, parent=parent, implies=implies, system=system)
 
 
 def _category(code: str, ko: str, en: str, level: str = "", labels: tuple[str, ...] = ()) -> Code:
     parent = code.rpartition(".")[0]
-    return Code(code=code, ko=ko, en=en, parent=parent, level=level, labels=labels)
+    return Code(code=code, name={"ko": ko, "en": en}, parent=parent, level=level, labels=labels)
 
 
 _purpose = partial(_code, system=_REASON)

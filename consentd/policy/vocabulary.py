@@ -50,9 +50,10 @@ NEVER_IMPLIED_ACTIONS = frozenset({"correct"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Code:
-    """A code, with its names for people in Korean and English.
+    """A code, with its name for people.
 
     Attributes:
+        name: language tag → text (``language.check_name``). No decision depends on it.
         parent: the code's parent, in the same list; empty: the code has no parent.
         implies: whether a permit on the parent covers this code. Without a parent: whether ``*`` covers this code.
         system: canonical URI of the code's code system; empty: this project's own.
@@ -61,8 +62,7 @@ class Code:
     """
 
     code: str
-    ko: str
-    en: str
+    name: Mapping[str, str] = field(hash=False)
     parent: str = ""
     implies: bool = True
     system: str = ""

@@ -100,7 +100,10 @@ def check_texts(message: Message) -> None:
     if message.ByteSize() <= MAX_TEXT:
         return
     for field, value in message.ListFields():
-        for one in (value,) if isinstance(value, (str, bytes, int, Message)) else value:
+        is_map = field.message_type is not None and field.message_type.GetOptions().map_entry
+        # The maps of statements are names, from text to text.
+        several = (*value.keys(), *value.values()) if is_map else value
+        for one in (value,) if isinstance(value, (str, bytes, int, Message)) else several:
             if isinstance(one, Message):
                 check_texts(one)
             elif isinstance(one, str) and len(one.encode()) > MAX_TEXT:

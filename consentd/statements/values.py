@@ -132,8 +132,8 @@ def vocabulary_value(message: st.VocabularyStatement) -> Vocabulary:
         if code.kind not in lists:
             raise InvalidError(f"code is in no list: `{code.code}`", "INVALID_REQUEST")
         one = Code(
-            code=code.code, ko=code.name.ko, en=code.name.en, parent=code.parent, implies=code.implied,
-            system=code.system, level=code.level, labels=tuple(code.labels),
+            code=code.code, name=dict(code.name), parent=code.parent, implies=code.implied, system=code.system,
+            level=code.level, labels=tuple(code.labels),
         )
         lists[code.kind].append(one)
     purposes, categories, actions, labels = map(tuple, lists.values())
@@ -150,8 +150,8 @@ def vocabulary_message(vocabulary: Vocabulary) -> st.VocabularyStatement:
     for kind, codes in zip(_LISTS, lists, strict=True):
         for code in codes:
             message.codes.add(
-                kind=kind, code=code.code, name=st.Text(ko=code.ko, en=code.en), parent=code.parent,
-                implied=code.implies, system=code.system, level=code.level, labels=code.labels,
+                kind=kind, code=code.code, name=code.name, parent=code.parent, implied=code.implies,
+                system=code.system, level=code.level, labels=code.labels,
             )
     return message
 

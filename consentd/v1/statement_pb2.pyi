@@ -445,38 +445,16 @@ READ_SCOPE_ENTRY: ReadScope.ValueType  # 5
 Global___ReadScope: _TypeAlias = ReadScope  # noqa: Y015
 
 @_typing.final
-class Text(_message.Message):
+class Attestation(_message.Message):
     """A statement is at most 16 KiB, serialised, and each text in it (a name, a note, a method, a reference) at most 2 KiB. A
     request that states more is refused with TOO_LARGE.
 
-    Text is a label in Korean and English.
-    """
+    A name is a map: BCP 47 language tag → text. It has 1 to 32 languages, and no empty text. A tag has a language, and if
+    needed a script, a region and variants (RFC 5646, without its other parts), in the case of that RFC: `ko`, `zh-Hant-TW`.
+    A reader is shown the text in their language; else in the tag without its last parts; else in `ko`; else in `en`; else
+    in the first tag in alphabetical order.
 
-    DESCRIPTOR: _descriptor.Descriptor
-
-    KO_FIELD_NUMBER: _builtins.int
-    EN_FIELD_NUMBER: _builtins.int
-    ko: _builtins.str
-    """ko is the Korean text."""
-    en: _builtins.str
-    """en is the English text."""
-    def __init__(
-        self,
-        *,
-        ko: _builtins.str = ...,
-        en: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["en", b"en", "ko", b"ko"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Text: _TypeAlias = Text  # noqa: Y015
-
-@_typing.final
-class Attestation(_message.Message):
-    """Attestation belongs to a statement that the daemon signed for its author. It names the caller that attests it.
+    Attestation belongs to a statement that the daemon signed for its author. It names the caller that attests it.
 
     A request to record a statement has the statement in one of two forms. In the form `attested`, the daemon signs it and
     names the caller as the one who attests it; the caller may state attestation.method, and leaves attested_by and the
@@ -604,6 +582,26 @@ class ParticipantStatement(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class NameEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     ROLES_FIELD_NUMBER: _builtins.int
@@ -627,8 +625,8 @@ class ParticipantStatement(_message.Message):
     recipient_class: Global___RecipientClass.ValueType
     """recipient_class is its class as a recipient; holders and recipients only."""
     @_builtins.property
-    def name(self) -> Global___Text:
-        """name is what people call it."""
+    def name(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """name is what people call it: language tag → text."""
 
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[Global___ParticipantRole.ValueType]:
@@ -650,7 +648,7 @@ class ParticipantStatement(_message.Message):
         self,
         *,
         participant_id: _builtins.str = ...,
-        name: Global___Text | None = ...,
+        name: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         roles: _abc.Iterable[Global___ParticipantRole.ValueType] | None = ...,
         rights: _abc.Iterable[Global___ParticipantRight.ValueType] | None = ...,
         groups: _abc.Iterable[_builtins.str] | None = ...,
@@ -660,7 +658,7 @@ class ParticipantStatement(_message.Message):
         country: _builtins.str = ...,
         recipient_class: Global___RecipientClass.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "name", b"name"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "attestation", b"attestation", "country", b"country", "groups", b"groups", "name", b"name", "participant_id", b"participant_id", "recipient_class", b"recipient_class", "rights", b"rights", "roles", b"roles", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -814,6 +812,26 @@ class Code(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class NameEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     KIND_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
@@ -837,8 +855,8 @@ class Code(_message.Message):
     level: _builtins.str
     """level is the default confidentiality of a leaf category: U, L, M, N, R or V."""
     @_builtins.property
-    def name(self) -> Global___Text:
-        """name is what people read."""
+    def name(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """name is what people read: language tag → text."""
 
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -849,14 +867,14 @@ class Code(_message.Message):
         *,
         kind: Global___CodeKind.ValueType = ...,
         code: _builtins.str = ...,
-        name: Global___Text | None = ...,
+        name: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         parent: _builtins.str = ...,
         implied: _builtins.bool = ...,
         system: _builtins.str = ...,
         level: _builtins.str = ...,
         labels: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "implied", b"implied", "kind", b"kind", "labels", b"labels", "level", b"level", "name", b"name", "parent", b"parent", "system", b"system"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -908,6 +926,26 @@ class NoticeStatement(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class TitleEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NOTICE_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     TITLE_FIELD_NUMBER: _builtins.int
@@ -923,8 +961,8 @@ class NoticeStatement(_message.Message):
     uri: _builtins.str
     """uri is where the text can be read."""
     @_builtins.property
-    def title(self) -> Global___Text:
-        """title is what people read."""
+    def title(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """title is what people read: language tag → text."""
 
     @_builtins.property
     def attestation(self) -> Global___Attestation:
@@ -935,12 +973,12 @@ class NoticeStatement(_message.Message):
         *,
         notice_id: _builtins.str = ...,
         version: _builtins.int = ...,
-        title: Global___Text | None = ...,
+        title: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         content_sha256: _builtins.bytes = ...,
         uri: _builtins.str = ...,
         attestation: Global___Attestation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "title", b"title"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "content_sha256", b"content_sha256", "notice_id", b"notice_id", "title", b"title", "uri", b"uri", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...

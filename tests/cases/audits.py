@@ -158,7 +158,7 @@ class Forge:
 
     def participant(self, name: str, **more: Any) -> None:
         fields = {"roles": [st.PARTICIPANT_ROLE_HOLDER], "active": True, **more}
-        message = st.ParticipantStatement(participant_id=name, name=st.Text(en=name, ko=name), **fields)
+        message = st.ParticipantStatement(participant_id=name, name={"en": name, "ko": name}, **fields)
         self.add(EntryKind.PARTICIPANT, codec.public_tag(f"participant/{name}"), message)
 
     def enrol(self, number: int) -> bytes:

@@ -110,7 +110,7 @@ class Running:
         for name, roles in ROLES.items():
             statement = st.ParticipantStatement(
                 participant_id=name,
-                name=st.Text(ko="시험 기관", en=name),
+                name={"ko": "시험 기관", "en": name},
                 roles=roles,
                 rights=RIGHTS.get(name, []),
                 active=True,

@@ -51,7 +51,7 @@ def read_vocabulary(file: str, change: Row | None = None) -> Vocabulary:
     lists = {
         name: tuple(
             Code(
-                code=one["code"], ko=one["code"], en=one["code"], parent=one.get("parent", ""),
+                code=one["code"], name={"en": one["code"]}, parent=one.get("parent", ""),
                 implies=one.get("implied", True), level=one.get("level", ""), labels=tuple(one.get("labels", ())),
             )
             for one in read[name]

@@ -112,7 +112,7 @@ def first_life(running: Running, diary: Diary) -> None:
     tell = partial(ask, diary, running=running)
     for name, roles in ROLES.items():
         told = st.ParticipantStatement(
-            participant_id=name, name=st.Text(en=name), roles=roles, rights=RIGHTS.get(name, []), active=True
+            participant_id=name, name={"en": name}, roles=roles, rights=RIGHTS.get(name, []), active=True
         )
         request = rs.RegisterParticipantRequest(request_id=request_id(), attested=told)
         tell(running.registry.RegisterParticipant, request, who="operator")

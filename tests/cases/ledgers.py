@@ -261,7 +261,7 @@ class LedgerCase:
         """Return the registration of a participant."""
         message = st.ParticipantStatement(
             participant_id=participant_id,
-            name=st.Text(en=participant_id),
+            name={"en": participant_id},
             roles=[st.PARTICIPANT_ROLE_HOLDER],
             rights=[st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS],
             active=True,

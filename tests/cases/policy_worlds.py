@@ -45,7 +45,7 @@ from consentd.policy.vocabulary import LEVEL_NUMBERS, Code, Vocabulary
 
 
 def _code(code: str, parent: str = "", *, implies: bool = True, level: str = "", labels: tuple[str, ...] = ()) -> Code:
-    return Code(code=code, ko=code, en=code, parent=parent, implies=implies, level=level, labels=labels)
+    return Code(code=code, name={"en": code}, parent=parent, implies=implies, level=level, labels=labels)
 
 
 EARLIER = Vocabulary(

@@ -90,7 +90,7 @@ class RealmLife:
         """State that a participant is a member of exactly these groups from now on."""
         rights = [one for one in RIGHTS if one != st.PARTICIPANT_RIGHT_SEE_REASONS or name not in self.blind]
         message = st.ParticipantStatement(
-            participant_id=name, name=st.Text(ko=name), rights=rights, active=name not in LEFT, groups=sorted(groups),
+            participant_id=name, name={"ko": name}, rights=rights, active=name not in LEFT, groups=sorted(groups),
             roles=[st.PARTICIPANT_ROLE_HOLDER, st.PARTICIPANT_ROLE_RECIPIENT], country="DE" if name in ABROAD else "KR",
         )  # fmt: skip
         index = self._public(f"participant/{name}", EntryKind.PARTICIPANT, message)

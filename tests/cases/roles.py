@@ -420,7 +420,7 @@ def _retire(call: Call) -> Access:
 
 
 def _register(call: Call) -> Access:
-    made = st.ParticipantStatement(participant_id="new", name=st.Text(en="new"), roles=[HOLDER], active=True)
+    made = st.ParticipantStatement(participant_id="new", name={"en": "new"}, roles=[HOLDER], active=True)
     request = rs.RegisterParticipantRequest(request_id=request_id(), attested=made)
     return call.plain(call.running.registry.RegisterParticipant, request)
 
@@ -447,14 +447,19 @@ def _publish_rules(call: Call) -> Access:
     return call.plain(call.running.registry.PublishRules, request)
 
 
+def _notice() -> st.NoticeStatement:
+    name = f"n{request_id().hex()[:8]}"
+    return st.NoticeStatement(notice_id=name, version=1, title={"ko": "고지"}, content_sha256=bytes(32))
+
+
 def _publish_notice(call: Call) -> Access:
-    notice = st.NoticeStatement(notice_id=f"n{request_id().hex()[:8]}", version=1, content_sha256=bytes(32))
+    notice = _notice()
     request = rs.PublishNoticeRequest(request_id=request_id(), attested=notice)
     return call.plain(call.running.registry.PublishNotice, request)
 
 
 def _get_notice(call: Call) -> Access:
-    notice = st.NoticeStatement(notice_id=f"n{request_id().hex()[:8]}", version=1, content_sha256=bytes(32))
+    notice = _notice()
     request = rs.PublishNoticeRequest(request_id=request_id(), attested=notice)
     call.running.registry.PublishNotice(request, metadata=call.running.as_("operator"))
     return call.plain(call.running.registry.GetNotice, rs.GetNoticeRequest(notice_id=notice.notice_id))

@@ -116,7 +116,7 @@ def accesses(running: Running, subject: pb.Subject) -> list[ac.AccessRecord]:
 
 
 def register(running: Running, who_is: str, roles: list[int], *, who: str = "operator", **more: Any) -> pb.Receipt:
-    fields = {"participant_id": who_is, "name": st.Text(ko="기관"), "roles": roles, "active": True, **more}
+    fields = {"participant_id": who_is, "name": {"ko": "기관"}, "roles": roles, "active": True, **more}
     request = rs.RegisterParticipantRequest(request_id=request_id(), attested=st.ParticipantStatement(**fields))
     return running.registry.RegisterParticipant(request, metadata=running.as_(who)).receipt
 

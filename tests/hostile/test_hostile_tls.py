@@ -78,7 +78,7 @@ class Served:
         with grpc.secure_channel(self.target, self.credentials, [("grpc.use_local_subchannel_pool", 1)]) as channel:
             registry = registry_service_pb2_grpc.RegistryServiceStub(channel)
             statement = st.ParticipantStatement(
-                participant_id=name, name=st.Text(ko="시험 기관", en=name), active=True,
+                participant_id=name, name={"ko": "시험 기관", "en": name}, active=True,
                 roles=[st.PARTICIPANT_ROLE_RECIPIENT],
             )  # fmt: skip
             request = rs.RegisterParticipantRequest(request_id=request_id(), attested=statement)

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterable, Mapping
 
-LANGUAGES = ("ko", "en")
+from consentd.policy.language import is_korean
+
 # Control characters, line separators, and characters that change the direction of the text.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
@@ -117,9 +118,9 @@ def escape_control(text: str) -> str:
 
 
 def label(code: str, lang: str) -> str:
-    """Return the label of a code; the code itself if it has no label."""
+    """Return the label of a code: in Korean for readers of Korean, else in English. Without one, return the code."""
     found = _LABELS.get(code)
-    return code if found is None else found[LANGUAGES.index(lang)]
+    return code if found is None else found[0 if is_korean(lang) else 1]
 
 
 def enum_name(enum: type, number: int, prefix: str) -> str:

@@ -6,6 +6,7 @@ from google.protobuf.message import DecodeError, Message
 
 from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX
 from consentd.policy.dates import format_instant
+from consentd.policy.language import best_text, is_korean
 from consentd.policy.model import ANY
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
@@ -21,18 +22,18 @@ def author(name: str, lang: str) -> str:
     if not name:
         return ""
     if name == LEDGER_CHAIN:
-        return "서버 서명" if lang == "ko" else "signed by the daemon"
+        return "서버 서명" if is_korean(lang) else "signed by the daemon"
     if name == "subject":
-        return "본인 서명" if lang == "ko" else "signed by the person"
+        return "본인 서명" if is_korean(lang) else "signed by the person"
     participant = name.removeprefix(PARTICIPANT_PREFIX)
-    return f"{participant} 서명" if lang == "ko" else f"signed by {participant}"
+    return f"{participant} 서명" if is_korean(lang) else f"signed by {participant}"
 
 
 def attested(participant: str, lang: str) -> str:
     """Describe that *participant* attests a statement that the daemon signed; empty if *participant* is empty."""
     if not participant:
         return ""
-    return f"({participant} 확인)" if lang == "ko" else f"(attested by {participant})"
+    return f"({participant} 확인)" if is_korean(lang) else f"(attested by {participant})"
 
 
 def describe(message: Message | None, lang: str) -> str:
@@ -80,13 +81,13 @@ def _line(message: Message | None, lang: str) -> str:
         case st.LedgerStatement():
             return message.origin
         case st.ParticipantStatement():
-            return f"{message.participant_id} {text(message.name, lang)}"
+            return f"{message.participant_id} {best_text(message.name, lang)}"
         case st.KeyStatement():
             return message.key.hex()[:16] + (f" {label('RETIRED', lang)}" if message.retired else "")
         case st.VocabularyStatement():
             return f"{message.vocabulary_id} v{message.version}"
         case st.NoticeStatement():
-            return f"{message.notice_id} v{message.version} {text(message.title, lang)}"
+            return f"{message.notice_id} v{message.version} {best_text(message.title, lang)}"
         case st.RulesStatement():
             return f"{message.realm_id} v{message.version}"
         case st.MandateStatement():
@@ -94,11 +95,6 @@ def _line(message: Message | None, lang: str) -> str:
         case st.DelegationStatement():
             return delegation(message, lang)
     return label("UNKNOWN", lang)
-
-
-def text(both: st.Text, lang: str) -> str:
-    """Return a text in language *lang*, or in the other language if the text is not available in *lang*."""
-    return (both.ko or both.en) if lang == "ko" else (both.en or both.ko)
 
 
 def mandate(message: st.MandateStatement, lang: str) -> str:
@@ -146,7 +142,7 @@ def parse_question(message: st.AccessStatement) -> pb.Question | None:
 
 def asker(caller: str, lang: str) -> str:
     """Describe who asked a question: the participant whose credential the call had."""
-    return f"{caller} 요청" if lang == "ko" else f"asked by {caller}"
+    return f"{caller} 요청" if is_korean(lang) else f"asked by {caller}"
 
 
 def question(asked: pb.Question) -> str:

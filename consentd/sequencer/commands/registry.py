@@ -15,6 +15,7 @@ from consentd.errors import ConflictError, InvalidError, MalformedError, NotFoun
 from consentd.ledger.ledger import Appended
 from consentd.policy import check
 from consentd.policy.compile import compile_rules
+from consentd.policy.language import check_name
 from consentd.policy.vocabulary import check_successor
 from consentd.sequencer.commands import acting
 from consentd.sequencer.commands.callers import PARTICIPANT_ID, RECEIVING_ROLES, RESERVED_IDS
@@ -37,8 +38,6 @@ M = TypeVar("M", bound=Message)
 
 _GROUP = re.compile(r"group/[a-z0-9][a-z0-9._-]{0,62}")
 _COUNTRY = re.compile("[A-Z]{2}")
-_MAX_NAME = 500
-"""Maximum length of a participant's name, in characters."""
 _ASKING_ROLES = RECEIVING_ROLES | {st.PARTICIPANT_ROLE_RELAY}
 ROLES_OF_RIGHTS: Mapping["st.ParticipantRight.ValueType", frozenset["st.ParticipantRole.ValueType"]] = {
     st.PARTICIPANT_RIGHT_BREAK_GLASS: RECEIVING_ROLES,
@@ -86,8 +85,7 @@ def _check_participant(write: PublicWrite[st.ParticipantStatement], _: WriteCont
     message = write.message
     if not PARTICIPANT_ID.fullmatch(message.participant_id) or message.participant_id in RESERVED_IDS:
         raise InvalidError(f"participant id is not of [a-z0-9._-], or reserved: `{message.participant_id}`")
-    if not (message.name.ko or message.name.en) or max(map(len, (message.name.ko, message.name.en))) > _MAX_NAME:
-        raise InvalidError("participant has no name, or one that is too long")
+    check_name(message.name)
     roles, rights = list(message.roles), list(message.rights)
     if not roles or any(role not in st.ParticipantRole.values() or not role for role in roles):
         raise InvalidError("participant has no role, or an unknown one")
@@ -133,10 +131,13 @@ def check_vocabulary(view: View, message: st.VocabularyStatement) -> None:
     """Check the next version of the vocabulary. The first one, with which a ledger begins, must only be well formed.
 
     Raises:
-        InvalidError: it is no vocabulary, is another one, or changes what codes mean (``check_successor``).
+        InvalidError: it is no vocabulary, is another one, or changes what codes mean (``check_successor``); or a code's
+            name is none (``check_name``).
         ConflictError: its version is not the next.
     """
     value, old = values.vocabulary_value(message), view.vocabulary_statement()
+    for code in message.codes:
+        check_name(code.name)
     if old is None:
         return
     if old.vocabulary_id != message.vocabulary_id:
@@ -173,6 +174,7 @@ def _check_notice(write: PublicWrite[st.NoticeStatement], context: WriteContext)
     table = context.table
     if not PARTICIPANT_ID.fullmatch(write.message.notice_id) or len(write.message.content_sha256) != 32:
         raise InvalidError("notice needs an id of [a-z0-9._-] and the 32-byte hash of its text")
+    check_name(write.message.title)
     latest = table.notice(write.message.notice_id)
     _check_next_version(write.message.version, 0 if latest is None else latest.version)
 
