@@ -18,7 +18,7 @@ from consentd.policy.codebook import PackedQuestion
 from consentd.policy.compile import POLICY_ROWS, POLICY_SHIFT, STATUTORY, UNREADABLE, CompiledRules
 from consentd.policy.match_row import NO_LIMITS, NO_MATCH, UNKNOWN, Fits, Limits, RowMatcher
 from consentd.policy.model import MAX_DEPTH, OPEN_END_MS, Layer
-from consentd.policy.rows import PERMIT, ROW, ROW_SIZE, SIDE, Fields, uses_reserved, uses_reserved_at
+from consentd.policy.rows import PERMIT, ROW, ROW_SIZE, SIDE, Fields, uses_reserved_at
 from consentd.policy.subject import (
     ENTRY,
     FORMAT,
@@ -217,7 +217,7 @@ def _add_lineage(
     *is_known*: its directory entry is one that this version can interpret.
     """
     layer = STATUTE if flags & STATUTORY else CONSENT
-    if not is_known or flags & UNREADABLE or (side and uses_reserved(side, rows)):
+    if not is_known or flags & UNREADABLE or (side and block.has_reserved(rows)):
         if matcher.matches_unreadable(rows[0], block, since):
             trees.append((layer, ids, "", side, ((rows[0], question.categories, UNKNOWN),)))
         return
@@ -306,19 +306,25 @@ def _match_tree(
         permits, denies = permitted[inner], denied[inner]
         permitted[inner] = denied[inner] = 0
         mask = mask and mask & fits[key]
-        if mask and found.in_force(row[4], row[5], now_ms):
+        if mask and ((row[5] == OPEN_END_MS and row[4] <= now_ms) or found.in_force(row[4], row[5], now_ms)):
             mask &= ~(permits | denies)
-            if key & PERMIT:
-                permits |= mask
-            else:
-                denies |= mask
             if mask:
-                decisive.append((row[11], PERMITS if key & PERMIT else DENIES, mask))
-        permitted[depth] |= permits & ~denies
-        denied[depth] |= denies
+                if key & PERMIT:
+                    permits |= mask
+                    decisive.append((row[11], PERMITS, mask))
+                else:
+                    denies |= mask
+                    decisive.append((row[11], DENIES, mask))
+        if permits or denies:
+            permitted[depth] |= permits & ~denies
+            denied[depth] |= denies
+    if not decisive:
+        return
     of_consent = Paths([row for row, _, _ in candidates]) if path is None else None
+    of_layer, add, root_permits = found.masks[layer], found.rows.append, permitted[0]
     for node, kind, mask in reversed(decisive):
         # A nested permit did not decide those categories that a deny elsewhere in the tree denies.
-        counted = mask if kind == DENIES else mask & permitted[0]
+        counted = mask if kind == DENIES else mask & root_permits
         if counted:
-            found.add(layer, kind, counted, ids, path or "" if of_consent is None else (of_consent, node))
+            of_layer[kind] |= counted
+            add((layer, kind, counted, ids, path or "" if of_consent is None else (of_consent, node)))

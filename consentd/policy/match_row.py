@@ -11,6 +11,7 @@ matched in two steps, because a question may be answered for several cases: ``Ro
 on the case, and ``Fits`` the rest.
 """
 
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from consentd.policy.codebook import AskedLeaves, Groups, Numbers, PackedQuestion
@@ -19,6 +20,7 @@ from consentd.policy.rows import (
     LEVEL_SHIFT,
     NORMAL,
     PERMIT,
+    RESERVED_WORD,
     SIDE,
     SIDE_RECORD,
     SIDE_WINDOW,
@@ -72,30 +74,33 @@ class Limits:
     rows may share a list. So each list is compared with the question once.
 
     Attributes:
+        unpacked: what ``unpack`` returns; empty until it is called.
         first: the word at which the side block of the consent begins whose rows are matched now.
     """
 
-    __slots__ = ("_blocks", "_meets", "_unpacked", "first")
+    __slots__ = ("_meets", "blocks", "first", "unpacked")
 
     def __init__(self, blocks: bytes = b"") -> None:
         """*blocks*: side blocks, and between them anything; all in whole words."""
-        self._blocks = blocks
-        self._unpacked: tuple[int, ...] = ()
+        self.blocks: Final = blocks
+        self.unpacked: tuple[int, ...] = ()
         self._meets: dict[int, bool] = {}  # 8 × the list's word + what it is compared with → the result
         self.first = 0
 
-    def record(self, word: int) -> tuple[int, int]:
-        """Return the first two words of the record at *word*. A word has two fields; the first is its lower half."""
-        words = self._unpacked
-        if not words:
-            words = self._unpacked = unpack_words(self._blocks)
-        word += self.first
-        return words[word], words[word + 1]
+    def unpack(self) -> tuple[int, ...]:
+        """Return the words of all blocks. A word has two fields; the first is its lower half."""
+        if not self.unpacked:
+            self.unpacked = unpack_words(self.blocks)
+        return self.unpacked
 
-    def period(self, word: int) -> tuple[int, int]:
-        """Return the data period of the record at *word*, which has one."""
-        start, end = SIDE_WINDOW.unpack_from(self._blocks, 4 * (self.first + word) + SIDE_RECORD.size)
-        return start, end
+    def has_reserved(self, rows: Iterable[Fields]) -> bool:
+        """Return whether a side record of *rows* has a value in the reserved field: then a later version wrote it.
+
+        Raises:
+            IndexError: a record is cut short.
+        """
+        words, reserved = self.unpack(), self.first + RESERVED_WORD
+        return any(map(words.__getitem__, [reserved + row[8] for row in rows if row[9] & SIDE]))
 
     def names(self, word: int, asked: Numbers, groups: Groups, side: int, since: int) -> bool:
         """Return whether the list at *word* names one of *asked*, or one of *groups* that counts.
@@ -103,7 +108,7 @@ class Limits:
         *side*: 0 to 3, PERMIT for a permit, and 2 more for holders.
         """
         word += self.first
-        words = self._unpacked
+        words = self.unpacked or self.unpack()
         count = words[word]
         found = self._meets.get(8 * word + side) if count > _FEW else None
         if found is None:
@@ -120,7 +125,7 @@ class Limits:
         word += self.first
         found = self._meets.get(8 * word + 4 + permit)
         if found is None:
-            limit = decode_references(self._blocks, word)
+            limit = decode_references(self.blocks, word)
             found = references <= limit if permit else not references.isdisjoint(limit)
             self._meets[8 * word + 4 + permit] = found
         return found
@@ -145,11 +150,30 @@ def group_counts(number: int, groups: Groups, permit: int, since: int) -> bool:
 class RowMatcher:
     """Compares a question with rows, as far as that does not depend on the case."""
 
-    __slots__ = ("_parties", "_question")
+    __slots__ = (
+        "_action", "_categories", "_data_period", "_deny_actions", "_deny_actors", "_deny_groups", "_deny_mask",
+        "_deny_purposes", "_holder_groups", "_holders", "_leaves", "_permit_actors", "_permit_groups", "_purpose",
+        "_resources",
+    )  # fmt: skip
 
     def __init__(self, question: PackedQuestion) -> None:
-        self._question: Final = question
-        self._parties: Final = question.parties
+        # Attributes of its own: a person may have thousands of rows, and two reads for each field take longer than one.
+        self._action: Final = question.action
+        self._categories: Final = question.categories
+        self._data_period: Final = question.data_period
+        self._deny_actions: Final = question.deny_actions
+        self._deny_mask: Final = question.leaves.deny_mask
+        self._deny_purposes: Final = question.deny_purposes
+        self._leaves: Final = question.leaves
+        self._purpose: Final = question.purpose
+        self._resources: Final = question.resources
+        parties = question.parties
+        self._holders: Final = parties.holders
+        self._holder_groups: Final = parties.holder_groups
+        self._permit_actors: Final = parties.permit_actors
+        self._permit_groups: Final = parties.permit_groups
+        self._deny_actors: Final = parties.deny_actors
+        self._deny_groups: Final = parties.deny_groups
 
     def match(self, row: Fields, block: Limits, since: int) -> tuple[int, int]:
         """Return the mask of the leaves asked for that a row may match, and its key. Mask 0: the row does not match.
@@ -158,85 +182,67 @@ class RowMatcher:
         *since* is the leaf index of the entry of the consent or of the rules.
         """
         actor, holder, purposes, categories, _, _, labels, actions, word, flags, _, _, _ = row
-        question, parties = self._question, self._parties
         permit = flags & PERMIT
         if permit:
-            mask = categories & question.categories
-            if not (mask and purposes & question.purpose and actions & question.action):
+            mask = categories & self._categories
+            if not (mask and purposes & self._purpose and actions & self._action):
                 return NO_MATCH
-            actors = parties.permit_actors
+            actors = self._permit_actors
         else:
-            if not (
-                categories & question.leaves.deny_mask
-                and purposes & question.deny_purposes
-                and actions & question.deny_actions
-            ):
+            if not (categories & self._deny_mask and purposes & self._deny_purposes and actions & self._deny_actions):
                 return NO_MATCH
-            mask = denied_leaves(categories, question.leaves)
-            actors = parties.deny_actors
+            mask = denied_leaves(categories, self._leaves)
+            actors = self._deny_actors
         key = labels << KEY_SHIFT | flags & ~(SIDE | GROUP)
+        lists = more = 0
         if flags & SIDE:
-            lists, more = block.record(word)
-            if not self._participants_match(actor, holder, permit, block, since, lists):
+            words = block.unpacked or block.unpack()
+            word += block.first
+            lists, more = words[word], words[word + 1]
+        if lists or not (actor in actors and holder in self._holders):
+            is_plain = not flags & GROUP and not lists
+            if is_plain or not self._participants_match(actor, holder, permit, block, since, lists):
                 return NO_MATCH
-            return (mask, key) if not more else self._match_data(block, word, more, permit, mask, key)
-        if actor in actors and holder in parties.holders:
-            return mask, key
-        if flags & GROUP and self._participants_match(actor, holder, permit, block, since):
-            return mask, key
-        return NO_MATCH
+        if more >> 16:
+            if self._data_period is None:
+                key |= IS_OPEN
+            else:
+                start, end = self._data_period
+                first, last = SIDE_WINDOW.unpack_from(block.blocks, 4 * word + SIDE_RECORD.size)
+                if not (first <= start and end <= last if permit else start < last and first < end):
+                    return NO_MATCH
+        resources = more & 0xFFFF
+        if resources:
+            key |= NAMES_RESOURCES
+            if self._resources is None:
+                key |= IS_OPEN
+            elif not block.covers(resources, self._resources, permit):
+                return NO_MATCH
+        return mask, key
 
     def matches_unreadable(self, row: Fields, block: Limits, since: int) -> bool:
         """Return whether an unreadable consent may match. Its participants alone are compared, as those of a deny."""
-        lists = block.record(row[8])[0] if row[9] & SIDE else 0
+        lists = block.unpack()[block.first + row[8]] if row[9] & SIDE else 0
         return self._participants_match(row[0], row[1], 0, block, since, lists)
 
-    def _participants_match(
-        self, actor: int, holder: int, permit: int, block: Limits, since: int, lists: int = 0
-    ) -> bool:
+    def _participants_match(self, actor: int, holder: int, permit: int, block: Limits, since: int, lists: int) -> bool:
         """Return whether the actors and the holders of a row match.
 
         *lists*: the words of the lists of actors (lower half) and of holders; 0: the row's own field.
         """
-        parties = self._parties
         many_actors, many_holders = lists & 0xFFFF, lists >> 16
-        asked = parties.permit_actors if permit else parties.deny_actors
-        groups = parties.permit_groups if permit else parties.deny_groups
+        if permit:
+            asked, groups = self._permit_actors, self._permit_groups
+        else:
+            asked, groups = self._deny_actors, self._deny_groups
         if many_actors:
             if not block.names(many_actors, asked, groups, permit, since):
                 return False
         elif actor not in asked and not group_counts(actor, groups, permit, since):
             return False
         if many_holders:
-            return block.names(many_holders, parties.holders, parties.holder_groups, permit + 2, since)
-        return holder in parties.holders or group_counts(holder, parties.holder_groups, permit, since)
-
-    def _match_data(
-        self, block: Limits, word: int, more: int, permit: int, mask: int, key: int
-    ) -> tuple[int, int]:
-        """Match the data period and the resources of the side record at *word*.
-
-        Args:
-            more: the second word of the record: the word of the list of resources, and the number of data periods.
-            mask, key: of the rest of the row, which matches.
-        """
-        question = self._question
-        resources, periods = more & 0xFFFF, more >> 16
-        if periods:
-            if question.data_period is None:
-                key |= IS_OPEN
-            else:
-                start, end = question.data_period
-                first, last = block.period(word)
-                if not (first <= start and end <= last if permit else start < last and first < end):
-                    return NO_MATCH
-        if resources:
-            key |= NAMES_RESOURCES
-            if question.resources is None:
-                key |= IS_OPEN
-            elif not block.covers(resources, question.resources, permit):
-                return NO_MATCH
-        return mask, key
+            return block.names(many_holders, self._holders, self._holder_groups, permit + 2, since)
+        return holder in self._holders or group_counts(holder, self._holder_groups, permit, since)
 
 
 class Fits(dict[int, int]):

@@ -51,8 +51,11 @@ block (0: there is no such list); how many data periods (0 or 1) follow; and a r
 SIDE_WINDOW: Final = struct.Struct("<qq")
 """The part of a side record that states the data period, if there is one: start, end."""
 
-_RESERVED: Final = struct.Struct("<8xI")
-"""The reserved field of a side record. It begins 8 bytes after the record."""
+RESERVED_WORD: Final = 2
+"""The word of a side record, from its first, that is the reserved field."""
+
+_RESERVED: Final = struct.Struct(f"<{4 * RESERVED_WORD}xI")
+"""The reserved field of a side record."""
 
 _NONE: Final = (0,)  # what the reserved field unpacks to if nothing is in it
 
