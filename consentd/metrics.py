@@ -15,9 +15,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import prometheus_client
+
+from consentd.policy.default_vocabulary import REFUSAL_GROUNDS
 
 T = TypeVar("T", prometheus_client.Counter, prometheus_client.Gauge, prometheus_client.Histogram)
 
@@ -48,7 +50,9 @@ def _one_of(name: str, *values: str) -> Label:
 
 _METHOD = Label("method", re.compile(r"[A-Z][A-Za-z]{1,39}"))
 _ERROR_REASON = Label("reason", re.compile(r"[A-Z][A-Z_]{1,59}"))
-_REFUSAL = _one_of("reason", *(f"R{number:02}" for number in range(1, 12)), "DECISION")
+GROUNDS: Final = tuple(code.code for code in REFUSAL_GROUNDS)
+"""The grounds of refusals that have a label value of their own. A realm's other grounds are counted as ``other``."""
+_REFUSAL = _one_of("reason", *GROUNDS, "other", "DECISION")
 _CODE = _one_of(
     "code", "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
     "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
@@ -184,7 +188,7 @@ class Metrics:
         self.decisions = private("decisions", "Decisions taken.", _OUTCOME, _VIA)
         self.unenrolled_questions = private("unenrolled_questions", "Questions about subjects not enrolled.")
         self.refusals = private(
-            "refusals", "REFUSAL entries, by the reason of Decree 42-8; DECISION: an access not permitted.", _REFUSAL
+            "refusals", "REFUSAL entries, by the ground of Decree 42-8; DECISION: an access not permitted.", _REFUSAL
         )
 
         self.quota_refusals = counter(

@@ -78,7 +78,7 @@ def case() -> Case:
     return Case()
 
 
-ORDER: dict[str, Any] = {"kind": pb.CONSENT_KIND_STATUTORY, "legal_basis": "order 1"}
+ORDER: dict[str, Any] = {"kind": pb.CONSENT_KIND_STATUTORY, "legal_basis": "COURT"}
 
 
 def test_a_statutory_consent_of_anybody_else_is_named(case: Case, tmp_path: Path) -> None:
@@ -174,6 +174,22 @@ def test_a_consent_that_names_a_notice_nobody_published_is_named(case: Case, tmp
     at = case.wrong[0] + 1
     case.forge.openings[at] = None
     assert case.faults(tmp_path / "lost") == [case.wrong[0], case.wrong[-1]]
+
+
+def test_a_refusal_with_another_ground_than_the_consent_gives_is_named(case: Case, tmp_path: Path) -> None:
+    asked = pb.Consent(kind=pb.CONSENT_KIND_TRANSFER_REQUEST, language="ko")
+    asked.root.effect = pb.EFFECT_PERMIT
+    missing = ["purpose", "holder", "recipient", "categories", "recurrence", "end", "retention"]
+    for ground, named in (("R05", missing), ("R06", missing), ("", missing), ("R05", ["purpose"])):
+        refused = st.RefusalStatement(grant=st.GrantStatement(consent=asked), reason=ground, missing=named)
+        if (ground, named) != ("R05", missing):
+            case.wrong.append(case.forge.size)
+        case.forge.add(EntryKind.REFUSAL, case.tag, refused)
+    case.forge.seal()
+    location = case.forge.write(tmp_path / "a", tmp_path / "b")
+    report = replay_decisions(location, origin=ORIGIN, log_verifier=LOG.verifier, jobs=JOBS)
+    assert [fault.index for fault in report.faults] == case.wrong
+    assert "reason: recorded `R06`, comes out `R05`" in report.faults[0].what
 
 
 def test_an_entry_that_the_daemon_signed_for_nobody_is_named(case: Case, tmp_path: Path) -> None:

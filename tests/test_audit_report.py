@@ -265,17 +265,19 @@ def test_what_permits_a_part_is_no_reason_of_a_refusal_and_later_codes_are_numbe
     codes = (pb.REASON_CODE_PERMITTED_BY_LAW, pb.REASON_CODE_DENIED_BY_LAW, 99)
     reasons = [pb.DecisionReason(code=code) for code in codes]
     access(forge, tag, "bank", outcome=77, reasons=reasons)
-    forge.add(EntryKind.REFUSAL, tag, st.RefusalStatement(reason=88))
+    for ground in ("R05", "R99", "R05"):
+        forge.add(EntryKind.REFUSAL, tag, st.RefusalStatement(reason=ground))
     forge.seal()
     found = count(forge.write(tmp_path / "a", tmp_path / "b"))
-    assert found.refusals - before == {"DENIED_BY_LAW": 1, "CODE 99": 1, "CODE 88": 1}
-    assert "CODE 99" in render(found, made_s=0)
+    assert found.refusals - before == {"DENIED_BY_LAW": 1, "CODE 99": 1}
+    assert found.refused_consents == {"R05": 2, "R99": 1}
+    page = render(found, made_s=0)
+    assert all(text in page for text in ("CODE 99", "R05 요구사항 미특정 · items of the request not specified", "R99"))
 
 
 def test_every_reason_has_a_name_in_korean() -> None:
     codes = [name.removeprefix("REASON_CODE_") for name in pb.ReasonCode.keys()]  # noqa: SIM118  # an enum, no dict
-    legal = [name.removeprefix("REFUSAL_REASON_") for name in st.RefusalReason.keys()]  # noqa: SIM118
-    named = {code for code in codes + legal if not code.startswith("PERMITTED_") and code != "UNSPECIFIED"}
+    named = {code for code in codes if not code.startswith("PERMITTED_") and code != "UNSPECIFIED"}
     assert named == set(_REASONS)
 
 

@@ -31,7 +31,9 @@ REASONS, READ, ERASE = (
     st.PARTICIPANT_RIGHT_ERASE,
 )
 YEAR_2096_MS = 4_000_000_000_000
-OWN = ("legal_basis", "recurrence", "source", "implicit_policy", "retention_until_time_ms")
+OWN = (
+    "legal_basis", "legal_basis_note", "recurrence", "source", "implicit_policy", "retention_until_time_ms", "language",
+)
 """Fields of a consent and not of its root."""
 
 
@@ -64,7 +66,7 @@ def grant(running: Running, subject: pb.Subject, who: str = "app", **fields: Any
 
 def order(running: Running, subject: pb.Subject, who: str = "court", **fields: Any) -> str:
     """Write a STATUTORY consent."""
-    stated = {"kind": pb.CONSENT_KIND_STATUTORY, "legal_basis": "Medical Act 21(3)", **fields}
+    stated = {"kind": pb.CONSENT_KIND_STATUTORY, "legal_basis": "MA-21-3", **fields}
     return grant(running, subject, who, **stated)
 
 
@@ -90,7 +92,7 @@ def test_a_public_authority_writes_changes_and_ends_a_statutory_consent(
     assert running.check(question(subject)).outcome == pb.OUTCOME_DENY
     consent_id = order(running, subject, who)
     assert running.check(question(subject)).reasons[0].code == pb.REASON_CODE_PERMITTED_BY_LAW
-    assert amend(running, subject, consent_id, who, kind=pb.CONSENT_KIND_STATUTORY, legal_basis="order 2") == 2
+    assert amend(running, subject, consent_id, who, kind=pb.CONSENT_KIND_STATUTORY, legal_basis="COURT") == 2
     change(running, EntryKind.PAUSE, subject, consent_id, who=who)
     assert running.check(question(subject)).outcome == pb.OUTCOME_DENY
     change(running, EntryKind.RESUME, subject, consent_id, who=who)
@@ -120,7 +122,7 @@ def test_nobody_else_writes_any_consent(running: Running, subject: pb.Subject, w
 def test_no_persons_key_signs_a_statutory_consent_or_ends_one(running: Running) -> None:
     person = Person(running)
     statutory = consent(kind=pb.CONSENT_KIND_STATUTORY)
-    statutory.legal_basis = "my own order"
+    statutory.legal_basis = "COURT"
     assert refusal(lambda: person.grant(message=st.GrantStatement(consent=statutory))) == "CALLER_NOT_ALLOWED"
     signed = person.sign(EntryKind.GRANT, st.GrantStatement(consent=statutory), request := request_id())
     write = cs.GrantConsentRequest(request_id=request, subject=person.subject, signed=signed)
@@ -148,7 +150,7 @@ def test_a_public_authority_touches_no_consent_of_the_person(running: Running, s
 
 def test_no_amendment_makes_a_consent_statutory_or_ends_that(running: Running, subject: pb.Subject) -> None:
     plain, statutory = grant(running, subject), order(running, subject)
-    made = {"kind": pb.CONSENT_KIND_STATUTORY, "legal_basis": "order 3"}
+    made = {"kind": pb.CONSENT_KIND_STATUTORY, "legal_basis": "COURT"}
     assert refusal(lambda: amend(running, subject, plain, "operator", **made)) == "INVALID_CONSENT"
     assert refusal(lambda: amend(running, subject, statutory, "operator")) == "INVALID_CONSENT"
 
@@ -157,7 +159,6 @@ def test_no_amendment_makes_a_consent_statutory_or_ends_that(running: Running, s
     "fields",
     [
         {"legal_basis": ""},
-        {"legal_basis": " "},
         {"purposes": []},
         {"actors": []},
         {"categories": []},
@@ -178,8 +179,22 @@ def test_a_statutory_consent_names_its_basis_purpose_recipient_and_data(
     assert refusal(lambda: order(running, subject, **fields)) == "INVALID_CONSENT"
 
 
+@pytest.mark.parametrize("code", [" ", "order 1", "court", "R01", "TREAT"])
+def test_a_legal_basis_is_a_code_of_the_vocabulary(running: Running, subject: pb.Subject, code: str) -> None:
+    assert refusal(lambda: order(running, subject, legal_basis=code)) == "UNKNOWN_CODE"
+    assert refusal(lambda: order(running, subject, legal_basis_note="가" * 683)) == "TOO_LARGE"
+    order(running, subject, legal_basis="STATUTE", legal_basis_note="감염병예방법 76조의2")
+
+
 def test_only_a_statutory_consent_has_a_legal_basis(running: Running, subject: pb.Subject) -> None:
-    assert refusal(lambda: grant(running, subject, legal_basis="Medical Act 21(3)")) == "INVALID_CONSENT"
+    assert refusal(lambda: grant(running, subject, legal_basis="MA-21-3")) == "INVALID_CONSENT"
+    assert refusal(lambda: grant(running, subject, legal_basis_note="an order")) == "INVALID_CONSENT"
+
+
+@pytest.mark.parametrize("language", ["korean", "KO", "ko_KR", "ko-kr"])
+def test_the_language_of_a_consent_is_a_tag(running: Running, subject: pb.Subject, language: str) -> None:
+    assert refusal(lambda: grant(running, subject, language=language)) == "INVALID_CONSENT"
+    grant(running, subject, language="ko-KR")
 
 
 # -- whom a consent names, and until when --------------------------------------------------------------------------

@@ -103,7 +103,7 @@ def test_a_permit_has_what_the_law_demands_by_its_own_or_its_parents_lists(kind:
 
 @pytest.mark.parametrize("name", list(STATED))
 def test_a_statutory_permit_never_says_any(name: str) -> None:
-    statutory = {"kind": Kind.STATUTORY, "legal_basis": "Medical Act 21(3)"}
+    statutory = {"kind": Kind.STATUTORY, "legal_basis": "MA-21-3"}
     named, star = {**STATED}, {**STATED, name: (ANY,)}
     assert refused(permit(**named), **statutory) == ""
     assert refused(deny(**star), **statutory) == ""

@@ -17,7 +17,6 @@ from consentd.policy.model import (
     Kind,
     Period,
     Provision,
-    RefusalReason,
     Rules,
 )
 from consentd.policy.tree import paths, walk
@@ -45,7 +44,7 @@ def test_a_transfer_request_with_all_seven_items() -> None:
     + [{"limits": {"end_ms": OPEN_END_MS}}, {"recurrence": ""}, {"retention_until_ms": 0}],
 )
 def test_a_transfer_request_that_lacks_one_is_refused_with_r05(lacking: dict[str, Any]) -> None:
-    assert check_consent(transfer(**lacking), DEFAULT_VOCABULARY) is RefusalReason.R05_UNSPECIFIED_ITEMS
+    assert check_consent(transfer(**lacking), DEFAULT_VOCABULARY) == "R05"
 
 
 @pytest.mark.parametrize("missing", list(STATED))

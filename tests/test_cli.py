@@ -149,10 +149,11 @@ def test_a_person_is_read_from_stdin(talk: CommandLine, person: str, granted: st
 def test_grants_of_every_kind(talk: CommandLine, person: str, tmp_path: Path) -> None:
     talk("enrol", person)
     lacking = talk("grant", person, *CONSENT, "--kind", "transfer-request", "--json")
-    assert (lacking.status, lacking.object["refused"]) == (1, "R05_UNSPECIFIED_ITEMS")
+    assert (lacking.status, lacking.object["refused"]) == (1, "R05")
     assert lacking.object["missing"] == ["recurrence", "end", "retention"]
     shown = talk("grant", person, *CONSENT, "--kind", "transfer-request")
-    assert (shown.status, shown.out) == (1, "refused: R05_UNSPECIFIED_ITEMS (recurrence, end, retention)\n")
+    ground = "R05 items of the request not specified"
+    assert (shown.status, shown.out) == (1, f"refused: {ground} (recurrence, end, retention)\n")
     assert talk("grant", person, *CONSENT, *SEVEN_ITEMS, "--kind", "transfer-request").status == 0
     assert talk("grant", person, "--recipient", "clinic-b", "--kind", "objection").status == 0
     listed = talk("consents", person, "--json").objects
@@ -370,12 +371,12 @@ def test_an_operator_writes_a_statutory_consent(talk: CommandLine, running: Runn
     talk("enrol", person)
     as_operator = talk.given(CONSENTD_TOKEN=running.tokens["operator"])
     assert as_operator("grant", person, *order).status == 2
-    basis = ("--legal-basis", "Medical Act 21(3)")
+    basis = ("--legal-basis", "MA-21-3", "--legal-basis-note", "spouse")
     assert "(CALLER_NOT_ALLOWED)" in talk("grant", person, *order, *basis).err
     assert as_operator("grant", person, *order, *basis).status == 0
     (shown,) = talk("consents", person, "--lang", "en").out.splitlines()
     assert "statutory" in shown
-    assert shown.endswith(" [Medical Act 21(3)]")
+    assert shown.endswith(" [MA-21-3 access to records by others than the patient (MA 21(3)): spouse]")
 
 
 def test_a_history_remembers(talk: CommandLine, person: str, granted: str, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ FULL = pb.Provision(
 CONSENT = pb.Consent(
     kind=pb.CONSENT_KIND_TRANSFER_REQUEST, root=FULL, recurrence="P1M", retention_until_time_ms=21_000 * DAY_MS,
     implicit_policy=pb.IMPLICIT_POLICY_BASIC_NORMAL, notice_id="notice-7", notice_version=3, authority_seq=17,
-    source="fhir/r4", policy_uris=["https://p.test/1"], language="ko", legal_basis="Medical Act 21(3)",
+    source="fhir/r4", policy_uris=["https://p.test/1"], language="ko", legal_basis="MA-21-3", legal_basis_note="spouse",
 )  # fmt: skip
 
 
@@ -39,7 +39,8 @@ def test_a_consent_is_shown_with_everything_that_it_states() -> None:
         "in force: 2022-01-08 09:00:00 KST ~ 2024-10-04 09:00:00 KST, data of: 1997-05-19 09:00:00 KST ~, "
         "recurrence: P1M, kept until: 2027-07-01 09:00:00 KST, notice: notice-7@3, authority: #17, "
         "under policy: https://p.test/1, imported from: fhir/r4, "
-        "otherwise: normal data permitted for treatment [Medical Act 21(3)]"
+        "otherwise: normal data permitted for treatment "
+        "[MA-21-3 access to records by others than the patient (MA 21(3)): spouse]"
     )
     assert nested == [
         "  provision[0] denied: categories: CLIN.RX",
@@ -94,7 +95,7 @@ def test_an_entry_has_a_line_for_each_provision_and_no_value_begins_a_line() -> 
     assert lines[0].endswith("[signed by the person (attested by app\\u000a#9)]")
     assert lines[1:] == ["        provision[0] denied: labels: \\u001b"]
     amended = st.AmendStatement(consent=CONSENT, lineage_seq=2, version=2)
-    refused = st.RefusalStatement(grant=st.GrantStatement(consent=CONSENT), reason=st.REFUSAL_REASON_R10_EXCESSIVE)
+    refused = st.RefusalStatement(grant=st.GrantStatement(consent=CONSENT), reason="R10")
     for message in (amended, refused):
         assert show.describe(message, "en").split("\n")[1:] == consent_lines(CONSENT, "en")[1:]
 

@@ -45,13 +45,6 @@ def test_layers_are_those_of_the_core_one_up() -> None:
     assert {f"LAYER_{layer.name}": layer + 1 for layer in model.Layer} == {n: v for n, v in pb.Layer.items() if v}
 
 
-def test_refusal_reasons_have_the_numbers_of_the_decree() -> None:
-    wire = {number: name for name, number in st.RefusalReason.items() if number}
-    for reason in model.RefusalReason:
-        assert wire.pop(reason.value).startswith(f"REFUSAL_REASON_{reason.name[:3]}_")
-    assert not wire
-
-
 def test_every_kind_has_an_author_and_every_written_kind_a_message() -> None:
     assert set(AUTHORS) == set(EntryKind)
     later = {EntryKind.AUTHORITY, EntryKind.DISPUTE, EntryKind.RESOLUTION, EntryKind.DUTY, EntryKind.SERVED}

@@ -98,7 +98,7 @@ def test_the_verified_history_has_the_whole_story(demo: tuple[DemoResult, str, H
     ]  # fmt: skip
     (request,) = (entry.message for entry in refusals if not _is_access(entry))
     assert isinstance(request, st.RefusalStatement)
-    assert request.reason == st.REFUSAL_REASON_R05_UNSPECIFIED_ITEMS
+    assert request.reason == "R05"
     assert list(request.missing) == ["recurrence", "end", "retention"]
 
 

@@ -95,7 +95,7 @@ PROPER: dict[str, tuple[str, ...]] = {
     "calls_refused": ("anybody", "late"),
     "refusals_parked": ("unknown",),
     "decisions": ("NO_CONSENT", "authorize"),
-    "refusals": ("R11",),
+    "refusals": ("other",),
     "commit_seconds": ("table",),
     "clock_refusals": ("ahead",),
     "witness_answers": ("w2", "cosigned"),

@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from consentd.errors import InvalidError
-from consentd.policy.default_vocabulary import ACTIONS, CATEGORIES, DEFAULT_VOCABULARY, LABELS, PURPOSES
+from consentd.policy.check import ITEMS_NOT_SPECIFIED
+from consentd.policy.default_vocabulary import (
+    ACTIONS,
+    CATEGORIES,
+    DEFAULT_VOCABULARY,
+    LABELS,
+    LEGAL_BASES,
+    PURPOSES,
+    REFUSAL_GROUNDS,
+)
 from consentd.policy.model import LEVELS
 from consentd.policy.vocabulary import Code, Sensitivity, Vocabulary, check_successor, unknown_level
 
@@ -25,6 +34,7 @@ def leaf(name: str, parent: str = "", *, implies: bool = True, level: str = "N",
 def vocabulary(**lists: tuple[Code, ...]) -> Vocabulary:
     some = {"purposes": (code("P"),), "categories": (leaf("C"),)}
     some |= {"actions": (code("access"),), "labels": (code("SUD"),)}
+    some |= {"refusal_grounds": (code("R1", implies=False),), "legal_bases": (code("LAW", implies=False),)}
     return Vocabulary(id="test", version=1, **(some | lists))
 
 
@@ -208,11 +218,45 @@ def test_a_successor_may_add_and_rename() -> None:
         grown(purposes=(code("P", implies=False),)),
         grown(categories=(leaf("C", level="R"),)),
         grown(categories=(leaf("C", labels=("SUD",)),)),
+        grown(refusal_grounds=()),
+        grown(refusal_grounds=(code("R2", implies=False), code("R1", implies=False))),
+        grown(legal_bases=(code("LAW", implies=False), code("ART", "LAW", implies=False))),
     ],
 )
 def test_a_successor_changes_no_code(new: Vocabulary) -> None:
     with pytest.raises(InvalidError):
         check_successor(vocabulary(), new)
+
+
+def test_the_default_has_the_grounds_of_the_decree_and_legal_bases() -> None:
+    assert [entry.code for entry in REFUSAL_GROUNDS] == [f"R{number:02}" for number in range(1, 12)]
+    assert {"COURT", "STATUTE", "MA-21-3"} <= {entry.code for entry in LEGAL_BASES}
+    for entry in (*REFUSAL_GROUNDS, *LEGAL_BASES):
+        assert entry.name.keys() == {"ko", "en"}
+    assert ITEMS_NOT_SPECIFIED in {entry.code for entry in REFUSAL_GROUNDS}
+
+
+def test_codes_without_bits_change_no_mask() -> None:
+    more = {"refusal_grounds": (code("R1", implies=False),), "legal_bases": (code("LAW", implies=False),)}
+    for name in ("purpose", "category", "action", "label", "sensitivities"):
+        assert getattr(vocabulary(**more), name) == getattr(vocabulary(refusal_grounds=(), legal_bases=()), name)
+
+
+@pytest.mark.parametrize("kind", ["refusal_grounds", "legal_bases"])
+@pytest.mark.parametrize(
+    "codes",
+    [
+        (code("X"),),
+        (code("X Y", implies=False),),
+        (code("X", implies=False), code("X", implies=False)),
+        (code("X", "Y", implies=False),),
+        (leaf("X", implies=False),),
+        tuple(code(f"X{number}", implies=False) for number in range(65)),
+    ],
+)
+def test_a_list_without_bits_has_a_form_too(kind: str, codes: tuple[Code, ...]) -> None:
+    with pytest.raises(InvalidError):
+        vocabulary(**{kind: codes})
 
 
 def test_a_successor_may_not_move_a_code_to_another_parent() -> None:

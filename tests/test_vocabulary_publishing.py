@@ -6,17 +6,20 @@ from typing import Any
 import grpc
 import pytest
 
-from cases.daemons import Running, make_running, question, reason_of, request_id, serve
+from cases.daemons import Running, consent, make_running, question, reason_of, request_id, serve
 from cases.services import new_identifier, publish_rules, refusal, services
 from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
 
-PURPOSE, CATEGORY, ACTION, LABEL = (
+PURPOSE, CATEGORY, ACTION, LABEL, GROUND, BASIS = (
     st.CODE_KIND_PURPOSE,
     st.CODE_KIND_CATEGORY,
     st.CODE_KIND_ACTION,
     st.CODE_KIND_LABEL,
+    st.CODE_KIND_REFUSAL_GROUND,
+    st.CODE_KIND_LEGAL_BASIS,
 )
 Change = Callable[[st.VocabularyStatement], object]
 
@@ -99,6 +102,9 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "a code twice": (add(PURPOSE, "TREAT"), "TREAT"),
     "a parent that is none": (add(CATEGORY, "NEW", "NOWHERE", level="N"), "NEW"),
     "the code of all": (add(PURPOSE, "*"), "*"),
+    "a refusal ground that is implied": (add(GROUND, "R12"), "R12"),
+    "a legal basis with a level": (add(BASIS, "NEW", implied=False, level="N"), "NEW"),
+    "a ground of another kind": (edit("R11", kind=BASIS), "R11"),
 }
 
 
@@ -117,6 +123,21 @@ def test_a_version_that_changes_what_was_consented_to_is_refused(running: Runnin
 def test_names_may_change(running: Running) -> None:
     publish(running, edit("CLIN.DX", name={"ko": "진단", "en": "diagnoses of any kind"}))
     assert code_of(current(running), "CLIN.DX").name["en"] == "diagnoses of any kind"
+
+
+def test_a_new_legal_basis_may_be_named_at_once(running: Running) -> None:
+    order = consent(kind=pb.CONSENT_KIND_STATUTORY)
+    order.legal_basis = "IDCPA-76-2"
+    subject, operator = running.enrol(new_identifier()), {"metadata": running.as_("operator")}
+
+    def grant() -> object:
+        stated = st.GrantStatement(consent=order)
+        request = cs.GrantConsentRequest(request_id=request_id(), subject=subject, attested=stated)
+        return running.consents.GrantConsent(request, **operator)
+
+    assert refusal(grant) == "UNKNOWN_CODE"
+    publish(running, add(BASIS, "IDCPA-76-2", implied=False))
+    grant()
 
 
 def test_a_new_code_is_in_denies_and_not_in_permits_that_are_older(running: Running) -> None:

@@ -82,9 +82,11 @@ class AccessSummary:
         unit_ms: length of an interval.
         gap_ms: a time without leaves counts as a gap if it is longer than this.
         by_organisation, by_caller, by_purpose: number of permitted accesses, by (number of the interval, id or code).
-        refusals: number of refusals by reason; a refusal may have several reasons.
+        refusals: number of refused accesses by reason; a refusal may have several reasons.
+        refused_consents: number of refused consents by legal ground.
         kinds: number of entries by kind.
-        names, purposes: name for readers of Korean and of English, by participant id and by purpose code.
+        names, purposes, grounds: name for readers of Korean and of English, by participant id, by purpose code, and by
+            the code of a refusal ground.
         break_glass, gaps, skewed: at most ``MAX_LISTED`` of each; ``…_count``: how many there are. *skewed* are
             (index, difference in ms) of entries whose author's clock differs from the ledger's.
         seals: (index, time_ms) of at most ``MAX_SEALS`` seals; ``seal_count``: the number of all seals.
@@ -104,9 +106,11 @@ class AccessSummary:
     by_caller: Counter[tuple[int, str]] = field(default_factory=Counter)
     by_purpose: Counter[tuple[int, str]] = field(default_factory=Counter)
     refusals: Counter[str] = field(default_factory=Counter)
+    refused_consents: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     names: dict[str, tuple[str, str]] = field(default_factory=dict)
     purposes: dict[str, tuple[str, str]] = field(default_factory=dict)
+    grounds: dict[str, tuple[str, str]] = field(default_factory=dict)
     break_glass: list[BreakGlass] = field(default_factory=list)
     break_glass_count: int = 0
     gaps: list[Gap] = field(default_factory=list)
@@ -231,6 +235,8 @@ class _Counting:
             for code in payloads.parse(st.VocabularyStatement, payload).codes:
                 if code.kind == st.CODE_KIND_PURPOSE:
                     found.purposes[code.code] = _in_both(code.name)
+                elif code.kind == st.CODE_KIND_REFUSAL_GROUND:
+                    found.grounds[code.code] = _in_both(code.name)
         elif event.kind == EntryKind.ACCESS:
             self._add_access(index, event, payloads.parse(st.AccessStatement, payload), permitted=True)
         elif event.kind == EntryKind.REFUSAL:
@@ -238,7 +244,7 @@ class _Counting:
             if refusal.WhichOneof("refused") == "access":
                 self._add_access(index, event, refusal.access, permitted=False)
             else:
-                found.refusals[_code(st.RefusalReason, refusal.reason, "REFUSAL_REASON_")] += 1
+                found.refused_consents[refusal.reason] += 1
 
     def _add_access(self, index: int, event: codec.Event, access: st.AccessStatement, *, permitted: bool) -> None:
         found = self._found

@@ -17,7 +17,7 @@ from consentd.core.identifier import check_scheme
 from consentd.core.kinds import CONSENTS, EntryKind, Owner
 from consentd.errors import InvalidError
 from consentd.policy.language import check_name
-from consentd.policy.model import RefusalReason, StoredConsent
+from consentd.policy.model import StoredConsent
 from consentd.policy.subject import Lineage
 from consentd.sequencer.commands.authorship import (
     check_attester,
@@ -98,7 +98,7 @@ class _Author:
             self._view, event.tag, StoredConsent(lineage=lineage, seq=event.seq, version=version, consent=consent),
             time_ms=event.time_ms, attester="" if self._is_person else self._attester, replaced=replaced,
         )  # fmt: skip
-        if isinstance(checked, RefusalReason):
+        if isinstance(checked, str):
             raise InvalidError("consent lacks items that the law demands", "INVALID_CONSENT")
 
     def check_change(self, event: codec.Event, lineage: Lineage) -> None:

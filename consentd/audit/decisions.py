@@ -125,9 +125,8 @@ def _refused_grant(view: View, message: st.RefusalStatement) -> list[str]:
     consent = values.consent_value(message.grant.consent)
     again = check.check_consent(consent, view.registry().codebook.vocabulary)
     found = []
-    if values.to_enum(again) != message.reason:
-        was, now = (_enum_name(st.RefusalReason.DESCRIPTOR, one) for one in (message.reason, values.to_enum(again)))
-        found.append(f"reason: recorded {was}, comes out {now}")
+    if (again or "") != message.reason:
+        found.append(f"reason: recorded `{message.reason}`, comes out `{again or ''}`")
     missing = check.missing_items(consent)
     if again is not None and tuple(message.missing) != missing:
         found.append(f"missing: recorded {list(message.missing)}, comes out {list(missing)}")

@@ -39,17 +39,6 @@ _REASONS = {
     "UNREADABLE_CONSENT": ("읽을 수 없는 동의", "a consent cannot be read"),
     "CLOCK": ("시계 불일치로 판단 불가", "the clock disagrees with the ledger"),
     "DAMAGED_ROW": ("손상된 정책 표 행", "a row of the policy table is damaged"),
-    "R01_REPRESENTATIVE_UNVERIFIED": ("법정대리인 동의 미확인", "R01: representative unverified"),
-    "R02_ACCESS_LIMITED": ("열람 제한·거절 사유", "R02: access is limited by law"),
-    "R03_THIRD_PARTY_RIGHTS": ("제3자 권리 침해", "R03: rights of a third party"),
-    "R04_AGENT_UNVERIFIED": ("대리인 미확인", "R04: agent unverified"),
-    "R05_UNSPECIFIED_ITEMS": ("요구사항 미특정", "R05: legal items missing"),
-    "R06_IDENTITY_UNVERIFIED": ("본인 미확인", "R06: identity unverified"),
-    "R07_ILLEGITIMATE": ("부당한 요구", "R07: illegitimate, stolen credentials"),
-    "R08_RECIPIENT_INELIGIBLE": ("전송 불가 상대", "R08: recipient is not eligible"),
-    "R09_CLEAR_INFRINGEMENT": ("명백한 침해", "R09: clear infringement"),
-    "R10_EXCESSIVE": ("과도한 반복 요구", "R10: excessive repetition"),
-    "R11_DECEPTION": ("기망·협박 의심", "R11: deception or threat suspected"),
 }
 _UNITS = {1: ("시간별", "by hour"), 6: ("6시간별", "by six hours"), 24: ("일별", "by day"), 168: ("주별", "by week")}
 
@@ -124,7 +113,9 @@ def _over_time(
 
 
 def _refusals(found: AccessSummary) -> str:
-    rows = [(" · ".join(_REASONS.get(code, (code,))), count) for code, count in found.refusals.most_common(20)]
+    named = [(" · ".join(_REASONS.get(code, (code,))), count) for code, count in found.refusals.items()]
+    named += [(_ground(found, code), count) for code, count in found.refused_consents.items()]
+    rows = sorted(named, key=lambda row: -row[1])[:20]
     if not rows:
         return _none(found)
     what = "사유별 거절 · refusals by reason"
@@ -242,6 +233,11 @@ def _name(names: dict[str, tuple[str, str]], key: str) -> str:
         return _plain(key, _MAX_NAME)
     is_shared = sum(_joined(other) == known for other in names.values()) > 1
     return f"{known} [{_plain(key, _MAX_NAME)}]" if is_shared else known
+
+
+def _ground(found: AccessSummary, code: str) -> str:
+    """Return the ground of a refused consent: its code, and its name if the vocabulary has one."""
+    return f"{_plain(code, _MAX_NAME)} {_joined(found.grounds.get(code, ('', '')))}".strip()
 
 
 def _joined(name: tuple[str, str]) -> str:

@@ -212,15 +212,15 @@ def _show_granted(
 ) -> int:
     from google.protobuf.json_format import MessageToDict
 
-    from consentd.v1 import statement_pb2 as st
     from consentd_client import labels
 
     refused = granted.refused
-    reason = "" if refused is None else labels.enum_name(st.RefusalReason, refused.reason, "REFUSAL_REASON_")
+    reason = "" if refused is None else refused.reason
     missing = [] if refused is None else list(refused.missing)
     text = granted.consent_id
     if refused is not None:
-        text = f"{labels.label('REFUSAL', out.lang)}: {reason}" + (f" ({', '.join(missing)})" if missing else "")
+        text = f"{labels.label('REFUSAL', out.lang)}: {labels.code_name(reason, out.lang)}"
+        text += f" ({', '.join(missing)})" if missing else ""
     out.answer(
         text, type="grant", consent_id=granted.consent_id, version=granted.version, refused=reason or None,
         missing=missing, consent=MessageToDict(given, preserving_proto_field_name=True), **more,
@@ -255,7 +255,8 @@ def _add_consent(verb: argparse.ArgumentParser) -> None:
     effect.add_argument("--deny", action="store_true", help="forbid instead of permit")
     effect.add_argument("--permit", action="store_true", help="permit (default, but for an objection)")
     group.add_argument("--kind", choices=_KINDS, help="the legal act (default consent)")
-    group.add_argument("--legal-basis", metavar="TEXT", help="the law or order that `statutory` rests on")
+    group.add_argument("--legal-basis", metavar="CODE", help="what `statutory` rests on, a code of the vocabulary")
+    group.add_argument("--legal-basis-note", metavar="TEXT", help="the article, order or judgment in words")
     group.add_argument("--notice", metavar="ID@N", help="the notice version that was shown")
     group.add_argument("--language", metavar="TAG", help="language in which it was given (default ko)")
     group.add_argument("--file", type=Path, metavar="FILE", help="the whole Consent as protobuf JSON; `-`: stdin")
@@ -319,6 +320,7 @@ def _state_rest(arguments: argparse.Namespace, made: "Consent") -> None:
     rest = (
         ("recurrence", arguments.recurrence), ("retention_until_time_ms", arguments.retain_until),
         ("language", arguments.language), ("legal_basis", arguments.legal_basis),
+        ("legal_basis_note", arguments.legal_basis_note),
     )  # fmt: skip
     for field, given in rest:
         if given is not None:

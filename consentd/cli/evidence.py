@@ -215,6 +215,7 @@ def report(arguments: argparse.Namespace, out: Out) -> int:
         f"보고서 작성: `{arguments.file}`, 열람 {permitted}건, 거절 {found.kinds['REFUSAL']}건",
         f"written: `{arguments.file}`, {permitted} accesses, {found.kinds['REFUSAL']} refusals",
         type="report", file=str(arguments.file), size=found.checkpoint.size, entries=found.entries, accesses=permitted,
-        refusals=dict(found.refusals), break_glass=found.break_glass_count, gaps=found.gap_count, closed=found.closed,
+        refusals=dict(found.refusals), refused_consents=dict(found.refused_consents),
+        break_glass=found.break_glass_count, gaps=found.gap_count, closed=found.closed,
     )  # fmt: skip
     return DONE

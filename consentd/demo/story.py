@@ -16,13 +16,14 @@ from consentd.core.ed25519 import KeyPair
 from consentd.core.pruned import DAY_MS
 from consentd.demo.output import Output, Text
 from consentd.demo.town import PUBLIC_HOLDERS, RELAY, Institution
+from consentd.policy.check import ITEMS_NOT_SPECIFIED
 from consentd.policy.dates import SEOUL
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
 from consentd.policy.language import best_text
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 from consentd_client import AuthorizeAnswer, Client, Entry, History, StatementSigner
-from consentd_client.labels import enum_name, label
+from consentd_client.labels import code_name, enum_name, label
 
 CITIZEN = pb.Subject(scheme="mhid", value="SYN-900001")
 HOSPITAL = "general-hospital-01"
@@ -148,8 +149,8 @@ class Story:
         request.root.ClearField("period")
         refused = self._client.grant(CITIZEN, request, signer=signer).refused
         assert refused is not None, "a transfer request without its seven items is refused"
-        assert refused.reason == st.REFUSAL_REASON_R05_UNSPECIFIED_ITEMS, "the ground for missing items"
-        reason = self._out.text("R05 요구사항 미특정", "R05 items not specified")
+        assert refused.reason == ITEMS_NOT_SPECIFIED, "the ground for missing items"
+        reason = self._out.text(*(code_name(refused.reason, lang) for lang in ("ko", "en")))
         title, missing = self._out.text("전송요구", "transfer request"), ", ".join(refused.missing)
         self._out.print(f"   {title}: [red]{reason}[/red]: {missing}")
 

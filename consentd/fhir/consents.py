@@ -26,6 +26,7 @@ from consentd.fhir.identity import (
 from consentd.fhir.mapping import FhirMapping, SubjectReference
 from consentd.fhir.reading import Reading
 from consentd.policy.check import check_consent
+from consentd.policy.language import canonical_tag
 from consentd.policy.model import Consent, Effect, Kind
 
 _ONLY_R4 = frozenset(OWN_NAMES[Release.R4]) - frozenset(OWN_NAMES[Release.R5])
@@ -175,7 +176,7 @@ def _read_consent(
         root=header.root,
         policy=header.policy,
         policy_uris=header.policy_uris,
-        language=resource.text("language") or "und",
+        language=_language(resource),
         source=format_source(release, full_name(origin, name), content, date),
     )
     if any(key == "extension" for _, key, _ in walk(resource.members)):
@@ -187,6 +188,15 @@ def _read_consent(
         raise refusal(Cause.INVALID_CONSENT, str(error), resource.path or "Consent") from error
     request_id = import_request_id(header.subject, full_name(origin, name), content)
     return ImportedConsent(name, header.subject, consent, request_id, tuple(reading.notes))
+
+
+def _language(resource: Element) -> str:
+    """Return the language of a resource in the case of our tags. ``check_consent`` refuses what is no such tag."""
+    stated = resource.text("language") or "und"
+    try:
+        return canonical_tag(stated)
+    except InvalidError:
+        return stated
 
 
 def _release(resource: Element) -> Release:

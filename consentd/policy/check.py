@@ -2,7 +2,7 @@
 
 A consent can fail in two ways. A consent that contradicts itself, or has codes that are not in the vocabulary, is the
 caller's error: ``InvalidError`` is raised. A transfer request that leaves out one of the seven legal items is refused
-for a legal reason (PIPA Enforcement Decree 42-8(1)): a ``RefusalReason`` is returned, and the refusal is recorded.
+on a legal ground (PIPA Enforcement Decree 42-8(1)): the code of the ground is returned, and the refusal is recorded.
 """
 
 import re
@@ -10,6 +10,7 @@ from collections.abc import Collection
 
 from consentd.errors import InvalidError
 from consentd.policy.dates import is_instant
+from consentd.policy.language import check_tag
 from consentd.policy.model import (
     ANY,
     BREAK_GLASS_PURPOSE,
@@ -23,7 +24,6 @@ from consentd.policy.model import (
     Kind,
     Period,
     Provision,
-    RefusalReason,
     Rules,
 )
 from consentd.policy.tree import Node, walk
@@ -35,13 +35,16 @@ _MOST_OF_QUOTAS = {"entries_per_day": 60_000, "refusals_per_day": 60_000, "perso
 MAX_POLICY_URIS = 16  # of a consent
 MAX_POLICY_URI_BYTES = 512
 
+ITEMS_NOT_SPECIFIED = "R05"
+"""The ground to refuse a transfer request that leaves out a legal item: PIPA Enforcement Decree 42-8(1)5."""
+
 _OPEN = (OPEN_START_MS, OPEN_END_MS)
 _UNDER_A_DENY = (None, ImplicitPolicy.DENY, ImplicitPolicy.BREAK_GLASS_ONLY)
 _RECURRENCE = re.compile(r"once|P(?=\d|T\d)(\d+Y)?(\d+M)?(\d+W)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+S)?)?", re.ASCII)
 
 
-def check_consent(consent: Consent, vocabulary: Vocabulary) -> RefusalReason | None:
-    """Validate a consent before it is written. Return the legal reason to refuse the consent, or None if there is none.
+def check_consent(consent: Consent, vocabulary: Vocabulary) -> str | None:
+    """Validate a consent before it is written. Return the legal ground to refuse the consent, or None if there is none.
 
     Unregistered participants are refused in ``compile_consent``. ``audit replay`` calls this function on each recorded
     refusal. So only the arguments may affect the result, and a stricter rule changes the result for old refusals.
@@ -53,6 +56,8 @@ def check_consent(consent: Consent, vocabulary: Vocabulary) -> RefusalReason | N
     _check_all(consent.root, vocabulary)
     if consent.recurrence and _RECURRENCE.fullmatch(consent.recurrence) is None:
         raise _invalid(f"recurrence is neither once nor an ISO 8601 duration: `{consent.recurrence}`")
+    if consent.language:
+        check_tag(consent.language, "INVALID_CONSENT")
     if len(consent.policy_uris) > MAX_POLICY_URIS or not all(map(_is_uri, consent.policy_uris)):
         raise _invalid("policy_uris has too many texts, or one that is too long, or has a space or control character")
     if consent.retention_until_ms < 0 or not is_instant(consent.retention_until_ms):
@@ -62,22 +67,24 @@ def check_consent(consent: Consent, vocabulary: Vocabulary) -> RefusalReason | N
     if consent.root.effect is Effect.DENY and consent.policy not in _UNDER_A_DENY:
         raise _invalid("a consent whose root denies selects no policy but DENY and BREAK_GLASS_ONLY")
     if consent.kind is Kind.TRANSFER_REQUEST and missing_items(consent):
-        return RefusalReason.R05_UNSPECIFIED_ITEMS
+        return ITEMS_NOT_SPECIFIED
     for one in (node.provision for node in nodes):  # an objection's nested permits too
         if one.effect is Effect.PERMIT and not (one.purposes and one.actors and one.categories):
             raise _invalid("a permit names purpose, recipient and data; `*` means any")
-    _check_legal_basis(consent, nodes)
+    _check_legal_basis(consent, nodes, vocabulary)
     return None
 
 
-def _check_legal_basis(consent: Consent, nodes: Collection[Node]) -> None:
+def _check_legal_basis(consent: Consent, nodes: Collection[Node], vocabulary: Vocabulary) -> None:
     """Check that a STATUTORY consent has a legal basis, and that its root and its permits name what they are about."""
     if consent.kind is not Kind.STATUTORY:
-        if consent.legal_basis:
+        if consent.legal_basis or consent.legal_basis_note:
             raise _invalid("only a STATUTORY consent has a legal basis")
         return
-    if not consent.legal_basis.strip():
+    if not consent.legal_basis:
         raise _invalid("a STATUTORY consent states its legal basis")
+    if consent.legal_basis not in {code.code for code in vocabulary.legal_bases}:
+        raise InvalidError(f"legal basis is not in the vocabulary: `{consent.legal_basis}`", "UNKNOWN_CODE")
     if consent.policy is not None:
         raise _invalid("a STATUTORY consent selects no implicit policy")
     for node in nodes:

@@ -1,5 +1,9 @@
 """Define the default vocabulary, ``kr-phr`` version 1: Korean personal health records with HL7 v3 codes.
 
+Grounds of refusals, ``R01`` to ``R11``, are the items of PIPA Enforcement Decree 42-8(1). Legal bases name an article
+of PIPA or of the Medical Service Act (MA) by its numbers; ``COURT`` and ``STATUTE`` are ours, and a consent's note says
+which order or law is meant.
+
 Categories are the five classes of My Healthway (consent.md 1.4). CLIN has the twelve standard groups of clinical data
 (PAT to NOTE) and two classes of KR CDI V2 (ENC, VIT). Purposes are HL7 v3 PurposeOfUse (consent.md 1.5). Labels are
 HL7's codes for sensitive data (민감영역).
@@ -32,6 +36,7 @@ _purpose = partial(_code, system=_REASON)
 _trial = partial(_purpose, parent="CLINTRCH", implies=False)
 _action = partial(_code, system=_CONSENT_ACTION)
 _label = partial(_code, system=_ACT_CODE)
+_ground = _basis = partial(_code, implies=False, system="")
 
 
 PURPOSES: Final = (
@@ -133,7 +138,33 @@ LABELS: Final = (
     _label("GDIS", "유전질환", "genetic disease"),
 )
 
-DEFAULT_VOCABULARY: Final = Vocabulary(
-    id="kr-phr", version=1, purposes=PURPOSES, categories=CATEGORIES, actions=ACTIONS, labels=LABELS
+REFUSAL_GROUNDS: Final = (
+    _ground("R01", "법정대리인의 동의 미확인", "consent of the legal representative not verified"),
+    _ground("R02", "열람 제한·거절 사유", "a ground to limit or refuse access (PIPA 35(4))"),
+    _ground("R03", "제3자의 권리·정당한 이익 침해", "rights or legitimate interests of a third party"),
+    _ground("R04", "대리인 미확인", "agent not verified"),
+    _ground("R05", "요구사항 미특정", "items of the request not specified"),
+    _ground("R06", "본인 미확인", "identity not verified"),
+    _ground("R07", "인증정보 탈취 등 부당한 요구", "improper request, with stolen credentials for example"),
+    _ground("R08", "전송받을 수 없는 자", "recipient is not eligible"),
+    _ground("R09", "범죄 악용 등 명백한 침해", "clear harm to the subject, by a crime for example"),
+    _ground("R10", "과도한 반복 요구", "excessive repetition"),
+    _ground("R11", "기망·협박 의심 등 정당한 사유", "suspected deception or threat, or other reasonable cause"),
 )
+
+LEGAL_BASES: Final = (
+    _basis("PIPA-18-2", "공공기관의 목적 외 이용·제공", "use or provision beyond the purpose (PIPA 18(2))"),
+    _basis("PIPA-23-1-2", "법령이 요구·허용하는 민감정보 처리", "sensitive data that a law permits (PIPA 23(1)2)"),
+    _basis("PIPA-28-2", "가명정보 처리", "pseudonymised processing (PIPA 28-2)"),
+    _basis("PIPA-28-12", "보호위원회 의결에 따른 인공지능 개발", "AI development by decision of the PIPC (PIPA 28-12)"),
+    _basis("MA-21-2-1", "의식불명·응급환자의 진료기록 송부", "records in an emergency (MA 21-2(1), proviso)"),
+    _basis("MA-21-3", "환자가 아닌 자의 기록 열람", "access to records by others than the patient (MA 21(3))"),
+    _basis("COURT", "영장·법원의 명령", "warrant, or order or judgment of a court"),
+    _basis("STATUTE", "그 밖의 법령", "another law"),
+)
+
+DEFAULT_VOCABULARY: Final = Vocabulary(
+    id="kr-phr", version=1, purposes=PURPOSES, categories=CATEGORIES, actions=ACTIONS, labels=LABELS,
+    refusal_grounds=REFUSAL_GROUNDS, legal_bases=LEGAL_BASES,
+)  # fmt: skip
 """The vocabulary of a realm that has not published its own vocabulary."""

@@ -37,19 +37,19 @@ _TAG: Final = re.compile(
 )
 
 
-def canonical_tag(tag: str) -> str:
-    """Return a language tag in the case of RFC 5646, section 2.1.1.
+def canonical_tag(tag: str, reason: str = "INVALID_REQUEST") -> str:
+    """Return a language tag in the case of RFC 5646, section 2.1.1. *reason* is that of the error.
 
     Raises:
         InvalidError: it is no tag of the subset above, is too long, or has a variant twice.
     """
     found = _TAG.fullmatch(tag) if len(tag) <= MAX_TAG else None
     if found is None:
-        raise InvalidError(f"language is no tag of BCP 47 with language, script, region and variants: `{tag}`")
+        raise InvalidError(f"language is no tag of BCP 47 with language, script, region and variants: `{tag}`", reason)
     variants = found["variants"].lower()
     parts = variants.split("-")[1:]
     if len(set(parts)) != len(parts):
-        raise InvalidError(f"language tag has a variant twice: `{tag}`")
+        raise InvalidError(f"language tag has a variant twice: `{tag}`", reason)
     script, region = found["script"], found["region"]
     return "".join((
         found["language"].lower(), f"-{script.title()}" if script else "", f"-{region.upper()}" if region else "",
@@ -57,15 +57,15 @@ def canonical_tag(tag: str) -> str:
     ))  # fmt: skip
 
 
-def check_tag(tag: str) -> None:
-    """Check that a language tag is well formed, and written in its one case.
+def check_tag(tag: str, reason: str = "INVALID_REQUEST") -> None:
+    """Check that a language tag is well formed, and written in its one case. *reason* is that of the error.
 
     Raises:
         InvalidError: as ``canonical_tag``, or the tag is in another case.
     """
-    canonical = canonical_tag(tag)
+    canonical = canonical_tag(tag, reason)
     if canonical != tag:
-        raise InvalidError(f"language tag is in another case than `{canonical}`: `{tag}`")
+        raise InvalidError(f"language tag is in another case than `{canonical}`: `{tag}`", reason)
 
 
 def check_name(name: Mapping[str, str]) -> None:

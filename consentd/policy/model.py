@@ -89,22 +89,6 @@ class ImplicitPolicy(IntEnum):
     BREAK_GLASS_ONLY = 4
 
 
-class RefusalReason(IntEnum):
-    """The eleven legal reasons to refuse a transfer request, PIPA Enforcement Decree 42-8(1)."""
-
-    R01_REPRESENTATIVE_UNVERIFIED = 1
-    R02_ACCESS_LIMITED = 2
-    R03_THIRD_PARTY_RIGHTS = 3
-    R04_AGENT_UNVERIFIED = 4
-    R05_UNSPECIFIED_ITEMS = 5
-    R06_IDENTITY_UNVERIFIED = 6
-    R07_ILLEGITIMATE = 7
-    R08_RECIPIENT_INELIGIBLE = 8
-    R09_CLEAR_INFRINGEMENT = 9
-    R10_EXCESSIVE = 10
-    R11_DECEPTION = 11
-
-
 class ReasonCode(IntEnum):
     """Why a category is permitted, denied, without consent or unknown."""
 
@@ -189,7 +173,8 @@ class Consent:
         authority: seq, in the person's chain, of the AUTHORITY entry of the consenting representative; 0: none.
         language: BCP 47 tag of the language in which consent was given.
         source: format that the consent was imported from, ``fhir/r4``; empty: the consent was not imported.
-        legal_basis: the law, order or judgment on which a STATUTORY consent rests; empty for the other kinds.
+        legal_basis: code of what a STATUTORY consent rests on; empty for the other kinds.
+        legal_basis_note: the article, order or judgment in words; empty: not stated.
         policy_uris: policies that the source names and that select nothing. They are kept and shown.
     """
 
@@ -204,6 +189,7 @@ class Consent:
     language: str = "ko"
     source: str = ""
     legal_basis: str = ""
+    legal_basis_note: str = ""
     policy_uris: tuple[str, ...] = ()
 
 

@@ -1,8 +1,9 @@
 """Define the codes of consents and questions, their hierarchies and their bits.
 
-A vocabulary has four lists: purposes, data categories, actions, security labels. The index of a code in its list is the
-number of its bit, parents included, so lists may only grow (see ``check_successor``). A parent comes before its
-children. A category without children is a *leaf*: data belong to leaves.
+A vocabulary has six lists, which may only grow (see ``check_successor``). Of four, purposes, data categories, actions
+and security labels, the index of a code in its list is the number of its bit, parents included. A parent comes before
+its children. A category without children is a *leaf*: data belong to leaves. The other two, grounds of refusals and
+legal bases, decide nothing, so their codes have no bits.
 
 Permits and denies cover different descendants (policy.md, rule 6). A permit that names a code covers a code below it
 only if each step between them ``implies``. A deny covers every descendant, also one of a later version: so a question
@@ -21,6 +22,8 @@ MAX_PURPOSES = 64
 MAX_CATEGORIES = 64
 MAX_ACTIONS = 16
 MAX_LABELS = 32
+MAX_REFUSAL_GROUNDS = 64
+MAX_LEGAL_BASES = 64
 
 _CODE: Final = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """The form of a code: ASCII characters that people can distinguish, without those that separate codes in a text."""
@@ -110,14 +113,15 @@ class Sensitivity(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """One version of a realm's codes. The fields after ``labels`` are computed.
+    """One version of a realm's codes. The fields after ``legal_bases`` are computed.
 
     ``leaves`` is the mask of the leaf categories. ``sensitivities`` has each leaf in exactly one item.
 
     Raises:
         InvalidError: a list is too long; a code has another form, or occurs twice; a parent does not come before its
             child; a leaf category has no level, or another code has a level or labels; a label of a category does not
-            exist; a label is one of ``LEVELS``; or a code that a permit must name is marked as implied (rule 6).
+            exist; a label is one of ``LEVELS``; or a code that a permit must name, a refusal ground or a legal basis is
+            marked as implied (rule 6).
     """
 
     id: str
@@ -126,6 +130,8 @@ class Vocabulary:
     categories: tuple[Code, ...]
     actions: tuple[Code, ...]
     labels: tuple[Code, ...]
+    refusal_grounds: tuple[Code, ...] = ()
+    legal_bases: tuple[Code, ...] = ()
     purpose: Closures = field(init=False, repr=False, compare=False)
     category: Closures = field(init=False, repr=False, compare=False)
     action: Closures = field(init=False, repr=False, compare=False)
@@ -145,7 +151,9 @@ class Vocabulary:
             (self.labels, "label", MAX_LABELS, -1),
         ):
             object.__setattr__(self, name, _closures(codes, kind=name, most=most, covered=covered))
-        for code in (*self.purposes, *self.actions, *self.labels):
+        _check_without_bits(self.refusal_grounds, kind="refusal ground", most=MAX_REFUSAL_GROUNDS)
+        _check_without_bits(self.legal_bases, kind="legal basis", most=MAX_LEGAL_BASES)
+        for code in (*self.purposes, *self.actions, *self.labels, *self.refusal_grounds, *self.legal_bases):
             if code.level or code.labels:
                 raise InvalidError(f"only a category of data has a level and labels: `{code.code}`")
         for label in self.labels:
@@ -155,6 +163,21 @@ class Vocabulary:
         _check_never_implied(self.actions, NEVER_IMPLIED_ACTIONS)
         object.__setattr__(self, "leaves", leaves)
         object.__setattr__(self, "sensitivities", _sensitivities(self.categories, self.label, leaves))
+
+    @property
+    def lists(self) -> tuple[tuple[Code, ...], ...]:
+        """The six lists."""
+        return (
+            self.purposes, self.categories, self.actions, self.labels, self.refusal_grounds, self.legal_bases
+        )  # fmt: skip
+
+
+def _check_without_bits(codes: tuple[Code, ...], *, kind: str, most: int) -> None:
+    """Check a list whose codes decide nothing: its form, and that no code is marked as implied."""
+    _closures(codes, kind=kind, most=most, covered=0)
+    for code in codes:
+        if code.implies:
+            raise InvalidError(f"vocabulary marks a {kind} as implied: `{code.code}`")
 
 
 def _closures(codes: tuple[Code, ...], *, kind: str, most: int, covered: int) -> Closures:
@@ -227,8 +250,7 @@ def check_successor(old: Vocabulary, new: Vocabulary) -> None:
         raise InvalidError(f"vocabulary has another id: `{new.id}`")
     if new.version != old.version + 1:
         raise InvalidError(f"vocabulary version is not the next: `{new.version}`")
-    lists = ((one.purposes, one.categories, one.actions, one.labels) for one in (old, new))
-    for before, after in zip(*lists, strict=True):
+    for before, after in zip(old.lists, new.lists, strict=True):
         if len(after) < len(before):
             raise InvalidError(f"vocabulary drops a code: `{before[len(after)].code}`")
         for was, now in zip(before, after, strict=False):

@@ -8,6 +8,7 @@ from consentd.core import codec
 from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, NotFoundError
 from consentd.ledger import reads
+from consentd.metrics import GROUNDS
 from consentd.policy.subject import Lineage
 from consentd.sequencer.commands import consents
 from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, check_right
@@ -177,9 +178,8 @@ class ConsentService(Servicer):
         if refusal is None:
             return None
         if not written.replayed:
-            ground = f"R{refusal.reason:02d}"
-            self.metrics.refusals.inc(ground)
-            self.call_log.recorded(rpc_name, ground, context, dict, is_refusal=True)
+            self.metrics.refusals.inc(refusal.reason if refusal.reason in GROUNDS else "other")
+            self.call_log.recorded(rpc_name, refusal.reason, context, dict, is_refusal=True)
         return cs.Refused(reason=refusal.reason, missing=refusal.missing)
 
     def _message(self, entry: reads.StoredEntry, message_type: type[M]) -> M:

@@ -32,7 +32,7 @@ def consent_value(message: pb.Consent) -> model.Consent:
         policy=enum_value(model.ImplicitPolicy, policy, "implicit policy") if policy else None,
         notice=message.notice_id, notice_version=message.notice_version, authority=message.authority_seq,
         language=message.language, source=message.source, legal_basis=message.legal_basis,
-        policy_uris=tuple(message.policy_uris),
+        legal_basis_note=message.legal_basis_note, policy_uris=tuple(message.policy_uris),
     )
 
 
@@ -82,7 +82,7 @@ def consent_message(consent: model.Consent) -> pb.Consent:
         retention_until_time_ms=consent.retention_until_ms, implicit_policy=to_enum(consent.policy),
         notice_id=consent.notice, notice_version=consent.notice_version, authority_seq=consent.authority,
         language=consent.language, source=consent.source, legal_basis=consent.legal_basis,
-        policy_uris=consent.policy_uris,
+        legal_basis_note=consent.legal_basis_note, policy_uris=consent.policy_uris,
     )
 
 
@@ -118,7 +118,10 @@ def period_message(period: model.Period) -> pb.Period:
 # -- vocabulary and rules -------------------------------------------------------------------------------------
 
 DEFAULT_RULES = model.Rules()
-_LISTS = (st.CODE_KIND_PURPOSE, st.CODE_KIND_CATEGORY, st.CODE_KIND_ACTION, st.CODE_KIND_LABEL)
+_LISTS = (
+    st.CODE_KIND_PURPOSE, st.CODE_KIND_CATEGORY, st.CODE_KIND_ACTION, st.CODE_KIND_LABEL, st.CODE_KIND_REFUSAL_GROUND,
+    st.CODE_KIND_LEGAL_BASIS,
+)
 
 
 def vocabulary_value(message: st.VocabularyStatement) -> Vocabulary:
@@ -136,18 +139,17 @@ def vocabulary_value(message: st.VocabularyStatement) -> Vocabulary:
             level=code.level, labels=tuple(code.labels),
         )
         lists[code.kind].append(one)
-    purposes, categories, actions, labels = map(tuple, lists.values())
+    purposes, categories, actions, labels, refusal_grounds, legal_bases = map(tuple, lists.values())
     return Vocabulary(
         id=message.vocabulary_id, version=message.version, purposes=purposes, categories=categories,
-        actions=actions, labels=labels,
+        actions=actions, labels=labels, refusal_grounds=refusal_grounds, legal_bases=legal_bases,
     )
 
 
 def vocabulary_message(vocabulary: Vocabulary) -> st.VocabularyStatement:
     """Turn a vocabulary value into its statement."""
     message = st.VocabularyStatement(vocabulary_id=vocabulary.id, version=vocabulary.version)
-    lists = (vocabulary.purposes, vocabulary.categories, vocabulary.actions, vocabulary.labels)
-    for kind, codes in zip(_LISTS, lists, strict=True):
+    for kind, codes in zip(_LISTS, vocabulary.lists, strict=True):
         for code in codes:
             message.codes.add(
                 kind=kind, code=code.code, name=code.name, parent=code.parent, implied=code.implies,

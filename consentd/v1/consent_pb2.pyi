@@ -529,6 +529,7 @@ class Consent(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     LEGAL_BASIS_FIELD_NUMBER: _builtins.int
     POLICY_URIS_FIELD_NUMBER: _builtins.int
+    LEGAL_BASIS_NOTE_FIELD_NUMBER: _builtins.int
     kind: Global___ConsentKind.ValueType
     """kind is the legal act."""
     recurrence: _builtins.str
@@ -546,13 +547,19 @@ class Consent(_message.Message):
     person acts.
     """
     language: _builtins.str
-    """language is the BCP 47 tag of the language in which consent was given."""
+    """language is the BCP 47 tag of the language in which consent was given, well formed as in names; empty: not stated."""
     source: _builtins.str
     """source identifies the document from which a consent was imported; empty: it was not imported. Everybody who may
     write the consent may state one. Only in a first version that an operator attests may the end have passed.
     """
     legal_basis: _builtins.str
-    """legal_basis is the law, order or judgment on which a STATUTORY consent rests; empty for the other kinds."""
+    """legal_basis is what a STATUTORY consent rests on, a code of the vocabulary of kind LEGAL_BASIS; empty for the other
+    kinds.
+    """
+    legal_basis_note: _builtins.str
+    """legal_basis_note is the article, order or judgment in words, without personal data; empty: the code says enough, or
+    there is no legal_basis.
+    """
     @_builtins.property
     def root(self) -> Global___Provision:
         """root is the base provision. Its effect must be stated."""
@@ -578,10 +585,11 @@ class Consent(_message.Message):
         source: _builtins.str = ...,
         legal_basis: _builtins.str = ...,
         policy_uris: _abc.Iterable[_builtins.str] | None = ...,
+        legal_basis_note: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["root", b"root"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority_seq", b"authority_seq", "implicit_policy", b"implicit_policy", "kind", b"kind", "language", b"language", "legal_basis", b"legal_basis", "notice_id", b"notice_id", "notice_version", b"notice_version", "policy_uris", b"policy_uris", "recurrence", b"recurrence", "retention_until_time_ms", b"retention_until_time_ms", "root", b"root", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority_seq", b"authority_seq", "implicit_policy", b"implicit_policy", "kind", b"kind", "language", b"language", "legal_basis", b"legal_basis", "legal_basis_note", b"legal_basis_note", "notice_id", b"notice_id", "notice_version", b"notice_version", "policy_uris", b"policy_uris", "recurrence", b"recurrence", "retention_until_time_ms", b"retention_until_time_ms", "root", b"root", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

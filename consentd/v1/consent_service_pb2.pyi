@@ -172,8 +172,8 @@ class Refused(_message.Message):
 
     REASON_FIELD_NUMBER: _builtins.int
     MISSING_FIELD_NUMBER: _builtins.int
-    reason: _statement_pb2.RefusalReason.ValueType
-    """reason is the legal ground."""
+    reason: _builtins.str
+    """reason is the legal ground, a code of the vocabulary of kind REFUSAL_GROUND."""
     @_builtins.property
     def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """missing names the legal items that are missing."""
@@ -181,7 +181,7 @@ class Refused(_message.Message):
     def __init__(
         self,
         *,
-        reason: _statement_pb2.RefusalReason.ValueType = ...,
+        reason: _builtins.str = ...,
         missing: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015

@@ -300,6 +300,10 @@ class _CodeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CodeKind.Val
     """CODE_KIND_ACTION is what is done with data."""
     CODE_KIND_LABEL: _CodeKind.ValueType  # 4
     """CODE_KIND_LABEL is a security label."""
+    CODE_KIND_REFUSAL_GROUND: _CodeKind.ValueType  # 5
+    """CODE_KIND_REFUSAL_GROUND is a legal ground to refuse a consent or a transfer request."""
+    CODE_KIND_LEGAL_BASIS: _CodeKind.ValueType  # 6
+    """CODE_KIND_LEGAL_BASIS is what a STATUTORY consent rests on."""
 
 class CodeKind(_CodeKind, metaclass=_CodeKindEnumTypeWrapper):
     """CodeKind is the list to which a code belongs."""
@@ -314,67 +318,11 @@ CODE_KIND_ACTION: CodeKind.ValueType  # 3
 """CODE_KIND_ACTION is what is done with data."""
 CODE_KIND_LABEL: CodeKind.ValueType  # 4
 """CODE_KIND_LABEL is a security label."""
+CODE_KIND_REFUSAL_GROUND: CodeKind.ValueType  # 5
+"""CODE_KIND_REFUSAL_GROUND is a legal ground to refuse a consent or a transfer request."""
+CODE_KIND_LEGAL_BASIS: CodeKind.ValueType  # 6
+"""CODE_KIND_LEGAL_BASIS is what a STATUTORY consent rests on."""
 Global___CodeKind: _TypeAlias = CodeKind  # noqa: Y015
-
-class _RefusalReason:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _RefusalReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RefusalReason.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    REFUSAL_REASON_UNSPECIFIED: _RefusalReason.ValueType  # 0
-    """REFUSAL_REASON_UNSPECIFIED: not a refusal under 42-8."""
-    REFUSAL_REASON_R01_REPRESENTATIVE_UNVERIFIED: _RefusalReason.ValueType  # 1
-    """REFUSAL_REASON_R01_REPRESENTATIVE_UNVERIFIED: 법정대리인 동의 미확인."""
-    REFUSAL_REASON_R02_ACCESS_LIMITED: _RefusalReason.ValueType  # 2
-    """REFUSAL_REASON_R02_ACCESS_LIMITED: 열람 제한·거절 사유."""
-    REFUSAL_REASON_R03_THIRD_PARTY_RIGHTS: _RefusalReason.ValueType  # 3
-    """REFUSAL_REASON_R03_THIRD_PARTY_RIGHTS: 제3자 권리 침해."""
-    REFUSAL_REASON_R04_AGENT_UNVERIFIED: _RefusalReason.ValueType  # 4
-    """REFUSAL_REASON_R04_AGENT_UNVERIFIED: 대리인 미확인."""
-    REFUSAL_REASON_R05_UNSPECIFIED_ITEMS: _RefusalReason.ValueType  # 5
-    """REFUSAL_REASON_R05_UNSPECIFIED_ITEMS: 요구사항 미특정."""
-    REFUSAL_REASON_R06_IDENTITY_UNVERIFIED: _RefusalReason.ValueType  # 6
-    """REFUSAL_REASON_R06_IDENTITY_UNVERIFIED: 본인 미확인."""
-    REFUSAL_REASON_R07_ILLEGITIMATE: _RefusalReason.ValueType  # 7
-    """REFUSAL_REASON_R07_ILLEGITIMATE: 인증정보 탈취 등 부당한 요구."""
-    REFUSAL_REASON_R08_RECIPIENT_INELIGIBLE: _RefusalReason.ValueType  # 8
-    """REFUSAL_REASON_R08_RECIPIENT_INELIGIBLE: 전송 불가 상대."""
-    REFUSAL_REASON_R09_CLEAR_INFRINGEMENT: _RefusalReason.ValueType  # 9
-    """REFUSAL_REASON_R09_CLEAR_INFRINGEMENT: 범죄 악용 등 명백한 침해."""
-    REFUSAL_REASON_R10_EXCESSIVE: _RefusalReason.ValueType  # 10
-    """REFUSAL_REASON_R10_EXCESSIVE: 과도한 반복 요구."""
-    REFUSAL_REASON_R11_DECEPTION: _RefusalReason.ValueType  # 11
-    """REFUSAL_REASON_R11_DECEPTION: 기망·협박 의심."""
-
-class RefusalReason(_RefusalReason, metaclass=_RefusalReasonEnumTypeWrapper):
-    """RefusalReason is a legal ground of PIPA Enforcement Decree 42-8(1)."""
-
-REFUSAL_REASON_UNSPECIFIED: RefusalReason.ValueType  # 0
-"""REFUSAL_REASON_UNSPECIFIED: not a refusal under 42-8."""
-REFUSAL_REASON_R01_REPRESENTATIVE_UNVERIFIED: RefusalReason.ValueType  # 1
-"""REFUSAL_REASON_R01_REPRESENTATIVE_UNVERIFIED: 법정대리인 동의 미확인."""
-REFUSAL_REASON_R02_ACCESS_LIMITED: RefusalReason.ValueType  # 2
-"""REFUSAL_REASON_R02_ACCESS_LIMITED: 열람 제한·거절 사유."""
-REFUSAL_REASON_R03_THIRD_PARTY_RIGHTS: RefusalReason.ValueType  # 3
-"""REFUSAL_REASON_R03_THIRD_PARTY_RIGHTS: 제3자 권리 침해."""
-REFUSAL_REASON_R04_AGENT_UNVERIFIED: RefusalReason.ValueType  # 4
-"""REFUSAL_REASON_R04_AGENT_UNVERIFIED: 대리인 미확인."""
-REFUSAL_REASON_R05_UNSPECIFIED_ITEMS: RefusalReason.ValueType  # 5
-"""REFUSAL_REASON_R05_UNSPECIFIED_ITEMS: 요구사항 미특정."""
-REFUSAL_REASON_R06_IDENTITY_UNVERIFIED: RefusalReason.ValueType  # 6
-"""REFUSAL_REASON_R06_IDENTITY_UNVERIFIED: 본인 미확인."""
-REFUSAL_REASON_R07_ILLEGITIMATE: RefusalReason.ValueType  # 7
-"""REFUSAL_REASON_R07_ILLEGITIMATE: 인증정보 탈취 등 부당한 요구."""
-REFUSAL_REASON_R08_RECIPIENT_INELIGIBLE: RefusalReason.ValueType  # 8
-"""REFUSAL_REASON_R08_RECIPIENT_INELIGIBLE: 전송 불가 상대."""
-REFUSAL_REASON_R09_CLEAR_INFRINGEMENT: RefusalReason.ValueType  # 9
-"""REFUSAL_REASON_R09_CLEAR_INFRINGEMENT: 범죄 악용 등 명백한 침해."""
-REFUSAL_REASON_R10_EXCESSIVE: RefusalReason.ValueType  # 10
-"""REFUSAL_REASON_R10_EXCESSIVE: 과도한 반복 요구."""
-REFUSAL_REASON_R11_DECEPTION: RefusalReason.ValueType  # 11
-"""REFUSAL_REASON_R11_DECEPTION: 기망·협박 의심."""
-Global___RefusalReason: _TypeAlias = RefusalReason  # noqa: Y015
 
 class _TransferStatus:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -808,7 +756,9 @@ Global___MandateStatement: _TypeAlias = MandateStatement  # noqa: Y015
 
 @_typing.final
 class Code(_message.Message):
-    """Code is one code of a vocabulary. Its position in its list is its bit number, so lists only grow."""
+    """Code is one code of a vocabulary. Lists only grow: the position of a purpose, category, action or label in its list is
+    its bit number. Refusal grounds and legal bases have no bits.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -848,7 +798,8 @@ class Code(_message.Message):
     """parent is the wider code; empty: none."""
     implied: _builtins.bool
     """implied is true if a permit of the parent covers this code; without a parent, if a permit for `*` does. A deny of
-    the parent always covers it. Purposes such as marketing never are: policy.md, rule 6.
+    the parent always covers it. Purposes such as marketing never are: policy.md, rule 6. False for refusal grounds and
+    legal bases.
     """
     system: _builtins.str
     """system is the URI of the code system it comes from."""
@@ -1377,8 +1328,10 @@ class RefusalStatement(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MISSING_FIELD_NUMBER: _builtins.int
     IDENTIFIER_HASH_FIELD_NUMBER: _builtins.int
-    reason: Global___RefusalReason.ValueType
-    """reason is the legal ground; for a grant only."""
+    reason: _builtins.str
+    """reason is the legal ground, a code of the vocabulary of kind REFUSAL_GROUND: `R01` … `R11` are the items of PIPA
+    Enforcement Decree 42-8(1). For a grant only.
+    """
     identifier_hash: _builtins.bytes
     """identifier_hash is the keyed hash of the identifier of a person who is not enrolled, 32 bytes. It is present in the
     entries of unknown chains, and in no others.
@@ -1400,7 +1353,7 @@ class RefusalStatement(_message.Message):
         *,
         access: Global___AccessStatement | None = ...,
         grant: Global___GrantStatement | None = ...,
-        reason: Global___RefusalReason.ValueType = ...,
+        reason: _builtins.str = ...,
         missing: _abc.Iterable[_builtins.str] | None = ...,
         identifier_hash: _builtins.bytes = ...,
     ) -> None: ...

@@ -64,6 +64,7 @@ EARLIER = Vocabulary(
     ),
     actions=(_code("access"), _code("disclose"), _code("collect"), _code("correct", implies=False)),
     labels=(_code("SUD"), _code("ETHUD", "SUD"), _code("OPIOIDUD", "SUD", implies=False), _code("HIV")),
+    legal_bases=(_code("STATUTE", implies=False),),
 )  # fmt: skip
 """The version in force until the entry ``PUBLISHED``."""
 
@@ -77,6 +78,7 @@ VOCABULARY = Vocabulary(
     ),
     actions=(*EARLIER.actions, _code("use")),
     labels=(*EARLIER.labels, _code("CANNUD", "SUD"), _code("MH")),
+    legal_bases=(*EARLIER.legal_bases, _code("COURT", implies=False)),
 )  # fmt: skip
 """The version in force. It adds codes below old parents, and codes without parents."""
 

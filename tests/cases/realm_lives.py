@@ -137,7 +137,7 @@ class RealmLife:
         root = self._later(self.draw.provision(effect=self.draw.effect(), depth=depth, vocabulary=self.vocabulary))
         kind = model.Kind.STATUTORY if statutory else model.Kind.CONSENT
         policy = None if statutory else self.draw.policy(root)
-        consent = model.Consent(kind=kind, root=root, policy=policy, legal_basis="a law" if statutory else "")
+        consent = model.Consent(kind=kind, root=root, policy=policy, legal_basis="STATUTE" if statutory else "")
         attestation = st.Attestation(attested_by="operator/main" if statutory else "c")
         message: Any = st.GrantStatement(consent=values.consent_message(consent), attestation=attestation)
         if old is not None:

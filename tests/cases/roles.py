@@ -239,7 +239,7 @@ def _list_accesses(call: Call) -> Access:
 
 def _basis(made: pb.Consent) -> pb.Consent:
     if made.kind == pb.CONSENT_KIND_STATUTORY:
-        made.legal_basis = "Medical Act 21(3)"
+        made.legal_basis = "MA-21-3"
     return made
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from consentd.policy.dates import format_instant
 from consentd.v1 import consent_pb2 as pb
-from consentd_client.labels import enum_label, joined, label
+from consentd_client.labels import code_name, enum_label, joined, label
 
 Lists = tuple[tuple[str, str], ...]
 
@@ -28,7 +28,8 @@ def consent_lines(message: pb.Consent, lang: str) -> list[str]:
     kind = enum_label(pb.ConsentKind, message.kind, "CONSENT_KIND_", lang)
     effect = enum_label(pb.Effect, root.effect, "EFFECT_", lang)
     parts = [main, *codes, *_limits(root, permits, lang, _LISTS[4:]), *_other_items(message, lang)]
-    basis = f" [{message.legal_basis}]" if message.legal_basis else ""
+    stated = (code_name(message.legal_basis, lang), message.legal_basis_note)
+    basis = f" [{': '.join(filter(None, stated))}]" if any(stated) else ""
     return [f"{kind}, {effect}: {', '.join(parts)}{basis}", *_nested(root, permits, lang, "", "  ")]
 
 
@@ -55,7 +56,8 @@ def _items(message: pb.Consent, lang: str) -> dict[str, str]:
     limits = (*_limits(root, permits, lang, ()), *_other_items(message, lang))
     nested = (line.strip().partition(" ")[::2] for line in _nested(root, permits, lang, "", ""))
     items |= dict(limit.partition(": ")[::2] for limit in limits)
-    items |= {label("LANGUAGE", lang): message.language, label("LEGAL_BASIS", lang): message.legal_basis}
+    rest = (("LANGUAGE", message.language), ("LEGAL_BASIS", code_name(message.legal_basis, lang)))
+    items |= {label(name, lang): stated for name, stated in (*rest, ("LEGAL_BASIS_NOTE", message.legal_basis_note))}
     return items | dict(nested)
 
 

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterable, Mapping
 
-from consentd.policy.language import is_korean
+from consentd.policy.default_vocabulary import LEGAL_BASES, REFUSAL_GROUNDS
+from consentd.policy.language import best_text, is_korean
 
 # Control characters, line separators, and characters that change the direction of the text.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -92,6 +93,7 @@ _LABELS: Mapping[str, tuple[str, str]] = {
     "EFFECT": ("효과", "effect"),
     "LANGUAGE": ("언어", "language"),
     "LEGAL_BASIS": ("법적 근거", "legal basis"),
+    "LEGAL_BASIS_NOTE": ("법적 근거의 설명", "note on the legal basis"),
     "NONE": ("없음", "none"),
     "POLICY_URIS": ("근거 정책", "under policy"),
     "SOURCE": ("출처", "imported from"),
@@ -112,6 +114,9 @@ _LABELS: Mapping[str, tuple[str, str]] = {
 }
 
 
+_NAMES = {code.code: code.name for code in (*REFUSAL_GROUNDS, *LEGAL_BASES)}
+
+
 def escape_control(text: str) -> str:
     """Replace characters that move the cursor, start a line or change the text direction by their hex numbers."""
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
@@ -121,6 +126,12 @@ def label(code: str, lang: str) -> str:
     """Return the label of a code: in Korean for readers of Korean, else in English. Without one, return the code."""
     found = _LABELS.get(code)
     return code if found is None else found[0 if is_korean(lang) else 1]
+
+
+def code_name(code: str, lang: str) -> str:
+    """Return a refusal ground or a legal basis, with its name if the default vocabulary has it."""
+    name = best_text(_NAMES.get(code, {}), lang)
+    return f"{code} {name}" if name else code
 
 
 def enum_name(enum: type, number: int, prefix: str) -> str:

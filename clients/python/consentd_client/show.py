@@ -11,7 +11,7 @@ from consentd.policy.model import ANY
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 from consentd_client.consent_text import consent_lines, level_limit, period_text
-from consentd_client.labels import enum_label, enum_name, escape_control, joined, label
+from consentd_client.labels import code_name, enum_label, enum_name, escape_control, joined, label
 
 DEFAULT_ACTION = "collect"
 """The action of a question that states none."""
@@ -48,9 +48,8 @@ def describe(message: Message | None, lang: str) -> str:
         return text_of([f"v{message.version} #{message.lineage_seq} {first}", *rest])
     if isinstance(message, st.RefusalStatement) and not message.HasField("access"):
         first, *rest = consent_lines(message.grant.consent, lang)
-        reason = enum_name(st.RefusalReason, message.reason, "REFUSAL_REASON_")
         missing = f" ({joined(message.missing, '')})" if message.missing else ""
-        return text_of([f"{reason}{missing}, {first}", *rest])
+        return text_of([f"{code_name(message.reason, lang)}{missing}, {first}", *rest])
     return escape_control(_line(message, lang))
 
 

@@ -8,7 +8,7 @@ from consentd.errors import DeniedError, InvalidError
 from consentd.policy.check import check_consent
 from consentd.policy.compile import Compiled, compile_consent, named_participants
 from consentd.policy.delegation import Capacity
-from consentd.policy.model import Consent, Effect, RefusalReason, StoredConsent
+from consentd.policy.model import Consent, Effect, StoredConsent
 from consentd.policy.rows import ANY_NUMBER
 from consentd.policy.subject import Lineage, check_limits, with_consent
 from consentd.sequencer.commands.callers import (
@@ -48,8 +48,8 @@ def check_same_kind(lineage: Lineage, *, statutory: bool) -> None:
 
 def check_written_version(
     view: View, tag: bytes, stored: StoredConsent, *, time_ms: int, attester: str, replaced: Lineage | None
-) -> Compiled | RefusalReason:
-    """Check a new version of a consent. Return it compiled, or the legal reason to refuse it.
+) -> Compiled | str:
+    """Check a new version of a consent. Return it compiled, or the code of the legal ground to refuse it.
 
     The sequencer calls this before it writes the version, and ``audit replay`` for each version that was written. So
     what is checked here depends only on the entry and on what *view* has: quotas, for example, do not.
@@ -88,8 +88,8 @@ def check_written_version(
 
 def check_version(
     view: View, consent: Consent, *, time_ms: int, attester: str, replaced: Lineage | None
-) -> RefusalReason | None:
-    """Check what a version of a consent says. Return the legal reason to refuse it, or None if there is none.
+) -> str | None:
+    """Check what a version of a consent says. Return the code of the legal ground to refuse it; None: there is none.
 
     Args:
         attester: who attests the consent; empty: the person signed it.

@@ -184,8 +184,8 @@ def _check_consent(
         context.table, tag, model.StoredConsent(lineage=lineage, seq=seq, version=version, consent=consent),
         time_ms=context.batch.time_ms, attester=write.request.asker if write.signed is None else "", replaced=replaced,
     )  # fmt: skip
-    if isinstance(checked, model.RefusalReason):
+    if isinstance(checked, str):
         context.count_entry(write, is_refusal=True)
-        return st.RefusalStatement(reason=values.to_enum(checked), missing=check.missing_items(consent))
+        return st.RefusalStatement(reason=checked, missing=check.missing_items(consent))
     context.count_entry(write, only_denies=only_denies(checked))
     return None
