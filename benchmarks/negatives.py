@@ -20,8 +20,7 @@ from benchmarks.report import Row, spread
 from benchmarks.world import PARTICIPANTS, holder, recipient, subject
 from consentd.config import load as load_config
 from consentd.cosigning.keyfiles import write_private
-from consentd.server.keys import make_token
-from consentd.service.auth import format_credential
+from consentd.service.auth import format_credential, make_token
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import access_service_pb2_grpc, policy_service_pb2_grpc
 from consentd.v1 import consent_pb2 as pb

@@ -36,8 +36,8 @@ from consentd.sequencer.commands.ledger import REALM
 from consentd.sequencer.commands.registry import EnrolSubject, PublicWrite
 from consentd.sequencer.commands.write import Request
 from consentd.server.daemon import Daemon
-from consentd.server.keys import FIRST_OPERATOR, KEY_SECTIONS, make_keys, make_token
-from consentd.service.auth import format_credential
+from consentd.server.keys import FIRST_OPERATOR, KEY_SECTIONS, make_keys
+from consentd.service.auth import format_credential, make_token
 from consentd.service.requests import make_request
 from consentd.service.servicer import Services
 from consentd.statements.values import rules_message

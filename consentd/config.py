@@ -55,6 +55,11 @@ class LedgerConfig:
         return self.data_dir / "vault"
 
     @property
+    def issued_credentials_path(self) -> Path:
+        """The file of credentials that the daemon writes."""
+        return self.data_dir / "issued-credentials"
+
+    @property
     def published_path(self) -> Path:
         """File with the last published checkpoint. It exists only if witnesses cosign."""
         return self.data_dir / "checkpoint.published"

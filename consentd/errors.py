@@ -41,8 +41,20 @@ class ConflictError(RequestError, reason="CONFLICT"):
     """The request conflicts with what is recorded (ABORTED)."""
 
 
+class AlreadyExistsError(RequestError, reason="ALREADY_EXISTS"):
+    """What the request would make exists already (ALREADY_EXISTS)."""
+
+
+class PreconditionError(RequestError, reason="WRONG_STATE"):
+    """What is recorded does not allow the request (FAILED_PRECONDITION). A repeat is useless until that is changed."""
+
+
 class DeniedError(RequestError, reason="CALLER_NOT_ALLOWED"):
     """The caller has no right to this call (PERMISSION_DENIED)."""
+
+
+class OperationCancelledError(RequestError, reason="OPERATION_CANCELLED"):
+    """An operator cancelled an operation (CANCELLED). What it did before stays done."""
 
 
 class OverloadedError(RequestError, reason="OVERLOADED"):

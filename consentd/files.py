@@ -126,6 +126,50 @@ def write_file(
         _refill_reserve()
 
 
+def append_line(path: Path, line: str, *, name: str = "file") -> None:
+    """Append a line, with its end, to a file that exists: whole or not at all. It survives a crash after the return.
+
+    If the last line has no end, it gets one first. Any number of processes may append with this function at once; an
+    editor may replace the file meanwhile. *name*: the file's name in error messages.
+
+    Raises:
+        StorageError: the file cannot be opened, locked or written.
+    """
+    try:
+        descriptor = _open_to_append(path)
+        try:
+            size = os.fstat(descriptor).st_size
+            has_end = not size or os.pread(descriptor, 1, size - 1) == b"\n"
+            left = memoryview((b"" if has_end else b"\n") + line.encode())
+            written = size
+            try:
+                while left:
+                    count = os.write(descriptor, left)
+                    left, written = left[count:], written + count
+                os.fsync(descriptor)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    if os.fstat(descriptor).st_size == written:  # nobody has appended after us
+                        os.ftruncate(descriptor, size)
+                raise
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise StorageError(f"{name} cannot be written: `{path}`: {error.strerror}") from error
+    finally:
+        _refill_reserve()
+
+
+def _open_to_append(path: Path) -> int:
+    """Open and lock the file at *path*; again, if it was replaced between its opening and its locking."""
+    while True:
+        descriptor = _open(path, os.O_RDWR | os.O_APPEND)
+        _flock(descriptor, fcntl.LOCK_EX, path, in_use="", waits=True)
+        if _is_same_file(descriptor, path):
+            return descriptor
+        os.close(descriptor)
+
+
 def sync(path: Path) -> None:
     """Wait until a file's content, or a directory's list of names, is on the disk. Raises OSError if fsync fails."""
     descriptor = _open(path, os.O_RDONLY)

@@ -58,6 +58,7 @@ _CODE = _one_of(
     "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
     "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
 )
+_RESULT = _one_of("result", "done", "cancelled", "failed")
 _QUOTA = _one_of("quota", "entries", "refusals", "persons")
 _OUTCOME = _one_of("outcome", "PERMIT", "PARTIAL", "DENY", "NO_CONSENT", "INDETERMINATE")
 _VIA = _one_of("via", "check", "batch", "authorize")
@@ -70,7 +71,7 @@ _REPEAT = _one_of("repeat", "same", "conflicting")
 
 _POOL = _one_of(
     "pool",
-    "check", "revoke", "write", "batch", "write_batch", "read", "stream", "prune", "anybody", "health", "tools", "wait",
+    "check", "revoke", "write", "batch", "write_batch", "read", "stream", "admin", "anybody", "health", "tools", "wait",
 )
 _LIMIT = _one_of("limit", "caller", "all", "evicted", "bytes", "late")
 
@@ -250,6 +251,15 @@ class Metrics:
         self.scrub_share = gauge("scrub_share", "Estimate of how much of the present scrub is done, 0 to 1.")
         self.scrub_pass_time_seconds = gauge("scrub_pass_time_seconds", "When a scrub last read all records.")
         self.scrub_failures = counter("scrub_failures", "Scrubs that failed before their end.")
+
+        # -- administration
+        self.operations = counter("operations", "Operations that have ended, by result.", _RESULT)
+        self.operation_start_time_seconds = gauge(
+            "operation_start_time_seconds", "When the operation that is running was started; NaN: none is running."
+        )
+        self.credential_end_time_seconds = gauge(
+            "credential_end_time_seconds", "When the next of the valid credentials ends; NaN: none has an end."
+        )
 
         # -- readiness
         self.tls_certificate_end_time_seconds = gauge(

@@ -3,21 +3,27 @@
 The pins are old on purpose: generated code is the floor of the protobuf runtime, and grpcio-tools 1.76
 emits code that runs on protobuf 6.31 and later. They live in a venv of their own (``.venv-proto``), for
 they may not be mixed with the runtime's versions. ``--check`` generates into a temporary folder and compares.
+
+Our files import ``google/rpc/status.proto``. It is copied from the package googleapis-common-protos to
+``.venv-proto/protos``, where ``buf lint`` and any other ``protoc`` (``-I.venv-proto/protos``) find it.
 """
 
 import argparse
 import filecmp
+import shutil
 import subprocess
 import sys
 import tempfile
 import venv
 from pathlib import Path
 
-PINS = ["grpcio-tools==1.76.0", "mypy-protobuf==5.1.0", "setuptools<81"]
+PINS = ["grpcio-tools==1.76.0", "mypy-protobuf==5.1.0", "googleapis-common-protos==1.70.0", "setuptools<81"]
 ROOT = Path(__file__).resolve().parent.parent
 PROTO = ROOT / "proto"
 PROTOS = sorted(str(path.relative_to(PROTO)) for path in (PROTO / "consentd/v1").glob("*.proto"))
 TOOLS = ROOT / ".venv-proto"
+IMPORTED = ["google/rpc/status.proto"]
+IMPORTS = TOOLS / "protos"
 
 
 def tools() -> Path:
@@ -27,6 +33,10 @@ def tools() -> Path:
     if not stamp.exists() or stamp.read_text() != "\n".join(PINS):
         venv.create(TOOLS, with_pip=True, clear=True)
         subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PINS], check=True)
+        (packages,) = TOOLS.glob("lib/python*/site-packages")
+        for name in IMPORTED:
+            (IMPORTS / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(packages / name, IMPORTS / name)
         stamp.write_text("\n".join(PINS))
     return python
 
@@ -34,7 +44,7 @@ def tools() -> Path:
 def generate(out: Path) -> None:
     """Generate the Python code of every .proto into *out*; stubs only where there is a service."""
     python = tools()
-    protoc = [str(python), "-m", "grpc_tools.protoc", f"-I{PROTO}"]
+    protoc = [str(python), "-m", "grpc_tools.protoc", f"-I{PROTO}", f"-I{IMPORTS}"]
     plugins = [f"--plugin=protoc-gen-{name}={TOOLS}/bin/protoc-gen-{name}" for name in ("mypy", "mypy_grpc")]
     subprocess.run([*protoc, *plugins, f"--python_out={out}", f"--mypy_out=quiet:{out}", *PROTOS], check=True)
     services = [name for name in PROTOS if name.endswith("_service.proto")]

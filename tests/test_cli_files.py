@@ -37,16 +37,16 @@ def test_keygen_and_credential(run: CommandLine, tmp_path: Path) -> None:
     again = run("keygen", "--config", config)
     assert (again.status, "exists already" in again.err, again.out) == (2, True, "")
     lines = (tmp_path / "keys/credentials").read_text().splitlines()
-    given = run("credential", "--config", config, "my-app", "--json")
+    given = run("credential", "add", "my-app", "--config", config, "--json")
     assert "SIGHUP" in given.err
     assert (tmp_path / "keys/credentials").read_text().splitlines()[:-1] == lines
-    assert given.object["participant"] == "my-app"
+    assert given.object["caller"] == "my-app"
     assert given.object["token"] != token
-    assert run("credential", "--config", config, "operator/night").status == 0
+    assert run("credential", "add", "operator/night", "--config", config).status == 0
     for bad in ("My App", "operator", "operator/", "operator/a/b", "operators/a", "my-app/operator"):
-        assert run("credential", "--config", config, bad).status == 2
+        assert run("credential", "add", bad, "--config", config).status == 2
     (tmp_path / "keys/credentials").unlink()
-    assert "keygen" in run("credential", "--config", config, "my-app").err
+    assert "keygen" in run("credential", "add", "my-app", "--config", config).err
     for bad in (tmp_path / "none.toml", ROOT / "README.md"):
         found = run("serve", "--config", bad)
         assert (found.status, found.err.startswith("error: config: ")) == (2, True)
@@ -87,7 +87,7 @@ def test_serve_then_look_at_its_files(run: CommandLine, tmp_path: Path) -> None:
         target = f"127.0.0.1:{messages[-1].split('port ')[1].split()[0]}"
         busy = run("fsck", "--config", path)
         assert (busy.status, "directory is in use" in busy.err) == (2, True)
-        late = run("credential", "--config", path, "app").out.strip()
+        late = run("credential", "add", "app", "--config", path).out.strip()
         served.send_signal(signal.SIGHUP)
         while "credentials reloaded" not in messages[-1]:
             messages.append(json.loads(served.stderr.readline())["message"])

@@ -14,8 +14,8 @@ from consentd.core import checkpoint, ed25519, note
 from consentd.cosigning import mldsa
 from consentd.cosigning.keyfiles import read_mldsa_key, read_signing_key, write_private
 from consentd.errors import MalformedError, ProofError, SignatureError
-from consentd.server.keys import make_keys, make_token
-from consentd.service.auth import format_credential
+from consentd.server.keys import make_keys
+from consentd.service.auth import format_credential, make_token
 from consentd_client import Client, Trust, pin
 
 LOG = note.Signer(ORIGIN, ed25519.KeyPair(b"\1" * 32))

@@ -57,7 +57,7 @@ def test_every_error_reason_is_documented_with_its_code() -> None:
     for name in sorted(er.ErrorReason.DESCRIPTOR.values_by_name):
         if name != "ERROR_REASON_UNSPECIFIED":
             (comment,) = (each for each in comments if each.strip().startswith(f"// {name}:"))
-            codes = ("INVALID_", "NOT_", "ABORTED", "PERM", "RES", "UNA", "DATA", "INT")
+            codes = ("INVALID_", "NOT_", "FAILED_", "ABORTED", "CANC", "PERM", "RES", "UNA", "DATA", "INT")
             assert any(f"({code}" in comment for code in codes), comment
 
 

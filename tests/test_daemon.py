@@ -33,7 +33,7 @@ from consentd.v1 import ledger_service_pb2_grpc, policy_service_pb2_grpc, regist
 from consentd.v1 import policy_service_pb2 as ps
 from consentd.v1 import registry_service_pb2 as rs
 
-SERVICES = [f"consentd.v1.{name}Service" for name in ("Registry", "Consent", "Policy", "Access", "Ledger")]
+SERVICES = [f"consentd.v1.{name}Service" for name in ("Registry", "Consent", "Policy", "Access", "Ledger", "Admin")]
 SECRET = "SYN-730142"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -457,7 +457,7 @@ def test_the_log_tells_where_an_error_was_but_only_declared_ones_by_their_text()
 def test_a_credential_is_one_callers(tmp_path: Path) -> None:
     file = tmp_path / "credentials"
     file.write_text(format_credential("a", "clinic-b") * 2)
-    assert list(read_credentials(file).tokens.values()) == ["clinic-b"]
+    assert [one.caller for one in read_credentials(file).credentials.values()] == ["clinic-b"]
     file.write_text(file.read_text() + format_credential("a", "operator/main"))
     with pytest.raises(InvalidError, match="`3`"):
         read_credentials(file)
@@ -469,7 +469,7 @@ def test_a_credential_is_one_callers(tmp_path: Path) -> None:
 def test_a_credential_of_no_possible_caller_is_refused(tmp_path: Path, caller: str) -> None:
     file = tmp_path / "credentials"
     file.write_text(format_credential("a", "operator/main") + format_credential("b", "clinic-b"))
-    assert sorted(read_credentials(file).tokens.values()) == ["clinic-b", "operator/main"]
+    assert [one.caller for one in read_credentials(file).credentials.values()] == ["operator/main", "clinic-b"]
     file.write_text(file.read_text() + format_credential("c", caller))
     with pytest.raises(InvalidError, match="`3`") as found:
         read_credentials(file)

@@ -14,8 +14,7 @@ import pytest
 from cases.daemons import Running, config_text, make_running, question, request_id
 from cases.processes import ENVIRONMENT, PROGRAM, DaemonProcess
 from consentd.cosigning.keyfiles import write_private
-from consentd.server.keys import make_token
-from consentd.service.auth import format_credential
+from consentd.service.auth import format_credential, make_token
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import access_service_pb2_grpc, policy_service_pb2_grpc
 from consentd.v1 import consent_pb2 as pb

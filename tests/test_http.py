@@ -21,8 +21,7 @@ from consentd.core import codec, merkle, tiles
 from consentd.core.replay import Replay
 from consentd.cosigning.keyfiles import write_private
 from consentd.errors import StorageError
-from consentd.server.keys import make_token
-from consentd.service.auth import format_credential
+from consentd.service.auth import format_credential, make_token
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import registry_service_pb2 as rs

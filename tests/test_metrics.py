@@ -88,6 +88,7 @@ def test_two_daemons_in_a_process_count_apart() -> None:
 
 PROPER: dict[str, tuple[str, ...]] = {
     "shortages": ("sign",),
+    "operations": ("failed",),
     "rpcs": ("BatchCheck", "DATA_LOSS"),
     "rpc_seconds": ("AuthorizeAccess",),
     "errors": ("UNKNOWN_PURPOSE",),

@@ -12,7 +12,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
 import pytest
 
 from cases.daemons import Running, make_config, make_running, question, request_id
@@ -23,10 +22,10 @@ from consentd.core.pruned import DAY_MS, NOTHING
 from consentd.ledger import retention
 from consentd.ledger.reads import read_leaf
 from consentd.v1 import access_service_pb2 as ac
+from consentd.v1 import admin_service_pb2 as ad
 from consentd.v1 import consent_service_pb2 as cs
-from consentd.v1 import ledger_service_pb2 as ls
-from consentd.v1 import ledger_service_pb2_grpc
 from consentd.v1 import statement_pb2 as st
+from consentd_client import Client
 
 PEOPLE = 40
 ACCESSES = 40
@@ -80,9 +79,8 @@ def rows_below(running: Running, size: int) -> dict[bytes, bytes]:
     return found
 
 
-def prune(running: Running) -> ls.PruneResponse:
-    call = running.ledger.Prune(ls.PruneRequest(), metadata=running.as_("operator"), timeout=60)
-    return list(call)[-1]
+def prune(running: Running) -> ad.PruneResult:
+    return Client("", token=running.tokens["operator"], channel=running.channel, timeout_s=HANG_S).prune()
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +110,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Old:
     whole = Old(directory, first.tokens, questions, size, {})
     undisturbed = Running(make_config(whole.copy(directory.with_name("undisturbed"))), first.tokens)
     before = rows_below(undisturbed, size)
-    assert prune(undisturbed).step == ls.PRUNE_STEP_DONE
+    prune(undisturbed)
     undisturbed.check_ledger()
     rest = rows_below(undisturbed, size)
     undisturbed.stop()
@@ -120,41 +118,22 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Old:
     return Old(directory, first.tokens, questions, size, rest)
 
 
-class Pruning(threading.Thread):
-    """Prunes until it is done or the daemon is gone."""
-
-    def __init__(self, port: int, metadata: object) -> None:
-        super().__init__(daemon=True)
-        self._port, self._metadata = port, metadata
-        self.started = threading.Event()
-
-    def run(self) -> None:
-        with grpc.insecure_channel(f"127.0.0.1:{self._port}") as channel:
-            stub = ledger_service_pb2_grpc.LedgerServiceStub(channel)
-            try:
-                for _ in stub.Prune(ls.PruneRequest(), metadata=self._metadata, timeout=60):
-                    self.started.set()
-            except grpc.RpcError:
-                pass
-        self.started.set()
-
-
 @pytest.mark.slow
 def test_no_kill_in_a_pruning_loses_anything_and_the_next_call_finishes(old: Old, tmp_path: Path) -> None:
     moments = random.Random(21)
-    operator, app = ((("authorization", f"Bearer {old.tokens[who]}"),) for who in ("operator", "app"))
+    app = (("authorization", f"Bearer {old.tokens['app']}"),)
     for number in range(ROUNDS):
         directory = old.copy(tmp_path / f"round-{number}")
         process = DaemonProcess(directory)
         writers = [Writer(process.port, app, old.questions, 1_000) for _ in range(WRITERS)]
-        pruning = Pruning(process.port, operator)
-        for thread in (*writers, pruning):
+        for thread in writers:
             thread.start()
-        assert pruning.started.wait(HANG_S)
+        with Client(f"127.0.0.1:{process.port}", token=old.tokens["operator"]) as operator:
+            operator.start_pruning()
         # Any moment of a real run, from before the pruning is stated until after its end.
         threading.Event().wait(moments.uniform(0.0, 0.3))
         process.kill()
-        for thread in (*writers, pruning):
+        for thread in writers:
             thread.join()
 
         last = Running(make_config(directory), old.tokens)
@@ -171,7 +150,6 @@ def test_no_kill_in_a_pruning_loses_anything_and_the_next_call_finishes(old: Old
                 assert rows_below(last, old.size).items() >= old.rest.items()
             was_finished = bool(stated) and retention.is_finished(store) and retention.read_pruned(store) != NOTHING
             done = prune(last)
-            assert done.step == ls.PRUNE_STEP_DONE
             assert retention.is_finished(store)
             if stated and not was_finished:
                 # It finishes the stated pruning, and states no other.

@@ -8,8 +8,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from cases.daemons import ORIGIN, Running, config_text, question, reason_of
+from cases.daemons import ORIGIN, Running, config_text, question, reason_of, request_id
 from cases.fakes import HANG_S
+from cases.operations import held_at
 from cases.pruned_ledgers import DAYS, World, data_directory, fsck, granted_and_outlived, live, pruned_world, verify
 from consentd import cli
 from consentd.audit.export import export
@@ -20,9 +21,11 @@ from consentd.core.kinds import EntryKind
 from consentd.core.note import format_vkey
 from consentd.core.pruned import DAY_MS, NOTHING, Pruned, format_pruned
 from consentd.cosigning.keyfiles import read_signing_key
+from consentd.errors import InvalidError
 from consentd.ledger import layout, reads, retention
 from consentd.store import Batch, Store
 from consentd.table.table import Table, catch_up
+from consentd.v1 import admin_service_pb2 as ad
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.verify.findings import CLOSED, NO_PERSONS
@@ -47,8 +50,7 @@ def test_what_has_no_effect_any_more_goes_and_everything_still_verifies(world: W
     assert [entry.seq for entry in before.entries] == list(range(1, 10))
     assert not before.missing
 
-    *_, last = world.prune()
-    assert last.step == ls.PRUNE_STEP_DONE
+    last = world.prune()
     assert last.start_size > 256
     assert last.leaf_count > 200
     assert last.statement_count > 250
@@ -107,7 +109,7 @@ def test_a_client_that_remembers_keeps_what_it_holds(world: World) -> None:
 
 def test_what_is_in_force_stops_it(world: World) -> None:
     anna = granted_and_outlived(world, 400)
-    dry = world.prune(dry_run=True)[-1]
+    dry = world.prune(dry_run=True)
     index = reads.read_entry(world.services.ledger.store, world.tag(anna), 2).index
     assert (dry.stop_kind, dry.stop_index) == (EntryKind.GRANT, index)
     assert dry.start_size <= index < 256
@@ -115,7 +117,7 @@ def test_what_is_in_force_stops_it(world: World) -> None:
     assert dry.statement_count > 250
     assert retention.read_pruned(world.services.ledger.store) == NOTHING
 
-    done = world.prune()[-1]
+    done = world.prune()
     assert (done.leaf_count, done.statement_count) == (0, dry.statement_count)
     # Its leaves stay, for one below them is in force; their statements are gone all the same.
     found = world.history(anna)
@@ -134,12 +136,12 @@ def test_a_consent_that_ended_goes_with_the_pruning_after_next(world: World) -> 
     tag = world.tag(anna)
     with world.services.table.read() as snapshot:
         assert snapshot.subject(tag) is not None
-    assert world.prune()[-1].stop_kind == EntryKind.GRANT  # later decisions depended on it
+    assert world.prune().stop_kind == EntryKind.GRANT  # later decisions depended on it
     with world.services.table.read() as snapshot:
         assert snapshot.subject(tag) == b""
     world.clock.advance(DAYS + 10)
     world.use(anna)
-    assert world.prune()[-1].stop_kind == 0
+    assert world.prune().stop_kind == 0
     found = world.history(anna)
     assert [entry.seq for entry in found.entries] == [3, 4]
     assert found.missing == ((1, 2),)
@@ -176,23 +178,23 @@ def test_a_read_below_the_minimum_index_says_that_it_is_pruned(world: World) -> 
 
 
 def test_nobody_but_the_operator_prunes_and_never_beyond_the_policy(world: World) -> None:
+    start = ad.StartPruningRequest(request_id=request_id())
     for who, reason in (("app", "CALLER_NOT_ALLOWED"), ("pipc", "CALLER_NOT_ALLOWED")):
         with pytest.raises(grpc.RpcError) as refused:
-            list(world.running.ledger.Prune(ls.PruneRequest(), metadata=world.running.as_(who)))
+            world.running.admin.StartPruning(start, metadata=world.running.as_(who))
         assert reason_of(refused.value) == reason
     too_late = world.clock.wall_ms() - (DAYS - 1) * DAY_MS
     for kept_from_ms in (too_late, -1):
-        with pytest.raises(grpc.RpcError) as refused:
-            world.prune(kept_from_time_ms=kept_from_ms)
-        assert reason_of(refused.value) == "INVALID_REQUEST"
+        with pytest.raises(InvalidError):
+            world.operator().start_pruning(kept_from_ms=kept_from_ms)
+    assert list(world.operator().list_operations()) == []
 
 
 def test_a_ledger_without_a_policy_keeps_everything(tmp_path: Path) -> None:
     world = World(tmp_path, days=0)
     world.clock.advance(1000)
-    with pytest.raises(grpc.RpcError) as refused:
-        world.prune()
-    assert "keeps everything" in (refused.value.details() or "")
+    with pytest.raises(InvalidError, match="keeps everything"):
+        world.operator().start_pruning()
     world.running.check_ledger()
     world.running.stop()
 
@@ -201,21 +203,23 @@ def test_a_pruning_that_was_cut_short_is_finished_by_the_next_call(world: World)
     anna = world.outlive(2, 600)
     world.use(anna)
     world.settle()
-    call = world.running.ledger.Prune(ls.PruneRequest(), metadata=world.running.as_("operator"))
-    next(answer for answer in call if answer.step == ls.PRUNE_STEP_DELETING)
-    call.cancel()
     services = world.services
-    assert services.pruning.acquire(timeout=HANG_S)  # the cancelled call releases it
-    services.pruning.release()
-    # As if the daemon was killed after the first batch: the pruning is stated, and nothing or a part is deleted.
-    state, was_finished = retention.read_pruned(services.ledger.store), retention.is_finished(services.ledger.store)
-    assert state.start
+    with held_at(ad.OPERATION_STEP_DELETING, 2) as held:
+        operation_id = world.operator().start_pruning().operation_id
+        assert held.reached.wait(HANG_S)
+        world.operator().cancel_operation(operation_id)
+    cancelled = world.operator().follow_operation(operation_id)
+    assert (cancelled.error.code, cancelled.cancel_requested_by) == (1, "operator/main")
+    # As if the daemon was killed after the first batch: the pruning is stated, and a part is deleted.
+    assert retention.read_pruned(services.ledger.store).start
+    assert not retention.is_finished(services.ledger.store)
     world.running.check_ledger()
     stated = services.ledger.head(codec.public_tag("ledger"))[0]
-    assert world.prune()[-1].step == ls.PRUNE_STEP_DONE
+    world.prune(dry_run=True)
+    assert not retention.is_finished(services.ledger.store)
+    world.prune()
     assert retention.is_finished(services.ledger.store)
-    if not was_finished:
-        assert services.ledger.head(codec.public_tag("ledger"))[0] == stated  # it was stated once
+    assert services.ledger.head(codec.public_tag("ledger"))[0] == stated  # it was stated once
     assert services.ledger.store.get(layout.PRUNED) is not None
 
 

@@ -31,9 +31,8 @@ from consentd.core import checkpoint, codec, history, merkle
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.cosigning.keyfiles import read_signing_key, write_private
-from consentd.server.keys import make_token
 from consentd.service import proofs, servicer
-from consentd.service.auth import format_credential
+from consentd.service.auth import format_credential, make_token
 from consentd.service.context import EndedCallError
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb

@@ -18,8 +18,10 @@ from collections.abc import Sequence
 from consentd import __version__
 from consentd.cli import (
     accesses,
+    administration,
     audits,
     consents,
+    credentials,
     daemons,
     evidence,
     histories,
@@ -38,6 +40,10 @@ environment: CONSENTD_TARGET, CONSENTD_TOKEN, CONSENTD_TOKEN_FILE, CONSENTD_LOG_
   CONSENTD_POLICY, CONSENTD_MEMORY.
 a person is written SCHEME:VALUE, as in `mhid:MH-0001`; `-` reads it from stdin, so that no other user can see it.
 """
+_MODULES = (
+    daemons, credentials, participants, roles, consents, accesses, histories, receipts, imports, administration,
+    maintenance,
+)  # fmt: skip
 _SERVER_MODULES = frozenset(
     {"rocksdict", "lmdb", "cryptography", "prometheus_client", "grpc_health", "grpc_reflection"}
 )
@@ -105,7 +111,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"consentd {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for module in (daemons, participants, roles, consents, accesses, histories, receipts, imports, maintenance):
+    for module in _MODULES:
         module.add_verbs(verbs)
     audits.add_export_verb(verbs)
     audit = verbs.add_parser("audit", help="verify, replay, watch and report on a whole ledger")

@@ -1,4 +1,4 @@
-"""``consentd serve``, ``witness``, ``keygen`` and ``credential``: run the daemons, and make their keys and tokens."""
+"""``consentd serve``, ``witness`` and ``keygen``: run the daemons, and make their keys."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ from consentd.errors import InvalidError
 _KEYGEN_HELP = """\
 Makes the log key, the statement key, the vault key and the credentials file that the configuration names, and prints
 the token of the first operator once, on stdout. Existing files are not changed. Further operators get an id and a token
-of their own: `consentd credential operator/NAME`. Entries name the operator who wrote them.
+of their own: `consentd credential add operator/NAME`. Entries name the operator who wrote them.
 
 example:
   consentd keygen --config ops/consentd.toml > operator.token
@@ -40,8 +40,6 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument("--keygen", metavar="NAME", help="make its key under this name, print the verifier key, and exit")
     verb = add_verb(verbs, "keygen", keygen, add_config, more=_KEYGEN_HELP)
     verb.add_argument("--operator", default="main", metavar="NAME", help="the first operator is operator/NAME")
-    verb = add_verb(verbs, "credential", credential, add_config)
-    verb.add_argument("participant", metavar="ID", help="a participant's id, operator/NAME or scraper/NAME")
 
 
 def serve(arguments: argparse.Namespace, out: Out) -> int:
@@ -104,25 +102,6 @@ def keygen(arguments: argparse.Namespace, out: Out) -> int:
         token, token=token, operator=operator, log_key=vkey, **more, origin=config.ledger.origin,
         files={what: str(path) for what, path in files.items()},
     )  # fmt: skip
-    return DONE
-
-
-def credential(arguments: argparse.Namespace, out: Out) -> int:
-    """Give a participant or an operator a token; print it."""
-    from consentd.cosigning.keyfiles import write_private
-    from consentd.server.keys import make_token
-    from consentd.service.auth import check_caller_id, format_credential
-
-    config = load(arguments.config)
-    check_caller_id(arguments.participant)
-    path = config.callers.credentials_file
-    if not path.exists():
-        raise InvalidError(f"credentials file does not exist: `{path}`; `consentd keygen` makes it")
-    token = make_token()
-    write_private(path, format_credential(token, arguments.participant), append=True)
-    out.message(f"added to {path}: the token is valid after the daemon receives SIGHUP or is restarted")
-    out.message("stdout has the token; only its hash is stored, and the token is not shown again")
-    out.answer(token, participant=arguments.participant, token=token)
     return DONE
 
 

@@ -1,4 +1,4 @@
-"""``consentd fsck``, ``compact``, ``prune`` and ``table``: maintain a ledger's files."""
+"""``consentd fsck``, ``compact`` and ``table``: maintain a ledger's files."""
 
 import argparse
 import os
@@ -6,30 +6,16 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from consentd.cli.daemons import add_config, load_own_config
-from consentd.cli.options import Verbs, add_daemon, add_pins, add_verb, open_client, read_pins, read_start_ms
+from consentd.cli.options import Verbs, add_pins, add_verb, read_pins
 from consentd.cli.out import DISPROVED, DONE, PROVEN, UNDETERMINED, VERDICTS, Out
 from consentd.config import load
-from consentd.core.kinds import EntryKind, is_known
 from consentd.errors import InvalidError
-from consentd.policy.dates import format_instant
 
 _FSCK_HELP = """\
 The daemon must be stopped; or give a copy of the store as DIR, with --log-key. Nothing is repaired.
 
 exit status: 0 no fault was found, 1 a fault was found, 2 something could not be determined.
 """
-_PRUNE_HELP = """\
-The policy is the one that leaf 0 publishes (`ledger.retention_days` when the ledger began). Kept are: everything of
-that time or later, everything that a kept entry refers to, all public chains, and each person's last entry before that
-time. The ledger first states what will be pruned; nothing is deleted before that statement is public. Proofs of the
-rest stay valid, and histories say what is missing. If it is interrupted, the next call completes it. It cannot be
-undone.
-
-examples:
-  consentd prune --dry-run
-  consentd prune --keep-from 2024-01-01
-"""
-
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs of this module to the parser."""
@@ -39,13 +25,6 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument("--quick", action="store_true", help="leave out statements, signatures and the table")
     add_pins(verb, witnesses=False)
     add_verb(verbs, "compact", compact, add_config)
-    verb = add_verb(verbs, "prune", prune, add_daemon, more=_PRUNE_HELP)
-    verb.add_argument(
-        "--keep-from", type=read_start_ms, default=0, metavar="DATE",
-        help="keep everything from this date on (default: as the policy says)",
-    )  # fmt: skip
-    verb.add_argument("--dry-run", action="store_true", help="only say what would be deleted, and what limits it")
-    verb.set_defaults(timeout=86_400.0)
     verb = verbs.add_parser("table", help="rebuild or verify the policy table, offline")
     under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
     add_verb(under, "rebuild", rebuild_table, add_config)
@@ -117,28 +96,6 @@ def compact(arguments: argparse.Namespace, out: Out) -> int:
         f"다시 씀: {before >> 20} MiB → {after >> 20} MiB", f"rewritten: {before >> 20} MiB, now {after >> 20} MiB",
         type="compact", before=before, after=after,
     )  # fmt: skip
-    return DONE
-
-
-def prune(arguments: argparse.Namespace, out: Out) -> int:
-    """Delete what the retention policy no longer keeps (for the operator)."""
-    with open_client(arguments) as client, out.progress("pruning") as progress:
-        done = client.prune(
-            kept_from_ms=arguments.keep_from, dry_run=arguments.dry_run,
-            progress=lambda answer: progress(answer.done_count, answer.total_count),
-        )  # fmt: skip
-    since = format_instant(done.kept_from_time_ms)
-    kind = EntryKind(done.stop_kind).name if is_known(done.stop_kind) else ""
-    out.answer(
-        f"{'삭제 예정' if arguments.dry_run else '삭제됨'}: 진술 {done.statement_count}건, 항목 "
-        f"{done.leaf_count}건. {since} 이후의 모든 기록은 남아 있음 (시작 크기 {done.start_size})",
-        f"{'would be pruned' if arguments.dry_run else 'pruned'}: {done.statement_count} statements, "
-        f"{done.leaf_count} leaves; everything from {since} on is kept (new readers start at {done.start_size})",
-        type="prune", dry_run=arguments.dry_run, statements=done.statement_count, leaves=done.leaf_count,
-        kept_from_ms=done.kept_from_time_ms, start=done.start_size, stop_index=done.stop_index, stop_kind=kind,
-    )  # fmt: skip
-    if kind:
-        out.message(f"leaves are deleted only before entry {done.stop_index}, a {kind} that a kept entry refers to")
     return DONE
 
 

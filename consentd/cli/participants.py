@@ -19,7 +19,7 @@ _HELP = """\
 examples:
   consentd participants add hospital-a --en "Hospital A" --role holder --role recipient
   consentd participants add khis --ko 한국보건의료정보원 --role relay --right act-for-subjects
-Then `consentd credential` gives the participant a token.
+Then `consentd credential add` gives the participant a token.
 """
 
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 from consentd.core import note
 from consentd.cosigning.mldsa import MldsaSigner, parse_mldsa_signing_key
 from consentd.errors import InvalidError, MalformedError, StorageError
+from consentd.files import append_line
 
 _Signer = TypeVar("_Signer")
 
@@ -50,12 +51,16 @@ def _read_key(path: Path, parse: Callable[[str], _Signer], kind: str) -> _Signer
 
 
 def write_private(path: Path, text: str, *, append: bool = False) -> None:
-    """Write a text to a new file that only its owner can read (mode 0600), or *append* the text to a file; sync.
+    """Write a text to a new file that only its owner can read (mode 0600), or *append* a line to an old one; sync.
 
     Raises:
-        StorageError: the file cannot be written, or already exists and *append* is false.
+        StorageError: the file cannot be written; or it exists, and *append* is false; or it does not, and *append* is
+            true.
     """
-    flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_EXCL)
+    if append:
+        append_line(path, text, name="key file")
+        return
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, flags, 0o600)
@@ -65,8 +70,7 @@ def write_private(path: Path, text: str, *, append: bool = False) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError:
-            if not append:
-                path.unlink(missing_ok=True)  # the next attempt would refuse to replace an incomplete file
+            path.unlink(missing_ok=True)  # the next attempt would refuse to replace an incomplete file
             raise
     except OSError as error:
         raise StorageError(f"key file cannot be written: `{path}`: {error.strerror}") from error

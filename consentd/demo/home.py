@@ -10,8 +10,8 @@ from consentd.core import note
 from consentd.cosigning.keyfiles import write_private
 from consentd.demo.town import RELAY
 from consentd.errors import InvalidError
-from consentd.server.keys import KEY_SECTIONS, make_keys, make_token, read_keys
-from consentd.service.auth import format_credential
+from consentd.server.keys import KEY_SECTIONS, make_keys, read_keys
+from consentd.service.auth import format_credential, make_token
 
 MARKER = "consentd-demo"
 """The name of a marker file. The demo removes an existing directory only if the directory contains this file."""

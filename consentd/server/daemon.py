@@ -50,7 +50,8 @@ from consentd.server.rpc_server import RpcServer
 from consentd.server.scrubber import Scrubber
 from consentd.server.signals import Signals
 from consentd.server.tls import http_context, read_tls_files
-from consentd.service.auth import Authenticator, read_credentials
+from consentd.service.credentials import Credentials
+from consentd.service.operations import Operations
 from consentd.service.servicer import Services, ServiceState
 from consentd.store.rocks import RocksStore
 from consentd.table.table import Table, catch_up
@@ -83,7 +84,7 @@ class Daemon:
         self._closers: list[Callable[[], None]] = []
         self._scrubber: Scrubber | None = None
         self._signing_lock: FileLock | None = None
-        self.authenticator: Authenticator | None = None
+        self.credentials: Credentials | None = None
         self.grpc_port = 0
 
     @property
@@ -122,6 +123,7 @@ class Daemon:
         if self._scrubber is not None:
             self._scrubber.stop()
         if services is not None:
+            services.operations.stop()
             services.sequencer.stop()
         if self._http is not None:
             self._http.stop(_HTTP_GRACE_S)
@@ -144,12 +146,9 @@ class Daemon:
             _reload(self._reload_certificates, "TLS files not reloaded")
 
     def reload_credentials(self) -> None:
-        """Read the credentials file again. Raises as ``read_credentials``, and keeps the present ones then."""
-        credentials = read_credentials(self.config.callers.credentials_file)
-        if self.authenticator is not None:
-            self.authenticator.credentials = credentials
-            counts = len(credentials.tokens), len(credentials.certificates)
-            log.info("credentials reloaded: %d tokens, %d certificates", *counts)
+        """Read the credentials file again. Raises as ``Credentials.reload``, and keeps the present ones then."""
+        if self.credentials is not None:
+            log.info("credentials reloaded: %d tokens, %d certificates", *self.credentials.reload())
 
     def _reload_certificates(self) -> None:
         context = None if self.config.http.tls is None else http_context(self.config.http.tls)
@@ -172,10 +171,10 @@ class Daemon:
 
     def _open(self) -> Services:
         config, keys = self.config, read_keys(self.config)
-        self.authenticator = Authenticator(read_credentials(config.callers.credentials_file))
         # INVARIANT: this lock is taken before any file of the ledger is read, and released after all stores are closed.
         data_lock = lock_data(config)
         self._closers.append(partial(os.close, data_lock))
+        self.credentials = credentials = self._open_credentials()
         check_ledger_files(config, keys.log.verifier)
         ledger, table = self._open_ledger_and_table(keys)
         vault = self._open_vault(keys, ledger, table)
@@ -191,11 +190,22 @@ class Daemon:
         )  # fmt: skip
         self._scrubber = Scrubber(config, target, sequencer=sequencer, metrics=self.metrics, clock=self._clock)
         self._scrubber.start()
+        operations = Operations(clock=self._clock, metrics=self.metrics, rest=self._rpc.rest)
         page_key = hashlib.sha256(b"consentd/page/v1\0" + keys.statement.seed).digest()
         return Services(
             config=config, ledger=ledger, vault=vault, table=table, sequencer=sequencer, metrics=self.metrics,
-            authenticator=self.authenticator, page_key=page_key,
+            credentials=credentials, operations=operations, page_key=page_key,
         )  # fmt: skip
+
+    def _open_credentials(self) -> Credentials:
+        tls = self.config.grpc.tls
+        credentials = Credentials(
+            self.config.callers.credentials_file, self.config.ledger.issued_credentials_path, clock=self._clock,
+            has_certificates=tls is not None and tls.client_ca_file is not None,
+        )  # fmt: skip
+        self._closers.append(credentials.close)
+        self.metrics.credential_end_time_seconds.follow(credentials.next_end_s)
+        return credentials
 
     def _open_ledger_and_table(self, keys: Keys) -> tuple[Ledger, Table]:
         config = self.config

@@ -205,7 +205,7 @@ def _is_scraper(request: HttpRequest, services: Services | None) -> bool:
 
 
 def _caller(request: HttpRequest, services: Services) -> str:
-    return services.authenticator.authenticate([("authorization", request.headers.get("Authorization", ""))], None)
+    return services.credentials.authenticate([("authorization", request.headers.get("Authorization", ""))], None)
 
 
 def _reads_entries(request: HttpRequest, services: Services) -> bool:

@@ -13,7 +13,7 @@ from consentd.core import ed25519, note
 from consentd.cosigning.keyfiles import read_key_text, read_mldsa_key, read_signing_key, write_private
 from consentd.cosigning.mldsa import MldsaSigner, format_mldsa_signing_key
 from consentd.errors import InvalidError, StorageError
-from consentd.service.auth import check_caller_id, format_credential
+from consentd.service.auth import check_caller_id, format_credential, make_token
 
 KEY_SECTIONS = """\
 [keys]
@@ -75,11 +75,6 @@ def make_keys(config: Config, operator: str = FIRST_OPERATOR) -> str:
             path.unlink(missing_ok=True)
         raise
     return token
-
-
-def make_token() -> str:
-    """Return a new bearer token."""
-    return secrets.token_urlsafe(32)
 
 
 def read_keys(config: Config) -> Keys:

@@ -57,7 +57,7 @@ class PoolName(enum.StrEnum):
     WRITE_BATCH = "write_batch"
     READ = "read"
     STREAM = "stream"
-    PRUNE = "prune"
+    ADMIN = "admin"
     ANYBODY = "anybody"
     HEALTH = "health"
     TOOLS = "tools"
@@ -102,7 +102,7 @@ def pool_limits(config: GrpcConfig) -> dict[PoolName, PoolLimits]:
         PoolName.WRITE_BATCH: limits(4, max(2, calls // 16), longest),
         PoolName.READ: limits(4, max(2, calls // 4), 64 * kib),
         PoolName.STREAM: limits(4, streams, 64 * kib),
-        PoolName.PRUNE: limits(1, 4, 64 * kib),
+        PoolName.ADMIN: limits(1, 32, 64 * kib),
         PoolName.ANYBODY: PoolLimits(threads=2, calls=streams, calls_of_caller=streams, request_bytes=4 * kib),
         PoolName.HEALTH: PoolLimits(threads=0, calls=calls, calls_of_caller=calls, request_bytes=4 * kib),
         PoolName.TOOLS: PoolLimits(threads=1, calls=streams, calls_of_caller=streams, request_bytes=4 * kib),

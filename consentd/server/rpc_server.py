@@ -30,9 +30,10 @@ from consentd.server.tickets import Bytes, Ticket
 from consentd.server.tls import RpcCertificates
 from consentd.server.transport import Transport
 from consentd.service.access import AccessService
-from consentd.service.auth import UnauthenticatedError
+from consentd.service.admin import AdminService
 from consentd.service.consents import ConsentService
 from consentd.service.context import Status
+from consentd.service.credentials import Credentials
 from consentd.service.policy import PolicyService
 from consentd.service.proofs import LedgerService
 from consentd.service.registry import RegistryService
@@ -41,6 +42,7 @@ from consentd.service.rpc import forgiving, refusal
 from consentd.service.servicer import ServiceState
 from consentd.v1 import (
     access_service_pb2_grpc,
+    admin_service_pb2_grpc,
     consent_service_pb2_grpc,
     ledger_service_pb2_grpc,
     policy_service_pb2_grpc,
@@ -64,7 +66,10 @@ _POOLS: dict[str, PoolName] = {
     "RevokeConsent": PoolName.REVOKE,
     "PauseConsent": PoolName.REVOKE,
     "GetHistory": PoolName.STREAM,
-    "Prune": PoolName.PRUNE,
+    "StartPruning": PoolName.ADMIN,
+    "CancelOperation": PoolName.ADMIN,
+    "AddCredential": PoolName.ADMIN,
+    "RevokeCredential": PoolName.ADMIN,
 }
 """The pool of an RPC; of all others, those whose names begin with Get or List are reads, and the rest are writes."""
 _WITHOUT_CALLER = (PoolName.HEALTH, PoolName.TOOLS)  # in these pools nobody asks for a credential
@@ -150,6 +155,10 @@ class RpcServer:
             time.sleep(_DRAIN_STEP_S)
         self._transport.stop(max(0.0, end_s - time.monotonic()))
 
+    def rest(self, worked_s: float) -> None:
+        """Rest after *worked_s* seconds of work that no call waits for, if calls that come first need the processor."""
+        self._pools[PoolName.ADMIN].rest(worked_s)
+
     def close(self) -> None:
         """End the threads. Call this after ``drain``."""
         for pool in self._pools.values():
@@ -170,6 +179,7 @@ class RpcServer:
             (policy_service_pb2_grpc.add_PolicyServiceServicer_to_server, PolicyService),
             (access_service_pb2_grpc.add_AccessServiceServicer_to_server, AccessService),
             (ledger_service_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerService),
+            (admin_service_pb2_grpc.add_AdminServiceServicer_to_server, AdminService),
         ):
             cast(Callable[[object, object], None], add)(service(state), self)
         self._describe = describe(self._services)
@@ -225,7 +235,7 @@ class RpcServer:
             call.caller = self._authenticate(call)
             if not call.caller:
                 if not route.is_open:
-                    raise UnauthenticatedError("call has no credential that is known here", "UNAUTHENTICATED")
+                    raise self._credentials().refusal(call.metadata, self._certificate(call))
                 name = PoolName.ANYBODY
         ticket = Ticket(call, self._pools[name], self._pools[PoolName.WAIT], self._bytes)
         evicted = ticket.enter()
@@ -246,11 +256,16 @@ class RpcServer:
             self._transport.park(call, status)
 
     def _authenticate(self, call: Call) -> str:
+        return self._credentials().authenticate(call.metadata, self._certificate(call))
+
+    def _certificate(self, call: Call) -> bytes | None:
+        return call.certificate() if self._config.tls is not None else None
+
+    def _credentials(self) -> Credentials:
         services = self._state.services
         if services is None or self._is_draining:
             raise StorageError("daemon is starting or draining", "NOT_SERVING")
-        certificate = call.certificate() if self._config.tls is not None else None
-        return services.authenticator.authenticate(call.metadata, certificate)
+        return services.credentials
 
     def _is_known(self, call: Call) -> bool:
         return self._authenticate(call) == call.caller

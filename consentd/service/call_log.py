@@ -94,6 +94,11 @@ class CallLog:
         else:
             self._add(logging.DEBUG, "access recorded", rpc, reason, call, names, "")
 
+    def administered(self, what: str, rpc: str, call: LoggedCall, fields: Mapping[str, str]) -> None:
+        """Log at once what an operator changed: *what* happened, with *fields* that name it. No line stands for two."""
+        shown = {"rpc": rpc, "caller": call.caller, **fields, "addresses": [_address(call.peer())]}
+        log.info("%s", what, extra={"fields": shown})
+
     def ended(self, rpc: str, code: str, call: LoggedCall) -> None:
         """Log that the server ended a call with a status *code* that has no reason of ours. INTERNAL: a bug."""
         what = "call failed" if code == "INTERNAL" else "call refused"

@@ -14,7 +14,6 @@ from consentd.ledger.retention import read_pruned
 from consentd.ledger.vault import Vault
 from consentd.service.authorization import caller_kinds
 from consentd.service.context import Context
-from consentd.service.pruning import prune
 from consentd.service.readings import record_readings, submit_readings
 from consentd.service.receipts import get_receipt
 from consentd.service.requests import Pager
@@ -156,11 +155,6 @@ class LedgerService(Servicer):
         for each, public_name in names.items():  # the requested chain is the first
             first, last = (asked if each == tag else WHOLE).seqs(store, each, heads.chains[each][0])
             yield from _stream_chain(chains, heads, each, public_name, first, last)
-
-    @stream_rpc
-    def Prune(self, request: ls.PruneRequest, context: Context) -> Iterator[ls.PruneResponse]:
-        """Delete the entries that the retention policy no longer keeps, and stream the progress."""
-        yield from prune(self.services, request, context)
 
     # -- steps ------------------------------------------------------------------------------------------------
 

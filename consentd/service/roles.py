@@ -123,7 +123,6 @@ GetHistory              unknown   -  -  -   -  -  -  -  -   -  n  -   n
 ListEntries             public    -  -  -   -  -  -  A  -   -  -  -   A
 ListStatements          public    -  -  -   -  -  -  A  -   -  -  A   A
 ListStatements          other     -  -  -   -  -  -  r  -   -  -  A   A
-Prune                   public    -  -  -   -  -  -  -  -   -  -  -   A
 
 EnrolSubject            unknown   -  -  -   -  -  -  -  -   -  A  -   A
 RegisterParticipant     public    -  -  -   -  -  -  -  -   -  -  -   A
@@ -144,6 +143,14 @@ ListParticipants        public    -  -  -   A  A  A  A  A   A  A  A   A
 GetVocabulary           public    -  -  -   A  A  A  A  A   A  A  A   A
 GetNotice               public    -  -  -   A  A  A  A  A   A  A  A   A
 GetRules                public    -  -  -   A  A  A  A  A   A  A  A   A
+
+StartPruning            public    -  -  -   -  -  -  -  -   -  -  -   A
+GetOperation            public    -  -  -   -  -  -  -  -   -  -  -   A
+ListOperations          public    -  -  -   -  -  -  -  -   -  -  -   A
+CancelOperation         public    -  -  -   -  -  -  -  -   -  -  -   A
+AddCredential           public    -  -  -   -  -  -  -  -   -  -  -   A
+ListCredentials         public    -  -  -   -  -  -  -  -   -  -  -   A
+RevokeCredential        public    -  -  -   -  -  -  -  -   -  -  -   A
 """
 
 _HIDDEN = (

@@ -39,8 +39,11 @@ MAX_MESSAGE = 300
 
 _CODES: tuple[tuple[type[ConsentdError], grpc.StatusCode], ...] = (
     (UnauthenticatedError, grpc.StatusCode.UNAUTHENTICATED),  # before its base class: the first match counts
+    (errors.OperationCancelledError, grpc.StatusCode.CANCELLED),
     (errors.InvalidError, grpc.StatusCode.INVALID_ARGUMENT),
     (errors.NotFoundError, grpc.StatusCode.NOT_FOUND),
+    (errors.AlreadyExistsError, grpc.StatusCode.ALREADY_EXISTS),
+    (errors.PreconditionError, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.ConflictError, grpc.StatusCode.ABORTED),
     (errors.DeniedError, grpc.StatusCode.PERMISSION_DENIED),
     (errors.OverloadedError, grpc.StatusCode.RESOURCE_EXHAUSTED),
@@ -198,6 +201,12 @@ def status_of(error: Exception, metrics: Metrics, name: str) -> Status:
         log.error("bug in %s: %s at %s", name, type(error).__name__, where)
         code, message, reason = grpc.StatusCode.INTERNAL, "internal error", "INTERNAL"
     return _make_status(code, message, reason, error.retry_after_ms if isinstance(error, errors.OverloadedError) else 0)
+
+
+def status_message(metrics: Metrics, name: str, error: Exception) -> status_pb2.Status:
+    """Return the google.rpc.Status of an error that ends an operation of the RPC *name*; see ``status_of``."""
+    ((_, details),) = status_of(error, metrics, name).metadata
+    return status_pb2.Status.FromString(details)
 
 
 @lru_cache(maxsize=64)

@@ -1,9 +1,8 @@
 """The base class of all services: reaches the opened daemon, authenticates callers, and makes receipts."""
 
-import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -20,10 +19,12 @@ from consentd.sequencer.commands.consents import enrolled_tag
 from consentd.sequencer.commands.write import Request, SignedEntry, Write, verify_ahead
 from consentd.sequencer.loop import Sequencer
 from consentd.sequencer.pool import Written
-from consentd.service.auth import Authenticator, UnauthenticatedError
+from consentd.service.auth import UnauthenticatedError
 from consentd.service.authorization import check_access, check_may_call
 from consentd.service.call_log import CallLog, Names, named_participants
 from consentd.service.context import Context, Waiting
+from consentd.service.credentials import Credentials
+from consentd.service.operations import Operations
 from consentd.service.roles import Access, Whose, needs_credential
 from consentd.table.table import Table
 from consentd.table.view import View
@@ -44,9 +45,9 @@ class Services:
     table: Table
     sequencer: Sequencer
     metrics: Metrics
-    authenticator: Authenticator
+    credentials: Credentials
+    operations: Operations
     page_key: bytes
-    pruning: threading.Lock = field(default_factory=threading.Lock)  # pruning.prune holds this lock during a call
 
 
 class ServiceState:

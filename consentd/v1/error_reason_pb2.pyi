@@ -131,6 +131,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_QUOTA_EXCEEDED: the caller has used up one of the realm's quotas (RESOURCE_EXHAUSTED, with RetryInfo:
     the time until the quota begins anew). Nothing was recorded. The message names the quota.
     """
+    ERROR_REASON_OPERATION_RUNNING: _ErrorReason.ValueType  # 50
+    """ERROR_REASON_OPERATION_RUNNING: another operation is running, which the message names (FAILED_PRECONDITION). Follow
+    or cancel it first.
+    """
+    ERROR_REASON_OPERATION_CANCELLED: _ErrorReason.ValueType  # 51
+    """ERROR_REASON_OPERATION_CANCELLED: an operator cancelled the operation (CANCELLED, in its result only)."""
+    ERROR_REASON_CREDENTIAL_EXPIRED: _ErrorReason.ValueType  # 52
+    """ERROR_REASON_CREDENTIAL_EXPIRED: the credential of the call has ended (UNAUTHENTICATED). Get a new one."""
+    ERROR_REASON_LAST_OPERATOR_CREDENTIAL: _ErrorReason.ValueType  # 53
+    """ERROR_REASON_LAST_OPERATOR_CREDENTIAL: without this credential no operator could call (FAILED_PRECONDITION). Add
+    another one first.
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 35
     """ERROR_REASON_INTERNAL: a bug in the daemon (INTERNAL). Please report it."""
 
@@ -248,6 +260,18 @@ caller or for all (RESOURCE_EXHAUSTED, with RetryInfo). Nothing was begun. Try a
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 40
 """ERROR_REASON_QUOTA_EXCEEDED: the caller has used up one of the realm's quotas (RESOURCE_EXHAUSTED, with RetryInfo:
 the time until the quota begins anew). Nothing was recorded. The message names the quota.
+"""
+ERROR_REASON_OPERATION_RUNNING: ErrorReason.ValueType  # 50
+"""ERROR_REASON_OPERATION_RUNNING: another operation is running, which the message names (FAILED_PRECONDITION). Follow
+or cancel it first.
+"""
+ERROR_REASON_OPERATION_CANCELLED: ErrorReason.ValueType  # 51
+"""ERROR_REASON_OPERATION_CANCELLED: an operator cancelled the operation (CANCELLED, in its result only)."""
+ERROR_REASON_CREDENTIAL_EXPIRED: ErrorReason.ValueType  # 52
+"""ERROR_REASON_CREDENTIAL_EXPIRED: the credential of the call has ended (UNAUTHENTICATED). Get a new one."""
+ERROR_REASON_LAST_OPERATOR_CREDENTIAL: ErrorReason.ValueType  # 53
+"""ERROR_REASON_LAST_OPERATOR_CREDENTIAL: without this credential no operator could call (FAILED_PRECONDITION). Add
+another one first.
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 35
 """ERROR_REASON_INTERNAL: a bug in the daemon (INTERNAL). Please report it."""

@@ -9,7 +9,6 @@ from consentd.v1 import statement_pb2 as _statement_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
-from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,34 +19,6 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-class _PruneStep:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _PruneStepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PruneStep.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    PRUNE_STEP_UNSPECIFIED: _PruneStep.ValueType  # 0
-    """PRUNE_STEP_UNSPECIFIED is never sent."""
-    PRUNE_STEP_PLANNING: _PruneStep.ValueType  # 1
-    """PRUNE_STEP_PLANNING reads all chains."""
-    PRUNE_STEP_DELETING: _PruneStep.ValueType  # 2
-    """PRUNE_STEP_DELETING deletes statements and leaves."""
-    PRUNE_STEP_DONE: _PruneStep.ValueType  # 3
-    """PRUNE_STEP_DONE is the step of the last answer."""
-
-class PruneStep(_PruneStep, metaclass=_PruneStepEnumTypeWrapper):
-    """PruneStep is the present step of a pruning."""
-
-PRUNE_STEP_UNSPECIFIED: PruneStep.ValueType  # 0
-"""PRUNE_STEP_UNSPECIFIED is never sent."""
-PRUNE_STEP_PLANNING: PruneStep.ValueType  # 1
-"""PRUNE_STEP_PLANNING reads all chains."""
-PRUNE_STEP_DELETING: PruneStep.ValueType  # 2
-"""PRUNE_STEP_DELETING deletes statements and leaves."""
-PRUNE_STEP_DONE: PruneStep.ValueType  # 3
-"""PRUNE_STEP_DONE is the step of the last answer."""
-Global___PruneStep: _TypeAlias = PruneStep  # noqa: Y015
 
 @_typing.final
 class GetCheckpointRequest(_message.Message):
@@ -669,83 +640,3 @@ class HistoryEntries(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HistoryEntries: _TypeAlias = HistoryEntries  # noqa: Y015
-
-@_typing.final
-class PruneRequest(_message.Message):
-    """PruneRequest starts a pruning."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    KEPT_FROM_TIME_MS_FIELD_NUMBER: _builtins.int
-    DRY_RUN_FIELD_NUMBER: _builtins.int
-    kept_from_time_ms: _builtins.int
-    """kept_from_time_ms is the time from which everything is kept; 0: the latest that the retention policy allows."""
-    dry_run: _builtins.bool
-    """dry_run only reports what would be deleted."""
-    def __init__(
-        self,
-        *,
-        kept_from_time_ms: _builtins.int = ...,
-        dry_run: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "kept_from_time_ms", b"kept_from_time_ms"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___PruneRequest: _TypeAlias = PruneRequest  # noqa: Y015
-
-@_typing.final
-class PruneResponse(_message.Message):
-    """PruneResponse reports progress; the last one reports what was deleted."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    STEP_FIELD_NUMBER: _builtins.int
-    DONE_COUNT_FIELD_NUMBER: _builtins.int
-    TOTAL_COUNT_FIELD_NUMBER: _builtins.int
-    KEPT_FROM_TIME_MS_FIELD_NUMBER: _builtins.int
-    START_SIZE_FIELD_NUMBER: _builtins.int
-    LEAF_COUNT_FIELD_NUMBER: _builtins.int
-    STATEMENT_COUNT_FIELD_NUMBER: _builtins.int
-    STOP_INDEX_FIELD_NUMBER: _builtins.int
-    STOP_KIND_FIELD_NUMBER: _builtins.int
-    step: Global___PruneStep.ValueType
-    """step is the present step."""
-    done_count: _builtins.int
-    """done_count is how many chains are done."""
-    total_count: _builtins.int
-    """total_count is how many chains there are."""
-    kept_from_time_ms: _builtins.int
-    """kept_from_time_ms is the time from which everything is kept."""
-    start_size: _builtins.int
-    """start_size is the size of the tree at which a verifier without earlier knowledge starts."""
-    leaf_count: _builtins.int
-    """leaf_count is how many leaves are, or would be, deleted."""
-    statement_count: _builtins.int
-    """statement_count is how many statements are, or would be, deleted."""
-    stop_index: _builtins.int
-    """stop_index is the index of the first entry that must be kept, so start_size cannot be larger."""
-    stop_kind: _builtins.int
-    """stop_kind is the kind of that entry; 0: only kept_from_time_ms limits start_size."""
-    def __init__(
-        self,
-        *,
-        step: Global___PruneStep.ValueType = ...,
-        done_count: _builtins.int = ...,
-        total_count: _builtins.int = ...,
-        kept_from_time_ms: _builtins.int = ...,
-        start_size: _builtins.int = ...,
-        leaf_count: _builtins.int = ...,
-        statement_count: _builtins.int = ...,
-        stop_index: _builtins.int = ...,
-        stop_kind: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done_count", b"done_count", "kept_from_time_ms", b"kept_from_time_ms", "leaf_count", b"leaf_count", "start_size", b"start_size", "statement_count", b"statement_count", "step", b"step", "stop_index", b"stop_index", "stop_kind", b"stop_kind", "total_count", b"total_count"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___PruneResponse: _TypeAlias = PruneResponse  # noqa: Y015

@@ -71,11 +71,6 @@ class LedgerServiceStub(object):
                 request_serializer=consentd_dot_v1_dot_ledger__service__pb2.GetHistoryRequest.SerializeToString,
                 response_deserializer=consentd_dot_v1_dot_ledger__service__pb2.GetHistoryResponse.FromString,
                 _registered_method=True)
-        self.Prune = channel.unary_stream(
-                '/consentd.v1.LedgerService/Prune',
-                request_serializer=consentd_dot_v1_dot_ledger__service__pb2.PruneRequest.SerializeToString,
-                response_deserializer=consentd_dot_v1_dot_ledger__service__pb2.PruneResponse.FromString,
-                _registered_method=True)
 
 
 class LedgerServiceServicer(object):
@@ -142,14 +137,6 @@ class LedgerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Prune(self, request, context):
-        """Prune deletes what the published retention policy no longer keeps, and streams its progress. Only an operator may.
-        An interrupted pruning is finished by the next call. Cost: a pass over the chains of all persons.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
 
 def add_LedgerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -187,11 +174,6 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.GetHistory,
                     request_deserializer=consentd_dot_v1_dot_ledger__service__pb2.GetHistoryRequest.FromString,
                     response_serializer=consentd_dot_v1_dot_ledger__service__pb2.GetHistoryResponse.SerializeToString,
-            ),
-            'Prune': grpc.unary_stream_rpc_method_handler(
-                    servicer.Prune,
-                    request_deserializer=consentd_dot_v1_dot_ledger__service__pb2.PruneRequest.FromString,
-                    response_serializer=consentd_dot_v1_dot_ledger__service__pb2.PruneResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -385,33 +367,6 @@ class LedgerService(object):
             '/consentd.v1.LedgerService/GetHistory',
             consentd_dot_v1_dot_ledger__service__pb2.GetHistoryRequest.SerializeToString,
             consentd_dot_v1_dot_ledger__service__pb2.GetHistoryResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def Prune(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_stream(
-            request,
-            target,
-            '/consentd.v1.LedgerService/Prune',
-            consentd_dot_v1_dot_ledger__service__pb2.PruneRequest.SerializeToString,
-            consentd_dot_v1_dot_ledger__service__pb2.PruneResponse.FromString,
             options,
             channel_credentials,
             insecure,

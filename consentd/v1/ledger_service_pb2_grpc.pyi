@@ -64,10 +64,6 @@ class LedgerServiceStub:
     NOT_FOUND for all but auditors, because the proof of absence shows the key of another chain. Cost: proportional to
     the length of the history.
     """
-    Prune: _grpc.UnaryStreamMultiCallable[_ledger_service_pb2.PruneRequest, _ledger_service_pb2.PruneResponse]
-    """Prune deletes what the published retention policy no longer keeps, and streams its progress. Only an operator may.
-    An interrupted pruning is finished by the next call. Cost: a pass over the chains of all persons.
-    """
 
 @_typing.type_check_only
 class LedgerServiceAsyncStub(LedgerServiceStub):
@@ -104,10 +100,6 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     the caller needs the right ACT_FOR_SUBJECTS; every caller may read public chains. A public name without entries is
     NOT_FOUND for all but auditors, because the proof of absence shows the key of another chain. Cost: proportional to
     the length of the history.
-    """
-    Prune: _aio.UnaryStreamMultiCallable[_ledger_service_pb2.PruneRequest, _ledger_service_pb2.PruneResponse]  # type: ignore[assignment]
-    """Prune deletes what the published retention policy no longer keeps, and streams its progress. Only an operator may.
-    An interrupted pruning is finished by the next call. Cost: a pass over the chains of all persons.
     """
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -184,16 +176,6 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         the caller needs the right ACT_FOR_SUBJECTS; every caller may read public chains. A public name without entries is
         NOT_FOUND for all but auditors, because the proof of absence shows the key of another chain. Cost: proportional to
         the length of the history.
-        """
-
-    @_abc_1.abstractmethod
-    def Prune(
-        self,
-        request: _ledger_service_pb2.PruneRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_ledger_service_pb2.PruneResponse], _abc.AsyncIterator[_ledger_service_pb2.PruneResponse]]:
-        """Prune deletes what the published retention policy no longer keeps, and streams its progress. Only an operator may.
-        An interrupted pruning is finished by the next call. Cost: a pass over the chains of all persons.
         """
 
 def add_LedgerServiceServicer_to_server(servicer: LedgerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -17,13 +17,14 @@ from consentd.core.ed25519 import KeyPair
 from consentd.cosigning.keyfiles import read_signing_key, write_private
 from consentd.policy.delegation import Capacity
 from consentd.server.daemon import Daemon
-from consentd.server.keys import KEY_SECTIONS, make_keys, make_token
-from consentd.service.auth import format_credential
+from consentd.server.keys import KEY_SECTIONS, make_keys
+from consentd.service.auth import format_credential, make_token
 from consentd.service.servicer import Services
 from consentd.statements.values import to_enum
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import (
     access_service_pb2_grpc,
+    admin_service_pb2_grpc,
     consent_service_pb2_grpc,
     ledger_service_pb2_grpc,
     policy_service_pb2_grpc,
@@ -100,6 +101,7 @@ class Running:
         self.policy = policy_service_pb2_grpc.PolicyServiceStub(self.channel)
         self.access = access_service_pb2_grpc.AccessServiceStub(self.channel)
         self.ledger = ledger_service_pb2_grpc.LedgerServiceStub(self.channel)
+        self.admin = admin_service_pb2_grpc.AdminServiceStub(self.channel)
 
     def as_(self, who: str) -> tuple[tuple[str, str], ...]:
         """Return the metadata with which *who* calls."""

@@ -32,8 +32,8 @@ from consentd.cosigning.publisher import Halt, ImmediatePublisher, Publish, Publ
 from consentd.errors import ConsentdError
 from consentd.ledger.ledger import Ledger
 from consentd.server.daemon import Daemon
-from consentd.server.keys import Keys, make_keys, make_token
-from consentd.service.auth import format_credential
+from consentd.server.keys import Keys, make_keys
+from consentd.service.auth import format_credential, make_token
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs

@@ -27,9 +27,9 @@ from consentd.ledger.pruning import Stop
 from consentd.policy import model
 from consentd.sequencer.commands.ledger import StatePruning
 from consentd.statements.values import consent_message
+from consentd.v1 import admin_service_pb2 as ad
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
-from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import statement_pb2 as st
 from consentd.verify import findings
 from consentd.verify.fsck import Report, verify_files
@@ -210,9 +210,12 @@ class World:
         self.clock.advance(DAYS + 10)
         return anna
 
-    def prune(self, **request: int) -> list[ls.PruneResponse]:
-        call = ls.PruneRequest(**request)
-        return list(self.running.ledger.Prune(call, metadata=self.running.as_("operator"), timeout=60))
+    def prune(self, **request: Any) -> ad.PruneResult:
+        return self.operator().prune(**request)
+
+    def operator(self) -> Client:
+        """Return a client of the operator."""
+        return Client("", token=self.running.tokens["operator"], channel=self.running.channel, timeout_s=HANG_S)
 
     def tag(self, subject: pb.Subject) -> bytes:
         with self.services.table.read() as snapshot:

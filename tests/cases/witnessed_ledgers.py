@@ -15,8 +15,8 @@ from consentd.core.submission import Submission, format_submission
 from consentd.cosigning.connection import Connection
 from consentd.cosigning.keyfiles import read_signing_key, write_private
 from consentd.listener.messages import HttpResponse
-from consentd.server.keys import make_keys, make_token
-from consentd.service.auth import format_credential
+from consentd.server.keys import make_keys
+from consentd.service.auth import format_credential, make_token
 from consentd.witnessd.config import WitnessServerConfig, parse_witness_config
 from consentd.witnessd.daemon import WitnessServer
 from consentd_client import Client, pin

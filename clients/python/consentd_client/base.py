@@ -15,7 +15,7 @@ from inspect import getdoc
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
-from consentd_client import access, consents, ledger, policy, registry, transport
+from consentd_client import access, admin, consents, ledger, policy, registry, transport
 from consentd_client.memory import Memory, RamMemory
 from consentd_client.operations import ClientContext, Operation, ReadPage, StreamCall, UnaryCall, procedure_path
 from consentd_client.transport import DEFAULT_TIMEOUT_S, Tls
@@ -127,7 +127,15 @@ class ClientBase(ABC):
     publish_vocabulary = _method(registry.publish_vocabulary)
     publish_notice = _method(registry.publish_notice)
     publish_rules = _method(registry.publish_rules)
-    prune = _method(ledger.prune)
+    prune = _method(admin.prune)
+    start_pruning = _method(admin.start_pruning)
+    get_operation = _method(admin.get_operation)
+    list_operations = _list_method(admin.list_operations)
+    cancel_operation = _method(admin.cancel_operation)
+    follow_operation = _method(admin.follow_operation)
+    add_credential = _method(admin.add_credential)
+    list_credentials = _list_method(admin.list_credentials)
+    revoke_credential = _method(admin.revoke_credential)
 
     def __init__(
         self,

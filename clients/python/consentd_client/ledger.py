@@ -1,4 +1,4 @@
-"""Operations of LedgerService: read and verify checkpoints, receipts and histories; prune the ledger."""
+"""Operations of LedgerService: read and verify checkpoints, receipts and histories."""
 
 import hashlib
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from consentd.core.checkpoint import Checkpoint, open_checkpoint
 from consentd.core.history import HistoryProof
 from consentd.core.key_validity import has_author_keys
 from consentd.core.kinds import EntryKind
-from consentd.errors import InvalidError, MalformedError, NotFoundError, ProofError, VerificationError
+from consentd.errors import InvalidError, NotFoundError, ProofError, VerificationError
 from consentd.statements.evidence import HeldPart
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import ledger_service_pb2 as ls
@@ -193,28 +193,6 @@ def _verified(
         return (yield from run_blocking(verify))
     except VerificationError as error:
         raise with_evidence(error, proof.checkpoint, note) from None
-
-
-def prune(
-    context: ClientContext, *, kept_from_ms: int = 0, dry_run: bool = False,
-    progress: Callable[[ls.PruneResponse], None] | None = None,
-) -> Operation[ls.PruneResponse]:  # fmt: skip
-    """Delete what the retention policy no longer keeps; return the counts of deletions. For the operator only.
-
-    Args:
-        kept_from_ms: keep all entries from this time on, UTC milliseconds; 0: the time that follows from the policy.
-        dry_run: delete nothing, only return how many entries would be deleted.
-        progress: called with each message of the answer stream; the message says how far the work is.
-
-    Raises:
-        InvalidError: the policy keeps entries that the caller wants deleted.
-        StorageError: the ledger's entry about the pruning was not published in time; call again to continue.
-    """
-    request = ls.PruneRequest(kept_from_time_ms=kept_from_ms, dry_run=dry_run)
-    answers = yield from call_stream(context, request, ls.PruneResponse, progress)
-    if not answers or answers[-1].step != ls.PRUNE_STEP_DONE:
-        raise MalformedError("pruning ended without saying what was done")
-    return answers[-1]
 
 
 def with_evidence(error: VerificationError, shown: bytes, remembered: bytes | None) -> VerificationError:

@@ -113,7 +113,6 @@ class StreamCall:
     request: Message = field(repr=False)
     response_type: type[Any]
     max_bytes: int
-    on_message: Callable[[Any], None] | None = None
     messages: list[Any] = field(default_factory=list, repr=False)
     received_bytes: int = 0
 
@@ -123,8 +122,6 @@ class StreamCall:
         if self.received_bytes > self.max_bytes:
             raise MalformedError(f"stream is longer than {self.max_bytes} bytes")
         self.messages.append(message)
-        if self.on_message is not None:
-            self.on_message(message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +162,10 @@ def call(context: ClientContext, request: Message, response_type: type[R]) -> Op
     return answer
 
 
-def call_stream(
-    context: ClientContext, request: Message, response_type: type[R], on_message: Callable[[R], None] | None = None
-) -> Operation[list[R]]:
-    """Do as ``call`` for a procedure that streams its answer. Pass each message to *on_message*; return all of them."""
+def call_stream(context: ClientContext, request: Message, response_type: type[R]) -> Operation[list[R]]:
+    """Do as ``call`` for a procedure that streams its answer; return all messages."""
     limit = context.max_stream_bytes
-    answer: list[R] = yield from _repeated(context, lambda: StreamCall(request, response_type, limit, on_message))
+    answer: list[R] = yield from _repeated(context, lambda: StreamCall(request, response_type, limit))
     return answer
 
 

@@ -36,8 +36,11 @@ CHANNEL_OPTIONS = (
 DOMAIN = "consentd"
 DETAILS_KEY = "grpc-status-details-bin"
 _CLASSES: dict[int, type[ConsentdError]] = {
+    1: errors.OperationCancelledError,  # CANCELLED, with our reason
     3: InvalidError,  # INVALID_ARGUMENT
     5: errors.NotFoundError,  # NOT_FOUND
+    6: errors.AlreadyExistsError,  # ALREADY_EXISTS
+    9: errors.PreconditionError,  # FAILED_PRECONDITION
     7: errors.DeniedError,  # PERMISSION_DENIED
     8: errors.OverloadedError,  # RESOURCE_EXHAUSTED
     10: errors.ConflictError,  # ABORTED
@@ -136,6 +139,12 @@ def status_error(code: int, message: str, trailing: Iterable[tuple[str, Any]]) -
     return _make_error(code, message, reason, retry_after_ms)
 
 
+def proto_error(status: status_pb2.Status) -> ConsentdError:
+    """Return the error that a ``google.rpc.Status`` in an answer states."""
+    reason, retry_after_ms = _details([(DETAILS_KEY, status.SerializeToString())])
+    return _make_error(status.code, status.message, reason, retry_after_ms)
+
+
 def item_error(error: er.ItemError) -> ConsentdError:
     """Return the error of one item of a batch."""
     try:
@@ -154,10 +163,10 @@ def _make_error(code: int, message: str, reason: str, retry_after_ms: int) -> Co
         return deadline_error()
     if code == _UNAVAILABLE and not reason:
         return _connection_error(message)
-    if code == _CANCELLED and message != _CLOSED:
+    if code == _CANCELLED and not reason and message != _CLOSED:
         # The client cancels no call. A server's gRPC library cancels those that arrive while it shuts down.
         return UnavailableError("daemon stopped during the call")
-    error_class = _CLASSES.get(code)
+    error_class = None if code == _CANCELLED and not reason else _CLASSES.get(code)
     if error_class is None:
         # After CANCELLED, UNKNOWN, INTERNAL … whether a write was recorded is unknown, as after other StorageErrors.
         return StorageError(f"call failed with status {code}: {message}", reason or "INTERNAL")

@@ -1,0 +1,137 @@
+"""``consentd prune`` and ``operation``: delete what need not be kept, and follow work that runs in the daemon."""
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from consentd.cli.options import Verbs, add_daemon, add_verb, open_client, read_start_ms
+from consentd.cli.out import DONE, REFUSED, Out
+from consentd.core.kinds import EntryKind, is_known
+from consentd.policy.dates import format_instant
+
+if TYPE_CHECKING:
+    from consentd.v1.admin_service_pb2 import Operation, PruneResult
+
+_PRUNE_HELP = """\
+The policy is the one that leaf 0 publishes (`ledger.retention_days` when the ledger began). Kept are: everything of
+that time or later, everything that a kept entry refers to, all public chains, and each person's last entry before that
+time. The ledger first states what will be pruned; nothing is deleted before that statement is public. Proofs of the
+rest stay valid, and histories say what is missing. If it is interrupted, the next call completes it. It cannot be
+undone.
+
+The pruning runs in the daemon, and continues if this verb is interrupted: `consentd operation` follows or cancels it.
+
+examples:
+  consentd prune --dry-run
+  consentd prune --keep-from 2024-01-01
+  consentd prune --no-wait
+"""
+_ENDED = {"done": ("완료", "done"), "failed": ("실패", "failed"), "running": ("진행 중", "running")}
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Add the verbs of this module to the parser."""
+    verb = add_verb(verbs, "prune", prune, add_daemon, more=_PRUNE_HELP)
+    verb.add_argument(
+        "--keep-from", type=read_start_ms, default=0, metavar="DATE",
+        help="keep everything from this date on (default: as the policy says)",
+    )  # fmt: skip
+    verb.add_argument("--dry-run", action="store_true", help="only say what would be deleted, and what limits it")
+    verb.add_argument("--no-wait", action="store_true", help="start it, print its id, and do not wait for its end")
+    verb.set_defaults(timeout=86_400.0)
+    verb = verbs.add_parser("operation", help="list, show, follow or cancel work that runs in the daemon")
+    under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
+    one = add_verb(under, "list", show_all, add_daemon)
+    one.add_argument("--running", action="store_true", help="only those that are not done")
+    for name, run in (("show", show_one), ("follow", follow), ("cancel", cancel)):
+        one = add_verb(under, name, run, add_daemon)
+        one.add_argument("id", metavar="ID", help="the operation's id, 32 hex digits")
+        if name == "follow":
+            one.set_defaults(timeout=86_400.0)
+
+
+def prune(arguments: argparse.Namespace, out: Out) -> int:
+    """Delete what the retention policy no longer keeps (for the operator)."""
+    from consentd_client.admin import operation_result
+
+    with open_client(arguments) as client, out.progress("pruning") as progress:
+        started = client.start_pruning(kept_from_ms=arguments.keep_from, dry_run=arguments.dry_run)
+        operation_id = started.operation_id
+        if arguments.no_wait:
+            out.answer(operation_id, type="operation", operation_id=operation_id)
+            return DONE
+        out.message(f"operation {operation_id} runs in the daemon: `consentd operation cancel {operation_id}` ends it")
+        done = client.follow_operation(operation_id, progress=_bar(progress))
+    _show_pruned(out, operation_result(done), dry_run=done.dry_run)
+    return DONE
+
+
+def show_all(arguments: argparse.Namespace, out: Out) -> int:
+    """List the operations since the daemon's start, the latest first (for the operator)."""
+    with open_client(arguments) as client:
+        for operation in client.list_operations(done=False if arguments.running else None):
+            _show(out, operation)
+    return DONE
+
+
+def show_one(arguments: argparse.Namespace, out: Out) -> int:
+    """Show one operation (for the operator)."""
+    with open_client(arguments) as client:
+        _show(out, client.get_operation(arguments.id))
+    return DONE
+
+
+def follow(arguments: argparse.Namespace, out: Out) -> int:
+    """Wait until an operation is done, and show it; exit 1 if it has failed (for the operator)."""
+    with open_client(arguments) as client, out.progress("waiting") as progress:
+        done = client.follow_operation(arguments.id, progress=_bar(progress))
+    _show(out, done)
+    return REFUSED if done.HasField("error") else DONE
+
+
+def cancel(arguments: argparse.Namespace, out: Out) -> int:
+    """End an operation at the next point where nothing is half done (for the operator)."""
+    with open_client(arguments) as client:
+        _show(out, client.cancel_operation(arguments.id))
+    return DONE
+
+
+def _bar(progress: Callable[[int, int], None]) -> "Callable[[Operation], None]":
+    return lambda found: progress(found.progress.done_count, found.progress.total_count)
+
+
+def _show(out: Out, operation: "Operation") -> None:
+    from consentd.v1 import admin_service_pb2 as ad
+
+    kind = ad.OperationKind.Name(operation.kind).removeprefix("OPERATION_KIND_").lower()
+    step = ad.OperationStep.Name(operation.progress.step).removeprefix("OPERATION_STEP_").lower()
+    state = "running" if not operation.done else "failed" if operation.HasField("error") else "done"
+    counts = f"{operation.progress.done_count}/{operation.progress.total_count}"
+    since = format_instant(operation.start_time_ms)
+    ko, en = _ENDED[state]
+    detail = f"  {step} {counts}" if state == "running" else f"  {operation.error.message}" if state == "failed" else ""
+    head, rest = f"{kind}{' (dry run)' if operation.dry_run else ''}", f"{since}  {operation.started_by}{detail}"
+    out.answer(
+        *(f"{operation.operation_id}  {head}  {text}  {rest}" for text in (ko, en)),
+        type="operation", operation_id=operation.operation_id, kind=kind, dry_run=operation.dry_run, state=state,
+        started_by=operation.started_by, start_time_ms=operation.start_time_ms, end_time_ms=operation.end_time_ms,
+        cancel_requested_by=operation.cancel_requested_by, step=step, done_count=operation.progress.done_count,
+        total_count=operation.progress.total_count, error=operation.error.message,
+    )  # fmt: skip
+    if operation.HasField("pruned"):
+        _show_pruned(out, operation.pruned, dry_run=operation.dry_run)
+
+
+def _show_pruned(out: Out, done: "PruneResult", *, dry_run: bool) -> None:
+    since = format_instant(done.kept_from_time_ms)
+    kind = EntryKind(done.stop_kind).name if is_known(done.stop_kind) else ""
+    out.answer(
+        f"{'삭제 예정' if dry_run else '삭제됨'}: 진술 {done.statement_count}건, 항목 "
+        f"{done.leaf_count}건. {since} 이후의 모든 기록은 남아 있음 (시작 크기 {done.start_size})",
+        f"{'would be pruned' if dry_run else 'pruned'}: {done.statement_count} statements, "
+        f"{done.leaf_count} leaves; everything from {since} on is kept (new readers start at {done.start_size})",
+        type="prune", dry_run=dry_run, statements=done.statement_count, leaves=done.leaf_count,
+        kept_from_ms=done.kept_from_time_ms, start=done.start_size, stop_index=done.stop_index, stop_kind=kind,
+    )  # fmt: skip
+    if kind:
+        out.message(f"leaves are deleted only before entry {done.stop_index}, a {kind} that a kept entry refers to")

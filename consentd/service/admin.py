@@ -1,0 +1,132 @@
+"""AdminService: operations, and the credentials of callers. Only operators call it."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+from consentd.core.pruned import DAY_MS
+from consentd.service.auth import Credential, CredentialKind
+from consentd.service.context import Context
+from consentd.service.operations import Follower, Start
+from consentd.service.pruning import check_start, prune
+from consentd.service.requests import Pager, content_hash, make_request, take_page
+from consentd.service.rpc import rpc, status_message
+from consentd.service.servicer import Servicer
+from consentd.v1 import admin_service_pb2 as ad
+
+M = TypeVar("M", bound=Message)
+
+
+class AdminService(Servicer):
+    """``consentd.v1.AdminService``."""
+
+    @rpc
+    def StartPruning(self, request: ad.StartPruningRequest, context: Context) -> ad.StartPruningResponse:
+        """Begin to delete what the retention policy no longer keeps."""
+        operator, services = self._operator(context), self.services
+        content = content_hash("StartPruning", bytes([request.dry_run]), str(request.kept_from_time_ms))
+        asked = make_request(operator, request.request_id, content)
+        check_start(services, request)
+
+        def work(follower: Follower) -> ad.PruneResult:
+            return prune(services, request, follower)
+
+        start = Start(
+            kind=ad.OPERATION_KIND_PRUNING, dry_run=request.dry_run, operator=operator, request_key=asked.key,
+            content=content, work=work,
+        )  # fmt: skip
+        operation, is_new = services.operations.start(start, partial(status_message, self.metrics, "StartPruning"))
+        if is_new:
+            self.call_log.administered("operation started", "StartPruning", context, _operation_fields(operation))
+        return ad.StartPruningResponse(operation=operation)
+
+    @rpc
+    def GetOperation(self, request: ad.GetOperationRequest, context: Context) -> ad.GetOperationResponse:
+        """Read one operation."""
+        self._operator(context)
+        return ad.GetOperationResponse(operation=self.services.operations.get(request.operation_id))
+
+    @rpc
+    def ListOperations(self, request: ad.ListOperationsRequest, context: Context) -> ad.ListOperationsResponse:
+        """Read operations, the latest first, a page at a time."""
+        operator = self._operator(context)
+        selection = str(request.done) if request.HasField("done") else ""
+        pager = Pager(self.services.page_key, "ListOperations", operator, request.page_size, selection)
+        wanted = [
+            (number, one) for number, one in self.services.operations.all() if selection in ("", str(one.done))
+        ]  # fmt: skip
+        before, _ = pager.parse(request.page_token) if request.page_token else (0, 0)
+        page, token = _page(pager, [(number, one) for number, one in wanted if not before or number < before])
+        return ad.ListOperationsResponse(operations=page, next_page_token=token)
+
+    @rpc
+    def CancelOperation(self, request: ad.CancelOperationRequest, context: Context) -> ad.CancelOperationResponse:
+        """End an operation at its next safe point."""
+        operation = self.services.operations.cancel(request.operation_id, operator=self._operator(context))
+        if not operation.done:
+            fields = _operation_fields(operation)
+            self.call_log.administered("operation cancelled", "CancelOperation", context, fields)
+        return ad.CancelOperationResponse(operation=operation)
+
+    @rpc
+    def AddCredential(self, request: ad.AddCredentialRequest, context: Context) -> ad.AddCredentialResponse:
+        """Let a caller call, by a new token or by a client certificate."""
+        credential, token = self.services.credentials.add(
+            request.caller, operator=self._operator(context), request_id=request.request_id,
+            certificate_hash=request.certificate_sha256, end_ms=request.expire_time_ms, label=request.label,
+        )  # fmt: skip
+        self.call_log.administered("credential added", "AddCredential", context, _credential_fields(credential))
+        return ad.AddCredentialResponse(credential=_credential_message(credential), token=token)
+
+    @rpc
+    def ListCredentials(self, request: ad.ListCredentialsRequest, context: Context) -> ad.ListCredentialsResponse:
+        """Read credentials, a page at a time."""
+        operator = self._operator(context)
+        pager = Pager(self.services.page_key, "ListCredentials", operator, request.page_size, request.caller)
+        after, _ = pager.parse(request.page_token) if request.page_token else (-1, 0)
+        # A page token's position is the number that an id begins with. Ids are hashes, so these numbers differ.
+        wanted = (
+            (int(one.id[:16], 16), _credential_message(one, used_day))
+            for one, used_day in self.services.credentials.all()
+            if request.caller in ("", one.caller)
+        )  # fmt: skip
+        page, token = _page(pager, [(number, one) for number, one in wanted if number > after])
+        return ad.ListCredentialsResponse(credentials=page, next_page_token=token)
+
+    @rpc
+    def RevokeCredential(self, request: ad.RevokeCredentialRequest, context: Context) -> ad.RevokeCredentialResponse:
+        """End a credential at once and for ever."""
+        credential = self.services.credentials.revoke(request.credential_id, operator=self._operator(context))
+        self.call_log.administered("credential revoked", "RevokeCredential", context, _credential_fields(credential))
+        return ad.RevokeCredentialResponse(credential=_credential_message(credential))
+
+    def _operator(self, context: Context) -> str:
+        """Return the calling operator. The call may have waited: check that its credential is still valid."""
+        self.check_still_known(context)
+        return self.caller(context)
+
+
+def _page(pager: Pager, left: Sequence[tuple[int, M]]) -> tuple[list[M], str]:
+    """Return the first items, and the token of the next page; an item's number is its position."""
+    page, more = take_page((one for _, one in left), pager.size)
+    return page, pager.token(left[len(page) - 1][0], 0) if more else ""
+
+
+def _operation_fields(operation: ad.Operation) -> dict[str, str]:
+    return {"operation_id": operation.operation_id, "operation_started_by": operation.started_by}
+
+
+def _credential_fields(credential: Credential) -> dict[str, str]:
+    return {"credential_id": credential.id, "credential_caller": credential.caller}
+
+
+def _credential_message(credential: Credential, used_day: int = 0) -> ad.Credential:
+    is_token = credential.kind is CredentialKind.TOKEN
+    return ad.Credential(
+        credential_id=credential.id, caller=credential.caller, label=credential.label,
+        kind=ad.CREDENTIAL_KIND_TOKEN if is_token else ad.CREDENTIAL_KIND_CERTIFICATE,
+        create_time_ms=credential.created_ms, created_by=credential.created_by, expire_time_ms=credential.end_ms,
+        last_used_time_ms=used_day * DAY_MS, revoke_time_ms=credential.revoked_ms, revoked_by=credential.revoked_by,
+    )  # fmt: skip

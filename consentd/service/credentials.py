@@ -1,0 +1,323 @@
+"""The credentials that a daemon accepts: those of the credentials file, and those that operators issue by RPC.
+
+**Two files, each with one writer.** People write *the credentials file* (``callers.credentials_file``), with an editor,
+``consentd keygen`` and ``consentd credential add --config``. The daemon reads it at the start and on SIGHUP. The daemon
+alone writes *the issued file* (``data_dir/issued-credentials``), which holds what ``AddCredential`` added, what
+``RevokeCredential`` revoked, lines of the credentials file included, and the days of last use. So neither writer can
+lose a line of the other, and no edit of the credentials file brings back what was revoked. Nobody else writes the
+issued file meanwhile, because a daemon has the lock of its data directory.
+
+If both files have a credential, the line counts that is revoked, or else that which ends first.
+
+Whoever can write one of the files can add any credential, so they are trusted. If the credentials file is lost, a
+running daemon keeps what it has read, and the next start fails. If the issued file is lost, what it held is unknown:
+issued credentials are refused, and revoked lines of the credentials file are accepted again.
+"""
+
+import hashlib
+import logging
+import math
+import ssl
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from consentd.clock import Clock
+from consentd.core.pruned import DAY_MS
+from consentd.errors import AlreadyExistsError, InvalidError, NotFoundError, PreconditionError, StorageError
+from consentd.files import read_file_if_exists, write_file
+from consentd.sequencer.commands.callers import is_operator
+from consentd.service.auth import (
+    Credential,
+    CredentialKind,
+    CredentialLines,
+    Key,
+    UnauthenticatedError,
+    check_new,
+    first_ending,
+    format_lines,
+    id_of_request,
+    make_token,
+    parse_lines,
+    read_credentials,
+    token_hash,
+)  # fmt: skip
+
+log = logging.getLogger(__name__)
+
+MAX_ISSUED = 10_000
+"""Most lines of the issued file. If there would be more, those that ended first are forgotten."""
+
+FLUSH_S = 60.0
+"""How long the days of last use may wait to be written."""
+
+_HEADER = "# consentd writes this file while it runs. Do not edit it: use `consentd credential`.\n"
+
+Metadata = Iterable[tuple[str, str | bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """All credentials of both files. Replaced by assignment, so that any thread may read it without a lock."""
+
+    tokens: Mapping[str, Credential]
+    certificates: Mapping[str, Credential]
+    by_id: Mapping[str, Credential]
+
+
+def write_later(flush: Callable[[], None]) -> None:
+    """Call *flush* after ``FLUSH_S``, on a thread of its own. If there is no thread now, a later use tries again."""
+    timer = threading.Timer(FLUSH_S, flush)
+    timer.daemon = True
+    timer.start()
+
+
+class Credentials:
+    """Finds the caller of a credential; adds, lists and revokes credentials. Any thread may use it.
+
+    ``_lock`` guards the files and all attributes but ``_known`` and ``_used``; ``authenticate`` takes no lock.
+    """
+
+    def __init__(
+        self, path: Path, issued_path: Path, *, clock: Clock, has_certificates: bool,
+        later: Callable[[Callable[[], None]], None] = write_later,
+    ) -> None:  # fmt: skip
+        """Read both files.
+
+        Args:
+            has_certificates: whether clients can show certificates, so that those of operators count.
+            later: calls its argument later, to write the days of last use.
+
+        Raises:
+            StorageError, InvalidError: as ``read_credentials``.
+        """
+        self._path, self._issued_path = path, issued_path
+        self._clock, self._has_certificates, self._later = clock, has_certificates, later
+        self._lock = threading.Lock()
+        self._listed = read_credentials(path).credentials
+        content = read_file_if_exists(issued_path, name="credentials file")
+        issued = CredentialLines({}, {}) if content is None else parse_lines(content, issued_path)
+        self._issued = dict(issued.credentials)
+        self._is_unstored = False  # the last write of a revocation failed
+        self._is_closed = False
+        # Credential id → number of the day. Any thread adds to it, each time in one step.
+        self._used = dict(issued.used)
+        self._is_flush_due = False
+        self._known = _merge(self._listed, self._issued)
+
+    # -- calls ------------------------------------------------------------------------------------------------
+
+    def authenticate(self, metadata: Metadata, certificate: bytes | None) -> str:
+        """Return the id of the caller; empty: the call has no valid credential. *certificate*: the client's, PEM."""
+        found, now_ms = self._find(metadata, certificate), self._clock.wall_ms()
+        if found is None or not found.is_valid(now_ms):
+            return ""
+        day = now_ms // DAY_MS
+        if self._used.get(found.id, 0) < day:
+            self._used[found.id] = day
+            self._flush_later()
+        return found.caller
+
+    def refusal(self, metadata: Metadata, certificate: bytes | None) -> UnauthenticatedError:
+        """Return the error of a call that ``authenticate`` found no caller for."""
+        found = self._find(metadata, certificate)
+        if found is not None and not found.revoked_ms and found.is_expired(self._clock.wall_ms()):
+            return UnauthenticatedError("credential of the call has expired", "CREDENTIAL_EXPIRED")
+        return UnauthenticatedError("call has no credential that is known here", "UNAUTHENTICATED")
+
+    def _find(self, metadata: Metadata, certificate: bytes | None) -> Credential | None:
+        for key, value in metadata:
+            if key == "authorization" and isinstance(value, str) and value.startswith("Bearer "):
+                return self._known.tokens.get(token_hash(value[7:]))
+        if certificate is not None:
+            return self._known.certificates.get(_certificate_hash(certificate))
+        return None
+
+    def next_end_s(self) -> float:
+        """Return when the next credential ends that is valid now, Unix time in seconds; NaN: none ends."""
+        now_ms = self._clock.wall_ms()
+        ends = (one.end_ms for one in self._known.by_id.values() if one.end_ms and one.is_valid(now_ms))
+        return min(ends, default=math.nan) / 1000
+
+    # -- changes ----------------------------------------------------------------------------------------------
+
+    def add(
+        self, caller: str, *, operator: str, request_id: bytes, certificate_hash: bytes = b"", end_ms: int = 0,
+        label: str = "",
+    ) -> tuple[Credential, str]:  # fmt: skip
+        """Issue a credential; return it, and its token, which is empty for a certificate.
+
+        A repeat (same *operator*, *request_id* and content) returns the same credential with a new token.
+
+        Args:
+            certificate_hash: SHA-256 of the certificate's DER; empty: make a token.
+            end_ms: from when it is refused, UTC milliseconds; 0: never.
+
+        Raises:
+            InvalidError: an argument is malformed, or *end_ms* has passed.
+            AlreadyExistsError: the certificate is listed already.
+        PreconditionError: *request_id* was used for something else, or there are too many credentials.
+            StorageError: the file cannot be written; nothing is added.
+        """
+        now_ms = self._clock.wall_ms()
+        check_new(caller, certificate_hash, end_ms=end_ms, label=label, now_ms=now_ms)
+        if len(request_id) != 16:
+            raise InvalidError(f"request_id is not 16 bytes: `{len(request_id)}`", "INVALID_REQUEST_ID")
+        token = "" if certificate_hash else make_token()
+        one = Credential(
+            kind=CredentialKind.CERTIFICATE if certificate_hash else CredentialKind.TOKEN,
+            hash=certificate_hash.hex() or token_hash(token), caller=caller, id=id_of_request(operator, request_id),
+            created_ms=now_ms, created_by=operator, end_ms=end_ms, label=label,
+        )  # fmt: skip
+        with self._lock:
+            before = self._known.by_id.get(one.id)
+            if before is not None:
+                self._check_repeat(before, one)
+                if certificate_hash:
+                    return before, ""
+                one = replace(one, created_ms=before.created_ms)
+            elif one.key in self._issued or one.key in self._listed:
+                raise AlreadyExistsError("certificate is listed already; one that was revoked cannot be added again")
+            issued = {key: other for key, other in self._issued.items() if other.id != one.id}
+            issued = self._without_oldest({**issued, one.key: one})
+            if len(issued) > MAX_ISSUED:
+                raise PreconditionError(f"there are too many credentials: `{MAX_ISSUED}`; revoke some first")
+            self._write(issued)
+        return one, token
+
+    def _check_repeat(self, before: Credential, one: Credential) -> None:
+        """Check that a request that added *before* may be repeated. Raises ``PreconditionError``."""
+        is_same = (before.kind, before.caller, before.end_ms, before.label) == (
+            one.kind, one.caller, one.end_ms, one.label
+        ) and (one.kind is CredentialKind.TOKEN or before.hash == one.hash)  # fmt: skip
+        if not is_same or before.revoked_ms or before.id in self._used:
+            raise PreconditionError(
+                "request_id was used for another credential, or for one that was used or revoked since",
+                "REQUEST_ID_REUSED",
+            )
+
+    def revoke(self, credential_id: str, *, operator: str) -> Credential:
+        """Revoke a credential, with effect for every call that begins from now on; return it.
+
+        Raises:
+            NotFoundError: there is no such credential.
+            PreconditionError: no other operator could call.
+            StorageError: the file cannot be written. The credential is refused until the daemon stops.
+        """
+        with self._lock:
+            found, now_ms = self._known.by_id.get(credential_id), self._clock.wall_ms()
+            if found is None:
+                raise NotFoundError("no such credential")
+            if not found.revoked_ms:
+                self._check_operators_left(found, now_ms)
+                found = replace(found, revoked_ms=now_ms, revoked_by=operator)
+                self._issued[found.key] = found
+                self._known = _merge(self._listed, self._issued)
+                self._is_unstored = True
+            if self._is_unstored:
+                try:
+                    self._write(self._issued)
+                except StorageError as error:
+                    text = "revocation is not stored, and ends when the daemon stops; repeat the call"
+                    raise StorageError(f"{text}: {error}") from error
+            return found
+
+    def _check_operators_left(self, revoked: Credential, now_ms: int) -> None:
+        if not (is_operator(revoked.caller) and revoked.is_valid(now_ms)):
+            return
+        kinds = {CredentialKind.TOKEN, CredentialKind.CERTIFICATE} if self._has_certificates else {CredentialKind.TOKEN}
+        others = (one for one in self._known.by_id.values() if one.id != revoked.id and one.kind in kinds)
+        if not any(is_operator(one.caller) and one.is_valid(now_ms) for one in others):
+            text = "credential is the last one of an operator; add another first"
+            raise PreconditionError(text, "LAST_OPERATOR_CREDENTIAL")
+
+    def all(self) -> list[tuple[Credential, int]]:
+        """Return all credentials, each with the number of the day of its last use (0: none), in the order of ids."""
+        known = self._known.by_id
+        return [(known[each], self._used.get(each, 0)) for each in sorted(known)]
+
+    def reload(self) -> tuple[int, int]:
+        """Read the credentials file again; return the numbers of tokens and certificates that are valid now.
+
+        Raises as ``read_credentials``, and changes nothing then.
+        """
+        with self._lock:
+            listed = read_credentials(self._path).credentials
+            self._known = known = _merge(listed, self._issued)
+            self._listed = listed
+        now_ms = self._clock.wall_ms()
+        tokens, certificates = (
+            sum(one.is_valid(now_ms) for one in kind.values()) for kind in (known.tokens, known.certificates)
+        )
+        return tokens, certificates
+
+    def close(self) -> None:
+        """Write the days of last use, and write nothing more: another daemon may use the files from now on."""
+        if self._is_flush_due:
+            self.flush()
+        with self._lock:
+            self._is_closed = True
+
+    # -- the issued file --------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write the days of last use. A failure is logged: the days are then written with the next change."""
+        self._is_flush_due = False
+        with self._lock:
+            try:
+                self._write(self._issued)
+            except StorageError as error:
+                log.warning("days of last use are not stored: %s", error)
+
+    def _flush_later(self) -> None:
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            try:
+                self._later(self.flush)
+            except RuntimeError:  # no thread can be started now
+                self._is_flush_due = False
+
+    def _write(self, issued: dict[Key, Credential]) -> None:
+        """Store *issued*, then accept what it has. The caller holds the lock. Raises ``StorageError``."""
+        if self._is_closed:
+            raise StorageError("daemon is draining", "NOT_SERVING")
+        known = _merge(self._listed, issued)
+        used = {each: day for each, day in self._used.copy().items() if each in known.by_id}
+        text = _HEADER + format_lines(CredentialLines(issued, used))
+        write_file(self._issued_path, text.encode(), is_private=True, name="credentials file")
+        self._issued, self._known, self._is_unstored = issued, known, False
+
+    def _without_oldest(self, issued: dict[Key, Credential]) -> dict[Key, Credential]:
+        """Return *issued* without those that ended first, as far as there are more than ``MAX_ISSUED``.
+
+        INVARIANT: the revocation of a line that the credentials file still has is not forgotten.
+        """
+        surplus = len(issued) - MAX_ISSUED
+        if surplus <= 0:
+            return issued
+        now_ms = self._clock.wall_ms()
+        ended = [one for one in issued.values() if not one.is_valid(now_ms) and one.key not in self._listed]
+        ended.sort(key=lambda one: one.revoked_ms or one.end_ms)
+        forgotten = {one.key for one in ended[:surplus]}
+        return {key: one for key, one in issued.items() if key not in forgotten}
+
+
+def _merge(listed: Mapping[Key, Credential], issued: Mapping[Key, Credential]) -> _Known:
+    """Return the credentials of both files. Raises ``InvalidError`` if they give one credential to two callers."""
+    tokens: dict[str, Credential] = {}
+    certificates: dict[str, Credential] = {}
+    for key, one in {**listed, **issued}.items():
+        before = listed.get(key, one)
+        if before.caller != one.caller:
+            raise InvalidError(f"credentials file gives `{before.caller}` what was issued to another caller")
+        found = replace(first_ending(before, one), id=one.id)
+        (tokens if found.kind is CredentialKind.TOKEN else certificates)[found.hash] = found
+    by_id = {one.id: one for kind in (tokens, certificates) for one in kind.values()}
+    return _Known(tokens, certificates, by_id)
+
+
+@lru_cache(maxsize=1024)
+def _certificate_hash(pem: bytes) -> str:
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))).hexdigest()
