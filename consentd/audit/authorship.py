@@ -93,7 +93,7 @@ class _Author:
             check_same_kind(replaced, statutory=statutory)
         consent = values.consent_value(message)
         if codec.public_tag(codec.NOTICE_PREFIX + consent.notice) in self._lost:
-            consent = replace(consent, notice="")
+            consent = replace(consent, notice="", notice_version=0)
         checked = check_written_version(
             self._view, event.tag, StoredConsent(lineage=lineage, seq=event.seq, version=version, consent=consent),
             time_ms=event.time_ms, attester="" if self._is_person else self._attester, replaced=replaced,

@@ -50,6 +50,7 @@ class AccessService(Servicer):
         for item in request.requests:
             next_item(context)
             try:
+                _check_item(item)
                 writes.append(self._access(item, caller, context))
             except RequestError as error:
                 writes.append(error)
@@ -156,6 +157,7 @@ class AccessService(Servicer):
         outcomes = []
         for item in request.requests:
             next_item(context)
+            _check_item(item)
             outcomes.append(self._outcome(item, caller))
         (future,) = self.submit([accesses.RecordOutcomes(outcomes=tuple(outcomes))], context)
         written = await Waiting(future)
@@ -225,6 +227,12 @@ class AccessService(Servicer):
             elif event.seq < before and (record := _access_record(entry, self.payload(entry))) is not None:
                 record.outcomes.extend(reversed(outcomes.get(event.seq, [])))
                 yield record
+
+
+def _check_item(item: ac.AuthorizeAccessRequest | ac.RecordAccessRequest) -> None:
+    """Check that an item of a batch leaves to the batch when the answer is sent. Raises ``InvalidError``."""
+    if item.wait_for:
+        raise InvalidError("item of a batch has a wait_for of its own: state the batch's")
 
 
 def _access_record(entry: reads.StoredEntry, payload: bytes | None) -> ac.AccessRecord | None:

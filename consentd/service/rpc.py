@@ -24,6 +24,8 @@ from consentd.service.auth import UnauthenticatedError
 from consentd.service.call_log import LoggedCall
 from consentd.service.context import Context, EndedCallError, Status
 from consentd.service.servicer import Servicer, ServiceState
+from consentd.statements import payloads
+from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import error_reason_pb2 as er
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 UNDECODABLE: Final = object()
 """Passed to a handler in place of a request whose bytes do not decode as the RPC's request message."""
+
+_WAITS: Final = frozenset(pb.WaitFor.values())
 
 DOMAIN = "consentd"
 MAX_MESSAGE = 300
@@ -55,13 +59,14 @@ _CODES: tuple[tuple[type[ConsentdError], grpc.StatusCode], ...] = (
 def rpc(method: F) -> F:
     """Wrap the handler of a unary RPC: a plain function, or an ``async`` one if the call waits for a write."""
     name = method.__name__
+    waits = "wait_for" in method.__annotations__["request"].DESCRIPTOR.fields_by_name
 
     @wraps(method)
     def handle(self: Servicer, request: Message, context: Context) -> Any:
         started = time.perf_counter()
         try:
             self.authorize(name, context)
-            _check_decoded(request)
+            _check_request(request, waits=waits)
             response = method(self, request, context)
         except Exception as error:  # noqa: BLE001  # the caller gets an answer even after a bug
             raise _ended(self, name, started, error, request, context) from None
@@ -73,7 +78,7 @@ def rpc(method: F) -> F:
         started = time.perf_counter()
         try:
             self.authorize(name, context)
-            _check_decoded(request)
+            _check_request(request, waits=waits)
             response = await method(self, request, context)
         except Exception as error:  # noqa: BLE001
             raise _ended(self, name, started, error, request, context) from None
@@ -92,7 +97,7 @@ def stream_rpc(method: F) -> F:
         started = time.perf_counter()
         try:
             self.authorize(name, context)
-            _check_decoded(request)
+            _check_request(request)
             yield from method(self, request, context)
         except GeneratorExit:
             _count(self.metrics, name, "CANCELLED", started)
@@ -127,9 +132,17 @@ def forgiving(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     return decode_or_mark
 
 
-def _check_decoded(request: object) -> None:
+def _check_request(request: Message, *, waits: bool = False) -> None:
+    """Check what every request must be; *waits*: the request says when to answer (``wait_for``).
+
+    Raises:
+        InvalidError: the request does not decode, has a field that this version does not know, or an unknown wait_for.
+    """
     if request is UNDECODABLE:
         raise errors.InvalidError("request does not decode as the message of this call")
+    payloads.check_own_fields(request)
+    if waits and cast(Any, request).wait_for not in _WAITS:
+        raise errors.InvalidError("wait_for has a value that this version does not know")
 
 
 def _count(metrics: Metrics, name: str, code: str, started: float) -> None:

@@ -26,6 +26,7 @@ from consentd.service.context import Context, Waiting
 from consentd.service.credentials import Credentials
 from consentd.service.operations import Operations
 from consentd.service.roles import Access, Whose, needs_credential
+from consentd.statements import payloads
 from consentd.table.table import Table
 from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
@@ -117,7 +118,12 @@ class Servicer:
             raise InvalidError(f"batch is over its limit of {most} items: `{count}`", "TOO_LARGE")
 
     def identifier_hash(self, subject: pb.Subject) -> bytes:
-        """Return the keyed hash of a person's identifier. Raises ``InvalidError`` for an unaccepted scheme or form."""
+        """Return the keyed hash of a person's identifier.
+
+        Raises:
+            InvalidError: the scheme or form is not accepted, or the message has an unknown field.
+        """
+        payloads.check_own_fields(subject)
         check_identifier(subject.scheme, subject.value)
         return self.services.vault.identifier_hash(subject.scheme, subject.value)
 

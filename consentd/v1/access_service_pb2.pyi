@@ -171,7 +171,7 @@ class BatchAuthorizeAccessesRequest(_message.Message):
     """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuthorizeAccessRequest]:
-        """requests, at most 1,000; their own wait_for is ignored."""
+        """requests, at most 1,000. Leave their own wait_for empty."""
 
     def __init__(
         self,
@@ -329,7 +329,7 @@ class BatchRecordAccessesRequest(_message.Message):
     """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordAccessRequest]:
-        """requests, at most 1,000; their own wait_for is ignored."""
+        """requests, at most 1,000. Leave their own wait_for empty."""
 
     def __init__(
         self,

@@ -218,7 +218,7 @@ def put_statement(
 
 def wait_for(published: bool) -> "pb.WaitFor.ValueType":
     """Return the event that the daemon awaits before it answers a write: durable storage, or publication."""
-    return pb.WAIT_FOR_PUBLISHED if published else pb.WAIT_FOR_DURABLE
+    return pb.WAIT_FOR_PUBLISHED if published else pb.WAIT_FOR_UNSPECIFIED  # an item of a batch must have none
 
 
 class WriteResponse(Protocol):

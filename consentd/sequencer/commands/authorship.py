@@ -67,7 +67,8 @@ def check_written_version(
     consent, registry = stored.consent, view.registry()
     if consent.authority:  # this version of the program records no AUTHORITY entries
         raise InvalidError("consent rests on an authority that is not recorded", "UNKNOWN_AUTHORITY")
-    if consent.notice and not view.has_notice(consent.notice, consent.notice_version):
+    names_notice = consent.notice or consent.notice_version
+    if names_notice and not view.has_notice(consent.notice, consent.notice_version):
         raise InvalidError(f"notice version is not published: `{consent.notice}`", "UNKNOWN_NOTICE")
     refused = check_version(view, consent, time_ms=time_ms, attester=attester, replaced=replaced)
     if refused is not None:
