@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.message import Message
-
 from consentd.audit.checkpoints import read_checkpoint
 from consentd.audit.remote import at_checkpoint
 from consentd.audit.sources import Location, Source, write_file
@@ -23,7 +21,7 @@ from consentd.core import bucketed, codec, history, merkle, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.evidence import MAX_SIZE, Evidence, Scope, SingleEntry, claimed_keys, format_evidence
 from consentd.core.history import ChainProof, HistoryEntry, HistoryProof
-from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX
+from consentd.core.key_validity import LEDGER_CHAIN
 from consentd.core.kinds import PRUNABLE, PUBLIC, EntryKind
 from consentd.core.note import NoteVerifier
 from consentd.core.pruned import Retention
@@ -31,7 +29,6 @@ from consentd.core.replay import Replay
 from consentd.errors import InvalidError, NotFoundError, ProofError
 from consentd.statements import payloads, values
 from consentd.v1 import consent_pb2 as pb
-from consentd.v1 import statement_pb2 as st
 from consentd.verify.findings import Progress
 from consentd.verify.source import leaf_hashes, prove_inclusion, read_leaf, read_leaves, width_of
 
@@ -166,7 +163,7 @@ class _Collected:
         elif event.kind == EntryKind.KEY:
             if event.tag in self.names:
                 self.keys[message.key] = event.tag
-        elif codec.public_tag(name := _public_name(message)) == event.tag:
+        elif codec.public_tag(name := payloads.public_name(message)) == event.tag:
             self.names[event.tag] = name
 
     def _names_participant(self, entry: _Entry) -> bool:
@@ -260,24 +257,6 @@ def participants_of(kind: int, payload: bytes) -> set[str]:
         found |= {access.asked.asker, question.holder, actor.organisation, actor.on_behalf_of, actor.application}
         found.update(actor.relays)
     return found - {""}
-
-
-def _public_name(message: Message) -> str:
-    """Return the public name of the chain to which a payload of ``PUBLIC`` belongs; LEDGER is not one of them here."""
-    match message:
-        case st.ParticipantStatement():
-            return PARTICIPANT_PREFIX + message.participant_id
-        case st.VocabularyStatement():
-            return codec.VOCABULARY_PREFIX + message.vocabulary_id
-        case st.NoticeStatement():
-            return codec.NOTICE_PREFIX + message.notice_id
-        case st.RulesStatement():
-            return codec.RULES_PREFIX + message.realm_id
-        case st.DelegationStatement():
-            return PARTICIPANT_PREFIX + message.giver
-        case st.MandateStatement():
-            return PARTICIPANT_PREFIX + message.auditor
-    raise AssertionError("payload is of no kind that only public chains have")
 
 
 def _prove_chain(tag: bytes, collected: _Collected, replay: Replay) -> ChainProof:

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from consentd.core import codec
+from consentd.core.key_validity import PARTICIPANT_PREFIX
 from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, MalformedError
 from consentd.v1 import statement_pb2 as st
@@ -67,6 +68,28 @@ def decode_known_payload(kind: int, payload: bytes) -> Message | None:
     except MalformedError:
         return None
     return message if has_only_known_fields(message) else None
+
+
+def public_name(message: Message) -> str:
+    """Return the name of the public chain to which a payload belongs: that of the thing that the payload is about.
+
+    The kinds are those of ``core.kinds.PUBLIC`` but LEDGER. The fields that name a chain keep their meaning in every
+    version, so unknown fields do not matter.
+    """
+    match message:
+        case st.ParticipantStatement():
+            return PARTICIPANT_PREFIX + message.participant_id
+        case st.VocabularyStatement():
+            return codec.VOCABULARY_PREFIX + message.vocabulary_id
+        case st.NoticeStatement():
+            return codec.NOTICE_PREFIX + message.notice_id
+        case st.RulesStatement():
+            return codec.RULES_PREFIX + message.realm_id
+        case st.DelegationStatement():
+            return PARTICIPANT_PREFIX + message.giver
+        case st.MandateStatement():
+            return PARTICIPANT_PREFIX + message.auditor
+    raise AssertionError("payload is of no kind that only public chains have")
 
 
 def parse(message_type: type[M], payload: bytes) -> M:

@@ -139,14 +139,17 @@ class TableTransaction(View):
             self._put_key(message.key, owner, known.from_ms, whose, event.time_ms)
 
     def _vocabulary(self, event: codec.Event, message: st.VocabularyStatement) -> None:
+        self._check_chain(event, message)
         self._put(b"v", message.SerializeToString(deterministic=True))
         self._registry_changed()
 
     def _notice(self, event: codec.Event, message: st.NoticeStatement) -> None:
+        self._check_chain(event, message)
         row_key = b"n" + message.notice_id.encode() + b"\0" + U32.pack(message.version)
         self._put_named(row_key, message.SerializeToString(deterministic=True))
 
     def _rules(self, event: codec.Event, message: st.RulesStatement) -> None:
+        self._check_chain(event, message)
         self._put(b"r", message.SerializeToString(deterministic=True))
         self._registry_changed()
         self._compile_rules(message)
@@ -179,6 +182,15 @@ class TableTransaction(View):
         else:
             self._put(key, U64.pack(event.seq) + message.SerializeToString(deterministic=True))
         self._registry_changed()
+
+    def _check_chain(self, event: codec.Event, message: Message) -> None:
+        """Check that an entry is in the chain of what it is about. Otherwise readers of that chain would not see it.
+
+        Raises:
+            InvalidError: it is not.
+        """
+        if codec.public_tag(payloads.public_name(message)) != event.tag:
+            raise InvalidError("entry is in the chain of another name than that of what it is about")
 
     def _check_parties(self, event: codec.Event, *parties: str) -> None:
         """Check that *parties* are participants, and that the entry is in the chain of the first of them.

@@ -20,7 +20,9 @@ from consentd.statements.delegations import named_parties
 _SALT = 32
 KEY_KINDS = frozenset({EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY})
 """Kinds that decide which keys are in force: LEDGER and KEY state a key, PARTICIPANT the owner of a chain's keys."""
-_STATING_KINDS = KEY_KINDS | {EntryKind.DELEGATION, EntryKind.MANDATE}
+_NAMED_KINDS = frozenset({EntryKind.VOCABULARY, EntryKind.NOTICE, EntryKind.RULES})
+"""Kinds of which this module checks only that they are in the chain of the thing that they are about."""
+_STATING_KINDS = KEY_KINDS | _NAMED_KINDS | {EntryKind.DELEGATION, EntryKind.MANDATE}
 """Kinds whose payload is checked against the earlier entries, or changes how later ones are checked."""
 
 
@@ -36,6 +38,7 @@ class Stated:
         pruned: the pruning that a later LEDGER entry states.
         parties: the participants that a DELEGATION or MANDATE names. The entry is in the chain of the first.
         attested_by: who attests the DELEGATION or MANDATE; empty: the giver signed it.
+        chain: the public name of the chain to which a VOCABULARY, NOTICE or RULES entry belongs.
         has_unknown_fields: the payload has fields that this version does not know. They may change the meaning of the
             known fields, so all other attributes are empty.
     """
@@ -49,6 +52,7 @@ class Stated:
     pruned: Pruned | None = None
     parties: tuple[str, ...] = ()
     attested_by: str = ""
+    chain: str = ""
     has_unknown_fields: bool = False
 
 
@@ -94,6 +98,8 @@ def open_statement(event: codec.Event, opening: bytes) -> codec.Statement:
 
 
 def _read_stated(kind: int, message: Any, retention: values.StatedRetention | None) -> Stated:
+    if kind in _NAMED_KINDS:
+        return Stated(chain=payloads.public_name(message))
     if not payloads.has_only_known_fields(message):
         return Stated(has_unknown_fields=True)
     if retention is not None:
@@ -136,8 +142,8 @@ class Authors:
         Raises:
             SignatureError: the key was not in force for its author, or the author's clock is too far off.
             ProofError: the chain has this signed statement already.
-            MalformedError: a PARTICIPANT entry is not in the chain of the participant that the entry names; or a
-                DELEGATION or MANDATE breaks a rule of ``_verify_parties``.
+            MalformedError: a PARTICIPANT, VOCABULARY, NOTICE or RULES entry is not in the chain of what the entry is
+                about; or a DELEGATION or MANDATE breaks a rule of ``_verify_parties``.
         """
         stated = signed.stated
         if stated is not None and event.kind == EntryKind.LEDGER and event.seq == 1 and event.tag == codec.LEDGER_TAG:
@@ -158,6 +164,11 @@ class Authors:
     def _add(self, event: codec.Event, stated: Stated) -> None:
         if stated.has_unknown_fields:
             self.keys_lost |= event.kind in KEY_KINDS
+            return
+        if stated.chain:
+            # Otherwise new rules could stand in a chain that nobody reads, and the chain of the rules would lack them.
+            if codec.public_tag(stated.chain) != event.tag:
+                raise MalformedError("entry is in the chain of another name than that of what it is about")
             return
         if stated.parties:
             self._verify_parties(event, stated.parties, stated.attested_by)
