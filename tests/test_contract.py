@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from enum import IntEnum
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,13 @@ def test_every_error_reason_is_documented_with_its_code() -> None:
             (comment,) = (each for each in comments if each.strip().startswith(f"// {name}:"))
             codes = ("INVALID_", "NOT_", "FAILED_", "ABORTED", "CANC", "PERM", "RES", "UNA", "DATA", "INT")
             assert any(f"({code}" in comment for code in codes), comment
+
+
+def test_every_file_names_its_packages_for_go_and_java() -> None:
+    for path in (ROOT / "proto/consentd/v1").glob("*.proto"):
+        options = import_module(f"consentd.v1.{path.stem}_pb2").DESCRIPTOR.GetOptions()
+        assert options.go_package == "github.com/consentd/consentd/clients/go/consentd/v1;consentdv1", path.name
+        assert (options.java_package, options.java_multiple_files) == ("io.github.consentd.v1", True), path.name
 
 
 @pytest.mark.slow

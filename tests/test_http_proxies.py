@@ -1,4 +1,4 @@
-"""The daemon behind nginx with a cache, and behind Go's reverse proxy: nobody gets what another asked for."""
+"""The daemon behind nginx with a cache, Go's reverse proxy, and Envoy: nobody gets what another asked for."""
 
 import http.client
 import re
@@ -12,7 +12,7 @@ import pytest
 
 from cases.daemons import Running, serve
 from cases.fakes import HANG_S
-from cases.http_proxies import GO, NGINX, build_go_proxy, go_proxy, nginx
+from cases.http_proxies import ENVOY, GO, NGINX, build_go_proxy, envoy, go_proxy, nginx
 from cases.http_requests import Response, start_busy_daemon
 from cases.smuggling import variants
 
@@ -22,7 +22,7 @@ PATHS = [
     "/tile/0/000", "/tile/0/001", "/tile/0/000.p/7", "/tile/0/999", "/tile/1/000.p/1", "/checkpoint", "/nothing",
     "/tile/entries/000",
 ]  # fmt: skip
-PROXIES = ["nginx", "nginx without buffers", "go"]
+PROXIES = ["nginx", "nginx without buffers", "go", "envoy"]
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,12 @@ def port(request: pytest.FixtureRequest, running: Running, tmp_path_factory: pyt
         if GO is None:
             pytest.skip("go is not installed")
         with go_proxy(build_go_proxy(directory), upstream) as port:
+            yield port
+        return
+    if request.param == "envoy":
+        if ENVOY is None:
+            pytest.skip("Envoy is not installed")
+        with envoy(directory, upstream) as port:
             yield port
         return
     if NGINX is None:

@@ -1,9 +1,10 @@
-"""Programs of others in front of the daemon's HTTP server: nginx with a cache, and Go's reverse proxy."""
+"""Programs of others in front of the daemon's HTTP server: nginx with a cache, Go's reverse proxy, and Envoy."""
 
 import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ from cases.witnessed_ledgers import free_port
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 GO = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
+ENVOY = shutil.which("envoy", path=str(Path(sys.executable).parent)) or shutil.which("envoy")
 _SOURCE = Path(__file__).parents[1] / "interop" / "proxy"
 _CONFIG = """
 daemon off;
@@ -45,6 +47,32 @@ http {{
 """
 """Connections to the daemon are kept, and shared by all clients. nginx obeys the daemon's Cache-Control."""
 
+_ENVOY_CONFIG = """
+static_resources:
+  listeners:
+  - address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: http
+          route_config:
+            virtual_hosts:
+            - {{name: daemon, domains: ["*"], routes: [{{match: {{prefix: /}}, route: {{cluster: daemon}}}}]}}
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
+  clusters:
+  - name: daemon
+    load_assignment:
+      cluster_name: daemon
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {upstream}}}}}}}
+"""
+"""Envoy with its defaults: what it takes for one request, and how it shares its connections to the daemon."""
+
 
 @contextmanager
 def nginx(directory: Path, upstream: int, *, buffering: bool = True) -> Iterator[int]:
@@ -59,7 +87,26 @@ def nginx(directory: Path, upstream: int, *, buffering: bool = True) -> Iterator
         [NGINX, "-p", str(directory), "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        _wait_open(port, process)
+        _wait_open(port, process, "nginx")
+        yield port
+    finally:
+        process.terminate()
+        process.wait(HANG_S)
+
+
+@contextmanager
+def envoy(directory: Path, upstream: int) -> Iterator[int]:
+    """Run Envoy in front of port *upstream*; yield its port."""
+    assert ENVOY is not None, "the caller skips without Envoy"
+    port = free_port()
+    config = directory / "envoy.yaml"
+    config.write_text(_ENVOY_CONFIG.format(port=port, upstream=upstream))
+    process = subprocess.Popen(
+        [ENVOY, "--config-path", str(config), "--concurrency", "2", "--disable-hot-restart", "--log-level", "off"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        _wait_open(port, process, "Envoy")
         yield port
     finally:
         process.terminate()
@@ -90,12 +137,12 @@ def go_proxy(program: Path, upstream: int) -> Iterator[int]:
         process.stdout.close()
 
 
-def _wait_open(port: int, process: subprocess.Popen[bytes]) -> None:
+def _wait_open(port: int, process: subprocess.Popen[bytes], name: str) -> None:
     waited_s, step_s = 0.0, 0.05
     while waited_s < HANG_S:
-        assert process.poll() is None, "nginx did not start"
+        assert process.poll() is None, f"{name} did not start"
         with suppress(ConnectionError), socket.create_connection(("127.0.0.1", port), timeout=HANG_S):
             return
         threading.Event().wait(step_s)
         waited_s += step_s
-    raise AssertionError("nginx does not listen")
+    raise AssertionError(f"{name} does not listen")
