@@ -29,7 +29,7 @@ PERMISSIVE = st.RulesStatement(
 )  # fmt: skip
 VOCABULARY = vocabulary_message(DEFAULT_VOCABULARY)
 VOCABULARY.version += 1
-NOTICE = st.NoticeStatement(notice_id="own", version=1, content_sha256=bytes(32))
+NOTICE = st.NoticeStatement(notice_id="own", version=1, title={"en": "Notice"}, content_sha256=bytes(32))
 
 HIDDEN: dict[str, tuple[EntryKind, str, Message]] = {
     "rules in the chain of another realm": (EntryKind.RULES, "rules/other", PERMISSIVE),

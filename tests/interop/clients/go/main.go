@@ -140,7 +140,9 @@ func (c *clients) live(log note.Verifier) (map[string]any, error) {
 		return nil, fmt.Errorf("record: %w", err)
 	}
 	revoked, err := c.consents.RevokeConsent(c.app, &pb.RevokeConsentRequest{
-		RequestId: requestID(), Subject: subject, ConsentId: granted.ConsentId, WaitFor: pb.WaitFor_WAIT_FOR_PUBLISHED,
+		RequestId: requestID(), Subject: subject, ConsentId: granted.ConsentId,
+		Statement: &pb.RevokeConsentRequest_Attested{Attested: &pb.RevokeStatement{Note: "moved away"}},
+		WaitFor:   pb.WaitFor_WAIT_FOR_PUBLISHED,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("revoke: %w", err)
@@ -176,7 +178,7 @@ func (c *clients) record(subject *pb.Subject, accessSeq uint64) error {
 	}
 	_, err := c.access.RecordAccess(c.recipient, &pb.RecordAccessRequest{
 		RequestId: requestID(), Subject: subject, AccessSeq: accessSeq,
-		Statement: &pb.RecordAccessRequest_Outcome{Outcome: outcome},
+		Statement: &pb.RecordAccessRequest_Attested{Attested: outcome},
 	})
 	return err
 }

@@ -115,8 +115,10 @@ public final class Clients {
             GrantConsentRequest.newBuilder()
                 .setRequestId(requestId())
                 .setSubject(subject)
-                .setConsent(consent)
-                .setMethod("app")
+                .setAttested(
+                    GrantStatement.newBuilder()
+                        .setConsent(consent)
+                        .setAttestation(Attestation.newBuilder().setMethod("app")))
                 .build());
   }
 
@@ -145,7 +147,7 @@ public final class Clients {
                 .setRequestId(requestId())
                 .setSubject(subject)
                 .setAccessSeq(accessSeq)
-                .setOutcome(outcome)
+                .setAttested(outcome)
                 .build());
   }
 
@@ -156,6 +158,7 @@ public final class Clients {
                 .setRequestId(requestId())
                 .setSubject(subject)
                 .setConsentId(consentId)
+                .setAttested(RevokeStatement.newBuilder().setNote("moved away"))
                 .setWaitFor(WaitFor.WAIT_FOR_PUBLISHED)
                 .build())
         .getReceipt()

@@ -73,12 +73,9 @@ function grant(): Promise<GrantConsentResponse> {
     purposes: ["TREAT"],
     categories: ["CLIN"],
   };
-  const request = GrantConsentRequest.fromPartial({
-    requestId: requestId(),
-    subject,
-    statement: { $case: "consent", value: { kind: ConsentKind.CONSENT_KIND_CONSENT, root, language: "ko" } },
-    method: "app",
-  });
+  const consent = { kind: ConsentKind.CONSENT_KIND_CONSENT, root, language: "ko" };
+  const statement = { $case: "attested", value: { consent, attestation: { method: "app" } } } as const;
+  const request = GrantConsentRequest.fromPartial({ requestId: requestId(), subject, statement });
   return call((done) => consents.grantConsent(request, app, done));
 }
 
@@ -102,14 +99,15 @@ function record(accessSeq: bigint): Promise<unknown> {
     resourceCount: 3,
     happenedTimeMs: BigInt(Date.now()),
   };
-  const statement = { $case: "outcome", value: outcome } as const;
+  const statement = { $case: "attested", value: outcome } as const;
   const request = RecordAccessRequest.fromPartial({ requestId: requestId(), subject, accessSeq, statement });
   return call((done) => access.recordAccess(request, recipient, done));
 }
 
 function revoke(consentId: string): Promise<RevokeConsentResponse> {
   const waitFor = WaitFor.WAIT_FOR_PUBLISHED;
-  const request = RevokeConsentRequest.fromPartial({ requestId: requestId(), subject, consentId, waitFor });
+  const statement = { $case: "attested", value: { note: "moved away" } } as const;
+  const request = RevokeConsentRequest.fromPartial({ requestId: requestId(), subject, consentId, statement, waitFor });
   return call((done) => consents.revokeConsent(request, app, done));
 }
 
