@@ -36,6 +36,7 @@ lint: $(VENV)/.dev  ## Check style, types, the floors and the proto files
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/buf lint proto
+	$(BIN)/python proto/breaking.py
 
 proto:  ## Generate consentd/v1 from proto/
 	$(PYTHON) proto/generate.py

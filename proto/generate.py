@@ -9,6 +9,7 @@ Our files import ``google/rpc/status.proto``. It is copied from the package goog
 """
 
 import argparse
+import fcntl
 import filecmp
 import shutil
 import subprocess
@@ -22,34 +23,44 @@ ROOT = Path(__file__).resolve().parent.parent
 PROTO = ROOT / "proto"
 PROTOS = sorted(str(path.relative_to(PROTO)) for path in (PROTO / "consentd/v1").glob("*.proto"))
 TOOLS = ROOT / ".venv-proto"
+LOCK = ROOT / ".venv-proto.lock"
 IMPORTED = ["google/rpc/status.proto"]
 IMPORTS = TOOLS / "protos"
 
 
 def tools() -> Path:
-    """Return the python that has the pinned tools, making its venv if needed."""
-    python = TOOLS / "bin/python"
-    stamp = TOOLS / "pins.txt"
-    if not stamp.exists() or stamp.read_text() != "\n".join(PINS):
-        venv.create(TOOLS, with_pip=True, clear=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PINS], check=True)
-        (packages,) = TOOLS.glob("lib/python*/site-packages")
-        for name in IMPORTED:
-            (IMPORTS / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(packages / name, IMPORTS / name)
-        stamp.write_text("\n".join(PINS))
-    return python
+    """Return the python that has the pinned tools, making its venv if needed.
+
+    Several processes may call this at once: one of them makes the venv, and the others wait for it.
+    """
+    with LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        python = TOOLS / "bin/python"
+        stamp = TOOLS / "pins.txt"
+        if not stamp.exists() or stamp.read_text() != "\n".join(PINS):
+            venv.create(TOOLS, with_pip=True, clear=True)
+            subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PINS], check=True)
+            (packages,) = TOOLS.glob("lib/python*/site-packages")
+            for name in IMPORTED:
+                (IMPORTS / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(packages / name, IMPORTS / name)
+            stamp.write_text("\n".join(PINS))
+        return python
+
+
+def protoc(proto: Path = PROTO) -> list[str]:
+    """Return the command that compiles .proto files below *proto*, without its outputs and files."""
+    return [str(tools()), "-m", "grpc_tools.protoc", f"-I{proto}", f"-I{IMPORTS}"]
 
 
 def generate(out: Path) -> None:
     """Generate the Python code of every .proto into *out*; stubs only where there is a service."""
-    python = tools()
-    protoc = [str(python), "-m", "grpc_tools.protoc", f"-I{PROTO}", f"-I{IMPORTS}"]
+    command = protoc()
     plugins = [f"--plugin=protoc-gen-{name}={TOOLS}/bin/protoc-gen-{name}" for name in ("mypy", "mypy_grpc")]
-    subprocess.run([*protoc, *plugins, f"--python_out={out}", f"--mypy_out=quiet:{out}", *PROTOS], check=True)
+    subprocess.run([*command, *plugins, f"--python_out={out}", f"--mypy_out=quiet:{out}", *PROTOS], check=True)
     services = [name for name in PROTOS if name.endswith("_service.proto")]
     outs = [f"--grpc_python_out={out}", f"--mypy_grpc_out=quiet:{out}"]
-    subprocess.run([*protoc, *plugins, *outs, *services], check=True)
+    subprocess.run([*command, *plugins, *outs, *services], check=True)
 
 
 def differences(out: Path) -> list[str]:

@@ -166,7 +166,7 @@ class Authors:
             self.keys_lost |= event.kind in KEY_KINDS
             return
         if stated.chain:
-            # Otherwise new rules could stand in a chain that nobody reads, and the chain of the rules would lack them.
+            # Otherwise rules could be in force that the chain of the rules does not show.
             if codec.public_tag(stated.chain) != event.tag:
                 raise MalformedError("entry is in the chain of another name than that of what it is about")
             return

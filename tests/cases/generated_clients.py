@@ -113,8 +113,7 @@ def _protoc(*arguments: str) -> None:
     assert spec.loader is not None
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
-    command = [str(generate.tools()), "-m", "grpc_tools.protoc", f"-I{ROOT / 'proto'}", f"-I{_GOOGLE}"]
-    _run([*command, *arguments, *PROTOS], ROOT)
+    _run([*generate.protoc(), f"-I{_GOOGLE}", *arguments, *PROTOS], ROOT)
 
 
 def _run(command: list[str], directory: Path, **environment: str) -> None:
