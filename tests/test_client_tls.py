@@ -126,7 +126,7 @@ def test_a_daemon_of_another_name_is_not_talked_to(open_to_all: Served, asks: As
 
 
 def test_without_tls_a_daemon_behind_tls_is_not_reached(open_to_all: Served, asks: Ask) -> None:
-    with pytest.raises(UnavailableError):
+    with pytest.raises(UnavailableError, match="does the client use it"):
         asks(open_to_all, None)
 
 
@@ -136,8 +136,15 @@ def test_a_client_with_a_certificate_is_let_in(mutual: Served, asks: Ask) -> Non
 
 @pytest.mark.parametrize("own", ["", "foreign"])
 def test_a_client_without_the_right_certificate_is_told_so_at_once(mutual: Served, asks: Ask, own: str) -> None:
-    with pytest.raises(UnavailableError):
+    with pytest.raises(UnavailableError, match="client certificate"):
         asks(mutual, mutual.tls(own=own))
+
+
+def test_a_daemon_that_does_not_run_is_told_apart(tmp_path: Path, asks: Ask) -> None:
+    stopped = Served(tmp_path, asks_clients=True)
+    stopped.daemon.stop()
+    with pytest.raises(UnavailableError, match="is it running"):
+        asks(stopped, stopped.tls(own="client"))
 
 
 def test_files_that_do_not_fit_are_an_error_and_no_hang(open_to_all: Served, asks: Ask) -> None:

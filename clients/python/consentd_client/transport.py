@@ -54,6 +54,10 @@ _CLOSED = "Channel closed!"
 _UNTRUSTED = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification Check failed")
 """Parts of gRPC's messages for a daemon whose certificate is not accepted."""
 
+_HUNG_UP = ("Socket closed", "Connection reset by peer")
+"""Parts of gRPC's messages for a peer that ends a connection during its handshake. With TLS 1.3, the client does not
+learn why. A daemon that does not run refuses the connection, which is another message."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
@@ -187,6 +191,12 @@ def _connection_error(message: str) -> StorageError:
         return StorageError(
             f"daemon's certificate is not accepted: {message}: name the authority that issued it, and use the"
             " certificate's name as the target"
+        )
+    if "failed to connect" in message and any(text in message for text in _HUNG_UP):
+        return UnavailableError(
+            f"daemon is not reached: {message}: something listens there and closes the connection. Does the daemon"
+            " serve TLS, and does the client use it? Does the daemon ask for a client certificate, and has an authority"
+            " that it knows issued the client's?"
         )
     if "failed to connect" in message:
         return UnavailableError(f"daemon is not reached: {message}: is it running, and is this its gRPC address?")
