@@ -1,7 +1,7 @@
 """The gRPC server's loop and pools: who is refused and when, what is held for how long, and what is dropped."""
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from cases.daemons import Running, consent, make_running, question, reason_of, request_id, running_daemon
 from cases.fakes import HANG_S
 from cases.ledgers import held_writer
-from cases.services import listed, services
+from cases.services import listed, services, wait_calls
 from cases.witnessed_ledgers import Witnessed
 from consentd.core import ed25519, note
 from consentd.server.call import Call
@@ -34,13 +34,6 @@ LEDGER_HISTORY = ls.GetHistoryRequest(public_name="ledger")
 
 def refused(running: Running, **labels: str) -> float:
     return running.daemon.metrics.value("consentd_calls_refused_total", **labels)
-
-
-def wait_calls(running: Running, pool: str, count: int, is_over: Callable[[], bool] = lambda: False) -> None:
-    """Wait until *count* calls are in flight in a pool, or *is_over*; each look is a call, so this does not spin."""
-    health = health_pb2_grpc.HealthStub(running.channel)
-    while running.daemon.metrics.value("consentd_calls", pool=pool) != count and not is_over():
-        health.Check(health_pb2.HealthCheckRequest(), timeout=HANG_S)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ immediately, or when enough witnesses have cosigned it. The publisher waits for 
 """
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from consentd.ledger.last_signed import read_last_signed, write_last_signed
 from consentd.ledger.ledger import Ledger, decode_state
 from consentd.ledger.map_history import MapHistory
 from consentd.metrics import Metrics
+from consentd.waits import SizeWaits
 
 _RECHECK_S = 0.25  # a publisher does not report that it lost its quorum, so it is asked at this interval
 
@@ -40,15 +40,6 @@ class CheckpointSigning:
     last_signed_path: Path
     publisher: Publisher = field(default_factory=ImmediatePublisher)
     verify_lock: Callable[[], None] = lambda: None
-
-
-@dataclass(slots=True)
-class _Wait:
-    """A caller that waits for a public checkpoint of *size* leaves, until the time *until_s* (time.monotonic)."""
-
-    size: int
-    until_s: float
-    future: "Future[None]" = field(default_factory=Future)
 
 
 class Checkpoints:
@@ -72,12 +63,12 @@ class Checkpoints:
         self._metrics = metrics
         self.signed: checkpoint.Checkpoint | None = None
         self.published: Published | None = None
-        # This lock guards _ended and _waits, and signals changes of them and of published. _publish, wait, when_public,
-        # end_waits and _complete_waits take it.
+        # This lock guards _ended, and signals changes of it and of published. _publish, wait and end_waits take it.
         self._changed = threading.Condition()
         self._ended = False
-        self._waits: list[_Wait] = []
-        self._waiter = threading.Thread(target=self._complete_waits, name="waits", daemon=True)
+        self._waits = SizeWaits(
+            "waits", self._published_size, is_hopeless=lambda: not self.publisher.has_quorum, recheck_s=_RECHECK_S
+        )
         metrics.quorum.set(1)
         if not isinstance(self.publisher, ImmediatePublisher):
             # The public checkpoint may be older than the last seal. Proofs against it need the map as it was then.
@@ -86,7 +77,6 @@ class Checkpoints:
     def start(self, halt: Halt) -> None:
         """Start the publisher; see ``Publisher.start``."""
         self.publisher.start(self._publish, halt)
-        self._waiter.start()
 
     def wait(self, size: int, timeout_s: float) -> Published | None:
         """Wait for a public checkpoint of at least *size* leaves; return None after *timeout_s* or ``end_waits``."""
@@ -100,43 +90,13 @@ class Checkpoints:
         The wait ends after *timeout_s*, at ``end_waits``, and when the witnesses that answer are no quorum: then nobody
         knows when a checkpoint becomes public. No thread waits with the caller.
         """
-        wait = _Wait(size, time.monotonic() + timeout_s)
-        with self._changed:
-            if self._ended:
-                wait.future.set_result(None)
-                return wait.future
-            if not self._waits or timeout_s < _RECHECK_S:
-                self._changed.notify_all()  # otherwise the thread looks again soon enough
-            self._waits.append(wait)
-        return wait.future
+        return self._waits.when(size, timeout_s)
 
-    def _complete_waits(self) -> None:
-        """Complete the futures of ``when_public``, on a thread of its own."""
-        while True:
-            with self._changed:
-                done, left = self._split_waits(time.monotonic())
-                self._waits = left
-                if not done:
-                    if self._ended:
-                        return
-                    next_s = min((wait.until_s for wait in left), default=None)
-                    self._changed.wait(None if next_s is None else min(_RECHECK_S, max(0.0, next_s - time.monotonic())))
-            for wait in done:
-                if wait.future.set_running_or_notify_cancel():
-                    wait.future.set_result(None)
-
-    def _split_waits(self, now_s: float) -> "tuple[list[_Wait], list[_Wait]]":
-        """Return the waits that must end, and the others. The caller holds ``_changed``."""
-        size = 0 if self.published is None else self.published.checkpoint.size
-        if self._ended or not self.publisher.has_quorum:
-            return self._waits, []
-        done, left = list[_Wait](), list[_Wait]()
-        for wait in self._waits:
-            (done if wait.size <= size or wait.until_s <= now_s or wait.future.cancelled() else left).append(wait)
-        return done, left
+    def _published_size(self) -> int:
+        return 0 if self.published is None else self.published.checkpoint.size
 
     def _covers(self, size: int) -> bool:
-        return self.published is not None and self.published.checkpoint.size >= size
+        return self.published is not None and self._published_size() >= size
 
     def latest(self) -> Published:
         """Return the public checkpoint. Raises ``NotFoundError`` if no checkpoint is published yet."""
@@ -149,6 +109,7 @@ class Checkpoints:
         with self._changed:
             self._ended = True
             self._changed.notify_all()
+        self._waits.end()
 
     def sign(self) -> None:
         """Sign the tree of the last seal as read back from the store, store the note, then offer it to the publisher.
@@ -205,6 +166,7 @@ class Checkpoints:
         with self._changed:
             self.published = published
             self._changed.notify_all()
+        self._waits.notify()
         self._metrics.checkpoint_size.set(size)
         if before is None or before.checkpoint.size < size:
             self._metrics.checkpoints.inc()

@@ -19,9 +19,7 @@ start signs that checkpoint. Recovery runs the same code: a start writes an empt
 A refused write (``RequestError``) appends nothing, and the batch continues. A ``StorageError`` before 5 refuses the
 batch, and one in 8 leaves the checkpoint for the next upkeep: nobody has seen anything, and the shortage may pass
 (``shortages``). Any other failure in 3 to 8 stops the sequencer for good. It may then be unknown whether the batch is
-on disk; the next start reads the disk.
-
-Source: ledger-format.md, "The commit".
+on disk; the next start reads the disk. Source: ledger-format.md, "The commit".
 """
 
 import logging
@@ -370,6 +368,7 @@ class Sequencer:
         except BaseException:
             self.table.stop()  # the table lacks entries that are on disk, so its answers would be wrong
             raise
+        self.table.note_size(state.size)
         self._metrics.commit_seconds.observe(synced - started, "ledger")
         self._metrics.commit_seconds.observe(time.perf_counter() - synced, "table")
         self._metrics.batch_entries.observe(count)
@@ -396,5 +395,6 @@ class Sequencer:
         # INVARIANT: the fault is set before ``on_fault`` is called: a daemon that begins to serve then reads the fault.
         self._pool.fail(fault)
         self._metrics.ready.set(0)
+        self.table.end_waits()
         self.checkpoints.end_waits()
         self._on_fault()  # last, because it is not this module's and might raise

@@ -118,6 +118,8 @@ class Daemon:
         """Drain and close everything, in the order given in the module's docstring."""
         self._rpc.set_serving(False)
         services = self.service_state.services
+        if services is not None:
+            services.table.end_waits()
         self._rpc.drain()
         self.service_state.services = None
         if self._scrubber is not None:

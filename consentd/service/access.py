@@ -12,8 +12,9 @@ from consentd.sequencer.commands.callers import check_active
 from consentd.sequencer.commands.write import SignedEntry, verify_ahead
 from consentd.sequencer.pool import Written
 from consentd.service import requests
+from consentd.service.consistency import check_reached, reach, reach_largest
 from consentd.service.context import Context, Waiting
-from consentd.service.policy import check_consistency, check_size
+from consentd.service.policy import check_size
 from consentd.service.readings import record_readings
 from consentd.service.rpc import item_error, next_item, rpc
 from consentd.service.servicer import Servicer, reduce_receipt, revision
@@ -35,6 +36,7 @@ class AccessService(Servicer):
     @rpc
     async def AuthorizeAccess(self, request: ac.AuthorizeAccessRequest, context: Context) -> ac.AuthorizeAccessResponse:
         """Decide and record one access."""
+        await reach(self.services, request.consistency, context)
         write = self._access(request, self.caller(context), context)
         (future,) = self.submit([write], context)
         return await self._authorized(await Waiting(future), request, request.wait_for, context)
@@ -46,6 +48,8 @@ class AccessService(Servicer):
         """Decide and record many accesses, each independently of the others."""
         caller = self.caller(context)
         self.check_batch(len(request.requests))
+        conditions = (item.consistency for item in request.requests if item.HasField("consistency"))
+        await reach_largest(self.services, conditions, context)
         writes: list[accesses.AuthorizeAccess | RequestError] = []
         for item in request.requests:
             next_item(context)
@@ -76,10 +80,9 @@ class AccessService(Servicer):
 
     def _access(self, request: ac.AuthorizeAccessRequest, caller: str, context: Context) -> accesses.AuthorizeAccess:
         """Return the write for a request, after verifying a signed question's signature."""
-        payloads.check_own_fields(request, request.consistency, request.signed_question)
+        payloads.check_own_fields(request, request.signed_question)
         if request.HasField("consistency"):
-            with self.services.table.read() as snapshot:
-                check_consistency(request.consistency, snapshot.size)
+            check_reached(self.services, request.consistency)
         if len(request.network_origin.encode()) > MAX_NETWORK_ORIGIN:
             raise InvalidError(f"network_origin is over its limit of {MAX_NETWORK_ORIGIN} bytes", "TOO_LARGE")
         asked = st.AskedQuestion(asker=caller, network_origin=request.network_origin or context.peer())
@@ -197,7 +200,9 @@ class AccessService(Servicer):
     async def ListAccesses(self, request: ac.ListAccessesRequest, context: Context) -> ac.ListAccessesResponse:
         """Read the accesses to a person's data, newest first."""
         caller, services = self.caller(context), self.services
-        pager = requests.Pager(services.page_key, "ListAccesses", caller, request.page_size, request.subject)
+        selection = request.subject, request.consistency
+        pager = requests.Pager(services.page_key, "ListAccesses", caller, request.page_size, *selection)
+        await reach(services, request.consistency, context)
         with services.table.read() as snapshot:
             tag = self.tag(snapshot, request.subject)
             tree_size, root = snapshot.size, snapshot.root

@@ -15,6 +15,7 @@ from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, check_right
 from consentd.sequencer.commands.write import Request, SignedEntry
 from consentd.sequencer.pool import Written
 from consentd.service import requests
+from consentd.service.consistency import reach
 from consentd.service.context import Context
 from consentd.service.readings import record_readings
 from consentd.service.rpc import rpc
@@ -95,6 +96,7 @@ class ConsentService(Servicer):
     async def GetConsent(self, request: cs.GetConsentRequest, context: Context) -> cs.GetConsentResponse:
         """Read one consent."""
         wanted = parse_consent_id(request.consent_id)
+        await reach(self.services, request.consistency, context)
         with self.services.table.read() as snapshot:
             tag = self.tag(snapshot, request.subject)
             lineages = snapshot.lineages(tag)
@@ -118,8 +120,9 @@ class ConsentService(Servicer):
             states |= {cs.CONSENT_STATE_REVOKED}
         if not states <= _STATES:
             raise InvalidError(f"state is not one we know: `{max(states - _STATES)}`")
-        selection = request.subject, str(sorted(states))
+        selection = request.subject, str(sorted(states)), request.consistency
         pager = requests.Pager(self.services.page_key, "ListConsents", caller, request.page_size, *selection)
+        await reach(self.services, request.consistency, context)
         with self.services.table.read() as snapshot:
             tag = self.tag(snapshot, request.subject)
             lineages = snapshot.lineages(tag)

@@ -12,6 +12,7 @@ from consentd.policy.reduce import NO_TAG, PLACEHOLDER, reduce_verdict
 from consentd.policy.subject import row_count
 from consentd.sequencer.commands.callers import is_operator
 from consentd.service import requests
+from consentd.service.consistency import reach
 from consentd.service.context import Context
 from consentd.service.rpc import item_error, next_item, rpc
 from consentd.service.servicer import Servicer, Services, ServiceState, revision
@@ -32,23 +33,24 @@ class PolicyService(Servicer):
         self._ids = count()
 
     @rpc
-    def Check(self, request: ps.CheckRequest, context: Context) -> ps.CheckResponse:
+    async def Check(self, request: ps.CheckRequest, context: Context) -> ps.CheckResponse:
         """Answer one question."""
         caller = self.caller(context)
         question = request.question
-        payloads.check_own_fields(request, request.consistency)
+        payloads.check_own_fields(request)
+        await reach(self.services, request.consistency, context)
         response = ps.CheckResponse()
         with self.services.table.read() as snapshot:
-            answerer = self._answerer(snapshot, caller, request.consistency)
+            answerer = self._answerer(snapshot, caller)
             outcome = answerer.answer(response.decision, answerer.check(question), question.subject)
         self.metrics.decisions.inc(outcome.name, "check")
         return response
 
     @rpc
-    def BatchCheck(self, request: ps.BatchCheckRequest, context: Context) -> ps.BatchCheckResponse:
+    async def BatchCheck(self, request: ps.BatchCheckRequest, context: Context) -> ps.BatchCheckResponse:
         """Answer many questions, each independently, all from one snapshot of the table."""
         caller = self.caller(context)
-        payloads.check_own_fields(request, request.consistency)
+        payloads.check_own_fields(request)
         shared = request.shared if request.HasField("shared") else None
         asked: Sequence[tuple[pb.Question, pb.Subject]]
         if shared is None:
@@ -61,12 +63,13 @@ class PolicyService(Servicer):
             if request.questions or shared.HasField("subject"):
                 raise InvalidError("a shared question has no subject, and no other questions beside it")
             asked = [(shared, subject) for subject in request.subjects]
+        await reach(self.services, request.consistency, context)
         response = ps.BatchCheckResponse()
         outcomes = [0] * (max(model.Outcome) + 1)
         answered_bytes = 0
         packed: PackedQuestion | None = None
         with self.services.table.read() as snapshot:
-            answerer = self._answerer(snapshot, caller, request.consistency)
+            answerer = self._answerer(snapshot, caller)
             for question, subject in asked:
                 if answerer.work >= _WORK:
                     answerer.work = 0
@@ -88,13 +91,8 @@ class PolicyService(Servicer):
                 self.metrics.decisions.inc(model.Outcome(number).name, "batch", by=times)
         return response
 
-    def _answerer(self, snapshot: Snapshot, caller: str, consistency: pb.Consistency) -> "Answerer":
-        """Return what answers the questions of *caller* from *snapshot*, at the time of the ledger's clock.
-
-        Raises:
-            OverloadedError: (REVISION_NOT_REACHED) the caller needs a later state.
-        """
-        check_consistency(consistency, snapshot.size)
+    def _answerer(self, snapshot: Snapshot, caller: str) -> "Answerer":
+        """Return what answers the questions of *caller* from *snapshot*, at the time of the ledger's clock."""
         services = self.services
         now_ms = services.sequencer.leaf_clock.decision_ms(snapshot.time_ms)
         return Answerer(services, snapshot, caller, now_ms, self._id_prefix, self._ids)
@@ -244,17 +242,3 @@ def check_size(question: bytes) -> None:
     if len(question) > requests.MAX_QUESTION:
         limit = f"its limit of {requests.MAX_QUESTION} bytes"
         raise InvalidError(f"question is over {limit}: `{len(question)}`", "TOO_LARGE")
-
-
-def check_consistency(consistency: pb.Consistency, size: int) -> None:
-    """Check that the state of *size* leaves is one that a caller accepts.
-
-    The table has every acknowledged write, so a caller that got its size from this daemon is never refused. A call does
-    not wait until the table has that size, because a waiting call blocks a thread that others need.
-
-    Raises:
-        OverloadedError: (REVISION_NOT_REACHED) the state must reflect more leaves.
-    """
-    if consistency.at_least_tree_size > size:
-        least = consistency.at_least_tree_size
-        raise OverloadedError(f"state has not reached tree size `{least}`", "REVISION_NOT_REACHED")

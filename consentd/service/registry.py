@@ -11,6 +11,7 @@ from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, NotFoundError
 from consentd.sequencer.commands import registry
 from consentd.sequencer.commands.callers import PARTICIPANT_ID, check_giver
+from consentd.service.consistency import reach
 from consentd.service.context import Context
 from consentd.service.requests import Pager, content_hash, make_request, take_page
 from consentd.service.roles import Whose
@@ -82,11 +83,12 @@ class RegistryService(Servicer):
         return rs.EndDelegationResponse(receipt=await self._delegate(request, context, ended=True))
 
     @rpc
-    def ListDelegations(self, request: rs.ListDelegationsRequest, context: Context) -> rs.ListDelegationsResponse:
+    async def ListDelegations(self, request: rs.ListDelegationsRequest, context: Context) -> rs.ListDelegationsResponse:
         """Read delegations, a page at a time."""
         caller = self.caller(context)
-        selection = request.giver, request.taker
+        selection = request.giver, request.taker, request.consistency
         pager = Pager(self.services.page_key, "ListDelegations", caller, request.page_size, *selection)
+        await reach(self.services, request.consistency, context)
         with self.services.table.read() as snapshot:
             start, tree_size = pager.parse(request.page_token) if request.page_token else (0, snapshot.size)
             wanted = (
@@ -132,8 +134,9 @@ class RegistryService(Servicer):
         return rs.EnrolSubjectResponse(receipt=receipt, tag=written.answer)
 
     @rpc
-    def GetParticipant(self, request: rs.GetParticipantRequest, context: Context) -> rs.GetParticipantResponse:
+    async def GetParticipant(self, request: rs.GetParticipantRequest, context: Context) -> rs.GetParticipantResponse:
         """Read one participant."""
+        await reach(self.services, request.consistency, context)
         with self.services.table.read() as snapshot:
             found = snapshot.participant(request.participant_id)
             if found is None:
@@ -146,10 +149,13 @@ class RegistryService(Servicer):
             )  # fmt: skip
 
     @rpc
-    def ListParticipants(self, request: rs.ListParticipantsRequest, context: Context) -> rs.ListParticipantsResponse:
+    async def ListParticipants(
+        self, request: rs.ListParticipantsRequest, context: Context
+    ) -> rs.ListParticipantsResponse:
         """Read all participants, a page at a time."""
         caller = self.caller(context)
-        pager = Pager(self.services.page_key, "ListParticipants", caller, request.page_size)
+        pager = Pager(self.services.page_key, "ListParticipants", caller, request.page_size, request.consistency)
+        await reach(self.services, request.consistency, context)
         with self.services.table.read() as snapshot:
             # A page token's position is a participant's number. Numbers follow the registrations and never change.
             everyone = sorted(snapshot.registry().participants.values(), key=lambda one: one.number)
@@ -160,15 +166,17 @@ class RegistryService(Servicer):
             return rs.ListParticipantsResponse(participants=page, revision=at, next_page_token=token)
 
     @rpc
-    def GetVocabulary(self, request: rs.GetVocabularyRequest, context: Context) -> rs.GetVocabularyResponse:
+    async def GetVocabulary(self, request: rs.GetVocabularyRequest, context: Context) -> rs.GetVocabularyResponse:
         """Read the vocabulary in force."""
+        await reach(self.services, request.consistency, context)
         with self.services.table.read() as snapshot:
             vocabulary = snapshot.vocabulary_statement()
             return rs.GetVocabularyResponse(vocabulary=vocabulary, revision=_revision(snapshot))
 
     @rpc
-    def GetNotice(self, request: rs.GetNoticeRequest, context: Context) -> rs.GetNoticeResponse:
+    async def GetNotice(self, request: rs.GetNoticeRequest, context: Context) -> rs.GetNoticeResponse:
         """Read one version of a notice."""
+        await reach(self.services, request.consistency, context)
         with self.services.table.read() as snapshot:
             # The id becomes a prefix of rows to read, so an id that is not valid could match rows of another notice.
             known = PARTICIPANT_ID.fullmatch(request.notice_id)
@@ -178,8 +186,9 @@ class RegistryService(Servicer):
             return rs.GetNoticeResponse(notice=found, revision=_revision(snapshot))
 
     @rpc
-    def GetRules(self, request: rs.GetRulesRequest, context: Context) -> rs.GetRulesResponse:
+    async def GetRules(self, request: rs.GetRulesRequest, context: Context) -> rs.GetRulesResponse:
         """Read the rules in force."""
+        await reach(self.services, request.consistency, context)
         with self.services.table.read() as snapshot:
             return rs.GetRulesResponse(rules=snapshot.rules_statement(), revision=_revision(snapshot))
 

@@ -159,7 +159,7 @@ class Servicer:
         futures = self.services.sequencer.submit_all(writes, urgent=urgent)
 
         if not urgent:
-            context.on_cancel(partial(_cancel, futures))
+            context.on_cancel(partial(cancel_all, futures))
         return futures
 
     async def written_receipt(self, written: Written[Any], wait_for: int, context: Context) -> pb.Receipt:
@@ -186,7 +186,7 @@ class Servicer:
         if wait_for == pb.WAIT_FOR_PUBLISHED and not (published and published.checkpoint.size > index):
             if context.begin_wait():
                 future = checkpoints.when_public(index + 1, remaining_s(context))
-                context.on_cancel(partial(_cancel, [future]))
+                context.on_cancel(partial(cancel_all, [future]))
                 await Waiting(future)
             published = checkpoints.published
         if published is not None and published.checkpoint.size > index:
@@ -213,7 +213,8 @@ def reduce_receipt(receipt: pb.Receipt) -> pb.Receipt:
     )  # fmt: skip
 
 
-def _cancel(futures: "Sequence[Future[Any]]") -> None:
+def cancel_all(futures: "Sequence[Future[Any]]") -> None:
+    """Cancel futures that are not done."""
     for future in futures:
         future.cancel()
 

@@ -29,6 +29,7 @@ Integers of keys and of these rows are big-endian; the subject value and compile
 """
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -44,6 +45,7 @@ from consentd.table.checked_rows import CHECK_SIZE, RowCheck, is_intact, seal_ro
 from consentd.table.registry import RegistryCache
 from consentd.table.transaction import STEP_KINDS, TableTransaction
 from consentd.table.view import U64, Snapshot, View
+from consentd.waits import SizeWaits
 
 T = TypeVar("T", bound=ReadTransaction)
 V = TypeVar("V", bound=View)
@@ -55,8 +57,8 @@ CATCH_UP_BATCH = 2_000
 class Table(Environment):
     """The LMDB environment that has the policy table.
 
-    ``begin``, ``mend``, ``heartbeat`` and ``stop`` are for the sequencer's thread; any thread may call the other
-    methods. No lock is needed: LMDB isolates readers, and ``_is_stopped`` is only ever set to True.
+    ``begin``, ``note_size``, ``mend``, ``heartbeat`` and ``stop`` are for the sequencer's thread; any thread may call
+    the other methods. No lock is needed: LMDB isolates readers, and ``_is_stopped`` is only ever set to True.
     """
 
     def __init__(self, opened: OpenFiles) -> None:
@@ -64,6 +66,8 @@ class Table(Environment):
         self._cache = RegistryCache()
         self._check = RowCheck()
         self._is_stopped = False
+        self._size = 0  # that the sequencer has committed last in this process
+        self._waits = SizeWaits("table waits", lambda: self._size)
 
     @property
     def damaged(self) -> int:
@@ -96,6 +100,22 @@ class Table(Environment):
             txn.end(error)
             raise
 
+    def note_size(self, size: int) -> None:
+        """Note that the last commit reflects *size* leaves, and wake the callers that wait for it."""
+        self._size = size
+        self._waits.notify()
+
+    def when_reached(self, size: int, timeout_s: float) -> "Future[None]":
+        """Return a future that is done when the table reflects *size* leaves, or when waiting for it must end.
+
+        Read the table first: only commits since this process opened the table are noticed. See ``SizeWaits.when``.
+        """
+        return self._waits.when(size, timeout_s)
+
+    def end_waits(self) -> None:
+        """End the waits for a size, because the sequencer ends, or the daemon."""
+        self._waits.end()
+
     def stop(self) -> None:
         """Refuse all later reads: the ledger has entries, perhaps a withdrawal, that the table could not store."""
         self._is_stopped = True
@@ -116,6 +136,11 @@ class Table(Environment):
                 return
             txn.put(key, spoil_row(key, (rebuilt or stored or b"")[:-CHECK_SIZE]))
         self._check.damage(key)
+
+    def close(self) -> None:
+        """Close the table; a second call does nothing. No transaction may be open."""
+        self.end_waits()
+        super().close()
 
     def heartbeat(self, wall_ms: int) -> None:
         """Write the present time, so that readers can see that the writer runs."""

@@ -93,7 +93,10 @@ class AuthorizeAccessRequest(_message.Message):
 
     @_builtins.property
     def consistency(self) -> _consent_pb2.Consistency:
-        """consistency is a condition on the state to decide from. An access is always decided from the latest state."""
+        """consistency is a condition on the state to decide from: at_least_tree_size or latest. An access is always decided
+        from the latest state, so the call waits until that state reflects as many leaves. The requests of a batch wait
+        together, for the largest size.
+        """
 
     def __init__(
         self,
@@ -378,6 +381,7 @@ class ListAccessesRequest(_message.Message):
     SUBJECT_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """page_size is the most items of a page; 0 or more than 1,000 means 1,000."""
     page_token: _builtins.str
@@ -386,16 +390,21 @@ class ListAccessesRequest(_message.Message):
     def subject(self) -> _consent_pb2.Subject:
         """subject is the person."""
 
+    @_builtins.property
+    def consistency(self) -> _consent_pb2.Consistency:
+        """consistency is a condition on the state to answer from: at_least_tree_size or latest. The same for all pages."""
+
     def __init__(
         self,
         *,
         subject: _consent_pb2.Subject | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        consistency: _consent_pb2.Consistency | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "page_size", b"page_size", "page_token", b"page_token", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -700,27 +700,54 @@ Global___BreakGlass: _TypeAlias = BreakGlass  # noqa: Y015
 
 @_typing.final
 class Consistency(_message.Message):
-    """Consistency is a condition on the state from which a question is answered. Without one, it is the latest."""
+    """Consistency is a condition on the state from which a call is answered. Without one, it is the latest."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     AT_LEAST_TREE_SIZE_FIELD_NUMBER: _builtins.int
+    LATEST_FIELD_NUMBER: _builtins.int
     at_least_tree_size: _builtins.int
-    """at_least_tree_size: fail with REVISION_NOT_REACHED if the state reflects fewer leaves."""
+    """at_least_tree_size: the state reflects at least so many leaves, for example the revision.tree_size of a receipt. If
+    it does not yet, the call waits until its deadline, at most 30 seconds, and then fails with REVISION_NOT_REACHED;
+    at once, if too many calls wait. A size that is 1,000,000 leaves or more ahead of the ledger is refused with
+    INVALID_REQUEST.
+    """
+    @_builtins.property
+    def latest(self) -> Global___LatestState:
+        """latest: the latest state, which reflects every write that was acknowledged before the call began. The default."""
+
     def __init__(
         self,
         *,
         at_least_tree_size: _builtins.int = ...,
+        latest: Global___LatestState | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "at_least_tree_size", b"at_least_tree_size"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "at_least_tree_size", b"at_least_tree_size", "latest", b"latest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "at_least_tree_size", b"at_least_tree_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "at_least_tree_size", b"at_least_tree_size", "latest", b"latest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_at: _TypeAlias = _typing.Literal["at_least_tree_size"]  # noqa: Y015
+    _WhichOneofReturnType_at: _TypeAlias = _typing.Literal["at_least_tree_size", "latest"]  # noqa: Y015
     _WhichOneofArgType_at: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_at) -> _WhichOneofReturnType_at | None: ...
 
 Global___Consistency: _TypeAlias = Consistency  # noqa: Y015
+
+@_typing.final
+class LatestState(_message.Message):
+    """LatestState asks for the latest state."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LatestState: _TypeAlias = LatestState  # noqa: Y015
 
 @_typing.final
 class Question(_message.Message):

@@ -558,21 +558,27 @@ class GetConsentRequest(_message.Message):
 
     SUBJECT_FIELD_NUMBER: _builtins.int
     CONSENT_ID_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
     consent_id: _builtins.str
     """consent_id names the lineage."""
     @_builtins.property
     def subject(self) -> _consent_pb2.Subject:
         """subject is the person."""
 
+    @_builtins.property
+    def consistency(self) -> _consent_pb2.Consistency:
+        """consistency is a condition on the state to answer from: at_least_tree_size or latest."""
+
     def __init__(
         self,
         *,
         subject: _consent_pb2.Subject | None = ...,
         consent_id: _builtins.str = ...,
+        consistency: _consent_pb2.Consistency | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent_id", b"consent_id", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent_id", b"consent_id", "consistency", b"consistency", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -619,6 +625,7 @@ class ListConsentsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
     include_revoked: _builtins.bool
     """include_revoked asks for revoked consents too."""
     page_size: _builtins.int
@@ -635,6 +642,10 @@ class ListConsentsRequest(_message.Message):
         So a consent that is paused before it begins is listed with NOT_YET.
         """
 
+    @_builtins.property
+    def consistency(self) -> _consent_pb2.Consistency:
+        """consistency is a condition on the state to answer from: at_least_tree_size or latest. The same for all pages."""
+
     def __init__(
         self,
         *,
@@ -643,10 +654,11 @@ class ListConsentsRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         states: _abc.Iterable[Global___ConsentState.ValueType] | None = ...,
+        consistency: _consent_pb2.Consistency | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_revoked", b"include_revoked", "page_size", b"page_size", "page_token", b"page_token", "states", b"states", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "include_revoked", b"include_revoked", "page_size", b"page_size", "page_token", b"page_token", "states", b"states", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -514,6 +514,7 @@ class ListDelegationsRequest(_message.Message):
     TAKER_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
     giver: _builtins.str
     """giver: only delegations of this giver; empty: of any."""
     taker: _builtins.str
@@ -522,6 +523,10 @@ class ListDelegationsRequest(_message.Message):
     """page_size is the most items of a page; 0 or more than 1,000 means 1,000."""
     page_token: _builtins.str
     """page_token is the next_page_token of the previous page; empty: the first page."""
+    @_builtins.property
+    def consistency(self) -> _consent_pb2.Consistency:
+        """consistency is a condition on the state to answer from: at_least_tree_size or latest. The same for all pages."""
+
     def __init__(
         self,
         *,
@@ -529,10 +534,11 @@ class ListDelegationsRequest(_message.Message):
         taker: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        consistency: _consent_pb2.Consistency | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["giver", b"giver", "page_size", b"page_size", "page_token", b"page_token", "taker", b"taker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "giver", b"giver", "page_size", b"page_size", "page_token", b"page_token", "taker", b"taker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -765,16 +771,22 @@ class GetParticipantRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
     participant_id: _builtins.str
     """participant_id names the participant."""
+    @_builtins.property
+    def consistency(self) -> _consent_pb2.Consistency:
+        """consistency is a condition on the state to answer from: at_least_tree_size or latest."""
+
     def __init__(
         self,
         *,
         participant_id: _builtins.str = ...,
+        consistency: _consent_pb2.Consistency | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["participant_id", b"participant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "participant_id", b"participant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -830,19 +842,25 @@ class ListParticipantsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """page_size is the most items of a page; 0 or more than 1,000 means 1,000."""
     page_token: _builtins.str
     """page_token is the next_page_token of the previous page; empty: the first page."""
+    @_builtins.property
+    def consistency(self) -> _consent_pb2.Consistency:
+        """consistency is a condition on the state to answer from: at_least_tree_size or latest. The same for all pages."""
+
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        consistency: _consent_pb2.Consistency | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -888,12 +906,19 @@ class GetVocabularyRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def consistency(self) -> _consent_pb2.Consistency:
+        """consistency is a condition on the state to answer from: at_least_tree_size or latest."""
+
     def __init__(
         self,
+        *,
+        consistency: _consent_pb2.Consistency | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -937,19 +962,25 @@ class GetNoticeRequest(_message.Message):
 
     NOTICE_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
     notice_id: _builtins.str
     """notice_id names the notice."""
     version: _builtins.int
     """version to read; 0: the latest."""
+    @_builtins.property
+    def consistency(self) -> _consent_pb2.Consistency:
+        """consistency is a condition on the state to answer from: at_least_tree_size or latest."""
+
     def __init__(
         self,
         *,
         notice_id: _builtins.str = ...,
         version: _builtins.int = ...,
+        consistency: _consent_pb2.Consistency | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["notice_id", b"notice_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "notice_id", b"notice_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -991,12 +1022,19 @@ class GetRulesRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def consistency(self) -> _consent_pb2.Consistency:
+        """consistency is a condition on the state to answer from: at_least_tree_size or latest."""
+
     def __init__(
         self,
+        *,
+        consistency: _consent_pb2.Consistency | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

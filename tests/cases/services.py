@@ -6,8 +6,10 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cases.daemons import Running, consent, reason_of, request_id, sign_statement
+from cases.fakes import HANG_S
 from consentd.core import codec, merkle
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
@@ -40,6 +42,13 @@ def services(running: Running) -> Services:
 
 def now_ms(running: Running) -> int:
     return services(running).sequencer.clock.wall_ms()
+
+
+def wait_calls(running: Running, pool: str, count: int, is_over: Callable[[], bool] = lambda: False) -> None:
+    """Wait until *count* calls are in flight in a pool, or *is_over*; each look is a call, so this does not spin."""
+    health = health_pb2_grpc.HealthStub(running.channel)
+    while running.daemon.metrics.value("consentd_calls", pool=pool) != count and not is_over():
+        health.Check(health_pb2.HealthCheckRequest(), timeout=HANG_S)
 
 
 def refusal(call: Callable[[], Any]) -> str:

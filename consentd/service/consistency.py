@@ -1,0 +1,74 @@
+"""Keep the condition that a call has on the state that it is answered from (``Consistency``).
+
+The table reflects every acknowledged write, so a caller that got its size from this daemon never waits. Others wait
+without a thread, and count among the calls that wait: their pool stays free for calls that can be answered.
+"""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import partial
+
+from consentd.errors import InvalidError, OverloadedError
+from consentd.service.context import Context, Waiting
+from consentd.service.servicer import Services, cancel_all, remaining_s
+from consentd.statements import payloads
+from consentd.v1 import consent_pb2 as pb
+
+MAX_AHEAD = 1_000_000
+"""A size that is so many leaves ahead of the ledger's is refused: the ledger does not grow by so many in a wait."""
+
+
+async def reach(services: Services, consistency: pb.Consistency, context: Context) -> None:
+    """Wait until the table reflects what a call is to be answered from; every later snapshot reflects it too.
+
+    Raises:
+        InvalidError: as ``check_reached``.
+        OverloadedError: (REVISION_NOT_REACHED) the time to wait is over, or too many calls wait.
+    """
+    least = _awaited(services, consistency)
+    if least:
+        await _wait(services, least, context)
+        check_reached(services, consistency)
+
+
+async def reach_largest(services: Services, conditions: Iterable[pb.Consistency], context: Context) -> None:
+    """Wait once for all the conditions of a batch. ``check_reached`` then checks each of them."""
+    least = 0
+    for consistency in conditions:
+        with suppress(InvalidError):
+            least = max(least, _awaited(services, consistency))
+    if least:
+        await _wait(services, least, context)
+
+
+def check_reached(services: Services, consistency: pb.Consistency) -> None:
+    """Check that the table reflects what a call is to be answered from.
+
+    Raises:
+        InvalidError: the condition has fields that this version does not know, or names a size far ahead.
+        OverloadedError: (REVISION_NOT_REACHED) the table does not reflect it yet.
+    """
+    least = _awaited(services, consistency)
+    if least:
+        raise OverloadedError(f"state has not reached tree size `{least}`", "REVISION_NOT_REACHED")
+
+
+def _awaited(services: Services, consistency: pb.Consistency) -> int:
+    """Return the size that the table must still reach; 0: it reflects enough. Raises as ``check_reached``."""
+    if not consistency.ByteSize():
+        return 0
+    payloads.check_no_unknown_fields(consistency)
+    least = consistency.at_least_tree_size
+    with services.table.read() as snapshot:
+        size = snapshot.size
+    if least >= size + MAX_AHEAD:
+        raise InvalidError(f"tree size is far ahead of the ledger's `{size}` leaves: `{least}`")
+    return least if least > size else 0
+
+
+async def _wait(services: Services, least: int, context: Context) -> None:
+    """Wait until the table reflects *least* leaves, or until waiting must end."""
+    if context.begin_wait():
+        future = services.table.when_reached(least, remaining_s(context))
+        context.on_cancel(partial(cancel_all, [future]))
+        await Waiting(future)
