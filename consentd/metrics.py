@@ -61,7 +61,7 @@ _CODE = _one_of(
 _RESULT = _one_of("result", "done", "cancelled", "failed")
 _QUOTA = _one_of("quota", "entries", "refusals", "persons")
 _OUTCOME = _one_of("outcome", "PERMIT", "PARTIAL", "DENY", "NO_CONSENT", "INDETERMINATE")
-_VIA = _one_of("via", "check", "batch", "authorize")
+_VIA = _one_of("via", "check", "batch", "authorize", "exact")
 _STORE = _one_of("store", "ledger", "table")
 _PLACE = _one_of("place", "ledger", "vault", "table", "last_signed")
 _LISTENER = _one_of("listener", "grpc", "http")
@@ -72,6 +72,7 @@ _REPEAT = _one_of("repeat", "same", "conflicting")
 _POOL = _one_of(
     "pool",
     "check", "revoke", "write", "batch", "write_batch", "read", "stream", "admin", "anybody", "health", "tools", "wait",
+    "replay",
 )
 _LIMIT = _one_of("limit", "caller", "all", "evicted", "bytes", "late")
 

@@ -16,7 +16,7 @@ from cases.daemons import Running, question, request_id, running_daemon
 from cases.services import new_identifier, publish_rules, refusal, services
 from consentd.errors import ConflictError, InvalidError, StorageError
 from consentd.logs import JsonFormatter
-from consentd.service import policy
+from consentd.service import answerer
 from consentd.service.call_log import MAX_ADDRESSES, CallLog, named_participants
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
@@ -276,7 +276,7 @@ def test_a_bug_names_the_caller_that_met_it(
         raise AssertionError("a bug about SYN-000001")
 
     with monkeypatch.context() as patch:
-        patch.setattr(policy.Answerer, "check", bug)
+        patch.setattr(answerer.Answerer, "check", bug)
         with pytest.raises(grpc.RpcError):
             running.check(question(pb.Subject(scheme="mhid", value="SYN-000001")))
     (line,) = written()

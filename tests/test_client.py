@@ -21,20 +21,23 @@ from consentd.errors import (
     DeniedError,
     InvalidError,
     NotFoundError,
-    OverloadedError,
     ProofError,
     VerificationError,
 )
 from consentd.server.keys import read_keys
+from consentd.service import servicer
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import statement_pb2 as st
 from consentd_client import (
     AsyncClient,
+    AtExact,
+    AtLeast,
     Client,
     FileMemory,
     History,
     KeyPair,
+    NotPermittedError,
     RamMemory,
     Resource,
     StatementSigner,
@@ -329,22 +332,70 @@ def test_errors_come_back_as_what_they_were(running: Running, client: Client, pe
     client.enrol(person)
     with pytest.raises(ConflictError):
         client.enrol(person)
-    ahead = pb.Consistency(at_least_tree_size=1 << 40)
-    with pytest.raises(OverloadedError) as late:
-        client.check_or_raise(question(person), consistency=ahead)
-    assert late.value.reason == "REVISION_NOT_REACHED"
-    shared = question(person)
-    shared.ClearField("subject")
-    answers = (
-        client.check(question(person), consistency=ahead), *client.batch_check([question(person)], consistency=ahead),
-        *client.check_subjects(shared, [person], consistency=ahead),
-    )  # fmt: skip
-    assert [answer.error.reason if answer.error else "" for answer in answers] == ["REVISION_NOT_REACHED"] * 3
     with Client(f"127.0.0.1:{running.daemon.grpc_port}", token="nobody") as stranger:
         with pytest.raises(DeniedError) as unknown:
             stranger.get_rules()
         assert unknown.value.reason == "UNAUTHENTICATED"
         assert stranger.check(question(person)).outcome_name == "INDETERMINATE"
+
+
+def test_a_later_state_than_there_is_is_refused_by_every_method(
+    running: Running, trust: Trust, person: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servicer, "MAX_WAIT_S", 0.0)
+    with connected(running, trust, attempts=1) as client:
+        receipt = client.enrol(person).receipt
+        ahead = AtLeast(receipt.tree_size + 1_000)
+        shared = question(person)
+        shared.ClearField("subject")
+        for consistency, reason in ((ahead, "REVISION_NOT_REACHED"), (AtLeast(1 << 40), "INVALID_REQUEST")):
+            calls: list[Callable[[], object]] = [
+                lambda at=consistency: client.check_or_raise(question(person), consistency=at),
+                lambda at=consistency: client.get_consent(person, "ab" * 16, consistency=at),
+                lambda at=consistency: list(client.list_consents(person, consistency=at)),
+                lambda at=consistency: list(client.list_accesses(person, consistency=at)),
+                lambda at=consistency: client.get_participant("app", consistency=at),
+                lambda at=consistency: list(client.list_participants(consistency=at)),
+                lambda at=consistency: list(client.list_delegations(consistency=at)),
+                lambda at=consistency: client.get_vocabulary(consistency=at),
+                lambda at=consistency: client.get_notice("n", consistency=at),
+                lambda at=consistency: client.get_rules(consistency=at),
+            ]  # fmt: skip
+            for call in calls:
+                with pytest.raises(ConsentdError) as refused:
+                    call()
+                assert refused.value.reason == reason
+            answers = (
+                client.check(question(person), consistency=consistency),
+                *client.batch_check([question(person)], consistency=consistency),
+                *client.check_subjects(shared, [person], consistency=consistency),
+            )
+            assert [answer.error.reason if answer.error else "" for answer in answers] == [reason] * 3
+        for reached in (receipt, AtLeast(receipt.tree_size)):
+            assert client.check(question(person), consistency=reached).outcome_name == "NO_CONSENT"
+            assert not list(client.list_consents(person, consistency=reached))
+
+
+def test_an_answer_from_an_earlier_state_permits_nothing_now(client: Client, person: Subject) -> None:
+    client.enrol(person)
+    granted = client.grant(person, consent())
+    then = client.check(question(person), consistency=granted.receipt)
+    assert then
+    at = AtExact(then.decision.revision.tree_size, then.decision.decided_time_ms)
+    client.revoke(person, granted.consent_id)
+    assert client.check(question(person)).outcome_name == "NO_CONSENT"
+    past = client.check(question(person), consistency=at)
+    assert (past.outcome_name, bool(past), past.is_past, past.error) == ("PERMIT", False, True, None)
+    wide = question(person, categories=["CLIN"])
+    for answer in (past, *client.batch_check([question(person), wide], consistency=at)):
+        assert (answer.outcome_name, bool(answer)) == ("PERMIT", False)
+        with pytest.raises(NotPermittedError):
+            answer.require()
+        with pytest.raises(NotPermittedError):
+            client.apply_residual(answer, [Resource(category="CLIN.DX", reference="Condition/1")])
+    before = client.check(question(person), consistency=AtExact(1, at.time_ms))
+    assert before.error is not None
+    assert before.error.reason == "INVALID_REQUEST"
 
 
 def test_the_registry(running: Running, trust: Trust) -> None:

@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from cases.daemons import Running, consent, question, reason_of, request_id, running_daemon
+from cases.earlier_trees import at_exact
 from cases.fakes import HANG_S
 from cases.services import FOREIGN_FIELD, new_identifier, refusal, services, wait_calls
 from consentd.service import servicer
@@ -35,8 +36,8 @@ class World:
         self.subject = running.enrol(new_identifier())
         self.consent_id = running.grant(self.subject)
         running.authorize(question(self.subject))
-        notice = st.NoticeStatement(notice_id="n1", version=1, content_sha256=bytes(32))
-        request = rs.PublishNoticeRequest(request_id=request_id(), notice=notice)
+        notice = st.NoticeStatement(notice_id="n1", version=1, title={"en": "n1"}, content_sha256=bytes(32))
+        request = rs.PublishNoticeRequest(request_id=request_id(), attested=notice)
         running.registry.PublishNotice(request, metadata=running.as_("operator"))
 
     def size(self) -> int:
@@ -146,6 +147,8 @@ def test_a_size_of_another_ledger_and_an_unknown_condition_are_refused(world: Wo
     unknown = pb.Consistency.FromString(FOREIGN_FIELD)
     latest = pb.Consistency(latest=pb.LatestState.FromString(FOREIGN_FIELD))
     assert [refused(call(one)) for one in (unknown, latest)] == ["UNKNOWN_FIELD"] * 2
+    if name not in ("Check", "BatchCheck"):
+        assert refused(call(at_exact(size, 0))) == "INVALID_REQUEST"
 
 
 def test_the_caller_that_waits_may_go(world: World) -> None:
@@ -238,7 +241,8 @@ def test_waits_end_when_the_writer_fails(tmp_path: Path) -> None:
 
 
 def test_a_caller_that_got_its_size_from_a_receipt_never_waits(world: World) -> None:
-    request = cs.GrantConsentRequest(request_id=request_id(), subject=world.subject, consent=consent())
+    given = st.GrantStatement(consent=consent())
+    request = cs.GrantConsentRequest(request_id=request_id(), subject=world.subject, attested=given)
     receipt = world.running.consents.GrantConsent(request, metadata=world.running.as_("app")).receipt
     asked = ps.CheckRequest(question=question(world.subject), consistency=at_least(receipt.revision.tree_size))
     answer = world.running.policy.Check(asked, metadata=world.running.as_("app"), timeout=HANG_S).decision

@@ -27,6 +27,7 @@ from consentd.ledger import layout
 from consentd.ledger.retention import encode_pruned
 from consentd.policy import evaluate
 from consentd.sequencer.commands.write import Plan, Unremembered, WriteContext
+from consentd.service import servicer
 from consentd.service.rpc import MAX_MESSAGE
 from consentd.store import Batch
 from consentd.v1 import access_service_pb2 as ac
@@ -386,9 +387,11 @@ def _too_many_persons_are_checked(world: World) -> Any:
 
 @provokes("REVISION_NOT_REACHED", StatusCode.RESOURCE_EXHAUSTED)
 def _later_than_now(world: World) -> Any:
-    later = pb.Consistency(at_least_tree_size=1 << 40)
+    later = pb.Consistency(at_least_tree_size=services(world.running).ledger.state.size + 500_000)
     request = ps.CheckRequest(question=question(world.subject), consistency=later)
-    return world.running.policy.Check(request, metadata=world.running.as_("app"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(servicer, "MAX_WAIT_S", 0.0)
+        return world.running.policy.Check(request, metadata=world.running.as_("app"))
 
 
 @provokes("STORAGE", StatusCode.UNAVAILABLE)

@@ -16,7 +16,7 @@ from consentd.policy.delegation import Capacity
 from consentd.policy.evaluate import evaluate
 from consentd.policy.reduce import NO_TAG, PLACEHOLDER
 from consentd.sequencer.commands.write import NewEntry, Plan, Unremembered, WriteContext
-from consentd.service import policy
+from consentd.service import answerer
 from consentd.statements import decisions
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
@@ -340,7 +340,7 @@ def test_the_limit_of_a_batch_does_not_show_who_is_enrolled(
         shared.ClearField("subject")
         request: dict[str, Any] = {"shared": shared, "subjects": [subject] * 40} if is_shared else {"questions": asked}
         with monkeypatch.context() as patch:
-            patch.setattr(policy, "MAX_BATCH_ROWS", 50)
+            patch.setattr(answerer, "MAX_BATCH_ROWS", 50)
             answer = running.policy.BatchCheck(ps.BatchCheckRequest(**request), metadata=running.as_(INSTITUTION))
         found.add(tuple(one.WhichOneof("result") for one in answer.results))
     assert found == {("decision",) * 17 + ("error",) * 23}

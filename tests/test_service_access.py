@@ -26,7 +26,7 @@ from cases.services import (
 )
 from consentd.core.kinds import EntryKind
 from consentd.policy.model import BREAK_GLASS_PURPOSE
-from consentd.service import policy, requests
+from consentd.service import answerer, requests, servicer
 from consentd.service.access import MAX_NETWORK_ORIGIN
 from consentd.service.requests import MAX_QUESTION
 from consentd.v1 import access_service_pb2 as ac
@@ -79,7 +79,7 @@ def test_a_batch_of_checks_has_a_limit_of_work_and_of_its_answer(
         running.grant(subject)
     asked = [question(subject)] * 5
     with monkeypatch.context() as patch:
-        patch.setattr(policy, "MAX_BATCH_ROWS", 6)
+        patch.setattr(answerer, "MAX_BATCH_ROWS", 6)
         found = batch(running, questions=asked)
     assert [one.WhichOneof("result") for one in found] == ["decision", "decision", "error", "error", "error"]
     assert {one.error.reason for one in found[2:]} == {er.ERROR_REASON_OVERLOADED}
@@ -239,7 +239,10 @@ def test_a_participant_that_left_may_ask_nothing(tmp_path: Path) -> None:
             assert refusal(call) == "CALLER_NOT_ALLOWED"
 
 
-def test_an_answer_reflects_at_least_the_revision_asked_for(running: Running, subject: pb.Subject) -> None:
+def test_an_answer_reflects_at_least_the_revision_asked_for(
+    running: Running, subject: pb.Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servicer, "MAX_WAIT_S", 0.0)
     grant = cs.GrantConsentRequest(
         request_id=request_id(), subject=subject, attested=st.GrantStatement(consent=consent())
     )

@@ -5,8 +5,11 @@ import struct
 from pathlib import Path
 
 from cases.daemons import question, running_daemon
+from cases.ledgers import LedgerCase
 from cases.services import put_delegation, put_mandate, register, services
 from cases.stored_rows import rows_of
+from cases.writes import Raw
+from consentd.core.kinds import EntryKind
 from consentd.policy.subject import decode_subject
 from consentd.v1 import statement_pb2 as st
 
@@ -26,7 +29,7 @@ def test_every_row_is_documented_and_has_its_form(tmp_path: Path) -> None:
         rows = {kind: list(rows_of(table, kind).items()) for kind in sorted(DOCUMENTED)}
         decision = running.check(question(subject))
         last_ms = services(running).ledger.state.time_ms
-    assert {kind for kind, found in rows.items() if not found} == {"n"}
+    assert {kind for kind, found in rows.items() if not found} == {"e", "n"}
     size, root, generation, time_ms, form = struct.unpack(">Q32sQQB", rows["R"][0][1])
     assert (size, root, form) == (decision.revision.tree_size, decision.revision.root_hash, 2)
     assert (time_ms, generation > 0) == (last_ms, True)
@@ -52,3 +55,15 @@ def test_every_row_is_documented_and_has_its_form(tmp_path: Path) -> None:
     ((auditor, mandate),) = rows["m"]
     assert (auditor, mandate[:8]) == (b"pipc", struct.pack(">Q", 2))
     assert st.MandateStatement.FromString(mandate[8:]).reason == "order 12"
+
+
+def test_an_erasure_is_noted(case: LedgerCase) -> None:
+    gone = case.enrol("somebody")
+    assert case.table is not None
+    with case.table.read() as snapshot:
+        assert snapshot.last_erasure() is None
+    index = case.ledger.state.size
+    case.write(Raw(kind=EntryKind.ERASURE, tag=gone.tag))
+    assert list(rows_of(case.table, "e").values()) == [struct.pack(">Q", index)]
+    with case.table.read() as snapshot:
+        assert snapshot.last_erasure() == index

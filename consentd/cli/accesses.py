@@ -15,7 +15,8 @@ from consentd.cli.options import (
 )
 from consentd.cli.out import DONE, REFUSED, UNDETERMINED, Out
 from consentd.cli.receipts import add_receipt, store_receipt, write_options
-from consentd.policy.dates import format_instant
+from consentd.errors import InvalidError
+from consentd.policy.dates import format_instant, parse_instant_ms
 from consentd.policy.model import LEVELS
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ example:
   consentd check mhid:MH-0001 --actor clinic-b --holder hospital-a --purpose TREAT --category CLIN.DX
 A view is asked with `--action access`. `--fulfils enforce-residual` shows what each resource must satisfy, if only some
 of the data are permitted; the exit status is then 1, because this command releases no data.
+
+`--at` asks what would have been answered at an earlier moment, for example that of a recorded decision: its tree_size
+and decided_time_ms. Exit status 0 then says that it would have been permitted; it permits nothing now. It needs the
+right SEE_REASONS, or for questions of the person ACT_FOR_SUBJECTS.
+  consentd check ... --at 1204@2026-03-01T09:00:00+09:00
 """
 _AUTHORIZE_HELP = """\
 Call it before the transfer. The decision is stored durably before it is answered.
@@ -46,7 +52,12 @@ _OBLIGATIONS = ("notify-subject", "post-review", "enforce-residual")
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs of this module to the parser."""
-    add_verb(verbs, "check", check, _add_question, add_daemon, more=_CHECK_HELP)
+    verb = add_verb(verbs, "check", check, _add_question, add_daemon, more=_CHECK_HELP)
+    moment = verb.add_mutually_exclusive_group()
+    moment.add_argument(
+        "--at-least", type=_read_size, metavar="N", help="answer from a ledger of N leaves or more; wait for them"
+    )
+    moment.add_argument("--at", type=_read_moment, metavar="N@TIME", help="answer from the first N leaves, at TIME")
     verb = add_verb(verbs, "authorize", authorize, _add_question, add_receipt, add_daemon, more=_AUTHORIZE_HELP)
     verb.add_argument("--emergency", default="", metavar="WHY", help="justification of break-glass access; purpose BTG")
     verb.add_argument("--network-origin", default="", metavar="WHERE", help="address that the request came from")
@@ -63,9 +74,16 @@ def add_verbs(verbs: Verbs) -> None:
 
 def check(arguments: argparse.Namespace, out: Out) -> int:
     """Ask whether a transfer may happen; nothing is recorded."""
+    from consentd_client import AtExact, AtLeast
+
+    consistency: AtExact | AtLeast | None = None
+    if arguments.at is not None:
+        consistency = AtExact(*arguments.at)
+    elif arguments.at_least is not None:
+        consistency = AtLeast(arguments.at_least)
     with open_client(arguments) as client:
-        answer = client.check(_question(arguments))
-    return _show(arguments, out, answer, {})
+        answer = client.check(_question(arguments), consistency=consistency)
+    return _show(arguments, out, answer, {"past": answer.is_past})
 
 
 def authorize(arguments: argparse.Namespace, out: Out) -> int:
@@ -168,6 +186,24 @@ def _question(arguments: argparse.Namespace) -> "Question":
     )  # fmt: skip
 
 
+def _read_size(text: str) -> int:
+    """Parse a tree size. An argparse type."""
+    if not (text.isascii() and text.isdigit() and int(text) < 1 << 64):
+        raise argparse.ArgumentTypeError("number of leaves is no number")
+    return int(text)
+
+
+def _read_moment(text: str) -> tuple[int, int]:
+    """Parse a tree size and an instant: N@ and UTC milliseconds, or a time with zone. An argparse type."""
+    size, _, instant = text.partition("@")
+    is_number = instant.isascii() and instant.isdigit() and int(instant) < 1 << 63
+    try:
+        time_ms = int(instant) if is_number else parse_instant_ms(instant)
+    except InvalidError as error:
+        raise argparse.ArgumentTypeError(f"moment is not N@TIME: {error}") from error
+    return _read_size(size), time_ms
+
+
 def _obligation(option: str) -> str:
     """Return the protobuf name of an obligation."""
     return f"OBLIGATION_{option.replace('-', '_').upper()}"
@@ -205,6 +241,8 @@ def _show(arguments: argparse.Namespace, out: Out, answer: "CheckAnswer", more: 
         lines.append(f"  until: {format_instant(decision.valid_until_time_ms)}")
     if more.get("access_seq"):
         lines.append(f"  access-seq: {more['access_seq']}")
+    if answer.is_past:
+        lines.append(f"  at: {decision.revision.tree_size} leaves, {format_instant(decision.decided_time_ms)}")
     error = answer.error
     out.answer(
         "\n".join(lines), type="decision", outcome=name, permits=bool(answer), **lists, reasons=reasons,
@@ -218,7 +256,7 @@ def _show(arguments: argparse.Namespace, out: Out, answer: "CheckAnswer", more: 
     )  # fmt: skip
     if error is not None:
         out.fault(error)
-    if answer:
+    if answer or (answer.is_past and not answer.unfulfilled and decision.outcome == pb.OUTCOME_PERMIT):
         return DONE
     if decision.outcome == pb.OUTCOME_PERMIT:
         out.message("permitted, but not yet: there are obligations that you did not confirm, or conditions to apply")

@@ -35,6 +35,8 @@ _WHOSE: dict[Whose, tuple[str, str]] = {
     Whose.PUBLIC: ("공개", "public"),
     Whose.OWN: ("자기 관여", "own"),
     Whose.SUBJECT: ("본인 명의", "subject"),
+    Whose.OWN_THEN: ("자기 관여, 과거 시점", "own, at an earlier tree"),
+    Whose.SUBJECT_THEN: ("본인 명의, 과거 시점", "subject, at an earlier tree"),
     Whose.OTHER: ("다른 사람", "other"),
     Whose.UNKNOWN: ("미등록자", "unknown"),
 }

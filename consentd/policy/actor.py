@@ -100,8 +100,12 @@ class Asked(NamedTuple):
         return self.organisation == SUBJECT and self.signed_by_subject
 
 
-def determine_parties(directory: Directory, asked: Asked, now_ms: int) -> Parties:
+def determine_parties(
+    directory: Directory, asked: Asked, now_ms: int, *, asker: Participant | None = None
+) -> Parties:
     """Check that the caller may ask a question, and that each name in the question is true; return its parties.
+
+    *asker*: the caller as it is today, if ``check_asker`` found that it may ask about this earlier *directory*.
 
     Raises:
         DeniedError: CALLER_NOT_ALLOWED: the caller is not active, or has no part in the access. ACTOR_NOT_ALLOWED: the
@@ -114,16 +118,30 @@ def determine_parties(directory: Directory, asked: Asked, now_ms: int) -> Partie
         raise InvalidError("question names no holder")
     if asked.purpose not in directory.codebook.vocabulary.purpose.bits:
         raise InvalidError(f"purpose is not in the vocabulary: `{asked.purpose}`", "UNKNOWN_PURPOSE")
-    return _Check(directory, asked, now_ms).parties()
+    return _Check(directory, asked, now_ms, asker).parties()
+
+
+def check_asker(directory: Directory, asked: Asked, now_ms: int) -> Participant:
+    """Check that the caller has a part in the access that it asks about; return the caller, who is no operator.
+
+    Raises:
+        DeniedError: CALLER_NOT_ALLOWED: the caller is not active, or has no part in the access.
+    """
+    caller = _Check(directory, asked, now_ms).check_caller()
+    assert caller is not None, "an operator is no participant"
+    return caller
 
 
 class _Check:
     """The check of one question at one instant. ``from_ms`` and ``until_ms`` become those of ``Parties``."""
 
-    def __init__(self, directory: Directory, asked: Asked, now_ms: int) -> None:
+    def __init__(
+        self, directory: Directory, asked: Asked, now_ms: int, asker: Participant | None = None
+    ) -> None:
         self._directory = directory
         self._asked = asked
         self._now_ms = now_ms
+        self._asker = asker
         self._from_ms = 0
         self._until_ms = OPEN_END_MS
 
@@ -133,7 +151,7 @@ class _Check:
         holder = self._with_role(asked.holder, Role.HOLDER)
         self._check_processor()
         self._check_carriers()
-        caller = self._check_caller()
+        caller = self.check_caller()
         codebook = self._directory.codebook
         principal = asked.on_behalf_of or asked.organisation
         denied = {asked.organisation, asked.on_behalf_of, asked.application, *asked.relays} - {""}
@@ -200,15 +218,17 @@ class _Check:
             if not one.active or not (is_delegated or asked.is_signed_by_subject or self._acts_for_subject(one)):
                 raise _actor_error(f"question names a participant without a delegation as {capacity.name}", name)
 
-    def _check_caller(self) -> Participant | None:
+    def check_caller(self) -> Participant | None:
         """Check that the caller may ask the question; return the caller, or None for an operator."""
         asked = self._asked
         if asked.caller is None:
             return None
-        one = self._directory.participant(asked.caller)
+        one = self._asker or self._directory.participant(asked.caller)
         if one is None or not one.active:
             raise DeniedError("caller is not an active participant")
-        if not (self._carries_for_subject(one) if asked.organisation == SUBJECT else self._is_party(asked.caller)):
+        # This is done for an asker of today too, for the times of the delegations that it had.
+        is_party = self._carries_for_subject(one) if asked.organisation == SUBJECT else self._is_party(asked.caller)
+        if not is_party and self._asker is None:
             raise DeniedError("caller is neither the organisation nor the holder, and has no delegation of either")
         return one
 

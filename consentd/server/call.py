@@ -58,13 +58,14 @@ class Call:
         caller: participant id, or ``operator``; empty: the call has no known credential. Set by ``RpcServer``.
         on_release: called once, on any thread, when the call is parked, or over and nobody holds it. Set by
             ``RpcServer``.
-        begin_wait, give_way, is_known: see ``Context``. Set by ``RpcServer``.
+        begin_wait, begin_replay, give_way, is_known: see ``Context``. Set by ``RpcServer``.
+        put: runs a step on a thread of the pool that the call is in. Set by ``RpcServer``.
     """
 
     __slots__ = (
         "_cancels", "_core", "_deadline_s", "_expires_s", "_has_answered", "_holds", "_is_ending", "_lock",
-        "_transport", "_under_way", "begin_wait", "caller", "give_way", "is_known", "is_receiving", "metadata",
-        "method", "on_release",
+        "_transport", "_under_way", "begin_replay", "begin_wait", "caller", "give_way", "is_known", "is_receiving",
+        "metadata", "method", "on_release", "put",
     )  # fmt: skip
 
     def __init__(self, transport: Owner, event: Any) -> None:
@@ -77,6 +78,8 @@ class Call:
         self.caller = ""
         self.on_release: Callable[[], None] = _nothing
         self.begin_wait: Callable[[], bool] = _refuse
+        self.begin_replay: Callable[[], None] = _nothing
+        self.put: Callable[[Callable[[], None]], None] = _drop
         self.give_way: Callable[[], None] = _nothing
         self.is_known: Callable[[], bool] = _refuse
         self.is_receiving = False
@@ -184,7 +187,8 @@ class Call:
         # INVARIANT: a call that is over is in no cycle of references. The core counts its stream as open until the
         # last reference goes, and the garbage collector would find a cycle late.
         leave, self.on_release = self.on_release, _nothing
-        self.begin_wait, self.give_way, self.is_known = _refuse, _nothing, _refuse
+        self.begin_wait, self.begin_replay, self.give_way, self.is_known = _refuse, _nothing, _nothing, _refuse
+        self.put = _drop
         leave()
 
     def _start(
@@ -248,6 +252,10 @@ def _nothing() -> None:
 
 def _refuse() -> bool:
     return False
+
+
+def _drop(step: Callable[[], None]) -> None:
+    return None
 
 
 def _ignore(_: Any) -> None:

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 Encode = Callable[[Any], bytes]
 
 
-def run_unary(pool: Pool, call: Call, handle: Callable[[], Any], encode: Encode) -> None:
+def run_unary(call: Call, handle: Callable[[], Any], encode: Encode) -> None:
     """Run *handle*, a handler with its arguments, and send its answer. This is a step, and releases the call."""
     with Held(call) as held:
         if _is_late(call):
@@ -31,13 +31,16 @@ def run_unary(pool: Pool, call: Call, handle: Callable[[], Any], encode: Encode)
         answer = handle()
         if iscoroutine(answer):
             held.keep()
-            _go_on(pool, call, answer, encode)
+            _go_on(call, answer, encode)
         else:
             call.finish(OK, encode(answer))
 
 
-def _go_on(pool: Pool, call: Call, handler: Coroutine[Future[Any], None, Any], encode: Encode) -> None:
-    """Run an ``async`` handler until it waits again, or ends. This is a step, and releases the call at the end."""
+def _go_on(call: Call, handler: Coroutine[Future[Any], None, Any], encode: Encode) -> None:
+    """Run an ``async`` handler until it waits again, or ends. This is a step, and releases the call at the end.
+
+    The next step runs on a thread of the pool that the call is in then: a handler may have moved the call.
+    """
     with Held(call) as held:
         try:
             future = handler.send(None)
@@ -45,7 +48,7 @@ def _go_on(pool: Pool, call: Call, handler: Coroutine[Future[Any], None, Any], e
             call.finish(OK, encode(ended.value))
             return
         held.keep()
-        future.add_done_callback(lambda _: pool.put(partial(_go_on, pool, call, handler, encode), call.caller))
+        future.add_done_callback(lambda _: call.put(partial(_go_on, call, handler, encode)))
 
 
 def run_stream(pool: Pool, call: Call, handle: Callable[[], Iterator[Any]], encode: Encode) -> None:

@@ -62,6 +62,7 @@ class PoolName(enum.StrEnum):
     HEALTH = "health"
     TOOLS = "tools"
     WAIT = "wait"
+    REPLAY = "replay"
 
 
 FIRST = (PoolName.CHECK, PoolName.REVOKE, PoolName.WRITE)
@@ -107,6 +108,8 @@ def pool_limits(config: GrpcConfig) -> dict[PoolName, PoolLimits]:
         PoolName.HEALTH: PoolLimits(threads=0, calls=calls, calls_of_caller=calls, request_bytes=4 * kib),
         PoolName.TOOLS: PoolLimits(threads=1, calls=streams, calls_of_caller=streams, request_bytes=4 * kib),
         PoolName.WAIT: limits(0, 4 * calls, 0),
+        # Calls enter it from another pool. One thread, because a replay needs the processor alone.
+        PoolName.REPLAY: limits(1, max(2, calls // 16), 0),
     }
 
 

@@ -237,10 +237,11 @@ class RpcServer:
                 if not route.is_open:
                     raise self._credentials().refusal(call.metadata, self._certificate(call))
                 name = PoolName.ANYBODY
-        ticket = Ticket(call, self._pools[name], self._pools[PoolName.WAIT], self._bytes)
+        waits, replays = self._pools[PoolName.WAIT], self._pools[PoolName.REPLAY]
+        ticket = Ticket(call, self._pools[name], self._bytes, waits=waits, replays=replays)
         evicted = ticket.enter()
         call.on_release, call.begin_wait, call.give_way = ticket.leave, ticket.begin_wait, ticket.give_way
-        call.is_known = partial(self._is_known, call)
+        call.is_known, call.begin_replay, call.put = partial(self._is_known, call), ticket.begin_replay, ticket.put
         if evicted is not None:
             waited = OverloadedError("call waited for its caller, while other callers came", BUSY)
             # Now, not later: until it ends, the core keeps the part of its message that has arrived.
@@ -342,12 +343,14 @@ class RpcServer:
 
 def _make_handle(handler: Any) -> Callable[[Pool, Call, bytes], None]:
     """Return the function that decodes a message and runs *handler*, an RPC's handler as generated code makes it."""
-    run = run_stream if handler.response_streaming else run_unary
     method = handler.unary_stream if handler.response_streaming else handler.unary_unary
     decode, encode = forgiving(handler.request_deserializer), handler.response_serializer
 
     def handle(pool: Pool, call: Call, message: bytes) -> None:
-        run(pool, call, lambda: method(decode(message), call), encode)
+        if handler.response_streaming:
+            run_stream(pool, call, lambda: method(decode(message), call), encode)
+        else:
+            run_unary(call, lambda: method(decode(message), call), encode)
 
     return handle
 

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 
 from consentd.errors import InvalidError, OverloadedError
 from consentd.server.call import Call
@@ -14,11 +15,12 @@ _ITEMS = 8  # a batch looks at the clock after so many items
 class Ticket:
     """What one call has entered: its pool, the bytes of its message, and perhaps the pool of calls that wait."""
 
-    def __init__(self, call: Call, pool: Pool, waits: Pool, held: "Bytes") -> None:
-        """*waits*: the pool of calls that wait; *held*: counts the bytes of messages."""
+    def __init__(self, call: Call, pool: Pool, held: "Bytes", *, waits: Pool, replays: Pool) -> None:
+        """*held*: counts the bytes of messages. *waits*, *replays*: the pools of calls that wait, or replay entries."""
         self._call = call
         self.pool = pool
         self._waits = waits
+        self._replays = replays
         self._held = held
         self._bytes = 0
         self._counted_in = pool
@@ -54,6 +56,17 @@ class Ticket:
             self.pool.leave(self._call.caller)
             self._counted_in = self._waits
         return True
+
+    def begin_replay(self) -> None:
+        """See ``Context.begin_replay``."""
+        if not self._replays.try_enter(self._call.caller):
+            raise OverloadedError("too many calls replay entries", BUSY)
+        self._counted_in.leave(self._call.caller)
+        self._counted_in = self.pool = self._replays
+
+    def put(self, step: Callable[[], None]) -> None:
+        """Run a step of the call on a thread of its pool."""
+        self.pool.put(step, self._call.caller)
 
     def give_way(self) -> None:
         """See ``Context.give_way``."""

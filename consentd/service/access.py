@@ -12,9 +12,9 @@ from consentd.sequencer.commands.callers import check_active
 from consentd.sequencer.commands.write import SignedEntry, verify_ahead
 from consentd.sequencer.pool import Written
 from consentd.service import requests
+from consentd.service.answerer import check_size
 from consentd.service.consistency import check_reached, reach, reach_largest
 from consentd.service.context import Context, Waiting
-from consentd.service.policy import check_size
 from consentd.service.readings import record_readings
 from consentd.service.rpc import item_error, next_item, rpc
 from consentd.service.servicer import Servicer, reduce_receipt, revision

@@ -45,12 +45,12 @@ def check_reached(services: Services, consistency: pb.Consistency) -> None:
     """Check that the table reflects what a call is to be answered from.
 
     Raises:
-        InvalidError: the condition has fields that this version does not know, or names a size far ahead.
+        InvalidError: the condition has fields that this version does not know, names a size far ahead, or is at_exact.
         OverloadedError: (REVISION_NOT_REACHED) the table does not reflect it yet.
     """
     least = _awaited(services, consistency)
     if least:
-        raise OverloadedError(f"state has not reached tree size `{least}`", "REVISION_NOT_REACHED")
+        raise _not_reached(least)
 
 
 def _awaited(services: Services, consistency: pb.Consistency) -> int:
@@ -58,12 +58,29 @@ def _awaited(services: Services, consistency: pb.Consistency) -> int:
     if not consistency.ByteSize():
         return 0
     payloads.check_no_unknown_fields(consistency)
+    if consistency.HasField("at_exact"):
+        raise InvalidError("at_exact is a condition of Check and BatchCheck only")
     least = consistency.at_least_tree_size
     with services.table.read() as snapshot:
         size = snapshot.size
-    if least >= size + MAX_AHEAD:
-        raise InvalidError(f"tree size is far ahead of the ledger's `{size}` leaves: `{least}`")
+    _check_near(least, size)
     return least if least > size else 0
+
+
+def check_size_reached(wanted: int, size: int) -> None:
+    """Check that the table, which has *size* leaves, has a tree of *wanted* leaves. Raises as ``check_reached``."""
+    _check_near(wanted, size)
+    if wanted > size:
+        raise _not_reached(wanted)
+
+
+def _check_near(wanted: int, size: int) -> None:
+    if wanted >= size + MAX_AHEAD:
+        raise InvalidError(f"tree size is far ahead of the ledger's `{size}` leaves: `{wanted}`")
+
+
+def _not_reached(wanted: int) -> OverloadedError:
+    return OverloadedError(f"state has not reached tree size `{wanted}`", "REVISION_NOT_REACHED")
 
 
 async def _wait(services: Services, least: int, context: Context) -> None:

@@ -47,7 +47,14 @@ class Context(Protocol):
         """Return whether the call's credential is still that of its caller: credentials may be removed meanwhile."""
 
     def begin_wait(self) -> bool:
-        """Count the call as one that waits for a checkpoint; False: too many calls wait, so this one must not."""
+        """Count the call as one that waits for a state; False: too many calls wait, so this one must not."""
+
+    def begin_replay(self) -> None:
+        """Let the call go on, after the next ``NextStep``, in the pool of calls that replay entries.
+
+        Raises:
+            OverloadedError: (TOO_MANY_CALLS) too many calls of this caller, or of all, replay entries.
+        """
 
 
 class EndedCallError(Exception):
@@ -71,3 +78,12 @@ class Waiting(Generic[A]):
         if not self._future.done():
             yield self._future
         return self._future.result()
+
+
+class NextStep:
+    """Lets an ``async`` handler go on in a new step: ``await NextStep()``. Other callers' steps come in between."""
+
+    def __await__(self) -> "Generator[Future[None], None, None]":
+        done: Future[None] = Future()
+        done.set_result(None)
+        yield done

@@ -1,25 +1,20 @@
-"""PolicyService: answer questions from the table, and record nothing. Each call reads one snapshot of the table."""
+"""PolicyService: answer questions, and record nothing: from one snapshot of the table, or from an earlier tree."""
 
 import os
-from collections.abc import Iterator, Sequence
 from itertools import count
 
-from consentd.core.identifier import check_identifier
-from consentd.errors import ConsentdError, InvalidError, OverloadedError
-from consentd.policy import evaluate, model
-from consentd.policy.codebook import PackedQuestion, Parties
-from consentd.policy.reduce import NO_TAG, PLACEHOLDER, reduce_verdict
-from consentd.policy.subject import row_count
-from consentd.sequencer.commands.callers import is_operator
+from consentd.errors import ConsentdError, InvalidError
+from consentd.policy import model
+from consentd.policy.codebook import PackedQuestion
 from consentd.service import requests
+from consentd.service.answerer import WORK, Answerer
 from consentd.service.consistency import reach
 from consentd.service.context import Context
+from consentd.service.exact import Answer, Asked, answer_exactly
 from consentd.service.rpc import item_error, next_item, rpc
-from consentd.service.servicer import Servicer, Services, ServiceState, revision
-from consentd.statements import decisions, payloads, values
-from consentd.table.checked_rows import DamagedRowError
+from consentd.service.servicer import Servicer, ServiceState
+from consentd.statements import payloads
 from consentd.table.view import Snapshot
-from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import policy_service_pb2 as ps
 
 
@@ -38,8 +33,15 @@ class PolicyService(Servicer):
         caller = self.caller(context)
         question = request.question
         payloads.check_own_fields(request)
-        await reach(self.services, request.consistency, context)
         response = ps.CheckResponse()
+        if request.consistency.HasField("at_exact"):
+            asked = [(question, question.subject)]
+            (answer,) = await answer_exactly(self.services, asked, caller, request.consistency, context, self._new_id)
+            if isinstance(answer, ConsentdError):
+                raise answer
+            response.decision.CopyFrom(answer)
+            return response
+        await reach(self.services, request.consistency, context)
         with self.services.table.read() as snapshot:
             answerer = self._answerer(snapshot, caller)
             outcome = answerer.answer(response.decision, answerer.check(question), question.subject)
@@ -48,22 +50,46 @@ class PolicyService(Servicer):
 
     @rpc
     async def BatchCheck(self, request: ps.BatchCheckRequest, context: Context) -> ps.BatchCheckResponse:
-        """Answer many questions, each independently, all from one snapshot of the table."""
+        """Answer many questions, each independently, all from one snapshot of the table or one earlier tree."""
         caller = self.caller(context)
         payloads.check_own_fields(request)
-        shared = request.shared if request.HasField("shared") else None
-        asked: Sequence[tuple[pb.Question, pb.Subject]]
-        if shared is None:
+        asked = self._asked(request)
+        if request.consistency.HasField("at_exact"):
+            answers = await answer_exactly(self.services, asked, caller, request.consistency, context, self._new_id)
+            return self._collect(asked, answers, context)
+        await reach(self.services, request.consistency, context)
+        return self._answer(asked, caller, is_shared=request.HasField("shared"), context=context)
+
+    def _collect(self, asked: Asked, answers: list[Answer], context: Context) -> ps.BatchCheckResponse:
+        """Return the response with answers from an earlier tree, as many as it may hold."""
+        response = ps.BatchCheckResponse()
+        answered_bytes = 0
+        for (question, _), answer in zip(asked, answers, strict=True):
+            result = response.results.add()
+            try:
+                if isinstance(answer, ConsentdError):
+                    raise answer
+                result.decision.CopyFrom(answer)
+                answered_bytes += result.ByteSize()
+                _check_room(answered_bytes)
+            except ConsentdError as error:
+                result.error.CopyFrom(item_error(self, "BatchCheck", error, question, context))
+        return response
+
+    def _asked(self, request: ps.BatchCheckRequest) -> Asked:
+        """Return the questions of a batch, each with its person. Raises ``InvalidError``."""
+        if not request.HasField("shared"):
             self.check_batch(len(request.questions))
             if request.subjects:
                 raise InvalidError("subjects come with a shared question only")
-            asked = [(question, question.subject) for question in request.questions]
-        else:
-            self.check_batch(len(request.subjects))
-            if request.questions or shared.HasField("subject"):
-                raise InvalidError("a shared question has no subject, and no other questions beside it")
-            asked = [(shared, subject) for subject in request.subjects]
-        await reach(self.services, request.consistency, context)
+            return [(question, question.subject) for question in request.questions]
+        self.check_batch(len(request.subjects))
+        if request.questions or request.shared.HasField("subject"):
+            raise InvalidError("a shared question has no subject, and no other questions beside it")
+        return [(request.shared, subject) for subject in request.subjects]
+
+    def _answer(self, asked: Asked, caller: str, *, is_shared: bool, context: Context) -> ps.BatchCheckResponse:
+        """Answer a batch from one snapshot. *is_shared*: all ask the same question, which is then checked once."""
         response = ps.BatchCheckResponse()
         outcomes = [0] * (max(model.Outcome) + 1)
         answered_bytes = 0
@@ -71,18 +97,16 @@ class PolicyService(Servicer):
         with self.services.table.read() as snapshot:
             answerer = self._answerer(snapshot, caller)
             for question, subject in asked:
-                if answerer.work >= _WORK:
+                if answerer.work >= WORK:
                     answerer.work = 0
                     next_item(context)
                 result = response.results.add()
                 try:
-                    if packed is None or shared is None:  # a shared question is checked once for all its subjects
+                    if packed is None or not is_shared:
                         packed = answerer.check(question)
                     outcome = answerer.answer(result.decision, packed, subject)
                     answered_bytes += result.ByteSize()
-                    if answered_bytes > requests.MAX_BATCH_ANSWER:
-                        limit = f"its limit of {requests.MAX_BATCH_ANSWER} bytes"
-                        raise InvalidError(f"answer of the batch is over {limit}: ask for fewer", "TOO_LARGE")
+                    _check_room(answered_bytes)
                     outcomes[outcome] += 1
                 except ConsentdError as error:
                     result.error.CopyFrom(item_error(self, "BatchCheck", error, question, context))
@@ -91,154 +115,17 @@ class PolicyService(Servicer):
                 self.metrics.decisions.inc(model.Outcome(number).name, "batch", by=times)
         return response
 
-    def _answerer(self, snapshot: Snapshot, caller: str) -> "Answerer":
+    def _answerer(self, snapshot: Snapshot, caller: str) -> Answerer:
         """Return what answers the questions of *caller* from *snapshot*, at the time of the ledger's clock."""
-        services = self.services
-        now_ms = services.sequencer.leaf_clock.decision_ms(snapshot.time_ms)
-        return Answerer(services, snapshot, caller, now_ms, self._id_prefix, self._ids)
+        now_ms = self.services.sequencer.leaf_clock.decision_ms(snapshot.time_ms)
+        return Answerer(self.services, snapshot, caller, now_ms, self._new_id)
+
+    def _new_id(self) -> str:
+        return f"{self._id_prefix}{next(self._ids):016x}"
 
 
-class Answerer:
-    """Answers the questions of one caller from one snapshot, as of one time. Use it only inside the snapshot's ``with``
-    block.
-
-    Attributes:
-        row_count: how many provisions count against ``MAX_BATCH_ROWS``.
-        work: how much was evaluated: one for each answer, and one more for each ``_ROWS_BYTES`` of provisions.
-    """
-
-    def __init__(
-        self, services: Services, snapshot: Snapshot, caller: str, now_ms: int | None, id_prefix: str,
-        ids: Iterator[int],
-    ) -> None:  # fmt: skip
-        """*now_ms*: the time of the decisions; None: the clock disagrees with the ledger, so every answer is
-        INDETERMINATE.
-        """
-        self.row_count = 0
-        self.work = _WORK
-        self._caller = None if is_operator(caller) else caller
-        self._now_ms = now_ms
-        self._registry = registry = snapshot.registry()
-        self._snapshot = snapshot
-        self._id_prefix = id_prefix
-        self._ids = ids
-        self._metrics = services.metrics
-        self._identifier_hash = services.vault.identifier_hash
-        self._count_person = services.sequencer.quotas.count_person
-        self._codebook = registry.codebook
-        self._rules = registry.rules
-        # All answers share these fields. To copy this message is faster than to set the fields in each answer.
-        self._common = pb.Decision(
-            revision=revision(snapshot.size, snapshot.root),
-            vocabulary_version=self._codebook.vocabulary.version,
-            combining=values.to_enum(self._rules.combining),
-            decided_time_ms=snapshot.time_ms if now_ms is None else now_ms,
-        )
-
-    def check(self, question: pb.Question) -> PackedQuestion:
-        """Check a question, but for its subject, and return it packed.
-
-        Raises:
-            RequestError: the question is malformed, or the caller may not ask it. An operator may ask every question,
-                to find out what a participant would be answered.
-        """
-        encoded = question.SerializeToString()
-        check_size(encoded)
-        form = decisions.form_of(encoded)
-        if self._now_ms is not None:
-            packed = self._registry.packed_before(self._caller, form, self._now_ms)
-            if packed is not None:
-                return packed
-        if question.purpose == model.BREAK_GLASS_PURPOSE or question.HasField("break_glass"):
-            raise InvalidError("break-glass is asked for through AuthorizeAccess only", "BREAK_GLASS_SHAPE")
-        if self._now_ms is None:  # which delegations are in force is not known, but the answer is the same for everyone
-            return decisions.pack_message(question, self._codebook, _NOBODY)
-        return self._registry.pack(self._caller, question, form, self._now_ms)
-
-    def answer(self, message: pb.Decision, question: PackedQuestion, subject: pb.Subject) -> model.Outcome:
-        """Write the decision about a subject into *message*; return the outcome for a caller who may see reasons.
-
-        If the caller may not see reasons, the decision is reduced (``policy.reduce``); but an answer that a fault of
-        ours prevents is the same for all: INDETERMINATE, with the reason.
-
-        Raises:
-            RequestError: the subject is malformed, or the provisions of a batch or the caller's quota of persons are
-                used up.
-        """
-        payloads.check_own_fields(subject)
-        scheme, value = subject.scheme, subject.value
-        check_identifier(scheme, value)
-        identifier_hash = self._identifier_hash(scheme, value)
-        if self.row_count >= MAX_BATCH_ROWS:
-            raise OverloadedError(f"batch is over its limit of {MAX_BATCH_ROWS} provisions: ask for fewer")
-        in_full = question.parties.sees_reasons
-        shown_tag = b""
-        try:
-            if self._now_ms is None:  # nothing of the person is read, so nobody is counted
-                verdict = evaluate.undetermined(question, model.ReasonCode.CLOCK)
-                outcome = verdict.outcome
-            else:
-                if self._caller is not None:
-                    self._count_person(self._caller, identifier_hash, self._registry.quotas, now_ms=self._now_ms)
-                # INVARIANT: for a caller who may not see reasons, every person counts alike, enrolled or not. Otherwise
-                # the first item that is refused would show how many provisions the persons before it have.
-                if not in_full:
-                    self.row_count += _PLACEHOLDER_ROWS
-                verdict, tag = self._evaluate(question, identifier_hash, self._now_ms, in_full=in_full)
-                outcome = verdict.outcome
-                if not in_full:
-                    verdict = reduce_verdict(verdict, question)
-                shown_tag = tag if tag is not None and (in_full or verdict.permitted) else b""
-        except DamagedRowError:
-            verdict = evaluate.undetermined(question, model.ReasonCode.DAMAGED_ROW)
-            outcome = verdict.outcome
-        message.CopyFrom(self._common)
-        decisions.put_verdict(message, verdict, question, self._codebook, self._rules, shown_tag)
-        message.decision_id = f"{self._id_prefix}{next(self._ids):016x}"
-        return outcome
-
-    def _evaluate(
-        self, question: PackedQuestion, identifier_hash: bytes, now_ms: int, *, in_full: bool
-    ) -> tuple[evaluate.Verdict, bytes | None]:
-        """Evaluate a question about one subject; return the verdict, not reduced, and the subject's tag.
-
-        Raises:
-            DamagedRowError: a row of the subject is damaged.
-        """
-        tag = self._snapshot.tag_of(identifier_hash)
-        self.work += 1
-        if tag is None:
-            self._metrics.unenrolled_questions.inc()
-            self._snapshot.subject(NO_TAG)
-            if not in_full:
-                evaluate.evaluate(PLACEHOLDER, question, self._rules, now_ms)
-            return evaluate.evaluate(None, question, self._rules, now_ms), None
-        value = self._snapshot.enrolled_subject(tag)
-        self.work += len(value) // _ROWS_BYTES
-        if in_full:
-            self.row_count += row_count(value)
-        return evaluate.evaluate(value, question, self._rules, now_ms), tag
-
-
-_WORK, _ROWS_BYTES = 8, 4096  # a batch gives way to other calls after so many answers, or so many times so many bytes
-_PLACEHOLDER_ROWS = row_count(PLACEHOLDER)
-_NOBODY = Parties(permit_actors=frozenset(), deny_actors=frozenset(), holders=frozenset())
-
-
-MAX_BATCH_ROWS = 200_000
-"""Most provisions of a batch, over all its persons: about half a second. The other items are refused.
-
-For a caller who may not see reasons, each person counts as three provisions. So such a batch may evaluate more; it
-gives way to other calls again and again, as every batch does.
-"""
-
-
-def check_size(question: bytes) -> None:
-    """Check that a serialised question is within its limit. An entry has the question and the whole decision.
-
-    Raises:
-        InvalidError: (TOO_LARGE) the question is over ``requests.MAX_QUESTION`` bytes.
-    """
-    if len(question) > requests.MAX_QUESTION:
-        limit = f"its limit of {requests.MAX_QUESTION} bytes"
-        raise InvalidError(f"question is over {limit}: `{len(question)}`", "TOO_LARGE")
+def _check_room(answered_bytes: int) -> None:
+    """Check that the answers of a batch are not too long. Raises ``InvalidError`` (TOO_LARGE)."""
+    if answered_bytes > requests.MAX_BATCH_ANSWER:
+        limit = f"its limit of {requests.MAX_BATCH_ANSWER} bytes"
+        raise InvalidError(f"answer of the batch is over {limit}: ask for fewer", "TOO_LARGE")

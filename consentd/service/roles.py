@@ -38,6 +38,7 @@ class Whose(StrEnum):
     OWN: the data of an access in which the caller has a part, an entry that it attested, a delegation that it gives.
     SUBJECT: the data of the person for whom a question asks (organisation SUBJECT). The caller of AuthorizeAccess needs
         no right if the person signed the question, and it names the caller.
+    OWN_THEN, SUBJECT_THEN: as OWN and SUBJECT, answered from an earlier tree (``Consistency.at_exact``).
     OTHER: other data of a person who is enrolled, or another participant's delegation.
     UNKNOWN: the data of a person who is not enrolled.
     """
@@ -45,6 +46,8 @@ class Whose(StrEnum):
     PUBLIC = "public"
     OWN = "own"
     SUBJECT = "subject"
+    OWN_THEN = "own-then"
+    SUBJECT_THEN = "subj-then"
     OTHER = "other"
     UNKNOWN = "unknown"
 
@@ -72,10 +75,14 @@ RPC                     whose     no un in  ho re rl au pa  sr as rs  op
 ----------------------------------------------------------------------------
 Check                   own       -  -  -   r  r  r  -  -   A  -  -   A
 Check                   subject   -  -  -   -  -  -  -  -   -  A  -   A
+Check                   own-then  -  -  -   -  -  -  -  -   A  -  -   -
+Check                   subj-then -  -  -   -  -  -  -  -   -  A  -   -
 Check                   other     -  -  -   -  -  -  -  -   -  -  -   A
 Check                   unknown   -  -  -   r  r  r  -  -   A  -  -   A
 BatchCheck              own       -  -  -   r  r  r  -  -   A  -  -   A
 BatchCheck              subject   -  -  -   -  -  -  -  -   -  A  -   A
+BatchCheck              own-then  -  -  -   -  -  -  -  -   A  -  -   -
+BatchCheck              subj-then -  -  -   -  -  -  -  -   -  A  -   -
 BatchCheck              other     -  -  -   -  -  -  -  -   -  -  -   A
 BatchCheck              unknown   -  -  -   r  r  r  -  -   A  -  -   A
 

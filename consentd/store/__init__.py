@@ -9,10 +9,11 @@ writes, because nobody knows whether the store has that batch; reads still work.
 opens the store again and finds out (``ledger.recovery``).
 
 There are two kinds of store: ``rocks.RocksStore``, and ``memory.MemoryStore`` for tests and for empty stores.
-``tests/test_store.py`` runs the same tests on both.
+``tests/test_store.py`` runs the same tests on both. The policy table is no ``Store``: its views read and write by a
+``RowWriter``, of LMDB or in memory.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 
@@ -108,6 +109,35 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Close the store's files; a second call does nothing."""
+
+
+class RowReader(Protocol):
+    """What a view of the policy table needs of a transaction."""
+
+    @property
+    def get(self) -> Callable[[bytes], bytes | None]:
+        """A function that returns the value of a key; None if there is none."""
+
+    def scan(self, start: bytes, end: bytes | None, *, limit: int | None = None) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the (key, value) pairs in [*start*, *end*), by key, at most *limit*. *end* None: to the last key."""
+
+    def end(self, error: BaseException | None) -> None:
+        """End the transaction, and drop what it has not committed. *error*: why it ends; None: it is done."""
+
+
+class RowWriter(RowReader, Protocol):
+    """What a view that applies entries needs of a transaction. Its reads include its own writes."""
+
+    @property
+    def put(self) -> Callable[[bytes, bytes], object]:
+        """A function that sets a key to a value."""
+
+    @property
+    def delete(self) -> Callable[[bytes], object]:
+        """A function that removes a key, if there is such a key."""
+
+    def commit(self) -> None:
+        """Make all writes visible to readers that begin later."""
 
 
 def prefix_end(prefix: bytes) -> bytes | None:

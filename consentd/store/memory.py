@@ -1,4 +1,4 @@
-"""A store in memory: for tests, and wherever an empty store is needed."""
+"""A store in memory, for tests and wherever an empty store is needed; and rows of a table that nobody keeps."""
 
 import threading
 from bisect import bisect_left
@@ -78,3 +78,40 @@ class MemoryStore(Store):
     def _require_open(self) -> None:
         if self._closed:
             raise StorageError("store is closed")
+
+
+class MemoryRows:
+    """Rows of a policy table in memory, as a transaction that is never ended: a ``RowWriter``. For one thread."""
+
+    def __init__(self) -> None:
+        self._rows: dict[bytes, bytes] = {}
+        self._keys: list[bytes] = []
+        self._is_sorted = True
+        self.get = self._rows.get
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Set a key to a value."""
+        if key not in self._rows:
+            self._keys.append(key)
+            self._is_sorted = False
+        self._rows[key] = value
+
+    def delete(self, key: bytes) -> None:
+        """Remove a key, if there is such a key."""
+        if self._rows.pop(key, None) is not None:
+            self._keys.remove(key)
+
+    def scan(self, start: bytes, end: bytes | None, *, limit: int | None = None) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the pairs in [*start*, *end*), by key, at most *limit*, as they are now."""
+        if not self._is_sorted:
+            self._keys.sort()
+            self._is_sorted = True
+        last = len(self._keys) if end is None else bisect_left(self._keys, end)
+        keys = self._keys[bisect_left(self._keys, start) : last][:limit]
+        return iter([(key, self._rows[key]) for key in keys])
+
+    def commit(self) -> None:
+        """Do nothing: what was written is here."""
+
+    def end(self, error: BaseException | None) -> None:
+        """Do nothing: the rows go with this object."""

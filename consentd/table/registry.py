@@ -107,30 +107,30 @@ class Registry:
 
     def parties(
         self, caller: str | None, question: model.Question | pb.Question, now_ms: int, *,
-        signed_by_subject: bool = False,
+        signed_by_subject: bool = False, asker: actor.Participant | None = None,
     ) -> Parties:  # fmt: skip
         """Return the participants that a question of *caller* is decided for (``policy.actor``).
 
         Args:
             caller: participant id; None: an operator.
             signed_by_subject: whether the person whose data are asked for signed the question.
+            asker: see ``determine_parties``; the same for each use of this registry.
 
         Raises:
             DeniedError: the caller may not ask the question, or a name in the question is not true.
             InvalidError: the question names no organisation, no holder, or an unknown purpose.
         """
-        who = question.actor
-        relays = tuple(who.relays)
-        key = (
-            caller, who.organisation, who.on_behalf_of, who.application, relays, question.holder, question.purpose,
-            signed_by_subject,
-        )  # fmt: skip
+        key = _asked(caller, question, signed_by_subject)
         found = self._parties.get(key)
         if found is None or not found.from_ms <= now_ms < found.until_ms:
-            found = actor.determine_parties(self, actor.Asked(*key), now_ms)
-            if len(relays) <= MAX_REMEMBERED_RELAYS:
+            found = actor.determine_parties(self, key, now_ms, asker=asker)
+            if len(key.relays) <= MAX_REMEMBERED_RELAYS:
                 remember(self._parties, key, found, most=MAX_PARTIES)
         return found
+
+    def check_asker(self, caller: str, question: pb.Question, now_ms: int) -> actor.Participant:
+        """Return the caller, if it has a part in the access that it asks about. Raises as ``actor.check_asker``."""
+        return actor.check_asker(self, _asked(caller, question, signed_by_subject=False), now_ms)
 
     def packed_before(self, caller: str | None, form: bytes, now_ms: int) -> PackedQuestion | None:
         """Return a question that ``pack`` packed before, for the same *caller*; None if it did not, or not for now.
@@ -145,18 +145,19 @@ class Registry:
         return found
 
     def pack(
-        self, caller: str | None, question: pb.Question | model.Question, form: bytes, now_ms: int
-    ) -> PackedQuestion:
+        self, caller: str | None, question: pb.Question | model.Question, form: bytes, now_ms: int, *,
+        asker: actor.Participant | None = None,
+    ) -> PackedQuestion:  # fmt: skip
         """Return a question of *caller*, which no person signed, as ``evaluate`` needs it; remember it by its *form*.
 
         A question of break-glass is not remembered, so that ``packed_before`` never returns one.
 
-        *caller*: participant id; None: an operator.
+        *caller*: participant id; None: an operator. *asker*: see ``parties``.
 
         Raises:
             RequestError: as ``parties``, and ``decisions.pack_message`` or ``pack_question``.
         """
-        parties = self.parties(caller, question, now_ms)
+        parties = self.parties(caller, question, now_ms, asker=asker)
         if isinstance(question, model.Question):
             packed = pack_question(question, self.codebook, parties)
         else:
@@ -206,6 +207,14 @@ class Registry:
         if not ended:
             given[delegation.taker, delegation.capacity] = delegation
         return replace(self, generation=generation, delegations={**self.delegations, delegation.giver: given})
+
+
+def _asked(caller: str | None, question: model.Question | pb.Question, signed_by_subject: bool) -> actor.Asked:
+    who = question.actor
+    return actor.Asked(
+        caller, who.organisation, who.on_behalf_of, who.application, tuple(who.relays), question.holder,
+        question.purpose, signed_by_subject,
+    )  # fmt: skip
 
 
 @dataclass(slots=True)

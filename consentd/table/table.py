@@ -23,6 +23,7 @@ first  rest of the key               value, without its check (``checked_rows``)
 ``r``                                RulesStatement in force
 ``c``                                the rules, compiled
 ``#``                                last number assigned to a participant or group, u32
+``e``                                leaf index of the last ERASURE u64
 =====  ============================  =====================================================================
 
 Integers of keys and of these rows are big-endian; the subject value and compiled rules have their own layout.
@@ -200,7 +201,12 @@ def read_message(store: Store, vault: Vault, event: codec.Event) -> Message | No
     """
     if event.kind not in STEP_KINDS:
         return None
-    opened = reads.open_entry(vault, reads.read_entry(store, event.tag, event.seq))
+    return decode_entry(vault, reads.read_entry(store, event.tag, event.seq))
+
+
+def decode_entry(vault: Vault, entry: reads.StoredEntry) -> Message | None:
+    """Return the decoded payload of a stored entry; None if the statement was deleted. Raises as ``read_message``."""
+    opened = reads.open_entry(vault, entry)
     if opened is None:
         return None
-    return payloads.decode_payload(event.kind, codec.decode_statement(opened[1]).payload)
+    return payloads.decode_payload(entry.event.kind, codec.decode_statement(opened[1]).payload)

@@ -20,7 +20,8 @@ from consentd.policy import subject as subjects
 from consentd.policy.actor import SUBJECT_NUMBER
 from consentd.statements import payloads, values
 from consentd.statements.delegations import check_mandate, delegation_value
-from consentd.store.lmdb import MAX_KEY, WriteTransaction
+from consentd.store import RowWriter
+from consentd.store.lmdb import MAX_KEY
 from consentd.table.checked_rows import seal_row
 from consentd.table.view import (
     FORMAT,
@@ -43,7 +44,7 @@ class TableTransaction(View):
     without ``commit`` drops the writes.
     """
 
-    _txn: WriteTransaction
+    _txn: RowWriter
     _index = 0  # leaf index of the entry that ``apply`` applies
 
     def tag_of(self, identifier_hash: bytes) -> bytes | None:
@@ -241,6 +242,7 @@ class TableTransaction(View):
         keys = [key for key, row in self._rows(b"k") if row[0] == Owner.SUBJECT and row[KEY.size :] == tag]
         for key in (*identifiers, *keys, b"s" + tag):
             self._txn.delete(key)
+        self._put(b"e", U64.pack(self._index))
 
     def _put_unreadable(self, event: codec.Event) -> None:
         """Store an unreadable consent. The entry may permit or deny anything, so decisions must be INDETERMINATE."""

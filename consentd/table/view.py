@@ -19,8 +19,7 @@ from consentd.policy.codebook import Codebook
 from consentd.policy.delegation import Capacity, Delegation
 from consentd.statements import payloads, values
 from consentd.statements.delegations import delegation_value
-from consentd.store import prefix_end
-from consentd.store.lmdb import ReadTransaction
+from consentd.store import RowReader, prefix_end
 from consentd.table.checked_rows import RowCheck
 from consentd.table.registry import Mandate, Participant, Registry, RegistryCache
 from consentd.v1 import statement_pb2 as st
@@ -53,7 +52,7 @@ class View:
 
     _changed = False  # whether the view has changes of the registry that are not committed
 
-    def __init__(self, cache: RegistryCache, check: RowCheck, txn: ReadTransaction) -> None:
+    def __init__(self, cache: RegistryCache, check: RowCheck, txn: RowReader) -> None:
         """Take over a transaction. Raises ``CorruptionError`` for an unknown format; then the caller ends *txn*."""
         self._cache = cache
         self._check = check
@@ -108,6 +107,15 @@ class View:
                     self._cache.registry = found
             self._registry = found
         return found
+
+    def has_registry(self) -> bool:
+        """Return whether the table has a vocabulary and rules: all but the first entries of a ledger have them."""
+        return self._get(b"v") is not None and self._get(b"c") is not None
+
+    def last_erasure(self) -> int | None:
+        """Return the leaf index of the last ERASURE; None: there is none."""
+        row = self._get(b"e")
+        return None if row is None else int(U64.unpack(row)[0])
 
     def participant(self, participant_id: str) -> Participant | None:
         """Return a participant as its latest statement describes it; None if no participant has this id."""

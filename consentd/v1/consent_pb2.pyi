@@ -706,6 +706,7 @@ class Consistency(_message.Message):
 
     AT_LEAST_TREE_SIZE_FIELD_NUMBER: _builtins.int
     LATEST_FIELD_NUMBER: _builtins.int
+    AT_EXACT_FIELD_NUMBER: _builtins.int
     at_least_tree_size: _builtins.int
     """at_least_tree_size: the state reflects at least so many leaves, for example the revision.tree_size of a receipt. If
     it does not yet, the call waits until its deadline, at most 30 seconds, and then fails with REVISION_NOT_REACHED;
@@ -716,17 +717,22 @@ class Consistency(_message.Message):
     def latest(self) -> Global___LatestState:
         """latest: the latest state, which reflects every write that was acknowledged before the call began. The default."""
 
+    @_builtins.property
+    def at_exact(self) -> Global___ExactState:
+        """at_exact: an earlier state, to ask whether something would have been permitted then. In Check and BatchCheck only."""
+
     def __init__(
         self,
         *,
         at_least_tree_size: _builtins.int = ...,
         latest: Global___LatestState | None = ...,
+        at_exact: Global___ExactState | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "at_least_tree_size", b"at_least_tree_size", "latest", b"latest"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "at_exact", b"at_exact", "at_least_tree_size", b"at_least_tree_size", "latest", b"latest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "at_least_tree_size", b"at_least_tree_size", "latest", b"latest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "at_exact", b"at_exact", "at_least_tree_size", b"at_least_tree_size", "latest", b"latest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_at: _TypeAlias = _typing.Literal["at_least_tree_size", "latest"]  # noqa: Y015
+    _WhichOneofReturnType_at: _TypeAlias = _typing.Literal["at_least_tree_size", "latest", "at_exact"]  # noqa: Y015
     _WhichOneofArgType_at: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_at) -> _WhichOneofReturnType_at | None: ...
 
@@ -748,6 +754,36 @@ class LatestState(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LatestState: _TypeAlias = LatestState  # noqa: Y015
+
+@_typing.final
+class ExactState(_message.Message):
+    """ExactState is the state of the ledger's first tree_size leaves, at an instant. Any size is possible, also within a
+    batch of entries: AuthorizeAccess decides from such states.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TREE_SIZE_FIELD_NUMBER: _builtins.int
+    TIME_MS_FIELD_NUMBER: _builtins.int
+    tree_size: _builtins.int
+    """tree_size is the number of leaves, for example the revision.tree_size of a recorded decision."""
+    time_ms: _builtins.int
+    """time_ms is the instant, UTC milliseconds: not before the last of these leaves, and not after now. Entries after
+    these leaves do not count, whatever their time.
+    """
+    def __init__(
+        self,
+        *,
+        tree_size: _builtins.int = ...,
+        time_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["time_ms", b"time_ms", "tree_size", b"tree_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExactState: _TypeAlias = ExactState  # noqa: Y015
 
 @_typing.final
 class Question(_message.Message):

@@ -27,7 +27,8 @@ if _version_not_supported:
 
 class PolicyServiceStub(object):
     """PolicyService answers whether a transfer may happen, for screens, lists and gateways. It records nothing: before a
-    transfer, call AccessService. Each decision is made from the latest state; decisions are never cached.
+    transfer, call AccessService. Each decision is made from the latest state, unless the request asks for an earlier one
+    (Consistency.at_exact); decisions are never cached.
     """
 
     def __init__(self, channel):
@@ -50,12 +51,16 @@ class PolicyServiceStub(object):
 
 class PolicyServiceServicer(object):
     """PolicyService answers whether a transfer may happen, for screens, lists and gateways. It records nothing: before a
-    transfer, call AccessService. Each decision is made from the latest state; decisions are never cached.
+    transfer, call AccessService. Each decision is made from the latest state, unless the request asks for an earlier one
+    (Consistency.at_exact); decisions are never cached.
     """
 
     def Check(self, request, context):
         """Check answers one question. The caller must have a part in the access (see Actor), or be an operator. Cost: one
         read of the policy table and one evaluation, a few microseconds in addition to the call.
+        With consistency.at_exact the caller needs the right SEE_REASONS, or ACT_FOR_SUBJECTS if the organisation is SUBJECT.
+        Cost then: all entries of the registry and of the person are read and replayed, about 0.1 ms for each; one call at a
+        time, and the callers take turns. Chains of more than 500,000 entries in all fail with TOO_LARGE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -65,6 +70,7 @@ class PolicyServiceServicer(object):
         """BatchCheck answers up to 1,000 questions, each independently, all from the same state. Cost: one read and one
         evaluation per question.
         Items beyond 200,000 provisions of their persons fail with OVERLOADED, and beyond 3 MiB of answers with TOO_LARGE.
+        With consistency.at_exact, as Check: at most 100 questions, and the registry is replayed once for all of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -93,7 +99,8 @@ def add_PolicyServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class PolicyService(object):
     """PolicyService answers whether a transfer may happen, for screens, lists and gateways. It records nothing: before a
-    transfer, call AccessService. Each decision is made from the latest state; decisions are never cached.
+    transfer, call AccessService. Each decision is made from the latest state, unless the request asks for an earlier one
+    (Consistency.at_exact); decisions are never cached.
     """
 
     @staticmethod

@@ -28,7 +28,8 @@ GRPC_VERSION: str
 
 class PolicyServiceStub:
     """PolicyService answers whether a transfer may happen, for screens, lists and gateways. It records nothing: before a
-    transfer, call AccessService. Each decision is made from the latest state; decisions are never cached.
+    transfer, call AccessService. Each decision is made from the latest state, unless the request asks for an earlier one
+    (Consistency.at_exact); decisions are never cached.
     """
 
     @_typing.overload
@@ -38,33 +39,43 @@ class PolicyServiceStub:
     Check: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.CheckRequest, _policy_service_pb2.CheckResponse]
     """Check answers one question. The caller must have a part in the access (see Actor), or be an operator. Cost: one
     read of the policy table and one evaluation, a few microseconds in addition to the call.
+    With consistency.at_exact the caller needs the right SEE_REASONS, or ACT_FOR_SUBJECTS if the organisation is SUBJECT.
+    Cost then: all entries of the registry and of the person are read and replayed, about 0.1 ms for each; one call at a
+    time, and the callers take turns. Chains of more than 500,000 entries in all fail with TOO_LARGE.
     """
     BatchCheck: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.BatchCheckRequest, _policy_service_pb2.BatchCheckResponse]
     """BatchCheck answers up to 1,000 questions, each independently, all from the same state. Cost: one read and one
     evaluation per question.
     Items beyond 200,000 provisions of their persons fail with OVERLOADED, and beyond 3 MiB of answers with TOO_LARGE.
+    With consistency.at_exact, as Check: at most 100 questions, and the registry is replayed once for all of them.
     """
 
 @_typing.type_check_only
 class PolicyServiceAsyncStub(PolicyServiceStub):
     """PolicyService answers whether a transfer may happen, for screens, lists and gateways. It records nothing: before a
-    transfer, call AccessService. Each decision is made from the latest state; decisions are never cached.
+    transfer, call AccessService. Each decision is made from the latest state, unless the request asks for an earlier one
+    (Consistency.at_exact); decisions are never cached.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Check: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.CheckRequest, _policy_service_pb2.CheckResponse]  # type: ignore[assignment]
     """Check answers one question. The caller must have a part in the access (see Actor), or be an operator. Cost: one
     read of the policy table and one evaluation, a few microseconds in addition to the call.
+    With consistency.at_exact the caller needs the right SEE_REASONS, or ACT_FOR_SUBJECTS if the organisation is SUBJECT.
+    Cost then: all entries of the registry and of the person are read and replayed, about 0.1 ms for each; one call at a
+    time, and the callers take turns. Chains of more than 500,000 entries in all fail with TOO_LARGE.
     """
     BatchCheck: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.BatchCheckRequest, _policy_service_pb2.BatchCheckResponse]  # type: ignore[assignment]
     """BatchCheck answers up to 1,000 questions, each independently, all from the same state. Cost: one read and one
     evaluation per question.
     Items beyond 200,000 provisions of their persons fail with OVERLOADED, and beyond 3 MiB of answers with TOO_LARGE.
+    With consistency.at_exact, as Check: at most 100 questions, and the registry is replayed once for all of them.
     """
 
 class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
     """PolicyService answers whether a transfer may happen, for screens, lists and gateways. It records nothing: before a
-    transfer, call AccessService. Each decision is made from the latest state; decisions are never cached.
+    transfer, call AccessService. Each decision is made from the latest state, unless the request asks for an earlier one
+    (Consistency.at_exact); decisions are never cached.
     """
 
     @_abc_1.abstractmethod
@@ -75,6 +86,9 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_policy_service_pb2.CheckResponse, _abc.Awaitable[_policy_service_pb2.CheckResponse]]:
         """Check answers one question. The caller must have a part in the access (see Actor), or be an operator. Cost: one
         read of the policy table and one evaluation, a few microseconds in addition to the call.
+        With consistency.at_exact the caller needs the right SEE_REASONS, or ACT_FOR_SUBJECTS if the organisation is SUBJECT.
+        Cost then: all entries of the registry and of the person are read and replayed, about 0.1 ms for each; one call at a
+        time, and the callers take turns. Chains of more than 500,000 entries in all fail with TOO_LARGE.
         """
 
     @_abc_1.abstractmethod
@@ -86,6 +100,7 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         """BatchCheck answers up to 1,000 questions, each independently, all from the same state. Cost: one read and one
         evaluation per question.
         Items beyond 200,000 provisions of their persons fail with OVERLOADED, and beyond 3 MiB of answers with TOO_LARGE.
+        With consistency.at_exact, as Check: at most 100 questions, and the registry is replayed once for all of them.
         """
 
 def add_PolicyServiceServicer_to_server(servicer: PolicyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

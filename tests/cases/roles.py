@@ -103,7 +103,7 @@ class World:
         if whose is Whose.OTHER:
             asked.actor.CopyFrom(pb.Actor(organisation="clinic-b"))
             asked.holder = "hospital-a"
-        if whose is Whose.SUBJECT:
+        if whose in (Whose.SUBJECT, Whose.SUBJECT_THEN):
             asked.actor.CopyFrom(pb.Actor(organisation="SUBJECT"))
         return asked
 
@@ -168,13 +168,26 @@ def _open_question(call: Call) -> pb.Question:
     return call.world.question(call.caller, call.whose, call.world.person(call.whose), purpose="HRESCH")
 
 
+def _state(call: Call) -> pb.Consistency | None:
+    """Return the state to ask from: an earlier one, if the call is about that."""
+    if call.whose not in (Whose.OWN_THEN, Whose.SUBJECT_THEN):
+        return None
+    services = call.running.daemon.service_state.services
+    assert services is not None
+    state = services.ledger.state
+    return pb.Consistency(at_exact=pb.ExactState(tree_size=state.size, time_ms=state.time_ms))
+
+
 def _check(call: Call) -> Access:
-    answer = call.make(call.running.policy.Check, ps.CheckRequest(question=_open_question(call)))
+    question = _open_question(call)
+    answer = call.make(call.running.policy.Check, ps.CheckRequest(question=question, consistency=_state(call)))
     return answer if isinstance(answer, Access) else _seen(answer.decision)
 
 
 def _batch_check(call: Call) -> Access:
-    answer = call.make(call.running.policy.BatchCheck, ps.BatchCheckRequest(questions=[_open_question(call)]))
+    question = _open_question(call)
+    request = ps.BatchCheckRequest(questions=[question], consistency=_state(call))
+    answer = call.make(call.running.policy.BatchCheck, request)
     return answer if isinstance(answer, Access) else _item(answer.results[0], "decision")
 
 

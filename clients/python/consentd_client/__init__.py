@@ -21,7 +21,6 @@ from consentd.v1.consent_pb2 import (
     BreakGlass,
     CodeSet,
     Consent,
-    Consistency,
     Decision,
     Period,
     Provision,
@@ -35,6 +34,7 @@ from consentd_client.async_client import AsyncClient
 from consentd_client.base import new_request_id
 from consentd_client.client import Client
 from consentd_client.consents import GrantAnswer
+from consentd_client.consistency import AtExact, AtLeast
 from consentd_client.entries import Entry, History
 from consentd_client.evidence import open_history
 from consentd_client.history_file import HistoryFile, HistoryState
@@ -46,8 +46,8 @@ from consentd_client.transport import Tls
 from consentd_client.trust import Trust, pin
 
 __all__ = [
-    "Actor", "AsyncClient", "AuthorizeAnswer", "BreakGlass", "CheckAnswer", "Checkpoint", "Client", "CodeSet",
-    "Consent", "Consistency", "DataPeriod", "Decision", "EnrolAnswer", "Entry", "EntryKind", "FileMemory",
+    "Actor", "AsyncClient", "AtExact", "AtLeast", "AuthorizeAnswer", "BreakGlass", "CheckAnswer", "Checkpoint",
+    "Client", "CodeSet", "Consent", "DataPeriod", "Decision", "EnrolAnswer", "Entry", "EntryKind", "FileMemory",
     "GrantAnswer", "History", "HistoryFile", "HistoryState", "KeyPair", "Memory", "NotPermittedError",
     "OutcomeStatement", "ParticipantStatement", "Period", "Provision", "Question", "RamMemory", "Receipt",
     "ReducedReceipt", "RememberedEntry", "RememberedHistory", "Resource", "StatementSigner", "Subject", "Tls",

@@ -10,6 +10,7 @@ from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 from consentd_client.answers import PERMITS, CheckAnswer, copied, indeterminate
+from consentd_client.consistency import Reached, condition
 from consentd_client.operations import ClientContext, Operation, ReadPage, call, read_pages
 from consentd_client.policy import check_decision
 from consentd_client.receipts import (
@@ -264,11 +265,14 @@ def _record_request(
     return request
 
 
-def list_accesses(context: ClientContext, subject: pb.Subject) -> ReadPage[ac.AccessRecord]:
+def list_accesses(
+    context: ClientContext, subject: pb.Subject, *, consistency: Reached | None = None
+) -> ReadPage[ac.AccessRecord]:
     """List who used, or asked to use, a person's data, newest first, without proof; use ``history`` for a proof."""
+    at = condition(consistency)
     return read_pages(
         context,
-        lambda token: ac.ListAccessesRequest(subject=subject, page_token=token),
+        lambda token: ac.ListAccessesRequest(subject=subject, page_token=token, consistency=at),
         ac.ListAccessesResponse,
         lambda response: (response.accesses, response.next_page_token),
     )

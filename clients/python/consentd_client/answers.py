@@ -49,12 +49,14 @@ class CheckAnswer:
         decision: the daemon's decision; if ``error`` is set, a decision whose outcome is INDETERMINATE.
         error: why no usable decision was received; None: the decision is the daemon's.
         fulfilled: the obligations that the caller confirmed with ``fulfil``.
+        is_past: whether the answer says what would have been permitted at an earlier state. It is never true then.
     """
 
     question: pb.Question
     decision: pb.Decision
     error: ConsentdError | None = None
     fulfilled: "frozenset[pb.Obligation.ValueType]" = field(default=frozenset())
+    is_past: bool = False
 
     @property
     def outcome(self) -> "pb.Outcome.ValueType":
@@ -106,6 +108,7 @@ class CheckAnswer:
         Raises:
             NotPermittedError: the answer is false, answers another question, or is not valid any more at *now_ms*.
         """
+        self.require_present()
         if question is not None and question != self.question:
             raise NotPermittedError("answer is to another question", self)
         until_ms = self.decision.valid_until_time_ms
@@ -120,8 +123,14 @@ class CheckAnswer:
         if self.is_narrow:
             raise NotPermittedError("permit is for a part of the data: apply it to each resource", self)
 
+    def require_present(self) -> None:
+        """Raise ``NotPermittedError`` if the answer is from an earlier state: it permits nothing now."""
+        if self.is_past:
+            raise NotPermittedError("answer is from an earlier state and permits nothing now: ask again", self)
+
     def __bool__(self) -> bool:
-        return self.decision.outcome == pb.OUTCOME_PERMIT and not self.unfulfilled and not self.is_narrow
+        is_whole = self.decision.outcome == pb.OUTCOME_PERMIT and not self.unfulfilled and not self.is_narrow
+        return is_whole and not self.is_past
 
     def __repr__(self) -> str:
         # Question and decision name a person and consents, and a repr may be logged, so it shows the outcome alone.

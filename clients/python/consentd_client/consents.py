@@ -10,6 +10,7 @@ from consentd.errors import ProofError
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import statement_pb2 as st
+from consentd_client.consistency import Reached, condition
 from consentd_client.operations import ClientContext, Operation, ReadPage, call, read_pages
 from consentd_client.receipts import Receipt, StatementOptions, put_statement, read_new_receipt, write, write_fields
 from consentd_client.signing import StatementSigner
@@ -147,25 +148,28 @@ def _record_to_sign(
     return record
 
 
-def get_consent(context: ClientContext, subject: pb.Subject, consent_id: str) -> Operation[cs.ConsentRecord]:
+def get_consent(
+    context: ClientContext, subject: pb.Subject, consent_id: str, *, consistency: Reached | None = None
+) -> Operation[cs.ConsentRecord]:
     """Read the version of a consent that is in force."""
-    request = cs.GetConsentRequest(subject=subject, consent_id=consent_id)
+    request = cs.GetConsentRequest(subject=subject, consent_id=consent_id, consistency=condition(consistency))
     response = yield from call(context, request, cs.GetConsentResponse)
     return response.record
 
 
 def list_consents(
     context: ClientContext, subject: pb.Subject, *, include_revoked: bool = False,
-    states: "Collection[cs.ConsentState.ValueType]" = (),
-) -> ReadPage[cs.ConsentRecord]:
+    states: "Collection[cs.ConsentState.ValueType]" = (), consistency: Reached | None = None,
+) -> ReadPage[cs.ConsentRecord]:  # fmt: skip
     """Read a person's consents, newest first; only those in one of *states*, if there are any.
 
     The list proves nothing; use ``history`` for a proof.
     """
+    at = condition(consistency)
     return read_pages(
         context,
         lambda token: cs.ListConsentsRequest(
-            subject=subject, include_revoked=include_revoked, states=states, page_token=token
+            subject=subject, include_revoked=include_revoked, states=states, page_token=token, consistency=at
         ),
         cs.ListConsentsResponse,
         lambda response: (response.records, response.next_page_token),

@@ -18,28 +18,31 @@ from consentd_client.answers import (
     indeterminate,
     needs_vocabulary,
 )
+from consentd_client.consistency import AtExact, Reached, condition, find_other_state
 from consentd_client.operations import ClientContext, Operation, call
 from consentd_client.resources import permitted_resources
 from consentd_client.transport import item_error
 
 
 def check_or_raise(
-    context: ClientContext, question: pb.Question, *, consistency: pb.Consistency | None = None
+    context: ClientContext, question: pb.Question, *, consistency: Reached | AtExact | None = None
 ) -> Operation[CheckAnswer]:
     """Ask whether a transfer may happen. Nothing is recorded.
 
-    *consistency*: a condition on the state that the answer reflects; None: the latest state.
+    *consistency*: the state that the answer is from; None: the latest. The answer from an ``AtExact`` state says what
+    would have been permitted then, and is never true.
     """
     asked = copied(question)
-    response = yield from call(context, ps.CheckRequest(question=asked, consistency=consistency), ps.CheckResponse)
-    answer = yield from read_decision(context, asked, response.decision)
+    request = ps.CheckRequest(question=asked, consistency=condition(consistency))
+    response = yield from call(context, request, ps.CheckResponse)
+    answer = yield from read_decision(context, asked, response.decision, consistency)
     if answer.error is not None:
         raise answer.error
     return answer
 
 
 def check(
-    context: ClientContext, question: pb.Question, *, consistency: pb.Consistency | None = None
+    context: ClientContext, question: pb.Question, *, consistency: Reached | AtExact | None = None
 ) -> Operation[CheckAnswer]:
     """Ask as ``check_or_raise``, and fail closed. Nothing is recorded.
 
@@ -53,11 +56,12 @@ def check(
 
 
 def batch_check(
-    context: ClientContext, questions: Sequence[pb.Question], *, consistency: pb.Consistency | None = None
+    context: ClientContext, questions: Sequence[pb.Question], *, consistency: Reached | AtExact | None = None
 ) -> Operation[tuple[CheckAnswer, ...]]:
     """Ask up to 1,000 questions, answered at the same size of the ledger. Each answer fails closed separately."""
     asked = [copied(question) for question in questions]
-    return _batch(context, ps.BatchCheckRequest(questions=asked, consistency=consistency), asked)
+    request = ps.BatchCheckRequest(questions=asked, consistency=condition(consistency))
+    return _batch(context, request, asked, consistency)
 
 
 def check_subjects(
@@ -65,7 +69,7 @@ def check_subjects(
     question: pb.Question,
     subjects: Sequence[pb.Subject],
     *,
-    consistency: pb.Consistency | None = None,
+    consistency: Reached | AtExact | None = None,
 ) -> Operation[tuple[CheckAnswer, ...]]:
     """Ask one question, whose ``subject`` is empty, about up to 1,000 persons. Each answer fails closed separately."""
     asked = []
@@ -73,13 +77,14 @@ def check_subjects(
         about = copied(question)
         about.subject.CopyFrom(subject)
         asked.append(about)
-    request = ps.BatchCheckRequest(shared=question, subjects=subjects, consistency=consistency)
-    return _batch(context, request, asked)
+    request = ps.BatchCheckRequest(shared=question, subjects=subjects, consistency=condition(consistency))
+    return _batch(context, request, asked, consistency)
 
 
 def _batch(
-    context: ClientContext, request: ps.BatchCheckRequest, questions: Sequence[pb.Question]
-) -> Operation[tuple[CheckAnswer, ...]]:
+    context: ClientContext, request: ps.BatchCheckRequest, questions: Sequence[pb.Question],
+    consistency: Reached | AtExact | None,
+) -> Operation[tuple[CheckAnswer, ...]]:  # fmt: skip
     if not questions:
         return ()
     try:
@@ -91,7 +96,7 @@ def _batch(
     answers = []
     for question, result in zip(questions, response.results, strict=True):
         if result.HasField("decision"):
-            answer = yield from read_decision(context, question, result.decision)
+            answer = yield from read_decision(context, question, result.decision, consistency)
         else:
             answer = refused(question, item_error(result.error))
         answers.append(answer)
@@ -103,10 +108,18 @@ def refused(question: pb.Question, error: ConsentdError) -> CheckAnswer:
     return CheckAnswer(question=question, decision=indeterminate(), error=error)
 
 
-def read_decision(context: ClientContext, question: pb.Question, decision: pb.Decision) -> Operation[CheckAnswer]:
+def read_decision(
+    context: ClientContext, question: pb.Question, decision: pb.Decision,
+    consistency: Reached | AtExact | None = None,
+) -> Operation[CheckAnswer]:  # fmt: skip
     """Return *decision* as the answer to *question*; if it has a fault, an INDETERMINATE answer with this error."""
-    fault = yield from check_decision(context, question, decision)
-    return CheckAnswer(question=question, decision=decision) if fault is None else refused(question, fault)
+    is_past = isinstance(consistency, AtExact)
+    fault = find_other_state(consistency, decision) or (
+        find_fault(question, decision) if is_past else (yield from check_decision(context, question, decision))
+    )
+    if fault is not None:
+        return refused(question, fault)
+    return CheckAnswer(question=question, decision=decision, is_past=is_past)
 
 
 def check_decision(
@@ -156,9 +169,10 @@ def apply_residual(
     decision. See ``resources.permitted_resources`` for what is refused.
 
     Raises:
-        NotPermittedError: the answer has other obligations that are not fulfilled.
+        NotPermittedError: the answer has other obligations that are not fulfilled, or is from an earlier state.
     """
     if answer.outcome not in PERMITS:
         return ()
+    answer.require_present()
     vocabulary = yield from read_vocabulary(context, answer.decision.vocabulary_version)
     return permitted_resources(answer, resources, vocabulary)

@@ -45,7 +45,7 @@ class Receipt(ReducedReceipt):
     Attributes:
         leaf: the entry's leaf, 122 bytes.
         event: the decoded leaf.
-        tree_size: a size of the ledger that includes the entry. Use it as ``Consistency.at_least_tree_size``.
+        tree_size: a size of the ledger that includes the entry. Give the receipt as ``consistency`` to a later call.
     """
 
     leaf: bytes = field(repr=False)

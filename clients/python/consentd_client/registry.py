@@ -10,6 +10,7 @@ from consentd.errors import ConflictError, ProofError
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
+from consentd_client.consistency import Reached, condition
 from consentd_client.ledger import history_part
 from consentd_client.operations import ClientContext, Operation, ReadPage, call, read_pages
 from consentd_client.receipts import (
@@ -155,12 +156,13 @@ def end_delegation(
 
 
 def list_delegations(
-    context: ClientContext, *, giver: str = "", taker: str = ""
+    context: ClientContext, *, giver: str = "", taker: str = "", consistency: Reached | None = None
 ) -> ReadPage[st.DelegationStatement]:
     """Read the delegations of *giver* and to *taker* (empty: any) that were not ended, whether or not in force now."""
+    at = condition(consistency)
     return read_pages(
         context,
-        lambda token: rs.ListDelegationsRequest(giver=giver, taker=taker, page_token=token),
+        lambda token: rs.ListDelegationsRequest(giver=giver, taker=taker, page_token=token, consistency=at),
         rs.ListDelegationsResponse,
         lambda response: (response.delegations, response.next_page_token),
     )
@@ -191,35 +193,46 @@ def end_mandate(context: ClientContext, auditor: str, **options: Unpack[WriteOpt
     return write(context, request, rs.EndMandateResponse, EntryKind.MANDATE)
 
 
-def get_participant(context: ClientContext, participant_id: str) -> Operation[rs.GetParticipantResponse]:
+def get_participant(
+    context: ClientContext, participant_id: str, *, consistency: Reached | None = None
+) -> Operation[rs.GetParticipantResponse]:
     """Read the recorded data and the keys in force of one participant."""
-    return call(context, rs.GetParticipantRequest(participant_id=participant_id), rs.GetParticipantResponse)
+    request = rs.GetParticipantRequest(participant_id=participant_id, consistency=condition(consistency))
+    return call(context, request, rs.GetParticipantResponse)
 
 
-def list_participants(context: ClientContext) -> ReadPage[st.ParticipantStatement]:
+def list_participants(
+    context: ClientContext, *, consistency: Reached | None = None
+) -> ReadPage[st.ParticipantStatement]:
     """Read all participants."""
+    at = condition(consistency)
     return read_pages(
         context,
-        lambda token: rs.ListParticipantsRequest(page_token=token),
+        lambda token: rs.ListParticipantsRequest(page_token=token, consistency=at),
         rs.ListParticipantsResponse,
         lambda response: (response.participants, response.next_page_token),
     )
 
 
-def get_vocabulary(context: ClientContext) -> Operation[st.VocabularyStatement]:
+def get_vocabulary(
+    context: ClientContext, *, consistency: Reached | None = None
+) -> Operation[st.VocabularyStatement]:
     """Read the vocabulary in force."""
-    response = yield from call(context, rs.GetVocabularyRequest(), rs.GetVocabularyResponse)
+    request = rs.GetVocabularyRequest(consistency=condition(consistency))
+    response = yield from call(context, request, rs.GetVocabularyResponse)
     return response.vocabulary
 
 
-def get_notice(context: ClientContext, notice_id: str, version: int = 0) -> Operation[st.NoticeStatement]:
+def get_notice(
+    context: ClientContext, notice_id: str, version: int = 0, *, consistency: Reached | None = None
+) -> Operation[st.NoticeStatement]:
     """Read one version of a notice; 0: the latest version."""
-    request = rs.GetNoticeRequest(notice_id=notice_id, version=version)
+    request = rs.GetNoticeRequest(notice_id=notice_id, version=version, consistency=condition(consistency))
     response = yield from call(context, request, rs.GetNoticeResponse)
     return response.notice
 
 
-def get_rules(context: ClientContext) -> Operation[st.RulesStatement]:
+def get_rules(context: ClientContext, *, consistency: Reached | None = None) -> Operation[st.RulesStatement]:
     """Read the rules in force."""
-    response = yield from call(context, rs.GetRulesRequest(), rs.GetRulesResponse)
+    response = yield from call(context, rs.GetRulesRequest(consistency=condition(consistency)), rs.GetRulesResponse)
     return response.rules

@@ -26,11 +26,12 @@ def permitted_resources(
     for: other labels than the answer states, a higher level, another reference, or a time outside the data period.
 
     Raises:
-        NotPermittedError: the answer has other obligations that are not fulfilled.
+        NotPermittedError: the answer has other obligations that are not fulfilled, or is from an earlier state.
     """
     decision = answer.decision
     if decision.outcome not in PERMITS:
         return ()
+    answer.require_present()
     if set(answer.unfulfilled) - {pb.OBLIGATION_ENFORCE_RESIDUAL}:
         raise NotPermittedError("permit has obligations that are not fulfilled: confirm them with fulfil", answer)
     if vocabulary.version != decision.vocabulary_version or find_other_data(answer.question, decision) is not None:
