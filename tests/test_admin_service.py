@@ -16,7 +16,7 @@ from cases.daemons import Running, make_running, question, reason_of, request_id
 from cases.fakes import HANG_S, FaultyStore
 from cases.operations import held_at, join_operation
 from cases.pruned_ledgers import World
-from cases.services import refusal, services
+from cases.services import FOREIGN_FIELD, refusal, services
 from consentd.errors import (
     DeniedError,
     InvalidError,
@@ -287,6 +287,18 @@ def test_credentials_are_listed_in_pages(running: Running) -> None:
     assert many < set(found)
     assert len(set(found)) == len(found) == len(running.tokens) + 30
     assert len(list(operator(running).list_credentials(caller="clinic-1"))) == 10
+
+
+def test_a_request_with_a_field_of_a_later_version_changes_nothing(running: Running) -> None:
+    """The field could limit what is deleted, or who may call."""
+    for request, method in (
+        (ad.StartPruningRequest(request_id=request_id()), "StartPruning"),
+        (ad.AddCredentialRequest(request_id=request_id(), caller="clinic-b"), "AddCredential"),
+    ):
+        later = type(request).FromString(request.SerializeToString() + FOREIGN_FIELD)
+        call = getattr(running.admin, method)
+        assert refusal(lambda call=call, later=later: call(later, metadata=running.as_("operator"))) == "UNKNOWN_FIELD"
+    assert len(list(operator(running).list_credentials())) == len(running.tokens)
 
 
 def test_operators_alone_administer(running: Running) -> None:

@@ -40,6 +40,7 @@ from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
+from consentd_client import Client
 from consentd_client.history import collect_proof
 
 # -- signed statements ---------------------------------------------------------------------------------------------
@@ -503,6 +504,7 @@ def test_a_reader_whose_credential_is_removed_gets_no_further_part(
     subject = running.enrol(new_identifier())
     running.wait_published()
     removed, tokens = threading.Event(), running.config.callers.credentials_file
+    operator = Client("", token=running.tokens["operator"], channel=running.channel)
     whole = proofs.LedgerService._history
 
     def slow(self: proofs.LedgerService, *arguments: Any) -> Iterator[ls.GetHistoryResponse]:
@@ -522,12 +524,16 @@ def test_a_reader_whose_credential_is_removed_gets_no_further_part(
     streams = [
         read(token, subject=subject), read(running.tokens["app"], subject=subject), read(token, public_name="ledger")
     ]  # fmt: skip
-    assert [next(stream).WhichOneof("piece") for stream in streams] == ["head"] * 3
+    added = operator.add_credential("app")
+    revoked = read(added.token, subject=subject)
+    assert [next(stream).WhichOneof("piece") for stream in (*streams, revoked)] == ["head"] * 4
     kept = [line for line in tokens.read_text().splitlines() if line != format_credential(token, "app").strip()]
     tokens.write_text("\n".join([*kept, ""]))
     running.daemon.reload_credentials()
+    operator.revoke_credential(added.credential.credential_id)
     removed.set()
-    with pytest.raises(grpc.RpcError) as caught:
-        next(streams[0])
-    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED  # type: ignore[attr-defined]
+    for stream in (streams[0], revoked):
+        with pytest.raises(grpc.RpcError) as caught:
+            next(stream)
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED  # type: ignore[attr-defined]
     assert all(list(stream) for stream in streams[1:])  # another credential of the caller, and a public chain

@@ -14,6 +14,7 @@ from consentd.service.pruning import check_start, prune
 from consentd.service.requests import Pager, content_hash, make_request, take_page
 from consentd.service.rpc import rpc, status_message
 from consentd.service.servicer import Servicer
+from consentd.statements.payloads import check_no_unknown_fields
 from consentd.v1 import admin_service_pb2 as ad
 
 M = TypeVar("M", bound=Message)
@@ -26,6 +27,7 @@ class AdminService(Servicer):
     def StartPruning(self, request: ad.StartPruningRequest, context: Context) -> ad.StartPruningResponse:
         """Begin to delete what the retention policy no longer keeps."""
         operator, services = self._operator(context), self.services
+        check_no_unknown_fields(request)  # one could limit what is deleted
         content = content_hash("StartPruning", bytes([request.dry_run]), str(request.kept_from_time_ms))
         asked = make_request(operator, request.request_id, content)
         check_start(services, request)
@@ -73,8 +75,10 @@ class AdminService(Servicer):
     @rpc
     def AddCredential(self, request: ad.AddCredentialRequest, context: Context) -> ad.AddCredentialResponse:
         """Let a caller call, by a new token or by a client certificate."""
+        operator = self._operator(context)
+        check_no_unknown_fields(request)  # one could limit who may call
         credential, token = self.services.credentials.add(
-            request.caller, operator=self._operator(context), request_id=request.request_id,
+            request.caller, operator=operator, request_id=request.request_id,
             certificate_hash=request.certificate_sha256, end_ms=request.expire_time_ms, label=request.label,
         )  # fmt: skip
         self.call_log.administered("credential added", "AddCredential", context, _credential_fields(credential))

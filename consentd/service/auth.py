@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import quote, unquote
@@ -190,6 +191,7 @@ def format_lines(lines: CredentialLines) -> str:
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 
 
+@lru_cache(maxsize=1 << 14)  # a file is written whole, and mostly one of its lines is new
 def _format_line(one: Credential) -> str:
     named = {
         "id": one.id, "created": _format_instant(one.created_ms), "by": one.created_by,

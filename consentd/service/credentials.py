@@ -312,7 +312,7 @@ def _merge(listed: Mapping[Key, Credential], issued: Mapping[Key, Credential]) -
         before = listed.get(key, one)
         if before.caller != one.caller:
             raise InvalidError(f"credentials file gives `{before.caller}` what was issued to another caller")
-        found = replace(first_ending(before, one), id=one.id)
+        found = one if before is one else replace(first_ending(before, one), id=one.id)
         (tokens if found.kind is CredentialKind.TOKEN else certificates)[found.hash] = found
     by_id = {one.id: one for kind in (tokens, certificates) for one in kind.values()}
     return _Known(tokens, certificates, by_id)

@@ -118,8 +118,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_CORRUPTION: _ErrorReason.ValueType  # 34
     """ERROR_REASON_CORRUPTION: stored records of the ledger contradict each other (DATA_LOSS). An operator must act."""
     ERROR_REASON_UNKNOWN_FIELD: _ErrorReason.ValueType  # 36
-    """ERROR_REASON_UNKNOWN_FIELD: a message that would be recorded has fields that this version does not know
-    (INVALID_ARGUMENT). They could change what the other fields mean.
+    """ERROR_REASON_UNKNOWN_FIELD: a message that would be recorded, or a request to prune or to add a credential, has
+    fields that this version does not know (INVALID_ARGUMENT). They could change what the other fields mean.
     """
     ERROR_REASON_PRUNED: _ErrorReason.ValueType  # 37
     """ERROR_REASON_PRUNED: the entry was deleted under the ledger's retention policy (NOT_FOUND)."""
@@ -248,8 +248,8 @@ ERROR_REASON_NOT_SERVING: ErrorReason.ValueType  # 33
 ERROR_REASON_CORRUPTION: ErrorReason.ValueType  # 34
 """ERROR_REASON_CORRUPTION: stored records of the ledger contradict each other (DATA_LOSS). An operator must act."""
 ERROR_REASON_UNKNOWN_FIELD: ErrorReason.ValueType  # 36
-"""ERROR_REASON_UNKNOWN_FIELD: a message that would be recorded has fields that this version does not know
-(INVALID_ARGUMENT). They could change what the other fields mean.
+"""ERROR_REASON_UNKNOWN_FIELD: a message that would be recorded, or a request to prune or to add a credential, has
+fields that this version does not know (INVALID_ARGUMENT). They could change what the other fields mean.
 """
 ERROR_REASON_PRUNED: ErrorReason.ValueType  # 37
 """ERROR_REASON_PRUNED: the entry was deleted under the ledger's retention policy (NOT_FOUND)."""
