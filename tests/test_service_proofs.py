@@ -243,15 +243,13 @@ def test_a_published_receipt_verifies_offline(running: Running, subject: pb.Subj
     )
     assert point.size > receipt.index
     get = ls.GetReceiptRequest(index=receipt.index, leaf_hash=receipt.leaf_hash)
-    get.leaf_hash, get.leaf = b"", receipt.leaf
+    get.leaf = receipt.leaf
     again = running.ledger.GetReceipt(get).receipt  # no credential: a caller that has the leaf gets it back
     checkpoint.verify_proof(
         again.proof, leaf_hash=merkle.leaf_hash(again.leaf), origin=ORIGIN, log_verifier=verifier(running)
     )
     get.leaf = receipt.leaf[:-1] + b"\1"
     assert refusal(lambda: running.ledger.GetReceipt(get)) == "NOT_FOUND"
-    get.leaf_hash = receipt.leaf_hash
-    assert refusal(lambda: running.ledger.GetReceipt(get)) == "INVALID_REQUEST"
     assert refusal(lambda: running.ledger.GetReceipt(ls.GetReceiptRequest(index=1 << 40))) == "NOT_FOUND"
 
 

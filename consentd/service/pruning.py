@@ -16,6 +16,7 @@ from consentd.ledger.pruning import Deleted, Stop, delete_in_batches, plan_pruni
 from consentd.sequencer.commands.ledger import StatePruning, check_kept_from
 from consentd.service.operations import Follower
 from consentd.service.servicer import Services
+from consentd.statements.values import to_enum
 from consentd.v1 import admin_service_pb2 as ad
 
 A = TypeVar("A")
@@ -48,7 +49,7 @@ def prune(services: Services, request: ad.StartPruningRequest, follower: Followe
     done = _delete(services, pruned, follower, dry_run=request.dry_run)
     return ad.PruneResult(
         kept_from_time_ms=pruned.kept_from_ms, start_size=pruned.start, leaf_count=done.leaves,
-        statement_count=done.statements, stop_index=stop.index, stop_kind=stop.kind,
+        statement_count=done.statements, stop_index=stop.index, stop_kind=to_enum(stop.kind),
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from consentd.core import codec, merkle
 from consentd.core.kinds import EntryKind
-from consentd.errors import InvalidError, NotFoundError
+from consentd.errors import NotFoundError
 from consentd.ledger import layout, reads
 from consentd.sequencer.commands.accesses import parties_of
 from consentd.service.authorization import caller_kinds
@@ -28,11 +28,8 @@ async def get_receipt(servicer: Servicer, request: ls.GetReceiptRequest, context
 
     Raises:
         NotFoundError: there is no entry with this index and leaf hash.
-        InvalidError: the request has both a leaf and a leaf hash.
     """
     services = servicer.services
-    if request.leaf and request.leaf_hash:
-        raise InvalidError("request has a leaf and a leaf hash")
     store, state = services.ledger.store, services.ledger.state
     claimed = merkle.leaf_hash(request.leaf) if request.leaf else request.leaf_hash
     if request.index >= state.size or reads.leaf_hash_at(store, request.index) != claimed:

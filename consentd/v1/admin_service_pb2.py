@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from consentd.v1 import statement_pb2 as consentd_dot_v1_dot_statement__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63onsentd/v1/admin_service.proto\x12\x0b\x63onsentd.v1\x1a\x17google/rpc/status.proto\"f\n\x11OperationProgress\x12(\n\x04step\x18\x01 \x01(\x0e\x32\x1a.consentd.v1.OperationStep\x12\x12\n\ndone_count\x18\x02 \x01(\x04\x12\x13\n\x0btotal_count\x18\x03 \x01(\x04\"\xd4\x02\n\tOperation\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\x12(\n\x04kind\x18\x02 \x01(\x0e\x32\x1a.consentd.v1.OperationKind\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\x12\x12\n\nstarted_by\x18\x04 \x01(\t\x12\x15\n\rstart_time_ms\x18\x05 \x01(\x03\x12\x13\n\x0b\x65nd_time_ms\x18\x06 \x01(\x03\x12\x1b\n\x13\x63\x61ncel_requested_by\x18\x07 \x01(\t\x12\x0c\n\x04\x64one\x18\x08 \x01(\x08\x12\x30\n\x08progress\x18\t \x01(\x0b\x32\x1e.consentd.v1.OperationProgress\x12#\n\x05\x65rror\x18\n \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12*\n\x06pruned\x18\x0b \x01(\x0b\x32\x18.consentd.v1.PruneResultH\x00\x42\x08\n\x06result\"\x90\x01\n\x0bPruneResult\x12\x19\n\x11kept_from_time_ms\x18\x01 \x01(\x03\x12\x12\n\nstart_size\x18\x02 \x01(\x04\x12\x12\n\nleaf_count\x18\x03 \x01(\x04\x12\x17\n\x0fstatement_count\x18\x04 \x01(\x04\x12\x12\n\nstop_index\x18\x05 \x01(\x04\x12\x11\n\tstop_kind\x18\x06 \x01(\r\"U\n\x13StartPruningRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x19\n\x11kept_from_time_ms\x18\x03 \x01(\x03\"A\n\x14StartPruningResponse\x12)\n\toperation\x18\x01 \x01(\x0b\x32\x16.consentd.v1.Operation\"+\n\x13GetOperationRequest\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\"A\n\x14GetOperationResponse\x12)\n\toperation\x18\x01 \x01(\x0b\x32\x16.consentd.v1.Operation\"Z\n\x15ListOperationsRequest\x12\x11\n\x04\x64one\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\tB\x07\n\x05_done\"]\n\x16ListOperationsResponse\x12*\n\noperations\x18\x01 \x03(\x0b\x32\x16.consentd.v1.Operation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\".\n\x16\x43\x61ncelOperationRequest\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\"D\n\x17\x43\x61ncelOperationResponse\x12)\n\toperation\x18\x01 \x01(\x0b\x32\x16.consentd.v1.Operation\"\xf8\x01\n\nCredential\x12\x15\n\rcredential_id\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x02 \x01(\t\x12)\n\x04kind\x18\x03 \x01(\x0e\x32\x1b.consentd.v1.CredentialKind\x12\r\n\x05label\x18\x04 \x01(\t\x12\x16\n\x0e\x63reate_time_ms\x18\x05 \x01(\x03\x12\x12\n\ncreated_by\x18\x06 \x01(\t\x12\x16\n\x0e\x65xpire_time_ms\x18\x07 \x01(\x03\x12\x19\n\x11last_used_time_ms\x18\x08 \x01(\x03\x12\x16\n\x0erevoke_time_ms\x18\t \x01(\x03\x12\x12\n\nrevoked_by\x18\n \x01(\t\"}\n\x14\x41\x64\x64\x43redentialRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63\x61ller\x18\x02 \x01(\t\x12\x1a\n\x12\x63\x65rtificate_sha256\x18\x03 \x01(\x0c\x12\x16\n\x0e\x65xpire_time_ms\x18\x04 \x01(\x03\x12\r\n\x05label\x18\x05 \x01(\t\"S\n\x15\x41\x64\x64\x43redentialResponse\x12+\n\ncredential\x18\x01 \x01(\x0b\x32\x17.consentd.v1.Credential\x12\r\n\x05token\x18\x02 \x01(\t\"O\n\x16ListCredentialsRequest\x12\x0e\n\x06\x63\x61ller\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"`\n\x17ListCredentialsResponse\x12,\n\x0b\x63redentials\x18\x01 \x03(\x0b\x32\x17.consentd.v1.Credential\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"0\n\x17RevokeCredentialRequest\x12\x15\n\rcredential_id\x18\x01 \x01(\t\"G\n\x18RevokeCredentialResponse\x12+\n\ncredential\x18\x01 \x01(\x0b\x32\x17.consentd.v1.Credential*K\n\rOperationKind\x12\x1e\n\x1aOPERATION_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16OPERATION_KIND_PRUNING\x10\x01*\x88\x01\n\rOperationStep\x12\x1e\n\x1aOPERATION_STEP_UNSPECIFIED\x10\x00\x12\x1b\n\x17OPERATION_STEP_PLANNING\x10\x01\x12\x1d\n\x19OPERATION_STEP_PUBLISHING\x10\x02\x12\x1b\n\x17OPERATION_STEP_DELETING\x10\x03*m\n\x0e\x43redentialKind\x12\x1f\n\x1b\x43REDENTIAL_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43REDENTIAL_KIND_TOKEN\x10\x01\x12\x1f\n\x1b\x43REDENTIAL_KIND_CERTIFICATE\x10\x02\x32\x88\x05\n\x0c\x41\x64minService\x12S\n\x0cStartPruning\x12 .consentd.v1.StartPruningRequest\x1a!.consentd.v1.StartPruningResponse\x12S\n\x0cGetOperation\x12 .consentd.v1.GetOperationRequest\x1a!.consentd.v1.GetOperationResponse\x12Y\n\x0eListOperations\x12\".consentd.v1.ListOperationsRequest\x1a#.consentd.v1.ListOperationsResponse\x12\\\n\x0f\x43\x61ncelOperation\x12#.consentd.v1.CancelOperationRequest\x1a$.consentd.v1.CancelOperationResponse\x12V\n\rAddCredential\x12!.consentd.v1.AddCredentialRequest\x1a\".consentd.v1.AddCredentialResponse\x12\\\n\x0fListCredentials\x12#.consentd.v1.ListCredentialsRequest\x1a$.consentd.v1.ListCredentialsResponse\x12_\n\x10RevokeCredential\x12$.consentd.v1.RevokeCredentialRequest\x1a%.consentd.v1.RevokeCredentialResponseBY\n\x15io.github.consentd.v1P\x01Z>github.com/consentd/consentd/clients/go/consentd/v1;consentdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63onsentd/v1/admin_service.proto\x12\x0b\x63onsentd.v1\x1a\x1b\x63onsentd/v1/statement.proto\x1a\x17google/rpc/status.proto\"f\n\x11OperationProgress\x12(\n\x04step\x18\x01 \x01(\x0e\x32\x1a.consentd.v1.OperationStep\x12\x12\n\ndone_count\x18\x02 \x01(\x04\x12\x13\n\x0btotal_count\x18\x03 \x01(\x04\"\xd4\x02\n\tOperation\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\x12(\n\x04kind\x18\x02 \x01(\x0e\x32\x1a.consentd.v1.OperationKind\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\x12\x12\n\nstarted_by\x18\x04 \x01(\t\x12\x15\n\rstart_time_ms\x18\x05 \x01(\x03\x12\x13\n\x0b\x65nd_time_ms\x18\x06 \x01(\x03\x12\x1b\n\x13\x63\x61ncel_requested_by\x18\x07 \x01(\t\x12\x0c\n\x04\x64one\x18\x08 \x01(\x08\x12\x30\n\x08progress\x18\t \x01(\x0b\x32\x1e.consentd.v1.OperationProgress\x12#\n\x05\x65rror\x18\n \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12*\n\x06pruned\x18\x0b \x01(\x0b\x32\x18.consentd.v1.PruneResultH\x00\x42\x08\n\x06result\"\xa8\x01\n\x0bPruneResult\x12\x19\n\x11kept_from_time_ms\x18\x01 \x01(\x03\x12\x12\n\nstart_size\x18\x02 \x01(\x04\x12\x12\n\nleaf_count\x18\x03 \x01(\x04\x12\x17\n\x0fstatement_count\x18\x04 \x01(\x04\x12\x12\n\nstop_index\x18\x05 \x01(\x04\x12)\n\tstop_kind\x18\x06 \x01(\x0e\x32\x16.consentd.v1.EntryKind\"U\n\x13StartPruningRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x19\n\x11kept_from_time_ms\x18\x03 \x01(\x03\"A\n\x14StartPruningResponse\x12)\n\toperation\x18\x01 \x01(\x0b\x32\x16.consentd.v1.Operation\"+\n\x13GetOperationRequest\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\"A\n\x14GetOperationResponse\x12)\n\toperation\x18\x01 \x01(\x0b\x32\x16.consentd.v1.Operation\"Z\n\x15ListOperationsRequest\x12\x11\n\x04\x64one\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\tB\x07\n\x05_done\"]\n\x16ListOperationsResponse\x12*\n\noperations\x18\x01 \x03(\x0b\x32\x16.consentd.v1.Operation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\".\n\x16\x43\x61ncelOperationRequest\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\"D\n\x17\x43\x61ncelOperationResponse\x12)\n\toperation\x18\x01 \x01(\x0b\x32\x16.consentd.v1.Operation\"\xf8\x01\n\nCredential\x12\x15\n\rcredential_id\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x02 \x01(\t\x12)\n\x04kind\x18\x03 \x01(\x0e\x32\x1b.consentd.v1.CredentialKind\x12\r\n\x05label\x18\x04 \x01(\t\x12\x16\n\x0e\x63reate_time_ms\x18\x05 \x01(\x03\x12\x12\n\ncreated_by\x18\x06 \x01(\t\x12\x16\n\x0e\x65xpire_time_ms\x18\x07 \x01(\x03\x12\x19\n\x11last_used_time_ms\x18\x08 \x01(\x03\x12\x16\n\x0erevoke_time_ms\x18\t \x01(\x03\x12\x12\n\nrevoked_by\x18\n \x01(\t\"}\n\x14\x41\x64\x64\x43redentialRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63\x61ller\x18\x02 \x01(\t\x12\x1a\n\x12\x63\x65rtificate_sha256\x18\x03 \x01(\x0c\x12\x16\n\x0e\x65xpire_time_ms\x18\x04 \x01(\x03\x12\r\n\x05label\x18\x05 \x01(\t\"S\n\x15\x41\x64\x64\x43redentialResponse\x12+\n\ncredential\x18\x01 \x01(\x0b\x32\x17.consentd.v1.Credential\x12\r\n\x05token\x18\x02 \x01(\t\"O\n\x16ListCredentialsRequest\x12\x0e\n\x06\x63\x61ller\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"`\n\x17ListCredentialsResponse\x12,\n\x0b\x63redentials\x18\x01 \x03(\x0b\x32\x17.consentd.v1.Credential\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"0\n\x17RevokeCredentialRequest\x12\x15\n\rcredential_id\x18\x01 \x01(\t\"G\n\x18RevokeCredentialResponse\x12+\n\ncredential\x18\x01 \x01(\x0b\x32\x17.consentd.v1.Credential*K\n\rOperationKind\x12\x1e\n\x1aOPERATION_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16OPERATION_KIND_PRUNING\x10\x01*\x88\x01\n\rOperationStep\x12\x1e\n\x1aOPERATION_STEP_UNSPECIFIED\x10\x00\x12\x1b\n\x17OPERATION_STEP_PLANNING\x10\x01\x12\x1d\n\x19OPERATION_STEP_PUBLISHING\x10\x02\x12\x1b\n\x17OPERATION_STEP_DELETING\x10\x03*m\n\x0e\x43redentialKind\x12\x1f\n\x1b\x43REDENTIAL_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43REDENTIAL_KIND_TOKEN\x10\x01\x12\x1f\n\x1b\x43REDENTIAL_KIND_CERTIFICATE\x10\x02\x32\x88\x05\n\x0c\x41\x64minService\x12S\n\x0cStartPruning\x12 .consentd.v1.StartPruningRequest\x1a!.consentd.v1.StartPruningResponse\x12S\n\x0cGetOperation\x12 .consentd.v1.GetOperationRequest\x1a!.consentd.v1.GetOperationResponse\x12Y\n\x0eListOperations\x12\".consentd.v1.ListOperationsRequest\x1a#.consentd.v1.ListOperationsResponse\x12\\\n\x0f\x43\x61ncelOperation\x12#.consentd.v1.CancelOperationRequest\x1a$.consentd.v1.CancelOperationResponse\x12V\n\rAddCredential\x12!.consentd.v1.AddCredentialRequest\x1a\".consentd.v1.AddCredentialResponse\x12\\\n\x0fListCredentials\x12#.consentd.v1.ListCredentialsRequest\x1a$.consentd.v1.ListCredentialsResponse\x12_\n\x10RevokeCredential\x12$.consentd.v1.RevokeCredentialRequest\x1a%.consentd.v1.RevokeCredentialResponseBY\n\x15io.github.consentd.v1P\x01Z>github.com/consentd/consentd/clients/go/consentd/v1;consentdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,48 +34,48 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'consentd.v1.admin_service_p
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\025io.github.consentd.v1P\001Z>github.com/consentd/consentd/clients/go/consentd/v1;consentdv1'
-  _globals['_OPERATIONKIND']._serialized_start=2003
-  _globals['_OPERATIONKIND']._serialized_end=2078
-  _globals['_OPERATIONSTEP']._serialized_start=2081
-  _globals['_OPERATIONSTEP']._serialized_end=2217
-  _globals['_CREDENTIALKIND']._serialized_start=2219
-  _globals['_CREDENTIALKIND']._serialized_end=2328
-  _globals['_OPERATIONPROGRESS']._serialized_start=73
-  _globals['_OPERATIONPROGRESS']._serialized_end=175
-  _globals['_OPERATION']._serialized_start=178
-  _globals['_OPERATION']._serialized_end=518
-  _globals['_PRUNERESULT']._serialized_start=521
-  _globals['_PRUNERESULT']._serialized_end=665
-  _globals['_STARTPRUNINGREQUEST']._serialized_start=667
-  _globals['_STARTPRUNINGREQUEST']._serialized_end=752
-  _globals['_STARTPRUNINGRESPONSE']._serialized_start=754
-  _globals['_STARTPRUNINGRESPONSE']._serialized_end=819
-  _globals['_GETOPERATIONREQUEST']._serialized_start=821
-  _globals['_GETOPERATIONREQUEST']._serialized_end=864
-  _globals['_GETOPERATIONRESPONSE']._serialized_start=866
-  _globals['_GETOPERATIONRESPONSE']._serialized_end=931
-  _globals['_LISTOPERATIONSREQUEST']._serialized_start=933
-  _globals['_LISTOPERATIONSREQUEST']._serialized_end=1023
-  _globals['_LISTOPERATIONSRESPONSE']._serialized_start=1025
-  _globals['_LISTOPERATIONSRESPONSE']._serialized_end=1118
-  _globals['_CANCELOPERATIONREQUEST']._serialized_start=1120
-  _globals['_CANCELOPERATIONREQUEST']._serialized_end=1166
-  _globals['_CANCELOPERATIONRESPONSE']._serialized_start=1168
-  _globals['_CANCELOPERATIONRESPONSE']._serialized_end=1236
-  _globals['_CREDENTIAL']._serialized_start=1239
-  _globals['_CREDENTIAL']._serialized_end=1487
-  _globals['_ADDCREDENTIALREQUEST']._serialized_start=1489
-  _globals['_ADDCREDENTIALREQUEST']._serialized_end=1614
-  _globals['_ADDCREDENTIALRESPONSE']._serialized_start=1616
-  _globals['_ADDCREDENTIALRESPONSE']._serialized_end=1699
-  _globals['_LISTCREDENTIALSREQUEST']._serialized_start=1701
-  _globals['_LISTCREDENTIALSREQUEST']._serialized_end=1780
-  _globals['_LISTCREDENTIALSRESPONSE']._serialized_start=1782
-  _globals['_LISTCREDENTIALSRESPONSE']._serialized_end=1878
-  _globals['_REVOKECREDENTIALREQUEST']._serialized_start=1880
-  _globals['_REVOKECREDENTIALREQUEST']._serialized_end=1928
-  _globals['_REVOKECREDENTIALRESPONSE']._serialized_start=1930
-  _globals['_REVOKECREDENTIALRESPONSE']._serialized_end=2001
-  _globals['_ADMINSERVICE']._serialized_start=2331
-  _globals['_ADMINSERVICE']._serialized_end=2979
+  _globals['_OPERATIONKIND']._serialized_start=2056
+  _globals['_OPERATIONKIND']._serialized_end=2131
+  _globals['_OPERATIONSTEP']._serialized_start=2134
+  _globals['_OPERATIONSTEP']._serialized_end=2270
+  _globals['_CREDENTIALKIND']._serialized_start=2272
+  _globals['_CREDENTIALKIND']._serialized_end=2381
+  _globals['_OPERATIONPROGRESS']._serialized_start=102
+  _globals['_OPERATIONPROGRESS']._serialized_end=204
+  _globals['_OPERATION']._serialized_start=207
+  _globals['_OPERATION']._serialized_end=547
+  _globals['_PRUNERESULT']._serialized_start=550
+  _globals['_PRUNERESULT']._serialized_end=718
+  _globals['_STARTPRUNINGREQUEST']._serialized_start=720
+  _globals['_STARTPRUNINGREQUEST']._serialized_end=805
+  _globals['_STARTPRUNINGRESPONSE']._serialized_start=807
+  _globals['_STARTPRUNINGRESPONSE']._serialized_end=872
+  _globals['_GETOPERATIONREQUEST']._serialized_start=874
+  _globals['_GETOPERATIONREQUEST']._serialized_end=917
+  _globals['_GETOPERATIONRESPONSE']._serialized_start=919
+  _globals['_GETOPERATIONRESPONSE']._serialized_end=984
+  _globals['_LISTOPERATIONSREQUEST']._serialized_start=986
+  _globals['_LISTOPERATIONSREQUEST']._serialized_end=1076
+  _globals['_LISTOPERATIONSRESPONSE']._serialized_start=1078
+  _globals['_LISTOPERATIONSRESPONSE']._serialized_end=1171
+  _globals['_CANCELOPERATIONREQUEST']._serialized_start=1173
+  _globals['_CANCELOPERATIONREQUEST']._serialized_end=1219
+  _globals['_CANCELOPERATIONRESPONSE']._serialized_start=1221
+  _globals['_CANCELOPERATIONRESPONSE']._serialized_end=1289
+  _globals['_CREDENTIAL']._serialized_start=1292
+  _globals['_CREDENTIAL']._serialized_end=1540
+  _globals['_ADDCREDENTIALREQUEST']._serialized_start=1542
+  _globals['_ADDCREDENTIALREQUEST']._serialized_end=1667
+  _globals['_ADDCREDENTIALRESPONSE']._serialized_start=1669
+  _globals['_ADDCREDENTIALRESPONSE']._serialized_end=1752
+  _globals['_LISTCREDENTIALSREQUEST']._serialized_start=1754
+  _globals['_LISTCREDENTIALSREQUEST']._serialized_end=1833
+  _globals['_LISTCREDENTIALSRESPONSE']._serialized_start=1835
+  _globals['_LISTCREDENTIALSRESPONSE']._serialized_end=1931
+  _globals['_REVOKECREDENTIALREQUEST']._serialized_start=1933
+  _globals['_REVOKECREDENTIALREQUEST']._serialized_end=1981
+  _globals['_REVOKECREDENTIALRESPONSE']._serialized_start=1983
+  _globals['_REVOKECREDENTIALRESPONSE']._serialized_end=2054
+  _globals['_ADMINSERVICE']._serialized_start=2384
+  _globals['_ADMINSERVICE']._serialized_end=3032
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from consentd.v1 import statement_pb2 as _statement_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
@@ -222,8 +223,8 @@ class PruneResult(_message.Message):
     """statement_count is how many statements were deleted."""
     stop_index: _builtins.int
     """stop_index is the index of the first entry that must be kept, so start_size cannot be larger."""
-    stop_kind: _builtins.int
-    """stop_kind is the kind of that entry (EntryKind); 0: only kept_from_time_ms limits start_size, or an earlier pruning
+    stop_kind: _statement_pb2.EntryKind.ValueType
+    """stop_kind is the kind of that entry; unspecified: only kept_from_time_ms limits start_size, or an earlier pruning
     was finished.
     """
     def __init__(
@@ -234,7 +235,7 @@ class PruneResult(_message.Message):
         leaf_count: _builtins.int = ...,
         statement_count: _builtins.int = ...,
         stop_index: _builtins.int = ...,
-        stop_kind: _builtins.int = ...,
+        stop_kind: _statement_pb2.EntryKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

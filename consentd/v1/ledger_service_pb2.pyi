@@ -261,23 +261,23 @@ Global___ListStatementsResponse: _TypeAlias = ListStatementsResponse  # noqa: Y0
 
 @_typing.final
 class GetReceiptRequest(_message.Message):
-    """GetReceiptRequest names an entry. It has leaf or leaf_hash."""
+    """GetReceiptRequest names an entry."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     INDEX_FIELD_NUMBER: _builtins.int
     LEAF_HASH_FIELD_NUMBER: _builtins.int
-    WAIT_FOR_FIELD_NUMBER: _builtins.int
     LEAF_FIELD_NUMBER: _builtins.int
+    WAIT_FOR_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """index in the ledger."""
     leaf_hash: _builtins.bytes
     """leaf_hash is the RFC 6962 hash of the leaf, 32 bytes. It is public, so it gives no right to the leaf."""
-    wait_for: _consent_pb2.WaitFor.ValueType
-    """wait_for says whether to wait until a published checkpoint covers the entry."""
     leaf: _builtins.bytes
     """leaf itself, 122 bytes: a caller that knows it gets the receipt with the leaf."""
+    wait_for: _consent_pb2.WaitFor.ValueType
+    """wait_for says whether to wait until a published checkpoint covers the entry."""
     @_builtins.property
     def subject(self) -> _consent_pb2.Subject:
         """subject is the person whose entry it is. A caller with the right ACT_FOR_SUBJECTS names the person for whom it
@@ -289,15 +289,17 @@ class GetReceiptRequest(_message.Message):
         *,
         index: _builtins.int = ...,
         leaf_hash: _builtins.bytes = ...,
-        wait_for: _consent_pb2.WaitFor.ValueType = ...,
         leaf: _builtins.bytes = ...,
+        wait_for: _consent_pb2.WaitFor.ValueType = ...,
         subject: _consent_pb2.Subject | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "leaf", b"leaf", "leaf_hash", b"leaf_hash", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "leaf", b"leaf", "leaf_hash", b"leaf_hash", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "index", b"index", "leaf", b"leaf", "leaf_hash", b"leaf_hash", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_entry: _TypeAlias = _typing.Literal["leaf_hash", "leaf"]  # noqa: Y015
+    _WhichOneofArgType_entry: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_entry) -> _WhichOneofReturnType_entry | None: ...
 
 Global___GetReceiptRequest: _TypeAlias = GetReceiptRequest  # noqa: Y015
 

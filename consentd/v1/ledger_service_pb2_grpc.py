@@ -106,7 +106,8 @@ class LedgerServiceServicer(object):
         """GetReceipt reads the receipt of an entry, with its proof if a published checkpoint covers it. A caller that knows
         the leaf gets the receipt with the leaf. A caller that has a right to the entry gets leaf and opening: an auditor,
         a party to a permitted access that may know the answer (ledger-format.md 7), who attested the entry, and a caller
-        that acts for the person. Every other caller gets the reduced form, which shows nothing that the public tree does not. Cost: a few reads.
+        that acts for the person. Every other caller gets the reduced form, which shows nothing that the public tree does
+        not. Cost: a few reads.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,7 +50,8 @@ class LedgerServiceStub:
     """GetReceipt reads the receipt of an entry, with its proof if a published checkpoint covers it. A caller that knows
     the leaf gets the receipt with the leaf. A caller that has a right to the entry gets leaf and opening: an auditor,
     a party to a permitted access that may know the answer (ledger-format.md 7), who attested the entry, and a caller
-    that acts for the person. Every other caller gets the reduced form, which shows nothing that the public tree does not. Cost: a few reads.
+    that acts for the person. Every other caller gets the reduced form, which shows nothing that the public tree does
+    not. Cost: a few reads.
     """
     GetInclusionProof: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.GetInclusionProofRequest, _ledger_service_pb2.GetInclusionProofResponse]
     """GetInclusionProof proves that a leaf is in a tree. The answer lacks the leaf's hash, which the caller computes from
@@ -87,7 +88,8 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     """GetReceipt reads the receipt of an entry, with its proof if a published checkpoint covers it. A caller that knows
     the leaf gets the receipt with the leaf. A caller that has a right to the entry gets leaf and opening: an auditor,
     a party to a permitted access that may know the answer (ledger-format.md 7), who attested the entry, and a caller
-    that acts for the person. Every other caller gets the reduced form, which shows nothing that the public tree does not. Cost: a few reads.
+    that acts for the person. Every other caller gets the reduced form, which shows nothing that the public tree does
+    not. Cost: a few reads.
     """
     GetInclusionProof: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.GetInclusionProofRequest, _ledger_service_pb2.GetInclusionProofResponse]  # type: ignore[assignment]
     """GetInclusionProof proves that a leaf is in a tree. The answer lacks the leaf's hash, which the caller computes from
@@ -145,7 +147,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         """GetReceipt reads the receipt of an entry, with its proof if a published checkpoint covers it. A caller that knows
         the leaf gets the receipt with the leaf. A caller that has a right to the entry gets leaf and opening: an auditor,
         a party to a permitted access that may know the answer (ledger-format.md 7), who attested the entry, and a caller
-        that acts for the person. Every other caller gets the reduced form, which shows nothing that the public tree does not. Cost: a few reads.
+        that acts for the person. Every other caller gets the reduced form, which shows nothing that the public tree does
+        not. Cost: a few reads.
         """
 
     @_abc_1.abstractmethod
