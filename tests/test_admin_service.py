@@ -258,7 +258,7 @@ def test_a_credential_comes_and_goes(running: Running, caplog: pytest.LogCapture
         assert bytes.fromhex(token_hash(token)) not in shown
         assert token_hash(token).encode() not in shown
     revoked = operator(running).revoke_credential(mine.credential_id)
-    assert revoked.revoked_by == "operator/main"
+    assert (revoked.revoked_by, revoked.last_used_time_ms) == ("operator/main", mine.last_used_time_ms)
     with pytest.raises(grpc.RpcError) as refused:
         running.check(question(subject), "new")
     assert (refused.value.code(), reason_of(refused.value)) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")

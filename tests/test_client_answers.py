@@ -29,6 +29,7 @@ from consentd.errors import (
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
 from consentd.statements.values import vocabulary_message
 from consentd.v1 import access_service_pb2 as ac
+from consentd.v1 import admin_service_pb2 as ad
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import error_reason_pb2 as er
@@ -62,7 +63,7 @@ def test_both_clients_have_the_same_methods_texts_and_arguments() -> None:
     assert [name for name, text in texts.items() if "Raises:" not in text and "fail" not in text] == []
 
 
-@pytest.mark.parametrize("file", [ac, cs, ls, ps, rs])
+@pytest.mark.parametrize("file", [ac, ad, cs, ls, ps, rs])
 def test_the_types_of_its_messages_name_a_procedure_of_the_contract(file: ModuleType) -> None:
     for service in file.DESCRIPTOR.services_by_name.values():
         for method in service.methods:

@@ -19,6 +19,7 @@ from hypothesis import strategies as some
 from cases.daemons import Running, consent, make_running, question, reason_of, request_id
 from consentd.service.roles import Kind, may_call
 from consentd.v1 import access_service_pb2 as ac
+from consentd.v1 import admin_service_pb2 as ad
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import ledger_service_pb2 as ls
@@ -29,13 +30,15 @@ from consentd.v1 import statement_pb2 as st
 FACTOR = float(os.environ.get("CONSENTD_GARBAGE", "1"))
 METHODS: dict[str, MethodDescriptor] = {
     method.full_name: method
-    for module in (rs, cs, ps, ac, ls)
+    for module in (rs, cs, ps, ac, ls, ad)
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
 DECLARED = {
     StatusCode.INVALID_ARGUMENT,
     StatusCode.NOT_FOUND,
+    StatusCode.ALREADY_EXISTS,
+    StatusCode.FAILED_PRECONDITION,
     StatusCode.ABORTED,
     StatusCode.PERMISSION_DENIED,
     StatusCode.RESOURCE_EXHAUSTED,
@@ -165,6 +168,9 @@ def good(method: MethodDescriptor) -> Message:
         "questions": [question(SUBJECT)],
         "consent_id": "0" * 32,
         "participant_id": "er",
+        "caller": "er",
+        "operation_id": "0" * 32,
+        "credential_id": "0" * 32,
         "notice_id": "n",
         "public_name": "ledger",
         "participant": st.ParticipantStatement(

@@ -11,6 +11,7 @@ from consentd.core import codec
 from consentd.core.ed25519 import KeyPair
 from consentd.ledger import layout
 from consentd.v1 import access_service_pb2 as ac
+from consentd.v1 import admin_service_pb2 as ad
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import error_reason_pb2 as er
@@ -146,7 +147,7 @@ def test_an_item_of_a_batch_refuses_it(running: Running) -> None:
 def test_each_request_with_a_person_is_among_the_calls(running: Running) -> None:
     named = {name.partition(",")[0] for name in CALLS} | {"BatchCheck", "BatchAuthorizeAccesses"}
     has_person = set()
-    for module in (ac, cs, ls, ps, rs):
+    for module in (ac, ad, cs, ls, ps, rs):
         for service in module.DESCRIPTOR.services_by_name.values():
             for method in service.methods:
                 fields = method.input_type.fields

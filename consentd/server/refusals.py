@@ -42,7 +42,7 @@ class RefusalBudget:
 
     def __init__(self) -> None:
         self._all = _Bucket(self.ALL_PER_S, self.ALL_BURST, self.ALL_BURST, 0.0)
-        self._of_caller: dict[str, _Bucket] = {}  # few, because callers have a line in the credentials file
+        self._of_caller: dict[str, _Bucket] = {}  # few, because callers have credentials
 
     def take(self, caller: str, now_s: float, *, cost: float = 1.0) -> bool:
         """Take a refusal of *caller* from the budgets; return False, and take nothing, if one of them is used up.

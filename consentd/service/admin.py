@@ -82,7 +82,7 @@ class AdminService(Servicer):
             certificate_hash=request.certificate_sha256, end_ms=request.expire_time_ms, label=request.label,
         )  # fmt: skip
         self.call_log.administered("credential added", "AddCredential", context, _credential_fields(credential))
-        return ad.AddCredentialResponse(credential=_credential_message(credential), token=token)
+        return ad.AddCredentialResponse(credential=self._credential_message(credential), token=token)
 
     @rpc
     def ListCredentials(self, request: ad.ListCredentialsRequest, context: Context) -> ad.ListCredentialsResponse:
@@ -104,7 +104,10 @@ class AdminService(Servicer):
         """End a credential at once and for ever."""
         credential = self.services.credentials.revoke(request.credential_id, operator=self._operator(context))
         self.call_log.administered("credential revoked", "RevokeCredential", context, _credential_fields(credential))
-        return ad.RevokeCredentialResponse(credential=_credential_message(credential))
+        return ad.RevokeCredentialResponse(credential=self._credential_message(credential))
+
+    def _credential_message(self, credential: Credential) -> ad.Credential:
+        return _credential_message(credential, self.services.credentials.used_day(credential.id))
 
     def _operator(self, context: Context) -> str:
         """Return the calling operator. The call may have waited: check that its credential is still valid."""
@@ -126,7 +129,7 @@ def _credential_fields(credential: Credential) -> dict[str, str]:
     return {"credential_id": credential.id, "credential_caller": credential.caller}
 
 
-def _credential_message(credential: Credential, used_day: int = 0) -> ad.Credential:
+def _credential_message(credential: Credential, used_day: int) -> ad.Credential:
     is_token = credential.kind is CredentialKind.TOKEN
     return ad.Credential(
         credential_id=credential.id, caller=credential.caller, label=credential.label,

@@ -158,7 +158,7 @@ class Credentials:
         Raises:
             InvalidError: an argument is malformed, or *end_ms* has passed.
             AlreadyExistsError: the certificate is listed already.
-        PreconditionError: *request_id* was used for something else, or there are too many credentials.
+            PreconditionError: *request_id* was used for something else, or there are too many credentials.
             StorageError: the file cannot be written; nothing is added.
         """
         now_ms = self._clock.wall_ms()
@@ -233,10 +233,14 @@ class Credentials:
             text = "credential is the last one of an operator; add another first"
             raise PreconditionError(text, "LAST_OPERATOR_CREDENTIAL")
 
+    def used_day(self, credential_id: str) -> int:
+        """Return the number of the day (UTC, since 1970) on which a credential was last used; 0: none is known."""
+        return self._used.get(credential_id, 0)
+
     def all(self) -> list[tuple[Credential, int]]:
-        """Return all credentials, each with the number of the day of its last use (0: none), in the order of ids."""
+        """Return all credentials in the order of ids, each with its ``used_day``."""
         known = self._known.by_id
-        return [(known[each], self._used.get(each, 0)) for each in sorted(known)]
+        return [(known[each], self.used_day(each)) for each in sorted(known)]
 
     def reload(self) -> tuple[int, int]:
         """Read the credentials file again; return the numbers of tokens and certificates that are valid now.
