@@ -318,13 +318,21 @@ def test_no_key_vouches_for_itself() -> None:
 def test_keys_of_one_millisecond_may_rest_on_each_other() -> None:
     made = small()
     made.clock_ms = made.now_ms()
-    # The clinic's second key, and one that it puts in force for the person, in a chain that is streamed before.
-    made.add(EntryKind.KEY, CLINIC_TAG, st.KeyStatement(key=STRANGER.public_key))
+    # The daemon's second key, and one that it puts in force for the person, in a chain that is streamed before.
+    made.add(EntryKind.LEDGER, LEDGER_TAG, st.LedgerStatement(origin=ORIGIN, statement_key=STRANGER.public_key))
     made.add(EntryKind.KEY, TAG, st.KeyStatement(key=PERSON.public_key), key=STRANGER)
     made.clock_ms = None
     made.person(GRANTED, key=PERSON)
     found = reading(made.history).history(SUBJECT)
-    assert [entry.author for entry in found.entries[3:]] == ["participant/clinic-b", "subject"]
+    assert [entry.author for entry in found.entries[3:]] == ["ledger", "subject"]
+
+
+def test_no_participant_puts_a_key_of_a_person_in_force() -> None:
+    made = small()
+    made.add(EntryKind.KEY, CLINIC_TAG, st.KeyStatement(key=STRANGER.public_key))
+    made.add(EntryKind.KEY, TAG, st.KeyStatement(key=PERSON.public_key), key=STRANGER)
+    with pytest.raises(SignatureError):
+        reading(made.history).history(SUBJECT)
 
 
 def test_a_ledger_that_is_not_the_pinned_one_is_caught() -> None:

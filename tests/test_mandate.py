@@ -130,6 +130,7 @@ def test_a_mandate_that_says_nothing_or_names_no_auditor_is_refused(
 # -- what no daemon writes ------------------------------------------------------------------------------------------
 
 _BANK = ed25519.KeyPair(b"\x21" * 32)
+_COURT, _HOSPITAL, _LEFT, _RETIRED = (ed25519.KeyPair(bytes([number]) * 32) for number in range(0x22, 0x26))
 FORGED: dict[str, dict[str, Any]] = {
     "signed by the auditor": {"message": mandate(), "key": _BANK},
     "signed by a person": {"message": mandate(), "key": CITIZEN},
@@ -144,6 +145,15 @@ FORGED: dict[str, dict[str, Any]] = {
     "without a reason": {"message": mandate(reason="", attestation=BY_OPERATOR)},
     "that is ended and has a scope": {"message": ended(scope="x", attestation=BY_OPERATOR)},
     "that does not decode": {"message": b"\xff"},
+    "of a giver, signed by another participant": {"message": mandate(giver="court"), "key": _BANK},
+    "of a giver, signed by the daemon": {"message": mandate(giver="court")},
+    "of a giver, and attested": {"message": mandate(giver="court", attestation=BY_OPERATOR), "key": _COURT},
+    "of no giver, signed by the court": {"message": mandate(), "key": _COURT},
+    "of a giver that is no authority": {"message": mandate(giver="hospital"), "key": _HOSPITAL},
+    "of a giver that has left": {"message": mandate(giver="left"), "key": _LEFT},
+    "of a giver whose key is retired": {"message": mandate(giver="court"), "key": _RETIRED},
+    "of nobody as giver": {"message": mandate(giver="nobody"), "key": _COURT},
+    "of the auditor as giver": {"message": mandate(giver="auditor"), "key": _BANK},
 }  # fmt: skip
 
 
@@ -154,6 +164,16 @@ def test_a_forged_one_is_named_by_an_audit(tmp_path: Path, name: str) -> None:
     forge.participant("auditor")
     forge.add(EntryKind.KEY, CHAIN, st.KeyStatement(key=_BANK.public_key))
     forge.add(EntryKind.MANDATE, CHAIN, mandate(attestation=BY_OPERATOR))
+    authority = st.PARTICIPANT_ROLE_PUBLIC_AUTHORITY
+    forge.participant("court", roles=[authority])
+    forge.participant("left", roles=[authority])
+    for name, key in (("court", _COURT), ("court", _RETIRED), ("hospital", _HOSPITAL), ("left", _LEFT)):
+        forge.add(EntryKind.KEY, codec.public_tag(f"participant/{name}"), st.KeyStatement(key=key.public_key))
+    court = codec.public_tag("participant/court")
+    forge.add(EntryKind.MANDATE, CHAIN, mandate(giver="left"), key=_LEFT)
+    forge.participant("left", roles=[authority], active=False)
+    forge.add(EntryKind.KEY, court, st.KeyStatement(key=_RETIRED.public_key, retired=True), key=_COURT)
+    forge.add(EntryKind.MANDATE, CHAIN, mandate(giver="court"), key=_COURT)
     person = forge.enrol(0)
     forge.add(EntryKind.KEY, person, st.KeyStatement(key=CITIZEN.public_key))
     forge.ask(person)

@@ -150,6 +150,7 @@ def test_the_version_of_no_notice_is_refused(running: Running, subject: pb.Subje
         ("EndDelegation", {"giver": "clinic-b", "taker": "app", "capacity": 1, "break_glass": True}),
         ("EndMandate", {"auditor": "pipc", "scope": "x"}), ("EndMandate", {"auditor": "pipc", "reason": "x"}),
         ("EndMandate", {"auditor": "pipc", "end_time_ms": 1 << 40}),
+        ("EndMandate", {"auditor": "pipc", "giver": "clinic-b"}),
     ],
 )  # fmt: skip
 def test_an_end_states_nothing_of_what_it_ends(running: Running, name: str, fields: dict[str, Any]) -> None:

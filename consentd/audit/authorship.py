@@ -1,5 +1,4 @@
-"""Check again what the daemon checks before it writes: consents and who wrote them, vocabularies, rules, keys, schemes,
-names.
+"""Check again what the daemon checks before it writes: consents, who wrote them, mandates, vocabularies, names, keys …
 
 The rules are those of the sequencer (``sequencer.commands.authorship``; policy.md, rule 8). An entry that the daemon
 signed was written by the participant or operator that attests it. Who passed on an entry that a person signed is not
@@ -19,6 +18,7 @@ from consentd.errors import InvalidError
 from consentd.policy.language import check_name
 from consentd.policy.model import StoredConsent
 from consentd.policy.subject import Lineage
+from consentd.sequencer.commands.acting import check_giver
 from consentd.sequencer.commands.authorship import (
     check_attester,
     check_same_kind,
@@ -32,8 +32,9 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
 CHECKED = CONSENTS | {
-    EntryKind.ENROL, EntryKind.KEY, EntryKind.PARTICIPANT, EntryKind.NOTICE, EntryKind.VOCABULARY, EntryKind.RULES
-}
+    EntryKind.ENROL, EntryKind.KEY, EntryKind.PARTICIPANT, EntryKind.NOTICE, EntryKind.VOCABULARY, EntryKind.RULES,
+    EntryKind.MANDATE,
+}  # fmt: skip
 """The kinds of entries that ``check_written`` checks."""
 
 
@@ -58,6 +59,8 @@ def check_written(
         check_name(message.name)
     elif isinstance(message, st.NoticeStatement):
         check_name(message.title)
+    elif isinstance(message, st.MandateStatement):
+        check_giver(message, view)
     elif isinstance(message, st.VocabularyStatement):
         check_vocabulary(view, message)
     elif isinstance(message, st.RulesStatement):

@@ -31,7 +31,7 @@ from consentd.verify.source import LeafSource
 from consentd.verify.statements import Authors
 from consentd.verify.walker import Expected, LedgerFacts, Walker
 
-FORMAT = 9
+FORMAT = 10
 CACHED = 250_000
 """Most items of one mapping in memory: the heads of this many chains are 80 MB."""
 _SQLITE_CACHE_KIB = 65_536
@@ -211,6 +211,7 @@ class StateStore:
         )  # fmt: skip
         authors = Authors(self.keys)
         authors.participants = {bytes.fromhex(tag): name for tag, name in state["participants"].items()}
+        authors.authorities = {bytes.fromhex(tag) for tag in state["authorities"]}
         authors.keys_lost = state["keys_lost"]
         walker = Walker(source, expected, replay, authors)
         walker.facts = LedgerFacts(
@@ -229,6 +230,7 @@ def _encode_walk(walker: Walker) -> dict[str, Any]:
         "format": FORMAT, "origin": walker.expected.origin, "replay": encode_state(replay.state()).hex(),
         "map_bits": replay.top.map_bits, "keys_lost": authors.keys_lost,
         "participants": {tag.hex(): name for tag, name in authors.participants.items()},
+        "authorities": sorted(tag.hex() for tag in authors.authorities),
         "is_named": facts.is_named, "retention": asdict(facts.retention),
         "stated": [asdict(one) for one in facts.stated],
         "missing": {tag.hex(): indexes for tag, indexes in facts.missing.items()}, "sees_persons": facts.sees_persons,

@@ -6,13 +6,13 @@ passes the key, and whether the entry retires the key. Source: ledger-format.md,
 """
 
 from collections import deque
-from collections.abc import Container, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
 from consentd.core import codec, ed25519
 from consentd.core.history import VerifiedEntry
-from consentd.core.kinds import EntryKind, Owner, authors_of
+from consentd.core.kinds import OWN_CHAIN, EntryKind, Owner, authors_of
 from consentd.errors import SignatureError
 
 MAX_AUTHOR_SKEW_MS = 10 * 60_000  # between an author's clock and the ledger's clock
@@ -103,16 +103,27 @@ def apply_key_change(keys: MutableValidKeys, change: KeyChange) -> None:
         keys[change.key] = (*known, KeyValidity(change.owner, change.time_ms, FOREVER_MS, change.tag_or_name))
 
 
-def may_author(validity: KeyValidity, event: codec.Event) -> bool:
-    """Return whether a key with this validity may sign the statement of this event."""
+def may_author(validity: KeyValidity, event: codec.Event, giver: str = "") -> bool:
+    """Return whether a key with this validity may sign the statement of this event.
+
+    *giver*: the participant that the payload of a MANDATE names as the one that gives it; empty: it names none, and
+    the daemon signs it.
+    """
     if validity.owner not in authors_of(event.kind) or not validity.from_ms <= event.time_ms <= validity.until_ms:
         return False
     if validity.owner is Owner.SUBJECT:
         return validity.tag_or_name == event.tag
-    if validity.owner is Owner.PARTICIPANT and event.kind == EntryKind.DELEGATION:
-        # Only the giver of a delegation may sign it, and a delegation is in the chain of its giver.
-        return codec.public_tag(f"{PARTICIPANT_PREFIX}{validity.tag_or_name!s}") == event.tag
-    return True
+    if validity.owner is Owner.LEDGER:
+        return not giver
+    if event.kind == EntryKind.MANDATE:
+        # A mandate is in the auditor's chain, and nobody gives one to itself.
+        return bool(giver) and validity.tag_or_name == giver and not _is_own_chain(validity, event)
+    return event.kind not in OWN_CHAIN or _is_own_chain(validity, event)
+
+
+def _is_own_chain(validity: KeyValidity, event: codec.Event) -> bool:
+    """Return whether an event is in the chain of the participant for whom a key is valid."""
+    return codec.public_tag(f"{PARTICIPANT_PREFIX}{validity.tag_or_name!s}") == event.tag
 
 
 def verify_signature(statement: codec.Statement, *, origin: str, kind: int, tag: bytes, ref: int) -> None:
@@ -128,8 +139,19 @@ def verify_signature(statement: codec.Statement, *, origin: str, kind: int, tag:
     ed25519.verify(statement.key, message, statement.signature)
 
 
-def verify_authors(entries: Iterable[VerifiedEntry], *, origin: str, keys: ValidKeys) -> None:
+def names_no_giver(payload: bytes) -> str:
+    """Read no giver from the payload of a MANDATE: a reader of keys alone needs none."""
+    return ""
+
+
+def verify_authors(
+    entries: Iterable[VerifiedEntry], *, origin: str, keys: ValidKeys,
+    giver_of: Callable[[bytes], str] = names_no_giver,
+) -> None:  # fmt: skip
     """Verify that each statement was signed by a key valid at its leaf's time, of an owner who may author its kind.
+
+    *giver_of* reads the giver from the payload of a MANDATE (``may_author``). Whether the giver had the role of those
+    who give mandates is not verified here.
 
     Entries whose statement was erased or pruned are skipped. An entry of a kind that this version does not know is
     accepted from any author, so the caller must report it as not checked (``kinds.is_known``).
@@ -143,7 +165,8 @@ def verify_authors(entries: Iterable[VerifiedEntry], *, origin: str, keys: Valid
             continue
         if abs(event.time_ms - statement.author_time_ms) > MAX_AUTHOR_SKEW_MS:
             raise SignatureError("author's clock is more than ten minutes from the ledger's")
-        if not any(may_author(validity, event) for validity in keys.get(statement.key, ())):
+        giver = giver_of(statement.payload) if event.kind == EntryKind.MANDATE else ""
+        if not any(may_author(validity, event, giver) for validity in keys.get(statement.key, ())):
             raise SignatureError(f"author's key was not in force for this entry: seq `{event.seq}`")
         verify_signature(statement, origin=origin, kind=event.kind, tag=event.tag, ref=event.ref)
 

@@ -111,11 +111,16 @@ AUTHORS: dict[EntryKind, frozenset[Owner]] = {
     EntryKind.SERVED: _PARTICIPANT,
     EntryKind.ERASURE: _PARTICIPANT,
     EntryKind.RULES: _PARTICIPANT,
-    # Of participants, only the giver may sign (``key_validity.may_author``).
     EntryKind.DELEGATION: _PARTICIPANT,
-    EntryKind.MANDATE: _DAEMON,
+    EntryKind.MANDATE: _PARTICIPANT,
 }
-"""Who may author each kind. For clients without a key, the daemon may sign; the payload then has ``attested_by``."""
+"""Who may author each kind. For clients without a key, the daemon may sign; the payload then has ``attested_by``.
+
+Which participant may sign a KEY, a DELEGATION or a MANDATE: ``key_validity.may_author``.
+"""
+
+OWN_CHAIN = frozenset({EntryKind.KEY, EntryKind.DELEGATION})
+"""Kinds that, of participants, only the one may sign whose chain the entry is in."""
 
 
 def authors_of(kind: int) -> frozenset[Owner]:

@@ -43,17 +43,21 @@ class RecentStatements:
         """Start with the *known* statements, in the order in which they were added."""
         self._times = OrderedDict(((one.tag, one.key, one.request_id), one.time_ms) for one in known)
 
-    def add(self, event: codec.Event, key: bytes, request_id: bytes, validities: Sequence[KeyValidity]) -> None:
+    def add(
+        self, event: codec.Event, key: bytes, request_id: bytes, validities: Sequence[KeyValidity], giver: str = ""
+    ) -> None:
         """Add the statement of an entry that was verified. Entries are added in time order.
 
         Args:
             key, request_id: those of the statement.
             validities: of the key. If there is none, the statement counts as that of another author than the daemon.
+            giver: the participant that a MANDATE names as the one that gives it.
 
         Raises:
             ProofError: the chain has a statement with this key and request_id, at most twenty minutes before.
         """
-        if validities and not any(one.owner is not Owner.LEDGER and may_author(one, event) for one in validities):
+        others = (one for one in validities if one.owner is not Owner.LEDGER)
+        if validities and not any(may_author(one, event, giver) for one in others):
             return
         while self._times and next(iter(self._times.values())) < event.time_ms - REPEAT_WINDOW_MS:
             self._times.popitem(last=False)

@@ -10,7 +10,7 @@ from consentd.core.key_validity import PARTICIPANT_PREFIX
 from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, NotFoundError
 from consentd.sequencer.commands import registry
-from consentd.sequencer.commands.callers import PARTICIPANT_ID, check_giver
+from consentd.sequencer.commands.callers import PARTICIPANT_ID, check_author
 from consentd.service.consistency import reach
 from consentd.service.context import Context
 from consentd.service.requests import Pager, content_hash, make_request, take_page
@@ -194,28 +194,38 @@ class RegistryService(Servicer):
 
     async def _change_key(self, request: Any, context: Context, *, retired: bool) -> pb.Receipt:
         """Write a KEY entry of a participant."""
-        stated = read_statement(request, st.KeyStatement, self.caller(context))
+        stated, owner = read_statement(request, st.KeyStatement, self.caller(context)), request.participant_id
         _check_ends(stated.message.retired, expected=retired)
-        return await self._publish(EntryKind.KEY, PARTICIPANT_PREFIX + request.participant_id, stated, request, context)
+        self._check_author(stated, owner, request, context)
+        return await self._publish(EntryKind.KEY, PARTICIPANT_PREFIX + owner, stated, request, context)
 
     async def _delegate(self, request: Any, context: Context, *, ended: bool) -> pb.Receipt:
-        """Write a DELEGATION entry, attested by an operator or signed by the giver, who is the caller."""
-        caller = self.caller(context)
-        stated = read_statement(request, st.DelegationStatement, caller)
+        """Write a DELEGATION entry."""
+        stated = read_statement(request, st.DelegationStatement, self.caller(context))
         _check_ends(stated.message.ended, expected=ended)
         giver = stated.message.giver
-        self.access(_rpc_name(request), Whose.OTHER if stated.signed is None else Whose.OWN, context)
-        if stated.signed is not None:
-            with self.services.table.read() as snapshot:
-                check_giver(snapshot, caller, giver)
+        self._check_author(stated, giver, request, context)
         return await self._publish(EntryKind.DELEGATION, PARTICIPANT_PREFIX + giver, stated, request, context)
 
     async def _mandate(self, request: Any, context: Context, *, ended: bool) -> pb.Receipt:
         """Write a MANDATE entry."""
         stated = read_statement(request, st.MandateStatement, self.caller(context))
         _check_ends(stated.message.ended, expected=ended)
+        self._check_author(stated, stated.message.giver, request, context)
         chain = PARTICIPANT_PREFIX + stated.message.auditor
         return await self._publish(EntryKind.MANDATE, chain, stated, request, context)
+
+    def _check_author(self, stated: Stated[Any], author: str, request: Message, context: Context) -> None:
+        """Check that the caller may write a statement that *author* signed, or that an operator attests.
+
+        Raises:
+            DeniedError: the caller is no operator, or not the author of the signed statement.
+        """
+        rpc_name = request.DESCRIPTOR.name.removesuffix("Request")
+        self.access(rpc_name, Whose.OTHER if stated.signed is None else Whose.OWN, context)
+        if stated.signed is not None:
+            with self.services.table.read() as snapshot:
+                check_author(snapshot, self.caller(context), author)
 
     async def _publish(
         self, kind: EntryKind, chain: str, stated: Stated[Any], request: Any, context: Context
@@ -239,10 +249,6 @@ def _check_ends(ends: bool, *, expected: bool) -> None:
         raise InvalidError("statement ends what this call begins; call the RPC that ends it")
     if expected and not ends:
         raise InvalidError("statement does not say that it ends what this call ends")
-
-
-def _rpc_name(request: Message) -> str:
-    return request.DESCRIPTOR.name.removesuffix("Request")
 
 
 def _revision(snapshot: Snapshot) -> pb.Revision:

@@ -35,11 +35,12 @@ class Whose(StrEnum):
     """Whose data a call is about.
 
     PUBLIC: no person's: checkpoints, leaves, public chains, the registry.
-    OWN: the data of an access in which the caller has a part, an entry that it attested, a delegation that it gives.
+    OWN: the data of an access in which the caller has a part, an entry that it attested; the caller's own keys, and the
+        delegations and mandates that it gives and signs.
     SUBJECT: the data of the person for whom a question asks (organisation SUBJECT). The caller of AuthorizeAccess needs
         no right if the person signed the question, and it names the caller.
     OWN_THEN, SUBJECT_THEN: as OWN and SUBJECT, answered from an earlier tree (``Consistency.at_exact``).
-    OTHER: other data of a person who is enrolled, or another participant's delegation.
+    OTHER: other data of a person who is enrolled; another participant's keys, delegations and mandates.
     UNKNOWN: the data of a person who is not enrolled.
     """
 
@@ -133,13 +134,17 @@ ListStatements          other     -  -  -   -  -  -  r  -   -  -  A   A
 
 EnrolSubject            unknown   -  -  -   -  -  -  -  -   -  A  -   A
 RegisterParticipant     public    -  -  -   -  -  -  -  -   -  -  -   A
-AddKey                  public    -  -  -   -  -  -  -  -   -  -  -   A
-RetireKey               public    -  -  -   -  -  -  -  -   -  -  -   A
+AddKey                  own       -  -  -   A  A  A  A  A   -  -  -   -
+AddKey                  other     -  -  -   -  -  -  -  -   -  -  -   A
+RetireKey               own       -  -  -   A  A  A  A  A   -  -  -   -
+RetireKey               other     -  -  -   -  -  -  -  -   -  -  -   A
 PublishVocabulary       public    -  -  -   -  -  -  -  -   -  -  -   A
 PublishNotice           public    -  -  -   -  -  -  -  -   -  -  -   A
 PublishRules            public    -  -  -   -  -  -  -  -   -  -  -   A
-PutMandate              public    -  -  -   -  -  -  -  -   -  -  -   A
-EndMandate              public    -  -  -   -  -  -  -  -   -  -  -   A
+PutMandate              own       -  -  -   -  -  -  -  A   -  -  -   -
+PutMandate              other     -  -  -   -  -  -  -  -   -  -  -   A
+EndMandate              own       -  -  -   -  -  -  -  A   -  -  -   -
+EndMandate              other     -  -  -   -  -  -  -  -   -  -  -   A
 PutDelegation           own       -  -  -   A  A  -  -  -   -  -  -   -
 PutDelegation           other     -  -  -   -  -  -  -  -   -  -  -   A
 EndDelegation           own       -  -  -   A  A  -  -  -   -  -  -   -

@@ -31,9 +31,13 @@ def check_mandate(message: st.MandateStatement) -> None:
     """Check a mandate statement alone.
 
     Raises:
-        InvalidError: it lacks a scope, a reason or an end; its end is after the year 9999; or it ends the mandate and
-            has one of them.
+        InvalidError: it lacks a scope, a reason or an end; its end is after the year 9999; it ends the mandate and has
+            one of them; it is neither attested nor names a giver, or both; or it is given by its auditor.
     """
+    if bool(message.giver) is message.HasField("attestation"):
+        raise InvalidError("mandate names its giver if the giver signs it, and is attested otherwise")
+    if message.giver == message.auditor:
+        raise InvalidError("auditor gives a mandate to itself")
     stated = (message.scope.strip(), message.reason.strip(), values.time_value(message.end_time_ms))
     if any(stated) if message.ended else not all(stated):
         raise InvalidError("mandate has a scope, a reason and an end, unless it ends the auditor's mandate")
@@ -49,7 +53,7 @@ def named_parties(message: st.DelegationStatement | st.MandateStatement) -> tupl
     """
     if isinstance(message, st.MandateStatement):
         check_mandate(message)
-        return (message.auditor,)
+        return (message.auditor, message.giver) if message.giver else (message.auditor,)
     delegation = delegation_value(message)
     return delegation.giver, delegation.taker
 

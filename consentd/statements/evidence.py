@@ -10,7 +10,7 @@ entry in which the participant takes part. No evidence proves that entries outsi
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from google.protobuf.message import Message
@@ -26,6 +26,7 @@ from consentd.core.quorum import MAX_AHEAD_S, WitnessPolicy, verify_cosigned
 from consentd.core.recent_statements import RecentStatement, RecentStatements
 from consentd.errors import MalformedError, ProofError
 from consentd.statements import payloads, values
+from consentd.statements.givers import giver_of, verify_giver
 from consentd.v1 import statement_pb2 as st
 
 
@@ -165,6 +166,8 @@ def verify_evidence(
     histories = verify_chains(proof.chains, sealed, asked=scope.chain, origin=origin, log_verifier=log_verifier)
     singles = _verify_singles(evidence.entries, sealed)
     unproven = sum(one is not None and not _verify_author(one, histories.keys, origin) for one in singles)
+    whole = {chain.proof.tag: chain.entries for chain in histories.chains}
+    _verify_givers((one for one in singles if one is not None), whole)
     # Without chain `ledger`, a key that no chain states may be the daemon's (ledger-format.md, 3.8 item 5).
     has_ledger = any(chain.public_name == LEDGER_CHAIN for chain in proof.chains)
     signed = (one for one in singles if one is not None and one.statement is not None)
@@ -235,7 +238,9 @@ def verify_chains(
     stated += _key_changes(found)
     keys = key_validity.verify_key_changes(stated, origin=origin, known=known_events)
     for tag, entries in verified.items():
-        verify_authors(entries[len(known) :] if tag == asked else entries, origin=origin, keys=keys)
+        later = entries[len(known) :] if tag == asked else entries
+        verify_authors(later, origin=origin, keys=keys, giver_of=giver_of)
+        _verify_givers(later, {one: verified[one] for one in verified if before is None or one != asked})
     recent = () if before is None else before.recent
     for tag, entries in verified.items():
         if tag == asked:
@@ -253,6 +258,20 @@ def verify_chains(
     )
 
 
+def _verify_givers(entries: Iterable[VerifiedEntry], chains: Mapping[bytes, Sequence[VerifiedEntry]]) -> None:
+    """Verify the givers of the mandates among *entries* (``verify_giver``), as far as *chains* has the givers' chains.
+
+    *chains*: tag → all entries. The chain of a giver whose key signed is there, unless the reader verified a part of it
+    earlier and did not keep it.
+    """
+    for entry in entries:
+        if entry.statement is not None and entry.event.kind == EntryKind.MANDATE:
+            giver = giver_of(entry.statement.payload)
+            chain = chains.get(codec.public_tag(PARTICIPANT_PREFIX + giver)) if giver else None
+            if chain is not None:
+                verify_giver(entry, chain)
+
+
 def _verify_once(
     entries: Iterable[VerifiedEntry], keys: ValidKeys, recent: Iterable[RecentStatement] = ()
 ) -> tuple[RecentStatement, ...]:
@@ -265,7 +284,8 @@ def _verify_once(
     for entry in entries:
         if entry.statement is not None:
             key = entry.statement.key
-            statements.add(entry.event, key, entry.statement.request_id, keys.get(key, ()))
+            giver = giver_of(entry.statement.payload) if entry.event.kind == EntryKind.MANDATE else ""
+            statements.add(entry.event, key, entry.statement.request_id, keys.get(key, ()), giver)
     return statements.rows()
 
 
@@ -351,7 +371,7 @@ def _verify_author(entry: VerifiedEntry, keys: ValidKeys, origin: str) -> bool:
         return True
     key = entry.statement.key
     if key in keys or Owner.SUBJECT not in authors_of(entry.event.kind):
-        verify_authors([entry], origin=origin, keys=keys)
+        verify_authors([entry], origin=origin, keys=keys, giver_of=giver_of)
         return True
     own = KeyChange(key=key, owner=Owner.SUBJECT, tag_or_name=entry.event.tag, time_ms=0)
     verify_authors([entry], origin=origin, keys=key_validity.valid_keys([own]))

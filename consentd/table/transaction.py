@@ -19,7 +19,7 @@ from consentd.policy import model
 from consentd.policy import subject as subjects
 from consentd.policy.actor import SUBJECT_NUMBER
 from consentd.statements import payloads, values
-from consentd.statements.delegations import check_mandate, delegation_value
+from consentd.statements.delegations import delegation_value, named_parties
 from consentd.store import RowWriter
 from consentd.store.lmdb import MAX_KEY
 from consentd.table.checked_rows import seal_row
@@ -174,14 +174,19 @@ class TableTransaction(View):
 
     def _mandate(self, event: codec.Event, message: st.MandateStatement) -> None:
         if not payloads.has_only_known_fields(message):
-            message = st.MandateStatement(auditor=message.auditor, ended=True)  # as for a delegation
-        check_mandate(message)
-        self._check_parties(event, message.auditor)
-        key = b"m" + message.auditor.encode()
+            self._end_mandate(event, message.auditor)  # as for a delegation
+            return
+        self._check_parties(event, *named_parties(message))
         if message.ended:
-            self._txn.delete(key)
-        else:
-            self._put(key, U64.pack(event.seq) + message.SerializeToString(deterministic=True))
+            self._end_mandate(event, message.auditor)
+            return
+        row = U64.pack(event.seq) + message.SerializeToString(deterministic=True)
+        self._put(b"m" + message.auditor.encode(), row)
+        self._registry_changed()
+
+    def _end_mandate(self, event: codec.Event, auditor: str) -> None:
+        self._check_parties(event, auditor)
+        self._txn.delete(b"m" + auditor.encode())
         self._registry_changed()
 
     def _check_chain(self, event: codec.Event, message: Message) -> None:

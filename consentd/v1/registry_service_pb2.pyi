@@ -87,6 +87,7 @@ class AddKeyRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
     ATTESTED_FIELD_NUMBER: _builtins.int
+    SIGNED_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
@@ -96,7 +97,11 @@ class AddKeyRequest(_message.Message):
     """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
     def attested(self) -> _statement_pb2.KeyStatement:
-        """attested: the daemon signs the entry, which names the caller as the one who attests it (see Attestation)."""
+        """attested: the daemon signs the entry, which names the caller, an operator, as the one who attests it."""
+
+    @_builtins.property
+    def signed(self) -> _consent_pb2.SignedStatement:
+        """signed is a KeyStatement signed with a valid key of the participant, which is the caller."""
 
     def __init__(
         self,
@@ -104,13 +109,14 @@ class AddKeyRequest(_message.Message):
         request_id: _builtins.bytes = ...,
         participant_id: _builtins.str = ...,
         attested: _statement_pb2.KeyStatement | None = ...,
+        signed: _consent_pb2.SignedStatement | None = ...,
         wait_for: _consent_pb2.WaitFor.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "statement", b"statement"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "signed", b"signed", "statement", b"statement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "participant_id", b"participant_id", "request_id", b"request_id", "statement", b"statement", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "participant_id", b"participant_id", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested"]  # noqa: Y015
+    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested", "signed"]  # noqa: Y015
     _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
 
@@ -149,6 +155,7 @@ class RetireKeyRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
     ATTESTED_FIELD_NUMBER: _builtins.int
+    SIGNED_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
@@ -158,7 +165,11 @@ class RetireKeyRequest(_message.Message):
     """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
     def attested(self) -> _statement_pb2.KeyStatement:
-        """attested: the daemon signs the entry, which names the caller as the one who attests it (see Attestation)."""
+        """attested: the daemon signs the entry, which names the caller, an operator, as the one who attests it."""
+
+    @_builtins.property
+    def signed(self) -> _consent_pb2.SignedStatement:
+        """signed is a KeyStatement signed with a valid key of the participant, which is the caller."""
 
     def __init__(
         self,
@@ -166,13 +177,14 @@ class RetireKeyRequest(_message.Message):
         request_id: _builtins.bytes = ...,
         participant_id: _builtins.str = ...,
         attested: _statement_pb2.KeyStatement | None = ...,
+        signed: _consent_pb2.SignedStatement | None = ...,
         wait_for: _consent_pb2.WaitFor.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "statement", b"statement"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "signed", b"signed", "statement", b"statement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "participant_id", b"participant_id", "request_id", b"request_id", "statement", b"statement", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "participant_id", b"participant_id", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested"]  # noqa: Y015
+    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested", "signed"]  # noqa: Y015
     _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
 
@@ -588,6 +600,7 @@ class PutMandateRequest(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     ATTESTED_FIELD_NUMBER: _builtins.int
+    SIGNED_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
@@ -595,20 +608,25 @@ class PutMandateRequest(_message.Message):
     """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
     def attested(self) -> _statement_pb2.MandateStatement:
-        """attested: the daemon signs the entry, which names the caller as the one who attests it (see Attestation)."""
+        """attested: the daemon signs the entry, which names the caller, an operator, as the one who attests it."""
+
+    @_builtins.property
+    def signed(self) -> _consent_pb2.SignedStatement:
+        """signed is a MandateStatement signed with a key of its giver, which is the caller."""
 
     def __init__(
         self,
         *,
         request_id: _builtins.bytes = ...,
         attested: _statement_pb2.MandateStatement | None = ...,
+        signed: _consent_pb2.SignedStatement | None = ...,
         wait_for: _consent_pb2.WaitFor.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "statement", b"statement"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "signed", b"signed", "statement", b"statement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "request_id", b"request_id", "statement", b"statement", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested"]  # noqa: Y015
+    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested", "signed"]  # noqa: Y015
     _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
 
@@ -646,6 +664,7 @@ class EndMandateRequest(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     ATTESTED_FIELD_NUMBER: _builtins.int
+    SIGNED_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
@@ -653,20 +672,25 @@ class EndMandateRequest(_message.Message):
     """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
     def attested(self) -> _statement_pb2.MandateStatement:
-        """attested: the daemon signs the entry, which names the caller as the one who attests it (see Attestation)."""
+        """attested: the daemon signs the entry, which names the caller, an operator, as the one who attests it."""
+
+    @_builtins.property
+    def signed(self) -> _consent_pb2.SignedStatement:
+        """signed is a MandateStatement signed with a key of its giver, which is the caller."""
 
     def __init__(
         self,
         *,
         request_id: _builtins.bytes = ...,
         attested: _statement_pb2.MandateStatement | None = ...,
+        signed: _consent_pb2.SignedStatement | None = ...,
         wait_for: _consent_pb2.WaitFor.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "statement", b"statement"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "signed", b"signed", "statement", b"statement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "request_id", b"request_id", "statement", b"statement", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested"]  # noqa: Y015
+    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested", "signed"]  # noqa: Y015
     _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
 

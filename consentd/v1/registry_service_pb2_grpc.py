@@ -28,8 +28,9 @@ if _version_not_supported:
 class RegistryServiceStub(object):
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
     a public chain, and enrols persons. Only an operator may write, except that participants with the right
-    ACT_FOR_SUBJECTS may enrol persons, and a participant may give and end delegations that it signs. Cost of a write: one
-    group commit. Cost of a read: one read of the policy table, unless stated.
+    ACT_FOR_SUBJECTS may enrol persons, and a participant may write what it signs itself: its keys, the delegations that it
+    gives and, with the role PUBLIC_AUTHORITY, mandates. Cost of a write: one group commit. Cost of a read: one read of the
+    policy table, unless stated.
     """
 
     def __init__(self, channel):
@@ -128,8 +129,9 @@ class RegistryServiceStub(object):
 class RegistryServiceServicer(object):
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
     a public chain, and enrols persons. Only an operator may write, except that participants with the right
-    ACT_FOR_SUBJECTS may enrol persons, and a participant may give and end delegations that it signs. Cost of a write: one
-    group commit. Cost of a read: one read of the policy table, unless stated.
+    ACT_FOR_SUBJECTS may enrol persons, and a participant may write what it signs itself: its keys, the delegations that it
+    gives and, with the role PUBLIC_AUTHORITY, mandates. Cost of a write: one group commit. Cost of a read: one read of the
+    policy table, unless stated.
     """
 
     def RegisterParticipant(self, request, context):
@@ -140,14 +142,16 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def AddKey(self, request, context):
-        """AddKey makes a signing key of a participant valid.
+        """AddKey makes a signing key of a participant valid. The participant signs with a valid key, or an operator attests
+        it, as the first key always is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RetireKey(self, request, context):
-        """RetireKey ends the validity of a participant's signing key. Earlier signatures stay valid.
+        """RetireKey ends the validity of a participant's signing key. Earlier signatures stay valid. The participant signs with
+        this key or another valid one, or an operator attests it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -198,14 +202,15 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def PutMandate(self, request, context):
-        """PutMandate lets an auditor read statements of persons until a time. It replaces the auditor's earlier mandate.
+        """PutMandate lets an auditor read statements of persons until a time. It replaces the auditor's earlier mandate,
+        whoever gave that one. A public authority signs it, or an operator attests it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EndMandate(self, request, context):
-        """EndMandate ends the mandate of an auditor.
+        """EndMandate ends the mandate of an auditor. An operator may end every mandate, a public authority those that it gave.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -353,8 +358,9 @@ def add_RegistryServiceServicer_to_server(servicer, server):
 class RegistryService(object):
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
     a public chain, and enrols persons. Only an operator may write, except that participants with the right
-    ACT_FOR_SUBJECTS may enrol persons, and a participant may give and end delegations that it signs. Cost of a write: one
-    group commit. Cost of a read: one read of the policy table, unless stated.
+    ACT_FOR_SUBJECTS may enrol persons, and a participant may write what it signs itself: its keys, the delegations that it
+    gives and, with the role PUBLIC_AUTHORITY, mandates. Cost of a write: one group commit. Cost of a read: one read of the
+    policy table, unless stated.
     """
 
     @staticmethod

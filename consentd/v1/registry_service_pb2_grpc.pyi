@@ -29,8 +29,9 @@ GRPC_VERSION: str
 class RegistryServiceStub:
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
     a public chain, and enrols persons. Only an operator may write, except that participants with the right
-    ACT_FOR_SUBJECTS may enrol persons, and a participant may give and end delegations that it signs. Cost of a write: one
-    group commit. Cost of a read: one read of the policy table, unless stated.
+    ACT_FOR_SUBJECTS may enrol persons, and a participant may write what it signs itself: its keys, the delegations that it
+    gives and, with the role PUBLIC_AUTHORITY, mandates. Cost of a write: one group commit. Cost of a read: one read of the
+    policy table, unless stated.
     """
 
     @_typing.overload
@@ -40,9 +41,13 @@ class RegistryServiceStub:
     RegisterParticipant: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.RegisterParticipantRequest, _registry_service_pb2.RegisterParticipantResponse]
     """RegisterParticipant adds a participant, or replaces its record."""
     AddKey: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.AddKeyRequest, _registry_service_pb2.AddKeyResponse]
-    """AddKey makes a signing key of a participant valid."""
+    """AddKey makes a signing key of a participant valid. The participant signs with a valid key, or an operator attests
+    it, as the first key always is.
+    """
     RetireKey: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.RetireKeyRequest, _registry_service_pb2.RetireKeyResponse]
-    """RetireKey ends the validity of a participant's signing key. Earlier signatures stay valid."""
+    """RetireKey ends the validity of a participant's signing key. Earlier signatures stay valid. The participant signs with
+    this key or another valid one, or an operator attests it.
+    """
     PublishVocabulary: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.PublishVocabularyRequest, _registry_service_pb2.PublishVocabularyResponse]
     """PublishVocabulary publishes the next version of a vocabulary. New codes are appended; existing ones are never moved
     or removed.
@@ -60,9 +65,11 @@ class RegistryServiceStub:
     ListDelegations: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListDelegationsRequest, _registry_service_pb2.ListDelegationsResponse]
     """ListDelegations lists the delegations that were not ended, also those whose time is over or has not begun."""
     PutMandate: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.PutMandateRequest, _registry_service_pb2.PutMandateResponse]
-    """PutMandate lets an auditor read statements of persons until a time. It replaces the auditor's earlier mandate."""
+    """PutMandate lets an auditor read statements of persons until a time. It replaces the auditor's earlier mandate,
+    whoever gave that one. A public authority signs it, or an operator attests it.
+    """
     EndMandate: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.EndMandateRequest, _registry_service_pb2.EndMandateResponse]
-    """EndMandate ends the mandate of an auditor."""
+    """EndMandate ends the mandate of an auditor. An operator may end every mandate, a public authority those that it gave."""
     EnrolSubject: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.EnrolSubjectRequest, _registry_service_pb2.EnrolSubjectResponse]
     """EnrolSubject gives a person a random tag and writes the first entry of their chain. If the identifier is enrolled
     already, the call fails with SUBJECT_ENROLLED.
@@ -82,17 +89,22 @@ class RegistryServiceStub:
 class RegistryServiceAsyncStub(RegistryServiceStub):
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
     a public chain, and enrols persons. Only an operator may write, except that participants with the right
-    ACT_FOR_SUBJECTS may enrol persons, and a participant may give and end delegations that it signs. Cost of a write: one
-    group commit. Cost of a read: one read of the policy table, unless stated.
+    ACT_FOR_SUBJECTS may enrol persons, and a participant may write what it signs itself: its keys, the delegations that it
+    gives and, with the role PUBLIC_AUTHORITY, mandates. Cost of a write: one group commit. Cost of a read: one read of the
+    policy table, unless stated.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RegisterParticipant: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.RegisterParticipantRequest, _registry_service_pb2.RegisterParticipantResponse]  # type: ignore[assignment]
     """RegisterParticipant adds a participant, or replaces its record."""
     AddKey: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.AddKeyRequest, _registry_service_pb2.AddKeyResponse]  # type: ignore[assignment]
-    """AddKey makes a signing key of a participant valid."""
+    """AddKey makes a signing key of a participant valid. The participant signs with a valid key, or an operator attests
+    it, as the first key always is.
+    """
     RetireKey: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.RetireKeyRequest, _registry_service_pb2.RetireKeyResponse]  # type: ignore[assignment]
-    """RetireKey ends the validity of a participant's signing key. Earlier signatures stay valid."""
+    """RetireKey ends the validity of a participant's signing key. Earlier signatures stay valid. The participant signs with
+    this key or another valid one, or an operator attests it.
+    """
     PublishVocabulary: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.PublishVocabularyRequest, _registry_service_pb2.PublishVocabularyResponse]  # type: ignore[assignment]
     """PublishVocabulary publishes the next version of a vocabulary. New codes are appended; existing ones are never moved
     or removed.
@@ -110,9 +122,11 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     ListDelegations: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListDelegationsRequest, _registry_service_pb2.ListDelegationsResponse]  # type: ignore[assignment]
     """ListDelegations lists the delegations that were not ended, also those whose time is over or has not begun."""
     PutMandate: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.PutMandateRequest, _registry_service_pb2.PutMandateResponse]  # type: ignore[assignment]
-    """PutMandate lets an auditor read statements of persons until a time. It replaces the auditor's earlier mandate."""
+    """PutMandate lets an auditor read statements of persons until a time. It replaces the auditor's earlier mandate,
+    whoever gave that one. A public authority signs it, or an operator attests it.
+    """
     EndMandate: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.EndMandateRequest, _registry_service_pb2.EndMandateResponse]  # type: ignore[assignment]
-    """EndMandate ends the mandate of an auditor."""
+    """EndMandate ends the mandate of an auditor. An operator may end every mandate, a public authority those that it gave."""
     EnrolSubject: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.EnrolSubjectRequest, _registry_service_pb2.EnrolSubjectResponse]  # type: ignore[assignment]
     """EnrolSubject gives a person a random tag and writes the first entry of their chain. If the identifier is enrolled
     already, the call fails with SUBJECT_ENROLLED.
@@ -131,8 +145,9 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
     a public chain, and enrols persons. Only an operator may write, except that participants with the right
-    ACT_FOR_SUBJECTS may enrol persons, and a participant may give and end delegations that it signs. Cost of a write: one
-    group commit. Cost of a read: one read of the policy table, unless stated.
+    ACT_FOR_SUBJECTS may enrol persons, and a participant may write what it signs itself: its keys, the delegations that it
+    gives and, with the role PUBLIC_AUTHORITY, mandates. Cost of a write: one group commit. Cost of a read: one read of the
+    policy table, unless stated.
     """
 
     @_abc_1.abstractmethod
@@ -149,7 +164,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.AddKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.AddKeyResponse, _abc.Awaitable[_registry_service_pb2.AddKeyResponse]]:
-        """AddKey makes a signing key of a participant valid."""
+        """AddKey makes a signing key of a participant valid. The participant signs with a valid key, or an operator attests
+        it, as the first key always is.
+        """
 
     @_abc_1.abstractmethod
     def RetireKey(
@@ -157,7 +174,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.RetireKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.RetireKeyResponse, _abc.Awaitable[_registry_service_pb2.RetireKeyResponse]]:
-        """RetireKey ends the validity of a participant's signing key. Earlier signatures stay valid."""
+        """RetireKey ends the validity of a participant's signing key. Earlier signatures stay valid. The participant signs with
+        this key or another valid one, or an operator attests it.
+        """
 
     @_abc_1.abstractmethod
     def PublishVocabulary(
@@ -217,7 +236,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.PutMandateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.PutMandateResponse, _abc.Awaitable[_registry_service_pb2.PutMandateResponse]]:
-        """PutMandate lets an auditor read statements of persons until a time. It replaces the auditor's earlier mandate."""
+        """PutMandate lets an auditor read statements of persons until a time. It replaces the auditor's earlier mandate,
+        whoever gave that one. A public authority signs it, or an operator attests it.
+        """
 
     @_abc_1.abstractmethod
     def EndMandate(
@@ -225,7 +246,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.EndMandateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.EndMandateResponse, _abc.Awaitable[_registry_service_pb2.EndMandateResponse]]:
-        """EndMandate ends the mandate of an auditor."""
+        """EndMandate ends the mandate of an auditor. An operator may end every mandate, a public authority those that it gave."""
 
     @_abc_1.abstractmethod
     def EnrolSubject(

@@ -616,7 +616,9 @@ Global___ParticipantStatement: _TypeAlias = ParticipantStatement  # noqa: Y015
 
 @_typing.final
 class KeyStatement(_message.Message):
-    """KeyStatement makes a key valid, or ends its validity."""
+    """KeyStatement makes a key valid, or ends its validity. The owner signs it with a key that is valid before, or the daemon
+    signs it. The first key of a participant is attested by an operator.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -629,7 +631,7 @@ class KeyStatement(_message.Message):
     """retired is true if this entry ends the key's validity."""
     @_builtins.property
     def attestation(self) -> Global___Attestation:
-        """attestation names the participant or operator that registered it."""
+        """attestation names the participant or operator that registered it; absent if the owner signed it."""
 
     def __init__(
         self,
@@ -711,7 +713,7 @@ Global___DelegationStatement: _TypeAlias = DelegationStatement  # noqa: Y015
 @_typing.final
 class MandateStatement(_message.Message):
     """MandateStatement lets an auditor read the statements of persons, together with the right READ_STATEMENTS. Of the
-    mandates of an auditor, the latest counts. An operator attests it.
+    mandates of an auditor, the latest counts. A public authority signs it, or an operator attests it.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -722,6 +724,7 @@ class MandateStatement(_message.Message):
     END_TIME_MS_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
     ATTESTATION_FIELD_NUMBER: _builtins.int
+    GIVER_FIELD_NUMBER: _builtins.int
     auditor: _builtins.str
     """auditor is the participant, which has the role AUDITOR. The statement is in its chain."""
     scope: _builtins.str
@@ -732,9 +735,13 @@ class MandateStatement(_message.Message):
     """end_time_ms is when the mandate ends, UTC milliseconds; the first millisecond after it."""
     ended: _builtins.bool
     """ended is true if this entry ends the mandate. scope, reason and end_time_ms are then empty."""
+    giver: _builtins.str
+    """giver is the participant that gives the mandate and signs it. It has the role PUBLIC_AUTHORITY, and is not the
+    auditor. Empty if an operator attests the mandate.
+    """
     @_builtins.property
     def attestation(self) -> Global___Attestation:
-        """attestation names the operator that attests it."""
+        """attestation names the operator that attests it; absent if the giver signed it."""
 
     def __init__(
         self,
@@ -745,10 +752,11 @@ class MandateStatement(_message.Message):
         end_time_ms: _builtins.int = ...,
         ended: _builtins.bool = ...,
         attestation: Global___Attestation | None = ...,
+        giver: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "auditor", b"auditor", "end_time_ms", b"end_time_ms", "ended", b"ended", "reason", b"reason", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "auditor", b"auditor", "end_time_ms", b"end_time_ms", "ended", b"ended", "giver", b"giver", "reason", b"reason", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -16,6 +16,7 @@ from consentd.core.recent_statements import RecentStatements
 from consentd.errors import InvalidError, MalformedError, ProofError, SignatureError
 from consentd.statements import payloads, values
 from consentd.statements.delegations import named_parties
+from consentd.statements.givers import may_give
 
 _SALT = 32
 KEY_KINDS = frozenset({EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY})
@@ -36,11 +37,13 @@ class Stated:
         origin, verifier_keys: the ledger's name and its log keys, in a LEDGER entry.
         retention_days: the age in days from which entries may be pruned, in leaf 0.
         pruned: the pruning that a later LEDGER entry states.
+        gives_mandates: whether a PARTICIPANT entry describes an active public authority.
         parties: the participants that a DELEGATION or MANDATE names. The entry is in the chain of the first.
-        attested_by: who attests the DELEGATION or MANDATE; empty: the giver signed it.
+        giver: the participant that a MANDATE names as the one that gives it.
+        attested_by: who attests the KEY, DELEGATION or MANDATE; empty: its author signed it.
         chain: the public name of the chain to which a VOCABULARY, NOTICE or RULES entry belongs.
         has_unknown_fields: the payload has fields that this version does not know. They may change the meaning of the
-            known fields, so all other attributes are empty.
+            known fields, so all other attributes but *giver* are empty.
     """
 
     key: bytes = b""
@@ -50,7 +53,9 @@ class Stated:
     verifier_keys: tuple[str, ...] = ()
     retention_days: int = 0
     pruned: Pruned | None = None
+    gives_mandates: bool = False
     parties: tuple[str, ...] = ()
+    giver: str = ""
     attested_by: str = ""
     chain: str = ""
     has_unknown_fields: bool = False
@@ -100,21 +105,22 @@ def open_statement(event: codec.Event, opening: bytes) -> codec.Statement:
 def _read_stated(kind: int, message: Any, retention: values.StatedRetention | None) -> Stated:
     if kind in _NAMED_KINDS:
         return Stated(chain=payloads.public_name(message))
+    giver = message.giver if kind == EntryKind.MANDATE else ""
     if not payloads.has_only_known_fields(message):
-        return Stated(has_unknown_fields=True)
+        return Stated(giver=giver, has_unknown_fields=True)
     if retention is not None:
         return Stated(
             message.statement_key, origin=message.origin, verifier_keys=tuple(message.verifier_keys),
             retention_days=retention.days, pruned=retention.pruned,
         )  # fmt: skip
     if kind == EntryKind.KEY:
-        return Stated(message.key, message.retired)
+        return Stated(message.key, message.retired, attested_by=message.attestation.attested_by)
     if kind in (EntryKind.DELEGATION, EntryKind.MANDATE):
         try:
-            return Stated(parties=named_parties(message), attested_by=message.attestation.attested_by)
+            return Stated(parties=named_parties(message), giver=giver, attested_by=message.attestation.attested_by)
         except InvalidError as error:
             raise MalformedError(str(error)) from error
-    return Stated(participant=message.participant_id)
+    return Stated(participant=message.participant_id, gives_mandates=may_give(message))
 
 
 class Authors:
@@ -122,6 +128,7 @@ class Authors:
 
     Attributes:
         participants: each participant's id, by the tag of the participant's chain.
+        authorities: the tags of those that are active public authorities now.
         recent: the signed statements that a later entry of their chain must not repeat.
         keys_lost: an entry of ``KEY_KINDS`` could not be read, so a key that is unknown here may be in force.
     """
@@ -130,6 +137,7 @@ class Authors:
         """Start with the *keys* known so far; ``verify`` adds to them."""
         self._keys = keys
         self.participants: dict[bytes, str] = {}
+        self.authorities: set[bytes] = set()
         self.recent = RecentStatements()
         self.keys_lost = False
 
@@ -140,10 +148,12 @@ class Authors:
             True; False if this cannot be determined, because an unreadable entry may have put the key in force.
 
         Raises:
-            SignatureError: the key was not in force for its author, or the author's clock is too far off.
+            SignatureError: the key was not in force for its author, or the author's clock is too far off; or the giver
+                of a mandate is no active public authority.
             ProofError: the chain has this signed statement already.
             MalformedError: a PARTICIPANT, VOCABULARY, NOTICE or RULES entry is not in the chain of what the entry is
-                about; or a DELEGATION or MANDATE breaks a rule of ``_verify_parties``.
+                about; a participant attests the key of one; or a DELEGATION or MANDATE breaks a rule of
+                ``_verify_parties``.
         """
         stated = signed.stated
         if stated is not None and event.kind == EntryKind.LEDGER and event.seq == 1 and event.tag == codec.LEDGER_TAG:
@@ -151,14 +161,14 @@ class Authors:
             self._add_key(event, stated, name=key_validity.LEDGER_CHAIN)
         if abs(event.time_ms - signed.author_time_ms) > MAX_AUTHOR_SKEW_MS:
             raise SignatureError("author's clock is more than ten minutes from the ledger's")
-        validities = self._keys.get(signed.key, ())
-        is_in_force = any(key_validity.may_author(validity, event) for validity in validities)
+        validities, giver = self._keys.get(signed.key, ()), "" if stated is None else stated.giver
+        is_in_force = any(key_validity.may_author(validity, event, giver) for validity in validities)
         if not is_in_force and not (self.keys_lost and not validities):
             raise SignatureError("author's key was not in force for this entry")
         if stated is not None:
             self._add(event, stated)
         if is_in_force:
-            self.recent.add(event, signed.key, signed.request_id, validities)
+            self.recent.add(event, signed.key, signed.request_id, validities, giver)
         return is_in_force
 
     def _add(self, event: codec.Event, stated: Stated) -> None:
@@ -172,19 +182,24 @@ class Authors:
             return
         if stated.parties:
             self._verify_parties(event, stated.parties, stated.attested_by)
+            if stated.giver and not self.keys_lost and _chain_of(stated.giver) not in self.authorities:
+                raise SignatureError("giver of the mandate is no active public authority")
             return
         if event.kind == EntryKind.PARTICIPANT:
-            if codec.public_tag(key_validity.PARTICIPANT_PREFIX + stated.participant) != event.tag:
+            if _chain_of(stated.participant) != event.tag:
                 raise MalformedError("participant is in the chain of another name")
             self.participants[event.tag] = stated.participant
+            (self.authorities.add if stated.gives_mandates else self.authorities.discard)(event.tag)
             return
         participant = self.participants.get(event.tag)
+        if participant is not None and _chain_of(stated.attested_by) in self.participants:
+            raise MalformedError("key of a participant is attested by a participant, and not by an operator")
         name = "" if participant is None else key_validity.PARTICIPANT_PREFIX + participant
         self._add_key(event, stated, name=key_validity.LEDGER_CHAIN if event.tag == codec.LEDGER_TAG else name)
 
     def _verify_parties(self, event: codec.Event, parties: tuple[str, ...], attested_by: str) -> None:
         """Verify that all *parties* are participants, the first owns the chain, and no participant is the attester."""
-        *tags, attester = (codec.public_tag(key_validity.PARTICIPANT_PREFIX + one) for one in (*parties, attested_by))
+        *tags, attester = (_chain_of(one) for one in (*parties, attested_by))
         if tags[0] != event.tag:
             raise MalformedError("entry is in the chain of another name than the participant's that it names")
         if not self.keys_lost and not self.participants.keys() >= set(tags):
@@ -196,3 +211,8 @@ class Authors:
         change = key_validity.key_change(event, stated.key, name=name, retired=stated.retired)
         if change is not None:
             key_validity.apply_key_change(self._keys, change)
+
+
+def _chain_of(participant: str) -> bytes:
+    """Return the tag of a participant's chain."""
+    return codec.public_tag(key_validity.PARTICIPANT_PREFIX + participant)

@@ -387,52 +387,68 @@ def _delegation(call: Call, *, ended: bool) -> Any:
     if ended:
         made.ended = True
         request = rs.EndDelegationRequest(request_id=request_id())
+    return _sign(call, request, EntryKind.DELEGATION, made, giver)
+
+
+def _sign(call: Call, request: Any, kind: EntryKind, message: Any, chain: str) -> Any:
+    """Put a statement into a request: for OWN signed by the caller, else to be attested."""
     if call.whose is Whose.OWN:
-        key = call.world.keys.get(giver, KeyPair(b"\x63" * 32))
-        tag = codec.public_tag(f"participant/{giver}")
-        request.signed.CopyFrom(
-            sign_statement(key, made, kind=EntryKind.DELEGATION, tag=tag, request=request.request_id,
-                           time_ms=now_ms(call.running))
-        )  # fmt: skip
+        key, tag = call.world.keys.get(call.caller, KeyPair(b"\x63" * 32)), codec.public_tag(f"participant/{chain}")
+        signed = sign_statement(
+            key, message, kind=kind, tag=tag, request=request.request_id, time_ms=now_ms(call.running)
+        )
+        request.signed.CopyFrom(signed)
     else:
-        request.attested.CopyFrom(made)
+        request.attested.CopyFrom(message)
     return request
 
 
+def _mandate(call: Call, auditor: str, *, ended: bool) -> Any:
+    """Return a request to put or to end a mandate: for OWN given by the caller."""
+    message = st.MandateStatement(auditor=auditor, giver=call.caller if call.whose is Whose.OWN else "")
+    if ended:
+        message.ended = True
+        request: Any = rs.EndMandateRequest(request_id=request_id())
+    else:
+        message.scope, message.reason, message.end_time_ms = "accesses", "order 12", now_ms(call.running) + 60_000
+        request = rs.PutMandateRequest(request_id=request_id())
+    return _sign(call, request, EntryKind.MANDATE, message, auditor)
+
+
 def _put_mandate(call: Call) -> Access:
-    mandate = st.MandateStatement(
-        auditor="auditor", scope="accesses", reason="order 12", end_time_ms=now_ms(call.running) + 60_000
-    )
-    request = rs.PutMandateRequest(request_id=request_id(), attested=mandate)
-    found = call.plain(call.running.registry.PutMandate, request)
+    found = call.plain(call.running.registry.PutMandate, _mandate(call, "auditor", ended=False))
     if found is Access.ALLOWED:
-        ending = rs.EndMandateRequest(
-            request_id=request_id(), attested=st.MandateStatement(auditor="auditor", ended=True)
-        )
+        ended = st.MandateStatement(auditor="auditor", ended=True)
+        ending = rs.EndMandateRequest(request_id=request_id(), attested=ended)
         call.running.registry.EndMandate(ending, metadata=call.running.as_("operator"))
     return found
 
 
 def _end_mandate(call: Call) -> Access:
     put_mandate(call.running, "pipc")
-    return call.plain(
-        call.running.registry.EndMandate, rs.EndMandateRequest(
-            request_id=request_id(), attested=st.MandateStatement(auditor="pipc", ended=True)
-        )
-    )
+    if call.whose is Whose.OWN and call.caller == "court":
+        call.running.registry.PutMandate(_mandate(call, "pipc", ended=False), metadata=call.running.as_("court"))
+    return call.plain(call.running.registry.EndMandate, _mandate(call, "pipc", ended=True))
 
 
 def _new_key(call: Call) -> bytes:
     return KeyPair(request_id() * 2).public_key
 
 
+def _add_key(call: Call) -> Access:
+    owner = call.caller if call.whose is Whose.OWN else "clinic-b"
+    request = rs.AddKeyRequest(request_id=request_id(), participant_id=owner)
+    message = st.KeyStatement(key=_new_key(call))
+    return call.plain(call.running.registry.AddKey, _sign(call, request, EntryKind.KEY, message, owner))
+
+
 def _retire(call: Call) -> Access:
-    key = _new_key(call)
-    add_key(call.running, "clinic-b", key)
-    request = rs.RetireKeyRequest(
-        request_id=request_id(), participant_id="clinic-b", attested=st.KeyStatement(key=key, retired=True)
-    )
-    return call.plain(call.running.registry.RetireKey, request)
+    key, owner = _new_key(call), call.caller if call.whose is Whose.OWN else "clinic-b"
+    if owner == "clinic-b" or owner in REGISTERED:
+        add_key(call.running, owner, key)
+    request = rs.RetireKeyRequest(request_id=request_id(), participant_id=owner)
+    message = st.KeyStatement(key=key, retired=True)
+    return call.plain(call.running.registry.RetireKey, _sign(call, request, EntryKind.KEY, message, owner))
 
 
 def _register(call: Call) -> Access:
@@ -543,12 +559,7 @@ ATTEMPTS: dict[str, Callable[[Call], Access]] = {
     "ListStatements": _list_statements,
     "EnrolSubject": _enrol,
     "RegisterParticipant": _register,
-    "AddKey": lambda call: call.plain(
-        call.running.registry.AddKey,
-        rs.AddKeyRequest(
-            request_id=request_id(), participant_id="clinic-b", attested=st.KeyStatement(key=_new_key(call))
-        ),
-    ),
+    "AddKey": _add_key,
     "RetireKey": _retire,
     "PublishVocabulary": _publish_vocabulary,
     "PublishNotice": _publish_notice,

@@ -225,7 +225,9 @@ def forged_authors(vector: Callable[..., Vector], grant: Callable[..., Forge]) -
         payload = ledger_payload() if kind is EntryKind.LEDGER else b""
         tag = "participant/bank" if kind in PUBLIC else ME
         for owner, pair in owners.items():
-            want = "ok" if owner in allowed else "signature"
+            # A participant's key signs no KEY of a person, and a MANDATE only if it names this participant.
+            not_theirs = owner is Owner.PARTICIPANT and kind in (EntryKind.KEY, EntryKind.MANDATE)
+            want = "ok" if owner in allowed and not not_theirs else "signature"
             yield vector(f"{kind.name} by {owner.name}", want, base().add(tag, kind, pair, payload))
         yield vector(f"{kind.name} by a stranger", "signature", base().add(tag, kind, STRANGER, payload))
     for giver, want in (("bank", "ok"), ("shop", "signature"), ("ban", "signature"), ("", "signature")):
@@ -310,19 +312,19 @@ def self_made(vector: Callable[..., Vector]) -> Iterator[Vector]:
     each = base().add("participant/shop", EntryKind.KEY, ed25519.KeyPair(b"\x31" * 32), stranger)
     each.add("participant/mall", EntryKind.KEY, STRANGER, key_payload(ed25519.KeyPair(b"\x31" * 32).public_key))
     yield vector("two keys that vouch for each other", "signature", each)
-    chain = base().add("participant/shop", EntryKind.KEY, BANK, stranger)
-    yield vector("a key by another participant's", "ok", chain.later().add(ME, EntryKind.SERVED, STRANGER))
-    for name, order in (("in order", "abc"), ("out of order", "cba")):
+    chain = base().add("participant/bank", EntryKind.KEY, BANK, stranger)
+    yield vector("a key by another of its owner", "ok", chain.later().add(ME, EntryKind.SERVED, STRANGER))
+    one, two = (ed25519.KeyPair(bytes([number]) * 32) for number in (0x32, 0x33))
+    for name, order in (("in order", "abc"), ("out of order", "bca")):
         forge = base()
         steps = {
-            "a": ("participant/a", BANK, STRANGER),
-            "b": ("participant/b", STRANGER, ed25519.KeyPair(b"\x32" * 32)),
-            "c": ("participant/c", ed25519.KeyPair(b"\x32" * 32), ed25519.KeyPair(b"\x33" * 32)),
+            "a": ("ledger", EntryKind.LEDGER, DAEMON, ledger_payload(STRANGER.public_key)),
+            "b": ("participant/b", EntryKind.KEY, STRANGER, key_payload(one.public_key)),
+            "c": ("participant/b", EntryKind.KEY, one, key_payload(two.public_key)),
         }
         for step in order:
-            to, by, made = steps[step]
-            forge.add(to, EntryKind.KEY, by, key_payload(made.public_key))
-        forge.later().add(ME, EntryKind.SERVED, ed25519.KeyPair(b"\x33" * 32))
+            forge.add(*steps[step])
+        forge.later().add(ME, EntryKind.SERVED, two)
         yield vector(f"three keys of one millisecond, {name}", "ok", forge)
     retiring = base().add("participant/bank", EntryKind.KEY, BANK, key_payload(BANK.public_key, retired=True))
     yield vector("a key that retires itself", "ok", retiring)

@@ -24,8 +24,8 @@ def in_any_order() -> Iterator[Vector]:
     """Yield files whose chains are in any order, and come to the same in each."""
     retired = key_payload(STRANGER.public_key, retired=True)
     for name, want, steps in (
-        # The key that vouches for the stranger's is of that millisecond too; whoever takes it last may not take the
-        # stranger's key after its retirement.
+        # The daemon's second key, which signs the stranger's, is of that millisecond too; whoever takes it last may not
+        # take the stranger's key after its retirement.
         ("retired before", "signature", (("shop", BANK, key_payload(STRANGER.public_key)), ("shop", DAEMON, retired))),
         ("in force", "ok", (("shop", BANK, key_payload(STRANGER.public_key)),)),
         ("in force again", "ok", (("shop", DAEMON, retired), ("shop", BANK, key_payload(STRANGER.public_key)))),
@@ -37,7 +37,7 @@ def in_any_order() -> Iterator[Vector]:
         forge = Forge().add("ledger", EntryKind.LEDGER, DAEMON, ledger_payload()).later()
         for whose, by, payload in steps:
             forge.add(f"participant/{whose}", EntryKind.KEY, by, payload)
-        forge.add("participant/bank", EntryKind.KEY, DAEMON, key_payload(BANK.public_key)).later()
+        forge.add("ledger", EntryKind.LEDGER, DAEMON, ledger_payload(BANK.public_key)).later()
         forge.add("participant/shop", EntryKind.NOTICE, STRANGER)
         yield from ordered(f"a key {name}", want, forge)
     both = base().add("participant/shop", EntryKind.KEY, DAEMON, key_payload(BANK.public_key))

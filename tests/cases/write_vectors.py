@@ -15,6 +15,7 @@ from cases.ledgers import LedgerCase
 from cases.vectors_case import Vector, b64, read_evidence, verdict
 from cases.vectors_evidence import evidence
 from cases.vectors_forged import forgeries
+from cases.vectors_givers import givers
 from cases.vectors_histories import histories
 from cases.vectors_key_validity import key_validities
 from cases.vectors_notes import notes, payloads, receipts, signatures
@@ -44,7 +45,7 @@ def write_vectors(directory: Path) -> list[Vector]:
             vectors = [*histories(case), *receipts(case)]
         finally:
             case.close()
-    vectors += [*forgeries(), *seals(), *pruned(), *retained(), *key_validities(), *repeats()]
+    vectors += [*forgeries(), *seals(), *pruned(), *retained(), *key_validities(), *givers(), *repeats()]
     vectors += [*notes(), *signatures(), *payloads(), *policies(), *evidence()]
     settled = [with_verdict(vector) for vector in vectors]
     with (directory / "vectors.jsonl").open("w") as file:

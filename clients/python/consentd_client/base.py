@@ -114,16 +114,16 @@ class ClientBase(ABC):
     get_notice = _method(registry.get_notice)
     get_rules = _method(registry.get_rules)
 
-    # An operator may call these methods, and a giver that signs the delegation.
+    # An operator may call these methods, and the participant that signs its own statement.
+    add_key = _method(registry.add_key)
+    retire_key = _method(registry.retire_key)
     put_delegation = _method(registry.put_delegation)
     end_delegation = _method(registry.end_delegation)
+    put_mandate = _method(registry.put_mandate)
+    end_mandate = _method(registry.end_mandate)
 
     # Only the operator may call these methods.
     register_participant = _method(registry.register_participant)
-    add_key = _method(registry.add_key)
-    retire_key = _method(registry.retire_key)
-    put_mandate = _method(registry.put_mandate)
-    end_mandate = _method(registry.end_mandate)
     publish_vocabulary = _method(registry.publish_vocabulary)
     publish_notice = _method(registry.publish_notice)
     publish_rules = _method(registry.publish_rules)

@@ -20,6 +20,7 @@ from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX, ValidKe
 from consentd.core.kinds import EntryKind, Owner
 from consentd.errors import InvalidError, MalformedError, ProofError, VerificationError
 from consentd.statements.evidence import HeldPart, VerifiedChains, message_of, verify_chains
+from consentd.statements.givers import giver_of
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd_client.entries import SUBJECT, Entry, History
 from consentd_client.memory import RememberedEntry, RememberedHistory
@@ -211,7 +212,8 @@ def _author(entry: VerifiedEntry, keys: ValidKeys) -> str:
     """Return the author of an entry whose signature was verified; empty if the statement was erased or pruned."""
     if entry.statement is None:
         return ""
-    found = [validity for validity in keys[entry.statement.key] if may_author(validity, entry.event)]
+    giver = giver_of(entry.statement.payload) if entry.event.kind == EntryKind.MANDATE else ""
+    found = [validity for validity in keys[entry.statement.key] if may_author(validity, entry.event, giver)]
     assert found, "author was verified, and is not among the keys"
     # One key can be valid for several owners. Choose by owner, so that the order of the received chains has no effect.
     validity = min(found, key=lambda one: (one.owner, str(one.tag_or_name)))

@@ -1,7 +1,9 @@
 """Operations of RegistryService: enrolment, participants and their keys, vocabulary, notices and rules."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Unpack
+
+from google.protobuf.message import Message
 
 from consentd.core import codec
 from consentd.core.key_validity import PARTICIPANT_PREFIX
@@ -17,6 +19,7 @@ from consentd_client.receipts import (
     Receipt,
     StatementOptions,
     WriteOptions,
+    WriteResponse,
     put_statement,
     read_new_receipt,
     write,
@@ -94,21 +97,27 @@ def register_participant(
 
 
 def add_key(
-    context: ClientContext, participant_id: str, key: bytes, **options: Unpack[WriteOptions]
+    context: ClientContext, participant_id: str, key: bytes, **options: Unpack[StatementOptions]
 ) -> Operation[Receipt]:
-    """Put a participant's Ed25519 public key, 32 bytes, in force. For the operator."""
-    statement = st.KeyStatement(key=key)
-    request = rs.AddKeyRequest(participant_id=participant_id, attested=statement, **write_fields(context, options))
-    return write(context, request, rs.AddKeyResponse, EntryKind.KEY)
+    """Put a participant's Ed25519 public key, 32 bytes, in force.
+
+    For an operator, or for the participant with a ``signer`` that has another key in force.
+    """
+    request = rs.AddKeyRequest(participant_id=participant_id, **write_fields(context, options, StatementOptions))
+    put_statement(context, request, EntryKind.KEY, st.KeyStatement(key=key), options)
+    return _write_in_chain(context, request, rs.AddKeyResponse, EntryKind.KEY, participant_id)
 
 
 def retire_key(
-    context: ClientContext, participant_id: str, key: bytes, **options: Unpack[WriteOptions]
+    context: ClientContext, participant_id: str, key: bytes, **options: Unpack[StatementOptions]
 ) -> Operation[Receipt]:
-    """Retire a participant's key. Statements that the key signed earlier stay valid. For the operator."""
-    statement = st.KeyStatement(key=key, retired=True)
-    request = rs.RetireKeyRequest(participant_id=participant_id, attested=statement, **write_fields(context, options))
-    return write(context, request, rs.RetireKeyResponse, EntryKind.KEY)
+    """Retire a participant's key. Statements that the key signed earlier stay valid.
+
+    For an operator, or for the participant with a ``signer`` that has this key or another one in force.
+    """
+    request = rs.RetireKeyRequest(participant_id=participant_id, **write_fields(context, options, StatementOptions))
+    put_statement(context, request, EntryKind.KEY, st.KeyStatement(key=key, retired=True), options)
+    return _write_in_chain(context, request, rs.RetireKeyResponse, EntryKind.KEY, participant_id)
 
 
 def publish_vocabulary(
@@ -141,7 +150,7 @@ def put_delegation(
     """Record that the taker may act for the giver. For an operator, or for the giver with a ``signer``."""
     request = rs.PutDelegationRequest(**write_fields(context, options, StatementOptions))
     put_statement(context, request, EntryKind.DELEGATION, delegation, options)
-    return _delegate(context, request, rs.PutDelegationResponse, delegation.giver)
+    return _write_in_chain(context, request, rs.PutDelegationResponse, EntryKind.DELEGATION, delegation.giver)
 
 
 def end_delegation(
@@ -152,7 +161,7 @@ def end_delegation(
     request = rs.EndDelegationRequest(**write_fields(context, options, StatementOptions))
     ended = st.DelegationStatement(giver=giver, taker=taker, capacity=capacity, ended=True)
     put_statement(context, request, EntryKind.DELEGATION, ended, options)
-    return _delegate(context, request, rs.EndDelegationResponse, giver)
+    return _write_in_chain(context, request, rs.EndDelegationResponse, EntryKind.DELEGATION, giver)
 
 
 def list_delegations(
@@ -168,29 +177,45 @@ def list_delegations(
     )
 
 
-def _delegate(
-    context: ClientContext, request: rs.PutDelegationRequest | rs.EndDelegationRequest,
-    response_type: type[rs.PutDelegationResponse] | type[rs.EndDelegationResponse], giver: str,
-) -> Operation[Receipt]:  # fmt: skip
-    receipt = yield from write(context, request, response_type, EntryKind.DELEGATION)
-    if receipt.event.tag != codec.public_tag(PARTICIPANT_PREFIX + giver):
-        raise ProofError("receipt is not for an entry in the giver's chain")
+def _write_in_chain(
+    context: ClientContext, request: Message, response_type: type[WriteResponse], kind: EntryKind, participant_id: str
+) -> Operation[Receipt]:
+    """Call the procedure that takes *request*, and verify that its entry is in the chain of the participant."""
+    receipt = yield from write(context, request, response_type, kind)
+    if receipt.event.tag != codec.public_tag(PARTICIPANT_PREFIX + participant_id):
+        raise ProofError("receipt is not for an entry in the chain of the participant")
     return receipt
 
 
 def put_mandate(
-    context: ClientContext, mandate: st.MandateStatement, **options: Unpack[WriteOptions]
+    context: ClientContext, mandate: st.MandateStatement, **options: Unpack[StatementOptions]
 ) -> Operation[Receipt]:
-    """Let an auditor with the right READ_STATEMENTS read the statements of persons until a time. For the operator."""
-    request = rs.PutMandateRequest(attested=mandate, **write_fields(context, options))
-    return write(context, request, rs.PutMandateResponse, EntryKind.MANDATE)
+    """Let an auditor with the right READ_STATEMENTS read the statements of persons until a time.
+
+    For an operator, or for the public authority that ``mandate.giver`` names, with a ``signer`` of its own
+    (``StatementSigner.of_participant``).
+    """
+    request = rs.PutMandateRequest(**write_fields(context, options, StatementOptions))
+    put_statement(context, request, EntryKind.MANDATE, mandate, _in_chain(options, mandate.auditor))
+    return _write_in_chain(context, request, rs.PutMandateResponse, EntryKind.MANDATE, mandate.auditor)
 
 
-def end_mandate(context: ClientContext, auditor: str, **options: Unpack[WriteOptions]) -> Operation[Receipt]:
-    """End the mandate of an auditor. For the operator."""
-    statement = st.MandateStatement(auditor=auditor, ended=True)
-    request = rs.EndMandateRequest(attested=statement, **write_fields(context, options))
-    return write(context, request, rs.EndMandateResponse, EntryKind.MANDATE)
+def end_mandate(
+    context: ClientContext, auditor: str, *, giver: str = "", **options: Unpack[StatementOptions]
+) -> Operation[Receipt]:
+    """End the mandate of an auditor. For an operator, or for the *giver* of the mandate with a ``signer``."""
+    request = rs.EndMandateRequest(**write_fields(context, options, StatementOptions))
+    ended = st.MandateStatement(auditor=auditor, ended=True, giver=giver)
+    put_statement(context, request, EntryKind.MANDATE, ended, _in_chain(options, auditor))
+    return _write_in_chain(context, request, rs.EndMandateResponse, EntryKind.MANDATE, auditor)
+
+
+def _in_chain(options: StatementOptions, participant_id: str) -> StatementOptions:
+    """Return *options* with a signer, if there is one, that signs for the chain of the participant."""
+    signer = options.get("signer")
+    if signer is None:
+        return options
+    return {**options, "signer": replace(signer, tag=codec.public_tag(PARTICIPANT_PREFIX + participant_id))}
 
 
 def get_participant(

@@ -11,7 +11,8 @@ import { ProofError } from "./errors.js";
 import { type ChainProof, type HeldChain, type SealedCheckpoint, type SeqRange } from "./history.js";
 import { type VerifiedEntry, type VerifiedPart, verifyPart } from "./history.js";
 import { hasAuthorKeys, type KeyChange, type KeyValidity, LEDGER_CHAIN, statedKeys } from "./key_validity.js";
-import { type ValidKeys, verifyAuthors, verifyKeyChanges } from "./key_validity.js";
+import { giverOf, PARTICIPANT_PREFIX, type ValidKeys, verifyAuthors, verifyGiver } from "./key_validity.js";
+import { verifyKeyChanges } from "./key_validity.js";
 import { ERASURE, KINDS, LEDGER } from "./kinds.js";
 import { formatVkey } from "./note.js";
 import { decodeLedgerStatement, type LedgerStatement } from "./payloads.js";
@@ -112,6 +113,9 @@ export function verifyChains(
   const isWhole = stated.every(({ unread }) => !unread.length);
   const keys = verifyKeyChanges(chains, heldChain?.keys ?? [], trust.origin, isWhole);
   const authors = chains.map(({ entries }) => verifyAuthors(entries, trust.origin, keys));
+  // Of the chain asked for, the entries that are held are not there, and so not the giver's roles before.
+  const wholeChains = chains.filter(({ chain }) => !isAsked(chain) || !heldChain?.count);
+  for (const { entries } of chains) verifyGivers(entries, wholeChains);
   const [recent = []] = chains.map(({ chain, entries }) => {
     return verifyOnce(entries, keys, isAsked(chain) ? (heldChain?.recent ?? []) : []);
   });
@@ -139,6 +143,21 @@ export function verifyChains(
     last,
     unread: chains.flatMap(({ chain, entries }, place) => unreadOf(chain.publicName, entries, stated[place]!.unread)),
   };
+}
+
+/** Verify the givers of the mandates among *entries*, as far as *chains* has the chain of the giver.
+ *
+ * @throws {SignatureError} a giver was no active public authority.
+ */
+export function verifyGivers(
+  entries: readonly VerifiedEntry[],
+  chains: readonly { readonly chain: { readonly publicName: string }; readonly entries: readonly VerifiedEntry[] }[],
+): void {
+  for (const { event, statement } of entries) {
+    const giver = statement === null ? "" : giverOf(event, statement);
+    const found = giver && chains.find(({ chain }) => chain.publicName === PARTICIPANT_PREFIX + giver);
+    if (found) verifyGiver(event, found.entries);
+  }
 }
 
 /** Return the entries that this version does not understand: of unknown kinds, and *more*. */

@@ -10,8 +10,9 @@ import * as codec from "./codec.js";
 import * as ed25519 from "./ed25519.js";
 import { SignatureError, UnreadKeyError } from "./errors.js";
 import type { ChainProof, VerifiedEntry } from "./history.js";
-import { ANYBODY, DELEGATION, KEY, KINDS, LEDGER, type Owner } from "./kinds.js";
+import { ANYBODY, DELEGATION, KEY, KINDS, LEDGER, MANDATE, type Owner, PARTICIPANT } from "./kinds.js";
 import { decodeKeyStatement, decodeLedgerStatement, type LedgerStatement } from "./payloads.js";
+import { mayGiveMandates, readGiver } from "./payloads.js";
 
 /** How far an author's clock may be from the ledger's. */
 export const MAX_AUTHOR_SKEW_MS = 600_000n;
@@ -64,20 +65,20 @@ export class ValidKeys {
     return Boolean(this.#validities.get(encodeHex(key))?.length);
   }
 
-  /** Return the validity by which this key may sign this entry; undefined: it may not. */
-  find(key: Uint8Array, event: codec.Event): KeyValidity | undefined {
+  /** Return the validity by which this key may sign this entry; undefined: it may not. *giver*: see `giverOf`. */
+  find(key: Uint8Array, event: codec.Event, giver: string): KeyValidity | undefined {
     // If a key has several owners, the same one is named in whatever order the chains were sent.
-    const found = this.#findAll(key, event);
+    const found = this.#findAll(key, event, giver);
     return found.reduce((one, other) => (rank(other) < rank(one) ? other : one), found[0]!);
   }
 
   /** Report whether only the daemon may sign this entry with this key. */
-  isDaemonsAlone(key: Uint8Array, event: codec.Event): boolean {
-    return this.has(key) && this.#findAll(key, event).every(({ owner }) => owner === "ledger");
+  isDaemonsAlone(key: Uint8Array, event: codec.Event, giver: string): boolean {
+    return this.has(key) && this.#findAll(key, event, giver).every(({ owner }) => owner === "ledger");
   }
 
   /** Return the validities by which this key may sign this entry. */
-  #findAll(key: Uint8Array, event: codec.Event): KeyValidity[] {
+  #findAll(key: Uint8Array, event: codec.Event, giver: string): KeyValidity[] {
     const authors = KINDS.get(event.kind)?.authors ?? ANYBODY;
     const found = this.#validities.get(encodeHex(key))?.filter(
       ({ owner, name, fromMs, untilMs }) =>
@@ -86,8 +87,9 @@ export class ValidKeys {
         (untilMs === null || event.timeMs <= untilMs) &&
         // A person's own key may sign only in that person's chain.
         (owner !== "subject" || name === encodeHex(event.tag)) &&
-        // A delegation is in its giver's chain, and of participants only the giver may sign it.
-        (owner !== "participant" || event.kind !== DELEGATION || isChainOf(name, event.tag)),
+        // A mandate that names a giver is the giver's, and no other mandate is a participant's.
+        (owner !== "ledger" || !giver) &&
+        (owner !== "participant" || mayParticipantSign(name, event, giver)),
     );
     return found ?? [];
   }
@@ -98,6 +100,37 @@ export class ValidKeys {
     if (at >= 0 && retired) known[at] = { ...known[at]!, untilMs: timeMs };
     if (at < 0 && !retired) known.push({ owner, name, fromMs: timeMs, untilMs: null });
     this.#validities.set(encodeHex(key), known);
+  }
+}
+
+/** Return the participant that a MANDATE names as the one that gives it; empty: another kind, or it names none. */
+export function giverOf({ kind }: codec.Event, { payload }: codec.Statement): string {
+  return kind === MANDATE ? readGiver(payload) : "";
+}
+
+function mayParticipantSign(name: string, { kind, tag }: codec.Event, giver: string): boolean {
+  // A mandate is in the auditor's chain, and nobody gives one to itself.
+  if (kind === MANDATE) return giver !== "" && name === giver && !isChainOf(name, tag);
+  // Of participants, only the one whose chain it is states its keys, and who may act for it.
+  return (kind !== KEY && kind !== DELEGATION) || isChainOf(name, tag);
+}
+
+/** Verify that the giver of a mandate had the role, by the entries of its own chain, in order.
+ *
+ * A history does not show the order of entries of one millisecond in two chains. So the entry before counts, and each
+ * of the same millisecond. An entry that this version does not understand may have given the role.
+ *
+ * @throws {SignatureError} by none of these entries is the giver an active public authority.
+ */
+export function verifyGiver(mandate: codec.Event, chain: readonly VerifiedEntry[]): void {
+  let [before, together] = [false, false];
+  for (const { event, statement } of chain) {
+    if (event.kind !== PARTICIPANT || statement === null) continue;
+    if (event.timeMs < mandate.timeMs) before = mayGiveMandates(statement.payload) !== false;
+    else if (event.timeMs === mandate.timeMs) together ||= mayGiveMandates(statement.payload) !== false;
+  }
+  if (!before && !together) {
+    throw new SignatureError(`giver of the mandate was no active public authority: seq \`${mandate.seq}\``);
   }
 }
 
@@ -170,7 +203,7 @@ export function verifyAuthors(
     if (skew > MAX_AUTHOR_SKEW_MS || -skew > MAX_AUTHOR_SKEW_MS) {
       throw new SignatureError("author's clock is more than ten minutes from the ledger's");
     }
-    const validity = keys.find(statement.key, event);
+    const validity = keys.find(statement.key, event, giverOf(event, statement));
     if (validity === undefined) {
       const unknown = `author's key was not in force for this entry: seq \`${event.seq}\``;
       if (keys.isWhole) throw new SignatureError(unknown);

@@ -14,6 +14,7 @@ export interface Kind {
 }
 
 export const LEDGER = 1;
+export const PARTICIPANT = 2;
 export const KEY = 3;
 export const ERASURE = 20;
 export const DELEGATION = 22;
@@ -22,7 +23,7 @@ export const READ = 24;
 
 const DAEMON: ReadonlySet<Owner> = new Set(["ledger"]);
 const PERSON: ReadonlySet<Owner> = new Set(["ledger", "subject"]);
-const PARTICIPANT: ReadonlySet<Owner> = new Set(["ledger", "participant"]);
+const PARTICIPANTS: ReadonlySet<Owner> = new Set(["ledger", "participant"]);
 
 /** All owners. Any of them may author a kind that this version does not know. */
 export const ANYBODY: ReadonlySet<Owner> = new Set(["ledger", "participant", "subject"]);
@@ -42,11 +43,11 @@ export function isPublic(kind: number): boolean {
 /** The kinds that this version knows. The daemon may sign for clients without keys; the statement then says so. */
 export const KINDS: ReadonlyMap<number, Kind> = new Map([
   [1, { name: "LEDGER", authors: DAEMON }],
-  [2, { name: "PARTICIPANT", authors: PARTICIPANT }],
+  [PARTICIPANT, { name: "PARTICIPANT", authors: PARTICIPANTS }],
   [3, { name: "KEY", authors: ANYBODY }],
-  [4, { name: "VOCABULARY", authors: PARTICIPANT }],
-  [5, { name: "NOTICE", authors: PARTICIPANT }],
-  [6, { name: "ENROL", authors: PARTICIPANT }],
+  [4, { name: "VOCABULARY", authors: PARTICIPANTS }],
+  [5, { name: "NOTICE", authors: PARTICIPANTS }],
+  [6, { name: "ENROL", authors: PARTICIPANTS }],
   [7, { name: "AUTHORITY", authors: ANYBODY }],
   [8, { name: "GRANT", authors: PERSON }],
   [9, { name: "AMEND", authors: PERSON }],
@@ -56,15 +57,15 @@ export const KINDS: ReadonlyMap<number, Kind> = new Map([
   // A decision is the daemon's own statement. It contains the question, which the asker signed.
   [13, { name: "ACCESS", authors: DAEMON }],
   [14, { name: "REFUSAL", authors: DAEMON }],
-  [15, { name: "OUTCOME", authors: PARTICIPANT }],
+  [15, { name: "OUTCOME", authors: PARTICIPANTS }],
   [16, { name: "DISPUTE", authors: PERSON }],
-  [17, { name: "RESOLUTION", authors: PARTICIPANT }],
-  [18, { name: "DUTY", authors: PARTICIPANT }],
-  [19, { name: "SERVED", authors: PARTICIPANT }],
-  [20, { name: "ERASURE", authors: PARTICIPANT }],
-  [21, { name: "RULES", authors: PARTICIPANT }],
-  // Of participants, only the giver may sign (key_validity.ts).
-  [DELEGATION, { name: "DELEGATION", authors: PARTICIPANT }],
-  [MANDATE, { name: "MANDATE", authors: DAEMON }],
+  [17, { name: "RESOLUTION", authors: PARTICIPANTS }],
+  [18, { name: "DUTY", authors: PARTICIPANTS }],
+  [19, { name: "SERVED", authors: PARTICIPANTS }],
+  [20, { name: "ERASURE", authors: PARTICIPANTS }],
+  [21, { name: "RULES", authors: PARTICIPANTS }],
+  // Which participant may sign a KEY, a DELEGATION or a MANDATE: key_validity.ts.
+  [DELEGATION, { name: "DELEGATION", authors: PARTICIPANTS }],
+  [MANDATE, { name: "MANDATE", authors: PARTICIPANTS }],
   [READ, { name: "READ", authors: DAEMON }],
 ]);

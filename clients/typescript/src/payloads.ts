@@ -1,5 +1,6 @@
 /**
- * Decode the two payloads that state keys: `KeyStatement` and `LedgerStatement` of `consentd.v1`.
+ * Decode the payloads on which authorship depends: `KeyStatement` and `LedgerStatement` of `consentd.v1` state keys, a
+ * `MandateStatement` names its giver, and a `ParticipantStatement` the roles of that giver.
  *
  * A small table describes each message, so that this package needs no protobuf runtime. A message with a field that is
  * not in the table is not decoded at all, because a field of a later version may change the meaning of the others. If a
@@ -9,14 +10,15 @@
 import { decodeText } from "./bytes.js";
 import { MalformedError } from "./errors.js";
 
-/** The type of each field, by its number: a varint of so many bits, bytes, text, texts, or another message. */
+/** The type of each field, by its number: a varint of so many bits, a list of varints, bytes, text, texts, or another
+ * message. */
 interface Fields {
-  readonly [number: number]: 32 | 64 | "bytes" | "text" | "texts" | Fields;
+  readonly [number: number]: 32 | 64 | "numbers" | "bytes" | "text" | "texts" | Fields;
 }
 
 /** The values of the fields that are present, by field number. */
 type Values = Map<number, Value>;
-type Value = bigint | Uint8Array | string | string[] | Values;
+type Value = bigint | bigint[] | Uint8Array | string | string[] | Values;
 
 const ATTESTATION: Fields = { 1: "text", 2: "text" };
 const KEY_STATEMENT: Fields = { 1: "bytes", 2: 64, 3: ATTESTATION };
@@ -24,9 +26,17 @@ const PRUNING: Fields = { 1: 64, 2: 64 };
 const LEDGER_STATEMENT: Fields = {
   1: "text", 2: "texts", 3: "bytes", 4: "text", 5: "bytes", 6: 32, 7: "bytes", 8: 32, 9: PRUNING,
 };
+// Of name and attestation nothing depends here, so their fields are not looked at.
+const PARTICIPANT_STATEMENT: Fields = {
+  1: "text", 2: "bytes", 3: "numbers", 4: "numbers", 5: "texts", 6: "text", 7: 64, 8: "bytes", 9: "text", 10: 32,
+};
+const PUBLIC_AUTHORITY = 5n;
+const GIVER = 7;
 
 const VARINT = 0;
+const FIXED64 = 1;
 const LENGTH = 2;
+const FIXED32 = 5;
 
 /** A `KeyStatement`: the key is valid from this entry on or, if retired, no longer. */
 export interface KeyStatement {
@@ -70,12 +80,36 @@ export function decodeLedgerStatement(payload: Uint8Array): LedgerStatement | nu
   const pruning = values.get(9);
   return {
     origin: typeof origin === "string" ? origin : "",
-    verifierKeys: Array.isArray(verifierKeys) ? verifierKeys : [],
+    verifierKeys: Array.isArray(verifierKeys) ? (verifierKeys as string[]) : [],
     statementKey: bytesOf(values.get(3)),
     retentionDays: Number(values.get(8) ?? 0n),
     // An empty message is present too. It states that nothing is pruned.
     pruning: pruning instanceof Map ? readPruning(pruning) : null,
   };
+}
+
+/** Return the giver that a `MandateStatement` names; empty: it names none, or this is no such message.
+ *
+ * It is read from a message of a later version too: whoever signed it is whom it names.
+ */
+export function readGiver(payload: Uint8Array): string {
+  try {
+    return new Reader(payload).text(GIVER);
+  } catch (error) {
+    if (error instanceof MalformedError) return "";
+    throw error;
+  }
+}
+
+/** Report whether a `ParticipantStatement` describes an active public authority, which may give mandates; null: this
+ * version does not understand all of it.
+ */
+export function mayGiveMandates(payload: Uint8Array): boolean | null {
+  const values = read(payload, PARTICIPANT_STATEMENT);
+  if (values === null) return null;
+  const roles = values.get(3);
+  const isAuthority = Array.isArray(roles) && roles.some((role) => role === PUBLIC_AUTHORITY);
+  return isAuthority && (values.get(7) ?? 0n) !== 0n;
 }
 
 function readPruning(values: Values): Pruning {
@@ -107,8 +141,17 @@ class Reader {
       const tag = this.#varint(5);
       const number = Number(tag >> 3n);
       const field = fields[number];
-      if (field === undefined || tag !== BigInt(number * 8 + (typeof field === "number" ? VARINT : LENGTH))) {
+      const isOneOfNumbers = field === "numbers" && tag === BigInt(number * 8 + VARINT);
+      const wireType = typeof field === "number" || isOneOfNumbers ? VARINT : LENGTH;
+      if (field === undefined || tag !== BigInt(number * 8 + wireType)) {
         throw new MalformedError("payload has a field that is not known");
+      }
+      if (field === "numbers") {
+        const before = values.get(number);
+        const found = isOneOfNumbers ? [this.#varint(10)] : new Reader(this.#take(Number(this.#varint(5)))).numbers();
+        const enums = found.map((one) => BigInt.asUintN(32, one));
+        values.set(number, [...(Array.isArray(before) ? (before as bigint[]) : []), ...enums]);
+        continue;
       }
       if (typeof field === "number") {
         values.set(number, BigInt.asUintN(field, this.#varint(10)));
@@ -119,13 +162,37 @@ class Reader {
       else if (field === "text") values.set(number, decodeText(content, "payload"));
       else if (field === "texts") {
         const before = values.get(number);
-        values.set(number, [...(Array.isArray(before) ? before : []), decodeText(content, "payload")]);
+        values.set(number, [...(Array.isArray(before) ? (before as string[]) : []), decodeText(content, "payload")]);
       } else {
         const before = values.get(number);
         values.set(number, new Reader(content).message(field, before instanceof Map ? before : new Map()));
       }
     }
     return values;
+  }
+
+  /** Read numbers until the end. */
+  numbers(): bigint[] {
+    const found: bigint[] = [];
+    while (this.#at < this.bytes.length) found.push(this.#varint(10));
+    return found;
+  }
+
+  /** Read fields until the end, of whatever type; return the last text of field *wanted*, empty if there is none. */
+  text(wanted: number): string {
+    let found = "";
+    while (this.#at < this.bytes.length) {
+      const tag = this.#varint(5);
+      const [number, wireType] = [Number(tag >> 3n), Number(tag & 7n)];
+      if (wireType === LENGTH) {
+        const content = this.#take(Number(this.#varint(5)));
+        if (number === wanted) found = decodeText(content, "payload");
+      } else if (wireType === VARINT) this.#varint(10);
+      else if (wireType === FIXED64) this.#take(8);
+      else if (wireType === FIXED32) this.#take(4);
+      else throw new MalformedError("payload has a field of a type that is not known");
+    }
+    return found;
   }
 
   #varint(most: number): bigint {

@@ -6,7 +6,7 @@
 
 import { equal } from "./bytes.js";
 import { type ProvenChain, type ProvenChains, type ProvenEntry, type Unread } from "./chains.js";
-import { unreadOf, verifyChains } from "./chains.js";
+import { unreadOf, verifyChains, verifyGivers } from "./chains.js";
 import { type Checkpoint, verifyProof } from "./checkpoint.js";
 import { decodeLeaf, type Event, type Seal, type Statement } from "./codec.js";
 import { MalformedError, ProofError } from "./errors.js";
@@ -245,6 +245,8 @@ function verifyAll(
   const singles = verifySingles(entries, sealed).map((single) => {
     return { ...single, author: verifyAuthor(single, trust.origin, proven.keys) };
   });
+  const ofSingles = singles.flatMap(({ leaf, ...one }) => (leaf.type === "event" ? [{ event: leaf, ...one }] : []));
+  verifyGivers(ofSingles, proven.chains.map((chain) => ({ chain, entries: chain.entries })));
   // Without chain `ledger`, a key that no chain states may be the daemon's.
   const hasLedger = proof.chains.some(({ publicName }) => publicName === LEDGER_CHAIN);
   const signed = singles.flatMap(({ leaf: event, statement }) => {

@@ -1,8 +1,8 @@
 """Check the entries that let one participant act for another, or an auditor read: DELEGATION and MANDATE."""
 
-from consentd.errors import InvalidError, NotFoundError
+from consentd.errors import DeniedError, InvalidError, NotFoundError
 from consentd.policy.delegation import Capacity, check_delegation
-from consentd.sequencer.commands.callers import RECEIVING_ROLES
+from consentd.sequencer.commands.callers import RECEIVING_ROLES, is_public_authority
 from consentd.statements.delegations import check_mandate, delegation_value
 from consentd.table.view import View
 from consentd.v1 import statement_pb2 as st
@@ -45,19 +45,28 @@ def check_delegation_statement(message: st.DelegationStatement, view: View, time
         raise InvalidError(f"giver has its limit of {MAX_GIVEN} delegations; end one", "TOO_LARGE")
 
 
+def check_giver(message: st.MandateStatement, view: View) -> None:
+    """Check that the giver of a mandate, if it names one, is an active public authority. Raises ``DeniedError``."""
+    if message.giver and not is_public_authority(view, message.giver):
+        raise DeniedError("mandate is given by a participant that is no active public authority")
+
+
 def check_mandate_statement(message: st.MandateStatement, view: View, time_ms: int) -> None:
     """Check a mandate before it is written at *time_ms*.
 
     Raises:
-        NotFoundError: it ends a mandate that is not recorded.
+        NotFoundError: it ends a mandate that is not recorded, or not of this giver.
+        DeniedError: the giver is no active public authority.
         InvalidError: ``check_mandate`` refuses it; or its end has passed, or its auditor is no active
             participant (UNKNOWN_PARTICIPANT) or lacks the role.
     """
     registry = view.registry()
     check_mandate(message)
+    check_giver(message, view)
     if message.ended:
-        if message.auditor not in registry.mandates:
-            raise NotFoundError("auditor has no mandate")
+        recorded = registry.mandates.get(message.auditor)
+        if recorded is None or message.giver not in ("", recorded.statement.giver):
+            raise NotFoundError("auditor has no mandate, or another giver's")
         return
     if message.end_time_ms <= time_ms:
         raise InvalidError("end of the mandate has passed")

@@ -54,15 +54,15 @@ def check_right(view: View, caller: str, right: "st.ParticipantRight.ValueType")
         raise DeniedError(f"call needs the right `{st.ParticipantRight.Name(right)}`")
 
 
-def check_giver(view: View, caller: str, giver: str) -> None:
-    """Check that the caller is an active participant, and the giver of the delegation that it signed.
+def check_author(view: View, caller: str, author: str) -> None:
+    """Check that the caller is an active participant, and the *author* of the statement that it sends signed.
 
     Raises:
         DeniedError: the caller is another one, or inactive.
     """
     participant = view.participant(caller)
-    if caller != giver or participant is None or not participant.active:
-        raise DeniedError("call is an operator's, or the giver's if the giver signed the delegation")
+    if caller != author or participant is None or not participant.active:
+        raise DeniedError("statement of a participant is sent by that participant, signed, or attested by an operator")
 
 
 def is_public_authority(view: View, caller: str) -> bool:
