@@ -540,7 +540,9 @@ class AddCredentialRequest(_message.Message):
     expire_time_ms: _builtins.int
     """expire_time_ms is from when it is refused; 0: never."""
     label: _builtins.str
-    """label is a note for operators, at most 100 printable characters. Write no secret and no person's identifier."""
+    """label is a note for operators, at most 100 printable characters. Write no secret and no person's identifier.
+    Empty: none.
+    """
     def __init__(
         self,
         *,

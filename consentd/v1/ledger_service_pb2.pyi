@@ -281,7 +281,7 @@ class GetReceiptRequest(_message.Message):
     @_builtins.property
     def subject(self) -> _consent_pb2.Subject:
         """subject is the person whose entry it is. A caller with the right ACT_FOR_SUBJECTS names the person for whom it
-        acts.
+        acts. Absent: the caller acts for nobody.
         """
 
     def __init__(

@@ -810,7 +810,7 @@ class Code(_message.Message):
     legal bases.
     """
     system: _builtins.str
-    """system is the URI of the code system it comes from."""
+    """system is the URI of the code system it comes from; empty: not stated."""
     level: _builtins.str
     """level is the default confidentiality of a leaf category: U, L, M, N, R or V."""
     @_builtins.property
@@ -918,7 +918,7 @@ class NoticeStatement(_message.Message):
     content_sha256: _builtins.bytes
     """content_sha256 is the hash of the notice's text."""
     uri: _builtins.str
-    """uri is where the text can be read."""
+    """uri is where the text can be read; empty: not stated."""
     @_builtins.property
     def title(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """title is what people read: language tag → text."""
@@ -1425,16 +1425,18 @@ class OutcomeStatement(_message.Message):
     status: Global___TransferStatus.ValueType
     """status is the result."""
     resource_count: _builtins.int
-    """resource_count is how many resources were sent."""
+    """resource_count is how many resources were sent; 0: none, or not stated."""
     byte_count: _builtins.int
-    """byte_count is how many bytes were sent."""
+    """byte_count is how many bytes were sent; 0: none, or not stated."""
     happened_time_ms: _builtins.int
-    """happened_time_ms is the time of the transfer by the reporter's clock, UTC milliseconds."""
+    """happened_time_ms is the time of the transfer by the reporter's clock, UTC milliseconds; 0: not stated."""
     note: _builtins.str
-    """note is a reason or remark without personal data."""
+    """note is a reason or remark without personal data; empty: none."""
     @_builtins.property
     def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """categories that were really sent."""
+        """categories that were really sent, as the reporter states them. The daemon does not compare them with the decision.
+        Empty: none, or not stated.
+        """
 
     @_builtins.property
     def attestation(self) -> Global___Attestation:
