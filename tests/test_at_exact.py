@@ -7,11 +7,14 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import grpc
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st_
 
-from cases.daemons import Running, make_running, question, request_id, running_daemon
+from cases.daemons import Running, make_running, question, reason_of, request_id, running_daemon
 from cases.earlier_trees import at_exact
-from cases.fakes import HANG_S
+from cases.fakes import HANG_S, FakeClock
 from cases.pruned_ledgers import World as PrunedWorld
 from cases.pruned_ledgers import pruned_world
 from cases.services import (
@@ -414,6 +417,37 @@ def test_what_is_pruned_is_not_answered(tmp_path: Path) -> None:
             assert ask(running, asked, at_exact(size, time_ms)).outcome == pb.OUTCOME_PERMIT
             outcomes.add("PERMIT")
     assert outcomes == {"PRUNED", "PERMIT"}
+    running.stop()
+
+
+@given(st_.builds(at_exact, st_.integers(0, (1 << 64) - 1), st_.integers(-(1 << 63), (1 << 63) - 1)))
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_moment_gets_an_answer_or_a_reason(running: Running, consistency: pb.Consistency) -> None:
+    asked = question(pb.Subject(scheme="mhid", value="ANYBODY"))
+    size, last_ms = services(running).ledger.state.size, services(running).ledger.state.time_ms
+    near = at_exact(consistency.at_exact.tree_size % (size + 2), last_ms + consistency.at_exact.time_ms % 3 - 1)
+    for one in (consistency, near):
+        try:
+            found, reason = ask(running, asked, one), ""
+        except grpc.RpcError as error:
+            found, reason = None, reason_of(error)
+        assert reason in ("", "INVALID_REQUEST", "REVISION_NOT_REACHED", "ACTOR_NOT_ALLOWED")
+        if found is not None:
+            assert found.outcome == pb.OUTCOME_NO_CONSENT
+            assert found.revision.tree_size == one.at_exact.tree_size
+
+
+def test_while_the_clock_is_wrong_nothing_is_past(tmp_path: Path) -> None:
+    clock = FakeClock()
+    running = make_running(tmp_path, daemon={"clock": clock})
+    subject = running.enrol("SYN-000001")
+    then = now(running)
+    assert ask(running, question(subject), then).outcome == pb.OUTCOME_NO_CONSENT
+    clock.shift_wall(-60_000)
+    assert running.check(question(subject)).outcome == pb.OUTCOME_INDETERMINATE
+    assert refused(running, question(subject), then) == "CLOCK"
+    clock.shift_wall(60_000)
+    assert ask(running, question(subject), then).outcome == pb.OUTCOME_NO_CONSENT
     running.stop()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,27 @@ def test_answers_for_programs(talk: CommandLine, person: str, granted: str) -> N
     assert {"type": "participant", "id": "pipc", "name": {"ko": "시험 기관", "en": "pipc"}}.items() <= talk(
         "participants", "show", "pipc", "--json"
     ).object.items()
+
+
+def test_a_check_of_an_earlier_moment(talk: CommandLine, person: str, granted: str) -> None:
+    then = talk("check", person, *ASK, "--json").object
+    assert talk("revoke", person, granted).status == 0
+    size, time_ms = then["tree_size"], then["decided_time_ms"]
+    assert (talk("check", person, *ASK, "--at-least", size).status, then["past"]) == (1, False)
+    past = talk("check", person, *ASK, "--at", f"{size}@{time_ms}", "--json")
+    assert (past.status, past.object["outcome"], past.object["past"]) == (0, "PERMIT", True)
+    assert (past.object["tree_size"], past.object["decided_time_ms"]) == (size, time_ms)
+    assert past.object["permits"] is False
+    shown = talk("check", person, *ASK, "--at", f"{size}@{time_ms}").out.splitlines()
+    assert shown[0].startswith("PERMIT")
+    assert shown[-1].startswith(f"  at: {size} leaves, ")
+    second = datetime.fromtimestamp(time_ms // 1000 + 1, UTC).isoformat()
+    for moment in (f"{size}@{second}", f"{size}@1", f"0@{time_ms}", f"{1 << 63}@{time_ms}"):
+        assert talk("check", person, *ASK, "--at", moment).status in (0, 2)
+    for wrong in ("7", "@7", "7@", "x@7", "-1@7", "7@yesterday", "7@-1", f"{1 << 64}@7", "7@2026-02-30T00:00:00Z"):
+        assert talk("check", person, *ASK, "--at", wrong).status == 2
+    assert talk("check", person, *ASK, "--at-least", "-1").status == 2
+    assert talk("check", person, *ASK, "--at-least", "1", "--at", f"{size}@{time_ms}").status == 2
 
 
 def test_a_check_exits_by_its_outcome(talk: CommandLine, person: str, granted: str) -> None:

@@ -39,6 +39,8 @@ from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
 from consentd_client import (
     AsyncClient,
+    AtExact,
+    AtLeast,
     Client,
     KeyPair,
     NotPermittedError,
@@ -73,6 +75,18 @@ def test_the_types_of_its_messages_name_a_procedure_of_the_contract(file: Module
 
 def decided(outcome: int, **fields: Any) -> ps.CheckResponse:
     return ps.CheckResponse(decision=pb.Decision(outcome=outcome, **fields))  # type: ignore[arg-type]  # any
+
+
+def test_a_decision_of_another_state_than_asked_for_is_none() -> None:
+    revision, exact = pb.Revision(tree_size=7), AtExact(7, 1_000)
+    permit = {"permitted": ["CLIN.DX"], "revision": revision, "decided_time_ms": 1_000}
+    for consistency, is_right in (
+        (exact, True), (AtExact(8, 1_000), False), (AtExact(7, 1_001), False), (AtLeast(7), True), (AtLeast(8), False),
+    ):  # fmt: skip
+        client, _ = faking(decided(pb.OUTCOME_PERMIT, **permit))
+        answer = client.check(ASKED, consistency=consistency)
+        assert (answer.error is None) is is_right
+        assert bool(answer) is (is_right and consistency is not exact)
 
 
 RESIDUAL = pb.ResidualRule(effect=pb.EFFECT_PERMIT, categories=["CLIN.DX"], layer=pb.LAYER_CONSENT)

@@ -1,21 +1,29 @@
 """The rows of an earlier tree are those that the table had; the answers from them are those that were recorded."""
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
 from cases.earlier_trees import ask_earlier, at_exact, earlier_view
-from cases.ledgers import LOG, ORIGIN, check_ledger
+from cases.ledgers import LOG, ORIGIN, LedgerCase, check_ledger
+from cases.pruned_ledgers import PruningCase, use
 from cases.realm_lives import MINUTE_MS, RealmLife
 from consentd.audit.replay import replay_decisions
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
-from consentd.errors import DeniedError, InvalidError
-from consentd.ledger import reads
+from consentd.core.pruned import DAY_MS
+from consentd.errors import CorruptionError, DeniedError, InvalidError, NotFoundError, StorageError
+from consentd.ledger import layout, pruning, reads
 from consentd.sequencer.commands.accesses import decide
 from consentd.statements import decisions, payloads
+from consentd.store import Batch, Store
+from consentd.store.memory import MemoryStore
+from consentd.table.earlier import EarlierTree, public_chains
 from consentd.table.table import Table, catch_up
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
@@ -169,3 +177,98 @@ def test_a_tree_has_the_vocabulary_of_its_time(life: RealmLife) -> None:
     registries = [earlier_view(life.case, at).registry() for at in (size, size + 1)]
     versions = [one.codebook.vocabulary.version for one in registries]
     assert versions == [vocabulary.version for _, vocabulary in life.vocabularies]
+
+
+def rows_of_persons(case: LedgerCase, size: int) -> dict[bytes, bytes] | None:
+    """Return the rows of all persons in an earlier tree; None: what it rests on was pruned."""
+    try:
+        view = earlier_view(case, size, *(person.tag for person in case.people))
+    except NotFoundError as error:
+        if error.reason != "PRUNED":
+            raise
+        return None
+    return {key: row for key, row in view._txn.scan(b"", None) if key[:1] in (b"s", b"c")}
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_pruning_changes_no_tree_that_can_still_be_made(tmp_path: Path, seed: int) -> None:
+    random, case = Random(seed), PruningCase(tmp_path)
+    for _ in range(2):
+        use(case, random, 40, keys=False)
+        case.clock.advance(40 * DAY_MS)
+        for person in case.people:
+            case.write(case.access(person))
+        case.seal()
+        pruned, _ = case.plan()
+        case.state(pruned)
+        last = case.ledger.state.size
+        sizes = sorted({*random.sample(range(4, last), 15), *range(last - 8, last + 1)})
+        before = {size: rows_of_persons(case, size) for size in sizes}
+        case.sweep(pruned)
+        after = {size: rows_of_persons(case, size) for size in sizes}
+        kept = {size for size in sizes if after[size] is not None}
+        assert {size: after[size] for size in kept} == {size: before[size] for size in kept}
+        lost = {size for size in sizes if size not in kept}
+        assert kept >= {last}
+        assert lost
+        for size in lost:
+            leaf = case.store.get(layout.leaf_key(size - 1))
+            assert leaf is None or codec.decode_leaf(leaf).time_ms < pruned.kept_from_ms
+    case.close()
+
+
+def test_a_pruning_meanwhile_gives_no_wrong_rows(tmp_path: Path) -> None:
+    """The entries of a tree are read in steps. A pruning between two of them may delete what the next would read."""
+    case = PruningCase(tmp_path)
+    use(case, Random(3), 40, keys=False)
+    case.clock.advance(40 * DAY_MS)
+    case.write(case.access(case.people[0]))
+    case.seal()
+    pruned, _ = case.plan()
+    assert case.table is not None
+    with case.table.read() as snapshot:
+        chains = public_chains(snapshot)
+    outcomes = set()
+    for size in (40, case.ledger.state.size):
+        store = MemoryStore(dict(case.store.scan(b"", None)))
+        tree = EarlierTree(store, case.vault, size)
+        replaying = tree.replay([*chains, *(person.tag for person in case.people)])
+        next(replaying)
+        for batch, _ in pruning.delete_in_batches(store, case.vault, pruned):
+            store.write(batch)
+        try:
+            for _ in replaying:
+                pass
+            found = {key: row for key, row in tree.view()._txn.scan(b"", None) if key[:1] in (b"s", b"c")}
+            assert found == rows_of_persons(case, size)
+            outcomes.add("rows")
+        except (NotFoundError, StorageError):
+            outcomes.add("refused")
+    assert "refused" in outcomes
+    case.close()
+
+
+def test_an_entry_that_is_missing_is_noticed(own: LedgerCase) -> None:
+    person = own.enrol("somebody")
+    own.write(own.grant(person))
+    size = own.ledger.state.size
+    for key in (layout.index_key(person.tag, 1), layout.index_key(person.tag, 2), layout.leaf_key(size - 1)):
+        with without(own.store, key), pytest.raises((CorruptionError, NotFoundError)):
+            earlier_view(own, size, person.tag)
+    with without(own.store, layout.statement_key(person.tag, 2)), pytest.raises(NotFoundError) as lost:
+        earlier_view(own, size, person.tag)
+    assert lost.value.reason == "PRUNED"
+    assert earlier_view(own, size, person.tag).subject(person.tag)
+
+
+@contextmanager
+def without(store: Store, key: bytes) -> Iterator[None]:
+    """Delete a row for a while."""
+    row, batch = store.get(key), Batch()
+    assert row is not None
+    batch.delete(key)
+    store.write(batch)
+    yield
+    again = Batch()
+    again.put(key, row)
+    store.write(again)
