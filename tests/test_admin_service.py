@@ -272,6 +272,22 @@ def test_a_credential_comes_and_goes(running: Running, caplog: pytest.LogCapture
     assert added.token not in caplog.text
 
 
+def test_a_lost_file_of_issued_credentials_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    running = make_running(tmp_path)
+    path = running.config.ledger.issued_credentials_path
+    token = operator(running).add_credential("clinic-b").token
+    for is_lost in (False, True):
+        running.stop()
+        if is_lost:
+            path.unlink()
+        caplog.clear()
+        running = Running(running.config, {**running.tokens, "new": token})
+        assert ("issued credentials are missing" in caplog.text) is is_lost
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert (services(running).credentials.authenticate(running.as_("new"), None) == "") is is_lost
+    running.stop()
+
+
 def test_credentials_are_listed_in_pages(running: Running) -> None:
     many = {operator(running).add_credential(f"clinic-{number % 3}").credential.credential_id for number in range(30)}
     found, token = list[str](), ""

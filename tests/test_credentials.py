@@ -332,7 +332,7 @@ def test_a_revocation_that_cannot_be_written_has_effect_and_is_stored_by_a_repea
     assert case.caller(token) == ""
 
 
-def test_after_the_close_nothing_is_written(case: Case) -> None:
+def test_after_the_close_nothing_is_written(case: Case, caplog: pytest.LogCaptureFixture) -> None:
     _, token = case.add()
     case.caller(token)
     case.credentials.close()
@@ -344,6 +344,7 @@ def test_after_the_close_nothing_is_written(case: Case) -> None:
         case.add()
     assert refused.value.reason == "NOT_SERVING"
     assert case.issued_path.read_bytes() == written
+    assert caplog.records == []
 
 
 def test_too_many_credentials_are_refused_and_those_that_ended_are_forgotten(

@@ -192,6 +192,7 @@ class Daemon:
         )  # fmt: skip
         self._scrubber = Scrubber(config, target, sequencer=sequencer, metrics=self.metrics, clock=self._clock)
         self._scrubber.start()
+        credentials.begin()
         operations = Operations(clock=self._clock, metrics=self.metrics, rest=self._rpc.rest)
         page_key = hashlib.sha256(b"consentd/page/v1\0" + keys.statement.seed).digest()
         return Services(
@@ -206,6 +207,8 @@ class Daemon:
             has_certificates=tls is not None and tls.client_ca_file is not None,
         )  # fmt: skip
         self._closers.append(credentials.close)
+        if self.config.ledger.store_dir.exists() and not self.config.ledger.issued_credentials_path.exists():
+            log.warning("issued credentials are missing: `%s`", self.config.ledger.issued_credentials_path)
         self.metrics.credential_end_time_seconds.follow(credentials.next_end_s)
         return credentials
 

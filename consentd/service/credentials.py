@@ -257,6 +257,11 @@ class Credentials:
         )
         return tokens, certificates
 
+    def begin(self) -> None:
+        """Make the issued file, if there is none, so that its absence shows later that it was lost."""
+        if not self._issued_path.exists():
+            self.flush()
+
     def close(self) -> None:
         """Write the days of last use, and write nothing more: another daemon may use the files from now on."""
         if self._is_flush_due:
@@ -270,6 +275,8 @@ class Credentials:
         """Write the days of last use. A failure is logged: the days are then written with the next change."""
         self._is_flush_due = False
         with self._lock:
+            if self._is_closed:
+                return
             try:
                 self._write(self._issued)
             except StorageError as error:
