@@ -258,3 +258,62 @@ def test_a_vocabulary_and_rules_that_must_not_be_are_named(tmp_path: Path) -> No
         forge.write(tmp_path / "a", tmp_path / "b"), origin=ORIGIN, log_verifier=LOG.verifier, jobs=JOBS
     )
     assert [fault.index for fault in report.faults] == wrong
+
+
+def test_what_the_daemon_must_not_record_as_shown_is_named(case: Case, tmp_path: Path) -> None:
+    notice = codec.public_tag("notice/n1")
+    case.forge.add(EntryKind.NOTICE, notice, st.NoticeStatement(notice_id="n1", version=1, title={"en": "n"}))
+
+    def add(who: str = "app", *, is_fault: bool, key: KeyPair | None = None, **changed: Any) -> int:
+        fields = {"notice_id": "n1", "notice_version": 1, "language": "ko", "channel": "app", "served_time_ms": 1}
+        more = {} if key is None else {"key": key}
+        return case.add(st.ServedStatement(**{**fields, **changed}), EntryKind.SERVED, who, is_fault=is_fault, **more)
+
+    add(is_fault=False)
+    add("operator/main", is_fault=False)
+    add(is_fault=False, key=PERSON)
+    for who in ("", "court", "bank", "left", "stranger"):
+        add(who, is_fault=True)
+    for changed in (
+        {"notice_version": 2}, {"language": "KO"}, {"channel": "An App"}, {"content_sha256": b"\1"},
+        {"served_time_ms": case.forge.time_ms + 3_600_000},
+    ):  # fmt: skip
+        add(is_fault=True, **changed)
+    assert case.faults(tmp_path) == case.wrong
+
+
+def test_a_consent_that_rests_on_what_was_not_shown_is_named(case: Case, tmp_path: Path) -> None:
+    for version in (1, 2):
+        notice = st.NoticeStatement(notice_id="n1", version=version, title={"en": "n"})
+        case.forge.add(EntryKind.NOTICE, codec.public_tag("notice/n1"), notice)
+
+    def grant(served_seq: int, version: int = 1, *, is_fault: bool) -> int:
+        root = pb.Provision(effect=pb.EFFECT_PERMIT, actors=["bank"], purposes=["CAREMGT"], categories=["CLIN.DX"])
+        made = pb.Consent(kind=pb.CONSENT_KIND_CONSENT, root=root, notice_id="n1", notice_version=version)
+        return case.add(
+            st.GrantStatement(consent=made, served_seq=served_seq), EntryKind.GRANT, is_fault=is_fault
+        )
+
+    shown = st.ServedStatement(notice_id="n1", notice_version=1, language="ko", channel="app", served_time_ms=1)
+    other = case.forge.enrol(1000)
+    shown.attestation.attested_by = "app"
+    elsewhere = case.forge.add(EntryKind.SERVED, other, shown)
+    first = case.add(shown, EntryKind.SERVED, is_fault=False)
+    given = grant(first, is_fault=False)
+    grant(first, 2, is_fault=True)
+    for wrong in (1, 2, given, given + 3, 1 << 63):  # ENROL, GRANT, GRANT, one of later, none
+        grant(wrong, is_fault=True)
+    assert elsewhere < first
+    grant(elsewhere, is_fault=True)
+    amended = st.AmendStatement(lineage_seq=given, version=2, served_seq=given)
+    amended.consent.CopyFrom(pb.Consent(kind=pb.CONSENT_KIND_CONSENT, notice_id="n1", notice_version=1))
+    amended.consent.root.CopyFrom(
+        pb.Provision(effect=pb.EFFECT_PERMIT, actors=["bank"], purposes=["CAREMGT"], categories=["CLIN.DX"])
+    )
+    case.add(amended, EntryKind.AMEND, is_fault=True, ref=given)
+    lost = case.forge.size
+    second = case.add(shown, EntryKind.SERVED, is_fault=False)
+    case.forge.openings[lost] = None  # what it says is not known, so no consent is said to be wrong for it
+    grant(second, is_fault=False)
+    grant(second, 2, is_fault=False)
+    assert case.faults(tmp_path) == case.wrong

@@ -14,6 +14,7 @@ from consentd.core import checkpoint, codec, note
 from consentd.server.keys import read_keys
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import registry_service_pb2 as rs
+from consentd.v1 import statement_pb2 as st
 from consentd_client import FileMemory, KeyPair, ledger
 
 CONSENT = ("--recipient", "clinic-b", "--holder", "hospital-a", "--purpose", "TREAT", "--category", "CLIN")
@@ -386,6 +387,36 @@ def test_participants_and_words(talk: CommandLine, running: Running, tmp_path: P
     codes = talk("vocabulary", "--json").objects
     assert {"kind": "purpose", "code": "TREAT"}.items() <= next(one for one in codes if one["code"] == "TREAT").items()
     assert "CLIN.DX" in talk("vocabulary", "--lang", "ko").out
+
+
+def test_a_notice_is_shown_with_a_consent_and_without(
+    talk: CommandLine, running: Running, person: str, tmp_path: Path
+) -> None:
+    notice = st.NoticeStatement(notice_id="privacy", version=1, title={"ko": "고지"}, content_sha256=bytes(32))
+    request = rs.PublishNoticeRequest(request_id=request_id(), attested=notice)
+    running.registry.PublishNotice(request, metadata=running.as_("operator"))
+    talk("enrol", person)
+    text = tmp_path / "notice.txt"
+    text.write_text("notice as it was shown\n")
+    shown = ("--served-language", "ko", "--channel", "app")
+    first = talk("served", person, "privacy@1", *shown, "--served-at", "2025-01-31", "--served-text", str(text))
+    assert first.out == "#2  privacy@1, ko, app, 2025-01-31 00:00:00 KST\n"
+    named = (*CONSENT, "--notice", "privacy@1")
+    both = talk("grant", person, *named, *shown, "--json").object
+    assert (both["served_seq"], both["version"]) == (3, 1)
+    amended = talk("amend", person, both["consent_id"], "--category", "CLIN.DX", *shown, "--json").object
+    assert (amended["served_seq"], amended["version"]) == (5, 2)
+    entries = talk("history", person, "--lang", "ko").out.splitlines()
+    assert [line for line in entries if "통지" in line and "privacy@1, ko, app" in line]
+    assert [line for line in entries if line.rstrip().endswith("통지 #3") or "통지 #3" in line]
+    assert "served #5" in talk("history", person, "--lang", "en").out
+    for wrong in (
+        (*CONSENT, *shown), (*named, *shown[:2]), (*named, *shown[2:]), (*named, "--served-text", str(text)),
+        (*named, "--served-language", "korean", "--channel", "app"),
+    ):  # fmt: skip
+        assert talk("grant", person, *wrong).status == 2
+    assert talk("served", person, "privacy", *shown).status == 2
+    assert talk("served", person, "privacy@1").status == 2
 
 
 def test_an_operator_writes_a_statutory_consent(talk: CommandLine, running: Running, person: str) -> None:

@@ -170,6 +170,17 @@ def test_one_resource_with_two_contents_in_a_bundle_is_refused() -> None:
         assert "`entry[1].resource`" in results[1].message
 
 
+@pytest.mark.parametrize(("stated", "tag"), [("ko", "ko"), ("en-us", "en-US"), (None, "und"), ("x-own", "")])
+def test_the_language_of_a_resource_is_a_tag_in_its_one_case(stated: str | None, tag: str) -> None:
+    (found,) = read_consents(json.dumps(R4 if stated is None else r4(language=stated)), MAPPING)
+    if tag:
+        assert isinstance(found, ImportedConsent)
+        assert found.consent.language == tag
+    else:
+        assert isinstance(found, Refused)
+        assert found.cause is Cause.INVALID_CONSENT
+
+
 # The mapping.
 
 

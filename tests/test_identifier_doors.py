@@ -86,6 +86,10 @@ CALLS: dict[str, Callable[[Running, pb.Subject], tuple[Any, Any]]] = {
             request_id=request_id(), subject=subject, consent_id=CONSENT_ID, attested=st.RevokeStatement()
         ),
     ),
+    "RecordServed": lambda running, subject: (
+        running.consents.RecordServed,
+        cs.RecordServedRequest(request_id=request_id(), subject=subject, attested=st.ServedStatement(notice_id="n")),
+    ),
     "GetConsent": lambda running, subject: (
         running.consents.GetConsent, cs.GetConsentRequest(subject=subject, consent_id=CONSENT_ID)
     ),

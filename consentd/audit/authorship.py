@@ -26,6 +26,7 @@ from consentd.sequencer.commands.authorship import (
     check_written_version,
 )
 from consentd.sequencer.commands.registry import check_key, check_rules, check_vocabulary
+from consentd.sequencer.commands.served import check_served, check_served_author
 from consentd.statements import values
 from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
@@ -33,7 +34,7 @@ from consentd.v1 import statement_pb2 as st
 
 CHECKED = CONSENTS | {
     EntryKind.ENROL, EntryKind.KEY, EntryKind.PARTICIPANT, EntryKind.NOTICE, EntryKind.VOCABULARY, EntryKind.RULES,
-    EntryKind.MANDATE,
+    EntryKind.MANDATE, EntryKind.SERVED,
 }  # fmt: skip
 """The kinds of entries that ``check_written`` checks."""
 
@@ -65,6 +66,10 @@ def check_written(
         check_vocabulary(view, message)
     elif isinstance(message, st.RulesStatement):
         check_rules(view, message)
+    elif isinstance(message, st.ServedStatement):
+        check_served_author(view, message.attestation.attested_by, key)
+        if codec.public_tag(codec.NOTICE_PREFIX + message.notice_id) not in lost:
+            check_served(view, message, time_ms=event.time_ms)
     elif isinstance(message, st.GrantStatement):
         author = _Author(view, message.attestation, key, lost)
         author.check_version(event, message.consent, lineage=event.seq, version=1, replaced=None)

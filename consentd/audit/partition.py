@@ -22,7 +22,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from google.protobuf.message import Message
 
-from consentd.audit import decisions, workers
+from consentd.audit import decisions, served, workers
 from consentd.audit.authorship import CHECKED, check_written
 from consentd.audit.sources import Location
 from consentd.core import codec, kinds, tiles
@@ -40,10 +40,12 @@ from consentd.errors import (
     VerificationError,
 )
 from consentd.files import write_file
+from consentd.sequencer.commands.served import shown_by
 from consentd.statements import payloads
 from consentd.table.checked_rows import DamagedRowError
 from consentd.table.table import Table
 from consentd.table.transaction import TableTransaction
+from consentd.v1 import statement_pb2 as st
 from consentd.verify import findings
 from consentd.verify.findings import MAX_FAULTS, Fault
 from consentd.verify.source import Opening, leaf_hashes, read_leaves, read_tiles, width_of
@@ -179,9 +181,10 @@ class Partition:
             return
         if event.kind == EntryKind.ERASURE:
             transaction.apply(event, None, index=index)
+            served.forget(transaction, event.tag)
             return
         if opening is None:
-            self._miss(event)
+            self._miss(transaction, event)
             return
         try:
             statement = open_statement(event, opening)
@@ -191,6 +194,8 @@ class Partition:
                     if event.kind in CHECKED:
                         self._check_written(transaction, index, event, message, statement.key)
                     transaction.apply(event, message, index=index)
+                    if isinstance(message, st.ServedStatement):
+                        served.put_shown(transaction, event, shown_by(message))
                 return
             decisions.verify_asked_once(self._recent, event, statement)
             if event.time_ms < self._pruned.kept_from_ms:
@@ -218,6 +223,7 @@ class Partition:
             return  # who was registered, or what the consent was, is not known
         try:
             check_written(view, event, message, key, lost=self._unreadable)
+            served.check_rests_on_served(view, event, message)
         except RequestError as error:
             self._add_fault(index, f"entry must not be written so: {error}")
 
@@ -225,12 +231,14 @@ class Partition:
         if len(self.result.faults) < MAX_FAULTS:
             self.result.faults.append(Fault(index, what))
 
-    def _miss(self, event: codec.Event) -> None:
+    def _miss(self, transaction: TableTransaction, event: codec.Event) -> None:
         """Record which decisions cannot be determined without the statement of this event.
 
         A pruned statement affects no decision that is recomputed. ``audit verify`` checks that pruning was allowed.
         """
         is_pruned = self._pruned.covers(event)
+        if event.kind == EntryKind.SERVED:
+            served.put_shown(transaction, event, None)
         if event.kind in DECISIONS:
             self.result.not_checked[findings.DECISION_PRUNED if is_pruned else findings.DECISION_CLOSED] += 1
         elif event.kind in REALM:

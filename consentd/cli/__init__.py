@@ -27,6 +27,7 @@ from consentd.cli import (
     histories,
     imports,
     maintenance,
+    notices,
     participants,
     receipts,
     roles,
@@ -41,8 +42,8 @@ environment: CONSENTD_TARGET, CONSENTD_TOKEN, CONSENTD_TOKEN_FILE, CONSENTD_LOG_
 a person is written SCHEME:VALUE, as in `mhid:MH-0001`; `-` reads it from stdin, so that no other user can see it.
 """
 _MODULES = (
-    daemons, credentials, participants, roles, consents, accesses, histories, receipts, imports, administration,
-    maintenance,
+    daemons, credentials, participants, roles, consents, notices, accesses, histories, receipts, imports,
+    administration, maintenance,
 )  # fmt: skip
 _SERVER_MODULES = frozenset(
     {"rocksdict", "lmdb", "cryptography", "prometheus_client", "grpc_health", "grpc_reflection"}

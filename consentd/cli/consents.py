@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from consentd.cli.notices import add_served, read_notice, served_statement
 from consentd.cli.options import (
     Verbs,
     add_daemon,
@@ -83,8 +84,9 @@ def add_verbs(verbs: Verbs) -> None:
     verb = add_verb(verbs, "enrol", enrol, add_subject, add_method, add_receipt, add_daemon)
     verb.add_argument("--key", default="", metavar="HEX", help="the person's own Ed25519 public key")
     write = (add_method, add_receipt, add_daemon)
-    add_verb(verbs, "grant", grant, add_subject, _add_consent, *write, more=_GRANT_HELP)
-    verb = add_verb(verbs, "amend", amend, _add_named, _add_consent, *write, more=_AMEND_HELP)
+    stated = (_add_consent, add_served())
+    add_verb(verbs, "grant", grant, add_subject, *stated, *write, more=_GRANT_HELP)
+    verb = add_verb(verbs, "amend", amend, _add_named, *stated, *write, more=_AMEND_HELP)
     verb.add_argument("--version", type=int, metavar="N", help="which version you changed (default: that in force)")
     for name, text in (
         ("pause", "pause a consent: it permits nothing until it is resumed"),
@@ -115,9 +117,10 @@ def enrol(arguments: argparse.Namespace, out: Out) -> int:
 def grant(arguments: argparse.Namespace, out: Out) -> int:
     """Give a consent; print its id."""
     given = _consent(arguments, None)
+    served = served_statement(arguments, given.notice_id, given.notice_version)
     _hint(out, given)
     with open_client(arguments) as client:
-        granted = client.grant(read_subject(arguments), given, **consent_options(arguments))
+        granted = client.grant(read_subject(arguments), given, served=served, **consent_options(arguments))
     return _show_granted(arguments, out, granted, given)
 
 
@@ -131,13 +134,15 @@ def amend(arguments: argparse.Namespace, out: Out) -> int:
     with open_client(arguments) as client:
         record = client.get_consent(subject, arguments.consent_id)
         after = _consent(arguments, record.consent)
+        served = served_statement(arguments, after.notice_id, after.notice_version)
         _hint(out, after)
         for difference in consent_text.differences(record.consent, after, out.lang):
             out.message(f"  {difference}")
         version = arguments.version or record.version
         granted = client.amend(
-            subject, arguments.consent_id, after, based_on_version=version, **consent_options(arguments)
-        )
+            subject, arguments.consent_id, after, based_on_version=version, served=served,
+            **consent_options(arguments),
+        )  # fmt: skip
     before = MessageToDict(record.consent, preserving_proto_field_name=True)
     return _show_granted(arguments, out, granted, after, before=before)
 
@@ -224,6 +229,7 @@ def _show_granted(
     out.answer(
         text, type="grant", consent_id=granted.consent_id, version=granted.version, refused=reason or None,
         missing=missing, consent=MessageToDict(given, preserving_proto_field_name=True), **more,
+        served_seq=0 if granted.served is None else granted.served.event.seq,
         receipt=store_receipt(arguments, out, granted.receipt),
     )  # fmt: skip
     return DONE if granted else REFUSED
@@ -308,12 +314,8 @@ def _state_rest(arguments: argparse.Namespace, made: "Consent") -> None:
     from consentd.v1 import consent_pb2 as pb
 
     if arguments.notice is not None:
-        notice, at, version = arguments.notice.partition("@")
-        if arguments.notice == "none":
-            notice, version = "", "0"
-        elif not (notice and at and version.isdecimal()):
-            raise InvalidError("notice is not ID@VERSION")
-        made.notice_id, made.notice_version = notice, int(version)
+        none = arguments.notice == "none"
+        made.notice_id, made.notice_version = ("", 0) if none else read_notice(arguments.notice)
     if arguments.implicit_policy is not None:
         name = arguments.implicit_policy.replace("-", "_").upper().replace("NONE", "UNSPECIFIED")
         made.implicit_policy = pb.ImplicitPolicy.Value(f"IMPLICIT_POLICY_{name}")

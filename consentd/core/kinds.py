@@ -43,7 +43,7 @@ DECISIONS = frozenset({EntryKind.ACCESS, EntryKind.REFUSAL})
 CONSENTS = frozenset({EntryKind.GRANT, EntryKind.AMEND, EntryKind.PAUSE, EntryKind.RESUME, EntryKind.REVOKE})
 """Kinds that change a consent."""
 
-PRUNABLE = CONSENTS | DECISIONS | {EntryKind.OUTCOME, EntryKind.READ}
+PRUNABLE = CONSENTS | DECISIONS | {EntryKind.OUTCOME, EntryKind.SERVED, EntryKind.READ}
 """Kinds whose entries may be pruned. All of them are in persons' chains."""
 
 PUBLIC = frozenset({
@@ -108,7 +108,7 @@ AUTHORS: dict[EntryKind, frozenset[Owner]] = {
     EntryKind.DISPUTE: _PERSON,
     EntryKind.RESOLUTION: _PARTICIPANT,
     EntryKind.DUTY: _PARTICIPANT,
-    EntryKind.SERVED: _PARTICIPANT,
+    EntryKind.SERVED: frozenset(Owner),  # of participants, each that may have shown a notice
     EntryKind.ERASURE: _PARTICIPANT,
     EntryKind.RULES: _PARTICIPANT,
     EntryKind.DELEGATION: _PARTICIPANT,

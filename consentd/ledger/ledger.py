@@ -237,7 +237,7 @@ class AppendBatch:
         self._tags = state.tags
         self._leaf_hashes: list[bytes] = []
         self._requests: dict[bytes, tuple[int, bytes]] = {}  # request key → index, content
-        self._kinds: dict[tuple[bytes, int], int] = {}  # (tag, seq) → kind
+        self._indexes: dict[tuple[bytes, int], int] = {}  # (tag, seq) → index
         self._entries: dict[int, tuple[Appended, bytes]] = {}  # index → entry, statement row
         if expire_before_ms:
             # Here and not in ``close``, so that nothing is read after the seal has changed the map in memory.
@@ -257,11 +257,18 @@ class AppendBatch:
 
     def kind_of(self, tag: bytes, seq: int) -> int | None:
         """Return the kind of entry *seq* of a chain; None if the chain has no such entry."""
-        if (tag, seq) in self._kinds:
-            return self._kinds[tag, seq]
+        if (tag, seq) in self._indexes:
+            return self._entries[self._indexes[tag, seq]][0].event.kind
         index = self.ledger.store.get(layout.index_key(tag, seq))
         leaf = None if index is None else self.ledger.store.get(layout.leaf_key(layout.decode_u64(index)))
         return None if leaf is None else codec.kind_of(leaf)
+
+    def find(self, tag: bytes, seq: int) -> Appended | None:
+        """Return entry *seq* of a chain; None if the chain has no such entry, or the entry was pruned."""
+        if (tag, seq) in self._indexes:
+            return self._entries[self._indexes[tag, seq]][0]
+        row = self.ledger.store.get(layout.index_key(tag, seq))
+        return None if row is None else read_recorded(self.ledger.store, layout.decode_u64(row))
 
     def entry(self, index: int) -> Appended:
         """Return the entry at *index*. Raises as ``read_recorded``."""
@@ -296,7 +303,7 @@ class AppendBatch:
             row = layout.REQUEST.pack(self.index, self.time_ms, draft.content)
             rows.put(layout.request_row_key(draft.request_key), row)
             rows.put(layout.expiry_key(self.time_ms, draft.request_key), b"")
-        self._kinds[draft.tag, event.seq] = draft.kind
+        self._indexes[draft.tag, event.seq] = self.index
         self._entries[self.index] = (appended, draft.stored)
         self._leaf_hashes.append(appended.leaf_hash)
         self.index += 1

@@ -90,8 +90,8 @@ def _open(vault: Vault, entry: reads.StoredEntry) -> OpenedEntry:
     if opened is None:
         return OpenedEntry(entry.index, event)
     statement = codec.decode_statement(opened[1])
-    times = values.consent_times(event.kind, statement.payload)
-    return OpenedEntry(entry.index, event, statement, times, values.named_key(event.kind, statement.payload))
+    stated = values.stated_version(event.kind, statement.payload)
+    return OpenedEntry(entry.index, event, statement, stated, values.named_key(event.kind, statement.payload))
 
 
 def _first_since(store: Store, time_ms: int, low: int, high: int) -> int:

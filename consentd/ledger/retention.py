@@ -6,7 +6,7 @@ A pruning has a time T. Entries of time T or later are all retained. Of the earl
   consent; a pruning removes the consents that ended before the pruning's time. The entries of a removed consent are
   still retained if recipients may keep the consent's data until T or later.
 - the entries of each key, unless the key was retired before T and signed no retained entry.
-- each entry that a retained entry refers to.
+- each entry that a retained entry refers to, and each SERVED entry that a retained consent rests on.
 - each entry of a kind for which this version cannot determine an end: disputes, duties, and every unknown kind.
 
 So the retained entries suffice to evaluate every decision since T again, and to verify every retained signature. The
@@ -101,14 +101,14 @@ class OpenedEntry:
     """An entry of a person's chain, with its decrypted statement, which is None if the statement was deleted.
 
     Attributes:
-        times: the times that a GRANT or AMEND states; None for another kind, or without a statement.
-        key: the key that a KEY entry names, and whether the entry retires that key; None as for *times*.
+        stated: what a GRANT or AMEND states; None for another kind, or without a statement.
+        key: the key that a KEY entry names, and whether the entry retires that key; None as for *stated*.
     """
 
     index: int
     event: codec.Event
     statement: codec.Statement | None = None
-    times: values.ConsentTimes | None = None
+    stated: values.StatedVersion | None = None
     key: tuple[bytes, bool] | None = None
 
 
@@ -118,13 +118,13 @@ class _Consent:
 
     Attributes:
         seqs: the seqs of all entries of the consent.
-        versions: for each GRANT and AMEND: its index, and the times that it states.
+        versions: for each GRANT and AMEND: its index, and what it states.
         revoked_ms: time of the REVOKE; None if the consent was not revoked.
         has_all_statements: no statement of the consent was deleted.
     """
 
     seqs: list[int] = field(default_factory=list)
-    versions: list[tuple[int, values.ConsentTimes]] = field(default_factory=list)
+    versions: list[tuple[int, values.StatedVersion]] = field(default_factory=list)
     revoked_ms: int | None = None
     has_all_statements: bool = True
 
@@ -135,8 +135,8 @@ class _Consent:
             self.revoked_ms = entry.event.time_ms
         elif entry.statement is None:
             self.has_all_statements = False
-        elif entry.times is not None:
-            self.versions.append((entry.index, entry.times))
+        elif entry.stated is not None:
+            self.versions.append((entry.index, entry.stated))
 
     def left_table_ms(self, prunings: Sequence[StatedPruning]) -> int | None:
         """Return when the consent was removed from the policy table; None if it is still in the table.
@@ -146,7 +146,7 @@ class _Consent:
         if self.revoked_ms is not None:
             return self.revoked_ms
         for pruning in prunings:
-            ends_ms = [times.end_ms for index, times in self.versions if index < pruning.index]
+            ends_ms = [stated.end_ms for index, stated in self.versions if index < pruning.index]
             if ends_ms and is_ended(ends_ms[-1], pruning.pruned.kept_from_ms):
                 return pruning.time_ms
         return None
@@ -159,7 +159,7 @@ class _Consent:
         left_ms = self.left_table_ms(prunings)
         if left_ms is None or left_ms >= kept_from_ms:
             return False
-        return all(times.retention_until_ms < kept_from_ms for _, times in self.versions)
+        return all(stated.retention_until_ms < kept_from_ms for _, stated in self.versions)
 
 
 def retained_seqs(chain: Sequence[OpenedEntry], kept_from_ms: int, prunings: Sequence[StatedPruning]) -> set[int]:
@@ -197,7 +197,8 @@ def retained_seqs(chain: Sequence[OpenedEntry], kept_from_ms: int, prunings: Seq
 def _with_dependencies(retained: set[int], chain: Sequence[OpenedEntry], consent_of: dict[int, _Consent]) -> set[int]:
     """Return *retained* and every entry that a retained entry needs, directly or through other entries.
 
-    An entry needs the entry that it refers to, all entries of that entry's consent, and the entries of its signing key.
+    An entry needs the entry that it refers to, all entries of that entry's consent, the SERVED entry that its consent
+    rests on, and the entries of its signing key.
     """
     by_seq = {entry.event.seq: entry for entry in chain}
     key_seqs: dict[bytes, set[int]] = {}
@@ -207,7 +208,7 @@ def _with_dependencies(retained: set[int], chain: Sequence[OpenedEntry], consent
     found, waiting = set(retained), list(retained)
     while waiting:
         entry = by_seq[waiting.pop()]
-        needed = {entry.event.ref} & by_seq.keys()
+        needed = {entry.event.ref, entry.stated.served_seq if entry.stated is not None else 0} & by_seq.keys()
         if entry.statement is not None:
             needed |= key_seqs.get(entry.statement.key, set())
         for seq in needed & consent_of.keys():

@@ -1,18 +1,21 @@
 """ConsentService: grant, amend, pause, resume, revoke and read the consents of a person."""
 
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from consentd.core import codec
+from consentd.core import codec, merkle
 from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, NotFoundError
 from consentd.ledger import reads
+from consentd.ledger.ledger import Appended
 from consentd.metrics import GROUNDS
 from consentd.policy.subject import Lineage
 from consentd.sequencer.commands import consents
 from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, check_right
-from consentd.sequencer.commands.write import Request, SignedEntry
+from consentd.sequencer.commands.served import RecordServed
+from consentd.sequencer.commands.write import Request, SignedEntry, enrolled_tag
 from consentd.sequencer.pool import Written
 from consentd.service import requests
 from consentd.service.consistency import reach
@@ -20,7 +23,7 @@ from consentd.service.context import Context
 from consentd.service.readings import record_readings
 from consentd.service.rpc import rpc
 from consentd.service.servicer import Servicer, revision
-from consentd.service.statements import Stated, read_statement
+from consentd.service.statements import Stated, read_attested, read_statement
 from consentd.statements import decisions, payloads
 from consentd.table.view import Snapshot
 from consentd.v1 import consent_pb2 as pb
@@ -43,13 +46,16 @@ class ConsentService(Servicer):
     async def GrantConsent(self, request: cs.GrantConsentRequest, context: Context) -> cs.GrantConsentResponse:
         """Record a person's new consent."""
         caller = self.caller(context)
-        stated = read_statement(request, st.GrantStatement, caller)
-        identity, identifier_hash, entry = self._asked(EntryKind.GRANT, request, stated, caller)
+        stated, served = read_statement(request, st.GrantStatement, caller), _read_served(request, caller)
+        identity, identifier_hash, entry = self._asked(EntryKind.GRANT, request, stated, caller, served=served)
         write = consents.GrantConsent(
-            request=identity, identifier_hash=identifier_hash, signed=entry, message=stated.message
+            request=identity, identifier_hash=identifier_hash, signed=entry, message=stated.message, served=served
         )
         written, receipt = await self.write(write, request.wait_for, context)
-        response = cs.GrantConsentResponse(receipt=receipt, refused=self._refused("GrantConsent", written, context))
+        response = cs.GrantConsentResponse(
+            receipt=receipt, refused=self._refused("GrantConsent", written, context),
+            served_receipt=await self._served_receipt(request, written, context),
+        )  # fmt: skip
         if written.entry is not None and written.answer.refusal is None:
             event = written.entry.event
             response.consent_id, response.version = decisions.consent_id(event.tag, event.seq), written.answer.version
@@ -59,9 +65,9 @@ class ConsentService(Servicer):
     async def AmendConsent(self, request: cs.AmendConsentRequest, context: Context) -> cs.AmendConsentResponse:
         """Replace a consent by its next version."""
         caller = self.caller(context)
-        stated = read_statement(request, st.AmendStatement, caller)
+        stated, served = read_statement(request, st.AmendStatement, caller), _read_served(request, caller)
         more = request.consent_id, str(request.based_on_version)
-        identity, identifier_hash, entry = self._asked(EntryKind.AMEND, request, stated, caller, *more)
+        identity, identifier_hash, entry = self._asked(EntryKind.AMEND, request, stated, caller, *more, served=served)
         write = consents.AmendConsent(
             request=identity,
             identifier_hash=identifier_hash,
@@ -69,10 +75,24 @@ class ConsentService(Servicer):
             consent_id=parse_consent_id(request.consent_id),
             based_on_version=request.based_on_version,
             message=stated.message,
+            served=served,
         )
         written, receipt = await self.write(write, request.wait_for, context)
         version, refused = written.answer.version, self._refused("AmendConsent", written, context)
-        return cs.AmendConsentResponse(receipt=receipt, version=version, refused=refused)
+        shown = await self._served_receipt(request, written, context)
+        return cs.AmendConsentResponse(receipt=receipt, version=version, refused=refused, served_receipt=shown)
+
+    @rpc
+    async def RecordServed(self, request: cs.RecordServedRequest, context: Context) -> cs.RecordServedResponse:
+        """Record that a notice was shown to a person."""
+        caller = self.caller(context)
+        stated = read_statement(request, st.ServedStatement, caller)
+        identity, identifier_hash, entry = self._asked(EntryKind.SERVED, request, stated, caller)
+        write = RecordServed(
+            request=identity, identifier_hash=identifier_hash, signed=entry, message=stated.message
+        )
+        _, receipt = await self.write(write, request.wait_for, context)
+        return cs.RecordServedResponse(receipt=receipt)
 
     @rpc
     async def PauseConsent(self, request: cs.PauseConsentRequest, context: Context) -> cs.PauseConsentResponse:
@@ -142,21 +162,37 @@ class ConsentService(Servicer):
     # -- steps ------------------------------------------------------------------------------------------------
 
     def _asked(
-        self, kind: EntryKind, request: Any, stated: Stated[Any], asker: str, *more: str
+        self, kind: EntryKind, request: Any, stated: Stated[Any], asker: str, *more: str,
+        served: st.ServedStatement | None = None,
     ) -> tuple[Request, bytes, SignedEntry | None]:
         """Return the ``Request``, the hash of the person's identifier, and the signed statement; None: it is attested.
 
-        The content hash of the request also covers *more*: the fields that only some requests have.
+        The content hash of the request also covers *more* and *served*: the fields that only some requests have.
         """
         identifier_hash, signed = self.identifier_hash(request.subject), stated.signed
-        content = requests.content_hash(kind.name, identifier_hash, *more, stated.content)
+        shown = () if served is None else (served,)
+        content = requests.content_hash(kind.name, identifier_hash, *more, stated.content, *shown)
         if signed is None:
             return requests.make_request(asker, request.request_id, content), identifier_hash, None
         identity = requests.make_signed_request(asker, request.request_id, content, signer=signed.key)
         with self.services.table.read() as snapshot:
             check_right(snapshot, asker, ACT_FOR_SUBJECTS)
-            tag = consents.enrolled_tag(snapshot, identifier_hash)
+            tag = enrolled_tag(snapshot, identifier_hash)
         return identity, identifier_hash, self.signed_entry(kind, tag, identity, signed)
+
+    async def _served_receipt(
+        self, request: cs.GrantConsentRequest | cs.AmendConsentRequest, written: Written[Any], context: Context
+    ) -> pb.Receipt | None:
+        """Return the receipt of the SERVED entry that a request recorded before its consent; None: it recorded none."""
+        recorded = written.entry
+        if not request.HasField("served") or recorded is None:
+            return None
+        if written.entries:
+            shown = written.entries[0]
+        else:  # a repeat: the two entries follow each other
+            found = reads.read_entry(self.services.ledger.store, recorded.event.tag, recorded.event.seq - 1)
+            shown = Appended(found.index, found.event, found.leaf, merkle.leaf_hash(found.leaf))
+        return await self.written_receipt(replace(written, entry=shown), request.wait_for, context)
 
     async def _change(self, request: Any, kind: EntryKind, message_type: type[Change], context: Context) -> pb.Receipt:
         """Pause, resume or revoke a consent, with a statement of *message_type*."""
@@ -242,6 +278,15 @@ class ConsentService(Servicer):
                     found.append(self._record(firsts[seq], latest[seq], entry.event.time_ms))
         # A consent granted after *stored* was read is not in *stored*, but has no REVOKE entry. So it is not returned.
         return found
+
+
+def _read_served(request: cs.GrantConsentRequest | cs.AmendConsentRequest, caller: str) -> st.ServedStatement | None:
+    """Return the statement of the notice that was shown with a consent; None: none was. Raises ``InvalidError``."""
+    if not request.HasField("served"):
+        return None
+    if request.HasField("signed"):
+        raise InvalidError("a signed consent names a SERVED entry that is recorded: call RecordServed before")
+    return read_attested(request.served, caller)
 
 
 def _state(period: pb.Period, now_ms: int, *, paused: bool) -> "cs.ConsentState.ValueType":

@@ -108,6 +108,8 @@ GrantConsent            other     -  -  -   -  -  -  -  r   -  A  -   A
 GrantConsent            unknown   -  -  -   -  -  -  -  n   -  n  -   n
 AmendConsent            other     -  -  -   -  -  -  -  r   -  A  -   A
 AmendConsent            unknown   -  -  -   -  -  -  -  n   -  n  -   n
+RecordServed            other     -  -  -   -  -  -  -  -   -  A  -   A
+RecordServed            unknown   -  -  -   -  -  -  -  -   -  n  -   n
 PauseConsent            other     -  -  -   -  -  -  -  r   -  A  -   A
 PauseConsent            unknown   -  -  -   -  -  -  -  n   -  n  -   n
 ResumeConsent           other     -  -  -   -  -  -  -  r   -  A  -   A

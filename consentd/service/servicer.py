@@ -15,8 +15,7 @@ from consentd.ledger import reads
 from consentd.ledger.ledger import Ledger, State
 from consentd.ledger.vault import Vault
 from consentd.metrics import Metrics
-from consentd.sequencer.commands.consents import enrolled_tag
-from consentd.sequencer.commands.write import Request, SignedEntry, Write, verify_ahead
+from consentd.sequencer.commands.write import Request, SignedEntry, Write, enrolled_tag, verify_ahead
 from consentd.sequencer.loop import Sequencer
 from consentd.sequencer.pool import Written
 from consentd.service.auth import UnauthenticatedError

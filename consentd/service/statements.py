@@ -6,7 +6,7 @@ statement of a person or participant, so every such call reads its statement wit
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from google.protobuf.message import Message
 
@@ -58,13 +58,11 @@ def read_statement(request: Message, message_type: type[M], caller: str) -> Stat
     if form == "signed":
         payloads.check_own_fields(given)
         return Stated(_parse_signed(message_type, given), given, content_hash(form, given))
-    message = message_type()
-    message.CopyFrom(_check_attested(given))
-    message.attestation.attested_by = caller  # type: ignore[attr-defined]  # each of these messages has one
-    return Stated(message, None, content_hash(form, given))
+    return Stated(read_attested(given, caller), None, content_hash(form, given))
 
 
-def _check_attested(given: M) -> M:
+def read_attested(given: M, caller: str) -> M:
+    """Return an attested statement as the daemon signs it: it names the caller. Raises as ``read_statement``."""
     if given.ByteSize() > codec.MAX_PAYLOAD:
         # Checked before the statement is converted to values: to convert a million provisions takes seconds.
         raise InvalidError(f"statement is over its limit of {codec.MAX_PAYLOAD} bytes", "TOO_LARGE")
@@ -75,7 +73,10 @@ def _check_attested(given: M) -> M:
     for name in _FILLED_IN.get(type(given), ()):
         if getattr(given, name):
             raise InvalidError(f"daemon fills in a field of an attested statement: leave `{name}` empty")
-    return given
+    message: Any = type(given)()
+    message.CopyFrom(given)
+    message.attestation.attested_by = caller
+    return cast(M, message)
 
 
 def _parse_signed(message_type: type[M], signed: pb.SignedStatement) -> M:

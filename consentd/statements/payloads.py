@@ -27,7 +27,7 @@ MESSAGES: Final[Mapping[int, type[Message]]] = {
     EntryKind.PAUSE: st.PauseStatement, EntryKind.RESUME: st.ResumeStatement,
     EntryKind.REVOKE: st.RevokeStatement, EntryKind.ACCESS: st.AccessStatement,
     EntryKind.REFUSAL: st.RefusalStatement, EntryKind.OUTCOME: st.OutcomeStatement,
-    EntryKind.READ: st.ReadStatement,
+    EntryKind.READ: st.ReadStatement, EntryKind.SERVED: st.ServedStatement,
     EntryKind.RULES: st.RulesStatement, EntryKind.DELEGATION: st.DelegationStatement,
     EntryKind.MANDATE: st.MandateStatement,
 }

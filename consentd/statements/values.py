@@ -217,20 +217,27 @@ def stated_retention(kind: int, payload: bytes) -> StatedRetention | None:
 
 
 @dataclass(frozen=True, slots=True)
-class ConsentTimes:
-    """When a version of a consent ends, and until when recipients may keep data (0 if not stated), UTC ms."""
+class StatedVersion:
+    """What a version of a consent states about how long its entries are kept.
+
+    Attributes:
+        end_ms, retention_until_ms: when it ends, and until when recipients may keep data (0 if not stated), UTC ms.
+        served_seq: seq of the SERVED entry that it rests on; 0 if not stated.
+    """
 
     end_ms: int
     retention_until_ms: int
+    served_seq: int = 0
 
 
-def consent_times(kind: int, payload: bytes) -> ConsentTimes | None:
-    """Return the times that a GRANT or AMEND states; None for another kind. Raises as ``payloads.decode_payload``."""
+def stated_version(kind: int, payload: bytes) -> StatedVersion | None:
+    """Return what a GRANT or AMEND states; None for another kind. Raises as ``payloads.decode_payload``."""
     message = payloads.decode_payload(kind, payload) if kind in (EntryKind.GRANT, EntryKind.AMEND) else None
     if not isinstance(message, st.GrantStatement | st.AmendStatement):
         return None
     consent = message.consent
-    return ConsentTimes(consent.root.period.end_time_ms or model.OPEN_END_MS, consent.retention_until_time_ms)
+    end_ms = consent.root.period.end_time_ms or model.OPEN_END_MS
+    return StatedVersion(end_ms, consent.retention_until_time_ms, message.served_seq)
 
 
 def named_key(kind: int, payload: bytes) -> tuple[bytes, bool] | None:

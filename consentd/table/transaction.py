@@ -301,6 +301,21 @@ class TableTransaction(View):
         self._put(b"#", U32.pack(number))
         return number
 
+    # -- rows that are no part of the policy table --------------------------------------------------------------
+
+    def other(self, name: bytes) -> bytes | None:
+        """Return a row that ``put_other`` has set; None if there is none."""
+        return self._get(b"~" + name)
+
+    def put_other(self, name: bytes, value: bytes) -> None:
+        """Set a row that is no part of the policy table. Only a replay has such rows, and never the daemon."""
+        self._put(b"~" + name, value)
+
+    def delete_others(self, prefix: bytes) -> None:
+        """Delete the rows of ``put_other`` whose names begin with *prefix*."""
+        for key in [key for key, _ in self._rows(b"~" + prefix)]:
+            self._txn.delete(key)
+
     def verify_persons(self) -> None:
         """Read the rows of all persons. Raises ``DamagedRowError`` if one is damaged."""
         for _ in self._rows(b"s"):

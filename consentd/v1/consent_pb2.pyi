@@ -543,7 +543,9 @@ class Consent(_message.Message):
     implicit_policy: Global___ImplicitPolicy.ValueType
     """implicit_policy selects one of the four PCF policies for what this consent does not decide."""
     notice_id: _builtins.str
-    """notice_id names the notice the person was shown; empty: none."""
+    """notice_id names the notice that the person was shown; empty: none. The SERVED entry that records it is named beside
+    the consent, in GrantStatement and AmendStatement.
+    """
     notice_version: _builtins.int
     """notice_version is its version; 0 without a notice_id."""
     authority_seq: _builtins.int

@@ -129,6 +129,7 @@ class GrantConsentRequest(_message.Message):
     ATTESTED_FIELD_NUMBER: _builtins.int
     SIGNED_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
+    SERVED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
     wait_for: _consent_pb2.WaitFor.ValueType
@@ -145,6 +146,13 @@ class GrantConsentRequest(_message.Message):
     def signed(self) -> _consent_pb2.SignedStatement:
         """signed is a GrantStatement signed with the person's own key."""
 
+    @_builtins.property
+    def served(self) -> _statement_pb2.ServedStatement:
+        """served is the notice that was shown, which the consent names; absent: none is recorded. A SERVED entry comes right
+        before the consent's, and the daemon fills in its seq as served_seq: both entries are recorded, or none. Only with
+        `attested`, and like it: the signer of a consent cannot know that seq, so RecordServed comes before the signature.
+        """
+
     def __init__(
         self,
         *,
@@ -153,10 +161,11 @@ class GrantConsentRequest(_message.Message):
         attested: _statement_pb2.GrantStatement | None = ...,
         signed: _consent_pb2.SignedStatement | None = ...,
         wait_for: _consent_pb2.WaitFor.ValueType = ...,
+        served: _statement_pb2.ServedStatement | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "signed", b"signed", "statement", b"statement", "subject", b"subject"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "served", b"served", "signed", b"signed", "statement", b"statement", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "request_id", b"request_id", "served", b"served", "signed", b"signed", "statement", b"statement", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested", "signed"]  # noqa: Y015
     _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
@@ -202,6 +211,7 @@ class GrantConsentResponse(_message.Message):
     CONSENT_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
+    SERVED_RECEIPT_FIELD_NUMBER: _builtins.int
     consent_id: _builtins.str
     """consent_id names the new lineage; empty if refused."""
     version: _builtins.int
@@ -214,6 +224,12 @@ class GrantConsentResponse(_message.Message):
     def refused(self) -> Global___Refused:
         """refused is present if the consent was refused."""
 
+    @_builtins.property
+    def served_receipt(self) -> _consent_pb2.Receipt:
+        """served_receipt is of the SERVED entry; absent if the request has no `served`. It comes before the GRANT or the
+        REFUSAL.
+        """
+
     def __init__(
         self,
         *,
@@ -221,10 +237,11 @@ class GrantConsentResponse(_message.Message):
         consent_id: _builtins.str = ...,
         version: _builtins.int = ...,
         refused: Global___Refused | None = ...,
+        served_receipt: _consent_pb2.Receipt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "refused", b"refused"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "refused", b"refused", "served_receipt", b"served_receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent_id", b"consent_id", "receipt", b"receipt", "refused", b"refused", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent_id", b"consent_id", "receipt", b"receipt", "refused", b"refused", "served_receipt", b"served_receipt", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -243,6 +260,7 @@ class AmendConsentRequest(_message.Message):
     ATTESTED_FIELD_NUMBER: _builtins.int
     SIGNED_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
+    SERVED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
     consent_id: _builtins.str
@@ -267,6 +285,10 @@ class AmendConsentRequest(_message.Message):
     def signed(self) -> _consent_pb2.SignedStatement:
         """signed is an AmendStatement signed with the person's own key."""
 
+    @_builtins.property
+    def served(self) -> _statement_pb2.ServedStatement:
+        """served is as in GrantConsentRequest, for the notice that the new version names."""
+
     def __init__(
         self,
         *,
@@ -277,10 +299,11 @@ class AmendConsentRequest(_message.Message):
         attested: _statement_pb2.AmendStatement | None = ...,
         signed: _consent_pb2.SignedStatement | None = ...,
         wait_for: _consent_pb2.WaitFor.ValueType = ...,
+        served: _statement_pb2.ServedStatement | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "signed", b"signed", "statement", b"statement", "subject", b"subject"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "served", b"served", "signed", b"signed", "statement", b"statement", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "based_on_version", b"based_on_version", "consent_id", b"consent_id", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "based_on_version", b"based_on_version", "consent_id", b"consent_id", "request_id", b"request_id", "served", b"served", "signed", b"signed", "statement", b"statement", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested", "signed"]  # noqa: Y015
     _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
@@ -297,6 +320,7 @@ class AmendConsentResponse(_message.Message):
     RECEIPT_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
+    SERVED_RECEIPT_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """version is the new version; 0 if refused."""
     @_builtins.property
@@ -307,20 +331,97 @@ class AmendConsentResponse(_message.Message):
     def refused(self) -> Global___Refused:
         """refused is present if the new version was refused."""
 
+    @_builtins.property
+    def served_receipt(self) -> _consent_pb2.Receipt:
+        """served_receipt is of the SERVED entry; absent if the request has no `served`."""
+
     def __init__(
         self,
         *,
         receipt: _consent_pb2.Receipt | None = ...,
         version: _builtins.int = ...,
         refused: Global___Refused | None = ...,
+        served_receipt: _consent_pb2.Receipt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "refused", b"refused"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "refused", b"refused", "served_receipt", b"served_receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "refused", b"refused", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "refused", b"refused", "served_receipt", b"served_receipt", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AmendConsentResponse: _TypeAlias = AmendConsentResponse  # noqa: Y015
+
+@_typing.final
+class RecordServedRequest(_message.Message):
+    """RecordServedRequest has what was shown."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    ATTESTED_FIELD_NUMBER: _builtins.int
+    SIGNED_FIELD_NUMBER: _builtins.int
+    WAIT_FOR_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.bytes
+    """request_id makes the write idempotent, 16 random bytes."""
+    wait_for: _consent_pb2.WaitFor.ValueType
+    """wait_for says whether to answer once the entry is on disk, or once it is published."""
+    @_builtins.property
+    def subject(self) -> _consent_pb2.Subject:
+        """subject is the person."""
+
+    @_builtins.property
+    def attested(self) -> _statement_pb2.ServedStatement:
+        """attested: the daemon signs the entry, which names the caller as the one who attests it."""
+
+    @_builtins.property
+    def signed(self) -> _consent_pb2.SignedStatement:
+        """signed is a ServedStatement signed with the person's own key, or with a key of the participant that showed the
+        notice. The caller may be another one.
+        """
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.bytes = ...,
+        subject: _consent_pb2.Subject | None = ...,
+        attested: _statement_pb2.ServedStatement | None = ...,
+        signed: _consent_pb2.SignedStatement | None = ...,
+        wait_for: _consent_pb2.WaitFor.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "signed", b"signed", "statement", b"statement", "subject", b"subject"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested", "signed"]  # noqa: Y015
+    _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
+
+Global___RecordServedRequest: _TypeAlias = RecordServedRequest  # noqa: Y015
+
+@_typing.final
+class RecordServedResponse(_message.Message):
+    """RecordServedResponse has the receipt of the entry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def receipt(self) -> _consent_pb2.Receipt:
+        """receipt of the SERVED entry. The seq in its leaf is what a consent names as served_seq."""
+
+    def __init__(
+        self,
+        *,
+        receipt: _consent_pb2.Receipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordServedResponse: _TypeAlias = RecordServedResponse  # noqa: Y015
 
 @_typing.final
 class PauseConsentRequest(_message.Message):

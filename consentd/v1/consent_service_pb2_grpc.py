@@ -47,6 +47,11 @@ class ConsentServiceStub(object):
                 request_serializer=consentd_dot_v1_dot_consent__service__pb2.AmendConsentRequest.SerializeToString,
                 response_deserializer=consentd_dot_v1_dot_consent__service__pb2.AmendConsentResponse.FromString,
                 _registered_method=True)
+        self.RecordServed = channel.unary_unary(
+                '/consentd.v1.ConsentService/RecordServed',
+                request_serializer=consentd_dot_v1_dot_consent__service__pb2.RecordServedRequest.SerializeToString,
+                response_deserializer=consentd_dot_v1_dot_consent__service__pb2.RecordServedResponse.FromString,
+                _registered_method=True)
         self.PauseConsent = channel.unary_unary(
                 '/consentd.v1.ConsentService/PauseConsent',
                 request_serializer=consentd_dot_v1_dot_consent__service__pb2.PauseConsentRequest.SerializeToString,
@@ -90,6 +95,14 @@ class ConsentServiceServicer(object):
 
     def AmendConsent(self, request, context):
         """AmendConsent replaces a consent by its next version, narrower or wider. Cost: one group commit.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordServed(self, request, context):
+        """RecordServed records that a notice was shown to a person, without a consent, or before the person signs one. Cost: one
+        group commit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -145,6 +158,11 @@ def add_ConsentServiceServicer_to_server(servicer, server):
                     servicer.AmendConsent,
                     request_deserializer=consentd_dot_v1_dot_consent__service__pb2.AmendConsentRequest.FromString,
                     response_serializer=consentd_dot_v1_dot_consent__service__pb2.AmendConsentResponse.SerializeToString,
+            ),
+            'RecordServed': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordServed,
+                    request_deserializer=consentd_dot_v1_dot_consent__service__pb2.RecordServedRequest.FromString,
+                    response_serializer=consentd_dot_v1_dot_consent__service__pb2.RecordServedResponse.SerializeToString,
             ),
             'PauseConsent': grpc.unary_unary_rpc_method_handler(
                     servicer.PauseConsent,
@@ -229,6 +247,33 @@ class ConsentService(object):
             '/consentd.v1.ConsentService/AmendConsent',
             consentd_dot_v1_dot_consent__service__pb2.AmendConsentRequest.SerializeToString,
             consentd_dot_v1_dot_consent__service__pb2.AmendConsentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordServed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consentd.v1.ConsentService/RecordServed',
+            consentd_dot_v1_dot_consent__service__pb2.RecordServedRequest.SerializeToString,
+            consentd_dot_v1_dot_consent__service__pb2.RecordServedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,10 @@ class ConsentServiceStub:
     """
     AmendConsent: _grpc.UnaryUnaryMultiCallable[_consent_service_pb2.AmendConsentRequest, _consent_service_pb2.AmendConsentResponse]
     """AmendConsent replaces a consent by its next version, narrower or wider. Cost: one group commit."""
+    RecordServed: _grpc.UnaryUnaryMultiCallable[_consent_service_pb2.RecordServedRequest, _consent_service_pb2.RecordServedResponse]
+    """RecordServed records that a notice was shown to a person, without a consent, or before the person signs one. Cost: one
+    group commit.
+    """
     PauseConsent: _grpc.UnaryUnaryMultiCallable[_consent_service_pb2.PauseConsentRequest, _consent_service_pb2.PauseConsentResponse]
     """PauseConsent suspends a consent: its permits have no effect until it is resumed, its denies stay. Cost: one group
     commit.
@@ -73,6 +77,10 @@ class ConsentServiceAsyncStub(ConsentServiceStub):
     """
     AmendConsent: _aio.UnaryUnaryMultiCallable[_consent_service_pb2.AmendConsentRequest, _consent_service_pb2.AmendConsentResponse]  # type: ignore[assignment]
     """AmendConsent replaces a consent by its next version, narrower or wider. Cost: one group commit."""
+    RecordServed: _aio.UnaryUnaryMultiCallable[_consent_service_pb2.RecordServedRequest, _consent_service_pb2.RecordServedResponse]  # type: ignore[assignment]
+    """RecordServed records that a notice was shown to a person, without a consent, or before the person signs one. Cost: one
+    group commit.
+    """
     PauseConsent: _aio.UnaryUnaryMultiCallable[_consent_service_pb2.PauseConsentRequest, _consent_service_pb2.PauseConsentResponse]  # type: ignore[assignment]
     """PauseConsent suspends a consent: its permits have no effect until it is resumed, its denies stay. Cost: one group
     commit.
@@ -113,6 +121,16 @@ class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_consent_service_pb2.AmendConsentResponse, _abc.Awaitable[_consent_service_pb2.AmendConsentResponse]]:
         """AmendConsent replaces a consent by its next version, narrower or wider. Cost: one group commit."""
+
+    @_abc_1.abstractmethod
+    def RecordServed(
+        self,
+        request: _consent_service_pb2.RecordServedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_consent_service_pb2.RecordServedResponse, _abc.Awaitable[_consent_service_pb2.RecordServedResponse]]:
+        """RecordServed records that a notice was shown to a person, without a consent, or before the person signs one. Cost: one
+        group commit.
+        """
 
     @_abc_1.abstractmethod
     def PauseConsent(

@@ -65,7 +65,7 @@ class _EntryKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EntryKind.V
     ENTRY_KIND_DUTY: _EntryKind.ValueType  # 18
     """ENTRY_KIND_DUTY: something must be done by a date. Reserved."""
     ENTRY_KIND_SERVED: _EntryKind.ValueType  # 19
-    """ENTRY_KIND_SERVED: a notice or statement was shown to the person. Reserved."""
+    """ENTRY_KIND_SERVED: ServedStatement, a notice was shown to the person."""
     ENTRY_KIND_ERASURE: _EntryKind.ValueType  # 20
     """ENTRY_KIND_ERASURE: the person is forgotten; the last entry of their chain. Not written yet."""
     ENTRY_KIND_RULES: _EntryKind.ValueType  # 21
@@ -121,7 +121,7 @@ ENTRY_KIND_RESOLUTION: EntryKind.ValueType  # 17
 ENTRY_KIND_DUTY: EntryKind.ValueType  # 18
 """ENTRY_KIND_DUTY: something must be done by a date. Reserved."""
 ENTRY_KIND_SERVED: EntryKind.ValueType  # 19
-"""ENTRY_KIND_SERVED: a notice or statement was shown to the person. Reserved."""
+"""ENTRY_KIND_SERVED: ServedStatement, a notice was shown to the person."""
 ENTRY_KIND_ERASURE: EntryKind.ValueType  # 20
 """ENTRY_KIND_ERASURE: the person is forgotten; the last entry of their chain. Not written yet."""
 ENTRY_KIND_RULES: EntryKind.ValueType  # 21
@@ -1092,6 +1092,58 @@ class EnrolStatement(_message.Message):
 Global___EnrolStatement: _TypeAlias = EnrolStatement  # noqa: Y015
 
 @_typing.final
+class ServedStatement(_message.Message):
+    """ServedStatement records that a version of a notice was shown to the person. The person signs it, or a participant that
+    showed the notice, or the daemon for the caller that attests it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOTICE_ID_FIELD_NUMBER: _builtins.int
+    NOTICE_VERSION_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    SERVED_TIME_MS_FIELD_NUMBER: _builtins.int
+    CONTENT_SHA256_FIELD_NUMBER: _builtins.int
+    ATTESTATION_FIELD_NUMBER: _builtins.int
+    notice_id: _builtins.str
+    """notice_id names the notice."""
+    notice_version: _builtins.int
+    """notice_version is the version that was shown. It is published."""
+    language: _builtins.str
+    """language is the language in which it was shown, a tag as in names."""
+    channel: _builtins.str
+    """channel is where it was shown, `[a-z][a-z0-9-]{0,31}`: `app`, `web`, `paper`, `counter` or `phone`, for example."""
+    served_time_ms: _builtins.int
+    """served_time_ms is when it was shown, by the clock of whoever showed it, UTC milliseconds: at most ten minutes after
+    the entry's time.
+    """
+    content_sha256: _builtins.bytes
+    """content_sha256 is the hash of the text as it was shown, in this language, 32 bytes; empty: not stated."""
+    @_builtins.property
+    def attestation(self) -> Global___Attestation:
+        """attestation names the participant or operator that attests it; absent if its author signed it."""
+
+    def __init__(
+        self,
+        *,
+        notice_id: _builtins.str = ...,
+        notice_version: _builtins.int = ...,
+        language: _builtins.str = ...,
+        channel: _builtins.str = ...,
+        served_time_ms: _builtins.int = ...,
+        content_sha256: _builtins.bytes = ...,
+        attestation: Global___Attestation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "channel", b"channel", "content_sha256", b"content_sha256", "language", b"language", "notice_id", b"notice_id", "notice_version", b"notice_version", "served_time_ms", b"served_time_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServedStatement: _TypeAlias = ServedStatement  # noqa: Y015
+
+@_typing.final
 class GrantStatement(_message.Message):
     """GrantStatement grants a consent: version 1 of a new lineage."""
 
@@ -1099,6 +1151,11 @@ class GrantStatement(_message.Message):
 
     CONSENT_FIELD_NUMBER: _builtins.int
     ATTESTATION_FIELD_NUMBER: _builtins.int
+    SERVED_SEQ_FIELD_NUMBER: _builtins.int
+    served_seq: _builtins.int
+    """served_seq is the seq of the SERVED entry, earlier in the person's chain, that shows the notice which the consent
+    names: the same id and version. 0: none is named.
+    """
     @_builtins.property
     def consent(self) -> _consent_pb2.Consent:
         """consent is version 1."""
@@ -1112,10 +1169,11 @@ class GrantStatement(_message.Message):
         *,
         consent: _consent_pb2.Consent | None = ...,
         attestation: Global___Attestation | None = ...,
+        served_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "consent", b"consent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "consent", b"consent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "consent", b"consent", "served_seq", b"served_seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1131,10 +1189,13 @@ class AmendStatement(_message.Message):
     LINEAGE_SEQ_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     ATTESTATION_FIELD_NUMBER: _builtins.int
+    SERVED_SEQ_FIELD_NUMBER: _builtins.int
     lineage_seq: _builtins.int
     """lineage_seq is the seq of the GRANT that began the lineage."""
     version: _builtins.int
     """version is the new version."""
+    served_seq: _builtins.int
+    """served_seq is as in GrantStatement, for the notice that the new version names."""
     @_builtins.property
     def consent(self) -> _consent_pb2.Consent:
         """consent is the new version, complete."""
@@ -1150,10 +1211,11 @@ class AmendStatement(_message.Message):
         lineage_seq: _builtins.int = ...,
         version: _builtins.int = ...,
         attestation: Global___Attestation | None = ...,
+        served_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "consent", b"consent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "consent", b"consent", "lineage_seq", b"lineage_seq", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "consent", b"consent", "lineage_seq", b"lineage_seq", "served_seq", b"served_seq", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -279,6 +279,13 @@ def _grant(call: Call) -> Access:
     return _either(call, attempt)
 
 
+def _record_served(call: Call) -> Access:
+    shown = st.ServedStatement(notice_id=_published(call).notice_id, notice_version=1, language="ko")
+    shown.channel, shown.served_time_ms = "app", 1
+    request = cs.RecordServedRequest(request_id=request_id(), subject=call.world.person(call.whose), attested=shown)
+    return call.plain(call.running.consents.RecordServed, request)
+
+
 def _given(call: Call, fields: dict[str, Any]) -> tuple[pb.Subject, str]:
     """Return a person with a consent, and its id; for UNKNOWN, an id that nobody has."""
     subject = call.world.person(call.whose)
@@ -484,17 +491,21 @@ def _notice() -> st.NoticeStatement:
     return st.NoticeStatement(notice_id=name, version=1, title={"ko": "고지"}, content_sha256=bytes(32))
 
 
-def _publish_notice(call: Call) -> Access:
+def _published(call: Call) -> st.NoticeStatement:
     notice = _notice()
     request = rs.PublishNoticeRequest(request_id=request_id(), attested=notice)
+    call.running.registry.PublishNotice(request, metadata=call.running.as_("operator"))
+    return notice
+
+
+def _publish_notice(call: Call) -> Access:
+    request = rs.PublishNoticeRequest(request_id=request_id(), attested=_notice())
     return call.plain(call.running.registry.PublishNotice, request)
 
 
 def _get_notice(call: Call) -> Access:
-    notice = _notice()
-    request = rs.PublishNoticeRequest(request_id=request_id(), attested=notice)
-    call.running.registry.PublishNotice(request, metadata=call.running.as_("operator"))
-    return call.plain(call.running.registry.GetNotice, rs.GetNoticeRequest(notice_id=notice.notice_id))
+    request = rs.GetNoticeRequest(notice_id=_published(call).notice_id)
+    return call.plain(call.running.registry.GetNotice, request)
 
 
 def _enrol(call: Call) -> Access:
@@ -545,6 +556,7 @@ ATTEMPTS: dict[str, Callable[[Call], Access]] = {
     "ListAccesses": _list_accesses,
     "GrantConsent": _grant,
     "AmendConsent": _amend,
+    "RecordServed": _record_served,
     "PauseConsent": _changes(EntryKind.PAUSE, "PauseConsent", cs.PauseConsentRequest),
     "ResumeConsent": _changes(EntryKind.RESUME, "ResumeConsent", cs.ResumeConsentRequest),
     "RevokeConsent": _changes(EntryKind.REVOKE, "RevokeConsent", cs.RevokeConsentRequest),

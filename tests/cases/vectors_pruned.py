@@ -307,7 +307,7 @@ def tombstones() -> Iterator[Vector]:
     yield from both("a tombstone of just before kept_from", "ok", shown(early, gone=(OLD,)))
     for kind in (*EntryKind, 40, 200, 254):
         kept = ledger(pruning(), old=lambda forge, kind=kind: forge.add(ME, kind, DAEMON))
-        want = "ok" if 8 <= kind <= 15 or kind == 24 else "proof"
+        want = "ok" if 8 <= kind <= 15 or kind in (19, 24) else "proof"
         verdict = "undetermined" if kind > max(EntryKind) else ""
         yield from both(f"kind {int(kind)}, gone", want, shown(kept, 4, (OLD + 1,)))
         # Nothing follows an ERASURE, and some kinds are in public chains only.

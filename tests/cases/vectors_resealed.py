@@ -89,21 +89,23 @@ def forged_evidence() -> Iterator[Vector]:
     moved = st.LedgerStatement(origin="ledger.example/other", verifier_keys=vkeys, statement_key=DAEMON.public_key)
     second = st.LedgerStatement(origin=ORIGIN, verifier_keys=vkeys, statement_key=STRANGER.public_key)
     unread = second.SerializeToString() + b"\x78\x01"
-    serve, access = Step(EntryKind.SERVED), Step(EntryKind.ACCESS)
+    outcome, access = Step(EntryKind.OUTCOME), Step(EntryKind.ACCESS)
     gone = Step(EntryKind.KEY, st.KeyStatement(key=DAEMON.public_key, retired=True), ledger)
     named = Step(EntryKind.KEY, key, ledger)
     retired = Step(EntryKind.KEY, st.KeyStatement(key=BANK.public_key, retired=True), bank)
     for name, want, *steps in (
-        ("a participant's statement", "ok", replace(serve, key=BANK)),
-        ("a participant's kind by the daemon", "ok", serve),
+        ("a participant's statement", "ok", replace(outcome, key=BANK)),
+        ("a participant's kind by the daemon", "ok", outcome),
         ("the daemon's kind by a participant", "signature", replace(access, key=BANK)),
         ("a person's kind by a participant", "signature", Step(EntryKind.GRANT, key=BANK)),
         ("a grant by a key of nobody", "undetermined", Step(EntryKind.GRANT, **nobody)),
-        ("a participant's kind by a key of nobody", "signature", replace(serve, **nobody)),
+        ("a notice shown, by a participant", "ok", Step(EntryKind.SERVED, key=BANK)),
+        ("a notice shown, by a key of nobody", "undetermined", Step(EntryKind.SERVED, **nobody)),
+        ("a participant's kind by a key of nobody", "signature", replace(outcome, **nobody)),
         ("the daemon's kind by a key of nobody", "signature", replace(access, **nobody)),
         ("a kind not known by a key of nobody", "undetermined", Step(200, **nobody)),
         ("a key retired", "ok", retired),
-        ("a key retired before", "signature", retired, replace(serve, key=BANK)),
+        ("a key retired before", "signature", retired, replace(outcome, key=BANK)),
         ("a key that vouches for itself", "signature", Step(EntryKind.KEY, key, bank, **nobody)),
         ("a statement key retired by itself", "ok", gone),
         ("a statement key retired before", "signature", gone, access),
@@ -119,17 +121,17 @@ def forged_evidence() -> Iterator[Vector]:
         ("a KEY with a field not known", "undetermined", Step(EntryKind.KEY, later, bank)),
         ("a KEY that is none", "undetermined", Step(EntryKind.KEY, b"\xff", bank)),
         ("signed by a KEY with a field not known", "signature",
-         Step(EntryKind.KEY, later, bank), replace(serve, **nobody)),
+         Step(EntryKind.KEY, later, bank), replace(outcome, **nobody)),
     ):  # fmt: skip
         yield forged(name, want, *steps)
     once = {"request_id": b"r" * 16}
-    own, of_bank = Step(EntryKind.GRANT, **nobody, **once), replace(serve, key=BANK, **once)
+    own, of_bank = Step(EntryKind.GRANT, **nobody, **once), replace(outcome, key=BANK, **once)
     elsewhere = replace(of_bank, kind=EntryKind.NOTICE, tag=bank)
     for name, want, *steps in (
         ("a participant's statement twice", "proof", of_bank, of_bank),
         ("a participant's statement twice, one between", "proof", of_bank, access, of_bank),
         ("a participant's request_id in two chains", "ok", of_bank, elsewhere),
-        ("a statement twice by the daemon", "ok", replace(serve, **once), replace(serve, **once)),
+        ("a statement twice by the daemon", "ok", replace(outcome, **once), replace(outcome, **once)),
         ("a statement twice by a key of nobody", "proof", own, own),
         ("a request_id of two keys", "undetermined", own, of_bank),
     ):

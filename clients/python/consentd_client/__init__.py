@@ -27,7 +27,7 @@ from consentd.v1.consent_pb2 import (
     Question,
     Subject,
 )
-from consentd.v1.statement_pb2 import OutcomeStatement, ParticipantStatement
+from consentd.v1.statement_pb2 import OutcomeStatement, ParticipantStatement, ServedStatement
 from consentd_client.access import AuthorizeAnswer, TransferOutcome
 from consentd_client.answers import CheckAnswer, NotPermittedError
 from consentd_client.async_client import AsyncClient
@@ -50,7 +50,7 @@ __all__ = [
     "Client", "CodeSet", "Consent", "DataPeriod", "Decision", "EnrolAnswer", "Entry", "EntryKind", "FileMemory",
     "GrantAnswer", "History", "HistoryFile", "HistoryState", "KeyPair", "Memory", "NotPermittedError",
     "OutcomeStatement", "ParticipantStatement", "Period", "Provision", "Question", "RamMemory", "Receipt",
-    "ReducedReceipt", "RememberedEntry", "RememberedHistory", "Resource", "StatementSigner", "Subject", "Tls",
-    "TransferOutcome", "Trust", "consent_pb2", "new_request_id", "open_history", "pin", "statement_pb2",
-    "verify_inclusion", "verify_receipt",
+    "ReducedReceipt", "RememberedEntry", "RememberedHistory", "Resource", "ServedStatement", "StatementSigner",
+    "Subject", "Tls", "TransferOutcome", "Trust", "consent_pb2", "new_request_id", "open_history", "pin",
+    "statement_pb2", "verify_inclusion", "verify_receipt",
 ]  # fmt: skip

@@ -95,6 +95,7 @@ class ClientBase(ABC):
     enrol_or_get = _method(registry.enrol_or_get)
     grant = _method(consents.grant)
     amend = _method(consents.amend)
+    record_served = _method(consents.record_served)
     pause = _method(consents.pause)
     resume = _method(consents.resume)
     revoke = _method(consents.revoke)

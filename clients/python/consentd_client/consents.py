@@ -29,26 +29,42 @@ class GrantAnswer:
         consent_id: identifies the consent, the same for all its versions; empty if a grant was refused.
         version: the number of the recorded version; 0 if the consent was refused.
         refused: the legal ground of the refusal, and the missing items; None: the consent was recorded.
+        served: the receipt of the SERVED entry that was recorded with the consent; None: there was none to record.
     """
 
     receipt: Receipt
     consent_id: str
     version: int
     refused: cs.Refused | None
+    served: Receipt | None = None
 
     def __bool__(self) -> bool:
         return self.refused is None
 
 
 def grant(
-    context: ClientContext, subject: pb.Subject, consent: pb.Consent, **options: Unpack[StatementOptions]
+    context: ClientContext,
+    subject: pb.Subject,
+    consent: pb.Consent,
+    *,
+    served: st.ServedStatement | None = None,
+    served_seq: int = 0,
+    **options: Unpack[StatementOptions],
 ) -> Operation[GrantAnswer]:
-    """Record a new consent. If the consent lacks an item that the law requires, the daemon records a refusal."""
-    request = cs.GrantConsentRequest(subject=subject, **write_fields(context, options, StatementOptions))
-    put_statement(context, request, EntryKind.GRANT, st.GrantStatement(consent=consent), options)
+    """Record a new consent. If the consent lacks an item that the law requires, the daemon records a refusal.
+
+    Args:
+        served: the notice that was shown, which the consent names, to record in the same write; not with a signer.
+        served_seq: seq of the SERVED entry of that notice, if it is recorded already (``record_served``).
+    """
+    fields = write_fields(context, options, StatementOptions)
+    request = cs.GrantConsentRequest(subject=subject, served=served, **fields)
+    statement = st.GrantStatement(consent=consent, served_seq=served_seq)
+    put_statement(context, request, EntryKind.GRANT, statement, options)
     tree_size = context.learned.tree_size
     response = yield from call(context, request, cs.GrantConsentResponse)
-    answer = _grant_answer(context, response, EntryKind.GRANT, response.consent_id, tree_size)
+    name, shown = response.consent_id, served is not None
+    answer = _grant_answer(context, response, EntryKind.GRANT, name, tree_size, has_served=shown)
     event = answer.receipt.event
     if answer and answer.consent_id != codec.consent_id(event.tag, event.seq).hex():
         raise ProofError("consent id does not belong to the entry in the receipt")
@@ -62,6 +78,8 @@ def amend(
     consent: pb.Consent,
     *,
     based_on_version: int,
+    served: st.ServedStatement | None = None,
+    served_seq: int = 0,
     **options: Unpack[StatementOptions],
 ) -> Operation[GrantAnswer]:
     """Replace a consent by its next version, which may allow less or more.
@@ -69,34 +87,50 @@ def amend(
     Args:
         consent: the complete next version.
         based_on_version: the version that the caller changed into *consent*.
+        served, served_seq: as for ``grant``.
 
     Raises:
         ConflictError: another version is in force.
     """
     request = cs.AmendConsentRequest(
-        subject=subject, consent_id=consent_id, based_on_version=based_on_version,
+        subject=subject, consent_id=consent_id, based_on_version=based_on_version, served=served,
         **write_fields(context, options, StatementOptions),
     )  # fmt: skip
-    statement, signer, ref = st.AmendStatement(consent=consent), options.get("signer"), 0
+    statement, signer, ref = st.AmendStatement(consent=consent, served_seq=served_seq), options.get("signer"), 0
     if signer is not None:
         record = yield from _record_to_sign(context, subject, consent_id, signer)
         statement.lineage_seq, statement.version, ref = record.lineage_seq, based_on_version + 1, record.seq
     put_statement(context, request, EntryKind.AMEND, statement, options, ref=ref)
     tree_size = context.learned.tree_size
     response = yield from call(context, request, cs.AmendConsentResponse)
-    return _grant_answer(context, response, EntryKind.AMEND, consent_id, tree_size)
+    shown = served is not None
+    return _grant_answer(context, response, EntryKind.AMEND, consent_id, tree_size, has_served=shown)
 
 
 def _grant_answer(
     context: ClientContext, response: cs.GrantConsentResponse | cs.AmendConsentResponse, kind: EntryKind, name: str,
-    tree_size: int,
+    tree_size: int, *, has_served: bool,
 ) -> GrantAnswer:  # fmt: skip
     kinds = (kind, EntryKind.REFUSAL)
     receipt = read_new_receipt(context, response.receipt, kinds=kinds, tree_size=tree_size)
     refused = response.refused if response.HasField("refused") else None
     if (refused is None) != (receipt.kind == kind):
         raise ProofError("answer and receipt differ on whether the consent was recorded")
-    return GrantAnswer(receipt=receipt, consent_id=name, version=response.version, refused=refused)
+    served = None
+    if has_served:
+        served = read_new_receipt(context, response.served_receipt, kinds=(EntryKind.SERVED,), tree_size=tree_size)
+        if (served.event.tag, served.event.seq + 1) != (receipt.event.tag, receipt.event.seq):
+            raise ProofError("notice that was shown is not recorded right before the consent")
+    return GrantAnswer(receipt=receipt, consent_id=name, version=response.version, refused=refused, served=served)
+
+
+def record_served(
+    context: ClientContext, subject: pb.Subject, statement: st.ServedStatement, **options: Unpack[StatementOptions]
+) -> Operation[Receipt]:
+    """Record that a notice was shown to a person. A consent that rests on it names the seq in the receipt."""
+    request = cs.RecordServedRequest(subject=subject, **write_fields(context, options, StatementOptions))
+    put_statement(context, request, EntryKind.SERVED, statement, options)
+    return (yield from write(context, request, cs.RecordServedResponse, EntryKind.SERVED))
 
 
 def pause(

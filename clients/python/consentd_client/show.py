@@ -42,15 +42,23 @@ def describe(message: Message | None, lang: str) -> str:
     *message* is None if this version cannot read the statement. Control characters are escaped.
     """
     if isinstance(message, st.GrantStatement):
-        return text_of(consent_lines(message.consent, lang))
+        first, *rest = consent_lines(message.consent, lang)
+        return text_of([first + _rests_on(message.served_seq, lang), *rest])
     if isinstance(message, st.AmendStatement):
         first, *rest = consent_lines(message.consent, lang)
-        return text_of([f"v{message.version} #{message.lineage_seq} {first}", *rest])
+        first = f"v{message.version} #{message.lineage_seq} {first}"
+        return text_of([first + _rests_on(message.served_seq, lang), *rest])
     if isinstance(message, st.RefusalStatement) and not message.HasField("access"):
         first, *rest = consent_lines(message.grant.consent, lang)
         missing = f" ({joined(message.missing, '')})" if message.missing else ""
-        return text_of([f"{code_name(message.reason, lang)}{missing}, {first}", *rest])
+        first = f"{code_name(message.reason, lang)}{missing}, {first}"
+        return text_of([first + _rests_on(message.grant.served_seq, lang), *rest])
     return escape_control(_line(message, lang))
+
+
+def _rests_on(served_seq: int, lang: str) -> str:
+    """Name the SERVED entry on which a consent rests; empty if it names none."""
+    return f", {label('SERVED', lang)} #{served_seq}" if served_seq else ""
 
 
 def text_of(lines: Iterable[str]) -> str:
@@ -77,6 +85,8 @@ def _line(message: Message | None, lang: str) -> str:
             return f"{message.reader}: {scope}{under}"
         case st.EnrolStatement():
             return message.scheme
+        case st.ServedStatement():
+            return served(message)
         case st.LedgerStatement():
             return message.origin
         case st.ParticipantStatement():
@@ -94,6 +104,13 @@ def _line(message: Message | None, lang: str) -> str:
         case st.DelegationStatement():
             return delegation(message, lang)
     return label("UNKNOWN", lang)
+
+
+def served(message: st.ServedStatement) -> str:
+    """Describe in one line that a notice was shown: id and version, language, channel and time."""
+    notice = f"{message.notice_id}@{message.notice_version}"
+    shown = escape_control(f"{notice}, {message.language}, {message.channel}")
+    return f"{shown}, {format_instant(message.served_time_ms)}"
 
 
 def mandate(message: st.MandateStatement, lang: str) -> str:

@@ -16,6 +16,7 @@ export interface Kind {
 export const LEDGER = 1;
 export const PARTICIPANT = 2;
 export const KEY = 3;
+export const SERVED = 19;
 export const ERASURE = 20;
 export const DELEGATION = 22;
 export const MANDATE = 23;
@@ -28,9 +29,9 @@ const PARTICIPANTS: ReadonlySet<Owner> = new Set(["ledger", "participant"]);
 /** All owners. Any of them may author a kind that this version does not know. */
 export const ANYBODY: ReadonlySet<Owner> = new Set(["ledger", "participant", "subject"]);
 
-/** Report whether statements of a kind may be pruned: GRANT … OUTCOME, and READ. Keys depend on none of these. */
+/** Report whether statements of a kind may be pruned: GRANT … OUTCOME, SERVED, READ. Keys depend on none of these. */
 export function isPrunable(kind: number): boolean {
-  return (kind >= 8 && kind <= 15) || kind === READ;
+  return (kind >= 8 && kind <= 15) || kind === SERVED || kind === READ;
 }
 
 /** Report whether a kind is in public chains only: LEDGER, PARTICIPANT, VOCABULARY, NOTICE, RULES, DELEGATION,
@@ -61,7 +62,8 @@ export const KINDS: ReadonlyMap<number, Kind> = new Map([
   [16, { name: "DISPUTE", authors: PERSON }],
   [17, { name: "RESOLUTION", authors: PARTICIPANTS }],
   [18, { name: "DUTY", authors: PARTICIPANTS }],
-  [19, { name: "SERVED", authors: PARTICIPANTS }],
+  // Of participants, each that may have shown a notice.
+  [SERVED, { name: "SERVED", authors: ANYBODY }],
   [20, { name: "ERASURE", authors: PARTICIPANTS }],
   [21, { name: "RULES", authors: PARTICIPANTS }],
   // Which participant may sign a KEY, a DELEGATION or a MANDATE: key_validity.ts.

@@ -1,12 +1,17 @@
-"""Write consents: grant, amend, pause, resume and revoke. If a required item is missing, record a REFUSAL."""
+"""Write consents: grant, amend, pause, resume and revoke. If a required item is missing, record a REFUSAL.
 
+A grant or an amendment may record the notice that was shown with it: then a SERVED entry is written right before its
+own entry, in the same batch.
+"""
+
+import hashlib
 from dataclasses import dataclass
 from typing import TypeVar
 
 from google.protobuf.message import Message
 
 from consentd.core.kinds import EntryKind
-from consentd.errors import ConflictError, NotFoundError
+from consentd.errors import ConflictError, InvalidError, NotFoundError
 from consentd.ledger.ledger import Appended
 from consentd.policy import check, model
 from consentd.policy.subject import Lineage, only_denies
@@ -16,22 +21,22 @@ from consentd.sequencer.commands.authorship import (
     check_writer,
     check_written_version,
 )
-from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, has_right
-from consentd.sequencer.commands.write import NewEntry, PersonWrite, Plan, ReceiptOnly, ReplayContext, WriteContext
+from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, check_right, has_right
+from consentd.sequencer.commands.served import Shown, check_rests_on, check_served, read_shown, shown_by
+from consentd.sequencer.commands.write import (
+    NewEntry,
+    PersonWrite,
+    Plan,
+    ReceiptOnly,
+    ReplayContext,
+    WriteContext,
+    enrolled_tag,
+)
 from consentd.statements import payloads, values
-from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
 A = TypeVar("A")
-
-
-def enrolled_tag(view: View, identifier_hash: bytes) -> bytes:
-    """Return the tag (chain id) of a person. Raises ``NotFoundError`` if the person is not enrolled."""
-    tag = view.tag_of(identifier_hash)
-    if tag is None:
-        raise NotFoundError("subject is not enrolled", "SUBJECT_NOT_FOUND")
-    return tag
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +58,47 @@ def _plan(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _VersionWrite(PersonWrite):
-    """Base of the writes that add the version after *based_on_version* to a lineage (one consent's versions)."""
+    """Base of the writes that add the version after *based_on_version* to a lineage (one consent's versions).
+
+    Attributes:
+        served: the notice that was shown, to record right before the version; None: there is none to record.
+    """
 
     based_on_version: int = 0
+    served: st.ServedStatement | None = None
+
+    def name_served(self, message: st.GrantStatement | st.AmendStatement, context: WriteContext, tag: bytes) -> None:
+        """Let the statement name the SERVED entry that this write records, and check what it names.
+
+        Raises:
+            InvalidError: it names another entry too, or as ``check_served`` and ``check_rests_on``.
+            DeniedError: the caller may not record that a notice was shown.
+        """
+        if self.served is not None:
+            if self.signed is not None or message.served_seq:
+                raise InvalidError("notice is shown with an attested statement that names no other SERVED entry")
+            payloads.check_no_unknown_fields(self.served)
+            check_right(context.table, self.request.asker, ACT_FOR_SUBJECTS)
+            check_served(context.table, self.served, time_ms=context.time_ms)
+            message.served_seq = context.batch.head(tag)[0] + 1
+            shown: Shown | None = shown_by(self.served)
+        elif message.served_seq:
+            shown = read_shown(context, tag, message.served_seq)
+        else:
+            return
+        check_rests_on(shown, values.consent_value(message.consent))
+
+    def plan(
+        self, context: WriteContext, kind: EntryKind, tag: bytes, message: Message, answer: ConsentAnswer, ref: int = 0
+    ) -> Plan[ConsentAnswer]:
+        """Return the plan of the version or its refusal, after the SERVED entry, if there is one to record."""
+        plan = _plan(self, context, kind, tag, message, answer, ref)
+        if self.served is None:
+            return plan
+        # Each entry needs a request_id of its own. That of the SERVED entry is derived from the request's.
+        derived = hashlib.sha256(self.request.id + b"\1").digest()[:16]
+        served = NewEntry(kind=EntryKind.SERVED, tag=tag, message=self.served, request_id=derived)
+        return Plan((context.draft(served), *plan.entries), answer)
 
     def replay(self, context: ReplayContext, recorded: Appended) -> ConsentAnswer:
         """Return the answer that the original write got; it is read from the recorded entry."""
@@ -78,12 +121,14 @@ class GrantConsent(_VersionWrite):
         is_statutory = self.message.consent.kind == pb.CONSENT_KIND_STATUTORY
         check_writer(context.table, self.request.asker, statutory=is_statutory, signed=self.signed is not None)
         tag = enrolled_tag(context.table, self.identifier_hash)
-        count, _ = context.batch.head(tag)
-        refusal = _check_consent(self, context, self.message.consent, tag, lineage=count + 1, version=1)
+        message = st.GrantStatement()
+        message.CopyFrom(self.message)
+        self.name_served(message, context, tag)
+        refusal = _check_consent(self, context, message.consent, tag, lineage=None, version=1)
         if refusal is not None:
-            refusal.grant.CopyFrom(self.message)
-            return _plan(self, context, EntryKind.REFUSAL, tag, refusal, ConsentAnswer(0, refusal))
-        return _plan(self, context, EntryKind.GRANT, tag, self.message, ConsentAnswer(1))
+            refusal.grant.CopyFrom(message)
+            return self.plan(context, EntryKind.REFUSAL, tag, refusal, ConsentAnswer(0, refusal))
+        return self.plan(context, EntryKind.GRANT, tag, message, ConsentAnswer(1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,14 +149,16 @@ class AmendConsent(_VersionWrite):
         if self.signed is not None and message != self.message:
             raise ConflictError("signed lineage or version is not what this write makes", "REF_MOVED")
         payloads.check_no_unknown_fields(message)
+        self.name_served(message, context, tag)
         refusal = _check_consent(
             self, context, message.consent, tag, lineage=lineage.lineage, version=message.version, replaced=lineage
         )
         if refusal is not None:
             refusal.grant.consent.CopyFrom(message.consent)
             refusal.grant.attestation.CopyFrom(message.attestation)
-            return _plan(self, context, EntryKind.REFUSAL, tag, refusal, ConsentAnswer(0, refusal))
-        return _plan(self, context, EntryKind.AMEND, tag, message, ConsentAnswer(message.version), lineage.seq)
+            refusal.grant.served_seq = message.served_seq
+            return self.plan(context, EntryKind.REFUSAL, tag, refusal, ConsentAnswer(0, refusal))
+        return self.plan(context, EntryKind.AMEND, tag, message, ConsentAnswer(message.version), lineage.seq)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,13 +209,13 @@ def _find_lineage(write: AmendConsent | ChangeConsent, context: WriteContext) ->
 
 
 def _check_consent(
-    write: PersonWrite, context: WriteContext, message: pb.Consent, tag: bytes,
-    *, lineage: int, version: int, replaced: Lineage | None = None,
+    write: _VersionWrite, context: WriteContext, message: pb.Consent, tag: bytes,
+    *, lineage: int | None, version: int, replaced: Lineage | None = None,
 ) -> st.RefusalStatement | None:
     """Check a consent (``check_written_version``), and count it for the caller's quota.
 
     Args:
-        lineage: seq of the GRANT entry that begins the lineage.
+        lineage: seq of the GRANT entry that begins the lineage; None: the entry of this consent begins it.
         replaced: the version in force that the consent replaces; None: the consent is the first version.
 
     Returns:
@@ -179,11 +226,13 @@ def _check_consent(
         OverloadedError: (QUOTA_EXCEEDED) the caller's quota of entries about the person is used up.
     """  # fmt: skip
     consent = values.consent_value(message)
-    seq = context.batch.head(tag)[0] + 1
+    seq = context.batch.head(tag)[0] + (1 if write.served is None else 2)
     checked = check_written_version(
-        context.table, tag, model.StoredConsent(lineage=lineage, seq=seq, version=version, consent=consent),
+        context.table, tag, model.StoredConsent(lineage=lineage or seq, seq=seq, version=version, consent=consent),
         time_ms=context.batch.time_ms, attester=write.request.asker if write.signed is None else "", replaced=replaced,
     )  # fmt: skip
+    if write.served is not None:
+        context.count_entry(write)
     if isinstance(checked, str):
         context.count_entry(write, is_refusal=True)
         return st.RefusalStatement(reason=checked, missing=check.missing_items(consent))

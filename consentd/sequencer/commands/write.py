@@ -4,7 +4,7 @@ A write is a value that a service makes from a request. The sequencer calls ``pr
 is the next to be recorded. ``prepare`` reads the ledger and the table, including the entries that the same batch has so
 far. ``prepare`` either raises ``RequestError``, and nothing is appended, or returns a ``Plan``. Any other error stops
 the sequencer. The table must take every planned entry, so ``prepare`` makes the table's checks first. The ledger
-recognises a repeat by the request of the plan's first draft. A plan's later entries do not see its earlier entries.
+recognises a repeat by the request of one of the plan's drafts. A plan's later entries do not see its earlier entries.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from consentd.sequencer.quotas import QuotaCounter
 from consentd.statements import payloads
 from consentd.store import Store
 from consentd.table.transaction import TableTransaction
-from consentd.table.view import Snapshot
+from consentd.table.view import Snapshot, View
 
 A = TypeVar("A")
 
@@ -315,6 +315,14 @@ class PersonWrite(Requested):
     request: Request
     identifier_hash: bytes
     signed: SignedEntry | None = None
+
+
+def enrolled_tag(view: View, identifier_hash: bytes) -> bytes:
+    """Return the tag (chain id) of a person. Raises ``NotFoundError`` if the person is not enrolled."""
+    tag = view.tag_of(identifier_hash)
+    if tag is None:
+        raise NotFoundError("subject is not enrolled", "SUBJECT_NOT_FOUND")
+    return tag
 
 
 class ReceiptOnly:
