@@ -99,10 +99,11 @@ def test_one_runs_at_a_time_and_a_repeat_is_the_same_operation() -> None:
 
 
 def test_a_cancelled_operation_ends_at_its_next_safe_point() -> None:
-    case, steps = Case(), list[str]()
+    case, steps, begun = Case(), list[str](), threading.Event()
 
     def work(follower: Follower) -> ad.PruneResult:
         follower.report(ad.OPERATION_STEP_DELETING)
+        begun.set()
         assert case.go_on.wait(HANG_S)
         steps.append("whole")
         follower.report(ad.OPERATION_STEP_DELETING)
@@ -110,6 +111,7 @@ def test_a_cancelled_operation_ends_at_its_next_safe_point() -> None:
         return ad.PruneResult()
 
     started = case.start(work)
+    assert begun.wait(HANG_S)
     asked = case.operations.cancel(started.operation_id, operator="operator/night")
     assert (asked.done, asked.cancel_requested_by) == (False, "operator/night")
     again = case.operations.cancel(started.operation_id, operator="operator/other")

@@ -8,6 +8,7 @@ after a restart finds it there (decisions/0015).
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from consentd.v1 import admin_service_pb2 as ad
 log = logging.getLogger(__name__)
 
 MAX_DONE = 100
-"""How many operations that are done are record."""
+"""How many of the operations that are done are kept."""
 
 
 class Follower:
@@ -163,7 +164,7 @@ class Operations:
             return record.message
 
     def all(self) -> list[tuple[int, ad.Operation]]:
-        """Return the operations that are record, each with its number, the latest first."""
+        """Return the operations that are kept, each with its number, the latest first."""
         with self._lock:
             return [(record.number, record.message) for record in reversed(self._records.values())]
 
@@ -212,8 +213,8 @@ class Operations:
         record.message = message
 
     def _start_time_s(self) -> float:
-        running = self._running
-        return float("nan") if running is None else running.message.start_time_ms / 1000
+        with self._lock:
+            return math.nan if self._running is None else self._running.message.start_time_ms / 1000
 
     # -- the operation's thread -------------------------------------------------------------------------------
 
@@ -229,13 +230,12 @@ class Operations:
             changes.error.CopyFrom(to_status(error))
             result = "failed"
         with self._lock:
+            if not self._is_stopping:
+                self._metrics.operations.inc(result)
             changes.end_time_ms = self._clock.wall_ms()
             self._change(record, changes)
             self._running = None
-            stopping = self._is_stopping
         _log_end(record.message, result)
-        if not stopping:
-            self._metrics.operations.inc(result)
 
 
 def _log_end(message: ad.Operation, result: str) -> None:
