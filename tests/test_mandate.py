@@ -7,16 +7,20 @@ from typing import Any
 import pytest
 
 from cases.audited import named, verify
-from cases.audits import Forge
+from cases.audits import JOBS, LOG, ORIGIN, Forge
 from cases.command_lines import CommandLine
 from cases.daemons import Running, running_daemon
 from cases.ledgers import CITIZEN, START_MS, LedgerCase, check_files
 from cases.services import now_ms, refusal, register
+from consentd.audit.evidence import make_evidence
+from consentd.audit.replay import replay_decisions
 from consentd.core import codec, ed25519
+from consentd.core.evidence import Scope, parse_evidence
 from consentd.core.kinds import EntryKind
 from consentd.errors import ConsentdError, InvalidError, NotFoundError
 from consentd.sequencer.commands import callers
 from consentd.sequencer.commands.registry import PublicWrite
+from consentd.statements.evidence import verify_evidence
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
@@ -155,6 +159,40 @@ FORGED: dict[str, dict[str, Any]] = {
     "of nobody as giver": {"message": mandate(giver="nobody"), "key": _COURT},
     "of the auditor as giver": {"message": mandate(giver="auditor"), "key": _BANK},
 }  # fmt: skip
+
+
+def test_a_signed_one_is_evidence_with_the_chain_of_its_giver(tmp_path: Path) -> None:
+    forge, court = Forge(), codec.public_tag("participant/court")
+    forge.begin()
+    forge.participant("auditor")
+    forge.participant("court", roles=[st.PARTICIPANT_ROLE_PUBLIC_AUTHORITY])
+    forge.add(EntryKind.KEY, court, st.KeyStatement(key=_COURT.public_key))
+    forge.add(EntryKind.MANDATE, CHAIN, mandate(giver="court"), key=_COURT)
+    forge.add(EntryKind.MANDATE, CHAIN, ended(giver="court"), key=_COURT)
+    forge.ask(forge.enrol(0))
+    forge.seal()
+    export = forge.write(tmp_path / "ledger", tmp_path / "openings")
+    assert verify(export).faults == ()
+    replayed = replay_decisions(export, origin=ORIGIN, log_verifier=LOG.verifier, jobs=JOBS)
+    assert (replayed.faults, replayed.not_checked) == ((), {})
+    path = tmp_path / "evidence.json"
+    make_evidence(export, path, Scope(participant="auditor"), origin=ORIGIN, log_verifier=LOG.verifier)
+    found = verify_evidence(parse_evidence(path.read_bytes()), origin=ORIGIN, log_verifier=LOG.verifier)
+    assert (found.kinds["MANDATE"], found.unproven, found.unknown, found.closed) == (2, 0, 0, 0)
+    assert court in {chain.proof.tag for chain in found.histories.chains}
+
+
+def test_a_replay_names_a_giver_without_the_role(tmp_path: Path) -> None:
+    forge = Forge()
+    forge.begin()
+    forge.participant("auditor")
+    forge.ask(forge.enrol(0))
+    forge.add(EntryKind.MANDATE, CHAIN, mandate(giver="bank"), key=_BANK)
+    at = forge.size - 1
+    forge.seal()
+    export = forge.write(tmp_path / "ledger", tmp_path / "openings")
+    replayed = replay_decisions(export, origin=ORIGIN, log_verifier=LOG.verifier, jobs=JOBS)
+    assert [fault.index for fault in replayed.faults] == [at]
 
 
 @pytest.mark.parametrize("name", FORGED)

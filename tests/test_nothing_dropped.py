@@ -14,6 +14,7 @@ from cases.services import FOREIGN_FIELD, accesses, batch, new_identifier, refus
 from consentd.ledger import reads
 from consentd.v1 import (
     access_service_pb2,
+    admin_service_pb2,
     consent_service_pb2,
     ledger_service_pb2,
     policy_service_pb2,
@@ -25,7 +26,10 @@ from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
 
-FILES = (access_service_pb2, consent_service_pb2, ledger_service_pb2, policy_service_pb2, registry_service_pb2)
+FILES = (
+    access_service_pb2, admin_service_pb2, consent_service_pb2, ledger_service_pb2, policy_service_pb2,
+    registry_service_pb2,
+)  # fmt: skip
 METHODS = [
     method
     for file in FILES

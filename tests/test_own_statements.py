@@ -214,5 +214,7 @@ def test_a_client_signs_and_verifies_them(running: Running, auditor: str) -> Non
         client.end_mandate(auditor, giver=court, signer=other, published=True)
         found = client.public_history(f"participant/{auditor}").entries
         assert [(one.kind_name, one.author) for one in found[-2:]] == [("MANDATE", f"participant/{court}")] * 2
+        assert f"mandate: {auditor} ← {court}, accesses" in found[-2].line()
+        assert f"mandate: {auditor} ← {court}, ended  [signed by {court}]" in found[-1].line()
         own = client.public_history(f"participant/{court}").entries
         assert [(one.kind_name, one.author) for one in own[-2:]] == [("KEY", f"participant/{court}")] * 2

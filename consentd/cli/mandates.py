@@ -51,5 +51,5 @@ def _show(out: Out, one: "MandateStatement", index: int) -> None:
 
     out.answer(
         show.mandate(one, out.lang), type="mandate", auditor=one.auditor, scope=one.scope, reason=one.reason,
-        end_time_ms=one.end_time_ms, ended=one.ended, index=index,
+        end_time_ms=one.end_time_ms, ended=one.ended, giver=one.giver, index=index,
     )  # fmt: skip

@@ -148,6 +148,7 @@ def _show(
         roles=roles, rights=rights, groups=list(participant.groups),
         active=participant.active, keys=keys, country=participant.country, recipient_class=of_class,
         mandate_end_time_ms=0 if mandate is None else mandate.end_time_ms,
+        mandate_giver="" if mandate is None else mandate.giver,
     )  # fmt: skip
 
 

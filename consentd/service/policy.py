@@ -13,7 +13,6 @@ from consentd.service.context import Context
 from consentd.service.exact import Answer, Asked, answer_exactly
 from consentd.service.rpc import item_error, next_item, rpc
 from consentd.service.servicer import Servicer, ServiceState
-from consentd.statements import payloads
 from consentd.table.view import Snapshot
 from consentd.v1 import policy_service_pb2 as ps
 
@@ -32,7 +31,6 @@ class PolicyService(Servicer):
         """Answer one question."""
         caller = self.caller(context)
         question = request.question
-        payloads.check_own_fields(request)
         response = ps.CheckResponse()
         if request.consistency.HasField("at_exact"):
             asked = [(question, question.subject)]
@@ -52,7 +50,6 @@ class PolicyService(Servicer):
     async def BatchCheck(self, request: ps.BatchCheckRequest, context: Context) -> ps.BatchCheckResponse:
         """Answer many questions, each independently, all from one snapshot of the table or one earlier tree."""
         caller = self.caller(context)
-        payloads.check_own_fields(request)
         asked = self._asked(request)
         if request.consistency.HasField("at_exact"):
             answers = await answer_exactly(self.services, asked, caller, request.consistency, context, self._new_id)

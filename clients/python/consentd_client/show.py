@@ -114,11 +114,12 @@ def served(message: st.ServedStatement) -> str:
 
 
 def mandate(message: st.MandateStatement, lang: str) -> str:
-    """Describe a mandate in one line: auditor, scope, reason and end."""
+    """Describe a mandate in one line: auditor, giver, scope, reason and end."""
+    auditor = f"{message.auditor} ← {message.giver}" if message.giver else message.auditor
     if message.ended:
-        return f"{message.auditor}, {label('ENDED', lang)}"
+        return f"{auditor}, {label('ENDED', lang)}"
     scope, reason = map(escape_control, (message.scope, message.reason))
-    return f"{message.auditor}, {scope}, “{reason}” ~ {format_instant(message.end_time_ms)}"
+    return f"{auditor}, {scope}, “{reason}” ~ {format_instant(message.end_time_ms)}"
 
 
 def delegation(message: st.DelegationStatement, lang: str) -> str:

@@ -117,7 +117,6 @@ class GrantConsent(_VersionWrite):
     message: st.GrantStatement
 
     def prepare(self, context: WriteContext) -> Plan[ConsentAnswer]:
-        payloads.check_no_unknown_fields(self.message)
         is_statutory = self.message.consent.kind == pb.CONSENT_KIND_STATUTORY
         check_writer(context.table, self.request.asker, statutory=is_statutory, signed=self.signed is not None)
         tag = enrolled_tag(context.table, self.identifier_hash)
@@ -148,7 +147,6 @@ class AmendConsent(_VersionWrite):
         message.lineage_seq, message.version = lineage.lineage, lineage.version + 1
         if self.signed is not None and message != self.message:
             raise ConflictError("signed lineage or version is not what this write makes", "REF_MOVED")
-        payloads.check_no_unknown_fields(message)
         self.name_served(message, context, tag)
         refusal = _check_consent(
             self, context, message.consent, tag, lineage=lineage.lineage, version=message.version, replaced=lineage

@@ -29,7 +29,7 @@ from consentd.sequencer.commands.write import (
     SignedEntry,
     WriteContext,
 )
-from consentd.statements import payloads, values
+from consentd.statements import values
 from consentd.table.transaction import TableTransaction
 from consentd.table.view import View
 from consentd.v1 import statement_pb2 as st
@@ -71,7 +71,6 @@ class PublicWrite(Requested, ReceiptOnly, Generic[M]):
         _CHECKS[self.kind](self, context)
 
     def prepare(self, context: WriteContext) -> Plan[None]:
-        payloads.check_no_unknown_fields(self.message)
         self.check(context)
         tag = codec.public_tag(self.chain)
         entry = NewEntry(
