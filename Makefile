@@ -31,10 +31,11 @@ test: $(VENV)/.dev  ## Run all tests
 bench: $(VENV)/.bench  ## Measure; prints a table and writes JSON to benchmarks/out
 	$(BIN)/python -m benchmarks $(ARGS)
 
-lint: $(VENV)/.dev  ## Check style, types, the floors and the proto files
+lint: $(VENV)/.dev  ## Check style, types, the floors, the proto files and the code made from them
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python proto/generate.py --check
 	$(BIN)/buf lint proto
 	$(BIN)/python proto/breaking.py
 

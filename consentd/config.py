@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from consentd import limits
 from consentd.errors import InvalidError
 
 if typing.TYPE_CHECKING:
@@ -99,7 +100,7 @@ class GrpcConfig:
     send_timeout_ms: int = bounded(20_000, 10, 600_000)
     idle_timeout_ms: int = bounded(300_000, 1_000, 86_400_000)
     max_message_bytes: int = bounded(1 << 20, 1 << 16, 1 << 20)
-    max_batch_items: int = bounded(1000, 1, 1000)
+    max_batch_items: int = bounded(limits.BATCH_ITEMS, 1, limits.BATCH_ITEMS)
     tls: TlsConfig | None = None
 
 

@@ -37,16 +37,16 @@ class NotFoundError(RequestError, reason="NOT_FOUND"):
     """There is no such thing, or the caller may not see it (NOT_FOUND)."""
 
 
-class ConflictError(RequestError, reason="CONFLICT"):
-    """The request conflicts with what is recorded (ABORTED)."""
-
-
 class AlreadyExistsError(RequestError, reason="ALREADY_EXISTS"):
     """What the request would make exists already (ALREADY_EXISTS)."""
 
 
 class PreconditionError(RequestError, reason="WRONG_STATE"):
     """What is recorded does not allow the request (FAILED_PRECONDITION). A repeat is useless until that is changed."""
+
+
+class AbortedError(RequestError, reason="VERSION_CONFLICT"):
+    """The caller relied on a state that is over (ABORTED): read again, decide again, and send a new request."""
 
 
 class DeniedError(RequestError, reason="CALLER_NOT_ALLOWED"):
@@ -57,8 +57,8 @@ class OperationCancelledError(RequestError, reason="OPERATION_CANCELLED"):
     """An operator cancelled an operation (CANCELLED). What it did before stays done."""
 
 
-class OverloadedError(RequestError, reason="OVERLOADED"):
-    """Too many requests are waiting, or the caller has sent too many (RESOURCE_EXHAUSTED, with RetryInfo).
+class LaterError(RequestError):
+    """The same request can succeed later, and nobody has to act meanwhile. Only subclasses are raised.
 
     Attributes:
         retry_after_ms: when the caller should try again, from now; at least 1 ms.
@@ -67,6 +67,14 @@ class OverloadedError(RequestError, reason="OVERLOADED"):
     def __init__(self, message: str, reason: str | None = None, *, retry_after_ms: int = 1_000) -> None:
         super().__init__(message, reason)
         self.retry_after_ms = retry_after_ms
+
+
+class OverloadedError(LaterError, reason="OVERLOADED"):
+    """Too many requests are waiting, or the caller has sent too many (RESOURCE_EXHAUSTED, with RetryInfo)."""
+
+
+class NotReachedError(LaterError, reason="REVISION_NOT_REACHED"):
+    """The ledger has not reached the state that the request needs (UNAVAILABLE, with RetryInfo)."""
 
 
 class VerificationError(ConsentdError, reason="INVALID_REQUEST"):

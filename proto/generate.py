@@ -1,4 +1,4 @@
-"""Generate consentd/v1 from the .proto files: ``python proto/generate.py [--check]``.
+"""Generate consentd/v1 from the .proto files, and consentd/limits.py: ``python proto/generate.py [--check]``.
 
 The pins are old on purpose: generated code is the floor of the protobuf runtime, and grpcio-tools 1.76
 emits code that runs on protobuf 6.31 and later. They live in a venv of their own (``.venv-proto``), for
@@ -15,6 +15,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
+import tomllib
 import venv
 from pathlib import Path
 
@@ -24,6 +26,7 @@ PROTO = ROOT / "proto"
 PROTOS = sorted(str(path.relative_to(PROTO)) for path in (PROTO / "consentd/v1").glob("*.proto"))
 TOOLS = ROOT / ".venv-proto"
 LOCK = ROOT / ".venv-proto.lock"
+LIMITS = "consentd/limits.py"
 IMPORTED = ["google/rpc/status.proto"]
 IMPORTS = TOOLS / "protos"
 
@@ -54,7 +57,9 @@ def protoc(proto: Path = PROTO) -> list[str]:
 
 
 def generate(out: Path) -> None:
-    """Generate the Python code of every .proto into *out*; stubs only where there is a service."""
+    """Generate the limits, and the Python code of every .proto, into *out*; stubs only where there is a service."""
+    (out / LIMITS).parent.mkdir(parents=True, exist_ok=True)
+    (out / LIMITS).write_text(limits_module())
     command = protoc()
     plugins = [f"--plugin=protoc-gen-{name}={TOOLS}/bin/protoc-gen-{name}" for name in ("mypy", "mypy_grpc")]
     subprocess.run([*command, *plugins, f"--python_out={out}", f"--mypy_out=quiet:{out}", *PROTOS], check=True)
@@ -63,14 +68,25 @@ def generate(out: Path) -> None:
     subprocess.run([*command, *plugins, *outs, *services], check=True)
 
 
+def limits_module() -> str:
+    """Return the module with a constant for each limit of limits.toml."""
+    about = "The limits that callers meet. Made from ``proto/limits.toml`` by ``make proto``: change that file."
+    lines = [f'"""{about}"""', "", "from typing import Final"]
+    for name, limit in tomllib.loads((PROTO / "limits.toml").read_text()).items():
+        (bound,) = {"most", "least"} & set(limit)
+        beyond = ", ".join(limit[key] for key in ("reason", "beyond") if key in limit)
+        text = f"At {bound} {limit[bound]:,} {limit['unit']}: {limit['what']}. Otherwise: {beyond}."
+        lines += ["", f"{name.upper()}: Final = {limit[bound]:_}", *textwrap.wrap(f'"""{text}"""', 120)]
+    return "\n".join(lines) + "\n"
+
+
 def differences(out: Path) -> list[str]:
     """Name the generated files of *out* that are not what is committed."""
-    committed, made = ROOT / "consentd/v1", out / "consentd/v1"
-    names = {path.name for path in committed.glob("*_pb2*")} | {path.name for path in made.glob("*_pb2*")}
+    found = {path.relative_to(top) for top in (ROOT, out) for path in (top / "consentd/v1").glob("*_pb2*")}
     return [
-        name for name in sorted(names)
-        if not (committed / name).exists() or not (made / name).exists()
-        or not filecmp.cmp(committed / name, made / name, shallow=False)
+        str(name) for name in sorted({*found, Path(LIMITS)})
+        if not (ROOT / name).exists() or not (out / name).exists()
+        or not filecmp.cmp(ROOT / name, out / name, shallow=False)
     ]
 
 
@@ -86,7 +102,7 @@ def main() -> int:
         generate(Path(out))
         stale = differences(Path(out))
     for name in stale:
-        print(f"consentd/v1/{name} is not what proto/ generates; run `make proto`", file=sys.stderr)
+        print(f"{name} is not what proto/ generates; run `make proto`", file=sys.stderr)
     return 1 if stale else 0
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.rpc import status_pb2
 
 from cases.daemons import (
     GIVERS,
@@ -14,6 +15,7 @@ from cases.daemons import (
     Running,
     make_running,
     question,
+    reason_in,
     reason_of,
     request_id,
     running_daemon,
@@ -40,7 +42,6 @@ from consentd.policy.delegation import Capacity
 from consentd.policy.model import BREAK_GLASS_PURPOSE, SUBJECT
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
-from consentd.v1 import error_reason_pb2 as er
 from consentd.v1 import statement_pb2 as st
 from consentd_client import show
 
@@ -98,9 +99,7 @@ def reason_for(call: Callable[[], Any]) -> str:
         answer = call()
     except grpc.RpcError as error:
         return reason_of(error)
-    if isinstance(answer, er.ItemError) and answer.reason:
-        return er.ErrorReason.Name(answer.reason).removeprefix("ERROR_REASON_")
-    return ""
+    return reason_in(answer) if isinstance(answer, status_pb2.Status) else ""
 
 
 @pytest.mark.parametrize(
@@ -337,7 +336,7 @@ def test_a_person_asks_through_an_app_or_by_signature(running: Running) -> None:
     assert send("clinic-b", named, person).decision.outcome == pb.OUTCOME_PERMIT
     other = Person(running)
     assert refusal(lambda: send("hospital-a", own, other)) == "CALLER_NOT_ALLOWED"
-    assert refusal(lambda: send("app", own, other)) == "BAD_SIGNATURE"
+    assert refusal(lambda: send("app", own, other)) == "KEY_NOT_IN_FORCE"
     # The person's signature makes the caller no other institution.
     assert refusal(lambda: send("pipc", question(person.subject), person)) == "CALLER_NOT_ALLOWED"
-    assert refusal(lambda: send("clinic-b", question(person.subject), person)) == "BAD_SIGNATURE"
+    assert refusal(lambda: send("clinic-b", question(person.subject), person)) == "KEY_NOT_IN_FORCE"

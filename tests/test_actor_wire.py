@@ -123,7 +123,7 @@ def test_a_daemon_answers_whom_the_reference_answers(tmp_path: Path, seed: int) 
     finally:
         running.stop()
     assert seen == {"PERMIT", "no", "refused"}
-    assert realm.refusals <= {"INVALID_REQUEST", "UNKNOWN_PARTICIPANT"}
+    assert realm.refusals <= {"INVALID_REQUEST", "UNKNOWN_PARTICIPANT", "WRONG_ROLE"}
     verifier = read_signing_key(running.config.keys.log_key_file).verifier
     replayed = replay_decisions(DataDirectory.of_config(running.config), origin=ORIGIN, log_verifier=verifier)
     assert (replayed.faults, replayed.not_checked) == ((), {})

@@ -209,13 +209,13 @@ def test_the_language_of_a_consent_is_a_tag(running: Running, subject: pb.Subjec
         ({"holders": ["hospital-a", "left-holder"]}, "UNKNOWN_PARTICIPANT"),
         ({"actors": ["nobody"]}, "UNKNOWN_PARTICIPANT"),
         ({"holders": ["nobody"]}, "UNKNOWN_PARTICIPANT"),
-        ({"holders": ["SUBJECT"]}, "UNKNOWN_PARTICIPANT"),
-        ({"holders": ["hospital-a", "SUBJECT"]}, "UNKNOWN_PARTICIPANT"),
-        ({"effect": pb.EFFECT_DENY, "holders": ["SUBJECT"]}, "UNKNOWN_PARTICIPANT"),
-        ({"effect": pb.EFFECT_DENY, "provisions": [pb.Provision(holders=["SUBJECT"])]}, "UNKNOWN_PARTICIPANT"),
-        ({"actors": ["app"]}, "INVALID_CONSENT"),
-        ({"actors": ["clinic-b", "app"]}, "INVALID_CONSENT"),
-        ({"effect": pb.EFFECT_DENY, "provisions": [pb.Provision(actors=["app"])]}, "INVALID_CONSENT"),
+        ({"holders": ["SUBJECT"]}, "INVALID_CONSENT"),
+        ({"holders": ["hospital-a", "SUBJECT"]}, "INVALID_CONSENT"),
+        ({"effect": pb.EFFECT_DENY, "holders": ["SUBJECT"]}, "INVALID_CONSENT"),
+        ({"effect": pb.EFFECT_DENY, "provisions": [pb.Provision(holders=["SUBJECT"])]}, "INVALID_CONSENT"),
+        ({"actors": ["app"]}, "WRONG_ROLE"),
+        ({"actors": ["clinic-b", "app"]}, "WRONG_ROLE"),
+        ({"effect": pb.EFFECT_DENY, "provisions": [pb.Provision(actors=["app"])]}, "WRONG_ROLE"),
         ({"effect": pb.EFFECT_DENY, "provisions": [pb.Provision(actors=["left"])]}, "UNKNOWN_PARTICIPANT"),
         ({"period": pb.Period(end_time_ms=1)}, "INVALID_CONSENT"),
         ({"effect": pb.EFFECT_DENY, "actors": ["nobody"]}, "UNKNOWN_PARTICIPANT"),
@@ -246,7 +246,7 @@ def test_an_import_records_a_consent_that_has_ended(running: Running, subject: p
 def test_no_transfer_recurs_to_a_recipient_whose_class_the_law_excludes(
     running: Running, subject: pb.Subject, actors: list[str]
 ) -> None:
-    assert refusal(lambda: grant(running, subject, actors=actors, recurrence="P1M")) == "INVALID_CONSENT"
+    assert refusal(lambda: grant(running, subject, actors=actors, recurrence="P1M")) == "WRONG_ROLE"
     grant(running, subject, actors=actors, recurrence="once")
     grant(running, subject, actors=["agency", "clinic-b"], recurrence="P1M")
 
@@ -410,7 +410,7 @@ def test_a_consent_that_denies_selects_no_policy_that_permits(
 
 def test_a_break_glass_policy_covers_no_relay_and_nobody_who_left(running: Running, subject: pb.Subject) -> None:
     objection = {"effect": pb.EFFECT_DENY, "implicit_policy": pb.IMPLICIT_POLICY_BREAK_GLASS_ONLY}
-    assert refusal(lambda: grant(running, subject, actors=["app"], **objection)) == "INVALID_CONSENT"
+    assert refusal(lambda: grant(running, subject, actors=["app"], **objection)) == "WRONG_ROLE"
     assert refusal(lambda: grant(running, subject, actors=["left"], **objection)) == "UNKNOWN_PARTICIPANT"
     objection["implicit_policy"] = pb.IMPLICIT_POLICY_DENY
     grant(running, subject, actors=["app", "left"], **objection)

@@ -14,7 +14,7 @@ import pytest
 
 from cases.daemons import Running, question, request_id, running_daemon
 from cases.services import new_identifier, publish_rules, refusal, services
-from consentd.errors import ConflictError, InvalidError, StorageError
+from consentd.errors import AbortedError, InvalidError, StorageError
 from consentd.logs import JsonFormatter
 from consentd.service import answerer
 from consentd.service.call_log import MAX_ADDRESSES, CallLog, named_participants
@@ -54,7 +54,7 @@ def test_a_flood_is_one_line_for_each_caller_and_reason(caplog: pytest.LogCaptur
     for number in range(10_000):
         caller = Caller("" if number % 2 else "clinic-b", f"ipv4:192.0.2.{number % 100}:{number}")
         calls.refused("Check", InvalidError("no"), caller, lambda: {"holder": "hospital-a"}, code="INVALID_ARGUMENT")
-        calls.refused("Check", ConflictError("no", "REF_MOVED"), caller)
+        calls.refused("Check", AbortedError("no", "REF_MOVED"), caller)
     assert (lines(caplog), len(waiting)) == ([], 1)
     waiting[0]()
     written = lines(caplog)
@@ -168,7 +168,7 @@ def test_conflicts_and_quotas_name_their_caller(
     assert refusal(lambda: running.authorize(other, request_id=once)) == "REQUEST_ID_REUSED"
     (line,) = written()
     assert (line["caller"], line["reason"], line["organisation"]) == ("app", "REQUEST_ID_REUSED", "clinic-b")
-    assert line["code"] == "ABORTED"
+    assert line["code"] == "FAILED_PRECONDITION"
     publish_rules(running, quotas=st.Quotas(entries_per_day=1, refusals_per_day=1, persons_per_hour=1_000))
     written()
     for _ in range(3):

@@ -16,11 +16,12 @@ from cases.fakes import HANG_S
 from consentd.core import checkpoint, note
 from consentd.core.kinds import EntryKind
 from consentd.errors import (
-    ConflictError,
+    AlreadyExistsError,
     ConsentdError,
     DeniedError,
     InvalidError,
     NotFoundError,
+    PreconditionError,
     ProofError,
     VerificationError,
 )
@@ -197,7 +198,7 @@ def test_a_signature_for_another_chain_or_by_a_stranger_is_refused(
         StatementSigner(key=key, origin="another", tag=enrolled.tag),
         StatementSigner(key=KeyPair(b"\x33" * 32), origin=trust.origin, tag=enrolled.tag),
     ):
-        with pytest.raises((InvalidError, ConflictError)):
+        with pytest.raises((InvalidError, PreconditionError)):
             client.grant(person, consent(), signer=signer)
     granted = client.grant(person, consent())
     stranger = StatementSigner(key=key, origin=trust.origin, tag=b"\x01" * 32)
@@ -245,7 +246,7 @@ def test_a_person_is_enrolled_once_and_the_tag_is_found_again(
     tag = client.enrol_or_get(person)
     with connected(running, trust) as other:
         assert other.enrol_or_get(person) == tag
-        with pytest.raises(ConflictError) as caught:
+        with pytest.raises(AlreadyExistsError) as caught:
             other.enrol(person)
     assert caught.value.reason == "SUBJECT_ENROLLED"
     assert [entry.kind_name for entry in client.history(person, tag=tag).entries] == ["ENROL"]
@@ -260,7 +261,7 @@ def test_a_repeat_gets_the_first_receipt(client: Client, person: Subject) -> Non
     second = client.grant(person, consent(), request_id=request_id)
     assert (first.receipt.index, second.receipt.index) == (first.receipt.index,) * 2
     assert (first.receipt.replayed, second.receipt.replayed) == (False, True)
-    with pytest.raises(ConflictError) as caught:
+    with pytest.raises(PreconditionError) as caught:
         client.grant(person, consent(categories=["INS"]), request_id=request_id)
     assert caught.value.reason == "REQUEST_ID_REUSED"
 
@@ -330,7 +331,7 @@ def test_errors_come_back_as_what_they_were(running: Running, client: Client, pe
             call()
         assert caught.value.reason == reason
     client.enrol(person)
-    with pytest.raises(ConflictError):
+    with pytest.raises(AlreadyExistsError):
         client.enrol(person)
     with Client(f"127.0.0.1:{running.daemon.grpc_port}", token="nobody") as stranger:
         with pytest.raises(DeniedError) as unknown:

@@ -15,14 +15,9 @@ from cases.small_ledgers import SUBJECT
 from consentd.core import codec, merkle
 from consentd.core.kinds import EntryKind
 from consentd.errors import (
-    ConflictError,
     ConsentdError,
-    CorruptionError,
-    DeniedError,
     InvalidError,
     MalformedError,
-    NotFoundError,
-    OverloadedError,
     ProofError,
     StorageError,
 )
@@ -32,7 +27,6 @@ from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import admin_service_pb2 as ad
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
-from consentd.v1 import error_reason_pb2 as er
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import policy_service_pb2 as ps
 from consentd.v1 import registry_service_pb2 as rs
@@ -49,7 +43,6 @@ from consentd_client import (
     TransferOutcome,
     operations,
     pin,
-    transport,
 )
 from consentd_client.base import ClientBase, Method
 
@@ -513,33 +506,6 @@ def test_a_deadline_covers_repeats() -> None:
     found = client.within(-1.0).check(ASKED)
     assert (found.outcome_name, channel.requests) == ("INDETERMINATE", [])
     assert isinstance(found.error, StorageError)
-
-
-def test_statuses_and_item_errors_map_back() -> None:
-    codes: dict[grpc.StatusCode, type[ConsentdError]] = {
-        grpc.StatusCode.INVALID_ARGUMENT: InvalidError,
-        grpc.StatusCode.NOT_FOUND: NotFoundError,
-        grpc.StatusCode.ABORTED: ConflictError,
-        grpc.StatusCode.PERMISSION_DENIED: DeniedError,
-        grpc.StatusCode.UNAUTHENTICATED: DeniedError,
-        grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
-        grpc.StatusCode.UNAVAILABLE: StorageError,
-        grpc.StatusCode.DATA_LOSS: CorruptionError,
-        grpc.StatusCode.INTERNAL: StorageError,
-    }
-    for code, kind in codes.items():
-        error = transport.rpc_error(FakeRpcError(code, "CLOCK"))
-        assert isinstance(error, kind)
-        assert error.reason == "CLOCK"
-        item = transport.item_error(er.ItemError(code=code.value[0], reason=er.ERROR_REASON_CLOCK, message="m"))
-        assert type(item) is type(error)
-    foreign = transport.rpc_error(FakeRpcError(grpc.StatusCode.NOT_FOUND, "CLOCK", domain="elsewhere"))
-    assert foreign.reason == "NOT_FOUND"
-    assert transport.item_error(er.ItemError(code=5, reason=999)).reason == "NOT_FOUND"  # type: ignore[arg-type]  # new
-    large = transport.status_error(8, "CLIENT: Received message larger than max (9 vs. 4)", ())
-    assert (type(large), large.reason) == (InvalidError, "TOO_LARGE")
-    garbled = transport.status_error(5, "m", [("grpc-status-details-bin", b"\xff")])
-    assert garbled.reason == "NOT_FOUND"
 
 
 def test_a_token_is_not_sent_in_the_clear() -> None:

@@ -53,7 +53,10 @@ def test_a_daemon_that_says_when_to_come_back_is_believed() -> None:
     assert operation.throw(OverloadedError("busy", retry_after_ms=7_000)) == Sleep(7.0)
     assert isinstance(operation.send(True), operations.UnaryCall)
     assert operation.throw(OverloadedError("busy", retry_after_ms=1)) == Sleep(0.25)  # never faster than an outage's
-    with pytest.raises(OverloadedError):
+    assert isinstance(operation.send(True), operations.UnaryCall)
+    behind = UnavailableError("state is not reached", "REVISION_NOT_REACHED", retry_after_ms=5_000)
+    assert operation.throw(behind) == Sleep(5.0)
+    with pytest.raises(UnavailableError):
         operation.send(False)
 
 

@@ -15,7 +15,7 @@ from cases.ledgers import BANK, CITIZEN, START_MS, LedgerCase, check_files, chec
 from cases.writes import Raw
 from consentd.core import codec, ed25519
 from consentd.core.kinds import EntryKind
-from consentd.errors import DeniedError, InvalidError, NotFoundError
+from consentd.errors import DeniedError, InvalidError, NotFoundError, PreconditionError
 from consentd.policy.delegation import Capacity, Delegation, check_delegation
 from consentd.policy.model import OPEN_END_MS
 from consentd.sequencer.commands import acting
@@ -127,9 +127,9 @@ def test_a_statement_that_says_nothing_or_contradicts_itself_is_refused(
         ("group/hospitals", "hospital", Capacity.APPLICATION, "UNKNOWN_PARTICIPANT"),
         ("hospital", "left", Capacity.APPLICATION, "UNKNOWN_PARTICIPANT"),
         ("left", "hospital", Capacity.APPLICATION, "UNKNOWN_PARTICIPANT"),
-        ("hospital", "bank", Capacity.RELAY, "INVALID_REQUEST"),
-        ("hospital", "relay", Capacity.PROCESSOR, "INVALID_REQUEST"),
-        ("relay", "hospital", Capacity.PROCESSOR, "INVALID_REQUEST"),
+        ("hospital", "bank", Capacity.RELAY, "WRONG_ROLE"),
+        ("hospital", "relay", Capacity.PROCESSOR, "WRONG_ROLE"),
+        ("relay", "hospital", Capacity.PROCESSOR, "WRONG_ROLE"),
     ],
 )
 def test_giver_and_taker_are_active_participants_of_fitting_roles(
@@ -139,7 +139,7 @@ def test_giver_and_taker_are_active_participants_of_fitting_roles(
     left.message.active = False
     left.message.groups.append("group/hospitals")
     case.write(left)
-    with pytest.raises(InvalidError) as refused:
+    with pytest.raises(PreconditionError) as refused:
         case.write(delegations.write(case, statement(giver, taker, capacity)))
     assert refused.value.reason == reason
 
@@ -148,9 +148,9 @@ def test_a_giver_has_a_limit_of_delegations(case: LedgerCase, monkeypatch: pytes
     monkeypatch.setattr(acting, "MAX_GIVEN", 2)
     for capacity in (Capacity.PROCESSOR, Capacity.APPLICATION):
         case.write(delegations.write(case, statement(taker="bank", capacity=capacity)))
-    with pytest.raises(InvalidError) as refused:
+    with pytest.raises(PreconditionError) as refused:
         case.write(delegations.write(case, statement()))
-    assert refused.value.reason == "TOO_LARGE"
+    assert refused.value.reason == "LIMIT_REACHED"
     case.write(delegations.write(case, statement(taker="bank", capacity=Capacity.APPLICATION, break_glass=True)))
     case.write(delegations.write(case, statement(taker="bank", capacity=Capacity.APPLICATION, ended=True)))
     case.write(delegations.write(case, statement()))
@@ -163,9 +163,9 @@ def test_the_giver_signs_and_nobody_else(case: LedgerCase) -> None:
     assert citizen.key == CITIZEN
     for stranger in (BANK, CITIZEN, ed25519.KeyPair(b"\x77" * 32)):
         for message in (statement(capacity=Capacity.APPLICATION), statement(ended=True)):
-            with pytest.raises(InvalidError) as refused:
+            with pytest.raises(PreconditionError) as refused:
                 case.write(delegations.write(case, message, key=stranger))
-            assert refused.value.reason == "BAD_SIGNATURE"
+            assert refused.value.reason == "KEY_NOT_IN_FORCE"
     case.write(delegations.write(case, statement(ended=True), key=HOSPITAL))
     assert registry(case).delegation("hospital", "relay", Capacity.RELAY) is None
     case.seal()

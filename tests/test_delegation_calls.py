@@ -93,8 +93,8 @@ def test_nobody_else_writes_or_ends_one(running: Running) -> None:
         ended = given(ended=True)
         assert refusal(lambda who=who, m=ended: end(running, who, m, key=CLINIC)) == "CALLER_NOT_ALLOWED"
     assert refusal(lambda: put(running, "clinic-b", of_hospital, key=CLINIC)) == "CALLER_NOT_ALLOWED"
-    assert refusal(lambda: put(running, "clinic-b", given(), key=HOSPITAL)) == "BAD_SIGNATURE"
-    assert refusal(lambda: put(running, "clinic-b", given(), key=KeyPair(b"\x33" * 32))) == "BAD_SIGNATURE"
+    assert refusal(lambda: put(running, "clinic-b", given(), key=HOSPITAL)) == "KEY_NOT_IN_FORCE"
+    assert refusal(lambda: put(running, "clinic-b", given(), key=KeyPair(b"\x33" * 32))) == "KEY_NOT_IN_FORCE"
     register(running, "clinic-b", [st.PARTICIPANT_ROLE_RECIPIENT], active=False)
     assert refusal(lambda: put(running, "clinic-b", given(), key=CLINIC)) == "CALLER_NOT_ALLOWED"
     assert refusal(lambda: end(running, "clinic-b", given(ended=True), key=CLINIC)) == "CALLER_NOT_ALLOWED"

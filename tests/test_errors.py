@@ -1,6 +1,6 @@
 """Every reason an error can have is reached through a real call, with its code, and tells nothing of a person.
 
-``REASONS`` is the table: reason, the gRPC code that ``error_reason.proto`` documents, and what provokes it.
+``PROVOKED`` is the table: reason, and what provokes it. Its code is the one that ``error_reason.proto`` documents.
 """
 
 import logging
@@ -12,22 +12,23 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
+from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
 from cases.daemons import Running, consent, make_running, question, reason_of, request_id, sign_statement, status_of
 from cases.fakes import HANG_S, FakeClock, FaultyStore
 from cases.ledgers import held_writer
 from cases.operations import held_at
+from cases.reasons import REASONS, ItemError
 from cases.services import now_ms, publish_rules, services
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import Pruned
 from consentd.ledger import layout
 from consentd.ledger.retention import encode_pruned
-from consentd.policy import evaluate
+from consentd.policy import evaluate, subject
 from consentd.sequencer.commands.write import Plan, Unremembered, WriteContext
-from consentd.service import servicer
+from consentd.service import requests, servicer
 from consentd.service.rpc import MAX_MESSAGE
 from consentd.store import Batch
 from consentd.v1 import access_service_pb2 as ac
@@ -41,7 +42,6 @@ from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
 from consentd_client import Client
 
-ROOT = Path(__file__).resolve().parent.parent
 SECRET = "SYN-730142"
 KEY = KeyPair(b"\x07" * 32)
 FOREIGN_FIELD = b"\xf8\x3f\x01"  # field 1023, a number that no message has
@@ -88,12 +88,9 @@ class World:
 
     def amend(self, version: int) -> Any:
         write = cs.AmendConsentRequest(
-            request_id=request_id(),
-            subject=self.subject,
-            consent_id=self.consent_id,
-            based_on_version=version,
+            request_id=request_id(), subject=self.subject, consent_id=self.consent_id, based_on_version=version,
             attested=st.AmendStatement(consent=consent()),
-        )
+        )  # fmt: skip
         return self.running.consents.AmendConsent(write, metadata=self.running.as_("app"))
 
     def check(self, **changed: Any) -> Any:
@@ -113,13 +110,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 Provoke = Callable[[World], Any]
-REASONS: dict[str, tuple[StatusCode, Provoke]] = {}
+PROVOKED: dict[str, Provoke] = {}
 
 
-def provokes(reason: str, code: StatusCode) -> Callable[[Provoke], Provoke]:
+def provokes(reason: str) -> Callable[[Provoke], Provoke]:
     def add(provoke: Provoke) -> Provoke:
-        assert reason not in REASONS
-        REASONS[reason] = (code, provoke)
+        assert reason not in PROVOKED
+        PROVOKED[reason] = provoke
         return provoke
 
     return add
@@ -128,90 +125,90 @@ def provokes(reason: str, code: StatusCode) -> Callable[[Provoke], Provoke]:
 # -- INVALID_ARGUMENT -----------------------------------------------------------------------------------------
 
 
-@provokes("INVALID_REQUEST", StatusCode.INVALID_ARGUMENT)
+@provokes("INVALID_REQUEST")
 def _no_question(world: World) -> Any:
     write = ac.AuthorizeAccessRequest(request_id=request_id())
     return world.running.access.AuthorizeAccess(write, metadata=world.running.as_("app"))
 
 
-@provokes("INVALID_REQUEST_ID", StatusCode.INVALID_ARGUMENT)
+@provokes("INVALID_REQUEST_ID")
 def _short_request_id(world: World) -> Any:
     return world.grant(consent(), request_id=b"short")
 
 
-@provokes("INVALID_IDENTIFIER", StatusCode.INVALID_ARGUMENT)
+@provokes("INVALID_IDENTIFIER")
 def _resident_registration_number(world: World) -> Any:
     return world.running.check(question(pb.Subject(scheme="rrn", value=SECRET)))
 
 
-@provokes("INVALID_PAGE", StatusCode.INVALID_ARGUMENT)
+@provokes("INVALID_PAGE")
 def _negative_page(world: World) -> Any:
     request = cs.ListConsentsRequest(subject=world.subject, page_size=-1)
     return world.running.consents.ListConsents(request, metadata=world.running.as_("app"))
 
 
-@provokes("UNKNOWN_PURPOSE", StatusCode.INVALID_ARGUMENT)
+@provokes("UNKNOWN_PURPOSE")
 def _unknown_purpose(world: World) -> Any:
     return world.check(purpose="CURIOSITY")
 
 
-@provokes("UNKNOWN_ACTION", StatusCode.INVALID_ARGUMENT)
+@provokes("UNKNOWN_ACTION")
 def _unknown_action(world: World) -> Any:
     return world.check(action="sell")
 
 
-@provokes("UNKNOWN_CODE", StatusCode.INVALID_ARGUMENT)
+@provokes("UNKNOWN_CODE")
 def _unknown_category_of_a_consent(world: World) -> Any:
     return world.grant(consent(categories=["CLIN.GOSSIP"]))
 
 
-@provokes("UNKNOWN_PARTICIPANT", StatusCode.INVALID_ARGUMENT)
+@provokes("UNKNOWN_PARTICIPANT")
 def _unknown_recipient(world: World) -> Any:
     return world.grant(consent(actors=["nobody"]))
 
 
-@provokes("UNKNOWN_NOTICE", StatusCode.INVALID_ARGUMENT)
+@provokes("UNKNOWN_NOTICE")
 def _unknown_notice(world: World) -> Any:
     return world.grant(pb.Consent(kind=pb.CONSENT_KIND_CONSENT, root=consent().root, notice_id="n", notice_version=1))
 
 
-@provokes("UNKNOWN_AUTHORITY", StatusCode.INVALID_ARGUMENT)
+@provokes("UNKNOWN_AUTHORITY")
 def _unknown_authority(world: World) -> Any:
     return world.grant(pb.Consent(kind=pb.CONSENT_KIND_CONSENT, root=consent().root, authority_seq=1))
 
 
-@provokes("EMPTY_CATEGORIES", StatusCode.INVALID_ARGUMENT)
+@provokes("EMPTY_CATEGORIES")
 def _no_category(world: World) -> Any:
     return world.check(categories=[])
 
 
-@provokes("BREAK_GLASS_SHAPE", StatusCode.INVALID_ARGUMENT)
+@provokes("BREAK_GLASS_SHAPE")
 def _break_glass_in_check(world: World) -> Any:
     return world.check(purpose="BTG", break_glass=pb.BreakGlass(justification="unconscious"))
 
 
-@provokes("INVALID_CONSENT", StatusCode.INVALID_ARGUMENT)
+@provokes("INVALID_CONSENT")
 def _no_effect(world: World) -> Any:
     return world.grant(consent(effect=pb.EFFECT_UNSPECIFIED))
 
 
-@provokes("TOO_LARGE", StatusCode.INVALID_ARGUMENT)
+@provokes("TOO_LARGE")
 def _too_many_questions(world: World) -> Any:
     request = ps.BatchCheckRequest(questions=[question(world.subject)] * 1001)
     return world.running.policy.BatchCheck(request, metadata=world.running.as_("app"))
 
 
-@provokes("AUTHOR_CLOCK", StatusCode.INVALID_ARGUMENT)
+@provokes("AUTHOR_CLOCK")
 def _clock_of_the_author(world: World) -> Any:
     return world.grant_signed(time_ms=now_ms(world.running) - 11 * 60_000)
 
 
-@provokes("BAD_SIGNATURE", StatusCode.INVALID_ARGUMENT)
-def _key_of_another(world: World) -> Any:
-    return world.grant_signed(key=KeyPair(b"\x08" * 32))
+@provokes("BAD_SIGNATURE")
+def _signed_for_another(world: World) -> Any:
+    return world.grant_signed(tag=b"\x01" * 32)
 
 
-@provokes("UNKNOWN_FIELD", StatusCode.INVALID_ARGUMENT)
+@provokes("UNKNOWN_FIELD")
 def _field_of_a_later_version(world: World) -> Any:
     return world.grant(pb.Consent.FromString(consent().SerializeToString() + FOREIGN_FIELD))
 
@@ -219,24 +216,24 @@ def _field_of_a_later_version(world: World) -> Any:
 # -- NOT_FOUND ------------------------------------------------------------------------------------------------
 
 
-@provokes("NOT_FOUND", StatusCode.NOT_FOUND)
+@provokes("NOT_FOUND")
 def _no_such_notice(world: World) -> Any:
     return world.running.registry.GetNotice(rs.GetNoticeRequest(notice_id="n"), metadata=world.running.as_("app"))
 
 
-@provokes("SUBJECT_NOT_FOUND", StatusCode.NOT_FOUND)
+@provokes("SUBJECT_NOT_FOUND")
 def _not_enrolled(world: World) -> Any:
     request = cs.ListConsentsRequest(subject=pb.Subject(scheme="ci", value=SECRET))
     return world.running.consents.ListConsents(request, metadata=world.running.as_("app"))
 
 
-@provokes("CONSENT_NOT_FOUND", StatusCode.NOT_FOUND)
+@provokes("CONSENT_NOT_FOUND")
 def _no_such_consent(world: World) -> Any:
     request = cs.GetConsentRequest(subject=world.subject, consent_id="0" * 32)
     return world.running.consents.GetConsent(request, metadata=world.running.as_("app"))
 
 
-@provokes("PRUNED", StatusCode.NOT_FOUND)
+@provokes("PRUNED")
 def _leaf_below_the_minimum_index(world: World) -> Any:
     running = world.other()
     running.wait_published()
@@ -246,10 +243,10 @@ def _leaf_below_the_minimum_index(world: World) -> Any:
     return running.ledger.ListEntries(ls.ListEntriesRequest(), metadata=running.as_("pipc"))
 
 
-# -- ABORTED --------------------------------------------------------------------------------------------------
+# -- what is recorded -----------------------------------------------------------------------------------------
 
 
-@provokes("CONFLICT", StatusCode.ABORTED)
+@provokes("ALREADY_EXISTS")
 def _key_added_twice(world: World) -> Any:
     add = rs.AddKeyRequest(
         request_id=request_id(), participant_id="clinic-b", attested=st.KeyStatement(key=KEY.public_key)
@@ -257,19 +254,19 @@ def _key_added_twice(world: World) -> Any:
     return world.running.registry.AddKey(add, metadata=world.running.as_("operator"))
 
 
-@provokes("REQUEST_ID_REUSED", StatusCode.ABORTED)
+@provokes("REQUEST_ID_REUSED")
 def _request_id_reused(world: World) -> Any:
     used = request_id()
     world.grant(consent(), request_id=used)
     return world.grant(consent(holders=["clinic-b"]), request_id=used)
 
 
-@provokes("VERSION_CONFLICT", StatusCode.ABORTED)
+@provokes("VERSION_CONFLICT")
 def _another_version_in_force(world: World) -> Any:
     return world.amend(version=7)
 
 
-@provokes("WRONG_STATE", StatusCode.ABORTED)
+@provokes("WRONG_STATE")
 def _resume_what_is_not_paused(world: World) -> Any:
     write = cs.ResumeConsentRequest(
         request_id=request_id(), subject=world.subject, consent_id=world.consent_id, attested=st.ResumeStatement()
@@ -277,12 +274,36 @@ def _resume_what_is_not_paused(world: World) -> Any:
     return world.running.consents.ResumeConsent(write, metadata=world.running.as_("app"))
 
 
-@provokes("SUBJECT_ENROLLED", StatusCode.ABORTED)
+@provokes("SUBJECT_ENROLLED")
 def _enrolled_twice(world: World) -> Any:
     return world.running.enrol(SECRET)
 
 
-@provokes("REF_MOVED", StatusCode.ABORTED)
+@provokes("WRONG_ROLE")
+def _relay_receives(world: World) -> Any:
+    return world.grant(consent(actors=["app"]))
+
+
+@provokes("KEY_NOT_IN_FORCE")
+def _key_of_another(world: World) -> Any:
+    return world.grant_signed(key=KeyPair(b"\x08" * 32))
+
+
+@provokes("LIMIT_REACHED")
+def _too_much_of_a_person(world: World) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subject, "MAX_ROWS", 1)
+        return world.grant(consent())
+
+
+@provokes("AHEAD_OF_LEDGER")
+def _history_is_shorter(world: World) -> Any:
+    world.running.wait_published()
+    request = ls.GetHistoryRequest(public_name="ledger", known_count=1 << 20)
+    return list(world.running.ledger.GetHistory(request))
+
+
+@provokes("REF_MOVED")
 def _signed_for_another_ref(world: World) -> Any:
     key, request = KeyPair(b"\x09" * 32), request_id()
     add = rs.AddKeyRequest(request_id=request_id(), participant_id="app", attested=st.KeyStatement(key=key.public_key))
@@ -302,18 +323,18 @@ def _signed_for_another_ref(world: World) -> Any:
 # -- the caller -----------------------------------------------------------------------------------------------
 
 
-@provokes("UNAUTHENTICATED", StatusCode.UNAUTHENTICATED)
+@provokes("UNAUTHENTICATED")
 def _no_credential(world: World) -> Any:
     return world.running.policy.Check(ps.CheckRequest(question=question(world.subject)))
 
 
-@provokes("CALLER_NOT_ALLOWED", StatusCode.PERMISSION_DENIED)
+@provokes("CALLER_NOT_ALLOWED")
 def _caller_without_the_right(world: World) -> Any:
     request = cs.ListConsentsRequest(subject=world.subject)
     return world.running.consents.ListConsents(request, metadata=world.running.as_("clinic-b"))
 
 
-@provokes("ACTOR_NOT_ALLOWED", StatusCode.PERMISSION_DENIED)
+@provokes("ACTOR_NOT_ALLOWED")
 def _actor_without_a_delegation(world: World) -> Any:
     asked = question(world.subject, actor=pb.Actor(organisation="clinic-b", on_behalf_of="er"))
     return world.running.check(asked, "clinic-b")
@@ -326,7 +347,7 @@ def operator_of(running: Running) -> Client:
     return Client("", token=running.tokens["operator"], channel=running.channel, timeout_s=HANG_S)
 
 
-@provokes("CREDENTIAL_EXPIRED", StatusCode.UNAUTHENTICATED)
+@provokes("CREDENTIAL_EXPIRED")
 def _credential_has_ended(world: World) -> Any:
     clock = FakeClock()
     running = world.other(clock=clock)
@@ -336,14 +357,14 @@ def _credential_has_ended(world: World) -> Any:
     return running.check(question(world.subject), "late")
 
 
-@provokes("LAST_OPERATOR_CREDENTIAL", StatusCode.FAILED_PRECONDITION)
+@provokes("LAST_OPERATOR_CREDENTIAL")
 def _nobody_could_operate(world: World) -> Any:
     [only] = operator_of(world.running).list_credentials(caller="operator/main")
     request = ad.RevokeCredentialRequest(credential_id=only.credential_id)
     return world.running.admin.RevokeCredential(request, metadata=world.running.as_("operator"))
 
 
-@provokes("OPERATION_RUNNING", StatusCode.FAILED_PRECONDITION)
+@provokes("OPERATION_RUNNING")
 def _one_operation_at_a_time(world: World) -> Any:
     running = world.other(retention_days=30)
     with held_at(ad.OPERATION_STEP_PLANNING) as held:
@@ -356,7 +377,7 @@ def _one_operation_at_a_time(world: World) -> Any:
 # -- load and faults ------------------------------------------------------------------------------------------
 
 
-@provokes("TOO_MANY_CALLS", StatusCode.RESOURCE_EXHAUSTED)
+@provokes("TOO_MANY_CALLS")
 def _caller_has_too_many_calls(world: World) -> Any:
     # One call after another may count as two for a moment, so the limit leaves room for the calls of the setup.
     running = world.other(grpc="max_calls_per_caller = 4")
@@ -370,14 +391,14 @@ def _caller_has_too_many_calls(world: World) -> Any:
         return ended.get(timeout=HANG_S).result()
 
 
-@provokes("OVERLOADED", StatusCode.RESOURCE_EXHAUSTED)
+@provokes("OVERLOADED")
 def _pool_is_full(world: World) -> Any:
     running = world.other("[pool]\nmax_waiting = 1")
     with full_pool(running):
         return running.grant(pb.Subject(scheme="mhid", value=SECRET))
 
 
-@provokes("QUOTA_EXCEEDED", StatusCode.RESOURCE_EXHAUSTED)
+@provokes("QUOTA_EXCEEDED")
 def _too_many_persons_are_checked(world: World) -> Any:
     running = world.other()
     publish_rules(running, quotas=st.Quotas(persons_per_hour=1))
@@ -385,7 +406,16 @@ def _too_many_persons_are_checked(world: World) -> Any:
     return running.check(question(pb.Subject(scheme="mhid", value="SYN-000009")), "clinic-b")
 
 
-@provokes("REVISION_NOT_REACHED", StatusCode.RESOURCE_EXHAUSTED)
+@provokes("BATCH_LIMIT")
+def _answers_are_long(world: World) -> Any:
+    request = ps.BatchCheckRequest(questions=[question(world.subject)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(requests, "MAX_BATCH_ANSWER", 1)
+        (item,) = world.running.policy.BatchCheck(request, metadata=world.running.as_("app")).results
+    raise ItemError(item.error)
+
+
+@provokes("REVISION_NOT_REACHED")
 def _later_than_now(world: World) -> Any:
     later = pb.Consistency(at_least_tree_size=services(world.running).ledger.state.size + 500_000)
     request = ps.CheckRequest(question=question(world.subject), consistency=later)
@@ -394,7 +424,7 @@ def _later_than_now(world: World) -> Any:
         return world.running.policy.Check(request, metadata=world.running.as_("app"))
 
 
-@provokes("STORAGE", StatusCode.UNAVAILABLE)
+@provokes("STORAGE")
 def _disk_fails(world: World) -> Any:
     running = world.other()
     store = FaultyStore(services(running).ledger.store)
@@ -403,7 +433,7 @@ def _disk_fails(world: World) -> Any:
     return running.grant(pb.Subject(scheme="mhid", value=SECRET))
 
 
-@provokes("CLOCK", StatusCode.UNAVAILABLE)
+@provokes("CLOCK")
 def _clock_jumps(world: World) -> Any:
     clock = FakeClock()
     running = world.other(clock=clock)
@@ -411,7 +441,7 @@ def _clock_jumps(world: World) -> Any:
     return running.grant(pb.Subject(scheme="mhid", value=SECRET))
 
 
-@provokes("NOT_SERVING", StatusCode.UNAVAILABLE)
+@provokes("NOT_SERVING")
 def _draining(world: World) -> Any:
     running = world.other()
     kept, running.daemon.service_state.services = running.daemon.service_state.services, None
@@ -421,7 +451,7 @@ def _draining(world: World) -> Any:
         running.daemon.service_state.services = kept
 
 
-@provokes("CORRUPTION", StatusCode.DATA_LOSS)
+@provokes("CORRUPTION")
 def _leaf_is_gone(world: World) -> Any:
     running = world.other()
     running.wait_published()
@@ -441,7 +471,7 @@ def _leaf_is_garbage(world: World) -> Any:
     return list(running.ledger.GetHistory(rules))
 
 
-@provokes("INTERNAL", StatusCode.INTERNAL)
+@provokes("INTERNAL")
 def _bug(world: World) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "evaluate", _fail)
@@ -474,30 +504,23 @@ def full_pool(running: Running) -> Iterator[None]:
 def test_the_table_holds_every_reason() -> None:
     names = {name.removeprefix("ERROR_REASON_") for name in er.ErrorReason.DESCRIPTOR.values_by_name}
     # No call ends with OPERATION_CANCELLED: it is in the result of an operation (test_operations.py).
-    assert set(REASONS) == names - {"UNSPECIFIED", "OPERATION_CANCELLED"}
+    assert set(PROVOKED) == set(REASONS) - {"OPERATION_CANCELLED"}
+    assert set(REASONS) == names - {"UNSPECIFIED"}
 
 
-@pytest.mark.parametrize("reason", sorted(REASONS))
+@pytest.mark.parametrize("reason", sorted(PROVOKED))
 def test_a_reason_is_reached_with_its_code(world: World, reason: str) -> None:
-    code, provoke = REASONS[reason]
     with pytest.raises(grpc.RpcError) as caught:
-        provoke(world)
+        PROVOKED[reason](world)
     error = caught.value
-    assert (error.code(), reason_of(error)) == (code, reason)
+    assert (error.code(), reason_of(error)) == (REASONS[reason].code, reason)
     status = status_of(error)
-    assert (status.code, status.message) == (code.value[0], error.details())
+    assert (status.code, status.message) == (error.code().value[0], error.details())
     assert status.message == status.message[:1].lower() + status.message[1:]
-    assert has_retry_info(error) == (code is StatusCode.RESOURCE_EXHAUSTED)
+    assert has_retry_info(status) == REASONS[reason].has_retry_info
     sent = [error.details().encode(), *(value if isinstance(value, bytes) else value.encode()
                                         for _, value in error.trailing_metadata())]
     assert not [text for text in sent for secret in world.forbidden if secret in text]
-
-
-@pytest.mark.parametrize("reason", sorted(REASONS))
-def test_a_reason_is_documented_with_its_code(reason: str) -> None:
-    text = (ROOT / "proto/consentd/v1/error_reason.proto").read_text()
-    comment = text.split(f"// ERROR_REASON_{reason}:")[1].split("ERROR_REASON_")[0]
-    assert REASONS[reason][0].name in comment
 
 
 def test_what_we_stored_and_cannot_read_is_our_fault(world: World) -> None:
@@ -534,9 +557,7 @@ def test_an_item_of_a_batch_has_the_error_of_a_single_call(world: World, changed
     good, bad = world.running.policy.BatchCheck(request, metadata=world.running.as_("app")).results
     assert good.decision.outcome == pb.OUTCOME_PERMIT
     assert reason_of(caught.value) == reason
-    assert er.ErrorReason.Name(bad.error.reason) == f"ERROR_REASON_{reason}"
-    assert bad.error.code == status_of(caught.value).code
-    assert bad.error.message == caught.value.details()
+    assert bad.error.SerializeToString() == status_of(caught.value).SerializeToString()
 
 
 def test_long_input_does_not_hide_its_error(world: World) -> None:
@@ -566,27 +587,12 @@ def test_a_full_pool_is_an_items_error_too(world: World) -> None:
     batch = ac.BatchAuthorizeAccessesRequest(requests=requests)
     with full_pool(running):
         refused = running.access.BatchAuthorizeAccesses(batch, metadata=running.as_("app")).results
-    assert [one.error.reason for one in refused] == [er.ERROR_REASON_OVERLOADED] * 3
-    assert {one.error.code for one in refused} == {StatusCode.RESOURCE_EXHAUSTED.value[0]}
+        with pytest.raises(grpc.RpcError) as caught:
+            running.access.AuthorizeAccess(requests[0], metadata=running.as_("app"))
+    assert reason_of(caught.value) == "OVERLOADED"
+    assert has_retry_info(status_of(caught.value))
+    assert [one.error.SerializeToString() for one in refused] == [status_of(caught.value).SerializeToString()] * 3
 
 
-def has_retry_info(error: grpc.RpcError) -> bool:
-    return any(detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR) for detail in status_of(error).details)
-
-
-@pytest.mark.parametrize(
-    ("scheme", "value"),
-    [
-        ("MHID", SECRET), ("mhid ", SECRET), ("\uff4dhid", SECRET), ("", SECRET), ("m" * 65, SECRET), ("/mhid", SECRET),
-        ("RRN", SECRET), ("rrn ", SECRET), ("\uff52\uff52\uff4e", SECRET), ("rrn/1", SECRET), ("nnkor", SECRET),
-        ("mhid", ""), ("mhid", SECRET + " "), ("mhid", " " + SECRET), ("mhid", SECRET + "\n"), ("mhid", "S" * 257),
-        ("mhid", SECRET.replace("S", "\uff33")), ("mhid", SECRET.replace("-", "\u2010")),
-        ("mhid", SECRET + "\u115f"), ("mhid", SECRET + "\ufe0f"), ("mhid", SECRET + "\u034f"),
-        ("mhid", SECRET.replace("S", "\u0405")),
-    ],
-)  # fmt: skip
-def test_an_identifier_has_one_spelling(world: World, scheme: str, value: str) -> None:
-    request = rs.EnrolSubjectRequest(request_id=request_id(), subject=pb.Subject(scheme=scheme, value=value))
-    with pytest.raises(grpc.RpcError) as caught:
-        world.running.registry.EnrolSubject(request, metadata=world.running.as_("app"))
-    assert reason_of(caught.value) == "INVALID_IDENTIFIER"
+def has_retry_info(status: status_pb2.Status) -> bool:
+    return any(detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR) for detail in status.details)

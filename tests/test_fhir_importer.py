@@ -11,7 +11,7 @@ import pytest
 
 from cases.fhir_consents import MAPPING, PCF, R4, ROOT, bundle, needs_data, provision, r4, reason
 from cases.fhir_writers import FakeWriter
-from consentd.errors import ConflictError, StorageError
+from consentd.errors import AbortedError, StorageError
 from consentd.fhir import importer
 from consentd.fhir.document import Cause, Release, content_hash
 from consentd.fhir.identity import format_source, identity_of, import_request_id, parse_source
@@ -102,7 +102,7 @@ def test_changed_content_of_an_imported_resource_is_refused(tmp_path: Path) -> N
 
 
 def test_refusal_by_the_daemon_holds_back_the_rest_of_the_file(tmp_path: Path) -> None:
-    writer = FakeWriter(failure=ConflictError("consent is in another state"), fails_at=1)
+    writer = FakeWriter(failure=AbortedError("consent is in another state"), fails_at=1)
     path = write(tmp_path / "a.json", bundle(*(r4(id=name) for name in "abc")))
     (report,) = import_paths([path], MAPPING, writer)
     assert [r.cause for r in report.resources] == [None, Cause.NOT_WRITTEN, Cause.HELD_BACK]
@@ -113,7 +113,7 @@ def test_refusal_by_the_daemon_holds_back_the_rest_of_the_file(tmp_path: Path) -
 def test_an_unchanged_resource_after_a_refused_one_lets_no_later_one_be_written(tmp_path: Path) -> None:
     writer = FakeWriter()
     assert fates([write(tmp_path / "b.json", r4(id="b"))], writer) == [ImportResult.IMPORTED]
-    writer.failure, writer.fails_at = ConflictError("consent is in another state"), 1
+    writer.failure, writer.fails_at = AbortedError("consent is in another state"), 1
     path = write(tmp_path / "a.json", bundle(*(r4(id=name) for name in "abc")))
     (report,) = import_paths([path], MAPPING, writer)
     assert [r.result for r in report.resources] == [

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from cases.daemons import Running, consent, make_running, question, reason_of, request_id
+from cases.reasons import REASONS
 from consentd.service.roles import Kind, may_call
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import admin_service_pb2 as ad
@@ -34,16 +35,9 @@ METHODS: dict[str, MethodDescriptor] = {
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
-DECLARED = {
-    StatusCode.INVALID_ARGUMENT,
-    StatusCode.NOT_FOUND,
-    StatusCode.ALREADY_EXISTS,
-    StatusCode.FAILED_PRECONDITION,
-    StatusCode.ABORTED,
-    StatusCode.PERMISSION_DENIED,
-    StatusCode.RESOURCE_EXHAUSTED,
-    StatusCode.UNAUTHENTICATED,
-}
+OURS = {"INTERNAL", "CORRUPTION", "STORAGE", "CLOCK", "NOT_SERVING", "OPERATION_CANCELLED"}
+"""The reasons of faults of the daemon, which no bytes of a caller cause."""
+DECLARED = {documented.code for reason, documented in REASONS.items() if reason not in OURS}
 SUBJECT = pb.Subject(scheme="mhid", value="SYN-000001")
 
 
@@ -88,6 +82,7 @@ def send(running: Running, method: MethodDescriptor, data: bytes, who: str = "")
     else:
         return StatusCode.OK
     assert code in DECLARED, answer
+    assert answer[2] not in OURS, answer
     # gRPC itself refuses what is too long, without a reason of ours.
     assert answer[2] or len(data) > running.config.grpc.max_message_bytes, answer
     return code

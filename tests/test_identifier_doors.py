@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cases.daemons import ORIGIN, Running, consent, make_running, question, request_id, serve
+from cases.daemons import ORIGIN, Running, consent, make_running, question, reason_in, request_id, serve
 from cases.services import refusal, services
 from consentd.core import codec
 from consentd.core.ed25519 import KeyPair
@@ -14,7 +14,6 @@ from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import admin_service_pb2 as ad
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
-from consentd.v1 import error_reason_pb2 as er
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import policy_service_pb2 as ps
 from consentd.v1 import registry_service_pb2 as rs
@@ -142,10 +141,10 @@ def test_an_item_of_a_batch_refuses_it(running: Running) -> None:
         ps.BatchCheckRequest(questions=map(question, REFUSED)), ps.BatchCheckRequest(shared=asked, subjects=REFUSED),
     ):  # fmt: skip
         results = running.policy.BatchCheck(request, **app).results
-        assert [one.error.reason for one in results] == [er.ERROR_REASON_INVALID_IDENTIFIER] * len(REFUSED)
+        assert [reason_in(one.error) for one in results] == ["INVALID_IDENTIFIER"] * len(REFUSED)
     accesses = [ac.AuthorizeAccessRequest(request_id=request_id(), question=question(one)) for one in REFUSED]
     answered = running.access.BatchAuthorizeAccesses(ac.BatchAuthorizeAccessesRequest(requests=accesses), **app)
-    assert [one.error.reason for one in answered.results] == [er.ERROR_REASON_INVALID_IDENTIFIER] * len(REFUSED)
+    assert [reason_in(one.error) for one in answered.results] == ["INVALID_IDENTIFIER"] * len(REFUSED)
 
 
 def test_each_request_with_a_person_is_among_the_calls(running: Running) -> None:
@@ -159,3 +158,23 @@ def test_each_request_with_a_person_is_among_the_calls(running: Running) -> None
                 if types & {"Subject", "Question", "SignedQuestion", "AuthorizeAccessRequest"}:
                     has_person.add(method.name)
     assert has_person == named
+
+
+SECRET = "SYN-730142"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "value"),
+    [
+        ("MHID", SECRET), ("mhid ", SECRET), ("\uff4dhid", SECRET), ("", SECRET), ("m" * 65, SECRET), ("/mhid", SECRET),
+        ("RRN", SECRET), ("rrn ", SECRET), ("\uff52\uff52\uff4e", SECRET), ("rrn/1", SECRET), ("nnkor", SECRET),
+        ("mhid", ""), ("mhid", SECRET + " "), ("mhid", " " + SECRET), ("mhid", SECRET + "\n"), ("mhid", "S" * 257),
+        ("mhid", SECRET.replace("S", "\uff33")), ("mhid", SECRET.replace("-", "\u2010")),
+        ("mhid", SECRET + "\u115f"), ("mhid", SECRET + "\ufe0f"), ("mhid", SECRET + "\u034f"),
+        ("mhid", SECRET.replace("S", "\u0405")),
+    ],
+)  # fmt: skip
+def test_an_identifier_has_one_spelling(running: Running, scheme: str, value: str) -> None:
+    request = rs.EnrolSubjectRequest(request_id=request_id(), subject=pb.Subject(scheme=scheme, value=value))
+    enrol = running.registry.EnrolSubject
+    assert refusal(lambda: enrol(request, metadata=running.as_("app"))) == "INVALID_IDENTIFIER"

@@ -17,7 +17,7 @@ from consentd.audit.replay import replay_decisions
 from consentd.core import codec, ed25519
 from consentd.core.evidence import Scope, parse_evidence
 from consentd.core.kinds import EntryKind
-from consentd.errors import ConsentdError, InvalidError, NotFoundError
+from consentd.errors import ConsentdError, InvalidError, NotFoundError, PreconditionError
 from consentd.sequencer.commands import callers
 from consentd.sequencer.commands.registry import PublicWrite
 from consentd.statements.evidence import verify_evidence
@@ -116,7 +116,7 @@ def test_a_mandate_alone_opens_nothing(case: LedgerCase, change: dict[str, Any])
         (mandate("nobody"), "UNKNOWN_PARTICIPANT"),
         (mandate("left"), "UNKNOWN_PARTICIPANT"),
         (mandate("group/auditors"), "UNKNOWN_PARTICIPANT"),
-        (mandate("bank"), "INVALID_REQUEST"),
+        (mandate("bank"), "WRONG_ROLE"),
         (ended(scope="x"), "INVALID_REQUEST"),
         (ended(end_time_ms=5), "INVALID_REQUEST"),
         (ended("bank"), "NOT_FOUND"),
@@ -127,7 +127,7 @@ def test_a_mandate_that_says_nothing_or_names_no_auditor_is_refused(
 ) -> None:
     with pytest.raises(ConsentdError) as refused:
         write(case, message)
-    assert isinstance(refused.value, InvalidError | NotFoundError)
+    assert isinstance(refused.value, InvalidError | NotFoundError | PreconditionError)
     assert refused.value.reason == reason
 
 

@@ -72,7 +72,7 @@ def test_a_participant_adds_and_retires_its_keys(running: Running) -> None:
     assert keys(running, name) == {third.public_key}
     change_key(running, name, third.public_key, third, retired=True)  # the last one too: an operator attests the next
     assert keys(running, name) == set()
-    assert refusal(lambda: change_key(running, name, new_key().public_key, third)) == "BAD_SIGNATURE"
+    assert refusal(lambda: change_key(running, name, new_key().public_key, third)) == "KEY_NOT_IN_FORCE"
     add_key(running, name, new_key().public_key)
 
 
@@ -87,8 +87,8 @@ def test_participants_of_every_role_do(running: Running, role: int) -> None:
 def test_nobody_else_signs_a_key_of_a_participant(running: Running) -> None:
     (name, first), (other, theirs) = (new_participant(running, [st.PARTICIPANT_ROLE_HOLDER]) for _ in range(2))
     new = new_key().public_key
-    assert refusal(lambda: change_key(running, name, new, theirs)) == "BAD_SIGNATURE"
-    assert refusal(lambda: change_key(running, name, first.public_key, theirs, retired=True)) == "BAD_SIGNATURE"
+    assert refusal(lambda: change_key(running, name, new, theirs)) == "KEY_NOT_IN_FORCE"
+    assert refusal(lambda: change_key(running, name, first.public_key, theirs, retired=True)) == "KEY_NOT_IN_FORCE"
     for who in (other, "operator"):  # signed by the participant, and passed on by another
         assert refusal(lambda who=who: change_key(running, name, new, first, who=who)) == "CALLER_NOT_ALLOWED"
     assert refusal(lambda: change_key(running, other, new, first, who=name)) == "CALLER_NOT_ALLOWED"
@@ -98,7 +98,7 @@ def test_nobody_else_signs_a_key_of_a_participant(running: Running) -> None:
     as_owner = {"metadata": running.as_(name)}
     assert refusal(lambda: running.registry.AddKey(attested, **as_owner)) == "CALLER_NOT_ALLOWED"
     retire_key(running, name, first.public_key)
-    assert refusal(lambda: change_key(running, name, new, first)) == "BAD_SIGNATURE"
+    assert refusal(lambda: change_key(running, name, new, first)) == "KEY_NOT_IN_FORCE"
     register(running, other, [st.PARTICIPANT_ROLE_HOLDER], active=False)
     assert refusal(lambda: change_key(running, other, new, theirs)) == "CALLER_NOT_ALLOWED"
 
@@ -107,7 +107,7 @@ def test_the_first_key_is_attested(running: Running) -> None:
     name, key = f"p{new_number()}", new_key()
     register(running, name, [st.PARTICIPANT_ROLE_HOLDER])
     running.add_caller(name)
-    assert refusal(lambda: change_key(running, name, key.public_key, key)) == "BAD_SIGNATURE"
+    assert refusal(lambda: change_key(running, name, key.public_key, key)) == "KEY_NOT_IN_FORCE"
 
 
 # -- mandates -----------------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def test_nobody_else_gives_one(running: Running, auditor: str) -> None:
     (court, key), (other, theirs) = (new_participant(running, COURT) for _ in range(2))
     bank, of_bank = new_participant(running, [st.PARTICIPANT_ROLE_RECIPIENT])
     made = mandate(running, auditor, court)
-    assert refusal(lambda: give(running, made, theirs)) == "BAD_SIGNATURE"
+    assert refusal(lambda: give(running, made, theirs)) == "KEY_NOT_IN_FORCE"
     for who in (other, "operator", auditor):
         assert refusal(lambda who=who: give(running, made, key, who=who)) == "CALLER_NOT_ALLOWED"
     assert refusal(lambda: give(running, mandate(running, auditor, bank), of_bank)) == "CALLER_NOT_ALLOWED"

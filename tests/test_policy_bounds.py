@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from cases.policy_worlds import NUMBERS, VOCABULARY
-from consentd.errors import InvalidError
+from consentd.errors import InvalidError, PreconditionError
 from consentd.policy import residual, subject
 from consentd.policy.codebook import Codebook, PackedQuestion, Parties, pack_question
 from consentd.policy.compile import Compiled, compile_consent, compile_rules
@@ -106,9 +106,9 @@ def test_a_permit_beyond_the_limit_is_refused_and_a_deny_is_not() -> None:
         compiled(replace(DENY, children=(PERMIT,))),
         compiled(DENY, policy=ImplicitPolicy.BASIC_NORMAL),
     ):
-        with pytest.raises(InvalidError) as caught:
+        with pytest.raises(PreconditionError) as caught:
             check_limits(value, 2_001, refused)
-        assert caught.value.reason == "TOO_LARGE"
+        assert caught.value.reason == "LIMIT_REACHED"
         assert "`2001`" in str(caught.value) or "`2002`" in str(caught.value)
     for taken in (compiled(DENY), compiled(tree(200, DENY)), compiled(DENY, policy=ImplicitPolicy.DENY)):
         check_limits(value, 2_001, taken)
@@ -120,7 +120,7 @@ def test_an_amendment_that_takes_no_more_rows_is_never_refused() -> None:
     assert row_count(value) == 2_010
     for amended in (compiled(tree(20)), compiled(PERMIT), compiled(tree(200, DENY))):
         check_limits(value, 1_991, amended)
-    with pytest.raises(InvalidError):
+    with pytest.raises(PreconditionError):
         check_limits(value, 1_991, compiled(tree(21)))
 
 
@@ -130,9 +130,9 @@ def test_lists_count_too() -> None:
     assert 12_000 < len(listed.side) < 14_000
     value = value_of((listed, 10))
     check_limits(value, 11, compiled(PERMIT))
-    with pytest.raises(InvalidError) as caught:
+    with pytest.raises(PreconditionError) as caught:
         check_limits(value, 11, listed)
-    assert caught.value.reason == "TOO_LARGE"
+    assert caught.value.reason == "LIMIT_REACHED"
     check_limits(value, 11, compiled(replace(DENY, resources=references)))
 
 
@@ -140,9 +140,9 @@ def test_a_deny_is_refused_only_after_everything_is_denied() -> None:
     value = value_of((compiled(tree(250, DENY)), 24))
     assert row_count(value) == 6_000
     assert is_closed(value)
-    with pytest.raises(InvalidError) as caught:
+    with pytest.raises(PreconditionError) as caught:
         with_consent(value, StoredConsent(25, 25, 1, Consent(kind=Kind.OBJECTION, root=DENY)), compiled(DENY))
-    assert caught.value.reason == "TOO_LARGE"
+    assert caught.value.reason == "LIMIT_REACHED"
 
 
 # -- denies beyond the limit ---------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from consentd.core import codec
 from consentd.core.key_validity import FOREVER_MS, KeyValidity
 from consentd.core.kinds import EntryKind, Owner
 from consentd.core.recent_statements import REPEAT_WINDOW_MS, RecentStatements, decode_recent, encode_recent
-from consentd.errors import ConflictError, MalformedError, ProofError
+from consentd.errors import AlreadyExistsError, MalformedError, ProofError
 from consentd.sequencer.commands.consents import GrantConsent
 from consentd.v1 import statement_pb2 as st
 from consentd_client import HistoryFile, pin
@@ -165,7 +165,7 @@ def test_no_caller_can_make_an_honest_ledger_break_the_rule(case: LedgerCase) ->
     signed = case.grant(person, signed=True, request_id=request_id)
     case.write(signed)
     for _ in range(2):
-        with pytest.raises(ConflictError):
+        with pytest.raises(AlreadyExistsError):
             case.enrol("somebody else", DAEMON)
     case.seal()
     assert case.fsck(table=None).faults == ()

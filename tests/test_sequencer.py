@@ -26,11 +26,11 @@ from cases.writes import Failing
 from consentd.core import checkpoint, codec
 from consentd.core.kinds import EntryKind
 from consentd.errors import (
-    ConflictError,
     DeniedError,
     InvalidError,
     NotFoundError,
     OverloadedError,
+    PreconditionError,
     StorageError,
 )
 from consentd.ledger import layout, reads
@@ -85,7 +85,7 @@ def test_a_request_id_with_other_content_is_a_conflict(case: LedgerCase) -> None
     write = case.grant(person)
     case.write(write)
     size = case.ledger.state.size
-    with pytest.raises(ConflictError) as raised:
+    with pytest.raises(PreconditionError) as raised:
         case.write(with_other_content(write))
     assert raised.value.reason == "REQUEST_ID_REUSED"
     assert case.ledger.state.size == size
@@ -108,7 +108,7 @@ def test_repeats_and_clashes_in_one_batch(case: LedgerCase) -> None:
     results = [futures[location].result(HANG_S) for location in (0, 1, 3)]
     assert [result.entry.index for result in results] == [size] * 3
     assert [result.replayed for result in results] == [False, True, True]
-    with pytest.raises(ConflictError):
+    with pytest.raises(PreconditionError):
         futures[2].result(HANG_S)
     assert case.ledger.state.size == size + 1
 
@@ -147,7 +147,7 @@ def test_repeats_need_no_writer(case: LedgerCase) -> None:
     with held_writer(case.sequencer):
         *repeats, waiting, clash = case.sequencer.submit_all([*writes, fresh, with_other_content(writes[1])])
         again = [future.result(HANG_S) for future in repeats]
-        with pytest.raises(ConflictError):
+        with pytest.raises(PreconditionError):
             clash.result(HANG_S)
         assert not waiting.done()
     assert [one.entry for one in again] == [one.entry for one in first]
@@ -177,7 +177,7 @@ def test_a_repeat_whose_statement_was_deleted_is_a_conflict(case: LedgerCase) ->
     batch = Batch()
     batch.delete(layout.statement_key(person.tag, first.event.seq))
     case.sequencer.call(lambda: case.store.write(batch))
-    with pytest.raises(ConflictError) as raised:
+    with pytest.raises(PreconditionError) as raised:
         case.write(question)
     assert raised.value.reason == "REQUEST_ID_REUSED"
 
@@ -214,7 +214,7 @@ def test_writes_together_are_all_or_none(case: LedgerCase) -> None:
     assert len(written.entries) == 2
     assert case.ledger.state.size == size + 3
     assert [one.index for one in case.write(RecordOutcomes(outcomes=parts)).answer] == [size + 1, size, size + 2]
-    with pytest.raises(ConflictError):
+    with pytest.raises(PreconditionError):
         case.write(RecordOutcomes(outcomes=(with_other_content(parts[0]),)))
 
 
@@ -292,10 +292,12 @@ def test_a_persons_own_signature_is_verified(case: LedgerCase) -> None:
             case.write(bad)
         assert raised.value.reason == reason
     good = case.grant(person, signed=True)
-    for bad in (with_wrong_signature(good), case.grant(replace(person, key=BANK), signed=True)):
-        with pytest.raises(InvalidError) as raised:
-            case.write(bad)
-        assert raised.value.reason == "BAD_SIGNATURE"
+    with pytest.raises(InvalidError) as raised:
+        case.write(with_wrong_signature(good))
+    assert raised.value.reason == "BAD_SIGNATURE"
+    with pytest.raises(PreconditionError) as not_in_force:
+        case.write(case.grant(replace(person, key=BANK), signed=True))
+    assert not_in_force.value.reason == "KEY_NOT_IN_FORCE"
     case.write(good)
     case.seal()
     check_files(case)
@@ -493,7 +495,7 @@ def test_writes_put_in_together_share_a_batch_and_each_ends_by_itself(case: Ledg
     again = with_other_content(good[7])
     before = case.metrics.value("consentd_commit_seconds_count", store="ledger")
     futures = case.sequencer.submit_all([*good[:30], again, *good[30:]])
-    with pytest.raises(ConflictError):
+    with pytest.raises(PreconditionError):
         futures.pop(30).result(HANG_S)
     first = futures[0].result(HANG_S).entry.index
     assert [future.result(HANG_S).entry.index for future in futures] == list(range(first, first + 50))

@@ -108,12 +108,12 @@ def test_keys_come_into_force_and_go(running: Running) -> None:
     key = KeyPair(b"\x21" * 32).public_key
     add_key(running, "clinic-b", key)
     assert key in participant(running, "clinic-b").keys
-    assert refusal(lambda: add_key(running, "er", key)) == "CONFLICT"
+    assert refusal(lambda: add_key(running, "er", key)) == "ALREADY_EXISTS"
     assert refusal(lambda: retire_key(running, "er", key)) == "NOT_FOUND"
     retire_key(running, "clinic-b", key)
     assert key not in participant(running, "clinic-b").keys
     assert refusal(lambda: retire_key(running, "clinic-b", key)) == "NOT_FOUND"
-    assert refusal(lambda: add_key(running, "clinic-b", key)) == "CONFLICT"
+    assert refusal(lambda: add_key(running, "clinic-b", key)) == "ALREADY_EXISTS"
     assert refusal(lambda: add_key(running, "nobody", KeyPair(b"\x22" * 32).public_key)) == "NOT_FOUND"
     assert refusal(lambda: add_key(running, "clinic-b", b"short")) == "INVALID_REQUEST"
 
@@ -136,7 +136,7 @@ def test_a_key_that_was_in_force_is_nobody_elses_later(running: Running) -> None
     enrol = rs.EnrolSubjectRequest(
         request_id=request_id(), subject=pb.Subject(scheme="mhid", value="SYN-900002"), subject_key=key
     )
-    assert refusal(lambda: running.registry.EnrolSubject(enrol, metadata=running.as_("app"))) == "CONFLICT"
+    assert refusal(lambda: running.registry.EnrolSubject(enrol, metadata=running.as_("app"))) == "ALREADY_EXISTS"
 
 
 def test_notices_have_versions_and_consents_name_them(running: Running, subject: pb.Subject) -> None:
@@ -397,7 +397,7 @@ def test_a_permit_too_many_is_refused_and_a_deny_is_recorded(
     monkeypatch.setattr(subjects, "MAX_ROWS", 2)
     running.grant(subject)
     consent_id = running.grant(subject)
-    assert refusal(lambda: running.grant(subject)) == "TOO_LARGE"
+    assert refusal(lambda: running.grant(subject)) == "LIMIT_REACHED"
     other = {"effect": pb.EFFECT_DENY, "kind": pb.CONSENT_KIND_OBJECTION, "purposes": ["HRESCH"]}
     denies = [running.grant(subject, **other) for _ in range(2)]
     assert running.check(question(subject)).outcome == pb.OUTCOME_PERMIT

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from cases.daemons import Running, consent, question, reason_of, request_id, running_daemon
+from cases.daemons import Running, consent, question, reason_in, reason_of, request_id, running_daemon
 from cases.services import (
     accesses,
     batch,
@@ -32,7 +32,6 @@ from consentd.service.requests import MAX_QUESTION
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
-from consentd.v1 import error_reason_pb2 as er
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import policy_service_pb2 as ps
 from consentd.v1 import statement_pb2 as st
@@ -65,11 +64,11 @@ def test_a_question_over_its_limit_is_refused_by_every_call(running: Running, su
         refusal(lambda: running.check(large)),
         refusal(lambda: running.authorize(large)),
         refusal(lambda: running.access.AuthorizeAccess(request, metadata=app)),
-        *(item.error.reason for item in batch(running, questions=[large])),
-        *(item.error.reason for item in batch(running, shared=shared, subjects=[subject])),
-        *(item.error.reason for item in running.access.BatchAuthorizeAccesses(together, metadata=app).results),
+        *(reason_in(item.error) for item in batch(running, questions=[large])),
+        *(reason_in(item.error) for item in batch(running, shared=shared, subjects=[subject])),
+        *(reason_in(item.error) for item in running.access.BatchAuthorizeAccesses(together, metadata=app).results),
     ]
-    assert reasons == ["TOO_LARGE"] * 3 + [er.ERROR_REASON_TOO_LARGE] * 4
+    assert reasons == ["TOO_LARGE"] * 7
 
 
 def test_a_batch_of_checks_has_a_limit_of_work_and_of_its_answer(
@@ -82,12 +81,12 @@ def test_a_batch_of_checks_has_a_limit_of_work_and_of_its_answer(
         patch.setattr(answerer, "MAX_BATCH_ROWS", 6)
         found = batch(running, questions=asked)
     assert [one.WhichOneof("result") for one in found] == ["decision", "decision", "error", "error", "error"]
-    assert {one.error.reason for one in found[2:]} == {er.ERROR_REASON_OVERLOADED}
+    assert {reason_in(one.error) for one in found[2:]} == {"BATCH_LIMIT"}
     size = found[0].ByteSize()
     monkeypatch.setattr(requests, "MAX_BATCH_ANSWER", 3 * size)
     found = batch(running, questions=asked)
     assert [one.WhichOneof("result") for one in found] == ["decision"] * 3 + ["error"] * 2
-    assert {one.error.reason for one in found[3:]} == {er.ERROR_REASON_TOO_LARGE}
+    assert {reason_in(one.error) for one in found[3:]} == {"BATCH_LIMIT"}
 
 
 def test_a_batch_of_accesses_has_a_limit_of_its_answer(
@@ -100,7 +99,7 @@ def test_a_batch_of_accesses_has_a_limit_of_its_answer(
     found = running.access.BatchAuthorizeAccesses(request, metadata=running.as_("app")).results
     forms = [one.WhichOneof("result") for one in found]
     assert (forms[0], forms[-1]) == ("response", "error")
-    assert found[-1].error.reason == er.ERROR_REASON_TOO_LARGE
+    assert reason_in(found[-1].error) == "BATCH_LIMIT"
     repeated = running.access.AuthorizeAccess(asked[-1], metadata=running.as_("app"))
     assert (repeated.receipt.replayed, repeated.decision.outcome) == (True, pb.OUTCOME_PERMIT)
 

@@ -9,6 +9,7 @@ import hashlib
 from dataclasses import dataclass
 from struct import Struct
 
+from consentd import limits
 from consentd.errors import MalformedError
 
 LEAF_VERSION = 1
@@ -16,7 +17,7 @@ SEAL_KIND = 0
 QUESTION_KIND = 255
 """The kind byte of a signed message whose payload is a question. No leaf has this kind."""
 
-MAX_PAYLOAD = 16 * 1024
+MAX_PAYLOAD = limits.STATEMENT_BYTES
 MAX_SEQ = (1 << 63) - 1
 """The largest seq (an event's number in its chain, from 1). A tree cannot have more leaves than this."""
 ZERO_HASH = bytes(32)

@@ -23,13 +23,14 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
+from consentd import limits
 from consentd.core import codec, merkle, patricia
 from consentd.core.checkpoint import MAX_SIZE, Checkpoint, open_checkpoint
 from consentd.core.kinds import PRUNABLE, PUBLIC, EntryKind
 from consentd.core.note import NoteVerifier, Verifier, format_vkey
 from consentd.errors import MalformedError, ProofError
 
-MAX_NAME = 128  # characters of a public name
+MAX_NAME = limits.PUBLIC_NAME_CHARACTERS
 _SALT_SIZE = 32
 _TAG_SIZE = 32
 

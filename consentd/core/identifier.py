@@ -14,10 +14,11 @@ import re
 from functools import lru_cache
 from typing import Final
 
+from consentd import limits
 from consentd.errors import InvalidError
 
-_SCHEME: Final = re.compile("[a-z0-9][a-z0-9._/-]{0,63}")
-_VALUE: Final = re.compile("[!-~]{1,256}")
+_SCHEME: Final = re.compile(f"[a-z0-9][a-z0-9._/-]{{0,{limits.IDENTIFIER_SCHEME_CHARACTERS - 1}}}")
+_VALUE: Final = re.compile(f"[!-~]{{1,{limits.IDENTIFIER_VALUE_CHARACTERS}}}")
 _SEPARATORS: Final = re.compile("[._/-]")
 _RESIDENT_SCHEME: Final = re.compile("(kr|kor)?(rrn|ssn|nnkor)(kr|kor|no|num|number)?[0-9]*")
 _RESIDENT_WORDS: Final = ("jumin", "nnkor", "residentreg", "residentnum", "residentno")

@@ -10,12 +10,13 @@ from collections.abc import Callable, Container, Iterable, Mapping, MutableMappi
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from consentd import limits
 from consentd.core import codec, ed25519
 from consentd.core.history import VerifiedEntry
 from consentd.core.kinds import OWN_CHAIN, EntryKind, Owner, authors_of
 from consentd.errors import SignatureError
 
-MAX_AUTHOR_SKEW_MS = 10 * 60_000  # between an author's clock and the ledger's clock
+MAX_AUTHOR_SKEW_MS = limits.AUTHOR_SKEW_MS
 FOREVER_MS = (1 << 64) - 1  # end of the validity of a key that was not retired
 LEDGER_CHAIN = "ledger"
 """Public name of the chain that states which keys are the daemon's."""

@@ -20,14 +20,13 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from consentd.errors import ConflictError, DeniedError, InvalidError, NotFoundError
+from consentd.errors import LaterError, RequestError
 from consentd.fhir.consents import ImportedConsent, Refused, Withdrawn, read_consents
 from consentd.fhir.document import MAX_DOCUMENT_BYTES, Cause
 from consentd.fhir.identity import import_request_id, parse_source
 from consentd.fhir.mapping import FhirMapping, SubjectReference
 from consentd.policy.model import Consent
 
-_REFUSALS = (InvalidError, NotFoundError, ConflictError, DeniedError)
 _SUFFIXES = (".json", ".xml", ".ndjson")
 """Files of a directory that are read. NDJSON is refused by name, so that none is missed."""
 
@@ -67,8 +66,8 @@ class Writer(Protocol):
         The consent id is empty if the daemon refused the consent on a legal ground, and recorded the refusal.
 
         Raises:
-            InvalidError, NotFoundError, ConflictError, DeniedError: the consent is refused; nothing was written.
-            OverloadedError, StorageError: the import must end, and can be repeated.
+            RequestError: the consent is refused; nothing was written.
+            LaterError, StorageError: the import must end, and can be repeated.
         """
         ...
 
@@ -139,7 +138,7 @@ def import_paths(
 
     Raises:
         InvalidError: the extra ``fhir`` is not installed.
-        OverloadedError, StorageError: the writer failed. The files reported so far are done; repeat the import.
+        LaterError, StorageError: the writer failed. The files reported so far are done; repeat the import.
     """
     files = find_files(paths)
     for number, path in enumerate(files):
@@ -263,7 +262,9 @@ def _write(one: ImportedConsent | _Revocation, writer: Writer) -> ResourceReport
             writer.revoke(one.subject, one.consent_id, one.request_id)
             return ResourceReport(one.resource, ImportResult.REVOKED, one.consent_id)
         consent_id, replayed = writer.grant(one.subject, one.consent, one.request_id)
-    except _REFUSALS as error:
+    except LaterError:
+        raise
+    except RequestError as error:
         return _refused(one.resource, Cause.NOT_WRITTEN, str(error))
     if not consent_id:
         return _refused(one.resource, Cause.NOT_WRITTEN, "the daemon refused it on a legal ground that it recorded")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from struct import Struct
 
 from consentd.core import bucketed, codec, merkle, tiles
-from consentd.errors import ConflictError, CorruptionError
+from consentd.errors import CorruptionError, PreconditionError
 from consentd.ledger import layout
 from consentd.ledger.map import TagMap
 from consentd.ledger.vault import is_older
@@ -115,13 +115,13 @@ def read_recorded(store: Store, index: int) -> Appended:
     """Return the entry at *index*, which a request row names.
 
     Raises:
-        ConflictError: the entry was pruned.
+        PreconditionError: the entry was pruned.
         CorruptionError: the ledger has no entry at *index*.
     """
     leaf = store.get(layout.leaf_key(index)) or b""
     # Each batch deletes only a few expired request rows, so a request row may remain after its entry was pruned.
     if not leaf and store.get(layout.PRUNED) is not None:
-        raise ConflictError("recorded entry is pruned: ask with a new request_id", "REQUEST_ID_REUSED")
+        raise PreconditionError("recorded entry is pruned: ask with a new request_id", "REQUEST_ID_REUSED")
     event = codec.decode_leaf(leaf) if leaf else None
     if not isinstance(event, codec.Event):
         raise CorruptionError(f"no entry at index {index}")

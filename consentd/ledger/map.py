@@ -7,7 +7,7 @@ has tags / 2^map_bits entries. Only the sequencer's thread may update the map or
 from collections.abc import Iterator, Mapping
 
 from consentd.core import bucketed, codec
-from consentd.errors import CorruptionError, StorageError, VerificationError
+from consentd.errors import CorruptionError, NotReachedError, VerificationError
 from consentd.ledger import layout
 from consentd.ledger.map_history import MapHistory
 from consentd.store import Batch, Store, prefix_end
@@ -79,13 +79,13 @@ class TagMap:
             size: prove from the map at the seal that is the last leaf of the tree of this size; None for the last seal.
 
         Raises:
-            StorageError: ``history`` does not have the map at that seal.
+            NotReachedError: ``history`` does not have the map at that seal.
             CorruptionError: a stored bucket does not have the root that is in memory.
         """
         key = codec.map_key(tag)
         earlier = None if size is None or self.history is None else self.history.at(size, self.top)
         if earlier is None and size is not None:
-            raise StorageError("map of the published checkpoint is not held; repeat once a new one is published")
+            raise NotReachedError("map of the published checkpoint is not held; the next checkpoint is needed")
         top = self.top if earlier is None else earlier.top
         number = top.plan_neighbour(bucketed.bucket_of(key, top.map_bits))
         bucket = None if earlier is None or number is None else earlier.bucket(number)

@@ -8,6 +8,7 @@ on a legal ground (PIPA Enforcement Decree 42-8(1)): the code of the ground is r
 import re
 from collections.abc import Collection
 
+from consentd import limits
 from consentd.errors import InvalidError
 from consentd.policy.dates import is_instant
 from consentd.policy.language import check_tag
@@ -29,11 +30,15 @@ from consentd.policy.model import (
 from consentd.policy.tree import Node, walk
 from consentd.policy.vocabulary import REFERENCE, Vocabulary, unknown_level
 
-_MOST_OF_QUOTAS = {"entries_per_day": 60_000, "refusals_per_day": 60_000, "persons_per_hour": 100_000}
+_MOST_OF_QUOTAS = {
+    "entries_per_day": limits.QUOTA_ENTRIES_PER_DAY,
+    "refusals_per_day": limits.QUOTA_REFUSALS_PER_DAY,
+    "persons_per_hour": limits.QUOTA_PERSONS_PER_HOUR,
+}
 """The highest quotas. Counters have 16 bits, and a set of persons takes memory for each caller."""
 
-MAX_POLICY_URIS = 16  # of a consent
-MAX_POLICY_URI_BYTES = 512
+MAX_POLICY_URIS = limits.POLICY_URIS
+MAX_POLICY_URI_BYTES = limits.POLICY_URI_BYTES
 
 ITEMS_NOT_SPECIFIED = "R05"
 """The ground to refuse a transfer request that leaves out a legal item: PIPA Enforcement Decree 42-8(1)5."""
@@ -127,7 +132,7 @@ def check_provision(provision: Provision, vocabulary: Vocabulary) -> None:
     """Validate the lists, codes, level and periods of one provision.
 
     Raises:
-        InvalidError: INVALID_CONSENT, UNKNOWN_CODE, or UNKNOWN_PARTICIPANT (a holder is SUBJECT).
+        InvalidError: INVALID_CONSENT or UNKNOWN_CODE.
     """
     for label in provision.labels:
         if label in LEVELS:
@@ -152,7 +157,7 @@ def check_provision(provision: Provision, vocabulary: Vocabulary) -> None:
             if known is not None and code != ANY and code not in known:
                 raise InvalidError(f"code is not in the vocabulary: `{code}`", "UNKNOWN_CODE")
     if SUBJECT in provision.holders:  # the reserved name is that of an actor: the holder of data is a participant
-        raise InvalidError(f"participant is not registered: `{SUBJECT}`", "UNKNOWN_PARTICIPANT")
+        raise _invalid(f"a person is not the holder of data, a participant is: `{SUBJECT}`")
     for resource in provision.resources:
         if resource != ANY and not REFERENCE.fullmatch(resource):
             raise _invalid(f"resource is no Type/id: `{resource}`")

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from consentd.errors import InvalidError, MalformedError
+from consentd import limits
+from consentd.errors import InvalidError, MalformedError, PreconditionError
 from consentd.policy.model import (
     ANY,
     BREAK_GLASS_PURPOSE,
@@ -61,7 +62,7 @@ BASIC_NORMAL_PURPOSE: Final = "TREAT"
 """IHE PCF 1.1, 53.2.1: ``Policy-basic-normal`` permits treatment and "does not authorize other access"."""
 
 GROUP_PREFIX: Final = "group/"  # of the identifiers of groups
-MAX_RULES: Final = 1_024  # most statutory rules of a realm, and most break-glass rules
+MAX_RULES: Final = limits.REALM_RULES  # most statutory rules of a realm, and most break-glass rules
 _RULES: Final = struct.Struct("<BBBBHHHHQ")
 RULES_VERSION: Final = 3
 _COMBININGS: Final = frozenset(map(int, Combining))
@@ -97,7 +98,7 @@ def compile_consent(
         numbers: participant or group identifier → its number.
 
     Raises:
-        InvalidError: UNKNOWN_CODE, UNKNOWN_PARTICIPANT, or INVALID_CONSENT (a size limit is exceeded).
+        InvalidError: UNKNOWN_CODE, or INVALID_CONSENT (too large); PreconditionError: UNKNOWN_PARTICIPANT.
     """
     consent = stored.consent
     flags = STATUTORY if consent.kind is Kind.STATUTORY else 0
@@ -224,7 +225,7 @@ class _Compiler:
         for name in names:
             number = self._numbers.get(name)
             if number is None:
-                raise InvalidError(f"participant is not registered: `{name}`", "UNKNOWN_PARTICIPANT")
+                raise PreconditionError(f"participant is not registered: `{name}`", "UNKNOWN_PARTICIPANT")
             numbers.add(number)
         return (numbers.pop(), frozenset()) if len(numbers) == 1 else (ANY_NUMBER, frozenset(numbers))
 
@@ -322,7 +323,8 @@ def compile_rules(
     """Compile a realm's rules. *since* is the leaf index of their entry.
 
     Raises:
-        InvalidError: as in ``compile_consent``; a rule has children or no effect; or there are too many rules.
+        InvalidError, PreconditionError: as ``compile_consent``.
+        InvalidError: a rule has children or no effect, or there are too many rules.
     """
     normal_level = _level(rules.normal_level or "N")
     compiler = _Compiler(vocabulary, numbers, normal_level)

@@ -11,6 +11,7 @@ INVARIANT: no answer is cached. An answer depends only on the subject value, the
 from struct import Struct
 from typing import Final
 
+from consentd import limits
 from consentd.policy.codebook import Codebook, PackedQuestion
 from consentd.policy.compile import CompiledRules
 from consentd.policy.match import (
@@ -57,7 +58,7 @@ _EFFECTS: Final = (Effect.PERMIT, Effect.DENY)
 Masks = tuple[int, int, int, int]
 """Masks of the categories that are permitted, denied, without consent, and unknown."""
 
-MAX_REASONS: Final = 100
+MAX_REASONS: Final = limits.DECISION_REASONS
 """Most reasons of an answer. The first are kept."""
 
 _MAX_ROW_REASONS: Final = MAX_REASONS - 6

@@ -3,9 +3,10 @@
 import unicodedata
 from typing import Final
 
+from consentd import limits
 from consentd.errors import InvalidError
 
-MIN_LETTERS: Final = 10
+MIN_LETTERS: Final = limits.JUSTIFICATION_LETTERS
 _FILLERS: Final = frozenset("\u115f\u1160")
 """The Hangul fillers. Unicode counts them as letters, and they show nothing. NFKC turns the other two into U+1160."""
 

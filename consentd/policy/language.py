@@ -17,16 +17,12 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from consentd import limits
 from consentd.errors import InvalidError
 
-MAX_TAG = 35
-"""Most characters of a tag: RFC 5646, section 4.4.1."""
-
-MAX_LANGUAGES = 32
-"""Most languages of one name."""
-
-MAX_TEXT_BYTES = 2 * 1024
-"""Most bytes (UTF-8) of a name in one language, as of every text of a statement."""
+MAX_TAG = limits.LANGUAGE_TAG_CHARACTERS
+MAX_LANGUAGES = limits.NAME_LANGUAGES
+MAX_TEXT_BYTES = limits.TEXT_BYTES
 
 FALLBACKS: Final = ("ko", "en")
 """The languages in which a text is shown, in this order, if it is not available in the reader's language."""

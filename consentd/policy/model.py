@@ -9,6 +9,8 @@ such as "any recipient" (rule 2). A "rule" with a number is a rule of proto/poli
 from dataclasses import dataclass
 from enum import IntEnum
 
+from consentd import limits
+
 ANY = "*"
 """The item that states "no limit" in a list that must not be empty, such as the recipients of a permit."""
 
@@ -17,9 +19,7 @@ OPEN_START_MS = -1 << 63  # the start of a data period that has none: data may b
 STILL = (1 << 64) - 1  # the end of a membership that has not ended
 LEVELS = ("U", "L", "M", "N", "R", "V")
 """The levels of HL7 v3 Confidentiality, lowest first: from unrestricted to very restricted."""
-
-MAX_DEPTH = 8  # levels of nested provisions, the root included
-MAX_PROVISIONS = 256  # provisions of one consent, the root included
+MAX_DEPTH, MAX_PROVISIONS = limits.PROVISION_LEVELS, limits.CONSENT_PROVISIONS
 
 SUBJECT = "SUBJECT"
 """The reserved name of the person whose data are asked for, in place of a participant's id."""
@@ -203,9 +203,9 @@ class Quotas:
         persons_per_hour: persons that the caller checks in an hour, without an access that follows.
     """
 
-    entries_per_day: int = 1_000
-    refusals_per_day: int = 100
-    persons_per_hour: int = 2_000
+    entries_per_day: int = limits.ENTRIES_PER_DAY
+    refusals_per_day: int = limits.REFUSALS_PER_DAY
+    persons_per_hour: int = limits.PERSONS_PER_HOUR
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ The caller needs no vocabulary. So a row becomes several conditions, if its cate
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from consentd import limits
 from consentd.policy.codebook import Codebook, PackedQuestion
 from consentd.policy.compile import CompiledRules
 from consentd.policy.match import CONSENT, NO_IDS, UNKNOWNS, Candidate, Matches, Prepared, Tree
@@ -31,10 +32,10 @@ from consentd.policy.vocabulary import HIGHEST_LEVEL, LEVEL_NUMBERS, Closures, S
 _PERMIT_FIRST = (Combining.PERMIT_OVERRIDES, Combining.ORDERED_PERMIT_OVERRIDES, Combining.DENY_UNLESS_PERMIT)
 
 
-MAX_CONDITIONS: Final = 100
+MAX_CONDITIONS: Final = limits.RESIDUAL_PROVISIONS
 """Most provisions and rules that a residual may have conditions of. Beyond, nothing is permitted on conditions."""
 
-MAX_REFERENCES: Final = 1_000
+MAX_REFERENCES: Final = limits.RESIDUAL_REFERENCES
 """Most references to resources in a residual, in the same way."""
 
 

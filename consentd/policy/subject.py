@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from consentd.errors import InvalidError, MalformedError, NotFoundError
+from consentd import limits
+from consentd.errors import MalformedError, NotFoundError, PreconditionError
 from consentd.policy.compile import POLICY_ROWS, POLICY_SHIFT, STATUTORY, UNREADABLE, Compiled
 from consentd.policy.model import MAX_DEPTH, ImplicitPolicy, StoredConsent
 from consentd.policy.rows import (
@@ -36,16 +37,16 @@ CLOSED: Final = 2
 """Header flag: the lineages that permit nothing are over ``MAX_ROWS`` or ``MAX_SIDES``. A deny is never refused for
 its size, but the work of a check must have a limit. So all of layer CONSENT is denied, unread."""
 
-MAX_ROWS: Final = 2_000
+MAX_ROWS: Final = limits.PERSON_PROVISIONS
 """Most rows of a person after a consent that permits something. Such a consent beyond this limit is refused."""
 
-MAX_SIDES: Final = 128 * 1024
+MAX_SIDES: Final = limits.PERSON_LIST_BYTES
 """Most bytes of a person's side blocks, in the same way."""
 
-MAX_STORED_ROWS: Final = 6_000
+MAX_STORED_ROWS: Final = limits.PERSON_STORED_PROVISIONS
 """Most rows of a person. Beyond, a deny is refused too: everything of the person in layer CONSENT is denied by then."""
 
-MAX_STORED_SIDES: Final = 512 * 1024
+MAX_STORED_SIDES: Final = limits.PERSON_STORED_LIST_BYTES
 """Most bytes of a person's side blocks, in the same way."""
 
 PAUSED: Final = 1
@@ -104,7 +105,8 @@ def encode_subject(lineages: Iterable[Lineage]) -> bytes:
     """Encode lineages as a subject value. The value without lineages is empty.
 
     Raises:
-        InvalidError: (TOO_LARGE) more than ``MAX_STORED_ROWS`` rows or ``MAX_STORED_SIDES`` bytes of side blocks.
+        PreconditionError: (LIMIT_REACHED) more than ``MAX_STORED_ROWS`` rows, or ``MAX_STORED_SIDES`` bytes of side
+            blocks.
     """
     ordered = sorted(lineages, key=lambda lineage: lineage.lineage)
     if not ordered:
@@ -113,7 +115,7 @@ def encode_subject(lineages: Iterable[Lineage]) -> bytes:
     total, sides = sum(counts), sum(len(lineage.compiled.side) for lineage in ordered)
     if total > MAX_STORED_ROWS or sides > MAX_STORED_SIDES:
         limits = f"{MAX_STORED_ROWS} rows and {MAX_STORED_SIDES} bytes"
-        raise InvalidError(f"person's consents are over the limit of {limits}: withdraw some", "TOO_LARGE")
+        raise PreconditionError(f"person's consents are over the limit of {limits}: withdraw some", "LIMIT_REACHED")
     highest = max(lineage.compiled.vocabulary for lineage in ordered)
     flags = SIMPLE if all(map(_is_simple, ordered)) else 0
     if (total > MAX_ROWS or sides > MAX_SIDES) and _are_over(one.compiled for one in ordered):
@@ -160,7 +162,7 @@ def check_limits(value: bytes | None, lineage: int, compiled: Compiled) -> None:
     unless the version that it replaces is as large. A consent that only denies is not refused here.
 
     Raises:
-        InvalidError: (TOO_LARGE) the limit would be exceeded; the message names it.
+        PreconditionError: (LIMIT_REACHED) the limit would be exceeded; the message names it.
     """
     if only_denies(compiled):
         return
@@ -173,9 +175,8 @@ def check_limits(value: bytes | None, lineage: int, compiled: Compiled) -> None:
         ("bytes of lists in force", sides, len(compiled.side) > len(old.side), MAX_SIDES),
     ):
         if grown and total > most:
-            raise InvalidError(
-                f"person would have more than {most} {name}, `{total}`: withdraw consents, ended ones too", "TOO_LARGE"
-            )
+            what = f"person would have more than {most} {name}, `{total}`"
+            raise PreconditionError(f"{what}: withdraw consents, ended ones too", "LIMIT_REACHED")
 
 
 def decode_subject(value: bytes) -> tuple[Lineage, ...]:
@@ -192,6 +193,8 @@ def decode_subject(value: bytes) -> tuple[Lineage, ...]:
             raise MalformedError("subject value is not in its one form")
     except struct.error as error:
         raise MalformedError("subject value is cut short") from error
+    except PreconditionError as error:
+        raise MalformedError("subject value has more than a person may have") from error
     return lineages
 
 
@@ -199,10 +202,11 @@ def with_consent(value: bytes | None, stored: StoredConsent, compiled: Compiled)
     """Return the value after a GRANT or AMEND: *stored*, compiled to *compiled*, is in force for its lineage.
 
     Raises:
-        InvalidError: a seq or version above the table's limits (2³²-1, 65,535), or too many rows in total.
+        PreconditionError: (LIMIT_REACHED) a seq or version above the table's limits (2³²-1, 65,535), or too many rows
+            in total.
     """
     if not (0 < stored.lineage <= stored.seq <= MAX_TABLE_SEQ and 0 < stored.version <= 0xFFFF):
-        raise InvalidError("seq or version of a consent is out of range", "TOO_LARGE")
+        raise PreconditionError("seq or version of a consent is out of range", "LIMIT_REACHED")
     lineage = Lineage(stored.lineage, stored.seq, stored.version, stored.paused, compiled)
     return encode_subject([*(one for one in _lineages(value) if one.lineage != lineage.lineage), lineage])
 

@@ -15,17 +15,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from consentd import limits
 from consentd.errors import InvalidError
 from consentd.policy.model import LEVELS
 
-MAX_PURPOSES = 64
-MAX_CATEGORIES = 64
-MAX_ACTIONS = 16
-MAX_LABELS = 32
-MAX_REFUSAL_GROUNDS = 64
-MAX_LEGAL_BASES = 64
+MAX_PURPOSES = limits.VOCABULARY_PURPOSES
+MAX_CATEGORIES = limits.VOCABULARY_CATEGORIES
+MAX_ACTIONS = limits.VOCABULARY_ACTIONS
+MAX_LABELS = limits.VOCABULARY_LABELS
+MAX_REFUSAL_GROUNDS = limits.VOCABULARY_REFUSAL_GROUNDS
+MAX_LEGAL_BASES = limits.VOCABULARY_LEGAL_BASES
 
-_CODE: Final = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_CODE: Final = re.compile(f"[A-Za-z0-9][A-Za-z0-9._-]{{0,{limits.VOCABULARY_CODE_CHARACTERS - 1}}}")
 """The form of a code: ASCII characters that people can distinguish, without those that separate codes in a text."""
 
 REFERENCE: Final = re.compile("[A-Z][A-Za-z]{0,63}/[A-Za-z0-9.-]{1,64}")

@@ -33,7 +33,7 @@ from typing import Any, TypeVar
 
 from consentd.clock import Clock, LeafClock
 from consentd.cosigning.publisher import Published
-from consentd.errors import ConflictError, ConsentdError, RequestError, StorageError
+from consentd.errors import ConsentdError, PreconditionError, RequestError, StorageError
 from consentd.files import LockedError
 from consentd.ledger import reads
 from consentd.ledger.ledger import AppendBatch, Ledger
@@ -167,7 +167,7 @@ class Sequencer:
 
         Raises:
             NotFoundError: no checkpoint is published yet.
-            StorageError: the map at the public checkpoint was dropped to limit memory; see ``MapHistory``.
+            NotReachedError: the map at the public checkpoint was dropped to limit memory; see ``MapHistory``.
         """
 
         def prove() -> tuple[reads.HeadProofs, Published]:
@@ -333,7 +333,7 @@ class Sequencer:
         if write.request is not None:
             try:
                 recorded = context.recorded(write.request)
-            except ConflictError:
+            except PreconditionError:
                 self._metrics.repeats.inc("conflicting")
                 raise
             if recorded is not None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from consentd.clock import Clock
-from consentd.errors import ConflictError, ConsentdError
+from consentd.errors import ConsentdError, PreconditionError
 from consentd.ledger import layout
 from consentd.ledger.ledger import Ledger, decode_request, read_recorded
 from consentd.metrics import Metrics
@@ -72,7 +72,7 @@ class Repeats:
         assert request is not None, "a write without a request has no repeat"
         try:
             check_content(request, content)
-        except ConflictError:
+        except PreconditionError:
             self._metrics.repeats.inc("conflicting")
             raise
         self._metrics.repeats.inc("same")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from functools import partial
 
+from consentd import limits
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, MalformedError, RequestError
@@ -24,8 +25,7 @@ from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
-MAX_NETWORK_ORIGIN = 256
-"""Most bytes of a network address that a gateway states for its asker."""
+MAX_NETWORK_ORIGIN = limits.NETWORK_ORIGIN_BYTES
 
 _LISTED = frozenset({EntryKind.ACCESS, EntryKind.REFUSAL, EntryKind.OUTCOME})
 
@@ -72,8 +72,7 @@ class AccessService(Servicer):
                 result.response.CopyFrom(await self._authorized(written, item, request.wait_for, context))
                 answered_bytes += result.ByteSize()
                 if answered_bytes > requests.MAX_BATCH_ANSWER:
-                    limit = f"its limit of {requests.MAX_BATCH_ANSWER} bytes"
-                    raise InvalidError(f"answer of the batch is over {limit}: this is recorded, repeat it", "TOO_LARGE")
+                    raise requests.batch_is_over(f"{requests.MAX_BATCH_ANSWER} bytes of answers")
             except RequestError as error:
                 result.error.CopyFrom(item_error(self, "BatchAuthorizeAccesses", error, item, context))
         return response

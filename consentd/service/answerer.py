@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 
+from consentd import limits
 from consentd.core.identifier import check_identifier
-from consentd.errors import InvalidError, OverloadedError
+from consentd.errors import InvalidError
 from consentd.policy import evaluate, model
 from consentd.policy.codebook import PackedQuestion, Parties
 from consentd.policy.reduce import NO_TAG, PLACEHOLDER, reduce_verdict
@@ -89,7 +90,7 @@ class Answerer:
         check_identifier(scheme, value)
         identifier_hash = self._identifier_hash(scheme, value)
         if self.row_count >= MAX_BATCH_ROWS:
-            raise OverloadedError(f"batch is over its limit of {MAX_BATCH_ROWS} provisions: ask for fewer")
+            raise requests.batch_is_over(f"{MAX_BATCH_ROWS} provisions")
         in_full = question.parties.sees_reasons
         shown_tag = b""
         try:
@@ -154,7 +155,7 @@ _PLACEHOLDER_ROWS = row_count(PLACEHOLDER)
 _NOBODY = Parties(permit_actors=frozenset(), deny_actors=frozenset(), holders=frozenset())
 
 
-MAX_BATCH_ROWS = 200_000
+MAX_BATCH_ROWS = limits.BATCH_PROVISIONS
 """Most provisions of a batch, over all its persons: about half a second. The other items are refused.
 
 For a caller who may not see reasons, each person counts as three provisions. So such a batch may evaluate more; it

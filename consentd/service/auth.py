@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import quote, unquote
 
+from consentd import limits
 from consentd.core.pruned import DAY_MS
 from consentd.errors import DeniedError, InvalidError, StorageError
 from consentd.files import read_file_if_exists
@@ -40,11 +41,10 @@ _LINE = re.compile(r"(token|cert)\s+([0-9a-f]{64})\s+(\S+)((?:\s+[a-z_]+=\S*)*)"
 _USED = re.compile(r"used\s+([0-9a-f]{32})\s+([0-9]{4}-[0-9]{2}-[0-9]{2})")
 _NAMES = frozenset({"id", "created", "by", "expires", "label", "revoked", "revoked_by"})
 _ID = re.compile(r"[0-9a-f]{32}")
-MAX_LABEL = 100
-"""Most characters of a label."""
+MAX_LABEL = limits.CREDENTIAL_LABEL_CHARACTERS
 
 
-class UnauthenticatedError(DeniedError):
+class UnauthenticatedError(DeniedError, reason="UNAUTHENTICATED"):
     """A call has no valid credential. The gRPC status is UNAUTHENTICATED; other denials have PERMISSION_DENIED."""
 
 

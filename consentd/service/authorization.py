@@ -77,5 +77,5 @@ def check_access(view: View, caller: str, rpc: str, whose: Whose, now_ms: int) -
 
 def _refusal(caller: str) -> DeniedError:
     if not caller:
-        return UnauthenticatedError("call has no credential that is known here", "UNAUTHENTICATED")
+        return UnauthenticatedError("call has no credential that is known here")
     return DeniedError("caller's roles and rights do not cover this call; `consentd roles` lists who may call what")

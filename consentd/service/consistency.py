@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 
-from consentd.errors import InvalidError, OverloadedError
+from consentd.errors import InvalidError, NotReachedError
 from consentd.service.context import Context, Waiting
 from consentd.service.servicer import Services, cancel_all, remaining_s
 from consentd.statements import payloads
@@ -23,7 +23,7 @@ async def reach(services: Services, consistency: pb.Consistency, context: Contex
 
     Raises:
         InvalidError: as ``check_reached``.
-        OverloadedError: (REVISION_NOT_REACHED) the time to wait is over, or too many calls wait.
+        NotReachedError: the time to wait is over, or too many calls wait.
     """
     least = _awaited(services, consistency)
     if least:
@@ -46,7 +46,7 @@ def check_reached(services: Services, consistency: pb.Consistency) -> None:
 
     Raises:
         InvalidError: the condition has fields that this version does not know, names a size far ahead, or is at_exact.
-        OverloadedError: (REVISION_NOT_REACHED) the table does not reflect it yet.
+        NotReachedError: the table does not reflect it yet.
     """
     least = _awaited(services, consistency)
     if least:
@@ -79,8 +79,8 @@ def _check_near(wanted: int, size: int) -> None:
         raise InvalidError(f"tree size is far ahead of the ledger's `{size}` leaves: `{wanted}`")
 
 
-def _not_reached(wanted: int) -> OverloadedError:
-    return OverloadedError(f"state has not reached tree size `{wanted}`", "REVISION_NOT_REACHED")
+def _not_reached(wanted: int) -> NotReachedError:
+    return NotReachedError(f"state has not reached tree size `{wanted}`")
 
 
 async def _wait(services: Services, least: int, context: Context) -> None:

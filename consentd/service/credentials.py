@@ -183,7 +183,8 @@ class Credentials:
             issued = {key: other for key, other in self._issued.items() if other.id != one.id}
             issued = self._without_oldest({**issued, one.key: one})
             if len(issued) > MAX_ISSUED:
-                raise PreconditionError(f"there are too many credentials: `{MAX_ISSUED}`; revoke some first")
+                text = f"there are too many credentials: `{MAX_ISSUED}`: revoke some first"
+                raise PreconditionError(text, "LIMIT_REACHED")
             self._write(issued)
         return one, token
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 
+from consentd import limits
 from consentd.core.identifier import check_identifier
 from consentd.errors import ConsentdError, DeniedError, InvalidError, StorageError
 from consentd.policy import actor, model
@@ -28,10 +29,8 @@ from consentd.table.registry import Registry
 from consentd.table.view import Snapshot, View
 from consentd.v1 import consent_pb2 as pb
 
-MAX_ITEMS = 100
-"""Most questions of a batch that is answered from an earlier tree."""
-MAX_ENTRIES = 500_000
-"""Most entries of the chains that a call may replay, those of the public chains included."""
+MAX_ITEMS = limits.EXACT_BATCH_ITEMS
+MAX_ENTRIES = limits.EXACT_ENTRIES
 
 Asked = Sequence[tuple[pb.Question, pb.Subject]]
 """Questions, each with its person."""
@@ -48,7 +47,8 @@ async def answer_exactly(
         InvalidError: there are too many questions; or the ledger had no such tree, or not at that instant.
         DeniedError: the caller has neither right that this needs.
         NotFoundError: (PRUNED) the ledger has deleted what decisions from that tree rest on.
-        OverloadedError: too many calls replay entries, or the table does not have that tree yet.
+        OverloadedError: too many calls replay entries.
+        NotReachedError: the table does not have that tree yet.
         StorageError: (CLOCK) the clock disagrees with the ledger, so it is not known which instants are past.
     """
     payloads.check_no_unknown_fields(consistency)

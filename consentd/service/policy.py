@@ -122,7 +122,6 @@ class PolicyService(Servicer):
 
 
 def _check_room(answered_bytes: int) -> None:
-    """Check that the answers of a batch are not too long. Raises ``InvalidError`` (TOO_LARGE)."""
+    """Check that the answers of a batch are not too long. Raises ``OverloadedError`` (BATCH_LIMIT)."""
     if answered_bytes > requests.MAX_BATCH_ANSWER:
-        limit = f"its limit of {requests.MAX_BATCH_ANSWER} bytes"
-        raise InvalidError(f"answer of the batch is over {limit}: ask for fewer", "TOO_LARGE")
+        raise requests.batch_is_over(f"{requests.MAX_BATCH_ANSWER} bytes of answers")

@@ -7,7 +7,7 @@ from consentd.core import codec
 from consentd.core.history import MAX_NAME
 from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX, has_author_keys
 from consentd.cosigning.publisher import Published
-from consentd.errors import InvalidError, NotFoundError, StorageError
+from consentd.errors import InvalidError, NotFoundError, NotReachedError, PreconditionError
 from consentd.ledger import reads
 from consentd.ledger.reads import HeadProofs
 from consentd.ledger.retention import read_pruned
@@ -131,9 +131,14 @@ class LedgerService(Servicer):
             yield message
 
     def _history(self, tag: bytes, name: str, request: ls.GetHistoryRequest) -> Iterator[ls.GetHistoryResponse]:
-        """Yield the messages of a history. Raises ``InvalidError`` if the request asks for no part of it."""
+        """Yield the messages of a history.
+
+        Raises:
+            InvalidError: the request asks for no part of the history.
+            PreconditionError: (AHEAD_OF_LEDGER) what the caller knows is longer than the history.
+        """
         if request.known_count > codec.MAX_SEQ:
-            raise InvalidError("known_count is larger than the history")
+            raise PreconditionError("known_count is larger than the history", "AHEAD_OF_LEDGER")
         if request.to_count and request.to_count <= request.known_count:
             raise InvalidError("to_count is not larger than known_count")
         if request.to_count and has_author_keys(name):
@@ -146,12 +151,13 @@ class LedgerService(Servicer):
         head = ls.HistoryHead(checkpoint=published.note, seal=heads.seal, seal_inclusion=inclusion)
         known = request.known_tree_size
         if known > heads.size:
-            raise InvalidError(f"known_tree_size is larger than the checkpoint: `{known}` and `{heads.size}`")
+            what = f"known_tree_size is larger than the checkpoint: `{known}` and `{heads.size}`"
+            raise PreconditionError(what, "AHEAD_OF_LEDGER")
         if known:
             head.consistency.extend(reads.prove_consistency(store, known, heads.size))
         yield ls.GetHistoryResponse(head=head)
         if request.known_count > heads.chains[tag][0]:
-            raise InvalidError("known_count is larger than the history")
+            raise PreconditionError("known_count is larger than the history", "AHEAD_OF_LEDGER")
         for each, public_name in names.items():  # the requested chain is the first
             first, last = (asked if each == tag else WHOLE).seqs(store, each, heads.chains[each][0])
             yield from _stream_chain(chains, heads, each, public_name, first, last)
@@ -207,7 +213,7 @@ class LedgerService(Servicer):
             if wanted == names:
                 return heads, published, names
             names = wanted
-        raise StorageError("authors of this history change too fast; repeat the call")
+        raise NotReachedError("authors of this history change too fast")
 
     def _authors(self, entries: Iterable[Opened]) -> set[str]:
         """Return the names of the public chains of the participants whose keys signed *entries*."""
@@ -219,7 +225,7 @@ class LedgerService(Servicer):
     def _tree_size(self, asked: int) -> int:
         latest = self.services.sequencer.checkpoints.latest().checkpoint.size
         if asked > latest:
-            raise InvalidError(f"tree is larger than the latest checkpoint: `{asked}` and `{latest}`")
+            raise NotReachedError(f"tree is larger than the latest checkpoint: `{asked}` and `{latest}`")
         return asked or latest
 
     def _page_range(self, pager: Pager, token: str, start_index: int) -> tuple[int, int, int, bytes]:

@@ -9,17 +9,16 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
-from consentd.errors import InvalidError
+from consentd import limits
+from consentd.errors import InvalidError, OverloadedError
 from consentd.sequencer.commands.write import Request
 
 M = TypeVar("M", bound=Message)
 
-MAX_PAGE = 1000
+MAX_PAGE = limits.PAGE_ITEMS
 _MAX_TOKEN = 64
-MAX_BATCH_ANSWER = 3 << 20
-"""Most bytes of the answers of a batch. Clients refuse responses of more than 4 MiB."""
-MAX_QUESTION = 4 * 1024
-"""Most bytes of a serialised question."""
+MAX_BATCH_ANSWER = limits.BATCH_ANSWER_BYTES
+MAX_QUESTION = limits.QUESTION_BYTES
 PAGE_BYTES = 1 << 20
 """The approximate maximum size of a page. Clients refuse responses of more than 4 MiB."""
 
@@ -57,6 +56,15 @@ def content_hash(method: str, *parts: Message | bytes | str) -> bytes:
         hasher.update(struct.pack(">I", len(content)))
         hasher.update(content)
     return hasher.digest()
+
+
+def batch_is_over(limit: str) -> OverloadedError:
+    """Return the error of an item that is not answered because the items before it used up a *limit* of the batch.
+
+    A write of the item may be recorded, although an error of this class else means that nothing was.
+    """
+    again = "send this item again in another batch, a write with the same request_id"
+    return OverloadedError(f"batch is over its limit of {limit}: {again}", "BATCH_LIMIT", retry_after_ms=1)
 
 
 class Pager:

@@ -17,7 +17,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from consentd import errors
+from consentd import errors, limits
 from consentd.errors import ConsentdError
 from consentd.metrics import Metrics
 from consentd.service.auth import UnauthenticatedError
@@ -26,7 +26,6 @@ from consentd.service.context import Context, EndedCallError, Status
 from consentd.service.servicer import Servicer, ServiceState
 from consentd.statements import payloads
 from consentd.v1 import consent_pb2 as pb
-from consentd.v1 import error_reason_pb2 as er
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ UNDECODABLE: Final = object()
 _WAITS: Final = frozenset(pb.WaitFor.values())
 
 DOMAIN = "consentd"
-MAX_MESSAGE = 300
+MAX_MESSAGE = limits.ERROR_MESSAGE_CHARACTERS
 """Longest error message sent, in characters. A status is sent in trailers, and clients read 8 KiB of trailers."""
 
 _CODES: tuple[tuple[type[ConsentdError], grpc.StatusCode], ...] = (
@@ -48,9 +47,10 @@ _CODES: tuple[tuple[type[ConsentdError], grpc.StatusCode], ...] = (
     (errors.NotFoundError, grpc.StatusCode.NOT_FOUND),
     (errors.AlreadyExistsError, grpc.StatusCode.ALREADY_EXISTS),
     (errors.PreconditionError, grpc.StatusCode.FAILED_PRECONDITION),
-    (errors.ConflictError, grpc.StatusCode.ABORTED),
+    (errors.AbortedError, grpc.StatusCode.ABORTED),
     (errors.DeniedError, grpc.StatusCode.PERMISSION_DENIED),
     (errors.OverloadedError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (errors.NotReachedError, grpc.StatusCode.UNAVAILABLE),
     (errors.StorageError, grpc.StatusCode.UNAVAILABLE),
     (errors.CorruptionError, grpc.StatusCode.DATA_LOSS),
 )
@@ -161,15 +161,13 @@ def message_of(error: ConsentdError) -> str:
     return message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 1] + "…"
 
 
-def item_error(servicer: Servicer, name: str, error: ConsentdError, item: Message, context: Context) -> er.ItemError:
-    """Count and log the error of one *item* of a batch, and return the error as a protobuf message."""
+def item_error(
+    servicer: Servicer, name: str, error: ConsentdError, item: Message, context: Context
+) -> status_pb2.Status:
+    """Count and log the error of one *item* of a batch. Return the status that a single call would have ended with."""
     servicer.metrics.errors.inc(error.reason)
     servicer.call_log.refused(name, error, context, partial(servicer.names_in, item))
-    reason = er.ErrorReason.Value(f"ERROR_REASON_{error.reason}")
-    retry_after_ms = error.retry_after_ms if isinstance(error, errors.OverloadedError) else 0
-    return er.ItemError(
-        code=status_code(error).value[0], reason=reason, message=message_of(error), retry_after_ms=retry_after_ms
-    )
+    return _status_message(status_code(error), message_of(error), error.reason, _retry_after_ms(error))
 
 
 def _ended(
@@ -213,7 +211,12 @@ def status_of(error: Exception, metrics: Metrics, name: str) -> Status:
         where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
         log.error("bug in %s: %s at %s", name, type(error).__name__, where)
         code, message, reason = grpc.StatusCode.INTERNAL, "internal error", "INTERNAL"
-    return _make_status(code, message, reason, error.retry_after_ms if isinstance(error, errors.OverloadedError) else 0)
+    return _make_status(code, message, reason, _retry_after_ms(error))
+
+
+def _retry_after_ms(error: Exception) -> int:
+    """Return when the caller should try again, from now, in milliseconds; 0: the status does not say it."""
+    return error.retry_after_ms if isinstance(error, errors.LaterError) else 0
 
 
 def status_message(metrics: Metrics, name: str, error: Exception) -> status_pb2.Status:
@@ -224,15 +227,22 @@ def status_message(metrics: Metrics, name: str, error: Exception) -> status_pb2.
 
 @lru_cache(maxsize=64)
 def _make_status(code: grpc.StatusCode, message: str, reason: str, retry_after_ms: int) -> Status:
-    """Return the status with its details. Most refusals repeat a few texts.
+    """Return how a call ends, with the details as trailing metadata. Most refusals repeat a few texts.
 
     To find a status again takes a tenth of the time that it takes to make one.
     """
+    status = _status_message(code, message, reason, retry_after_ms)
+    return Status(code, message, (("grpc-status-details-bin", status.SerializeToString()),))
+
+
+@lru_cache(maxsize=64)
+def _status_message(code: grpc.StatusCode, message: str, reason: str, retry_after_ms: int) -> status_pb2.Status:
+    """Return the status with its details. Copy it before you change it."""
     status = status_pb2.Status(code=code.value[0], message=message)
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN))
     if retry_after_ms:
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=_duration(retry_after_ms)))
-    return Status(code, message, (("grpc-status-details-bin", status.SerializeToString()),))
+    return status
 
 
 def _duration(milliseconds: int) -> Duration:

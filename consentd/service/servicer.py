@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from consentd import limits
 from consentd.config import Config
 from consentd.core import codec, merkle
 from consentd.core.identifier import check_identifier
@@ -31,7 +32,7 @@ from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
 
 A = TypeVar("A")
-MAX_WAIT_S = 30.0
+MAX_WAIT_S: float = limits.WAIT_SECONDS
 """The longest time that a call waits, even if the call's deadline is later."""
 
 
@@ -79,13 +80,13 @@ class Servicer:
     def caller(self, context: Context) -> str:
         """Return the caller's participant id, or ``operator/NAME``. Raises ``UnauthenticatedError``."""
         if not context.caller:
-            raise UnauthenticatedError("call has no credential that is known here", "UNAUTHENTICATED")
+            raise UnauthenticatedError("call has no credential that is known here")
         return context.caller
 
     def check_still_known(self, context: Context) -> None:
         """Check that the caller's credential was not removed since the call began. Raises ``UnauthenticatedError``."""
         if not context.is_known():
-            raise UnauthenticatedError("credential of the call was removed", "UNAUTHENTICATED")
+            raise UnauthenticatedError("credential of the call was removed")
 
     def known_caller(self, context: Context) -> str:
         """Return the caller's id; empty: the call has no credential that is known here."""

@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+from consentd import limits
 from consentd.core import codec
 from consentd.core.key_validity import PARTICIPANT_PREFIX
 from consentd.core.kinds import EntryKind
@@ -33,7 +34,7 @@ MESSAGES: Final[Mapping[int, type[Message]]] = {
 }
 """The payload's message type for each kind of entry that has a payload in this version."""
 
-MAX_TEXT = 2 * 1024
+MAX_TEXT = limits.TEXT_BYTES
 """Most bytes (UTF-8) of a text of a statement: a name, a note, a method, a title, a URI, a reference."""
 
 
@@ -41,11 +42,11 @@ def encode_payload(message: Message) -> bytes:
     """Serialise a payload.
 
     Raises:
-        InvalidError: the payload is longer than 16 KiB.
+        InvalidError: (TOO_LARGE) the payload is over ``codec.MAX_PAYLOAD`` bytes.
     """
     payload = message.SerializeToString(deterministic=True)
     if len(payload) > codec.MAX_PAYLOAD:
-        raise InvalidError(f"payload is over its limit of 16384 bytes: `{len(payload)}`", "TOO_LARGE")
+        raise InvalidError(f"payload is over its limit of {codec.MAX_PAYLOAD} bytes: `{len(payload)}`", "TOO_LARGE")
     return payload
 
 

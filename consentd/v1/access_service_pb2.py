@@ -23,11 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from consentd.v1 import consent_pb2 as consentd_dot_v1_dot_consent__pb2
-from consentd.v1 import error_reason_pb2 as consentd_dot_v1_dot_error__reason__pb2
 from consentd.v1 import statement_pb2 as consentd_dot_v1_dot_statement__pb2
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n consentd/v1/access_service.proto\x12\x0b\x63onsentd.v1\x1a\x19\x63onsentd/v1/consent.proto\x1a\x1e\x63onsentd/v1/error_reason.proto\x1a\x1b\x63onsentd/v1/statement.proto\"g\n\x0eSignedQuestion\x12\x10\n\x08question\x18\x01 \x01(\x0c\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\x12\x16\n\x0e\x61uthor_time_ms\x18\x04 \x01(\x04\x12\x0b\n\x03tag\x18\x05 \x01(\x0c\"\x87\x02\n\x16\x41uthorizeAccessRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12)\n\x08question\x18\x02 \x01(\x0b\x32\x15.consentd.v1.QuestionH\x00\x12\x36\n\x0fsigned_question\x18\x03 \x01(\x0b\x32\x1b.consentd.v1.SignedQuestionH\x00\x12\x16\n\x0enetwork_origin\x18\x04 \x01(\t\x12&\n\x08wait_for\x18\x05 \x01(\x0e\x32\x14.consentd.v1.WaitFor\x12-\n\x0b\x63onsistency\x18\x06 \x01(\x0b\x32\x18.consentd.v1.ConsistencyB\x07\n\x05\x61sked\"\xae\x01\n\x17\x41uthorizeAccessResponse\x12\'\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x15.consentd.v1.Decision\x12%\n\x07receipt\x18\x02 \x01(\x0b\x32\x14.consentd.v1.Receipt\x12\x12\n\naccess_seq\x18\x03 \x01(\x04\x12/\n\x10\x63urrent_decision\x18\x04 \x01(\x0b\x32\x15.consentd.v1.Decision\"~\n\x1d\x42\x61tchAuthorizeAccessesRequest\x12\x35\n\x08requests\x18\x01 \x03(\x0b\x32#.consentd.v1.AuthorizeAccessRequest\x12&\n\x08wait_for\x18\x02 \x01(\x0e\x32\x14.consentd.v1.WaitFor\"U\n\x1e\x42\x61tchAuthorizeAccessesResponse\x12\x33\n\x07results\x18\x01 \x03(\x0b\x32\".consentd.v1.AuthorizeAccessResult\"\x84\x01\n\x15\x41uthorizeAccessResult\x12\x38\n\x08response\x18\x01 \x01(\x0b\x32$.consentd.v1.AuthorizeAccessResponseH\x00\x12\'\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.consentd.v1.ItemErrorH\x00\x42\x08\n\x06result\"\xfc\x01\n\x13RecordAccessRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12%\n\x07subject\x18\x02 \x01(\x0b\x32\x14.consentd.v1.Subject\x12\x12\n\naccess_seq\x18\x03 \x01(\x04\x12\x31\n\x08\x61ttested\x18\x04 \x01(\x0b\x32\x1d.consentd.v1.OutcomeStatementH\x00\x12.\n\x06signed\x18\x05 \x01(\x0b\x32\x1c.consentd.v1.SignedStatementH\x00\x12&\n\x08wait_for\x18\x06 \x01(\x0e\x32\x14.consentd.v1.WaitForB\x0b\n\tstatement\"=\n\x14RecordAccessResponse\x12%\n\x07receipt\x18\x01 \x01(\x0b\x32\x14.consentd.v1.Receipt\"x\n\x1a\x42\x61tchRecordAccessesRequest\x12\x32\n\x08requests\x18\x01 \x03(\x0b\x32 .consentd.v1.RecordAccessRequest\x12&\n\x08wait_for\x18\x02 \x01(\x0e\x32\x14.consentd.v1.WaitFor\"E\n\x1b\x42\x61tchRecordAccessesResponse\x12&\n\x08receipts\x18\x01 \x03(\x0b\x32\x14.consentd.v1.Receipt\"\x92\x01\n\x13ListAccessesRequest\x12%\n\x07subject\x18\x01 \x01(\x0b\x32\x14.consentd.v1.Subject\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12-\n\x0b\x63onsistency\x18\x04 \x01(\x0b\x32\x18.consentd.v1.Consistency\"\xf6\x01\n\x0c\x41\x63\x63\x65ssRecord\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0f\n\x07time_ms\x18\x03 \x01(\x03\x12\x0f\n\x07refused\x18\x04 \x01(\x08\x12\'\n\x08question\x18\x05 \x01(\x0b\x32\x15.consentd.v1.Question\x12\'\n\x08\x64\x65\x63ision\x18\x06 \x01(\x0b\x32\x15.consentd.v1.Decision\x12\r\n\x05\x61sker\x18\x07 \x01(\t\x12\x16\n\x0enetwork_origin\x18\x08 \x01(\t\x12/\n\x08outcomes\x18\t \x03(\x0b\x32\x1d.consentd.v1.OutcomeStatement\"\x85\x01\n\x14ListAccessesResponse\x12+\n\x08\x61\x63\x63\x65sses\x18\x01 \x03(\x0b\x32\x19.consentd.v1.AccessRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\'\n\x08revision\x18\x03 \x01(\x0b\x32\x15.consentd.v1.Revision2\xf4\x03\n\rAccessService\x12\\\n\x0f\x41uthorizeAccess\x12#.consentd.v1.AuthorizeAccessRequest\x1a$.consentd.v1.AuthorizeAccessResponse\x12q\n\x16\x42\x61tchAuthorizeAccesses\x12*.consentd.v1.BatchAuthorizeAccessesRequest\x1a+.consentd.v1.BatchAuthorizeAccessesResponse\x12S\n\x0cRecordAccess\x12 .consentd.v1.RecordAccessRequest\x1a!.consentd.v1.RecordAccessResponse\x12h\n\x13\x42\x61tchRecordAccesses\x12\'.consentd.v1.BatchRecordAccessesRequest\x1a(.consentd.v1.BatchRecordAccessesResponse\x12S\n\x0cListAccesses\x12 .consentd.v1.ListAccessesRequest\x1a!.consentd.v1.ListAccessesResponseBY\n\x15io.github.consentd.v1P\x01Z>github.com/consentd/consentd/clients/go/consentd/v1;consentdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n consentd/v1/access_service.proto\x12\x0b\x63onsentd.v1\x1a\x19\x63onsentd/v1/consent.proto\x1a\x1b\x63onsentd/v1/statement.proto\x1a\x17google/rpc/status.proto\"g\n\x0eSignedQuestion\x12\x10\n\x08question\x18\x01 \x01(\x0c\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\x12\x16\n\x0e\x61uthor_time_ms\x18\x04 \x01(\x04\x12\x0b\n\x03tag\x18\x05 \x01(\x0c\"\x87\x02\n\x16\x41uthorizeAccessRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12)\n\x08question\x18\x02 \x01(\x0b\x32\x15.consentd.v1.QuestionH\x00\x12\x36\n\x0fsigned_question\x18\x03 \x01(\x0b\x32\x1b.consentd.v1.SignedQuestionH\x00\x12\x16\n\x0enetwork_origin\x18\x04 \x01(\t\x12&\n\x08wait_for\x18\x05 \x01(\x0e\x32\x14.consentd.v1.WaitFor\x12-\n\x0b\x63onsistency\x18\x06 \x01(\x0b\x32\x18.consentd.v1.ConsistencyB\x07\n\x05\x61sked\"\xae\x01\n\x17\x41uthorizeAccessResponse\x12\'\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x15.consentd.v1.Decision\x12%\n\x07receipt\x18\x02 \x01(\x0b\x32\x14.consentd.v1.Receipt\x12\x12\n\naccess_seq\x18\x03 \x01(\x04\x12/\n\x10\x63urrent_decision\x18\x04 \x01(\x0b\x32\x15.consentd.v1.Decision\"~\n\x1d\x42\x61tchAuthorizeAccessesRequest\x12\x35\n\x08requests\x18\x01 \x03(\x0b\x32#.consentd.v1.AuthorizeAccessRequest\x12&\n\x08wait_for\x18\x02 \x01(\x0e\x32\x14.consentd.v1.WaitFor\"U\n\x1e\x42\x61tchAuthorizeAccessesResponse\x12\x33\n\x07results\x18\x01 \x03(\x0b\x32\".consentd.v1.AuthorizeAccessResult\"\x80\x01\n\x15\x41uthorizeAccessResult\x12\x38\n\x08response\x18\x01 \x01(\x0b\x32$.consentd.v1.AuthorizeAccessResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\xfc\x01\n\x13RecordAccessRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12%\n\x07subject\x18\x02 \x01(\x0b\x32\x14.consentd.v1.Subject\x12\x12\n\naccess_seq\x18\x03 \x01(\x04\x12\x31\n\x08\x61ttested\x18\x04 \x01(\x0b\x32\x1d.consentd.v1.OutcomeStatementH\x00\x12.\n\x06signed\x18\x05 \x01(\x0b\x32\x1c.consentd.v1.SignedStatementH\x00\x12&\n\x08wait_for\x18\x06 \x01(\x0e\x32\x14.consentd.v1.WaitForB\x0b\n\tstatement\"=\n\x14RecordAccessResponse\x12%\n\x07receipt\x18\x01 \x01(\x0b\x32\x14.consentd.v1.Receipt\"x\n\x1a\x42\x61tchRecordAccessesRequest\x12\x32\n\x08requests\x18\x01 \x03(\x0b\x32 .consentd.v1.RecordAccessRequest\x12&\n\x08wait_for\x18\x02 \x01(\x0e\x32\x14.consentd.v1.WaitFor\"E\n\x1b\x42\x61tchRecordAccessesResponse\x12&\n\x08receipts\x18\x01 \x03(\x0b\x32\x14.consentd.v1.Receipt\"\x92\x01\n\x13ListAccessesRequest\x12%\n\x07subject\x18\x01 \x01(\x0b\x32\x14.consentd.v1.Subject\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12-\n\x0b\x63onsistency\x18\x04 \x01(\x0b\x32\x18.consentd.v1.Consistency\"\xf6\x01\n\x0c\x41\x63\x63\x65ssRecord\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0f\n\x07time_ms\x18\x03 \x01(\x03\x12\x0f\n\x07refused\x18\x04 \x01(\x08\x12\'\n\x08question\x18\x05 \x01(\x0b\x32\x15.consentd.v1.Question\x12\'\n\x08\x64\x65\x63ision\x18\x06 \x01(\x0b\x32\x15.consentd.v1.Decision\x12\r\n\x05\x61sker\x18\x07 \x01(\t\x12\x16\n\x0enetwork_origin\x18\x08 \x01(\t\x12/\n\x08outcomes\x18\t \x03(\x0b\x32\x1d.consentd.v1.OutcomeStatement\"\x85\x01\n\x14ListAccessesResponse\x12+\n\x08\x61\x63\x63\x65sses\x18\x01 \x03(\x0b\x32\x19.consentd.v1.AccessRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\'\n\x08revision\x18\x03 \x01(\x0b\x32\x15.consentd.v1.Revision2\xf4\x03\n\rAccessService\x12\\\n\x0f\x41uthorizeAccess\x12#.consentd.v1.AuthorizeAccessRequest\x1a$.consentd.v1.AuthorizeAccessResponse\x12q\n\x16\x42\x61tchAuthorizeAccesses\x12*.consentd.v1.BatchAuthorizeAccessesRequest\x1a+.consentd.v1.BatchAuthorizeAccessesResponse\x12S\n\x0cRecordAccess\x12 .consentd.v1.RecordAccessRequest\x1a!.consentd.v1.RecordAccessResponse\x12h\n\x13\x42\x61tchRecordAccesses\x12\'.consentd.v1.BatchRecordAccessesRequest\x1a(.consentd.v1.BatchRecordAccessesResponse\x12S\n\x0cListAccesses\x12 .consentd.v1.ListAccessesRequest\x1a!.consentd.v1.ListAccessesResponseBY\n\x15io.github.consentd.v1P\x01Z>github.com/consentd/consentd/clients/go/consentd/v1;consentdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,32 +35,32 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'consentd.v1.access_service_
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\025io.github.consentd.v1P\001Z>github.com/consentd/consentd/clients/go/consentd/v1;consentdv1'
-  _globals['_SIGNEDQUESTION']._serialized_start=137
-  _globals['_SIGNEDQUESTION']._serialized_end=240
-  _globals['_AUTHORIZEACCESSREQUEST']._serialized_start=243
-  _globals['_AUTHORIZEACCESSREQUEST']._serialized_end=506
-  _globals['_AUTHORIZEACCESSRESPONSE']._serialized_start=509
-  _globals['_AUTHORIZEACCESSRESPONSE']._serialized_end=683
-  _globals['_BATCHAUTHORIZEACCESSESREQUEST']._serialized_start=685
-  _globals['_BATCHAUTHORIZEACCESSESREQUEST']._serialized_end=811
-  _globals['_BATCHAUTHORIZEACCESSESRESPONSE']._serialized_start=813
-  _globals['_BATCHAUTHORIZEACCESSESRESPONSE']._serialized_end=898
-  _globals['_AUTHORIZEACCESSRESULT']._serialized_start=901
-  _globals['_AUTHORIZEACCESSRESULT']._serialized_end=1033
-  _globals['_RECORDACCESSREQUEST']._serialized_start=1036
-  _globals['_RECORDACCESSREQUEST']._serialized_end=1288
-  _globals['_RECORDACCESSRESPONSE']._serialized_start=1290
-  _globals['_RECORDACCESSRESPONSE']._serialized_end=1351
-  _globals['_BATCHRECORDACCESSESREQUEST']._serialized_start=1353
-  _globals['_BATCHRECORDACCESSESREQUEST']._serialized_end=1473
-  _globals['_BATCHRECORDACCESSESRESPONSE']._serialized_start=1475
-  _globals['_BATCHRECORDACCESSESRESPONSE']._serialized_end=1544
-  _globals['_LISTACCESSESREQUEST']._serialized_start=1547
-  _globals['_LISTACCESSESREQUEST']._serialized_end=1693
-  _globals['_ACCESSRECORD']._serialized_start=1696
-  _globals['_ACCESSRECORD']._serialized_end=1942
-  _globals['_LISTACCESSESRESPONSE']._serialized_start=1945
-  _globals['_LISTACCESSESRESPONSE']._serialized_end=2078
-  _globals['_ACCESSSERVICE']._serialized_start=2081
-  _globals['_ACCESSSERVICE']._serialized_end=2581
+  _globals['_SIGNEDQUESTION']._serialized_start=130
+  _globals['_SIGNEDQUESTION']._serialized_end=233
+  _globals['_AUTHORIZEACCESSREQUEST']._serialized_start=236
+  _globals['_AUTHORIZEACCESSREQUEST']._serialized_end=499
+  _globals['_AUTHORIZEACCESSRESPONSE']._serialized_start=502
+  _globals['_AUTHORIZEACCESSRESPONSE']._serialized_end=676
+  _globals['_BATCHAUTHORIZEACCESSESREQUEST']._serialized_start=678
+  _globals['_BATCHAUTHORIZEACCESSESREQUEST']._serialized_end=804
+  _globals['_BATCHAUTHORIZEACCESSESRESPONSE']._serialized_start=806
+  _globals['_BATCHAUTHORIZEACCESSESRESPONSE']._serialized_end=891
+  _globals['_AUTHORIZEACCESSRESULT']._serialized_start=894
+  _globals['_AUTHORIZEACCESSRESULT']._serialized_end=1022
+  _globals['_RECORDACCESSREQUEST']._serialized_start=1025
+  _globals['_RECORDACCESSREQUEST']._serialized_end=1277
+  _globals['_RECORDACCESSRESPONSE']._serialized_start=1279
+  _globals['_RECORDACCESSRESPONSE']._serialized_end=1340
+  _globals['_BATCHRECORDACCESSESREQUEST']._serialized_start=1342
+  _globals['_BATCHRECORDACCESSESREQUEST']._serialized_end=1462
+  _globals['_BATCHRECORDACCESSESRESPONSE']._serialized_start=1464
+  _globals['_BATCHRECORDACCESSESRESPONSE']._serialized_end=1533
+  _globals['_LISTACCESSESREQUEST']._serialized_start=1536
+  _globals['_LISTACCESSESREQUEST']._serialized_end=1682
+  _globals['_ACCESSRECORD']._serialized_start=1685
+  _globals['_ACCESSRECORD']._serialized_end=1931
+  _globals['_LISTACCESSESRESPONSE']._serialized_start=1934
+  _globals['_LISTACCESSESRESPONSE']._serialized_end=2067
+  _globals['_ACCESSSERVICE']._serialized_start=2070
+  _globals['_ACCESSSERVICE']._serialized_end=2570
 # @@protoc_insertion_point(module_scope)

@@ -5,11 +5,11 @@ isort:skip_file
 
 from collections import abc as _abc
 from consentd.v1 import consent_pb2 as _consent_pb2
-from consentd.v1 import error_reason_pb2 as _error_reason_pb2
 from consentd.v1 import statement_pb2 as _statement_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.rpc import status_pb2 as _status_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -79,7 +79,7 @@ class AuthorizeAccessRequest(_message.Message):
     """request_id makes the write idempotent, 16 random bytes."""
     network_origin: _builtins.str
     """network_origin is the network address of the asker, if the caller is a gateway; empty: the address of the
-    connection's peer is recorded. At most 256 bytes.
+    connection's peer is recorded. At most 256 bytes (network_origin_bytes).
     """
     wait_for: _consent_pb2.WaitFor.ValueType
     """wait_for says whether to answer once the entry is on disk, or once it is published."""
@@ -174,7 +174,7 @@ class BatchAuthorizeAccessesRequest(_message.Message):
     """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuthorizeAccessRequest]:
-        """requests, at most 1,000. Leave their own wait_for empty."""
+        """requests, at most 1,000 (batch_items). Leave their own wait_for empty."""
 
     def __init__(
         self,
@@ -227,14 +227,14 @@ class AuthorizeAccessResult(_message.Message):
         """response is the answer."""
 
     @_builtins.property
-    def error(self) -> _error_reason_pb2.ItemError:
+    def error(self) -> _status_pb2.Status:
         """error is what a single call with this request would have failed with."""
 
     def __init__(
         self,
         *,
         response: Global___AuthorizeAccessResponse | None = ...,
-        error: _error_reason_pb2.ItemError | None = ...,
+        error: _status_pb2.Status | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -332,7 +332,7 @@ class BatchRecordAccessesRequest(_message.Message):
     """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordAccessRequest]:
-        """requests, at most 1,000. Leave their own wait_for empty."""
+        """requests, at most 1,000 (batch_items). Leave their own wait_for empty."""
 
     def __init__(
         self,

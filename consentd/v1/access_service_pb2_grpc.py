@@ -81,8 +81,9 @@ class AccessServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def BatchAuthorizeAccesses(self, request, context):
-        """BatchAuthorizeAccesses does the same for up to 1,000 questions. Each is decided, recorded and answered
-        independently. Items beyond 3 MiB of answers fail with TOO_LARGE; they are recorded, and a repeat has their answer.
+        """BatchAuthorizeAccesses does the same for up to 1,000 questions (batch_items). Each is decided, recorded and answered
+        independently. Items beyond 3 MiB of answers (batch_answer_bytes) fail with BATCH_LIMIT; they are recorded, and a
+        repeat has their answer.
         Cost: one or a few group commits for the whole batch.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -97,7 +98,7 @@ class AccessServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def BatchRecordAccesses(self, request, context):
-        """BatchRecordAccesses records up to 1,000 outcomes, all or none. Cost: one or a few group commits for the whole
+        """BatchRecordAccesses records up to 1,000 outcomes (batch_items), all or none. Cost: one or a few group commits for the whole
         batch.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

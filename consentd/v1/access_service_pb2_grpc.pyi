@@ -44,14 +44,15 @@ class AccessServiceStub:
     subject. So every answer has a receipt. Cost: one group commit; of a repeat, a few reads.
     """
     BatchAuthorizeAccesses: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.BatchAuthorizeAccessesRequest, _access_service_pb2.BatchAuthorizeAccessesResponse]
-    """BatchAuthorizeAccesses does the same for up to 1,000 questions. Each is decided, recorded and answered
-    independently. Items beyond 3 MiB of answers fail with TOO_LARGE; they are recorded, and a repeat has their answer.
+    """BatchAuthorizeAccesses does the same for up to 1,000 questions (batch_items). Each is decided, recorded and answered
+    independently. Items beyond 3 MiB of answers (batch_answer_bytes) fail with BATCH_LIMIT; they are recorded, and a
+    repeat has their answer.
     Cost: one or a few group commits for the whole batch.
     """
     RecordAccess: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.RecordAccessRequest, _access_service_pb2.RecordAccessResponse]
     """RecordAccess records what a permitted transfer did. Cost: one group commit."""
     BatchRecordAccesses: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.BatchRecordAccessesRequest, _access_service_pb2.BatchRecordAccessesResponse]
-    """BatchRecordAccesses records up to 1,000 outcomes, all or none. Cost: one or a few group commits for the whole
+    """BatchRecordAccesses records up to 1,000 outcomes (batch_items), all or none. Cost: one or a few group commits for the whole
     batch.
     """
     ListAccesses: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ListAccessesRequest, _access_service_pb2.ListAccessesResponse]
@@ -76,14 +77,15 @@ class AccessServiceAsyncStub(AccessServiceStub):
     subject. So every answer has a receipt. Cost: one group commit; of a repeat, a few reads.
     """
     BatchAuthorizeAccesses: _aio.UnaryUnaryMultiCallable[_access_service_pb2.BatchAuthorizeAccessesRequest, _access_service_pb2.BatchAuthorizeAccessesResponse]  # type: ignore[assignment]
-    """BatchAuthorizeAccesses does the same for up to 1,000 questions. Each is decided, recorded and answered
-    independently. Items beyond 3 MiB of answers fail with TOO_LARGE; they are recorded, and a repeat has their answer.
+    """BatchAuthorizeAccesses does the same for up to 1,000 questions (batch_items). Each is decided, recorded and answered
+    independently. Items beyond 3 MiB of answers (batch_answer_bytes) fail with BATCH_LIMIT; they are recorded, and a
+    repeat has their answer.
     Cost: one or a few group commits for the whole batch.
     """
     RecordAccess: _aio.UnaryUnaryMultiCallable[_access_service_pb2.RecordAccessRequest, _access_service_pb2.RecordAccessResponse]  # type: ignore[assignment]
     """RecordAccess records what a permitted transfer did. Cost: one group commit."""
     BatchRecordAccesses: _aio.UnaryUnaryMultiCallable[_access_service_pb2.BatchRecordAccessesRequest, _access_service_pb2.BatchRecordAccessesResponse]  # type: ignore[assignment]
-    """BatchRecordAccesses records up to 1,000 outcomes, all or none. Cost: one or a few group commits for the whole
+    """BatchRecordAccesses records up to 1,000 outcomes (batch_items), all or none. Cost: one or a few group commits for the whole
     batch.
     """
     ListAccesses: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ListAccessesRequest, _access_service_pb2.ListAccessesResponse]  # type: ignore[assignment]
@@ -117,8 +119,9 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _access_service_pb2.BatchAuthorizeAccessesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.BatchAuthorizeAccessesResponse, _abc.Awaitable[_access_service_pb2.BatchAuthorizeAccessesResponse]]:
-        """BatchAuthorizeAccesses does the same for up to 1,000 questions. Each is decided, recorded and answered
-        independently. Items beyond 3 MiB of answers fail with TOO_LARGE; they are recorded, and a repeat has their answer.
+        """BatchAuthorizeAccesses does the same for up to 1,000 questions (batch_items). Each is decided, recorded and answered
+        independently. Items beyond 3 MiB of answers (batch_answer_bytes) fail with BATCH_LIMIT; they are recorded, and a
+        repeat has their answer.
         Cost: one or a few group commits for the whole batch.
         """
 
@@ -136,7 +139,7 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _access_service_pb2.BatchRecordAccessesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.BatchRecordAccessesResponse, _abc.Awaitable[_access_service_pb2.BatchRecordAccessesResponse]]:
-        """BatchRecordAccesses records up to 1,000 outcomes, all or none. Cost: one or a few group commits for the whole
+        """BatchRecordAccesses records up to 1,000 outcomes (batch_items), all or none. Cost: one or a few group commits for the whole
         batch.
         """
 

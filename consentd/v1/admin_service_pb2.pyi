@@ -540,8 +540,8 @@ class AddCredentialRequest(_message.Message):
     expire_time_ms: _builtins.int
     """expire_time_ms is from when it is refused; 0: never."""
     label: _builtins.str
-    """label is a note for operators, at most 100 printable characters. Write no secret and no person's identifier.
-    Empty: none.
+    """label is a note for operators, at most 100 printable characters (credential_label_characters). Write no secret
+    and no person's identifier. Empty: none.
     """
     def __init__(
         self,

@@ -368,13 +368,13 @@ class Subject(_message.Message):
     SCHEME_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     scheme: _builtins.str
-    """scheme is the kind of identifier, `mhid`, `ci` or a hospital's `mrn/ID`: at most 64 of [a-z0-9._/-]. Schemes of
-    resident registration numbers are refused.
+    """scheme is the kind of identifier, `mhid`, `ci` or a hospital's `mrn/ID`: at most 64 (identifier_scheme_characters)
+    of [a-z0-9._/-]. Schemes of resident registration numbers are refused.
     """
     value: _builtins.str
-    """value is the identifier: at most 256 visible ASCII characters, no spaces. Values are compared byte by byte, so a
-    caller writes an identifier always in the form that its issuer defines. A value that contains what has the shape of
-    a resident registration number is refused (ledger-format.md, section 11).
+    """value is the identifier: at most 256 (identifier_value_characters) visible ASCII characters, no spaces. Values are
+    compared byte by byte, so a caller writes an identifier always in the form that its issuer defines. A value that
+    contains what has the shape of a resident registration number is refused (ledger-format.md, section 11).
     """
     def __init__(
         self,
@@ -486,7 +486,7 @@ class Provision(_message.Message):
 
     @_builtins.property
     def provisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Provision]:
-        """provisions are nested provisions, at most 8 deep and 256 in all."""
+        """provisions are nested provisions, at most 8 deep (provision_levels) and 256 in all (consent_provisions)."""
 
     def __init__(
         self,
@@ -573,7 +573,8 @@ class Consent(_message.Message):
     @_builtins.property
     def policy_uris(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """policy_uris are the policies that the source of the consent names and that select no implicit policy: URIs, or
-        `system|code`. They are kept and shown, and mean nothing in a decision. At most 16, each of at most 512 bytes.
+        `system|code`. They are kept and shown, and mean nothing in a decision. At most 16 (policy_uris), each
+        of at most 512 bytes (policy_uri_bytes).
         """
 
     def __init__(
@@ -692,7 +693,9 @@ class BreakGlass(_message.Message):
 
     JUSTIFICATION_FIELD_NUMBER: _builtins.int
     justification: _builtins.str
-    """justification is the reason in the actor's own words: at least ten letters of any script, after normalisation."""
+    """justification is the reason in the actor's own words: at least 10 letters
+    (justification_letters) of any script, after normalisation.
+    """
     def __init__(
         self,
         *,
@@ -717,8 +720,8 @@ class Consistency(_message.Message):
     AT_EXACT_FIELD_NUMBER: _builtins.int
     at_least_tree_size: _builtins.int
     """at_least_tree_size: the state reflects at least so many leaves, for example the revision.tree_size of a receipt. If
-    it does not yet, the call waits until its deadline, at most 30 seconds, and then fails with REVISION_NOT_REACHED;
-    at once, if too many calls wait. A size that is 1,000,000 leaves or more ahead of the ledger is refused with
+    it does not yet, the call waits until its deadline, at most 30 seconds (wait_seconds), and then fails with
+    REVISION_NOT_REACHED; at once, if too many calls wait. A size that is 1,000,000 leaves or more ahead of the ledger is refused with
     INVALID_REQUEST.
     """
     @_builtins.property
@@ -795,7 +798,9 @@ Global___ExactState: _TypeAlias = ExactState  # noqa: Y015
 
 @_typing.final
 class Question(_message.Message):
-    """Question asks whether a transfer may happen. A question of more than 4 KiB, serialised, is refused with TOO_LARGE."""
+    """Question asks whether a transfer may happen. A question of more than 4 KiB (question_bytes), serialised, is refused
+    with TOO_LARGE.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1101,7 +1106,7 @@ class Decision(_message.Message):
     @_builtins.property
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___DecisionReason]:
         """reasons name the consents and rules that decided; for a caller without the right SEE_REASONS, only those that
-        permit; at most 100 in a recorded decision.
+        permit; at most 100 (decision_reasons) in a recorded decision.
         """
 
     @_builtins.property
@@ -1228,9 +1233,9 @@ class SignedStatement(_message.Message):
     signature: _builtins.bytes
     """signature is an Ed25519 signature, 64 bytes."""
     author_time_ms: _builtins.int
-    """author_time_ms is the time of the author's clock, at most ten minutes from the ledger's."""
+    """author_time_ms is the time of the author's clock, at most 600,000 ms (author_skew_ms) from the ledger's."""
     payload: _builtins.bytes
-    """payload is the serialised message of the entry's kind, at most 16 KiB."""
+    """payload is the serialised message of the entry's kind, at most 16 KiB (statement_bytes)."""
     ref: _builtins.int
     """ref is the seq of the entry that this one refers to; 0: none."""
     def __init__(

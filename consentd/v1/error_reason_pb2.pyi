@@ -4,16 +4,15 @@ isort:skip_file
 """
 
 from google.protobuf import descriptor as _descriptor
-from google.protobuf import message as _message
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
 
-if sys.version_info >= (3, 11):
-    from typing import TypeAlias as _TypeAlias, Never as _Never
+if sys.version_info >= (3, 10):
+    from typing import TypeAlias as _TypeAlias
 else:
-    from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
+    from typing_extensions import TypeAlias as _TypeAlias
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -44,31 +43,33 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     (INVALID_ARGUMENT).
     """
     ERROR_REASON_UNKNOWN_PARTICIPANT: _ErrorReason.ValueType  # 8
-    """ERROR_REASON_UNKNOWN_PARTICIPANT: no such participant is registered and active (INVALID_ARGUMENT)."""
+    """ERROR_REASON_UNKNOWN_PARTICIPANT: a consent, rule, delegation or mandate names a participant that is not
+    registered, or not active (FAILED_PRECONDITION).
+    """
     ERROR_REASON_UNKNOWN_NOTICE: _ErrorReason.ValueType  # 9
-    """ERROR_REASON_UNKNOWN_NOTICE: this version of this notice does not exist (INVALID_ARGUMENT)."""
+    """ERROR_REASON_UNKNOWN_NOTICE: this version of this notice is not published (FAILED_PRECONDITION)."""
     ERROR_REASON_UNKNOWN_AUTHORITY: _ErrorReason.ValueType  # 10
-    """ERROR_REASON_UNKNOWN_AUTHORITY: the person's chain has no such AUTHORITY entry (INVALID_ARGUMENT)."""
+    """ERROR_REASON_UNKNOWN_AUTHORITY: the person's chain has no such AUTHORITY entry (FAILED_PRECONDITION)."""
     ERROR_REASON_EMPTY_CATEGORIES: _ErrorReason.ValueType  # 11
     """ERROR_REASON_EMPTY_CATEGORIES: a question names no category (INVALID_ARGUMENT)."""
     ERROR_REASON_BREAK_GLASS_SHAPE: _ErrorReason.ValueType  # 12
     """ERROR_REASON_BREAK_GLASS_SHAPE: an emergency access needs purpose BTG and break_glass with a justification of
-    at least ten letters, in AuthorizeAccess; all other questions have neither (INVALID_ARGUMENT).
+    at least 10 letters (justification_letters), in AuthorizeAccess; all other questions have neither (INVALID_ARGUMENT).
     """
     ERROR_REASON_INVALID_CONSENT: _ErrorReason.ValueType  # 13
     """ERROR_REASON_INVALID_CONSENT: a consent breaks a rule for consents (INVALID_ARGUMENT). The message names the
     provision and the rule.
     """
     ERROR_REASON_TOO_LARGE: _ErrorReason.ValueType  # 14
-    """ERROR_REASON_TOO_LARGE: a request, payload or batch (too many items) exceeds a limit that the message names (INVALID_ARGUMENT or
-    RESOURCE_EXHAUSTED).
+    """ERROR_REASON_TOO_LARGE: a request, payload, text or batch (too many items) exceeds a limit that the message names
+    (INVALID_ARGUMENT). The gRPC library refuses a message over its own limit without a reason, with RESOURCE_EXHAUSTED.
     """
     ERROR_REASON_AUTHOR_CLOCK: _ErrorReason.ValueType  # 15
-    """ERROR_REASON_AUTHOR_CLOCK: author_time_ms differs by more than ten minutes from the ledger's clock
-    (INVALID_ARGUMENT).
+    """ERROR_REASON_AUTHOR_CLOCK: author_time_ms differs by more than 600,000 ms (author_skew_ms) from the
+    ledger's clock (INVALID_ARGUMENT).
     """
     ERROR_REASON_BAD_SIGNATURE: _ErrorReason.ValueType  # 16
-    """ERROR_REASON_BAD_SIGNATURE: the signature of a statement does not verify, or its key is not valid now
+    """ERROR_REASON_BAD_SIGNATURE: the signature of a statement does not verify, or is for another entry
     (INVALID_ARGUMENT).
     """
     ERROR_REASON_NOT_FOUND: _ErrorReason.ValueType  # 18
@@ -77,19 +78,44 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_SUBJECT_NOT_FOUND: the person is not enrolled, or the caller may not see them (NOT_FOUND)."""
     ERROR_REASON_CONSENT_NOT_FOUND: _ErrorReason.ValueType  # 20
     """ERROR_REASON_CONSENT_NOT_FOUND: the person has no such consent (NOT_FOUND)."""
-    ERROR_REASON_CONFLICT: _ErrorReason.ValueType  # 21
-    """ERROR_REASON_CONFLICT: the request contradicts what is recorded (ABORTED)."""
-    ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 22
-    """ERROR_REASON_REQUEST_ID_REUSED: this request_id was used for other content (ABORTED). Use a new one."""
-    ERROR_REASON_VERSION_CONFLICT: _ErrorReason.ValueType  # 23
-    """ERROR_REASON_VERSION_CONFLICT: based_on_version is not the current version of the consent (ABORTED). Read it again."""
-    ERROR_REASON_WRONG_STATE: _ErrorReason.ValueType  # 24
-    """ERROR_REASON_WRONG_STATE: the consent is revoked, already paused or not paused (ABORTED)."""
+    ERROR_REASON_ALREADY_EXISTS: _ErrorReason.ValueType  # 41
+    """ERROR_REASON_ALREADY_EXISTS: what the request would add was added before: a key is or was in force
+    (ALREADY_EXISTS).
+    """
     ERROR_REASON_SUBJECT_ENROLLED: _ErrorReason.ValueType  # 25
-    """ERROR_REASON_SUBJECT_ENROLLED: the identifier is enrolled already (ABORTED)."""
+    """ERROR_REASON_SUBJECT_ENROLLED: the identifier is enrolled already (ALREADY_EXISTS)."""
+    ERROR_REASON_WRONG_STATE: _ErrorReason.ValueType  # 24
+    """ERROR_REASON_WRONG_STATE: the thing that the request changes is in a state that does not allow it: a consent is
+    paused already or not paused, another pruning is under way (FAILED_PRECONDITION).
+    """
+    ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 22
+    """ERROR_REASON_REQUEST_ID_REUSED: this request_id was used for other content, or for an entry that was pruned
+    (FAILED_PRECONDITION). Use a new one.
+    """
+    ERROR_REASON_WRONG_ROLE: _ErrorReason.ValueType  # 42
+    """ERROR_REASON_WRONG_ROLE: a participant that the request names has no role that this needs, or a role or class that
+    excludes it (FAILED_PRECONDITION). The message names the role or the participant.
+    """
+    ERROR_REASON_KEY_NOT_IN_FORCE: _ErrorReason.ValueType  # 43
+    """ERROR_REASON_KEY_NOT_IN_FORCE: the key of a signed statement is not in force now for an author of this entry
+    (FAILED_PRECONDITION).
+    """
+    ERROR_REASON_LIMIT_REACHED: _ErrorReason.ValueType  # 44
+    """ERROR_REASON_LIMIT_REACHED: a person or participant has as much recorded as is allowed (FAILED_PRECONDITION). The
+    message says what to withdraw or end.
+    """
+    ERROR_REASON_AHEAD_OF_LEDGER: _ErrorReason.ValueType  # 45
+    """ERROR_REASON_AHEAD_OF_LEDGER: known_tree_size or known_count is larger than what the ledger has published
+    (FAILED_PRECONDITION). If a checkpoint that you verified states that size, the ledger was rolled back: ask without
+    it, keep both checkpoints, and raise an alarm.
+    """
+    ERROR_REASON_VERSION_CONFLICT: _ErrorReason.ValueType  # 23
+    """ERROR_REASON_VERSION_CONFLICT: based_on_version is not the version in force of the consent, or the version of a
+    vocabulary, notice or rules does not follow the latest (ABORTED). Read it again.
+    """
     ERROR_REASON_REF_MOVED: _ErrorReason.ValueType  # 26
-    """ERROR_REASON_REF_MOVED: the ref or tag of a signed statement does not match the present state of the chain
-    (ABORTED). Read and sign again.
+    """ERROR_REASON_REF_MOVED: what a signed statement states of the chain (ref, lineage or version) does not match its
+    present state (ABORTED). Read and sign again.
     """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 27
     """ERROR_REASON_UNAUTHENTICATED: the call has no credential, or an unknown one (UNAUTHENTICATED)."""
@@ -102,8 +128,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 29
     """ERROR_REASON_OVERLOADED: too many requests are waiting (RESOURCE_EXHAUSTED, with RetryInfo). Try again later."""
     ERROR_REASON_REVISION_NOT_REACHED: _ErrorReason.ValueType  # 30
-    """ERROR_REASON_REVISION_NOT_REACHED: the ledger has fewer leaves than at_least_tree_size (RESOURCE_EXHAUSTED, with
-    RetryInfo).
+    """ERROR_REASON_REVISION_NOT_REACHED: the ledger has fewer leaves than at_least_tree_size, or the latest checkpoint has
+    fewer than the tree that was asked for (UNAVAILABLE, with RetryInfo). Nothing was changed.
     """
     ERROR_REASON_STORAGE: _ErrorReason.ValueType  # 31
     """ERROR_REASON_STORAGE: disk or network failed, and the outcome of a write may be unknown (UNAVAILABLE). Repeat it
@@ -128,15 +154,21 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     caller or for all (RESOURCE_EXHAUSTED, with RetryInfo). Nothing was begun. Try again later.
     """
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 40
-    """ERROR_REASON_QUOTA_EXCEEDED: the caller has used up one of the realm's quotas (RESOURCE_EXHAUSTED, with RetryInfo:
-    the time until the quota begins anew). Nothing was recorded. The message names the quota.
+    """ERROR_REASON_QUOTA_EXCEEDED: the caller has used up one of the realm's quotas (RESOURCE_EXHAUSTED, with RetryInfo).
+    RetryInfo is the time until the quota begins anew. Nothing was recorded. The message names the quota.
+    """
+    ERROR_REASON_BATCH_LIMIT: _ErrorReason.ValueType  # 46
+    """ERROR_REASON_BATCH_LIMIT: the items before this one used up what a batch may use (RESOURCE_EXHAUSTED, with
+    RetryInfo). Send this item again in another batch: a write may be recorded, so with the same request_id.
     """
     ERROR_REASON_OPERATION_RUNNING: _ErrorReason.ValueType  # 50
     """ERROR_REASON_OPERATION_RUNNING: another operation is running, which the message names (FAILED_PRECONDITION). Follow
     or cancel it first.
     """
     ERROR_REASON_OPERATION_CANCELLED: _ErrorReason.ValueType  # 51
-    """ERROR_REASON_OPERATION_CANCELLED: an operator cancelled the operation (CANCELLED, in its result only)."""
+    """ERROR_REASON_OPERATION_CANCELLED: an operator cancelled the operation (CANCELLED). It is in the result of the
+    operation only.
+    """
     ERROR_REASON_CREDENTIAL_EXPIRED: _ErrorReason.ValueType  # 52
     """ERROR_REASON_CREDENTIAL_EXPIRED: the credential of the call has ended (UNAUTHENTICATED). Get a new one."""
     ERROR_REASON_LAST_OPERATOR_CREDENTIAL: _ErrorReason.ValueType  # 53
@@ -151,6 +183,22 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     An example, as a client sees it:
 
         { "reason": "UNKNOWN_PURPOSE", "domain": "consentd" }
+
+    Each reason has exactly one gRPC code, which its comment has in parentheses. The code says what to do:
+
+      INVALID_ARGUMENT     the request is wrong, whatever the ledger records: correct it
+      NOT_FOUND            there is no such thing, or the caller may not see it
+      ALREADY_EXISTS       what the request would make exists: use it
+      FAILED_PRECONDITION  something that is recorded must be changed first; the message says what
+      ABORTED              the state that the caller relied on is over: read again, decide again, send a new request
+      PERMISSION_DENIED    the caller, or a participant that it names, may not do this
+      UNAUTHENTICATED      get a credential that is known here
+      RESOURCE_EXHAUSTED   repeat the same request after the time in RetryInfo
+      UNAVAILABLE          repeat the same request, after the time in RetryInfo if there is one; a write with the same
+                           request_id, because its outcome may be unknown
+      DATA_LOSS, INTERNAL  an operator must act
+
+    The code UNKNOWN, DEADLINE_EXCEEDED or CANCELLED comes from the gRPC library, and has no reason.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -174,31 +222,33 @@ ERROR_REASON_UNKNOWN_CODE: ErrorReason.ValueType  # 7
 (INVALID_ARGUMENT).
 """
 ERROR_REASON_UNKNOWN_PARTICIPANT: ErrorReason.ValueType  # 8
-"""ERROR_REASON_UNKNOWN_PARTICIPANT: no such participant is registered and active (INVALID_ARGUMENT)."""
+"""ERROR_REASON_UNKNOWN_PARTICIPANT: a consent, rule, delegation or mandate names a participant that is not
+registered, or not active (FAILED_PRECONDITION).
+"""
 ERROR_REASON_UNKNOWN_NOTICE: ErrorReason.ValueType  # 9
-"""ERROR_REASON_UNKNOWN_NOTICE: this version of this notice does not exist (INVALID_ARGUMENT)."""
+"""ERROR_REASON_UNKNOWN_NOTICE: this version of this notice is not published (FAILED_PRECONDITION)."""
 ERROR_REASON_UNKNOWN_AUTHORITY: ErrorReason.ValueType  # 10
-"""ERROR_REASON_UNKNOWN_AUTHORITY: the person's chain has no such AUTHORITY entry (INVALID_ARGUMENT)."""
+"""ERROR_REASON_UNKNOWN_AUTHORITY: the person's chain has no such AUTHORITY entry (FAILED_PRECONDITION)."""
 ERROR_REASON_EMPTY_CATEGORIES: ErrorReason.ValueType  # 11
 """ERROR_REASON_EMPTY_CATEGORIES: a question names no category (INVALID_ARGUMENT)."""
 ERROR_REASON_BREAK_GLASS_SHAPE: ErrorReason.ValueType  # 12
 """ERROR_REASON_BREAK_GLASS_SHAPE: an emergency access needs purpose BTG and break_glass with a justification of
-at least ten letters, in AuthorizeAccess; all other questions have neither (INVALID_ARGUMENT).
+at least 10 letters (justification_letters), in AuthorizeAccess; all other questions have neither (INVALID_ARGUMENT).
 """
 ERROR_REASON_INVALID_CONSENT: ErrorReason.ValueType  # 13
 """ERROR_REASON_INVALID_CONSENT: a consent breaks a rule for consents (INVALID_ARGUMENT). The message names the
 provision and the rule.
 """
 ERROR_REASON_TOO_LARGE: ErrorReason.ValueType  # 14
-"""ERROR_REASON_TOO_LARGE: a request, payload or batch (too many items) exceeds a limit that the message names (INVALID_ARGUMENT or
-RESOURCE_EXHAUSTED).
+"""ERROR_REASON_TOO_LARGE: a request, payload, text or batch (too many items) exceeds a limit that the message names
+(INVALID_ARGUMENT). The gRPC library refuses a message over its own limit without a reason, with RESOURCE_EXHAUSTED.
 """
 ERROR_REASON_AUTHOR_CLOCK: ErrorReason.ValueType  # 15
-"""ERROR_REASON_AUTHOR_CLOCK: author_time_ms differs by more than ten minutes from the ledger's clock
-(INVALID_ARGUMENT).
+"""ERROR_REASON_AUTHOR_CLOCK: author_time_ms differs by more than 600,000 ms (author_skew_ms) from the
+ledger's clock (INVALID_ARGUMENT).
 """
 ERROR_REASON_BAD_SIGNATURE: ErrorReason.ValueType  # 16
-"""ERROR_REASON_BAD_SIGNATURE: the signature of a statement does not verify, or its key is not valid now
+"""ERROR_REASON_BAD_SIGNATURE: the signature of a statement does not verify, or is for another entry
 (INVALID_ARGUMENT).
 """
 ERROR_REASON_NOT_FOUND: ErrorReason.ValueType  # 18
@@ -207,19 +257,44 @@ ERROR_REASON_SUBJECT_NOT_FOUND: ErrorReason.ValueType  # 19
 """ERROR_REASON_SUBJECT_NOT_FOUND: the person is not enrolled, or the caller may not see them (NOT_FOUND)."""
 ERROR_REASON_CONSENT_NOT_FOUND: ErrorReason.ValueType  # 20
 """ERROR_REASON_CONSENT_NOT_FOUND: the person has no such consent (NOT_FOUND)."""
-ERROR_REASON_CONFLICT: ErrorReason.ValueType  # 21
-"""ERROR_REASON_CONFLICT: the request contradicts what is recorded (ABORTED)."""
-ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 22
-"""ERROR_REASON_REQUEST_ID_REUSED: this request_id was used for other content (ABORTED). Use a new one."""
-ERROR_REASON_VERSION_CONFLICT: ErrorReason.ValueType  # 23
-"""ERROR_REASON_VERSION_CONFLICT: based_on_version is not the current version of the consent (ABORTED). Read it again."""
-ERROR_REASON_WRONG_STATE: ErrorReason.ValueType  # 24
-"""ERROR_REASON_WRONG_STATE: the consent is revoked, already paused or not paused (ABORTED)."""
+ERROR_REASON_ALREADY_EXISTS: ErrorReason.ValueType  # 41
+"""ERROR_REASON_ALREADY_EXISTS: what the request would add was added before: a key is or was in force
+(ALREADY_EXISTS).
+"""
 ERROR_REASON_SUBJECT_ENROLLED: ErrorReason.ValueType  # 25
-"""ERROR_REASON_SUBJECT_ENROLLED: the identifier is enrolled already (ABORTED)."""
+"""ERROR_REASON_SUBJECT_ENROLLED: the identifier is enrolled already (ALREADY_EXISTS)."""
+ERROR_REASON_WRONG_STATE: ErrorReason.ValueType  # 24
+"""ERROR_REASON_WRONG_STATE: the thing that the request changes is in a state that does not allow it: a consent is
+paused already or not paused, another pruning is under way (FAILED_PRECONDITION).
+"""
+ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 22
+"""ERROR_REASON_REQUEST_ID_REUSED: this request_id was used for other content, or for an entry that was pruned
+(FAILED_PRECONDITION). Use a new one.
+"""
+ERROR_REASON_WRONG_ROLE: ErrorReason.ValueType  # 42
+"""ERROR_REASON_WRONG_ROLE: a participant that the request names has no role that this needs, or a role or class that
+excludes it (FAILED_PRECONDITION). The message names the role or the participant.
+"""
+ERROR_REASON_KEY_NOT_IN_FORCE: ErrorReason.ValueType  # 43
+"""ERROR_REASON_KEY_NOT_IN_FORCE: the key of a signed statement is not in force now for an author of this entry
+(FAILED_PRECONDITION).
+"""
+ERROR_REASON_LIMIT_REACHED: ErrorReason.ValueType  # 44
+"""ERROR_REASON_LIMIT_REACHED: a person or participant has as much recorded as is allowed (FAILED_PRECONDITION). The
+message says what to withdraw or end.
+"""
+ERROR_REASON_AHEAD_OF_LEDGER: ErrorReason.ValueType  # 45
+"""ERROR_REASON_AHEAD_OF_LEDGER: known_tree_size or known_count is larger than what the ledger has published
+(FAILED_PRECONDITION). If a checkpoint that you verified states that size, the ledger was rolled back: ask without
+it, keep both checkpoints, and raise an alarm.
+"""
+ERROR_REASON_VERSION_CONFLICT: ErrorReason.ValueType  # 23
+"""ERROR_REASON_VERSION_CONFLICT: based_on_version is not the version in force of the consent, or the version of a
+vocabulary, notice or rules does not follow the latest (ABORTED). Read it again.
+"""
 ERROR_REASON_REF_MOVED: ErrorReason.ValueType  # 26
-"""ERROR_REASON_REF_MOVED: the ref or tag of a signed statement does not match the present state of the chain
-(ABORTED). Read and sign again.
+"""ERROR_REASON_REF_MOVED: what a signed statement states of the chain (ref, lineage or version) does not match its
+present state (ABORTED). Read and sign again.
 """
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 27
 """ERROR_REASON_UNAUTHENTICATED: the call has no credential, or an unknown one (UNAUTHENTICATED)."""
@@ -232,8 +307,8 @@ has no delegation from those for whom it would act (PERMISSION_DENIED). The mess
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 29
 """ERROR_REASON_OVERLOADED: too many requests are waiting (RESOURCE_EXHAUSTED, with RetryInfo). Try again later."""
 ERROR_REASON_REVISION_NOT_REACHED: ErrorReason.ValueType  # 30
-"""ERROR_REASON_REVISION_NOT_REACHED: the ledger has fewer leaves than at_least_tree_size (RESOURCE_EXHAUSTED, with
-RetryInfo).
+"""ERROR_REASON_REVISION_NOT_REACHED: the ledger has fewer leaves than at_least_tree_size, or the latest checkpoint has
+fewer than the tree that was asked for (UNAVAILABLE, with RetryInfo). Nothing was changed.
 """
 ERROR_REASON_STORAGE: ErrorReason.ValueType  # 31
 """ERROR_REASON_STORAGE: disk or network failed, and the outcome of a write may be unknown (UNAVAILABLE). Repeat it
@@ -258,15 +333,21 @@ ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 39
 caller or for all (RESOURCE_EXHAUSTED, with RetryInfo). Nothing was begun. Try again later.
 """
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 40
-"""ERROR_REASON_QUOTA_EXCEEDED: the caller has used up one of the realm's quotas (RESOURCE_EXHAUSTED, with RetryInfo:
-the time until the quota begins anew). Nothing was recorded. The message names the quota.
+"""ERROR_REASON_QUOTA_EXCEEDED: the caller has used up one of the realm's quotas (RESOURCE_EXHAUSTED, with RetryInfo).
+RetryInfo is the time until the quota begins anew. Nothing was recorded. The message names the quota.
+"""
+ERROR_REASON_BATCH_LIMIT: ErrorReason.ValueType  # 46
+"""ERROR_REASON_BATCH_LIMIT: the items before this one used up what a batch may use (RESOURCE_EXHAUSTED, with
+RetryInfo). Send this item again in another batch: a write may be recorded, so with the same request_id.
 """
 ERROR_REASON_OPERATION_RUNNING: ErrorReason.ValueType  # 50
 """ERROR_REASON_OPERATION_RUNNING: another operation is running, which the message names (FAILED_PRECONDITION). Follow
 or cancel it first.
 """
 ERROR_REASON_OPERATION_CANCELLED: ErrorReason.ValueType  # 51
-"""ERROR_REASON_OPERATION_CANCELLED: an operator cancelled the operation (CANCELLED, in its result only)."""
+"""ERROR_REASON_OPERATION_CANCELLED: an operator cancelled the operation (CANCELLED). It is in the result of the
+operation only.
+"""
 ERROR_REASON_CREDENTIAL_EXPIRED: ErrorReason.ValueType  # 52
 """ERROR_REASON_CREDENTIAL_EXPIRED: the credential of the call has ended (UNAUTHENTICATED). Get a new one."""
 ERROR_REASON_LAST_OPERATOR_CREDENTIAL: ErrorReason.ValueType  # 53
@@ -276,37 +357,3 @@ another one first.
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 35
 """ERROR_REASON_INTERNAL: a bug in the daemon (INTERNAL). Please report it."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
-
-@_typing.final
-class ItemError(_message.Message):
-    """ItemError is the error of one item of a batch. It has what the status of a single call would have."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CODE_FIELD_NUMBER: _builtins.int
-    REASON_FIELD_NUMBER: _builtins.int
-    MESSAGE_FIELD_NUMBER: _builtins.int
-    RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
-    code: _builtins.int
-    """code is the gRPC status code, as a number."""
-    reason: Global___ErrorReason.ValueType
-    """reason is the ErrorInfo reason of a single call."""
-    message: _builtins.str
-    """message is for people; programs use reason."""
-    retry_after_ms: _builtins.int
-    """retry_after_ms is when to try again, from now, in milliseconds; 0: not stated."""
-    def __init__(
-        self,
-        *,
-        code: _builtins.int = ...,
-        reason: Global___ErrorReason.ValueType = ...,
-        message: _builtins.str = ...,
-        retry_after_ms: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "reason", b"reason", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ItemError: _TypeAlias = ItemError  # noqa: Y015

@@ -464,7 +464,7 @@ class GetHistoryRequest(_message.Message):
     TO_COUNT_FIELD_NUMBER: _builtins.int
     public_name: _builtins.str
     """public_name is a public chain: `ledger`, `participant/ID`, `vocabulary/ID`, `notice/ID`, `rules/ID`; at
-    most 128 characters.
+    most 128 characters (public_name_characters).
     """
     known_count: _builtins.int
     """known_count is how many entries the caller already has and has verified; only later ones are sent."""

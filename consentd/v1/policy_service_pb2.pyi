@@ -5,10 +5,10 @@ isort:skip_file
 
 from collections import abc as _abc
 from consentd.v1 import consent_pb2 as _consent_pb2
-from consentd.v1 import error_reason_pb2 as _error_reason_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.rpc import status_pb2 as _status_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -86,7 +86,7 @@ class BatchCheckRequest(_message.Message):
     CONSISTENCY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def questions(self) -> _containers.RepeatedCompositeFieldContainer[_consent_pb2.Question]:
-        """questions, each complete; at most 1,000."""
+        """questions, each complete; at most 1,000 (batch_items)."""
 
     @_builtins.property
     def shared(self) -> _consent_pb2.Question:
@@ -96,7 +96,7 @@ class BatchCheckRequest(_message.Message):
 
     @_builtins.property
     def subjects(self) -> _containers.RepeatedCompositeFieldContainer[_consent_pb2.Subject]:
-        """subjects of the shared question; at most 1,000."""
+        """subjects of the shared question; at most 1,000 (batch_items)."""
 
     @_builtins.property
     def consistency(self) -> _consent_pb2.Consistency:
@@ -155,14 +155,14 @@ class CheckResult(_message.Message):
         """decision is the answer."""
 
     @_builtins.property
-    def error(self) -> _error_reason_pb2.ItemError:
+    def error(self) -> _status_pb2.Status:
         """error is what a single Check with this question would have failed with."""
 
     def __init__(
         self,
         *,
         decision: _consent_pb2.Decision | None = ...,
-        error: _error_reason_pb2.ItemError | None = ...,
+        error: _status_pb2.Status | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "error", b"error", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

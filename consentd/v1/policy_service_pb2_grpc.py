@@ -60,17 +60,19 @@ class PolicyServiceServicer(object):
         read of the policy table and one evaluation, a few microseconds in addition to the call.
         With consistency.at_exact the caller needs the right SEE_REASONS, or ACT_FOR_SUBJECTS if the organisation is SUBJECT.
         Cost then: all entries of the registry and of the person are read and replayed, about 0.1 ms for each; one call at a
-        time, and the callers take turns. Chains of more than 500,000 entries in all fail with TOO_LARGE.
+        time, and the callers take turns. Chains of more than 500,000 entries (exact_entries) in all fail with TOO_LARGE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchCheck(self, request, context):
-        """BatchCheck answers up to 1,000 questions, each independently, all from the same state. Cost: one read and one
-        evaluation per question.
-        Items beyond 200,000 provisions of their persons fail with OVERLOADED, and beyond 3 MiB of answers with TOO_LARGE.
-        With consistency.at_exact, as Check: at most 100 questions, and the registry is replayed once for all of them.
+        """BatchCheck answers up to 1,000 questions (batch_items), each independently, all from the same state. Cost: one read
+        and one evaluation per question.
+        Items beyond 200,000 provisions (batch_provisions) of their persons, or beyond 3 MiB of answers
+        (batch_answer_bytes), fail with BATCH_LIMIT.
+        With consistency.at_exact, as Check: at most 100 questions (exact_batch_items), and the registry is replayed once for
+        all of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,13 +41,15 @@ class PolicyServiceStub:
     read of the policy table and one evaluation, a few microseconds in addition to the call.
     With consistency.at_exact the caller needs the right SEE_REASONS, or ACT_FOR_SUBJECTS if the organisation is SUBJECT.
     Cost then: all entries of the registry and of the person are read and replayed, about 0.1 ms for each; one call at a
-    time, and the callers take turns. Chains of more than 500,000 entries in all fail with TOO_LARGE.
+    time, and the callers take turns. Chains of more than 500,000 entries (exact_entries) in all fail with TOO_LARGE.
     """
     BatchCheck: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.BatchCheckRequest, _policy_service_pb2.BatchCheckResponse]
-    """BatchCheck answers up to 1,000 questions, each independently, all from the same state. Cost: one read and one
-    evaluation per question.
-    Items beyond 200,000 provisions of their persons fail with OVERLOADED, and beyond 3 MiB of answers with TOO_LARGE.
-    With consistency.at_exact, as Check: at most 100 questions, and the registry is replayed once for all of them.
+    """BatchCheck answers up to 1,000 questions (batch_items), each independently, all from the same state. Cost: one read
+    and one evaluation per question.
+    Items beyond 200,000 provisions (batch_provisions) of their persons, or beyond 3 MiB of answers
+    (batch_answer_bytes), fail with BATCH_LIMIT.
+    With consistency.at_exact, as Check: at most 100 questions (exact_batch_items), and the registry is replayed once for
+    all of them.
     """
 
 @_typing.type_check_only
@@ -63,13 +65,15 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     read of the policy table and one evaluation, a few microseconds in addition to the call.
     With consistency.at_exact the caller needs the right SEE_REASONS, or ACT_FOR_SUBJECTS if the organisation is SUBJECT.
     Cost then: all entries of the registry and of the person are read and replayed, about 0.1 ms for each; one call at a
-    time, and the callers take turns. Chains of more than 500,000 entries in all fail with TOO_LARGE.
+    time, and the callers take turns. Chains of more than 500,000 entries (exact_entries) in all fail with TOO_LARGE.
     """
     BatchCheck: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.BatchCheckRequest, _policy_service_pb2.BatchCheckResponse]  # type: ignore[assignment]
-    """BatchCheck answers up to 1,000 questions, each independently, all from the same state. Cost: one read and one
-    evaluation per question.
-    Items beyond 200,000 provisions of their persons fail with OVERLOADED, and beyond 3 MiB of answers with TOO_LARGE.
-    With consistency.at_exact, as Check: at most 100 questions, and the registry is replayed once for all of them.
+    """BatchCheck answers up to 1,000 questions (batch_items), each independently, all from the same state. Cost: one read
+    and one evaluation per question.
+    Items beyond 200,000 provisions (batch_provisions) of their persons, or beyond 3 MiB of answers
+    (batch_answer_bytes), fail with BATCH_LIMIT.
+    With consistency.at_exact, as Check: at most 100 questions (exact_batch_items), and the registry is replayed once for
+    all of them.
     """
 
 class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -88,7 +92,7 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         read of the policy table and one evaluation, a few microseconds in addition to the call.
         With consistency.at_exact the caller needs the right SEE_REASONS, or ACT_FOR_SUBJECTS if the organisation is SUBJECT.
         Cost then: all entries of the registry and of the person are read and replayed, about 0.1 ms for each; one call at a
-        time, and the callers take turns. Chains of more than 500,000 entries in all fail with TOO_LARGE.
+        time, and the callers take turns. Chains of more than 500,000 entries (exact_entries) in all fail with TOO_LARGE.
         """
 
     @_abc_1.abstractmethod
@@ -97,10 +101,12 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _policy_service_pb2.BatchCheckRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_policy_service_pb2.BatchCheckResponse, _abc.Awaitable[_policy_service_pb2.BatchCheckResponse]]:
-        """BatchCheck answers up to 1,000 questions, each independently, all from the same state. Cost: one read and one
-        evaluation per question.
-        Items beyond 200,000 provisions of their persons fail with OVERLOADED, and beyond 3 MiB of answers with TOO_LARGE.
-        With consistency.at_exact, as Check: at most 100 questions, and the registry is replayed once for all of them.
+        """BatchCheck answers up to 1,000 questions (batch_items), each independently, all from the same state. Cost: one read
+        and one evaluation per question.
+        Items beyond 200,000 provisions (batch_provisions) of their persons, or beyond 3 MiB of answers
+        (batch_answer_bytes), fail with BATCH_LIMIT.
+        With consistency.at_exact, as Check: at most 100 questions (exact_batch_items), and the registry is replayed once for
+        all of them.
         """
 
 def add_PolicyServiceServicer_to_server(servicer: PolicyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

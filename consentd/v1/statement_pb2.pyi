@@ -394,13 +394,14 @@ Global___ReadScope: _TypeAlias = ReadScope  # noqa: Y015
 
 @_typing.final
 class Attestation(_message.Message):
-    """A statement is at most 16 KiB, serialised, and each text in it (a name, a note, a method, a reference) at most 2 KiB. A
-    request that states more is refused with TOO_LARGE.
+    """A statement is at most 16 KiB (statement_bytes), serialised, and each text in it (a name, a note, a method, a
+    reference) at most 2 KiB (text_bytes). A request that states more is refused with TOO_LARGE.
 
-    A name is a map: BCP 47 language tag → text. It has 1 to 32 languages, and no empty text. A tag has a language, and if
-    needed a script, a region and variants (RFC 5646, without its other parts), in the case of that RFC: `ko`, `zh-Hant-TW`.
-    A reader is shown the text in their language; else in the tag without its last parts; else in `ko`; else in `en`; else
-    in the first tag in alphabetical order.
+    A name is a map: BCP 47 language tag → text. It has at least one language, at most 32 (name_languages), and no empty
+    text. A tag has at most 35 characters (language_tag_characters): a language, and if needed a script, a region and
+    variants (RFC 5646, without its other parts), in the case of that RFC: `ko`, `zh-Hant-TW`. A reader is shown the text
+    in their language; else in the tag without its last parts; else in `ko`; else in `en`; else in the first tag in
+    alphabetical order.
 
     Attestation belongs to a statement that the daemon signed for its author. It names the caller that attests it.
 
@@ -561,7 +562,7 @@ class ParticipantStatement(_message.Message):
     COUNTRY_FIELD_NUMBER: _builtins.int
     RECIPIENT_CLASS_FIELD_NUMBER: _builtins.int
     participant_id: _builtins.str
-    """participant_id names the participant, `[a-z0-9][a-z0-9._-]{0,62}`."""
+    """participant_id names the participant: up to 63 (participant_id_characters) of [a-z0-9._-], the first one of [a-z0-9]."""
     type: _builtins.str
     """type is its institution type (HIRA 요양종별 code), if it has one."""
     active: _builtins.bool
@@ -652,6 +653,7 @@ Global___KeyStatement: _TypeAlias = KeyStatement  # noqa: Y015
 class DelegationStatement(_message.Message):
     """DelegationStatement says that a participant, the taker, may act for another one, the giver. Of the statements with
     the same giver, taker and capacity, the latest counts. A delegation is direct: a taker cannot pass it on.
+    One giver has at most 1,000 delegations (given_delegations).
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -801,7 +803,7 @@ class Code(_message.Message):
     kind: Global___CodeKind.ValueType
     """kind is its list."""
     code: _builtins.str
-    """code is the code."""
+    """code is the code: at most 64 (vocabulary_code_characters) of [A-Za-z0-9._-]."""
     parent: _builtins.str
     """parent is the wider code; empty: none."""
     implied: _builtins.bool
@@ -857,7 +859,10 @@ class VocabularyStatement(_message.Message):
     """version is 1, 2, 3 …"""
     @_builtins.property
     def codes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Code]:
-        """codes are all its codes, each list in bit order."""
+        """codes are all its codes, each list in bit order: at most 64 purposes (vocabulary_purposes), at most 64 categories
+        (vocabulary_categories), at most 16 actions (vocabulary_actions), at most 32 labels (vocabulary_labels), at most 64
+        grounds of refusals (vocabulary_refusal_grounds) and at most 64 legal bases (vocabulary_legal_bases).
+        """
 
     @_builtins.property
     def attestation(self) -> Global___Attestation:
@@ -984,11 +989,13 @@ class RulesStatement(_message.Message):
     """
     @_builtins.property
     def statutory(self) -> _containers.RepeatedCompositeFieldContainer[_consent_pb2.Provision]:
-        """statutory permits and prohibitions, which decide before everything else; without nested provisions."""
+        """statutory permits and prohibitions, which decide before everything else; without nested provisions. At most 1,024
+        of them (realm_rules).
+        """
 
     @_builtins.property
     def break_glass(self) -> _containers.RepeatedCompositeFieldContainer[_consent_pb2.Provision]:
-        """break_glass rules apply to questions with purpose BTG; without nested provisions."""
+        """break_glass rules apply to questions with purpose BTG; without nested provisions. At most 1,024 (realm_rules)."""
 
     @_builtins.property
     def attestation(self) -> Global___Attestation:
@@ -1033,16 +1040,18 @@ class Quotas(_message.Message):
     REFUSALS_PER_DAY_FIELD_NUMBER: _builtins.int
     PERSONS_PER_HOUR_FIELD_NUMBER: _builtins.int
     entries_per_day: _builtins.int
-    """entries_per_day is how many entries of one person's chain one caller may make in a day of Asia/Seoul: 1,000 by
-    default, at most 60,000. Break-glass, accesses that a law permits, PAUSE and REVOKE do not count.
+    """entries_per_day is how many entries of one person's chain one caller may make in a day of Asia/Seoul: 1,000
+    (entries_per_day) by default, at most 60,000 (quota_entries_per_day). Break-glass, accesses that a law permits,
+    PAUSE and REVOKE do not count.
     """
     refusals_per_day: _builtins.int
-    """refusals_per_day is how many of them may be refusals of access: 100 by default, at most 60,000. Refusals about a
-    person who is not enrolled count in the same way.
+    """refusals_per_day is how many of them may be refusals of access: 100 (refusals_per_day) by default, at most
+    60,000 (quota_refusals_per_day). Refusals about a person who is not enrolled count in the same way.
     """
     persons_per_hour: _builtins.int
     """persons_per_hour is how many persons one caller may check in an hour, by calls that record nothing, if no access of
-    the caller to the person's data follows: 2,000 by default, at most 100,000.
+    the caller to the person's data follows: 2,000 (persons_per_hour) by default, at most 100,000
+    (quota_persons_per_hour).
     """
     def __init__(
         self,

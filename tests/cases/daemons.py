@@ -238,7 +238,12 @@ def status_of(error: grpc.RpcError) -> status_pb2.Status:
 
 def reason_of(error: grpc.RpcError) -> str:
     """Return the ErrorInfo reason of an RPC error; empty where it has none."""
-    for detail in status_of(error).details:
+    return reason_in(status_of(error))
+
+
+def reason_in(status: status_pb2.Status) -> str:
+    """Return the ErrorInfo reason of a status, as an item of a batch has one; empty where it has none."""
+    for detail in status.details:
         info = error_details_pb2.ErrorInfo()
         if detail.Unpack(info):
             assert info.domain == "consentd"

@@ -93,7 +93,7 @@ class Small:
         self.seal()
         size, tree = len(self.leaves), Naive(self.leaves)
         if request.known_tree_size > size:
-            raise FakeRpcError(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+            raise FakeRpcError(grpc.StatusCode.FAILED_PRECONDITION, "AHEAD_OF_LEDGER")
         head = ls.HistoryHead(checkpoint=self.note(), seal=self.leaves[-1], seal_inclusion=tree.path(size - 1, 0, size))
         if 0 < request.known_tree_size < size:
             head.consistency.extend(tree.subproof(request.known_tree_size, 0, size, True))

@@ -28,7 +28,7 @@ from consentd_client.receipts import (
 )
 from consentd_client.recorded import find_other_entry, find_other_request
 from consentd_client.signing import StatementSigner
-from consentd_client.transport import item_error
+from consentd_client.transport import proto_error
 
 
 @dataclass(frozen=True, slots=True, repr=False, kw_only=True)
@@ -110,7 +110,7 @@ def batch_authorize(
         if result.HasField("response"):
             answer = yield from _authorize_answer(context, question, request, result.response, tree_size)
         else:
-            error = item_error(result.error)
+            error = proto_error(result.error)
             answer = AuthorizeAnswer(question=question, decision=indeterminate(), error=error)
         answers.append(answer)
     indexes = {answer.receipt.index for answer in answers if answer.receipt is not None}

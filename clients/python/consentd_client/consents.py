@@ -90,7 +90,7 @@ def amend(
         served, served_seq: as for ``grant``.
 
     Raises:
-        ConflictError: another version is in force.
+        AbortedError: another version is in force.
     """
     request = cs.AmendConsentRequest(
         subject=subject, consent_id=consent_id, based_on_version=based_on_version, served=served,

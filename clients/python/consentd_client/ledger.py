@@ -11,7 +11,7 @@ from consentd.core.checkpoint import Checkpoint, open_checkpoint
 from consentd.core.history import HistoryProof
 from consentd.core.key_validity import has_author_keys
 from consentd.core.kinds import EntryKind
-from consentd.errors import InvalidError, NotFoundError, ProofError, VerificationError
+from consentd.errors import InvalidError, NotFoundError, PreconditionError, ProofError, VerificationError
 from consentd.statements.evidence import HeldPart
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import ledger_service_pb2 as ls
@@ -101,7 +101,7 @@ def _read_history(
     most = None if has_author_keys(name) else PART_ENTRIES
     try:
         proof = yield from _read_part(context, request, point, most)
-    except InvalidError:
+    except PreconditionError:
         if point is None:
             raise
         # The daemon may not know the remembered size because its ledger was rolled back. An error is not signed, so it

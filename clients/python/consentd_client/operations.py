@@ -40,7 +40,15 @@ MAX_PAUSE_S = 1.0
 
 
 class UnavailableError(StorageError):
-    """The daemon was not reached, or it cannot serve now. The call is repeated until the client's timeout."""
+    """The daemon was not reached, or it cannot serve now. The call is repeated until the client's timeout.
+
+    Attributes:
+        retry_after_ms: when the daemon wants the call again, from now; 0: it did not say so.
+    """
+
+    def __init__(self, message: str, reason: str | None = None, *, retry_after_ms: int = 0) -> None:
+        super().__init__(message, reason)
+        self.retry_after_ms = retry_after_ms
 
 
 @dataclass(slots=True)
@@ -185,11 +193,9 @@ def _repeated(context: ClientContext, make_step: Callable[[], Step]) -> Operatio
         failure: UnavailableError | OverloadedError
         try:
             return (yield make_step())
-        except UnavailableError as error:
-            failure, asked_s = error, 0.0
-        except OverloadedError as error:
-            failure, asked_s = error, error.retry_after_ms / 1000
-        wait_s = max(asked_s, pause_s * (1 - context.jitter() / 2))
+        except (UnavailableError, OverloadedError) as error:
+            failure = error
+        wait_s = max(failure.retry_after_ms / 1000, pause_s * (1 - context.jitter() / 2))
         if attempt == context.attempts or not (yield Sleep(wait_s)):
             raise failure
         pause_s = min(2 * pause_s, MAX_PAUSE_S)

@@ -21,7 +21,7 @@ from consentd_client.answers import (
 from consentd_client.consistency import AtExact, Reached, condition, find_other_state
 from consentd_client.operations import ClientContext, Operation, call
 from consentd_client.resources import permitted_resources
-from consentd_client.transport import item_error
+from consentd_client.transport import proto_error
 
 
 def check_or_raise(
@@ -98,7 +98,7 @@ def _batch(
         if result.HasField("decision"):
             answer = yield from read_decision(context, question, result.decision, consistency)
         else:
-            answer = refused(question, item_error(result.error))
+            answer = refused(question, proto_error(result.error))
         answers.append(answer)
     return tuple(answers)
 

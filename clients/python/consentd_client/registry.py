@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from consentd.core import codec
 from consentd.core.key_validity import PARTICIPANT_PREFIX
 from consentd.core.kinds import EntryKind
-from consentd.errors import ConflictError, ProofError
+from consentd.errors import AlreadyExistsError, ProofError
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
@@ -81,7 +81,7 @@ def enrol_or_get(
     """
     try:
         return (yield from enrol(context, subject, method=method, subject_key=subject_key, **options)).tag
-    except ConflictError as error:
+    except AlreadyExistsError as error:
         if error.reason != "SUBJECT_ENROLLED":
             raise
     found, _, _ = yield from history_part(context, subject, most=1)

@@ -2,7 +2,7 @@
 
 import ipaddress
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from google.rpc import error_details_pb2, status_pb2
 
 from consentd import errors, tls_files
 from consentd.errors import ConsentdError, InvalidError, StorageError
-from consentd.v1 import error_reason_pb2 as er
 from consentd_client.operations import UnavailableError
 
 DEFAULT_TIMEOUT_S = 10.0
@@ -40,10 +39,10 @@ _CLASSES: dict[int, type[ConsentdError]] = {
     3: InvalidError,  # INVALID_ARGUMENT
     5: errors.NotFoundError,  # NOT_FOUND
     6: errors.AlreadyExistsError,  # ALREADY_EXISTS
-    9: errors.PreconditionError,  # FAILED_PRECONDITION
     7: errors.DeniedError,  # PERMISSION_DENIED
     8: errors.OverloadedError,  # RESOURCE_EXHAUSTED
-    10: errors.ConflictError,  # ABORTED
+    9: errors.PreconditionError,  # FAILED_PRECONDITION
+    10: errors.AbortedError,  # ABORTED
     14: UnavailableError,  # UNAVAILABLE
     15: errors.CorruptionError,  # DATA_LOSS
     16: errors.DeniedError,  # UNAUTHENTICATED
@@ -139,23 +138,16 @@ def deadline_error() -> StorageError:
 
 def status_error(code: int, message: str, trailing: Iterable[tuple[str, Any]]) -> ConsentdError:
     """Return the error for a gRPC status code and text. The *trailing* metadata may contain the error's reason."""
-    reason, retry_after_ms = _details(trailing)
-    return _make_error(code, message, reason, retry_after_ms)
+    status = status_pb2.Status()
+    with suppress(DecodeError):
+        for value in (value for key, value in trailing if key == DETAILS_KEY and isinstance(value, bytes)):
+            status.MergeFromString(value)
+    return _make_error(code, message, *_details(status))
 
 
 def proto_error(status: status_pb2.Status) -> ConsentdError:
-    """Return the error that a ``google.rpc.Status`` in an answer states."""
-    reason, retry_after_ms = _details([(DETAILS_KEY, status.SerializeToString())])
-    return _make_error(status.code, status.message, reason, retry_after_ms)
-
-
-def item_error(error: er.ItemError) -> ConsentdError:
-    """Return the error of one item of a batch."""
-    try:
-        reason = er.ErrorReason.Name(error.reason).removeprefix("ERROR_REASON_")
-    except ValueError:
-        reason = ""  # a later version of the daemon may have reasons that are unknown here
-    return _make_error(error.code, error.message, reason, error.retry_after_ms)
+    """Return the error that a ``google.rpc.Status`` in an answer states: of an item of a batch, or of an operation."""
+    return _make_error(status.code, status.message, *_details(status))
 
 
 def _make_error(code: int, message: str, reason: str, retry_after_ms: int) -> ConsentdError:
@@ -177,8 +169,8 @@ def _make_error(code: int, message: str, reason: str, retry_after_ms: int) -> Co
     if error_class is errors.OverloadedError and not reason and "larger than max" in message:
         # The gRPC library itself refused the long message, so the status has no reason of consentd.
         return InvalidError("message is larger than the receiver accepts", "TOO_LARGE")
-    if error_class is errors.OverloadedError and retry_after_ms > 0:
-        return errors.OverloadedError(message, reason or None, retry_after_ms=retry_after_ms)
+    if issubclass(error_class, errors.OverloadedError | UnavailableError) and retry_after_ms > 0:
+        return error_class(message, reason or None, retry_after_ms=retry_after_ms)
     if code == 16 and not reason:
         reason = "UNAUTHENTICATED"
     return error_class(message, reason or None)
@@ -203,16 +195,15 @@ def _connection_error(message: str) -> StorageError:
     return UnavailableError(message)
 
 
-def _details(trailing: Iterable[tuple[str, Any]]) -> tuple[str, int]:
-    """Return the reason of an error and its retry delay in milliseconds, from the trailing metadata."""
+def _details(status: status_pb2.Status) -> tuple[str, int]:
+    """Return the reason of an error and its retry delay in milliseconds. Details that do not decode say nothing."""
     info, retry, reason, retry_after_ms = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo(), "", 0
     try:
-        for value in (value for key, value in trailing if key == DETAILS_KEY and isinstance(value, bytes)):
-            for detail in status_pb2.Status.FromString(value).details:
-                if detail.Unpack(info) and info.domain == DOMAIN:
-                    reason = reason or str(info.reason)
-                elif detail.Unpack(retry):
-                    retry_after_ms = retry.retry_delay.ToMilliseconds()
+        for detail in status.details:
+            if detail.Unpack(info) and info.domain == DOMAIN:
+                reason = reason or str(info.reason)
+            elif detail.Unpack(retry):
+                retry_after_ms = retry.retry_delay.ToMilliseconds()
     except (DecodeError, ValueError):
         pass
     return reason, retry_after_ms

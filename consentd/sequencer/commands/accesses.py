@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 from google.protobuf.message import Message
 
+from consentd import limits
 from consentd.core import codec
 from consentd.core.kinds import EntryKind, Owner
-from consentd.errors import ConflictError, InvalidError, NotFoundError, OverloadedError, StorageError
+from consentd.errors import InvalidError, NotFoundError, OverloadedError, PreconditionError, StorageError
 from consentd.ledger import reads
 from consentd.ledger.ledger import Appended, Draft
 from consentd.ledger.vault import Vault
@@ -33,7 +34,7 @@ from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
-MAX_REASON_BYTES = 6 * 1024
+MAX_REASON_BYTES = limits.RECORDED_REASON_BYTES
 """Most bytes of the reasons of a recorded decision. The first are kept, so that a payload never exceeds its limit."""
 
 
@@ -129,7 +130,7 @@ class AuthorizeAccess(PersonWrite):
         """Return the recorded decision, and the decision on the same question now.
 
         Raises:
-            ConflictError: the recorded statement was deleted, so the first answer is not known any more.
+            PreconditionError: the recorded statement was deleted, so the first answer is not known any more.
         """
         now = self._decide(context, context.table.tag_of(self.identifier_hash))
         return replace(now, decision=_recorded_decision(context, recorded), current=now.decision)
@@ -160,10 +161,10 @@ def _stored(make: Callable[[], bytes]) -> bytes:
 
 
 def _recorded_decision(context: ReplayContext, recorded: Appended) -> pb.Decision:
-    """Return the decision that an ACCESS or REFUSAL records. Raises ``ConflictError`` if its statement was deleted."""
+    """Return the decision that an ACCESS or REFUSAL records; PreconditionError if its statement was deleted."""
     payload = context.recorded_payload(recorded)
     if payload is None:
-        raise ConflictError("recorded decision is deleted: ask with a new request_id", "REQUEST_ID_REUSED")
+        raise PreconditionError("recorded decision is deleted: ask with a new request_id", "REQUEST_ID_REUSED")
     if recorded.event.kind == EntryKind.REFUSAL:
         return payloads.parse(st.RefusalStatement, payload).access.decision
     return payloads.parse(st.AccessStatement, payload).decision

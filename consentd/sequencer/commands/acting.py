@@ -1,6 +1,7 @@
 """Check the entries that let one participant act for another, or an auditor read: DELEGATION and MANDATE."""
 
-from consentd.errors import DeniedError, InvalidError, NotFoundError
+from consentd import limits
+from consentd.errors import DeniedError, InvalidError, NotFoundError, PreconditionError
 from consentd.policy.delegation import Capacity, check_delegation
 from consentd.sequencer.commands.callers import RECEIVING_ROLES, is_public_authority
 from consentd.statements.delegations import check_mandate, delegation_value
@@ -12,7 +13,7 @@ _ROLES_OF_TAKERS = {
     Capacity.PROCESSOR: RECEIVING_ROLES,
 }
 """The roles of which a taker has one, by capacity. An application may have any role."""
-MAX_GIVEN = 1_000
+MAX_GIVEN = limits.GIVEN_DELEGATIONS
 """Most delegations of one giver, because the registry in memory has all of them."""
 
 
@@ -21,8 +22,9 @@ def check_delegation_statement(message: st.DelegationStatement, view: View, time
 
     Raises:
         NotFoundError: it ends a delegation that is not recorded.
-        InvalidError: ``delegation_value`` or ``check_delegation`` refuses it; or its end has passed, a party is
-            no active participant (UNKNOWN_PARTICIPANT) or lacks the role, or the giver has ``MAX_GIVEN`` (TOO_LARGE).
+        InvalidError: ``delegation_value`` or ``check_delegation`` refuses it, or its end has passed.
+        PreconditionError: a party is no active participant (UNKNOWN_PARTICIPANT) or lacks the role (WRONG_ROLE), or the
+            giver has ``MAX_GIVEN`` (LIMIT_REACHED).
     """
     registry = view.registry()
     value = delegation_value(message)
@@ -35,14 +37,15 @@ def check_delegation_statement(message: st.DelegationStatement, view: View, time
         raise InvalidError("end of the delegation has passed")
     giver, taker = (registry.participants.get(one) for one in (value.giver, value.taker))
     if giver is None or taker is None or not (giver.active and taker.active):
-        raise InvalidError("giver or taker of the delegation is no active participant", "UNKNOWN_PARTICIPANT")
+        raise PreconditionError("giver or taker of the delegation is no active participant", "UNKNOWN_PARTICIPANT")
     if giver.roles.isdisjoint(RECEIVING_ROLES):
-        raise InvalidError("giver of a delegation is neither a holder nor a recipient")
+        raise PreconditionError("giver of a delegation is neither a holder nor a recipient", "WRONG_ROLE")
     if taker.roles.isdisjoint(_ROLES_OF_TAKERS.get(value.capacity, taker.roles)):
-        raise InvalidError(f"taker of the delegation has no role for its capacity: `{value.capacity.name}`")
+        capacity = value.capacity.name
+        raise PreconditionError(f"taker of the delegation has no role for its capacity: `{capacity}`", "WRONG_ROLE")
     given = registry.delegations.get(value.giver, {})
     if (value.taker, value.capacity) not in given and len(given) >= MAX_GIVEN:
-        raise InvalidError(f"giver has its limit of {MAX_GIVEN} delegations; end one", "TOO_LARGE")
+        raise PreconditionError(f"giver has its limit of {MAX_GIVEN} delegations: end one", "LIMIT_REACHED")
 
 
 def check_giver(message: st.MandateStatement, view: View) -> None:
@@ -57,8 +60,8 @@ def check_mandate_statement(message: st.MandateStatement, view: View, time_ms: i
     Raises:
         NotFoundError: it ends a mandate that is not recorded, or not of this giver.
         DeniedError: the giver is no active public authority.
-        InvalidError: ``check_mandate`` refuses it; or its end has passed, or its auditor is no active
-            participant (UNKNOWN_PARTICIPANT) or lacks the role.
+        InvalidError: ``check_mandate`` refuses it, or its end has passed.
+        PreconditionError: its auditor is no active participant (UNKNOWN_PARTICIPANT) or lacks the role (WRONG_ROLE).
     """
     registry = view.registry()
     check_mandate(message)
@@ -72,6 +75,6 @@ def check_mandate_statement(message: st.MandateStatement, view: View, time_ms: i
         raise InvalidError("end of the mandate has passed")
     auditor = registry.participants.get(message.auditor)
     if auditor is None or not auditor.active:
-        raise InvalidError("auditor of the mandate is no active participant", "UNKNOWN_PARTICIPANT")
+        raise PreconditionError("auditor of the mandate is no active participant", "UNKNOWN_PARTICIPANT")
     if st.PARTICIPANT_ROLE_AUDITOR not in auditor.roles:
-        raise InvalidError("mandate is given to a participant without the role AUDITOR")
+        raise PreconditionError("mandate is given to a participant without the role AUDITOR", "WRONG_ROLE")

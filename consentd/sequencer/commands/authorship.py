@@ -4,7 +4,7 @@ A STATUTORY consent is not the person's will. So only an operator or a public au
 nobody who acts for persons does. All other consents are the person's, written by those who act for persons.
 """
 
-from consentd.errors import DeniedError, InvalidError
+from consentd.errors import DeniedError, InvalidError, PreconditionError
 from consentd.policy.check import check_consent
 from consentd.policy.compile import Compiled, compile_consent, named_participants
 from consentd.policy.delegation import Capacity
@@ -60,16 +60,17 @@ def check_written_version(
         time_ms, attester, replaced: as in ``check_version``.
 
     Raises:
-        InvalidError: as ``check_version`` and ``check_named``; the consent names an authority, a notice or a
-            participant that is not recorded, or is too large for the person (TOO_LARGE).
+        InvalidError: as ``check_version``; the consent names a code that the vocabulary does not have, or is too large.
+        PreconditionError: as ``check_named``; the consent names an authority, a notice or a participant that is not
+            recorded; or the person would have too many consents (LIMIT_REACHED).
         DeniedError: as ``check_attester``.
     """
     consent, registry = stored.consent, view.registry()
     if consent.authority:  # this version of the program records no AUTHORITY entries
-        raise InvalidError("consent rests on an authority that is not recorded", "UNKNOWN_AUTHORITY")
+        raise PreconditionError("consent rests on an authority that is not recorded", "UNKNOWN_AUTHORITY")
     names_notice = consent.notice or consent.notice_version
     if names_notice and not view.has_notice(consent.notice, consent.notice_version):
-        raise InvalidError(f"notice version is not published: `{consent.notice}`", "UNKNOWN_NOTICE")
+        raise PreconditionError(f"notice version is not published: `{consent.notice}`", "UNKNOWN_NOTICE")
     refused = check_version(view, consent, time_ms=time_ms, attester=attester, replaced=replaced)
     if refused is not None:
         return refused
@@ -121,17 +122,17 @@ def check_named(registry: Registry, consent: Consent, compiled: Compiled) -> Non
     """Check the participants that the permits of a new consent name. Denies may name every registered participant.
 
     Raises:
-        InvalidError: UNKNOWN_PARTICIPANT: one is inactive. INVALID_CONSENT: a relay is a recipient, or the consent
+        PreconditionError: UNKNOWN_PARTICIPANT: one is inactive. WRONG_ROLE: a relay is a recipient, or the consent
             recurs and covers a recipient to whose class the law allows no recurring transfer.
     """
     actors, holders = named_participants(compiled, Effect.PERMIT)
     recipients = _participants(registry, actors)
     for one in (*recipients, *_participants(registry, holders)):
         if not one.active:
-            raise InvalidError(f"participant is not active: `{one.id}`", "UNKNOWN_PARTICIPANT")
+            raise PreconditionError(f"participant is not active: `{one.id}`", "UNKNOWN_PARTICIPANT")
     for one in recipients:
         if st.PARTICIPANT_ROLE_RELAY in one.roles:
-            raise InvalidError(f"a relay receives no data: `{one.id}`", "INVALID_CONSENT")
+            raise PreconditionError(f"a relay receives no data: `{one.id}`", "WRONG_ROLE")
     if consent.recurrence in _ONCE:
         return
     # A group, or no limit, may cover any participant.
@@ -140,7 +141,7 @@ def check_named(registry: Registry, consent: Consent, compiled: Compiled) -> Non
         is_excluded = one.statement.recipient_class == st.RECIPIENT_CLASS_GENERAL_RECIPIENT
         if is_excluded and not actors.isdisjoint(covering_numbers(registry, one)):
             # PIPA Enforcement Decree 42-5(3)5: recurring transfers go to general and special agencies only.
-            raise InvalidError(f"recipient of this class gets no recurring transfer: `{one.id}`", "INVALID_CONSENT")
+            raise PreconditionError(f"recipient of this class gets no recurring transfer: `{one.id}`", "WRONG_ROLE")
 
 
 def check_attester(view: View, attester: str, *, permits: Compiled | None, ends: Lineage | None = None) -> None:

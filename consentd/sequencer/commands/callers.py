@@ -5,11 +5,12 @@ A service checks on a snapshot that the caller may make the call. A write checks
 
 import re
 
+from consentd import limits
 from consentd.errors import DeniedError
 from consentd.table.view import View
 from consentd.v1 import statement_pb2 as st
 
-PARTICIPANT_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+PARTICIPANT_ID = re.compile(f"[a-z0-9][a-z0-9._-]{{0,{limits.PARTICIPANT_ID_CHARACTERS - 1}}}")
 OPERATOR_ID = re.compile(rf"operator/{PARTICIPANT_ID.pattern}")
 """The caller id of a person or program that operates the daemon. It differs from all participant ids by its ``/``."""
 SCRAPER_ID = re.compile(rf"scraper/{PARTICIPANT_ID.pattern}")

@@ -11,7 +11,7 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from consentd.core.kinds import EntryKind
-from consentd.errors import ConflictError, InvalidError, NotFoundError
+from consentd.errors import AbortedError, InvalidError, NotFoundError, PreconditionError
 from consentd.ledger.ledger import Appended
 from consentd.policy import check, model
 from consentd.policy.subject import Lineage, only_denies
@@ -141,12 +141,12 @@ class AmendConsent(_VersionWrite):
         tag, lineage = _find_lineage(self, context)
         check_same_kind(lineage, statutory=self.message.consent.kind == pb.CONSENT_KIND_STATUTORY)
         if lineage.version != self.based_on_version:
-            raise ConflictError(f"another version is in force: `{lineage.version}`", "VERSION_CONFLICT")
+            raise AbortedError(f"another version is in force: `{lineage.version}`", "VERSION_CONFLICT")
         message = st.AmendStatement()
         message.CopyFrom(self.message)
         message.lineage_seq, message.version = lineage.lineage, lineage.version + 1
         if self.signed is not None and message != self.message:
-            raise ConflictError("signed lineage or version is not what this write makes", "REF_MOVED")
+            raise AbortedError("signed lineage or version is not what this write makes", "REF_MOVED")
         self.name_served(message, context, tag)
         refusal = _check_consent(
             self, context, message.consent, tag, lineage=lineage.lineage, version=message.version, replaced=lineage
@@ -170,9 +170,9 @@ class ChangeConsent(PersonWrite, ReceiptOnly):
     def prepare(self, context: WriteContext) -> Plan[None]:
         tag, lineage = _find_lineage(self, context)
         if self.kind is EntryKind.PAUSE and lineage.paused:
-            raise ConflictError("consent is paused already", "WRONG_STATE")
+            raise PreconditionError("consent is paused already", "WRONG_STATE")
         if self.kind is EntryKind.RESUME and not lineage.paused:
-            raise ConflictError("consent is not paused", "WRONG_STATE")
+            raise PreconditionError("consent is not paused", "WRONG_STATE")
         if self.signed is None:
             resumed = lineage.compiled if self.kind is EntryKind.RESUME else None
             ended = lineage if self.kind is EntryKind.REVOKE else None
@@ -180,7 +180,7 @@ class ChangeConsent(PersonWrite, ReceiptOnly):
         message = type(self.message).FromString(self.message.SerializeToString())
         message.lineage_seq = lineage.lineage
         if self.signed is not None and message != self.message:
-            raise ConflictError("signed lineage is not what this write changes", "REF_MOVED")
+            raise AbortedError("signed lineage is not what this write changes", "REF_MOVED")
         if self.kind is EntryKind.RESUME:
             context.count_entry(self)
         return _plan(self, context, self.kind, tag, message, None, lineage.seq)

@@ -9,7 +9,7 @@ from consentd.core import codec
 from consentd.core.key_validity import LEDGER_CHAIN
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import Pruned
-from consentd.errors import ConflictError, InvalidError, ProofError
+from consentd.errors import InvalidError, PreconditionError, ProofError
 from consentd.ledger import retention
 from consentd.ledger.ledger import Draft
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
@@ -32,7 +32,7 @@ class Genesis(Unremembered):
 
     def prepare(self, context: WriteContext) -> Plan[None]:
         if context.batch.index:
-            raise ConflictError("ledger has begun already")
+            raise PreconditionError("ledger has begun already")
         chains = (
             (LEDGER_CHAIN, EntryKind.LEDGER, self.ledger),
             (codec.VOCABULARY_PREFIX + self.vocabulary.vocabulary_id, EntryKind.VOCABULARY, self.vocabulary),

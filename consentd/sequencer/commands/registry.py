@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from consentd.core import codec, ed25519
 from consentd.core.key_validity import PARTICIPANT_PREFIX
 from consentd.core.kinds import EntryKind
-from consentd.errors import ConflictError, InvalidError, MalformedError, NotFoundError
+from consentd.errors import AbortedError, AlreadyExistsError, InvalidError, MalformedError, NotFoundError
 from consentd.ledger.ledger import Appended
 from consentd.policy import check
 from consentd.policy.compile import compile_rules
@@ -36,7 +36,7 @@ from consentd.v1 import statement_pb2 as st
 
 M = TypeVar("M", bound=Message)
 
-_GROUP = re.compile(r"group/[a-z0-9][a-z0-9._-]{0,62}")
+_GROUP = re.compile("group/" + PARTICIPANT_ID.pattern)
 _COUNTRY = re.compile("[A-Z]{2}")
 _ASKING_ROLES = RECEIVING_ROLES | {st.PARTICIPANT_ROLE_RELAY}
 ROLES_OF_RIGHTS: Mapping["st.ParticipantRight.ValueType", frozenset["st.ParticipantRole.ValueType"]] = {
@@ -132,7 +132,7 @@ def check_vocabulary(view: View, message: st.VocabularyStatement) -> None:
     Raises:
         InvalidError: it is no vocabulary, is another one, or changes what codes mean (``check_successor``); or a code's
             name is none (``check_name``).
-        ConflictError: its version is not the next.
+        AbortedError: its version is not the next.
     """
     value, old = values.vocabulary_value(message), view.vocabulary_statement()
     for code in message.codes:
@@ -152,7 +152,7 @@ def check_rules(view: View, message: st.RulesStatement) -> None:
     Raises:
         InvalidError: they are of another realm or vocabulary, or ``check.check_rules`` or ``compile_rules`` refuses
             them.
-        ConflictError: their version is not the next.
+        AbortedError: their version is not the next.
     """
     value, old = values.rules_value(message), view.rules_statement()
     if old is None:
@@ -203,12 +203,12 @@ _CHECKS: Mapping[EntryKind, Callable[[PublicWrite[Any], WriteContext], None]] = 
 
 def _check_new_key(table: TableTransaction, key: bytes) -> None:
     if table.key_ever(key) is not None:
-        raise ConflictError("key is or was in force already")
+        raise AlreadyExistsError("key is or was in force already")
 
 
 def _check_next_version(version: int, latest: int) -> None:
     if version != latest + 1:
-        raise ConflictError(f"version does not follow the latest: `{latest}`", "VERSION_CONFLICT")
+        raise AbortedError(f"version does not follow the latest: `{latest}`", "VERSION_CONFLICT")
 
 
 def check_key(key: bytes) -> None:
@@ -235,7 +235,7 @@ class EnrolSubject(Requested):
 
     def prepare(self, context: WriteContext) -> Plan[bytes]:
         if context.table.tag_of(self.message.identifier_hash) is not None:
-            raise ConflictError("identifier is enrolled already", "SUBJECT_ENROLLED")
+            raise AlreadyExistsError("identifier is enrolled already", "SUBJECT_ENROLLED")
         enrol = NewEntry(kind=EntryKind.ENROL, tag=self.tag, message=self.message, request_id=self.request.id)
         entries = [context.draft(enrol, self.request)]
         if self.subject_key:

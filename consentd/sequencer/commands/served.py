@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from consentd.core import codec
 from consentd.core.key_validity import MAX_AUTHOR_SKEW_MS
 from consentd.core.kinds import EntryKind, Owner
-from consentd.errors import InvalidError
+from consentd.errors import InvalidError, PreconditionError
 from consentd.policy.dates import is_instant
 from consentd.policy.language import check_tag
 from consentd.policy.model import Consent
@@ -42,11 +42,11 @@ def check_served(view: View, message: st.ServedStatement, *, time_ms: int) -> No
         time_ms: the time of the entry, UTC milliseconds.
 
     Raises:
-        InvalidError: the version of the notice is not published (UNKNOWN_NOTICE); or the language, the channel, the
-            hash or the time is none, or the time is later than the entry's.
+        PreconditionError: the version of the notice is not published (UNKNOWN_NOTICE).
+        InvalidError: the language, the channel, the hash or the time is none, or the time is later than the entry's.
     """
     if not view.has_notice(message.notice_id, message.notice_version):
-        raise InvalidError(f"notice version is not published: `{message.notice_id}`", "UNKNOWN_NOTICE")
+        raise PreconditionError(f"notice version is not published: `{message.notice_id}`", "UNKNOWN_NOTICE")
     check_tag(message.language)
     if not _CHANNEL.fullmatch(message.channel):
         raise InvalidError(f"channel is not of [a-z0-9-], or too long: `{message.channel}`")

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from consentd.core import codec, ed25519
 from consentd.core.key_validity import MAX_AUTHOR_SKEW_MS, verify_signature
 from consentd.core.kinds import AUTHORS, EntryKind, Owner
-from consentd.errors import ConflictError, InvalidError, MalformedError, NotFoundError, SignatureError
+from consentd.errors import AbortedError, InvalidError, MalformedError, NotFoundError, PreconditionError, SignatureError
 from consentd.ledger.ledger import AppendBatch, Appended, Draft, read_statement_row
 from consentd.ledger.vault import Vault, plaintext_row
 from consentd.sequencer.commands.callers import is_operator
@@ -126,7 +126,7 @@ class WriteContext:
 
         Raises:
             InvalidError: the payload or a text in it is too large, or the author's signature, key or clock is wrong.
-            ConflictError: the ref that the author signed is not the ref of this entry.
+            AbortedError: the ref that the author signed is not the ref of this entry.
         """
         if entry.kind is not EntryKind.LEDGER:  # the daemon's own: an ML-DSA verifier key is longer than other texts
             payloads.check_texts(entry.message)
@@ -171,7 +171,7 @@ class WriteContext:
             raise InvalidError("author's signature is for another entry", "BAD_SIGNATURE")
         self.check_signature(signed, owners=AUTHORS[entry.kind] - {Owner.LEDGER}, signer=entry.signer)
         if signed.ref != entry.ref:
-            raise ConflictError("signed ref is not what this write relies on", "REF_MOVED")
+            raise AbortedError("signed ref is not what this write relies on", "REF_MOVED")
         return signed.statement
 
     def check_signature(self, signed: SignedEntry, *, owners: frozenset[Owner], signer: str = "") -> None:
@@ -181,18 +181,20 @@ class WriteContext:
 
         Raises:
             InvalidError: AUTHOR_CLOCK, BAD_SIGNATURE or TOO_LARGE.
+            PreconditionError: KEY_NOT_IN_FORCE.
         """
         statement = signed.statement
         if len(statement.payload) > codec.MAX_PAYLOAD:
-            raise InvalidError(f"payload is over its limit of 16384 bytes: `{len(statement.payload)}`", "TOO_LARGE")
+            limit = f"its limit of {codec.MAX_PAYLOAD} bytes"
+            raise InvalidError(f"payload is over {limit}: `{len(statement.payload)}`", "TOO_LARGE")
         if abs(self.batch.time_ms - statement.author_time_ms) > MAX_AUTHOR_SKEW_MS:
             raise InvalidError("author_time_ms is more than ten minutes from the ledger's clock", "AUTHOR_CLOCK")
         owner = self.table.key_owner(statement.key)
         is_other = owner is not None and owner.owner is Owner.SUBJECT and owner.tag_or_name != signed.tag
         if owner is None or owner.owner not in owners or is_other:
-            raise InvalidError("author's key is not in force for this entry", "BAD_SIGNATURE")
+            raise PreconditionError("author's key is not in force for this entry", "KEY_NOT_IN_FORCE")
         if signer and owner.tag_or_name != signer:
-            raise InvalidError("author's key is not in force for this caller", "BAD_SIGNATURE")
+            raise PreconditionError("author's key is not in force for this caller", "KEY_NOT_IN_FORCE")
         if not signed.is_verified:
             verify_ahead(self.author.origin, signed)
 
@@ -210,7 +212,7 @@ class WriteContext:
         """Return the first entry that *request* recorded before; None: the request is not a repeat.
 
         Raises:
-            ConflictError: the request_id was used for other content, or the recorded entry was pruned since.
+            PreconditionError: the request_id was used for other content, or the recorded entry was pruned since.
         """
         found = self.batch.recorded(request.key)
         if found is None:
@@ -251,9 +253,9 @@ ReplayContext = WriteContext | RepeatContext
 
 
 def check_content(request: Request, content: bytes) -> None:
-    """Check that a repeated request has the content of the first. Raises ``ConflictError`` (REQUEST_ID_REUSED)."""
+    """Check that a repeated request has the content of the first. Raises ``PreconditionError`` (REQUEST_ID_REUSED)."""
     if content != request.content:
-        raise ConflictError("request_id was used for other content", "REQUEST_ID_REUSED")
+        raise PreconditionError("request_id was used for other content", "REQUEST_ID_REUSED")
 
 
 def open_payload(vault: Vault, recorded: Appended, row: bytes | None) -> bytes | None:
