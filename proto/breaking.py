@@ -50,11 +50,15 @@ def compile_image(proto: Path, image: Path) -> None:
     """Compile the .proto files below *proto* to a descriptor set.
 
     Raises:
-        NothingToCompareError: they do not compile.
+        NothingToCompareError: they do not compile, or protoc cannot be installed.
     """
+    try:
+        protoc = generate.protoc(proto)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise NothingToCompareError("protoc cannot be installed; `make proto` says why") from error
     names = sorted(str(path.relative_to(proto)) for path in (proto / "consentd/v1").glob("*.proto"))
     outs = ["--include_imports", "--include_source_info", f"--descriptor_set_out={image}"]
-    done = _run([*generate.protoc(proto), *outs, *names], proto)
+    done = _run([*protoc, *outs, *names], proto)
     if done.returncode:
         raise NothingToCompareError(f"its files do not compile: {done.stderr.decode().strip()}")
 

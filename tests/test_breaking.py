@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,21 @@ def test_a_clone_without_history_says_so(repository: Path, tmp_path: Path) -> No
 def test_files_without_git_say_so(repository: Path) -> None:
     shutil.rmtree(repository / ".git")
     assert said(repository) == "proto/: not compared with an earlier version: this is not a git repository\n"
+
+
+def test_a_machine_without_protoc_and_network_says_so(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "proto"))
+    breaking = import_module("breaking")
+
+    def fail() -> Path:
+        raise subprocess.CalledProcessError(1, "pip")
+
+    monkeypatch.setattr(breaking.generate, "tools", fail)
+    monkeypatch.setattr(sys, "argv", ["breaking.py", "--root", str(repository)])
+    assert breaking.main() == 0
+    assert "not compared with an earlier version: protoc cannot be installed" in capsys.readouterr().out
 
 
 def test_an_earlier_version_that_does_not_compile_says_so(repository: Path) -> None:
