@@ -30,25 +30,26 @@ def run_unary(call: Call, handle: Callable[[], Any], encode: Encode) -> None:
             return
         answer = handle()
         if iscoroutine(answer):
-            held.keep()
-            _go_on(call, answer, encode)
+            _advance(call, held, answer, encode)
         else:
             call.finish(OK, encode(answer))
 
 
 def _go_on(call: Call, handler: Coroutine[Future[Any], None, Any], encode: Encode) -> None:
-    """Run an ``async`` handler until it waits again, or ends. This is a step, and releases the call at the end.
-
-    The next step runs on a thread of the pool that the call is in then: a handler may have moved the call.
-    """
+    """Run an ``async`` handler until it waits again, or ends. This is a step, and releases the call at the end."""
     with Held(call) as held:
-        try:
-            future = handler.send(None)
-        except StopIteration as ended:
-            call.finish(OK, encode(ended.value))
-            return
-        held.keep()
-        future.add_done_callback(lambda _: call.put(partial(_go_on, call, handler, encode)))
+        _advance(call, held, handler, encode)
+
+
+def _advance(call: Call, held: "Held", handler: Coroutine[Future[Any], None, Any], encode: Encode) -> None:
+    """Run an ``async`` handler until it waits; the next step runs in the pool that the call is in then."""
+    try:
+        future = handler.send(None)
+    except StopIteration as ended:
+        call.finish(OK, encode(ended.value))
+        return
+    held.keep()
+    future.add_done_callback(lambda _: call.put(partial(_go_on, call, handler, encode)))
 
 
 def run_stream(pool: Pool, call: Call, handle: Callable[[], Iterator[Any]], encode: Encode) -> None:

@@ -32,14 +32,16 @@ class PolicyService(Servicer):
         caller = self.caller(context)
         question = request.question
         response = ps.CheckResponse()
-        if request.consistency.HasField("at_exact"):
-            asked = [(question, question.subject)]
-            (answer,) = await answer_exactly(self.services, asked, caller, request.consistency, context, self._new_id)
-            if isinstance(answer, ConsentdError):
-                raise answer
-            response.decision.CopyFrom(answer)
-            return response
-        await reach(self.services, request.consistency, context)
+        if request.HasField("consistency"):
+            consistency = request.consistency
+            if consistency.HasField("at_exact"):
+                asked = [(question, question.subject)]
+                (answer,) = await answer_exactly(self.services, asked, caller, consistency, context, self._new_id)
+                if isinstance(answer, ConsentdError):
+                    raise answer
+                response.decision.CopyFrom(answer)
+                return response
+            await reach(self.services, consistency, context)
         with self.services.table.read() as snapshot:
             answerer = self._answerer(snapshot, caller)
             outcome = answerer.answer(response.decision, answerer.check(question), question.subject)
