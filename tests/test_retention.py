@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from cases.daemons import ORIGIN, Running, config_text, question, reason_of, request_id
+from cases.daemons import ORIGIN, Running, config_text, consent, question, reason_of, request_id
 from cases.fakes import HANG_S
 from cases.operations import held_at
 from cases.pruned_ledgers import DAYS, World, data_directory, fsck, granted_and_outlived, live, pruned_world, verify
@@ -27,7 +27,10 @@ from consentd.store import Batch, Store
 from consentd.table.table import Table, catch_up
 from consentd.v1 import admin_service_pb2 as ad
 from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import ledger_service_pb2 as ls
+from consentd.v1 import registry_service_pb2 as rs
+from consentd.v1 import statement_pb2 as st
 from consentd.verify.findings import CLOSED, NO_PERSONS
 from consentd_client import RamMemory
 
@@ -145,6 +148,33 @@ def test_a_consent_that_ended_goes_with_the_pruning_after_next(world: World) -> 
     found = world.history(anna)
     assert [entry.seq for entry in found.entries] == [3, 4]
     assert found.missing == ((1, 2),)
+
+
+def test_a_notice_that_was_shown_goes_unless_a_consent_rests_on_it(world: World) -> None:
+    operator, app = ({"metadata": world.running.as_(who)} for who in ("operator", "app"))
+    notice = st.NoticeStatement(notice_id="n", version=1, title={"ko": "고지"}, content_sha256=bytes(32))
+    world.running.registry.PublishNotice(rs.PublishNoticeRequest(request_id=request_id(), attested=notice), **operator)
+    shown = st.ServedStatement(notice_id="n", notice_version=1, language="ko", channel="app", served_time_ms=1)
+    anna, bert = (world.running.enrol(f"SYN-00000{number}") for number in (1, 2))
+    given = consent()
+    given.notice_id, given.notice_version = "n", 1
+    granted = cs.GrantConsentRequest(
+        request_id=request_id(), subject=anna, attested=st.GrantStatement(consent=given), served=shown
+    )
+    world.running.consents.GrantConsent(granted, **app)
+    for subject in (anna, bert):
+        served = cs.RecordServedRequest(request_id=request_id(), subject=subject, attested=shown)
+        world.running.consents.RecordServed(served, **app)
+    world.clock.advance(DAYS + 10)
+    world.running.grant(bert)
+    world.settle()
+    world.prune()
+    for subject, expected in (
+        (anna, [("ENROL", False), ("SERVED", False), ("GRANT", False), ("SERVED", True)]),
+        (bert, [("ENROL", False), ("SERVED", True), ("GRANT", False)]),
+    ):
+        found = world.history(subject)
+        assert [(entry.kind_name, entry.is_pruned) for entry in found.entries] == expected
 
 
 def test_a_read_below_the_minimum_index_says_that_it_is_pruned(world: World) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cases.daemons import Running, consent, make_running, question, request_id, serve, sign_statement
+from cases.daemons import ORIGIN, Running, consent, make_running, question, request_id, serve, sign_statement
 from cases.services import (
     FOREIGN_FIELD,
     Person,
@@ -20,6 +20,7 @@ from cases.services import (
 from consentd.core import codec
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
+from consentd.errors import InvalidError
 from consentd.ledger import reads
 from consentd.ledger.retention import OpenedEntry, retained_seqs
 from consentd.policy.model import OPEN_END_MS
@@ -29,6 +30,7 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
+from consentd_client import Client, StatementSigner
 
 CLINIC_KEY, LEFT_KEY = KeyPair(b"\x61" * 32), KeyPair(b"\x62" * 32)
 
@@ -278,7 +280,26 @@ def test_it_counts_for_the_quota(running: Running) -> None:
         grant(running, subject, served=shown(running))  # as two entries
         assert refusal(lambda: record(running, subject)) == "QUOTA_EXCEEDED"
     finally:
-        publish_rules(running, quotas=st.Quotas())
+        publish_rules(running, quotas=st.Quotas(entries_per_day=1_000))
+
+
+def test_the_client_library_records_both_at_once_or_one_before_the_signature(running: Running) -> None:
+    person = Person(running)
+    target = f"127.0.0.1:{running.daemon.grpc_port}"
+    signer = StatementSigner(key=person.key, origin=ORIGIN, tag=person.tag)
+    with Client(target, token=running.tokens["app"]) as client:
+        both = client.grant(person.subject, named(), served=shown(running))
+        assert both.served is not None
+        assert both.served.event.seq + 1 == both.receipt.event.seq
+        amended = client.amend(
+            person.subject, both.consent_id, named(2), based_on_version=1, served=shown(running, notice_version=2)
+        )
+        assert (amended.version, amended.served is not None) == (2, True)
+        seen = client.record_served(person.subject, shown(running), signer=signer)
+        signed = client.grant(person.subject, named(), served_seq=seen.event.seq, signer=signer)
+        assert (bool(signed), signed.served) == (True, None)
+        with pytest.raises(InvalidError):
+            client.grant(person.subject, named(), served=shown(running), signer=signer)
 
 
 # -- how long it is kept -------------------------------------------------------------------------------------------
