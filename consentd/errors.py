@@ -89,6 +89,13 @@ class SignatureError(VerificationError):
     """A signature does not verify, or its key was not valid."""
 
 
+class UnknownKeyError(SignatureError):
+    """A signature is by a key that the verifier does not know, so nothing is determined (proto/verdicts.md).
+
+    It is by another log key than the pinned one, or by a key that an entry of a later version may have put in force.
+    """
+
+
 class ProofError(VerificationError):
     """A proof does not prove what it should."""
 

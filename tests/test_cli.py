@@ -493,7 +493,7 @@ def test_what_a_history_needs(running: Running, talk: CommandLine, person: str, 
     (tmp_path / "memory.json").write_text("{")
     assert talk("history", person, "--memory", tmp_path / "memory.json").status == 2
     stranger = note.format_vkey(note.Signer("consent.test/running", KeyPair(b"\x42" * 32)).verifier)
-    assert talk("history", person, "--log-key", stranger).status == 1
+    assert talk("history", person, "--log-key", stranger).status == 2  # the log may have replaced its key
     assert talk("history", person, "--origin", "another").status == 1
     unpinned = talk.given(CONSENTD_LOG_KEY="")("history", person)
     assert (unpinned.status, "--log-key" in unpinned.err) == (2, True)

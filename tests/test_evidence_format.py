@@ -11,7 +11,7 @@ from hypothesis import strategies as some
 
 from consentd.core import evidence
 from consentd.core.evidence import Evidence, Scope, SingleEntry, format_evidence, parse_evidence
-from consentd.core.history import ChainProof, HistoryEntry, HistoryProof
+from consentd.core.history import ChainProof, HistoryEntry, HistoryProof, RotationProof
 from consentd.errors import MalformedError
 
 raw = some.binary(max_size=80)
@@ -60,6 +60,12 @@ WHOLE = Evidence(
         checkpoint=b"note", consistency=(b"c",), seal=b"seal", seal_inclusion=(b"i",),
         chains=(ChainProof(tag=b"t", public_name="n", count=1, head=b"h", map_proof=b"m", first_seq=1,
                            entries=(ENTRY, HistoryEntry(b"leaf", None))),),
+        rotations=(RotationProof(
+            checkpoint=b"old", seal=b"seal", seal_inclusion=(b"j",), consistency=(b"d",),
+            history=ChainProof(
+                tag=b"t", public_name="ledger", count=2, head=b"h", map_proof=b"m", first_seq=2, entries=(ENTRY,)
+            ),
+        ),),
     ),
     entries=(SingleEntry(7, ENTRY, (b"i",)),),
     keys=("key",),
@@ -71,9 +77,10 @@ GOOD = format_evidence(WHOLE)
 def test_the_names_are_those_of_the_specification() -> None:
     document = json.loads(GOOD)
     assert list(document) == [
-        "format", "scope", "checkpoint", "consistency", "seal", "seal_inclusion", "histories", "entries", "keys",
-        "policy",
+        "format", "scope", "checkpoint", "consistency", "seal", "seal_inclusion", "histories", "entries", "rotations",
+        "keys", "policy",
     ]  # fmt: skip
+    assert list(document["rotations"][0]) == ["checkpoint", "seal", "seal_inclusion", "history", "consistency"]
     assert list(document["histories"][0]) == [
         "tag", "public_name", "count", "head", "map_proof", "first_seq", "entries",
     ]  # fmt: skip
@@ -104,7 +111,7 @@ def test_every_object_has_exactly_its_names_each_once(change: str) -> None:
             with pytest.raises(MalformedError):
                 parse_evidence(content)
             count += 1
-    assert count == 30
+    assert count == 47
 
 
 @pytest.mark.parametrize("number", ["-0", "-1", "1.0", "1e0", "1E2", "9007199254740992", "9" * 5000, "NaN", "Infinity",
@@ -138,7 +145,7 @@ def test_text_has_no_half_of_a_surrogate_pair(value: str) -> None:
         lambda good: good[:-1],
         lambda good: good + b"x",
         lambda good: good * 2,
-        lambda good: good.replace(evidence.FORMAT.encode(), b"consentd/evidence/v2"),
+        lambda good: good.replace(evidence.FORMAT.encode(), b"consentd/evidence/v1"),
         lambda good: good.replace(b'"leaf":"bGVhZg=="', b'"leaf":"bGVhZg"'),
         lambda good: good.replace(b'"leaf":"bGVhZg=="', b'"leaf":"bGVhZh=="'),
         lambda good: good.replace(b'"leaf":"bGVhZg=="', b'"leaf":" bGVhZg=="'),

@@ -247,7 +247,10 @@ def test_every_byte_of_the_file_counts(small: dict[str, Document]) -> None:
 
 def part_at(content: bytes, at: int) -> str:
     """Name the part of a file that a byte belongs to."""
-    names = ("format", "scope", "checkpoint", "consistency", "seal", "seal_inclusion", "histories", "keys", "policy")
+    names = (
+        "format", "scope", "checkpoint", "consistency", "seal", "seal_inclusion", "histories", "rotations", "keys",
+        "policy",
+    )  # fmt: skip
     starts = {content.index(f'"{name}":'.encode()): name for name in names}
     starts[content.rindex(b'"entries":[')] = "entries"
     return starts[max((start for start in starts if start <= at), default=min(starts))]
@@ -301,7 +304,7 @@ def test_no_part_can_be_moved_left_out_repeated_or_of_another_ledger(
     # Left out without a trace: what a participant's file has of persons, one entry or all of them (an empty list). Of
     # another ledger's scope: a public chain's tag is the same in every ledger, and so are indexes.
     scopes = {f"{name}: scope as scope" for name in small}
-    entries = {f"participant: {part} as entries" for part in ("consistency", "entries")}
+    entries = {f"participant: {part} as entries" for part in ("consistency", "rotations", "entries")}
     assert set(tried.less) <= {"participant: left out in entries of 1"} | scopes | entries
     assert {what.split(": ")[1] for what in tried.authors} <= {"moved in histories of 1"}
     assert not tried.same

@@ -34,7 +34,7 @@ def vectors(tmp_path_factory):
 def test_there_is_a_vector_for_everything_that_can_be_wrong(vectors):
     _, settled = vectors
     histories = Counter(vector.want for vector in settled if vector.kind == "history")
-    assert histories.keys() == {"ok", "malformed", "signature", "proof", "undetermined"}
+    assert histories.keys() == {"ok", "malformed", "signature", "proof", "undetermined", "unknown_key"}
     assert histories["ok"] >= 200
     assert histories.total() - histories["ok"] >= 2_000
     for kind in ("receipt", "note", "signature", "policy", "evidence"):

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from cases.ledgers import LedgerCase
+from cases.ledgers import DAEMON, LedgerCase
 from cases.writes import Raw
 from consentd.core import codec
 from consentd.core.key_validity import PARTICIPANT_PREFIX
-from consentd.core.kinds import EntryKind
+from consentd.core.kinds import EntryKind, Owner
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
 from consentd.policy.model import STILL, Effect, Provision, Rules
 from consentd.policy.vocabulary import Code
@@ -172,3 +172,21 @@ def test_a_vocabulary_touches_no_other_row(tmp_path: Path) -> None:
     after = rows()
     assert {key for key in after if after[key] != before.get(key)} == {b"R", b"v"}
     case.close()
+
+
+def test_a_rotation_replaces_the_statement_key(table: Table) -> None:
+    """Only a rotation of the role STATEMENT does. The old key is known, and no longer in force."""
+    old, new = DAEMON.public_key, bytes(range(32))
+    rotation = st.Rotation(role=st.ROTATION_ROLE_LOG, old_key=old, new_key=new)
+    event = codec.Event(EntryKind.LEDGER, 1 << 45, codec.LEDGER_TAG, 2, bytes(31) + b"x", bytes(32), 0)
+    with table.begin() as transaction:
+        assert transaction.key_owner(old) is not None
+        transaction.apply(event, st.LedgerStatement(rotation=rotation), index=9)
+        assert (transaction.key_owner(old) is None, transaction.key_ever(new)) == (False, None)
+        rotation.role = st.ROTATION_ROLE_STATEMENT
+        transaction.apply(event, st.LedgerStatement(rotation=rotation), index=9)
+        assert transaction.key_owner(old) is None
+        ended, begun = transaction.key_ever(old), transaction.key_owner(new)
+    assert ended is not None
+    assert begun is not None
+    assert (ended.until_ms, begun.owner, begun.from_ms) == (1 << 45, Owner.LEDGER, 1 << 45)

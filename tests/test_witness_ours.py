@@ -267,6 +267,23 @@ def test_a_state_that_is_not_its_own_is_refused(submitted: Submitted, tmp_path: 
         Witness(parse_witness_config(text, base_dir=submitted.ours.directory))
 
 
+def test_it_goes_on_under_the_new_key_of_a_log(submitted: Submitted, tmp_path: Path) -> None:
+    """The operator names the new key. What the witness cosigned under the old one is still its state."""
+    (path,) = submitted.ours.state("checkpoint")
+    (tmp_path / path.name).write_bytes(path.read_bytes())
+    log = submitted.witnessed.log
+    new = note.Signer(log.name, ed25519.KeyPair(b"x" * 32))
+    text = submitted.ours.text.replace('"state"', f'"{tmp_path}"')
+    text = text.replace(note.format_vkey(log), note.format_vkey(new.verifier))
+    witness = Witness(parse_witness_config(text, base_dir=submitted.ours.directory))
+    point = submitted.first  # type: ignore[attr-defined]
+    assert witness.checkpoint(path.name.removesuffix(".checkpoint")) == path.read_bytes()
+    by_old, by_new = (submitted.signed(point.size, point.root, one) for one in ("log", "new"))
+    assert witness.add_checkpoint(b"old %d\n\n" % point.size + by_old).status == 403
+    assert witness.add_checkpoint(b"old %d\n\n" % point.size + by_new).status == 200
+    witness.close()
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

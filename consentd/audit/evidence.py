@@ -156,8 +156,9 @@ class _Collected:
             return
         message: Any = payloads.decode_payload(event.kind, statement.payload)
         if event.kind == EntryKind.LEDGER:
-            if message.statement_key:
-                self.keys[message.statement_key] = event.tag
+            key, _ = values.changed_statement_key(message)
+            if key:
+                self.keys[key] = event.tag
             if event.tag == codec.LEDGER_TAG:
                 values.add_retention(self.retention, event, statement.payload)
         elif event.kind == EntryKind.KEY:

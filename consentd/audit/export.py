@@ -110,7 +110,7 @@ def _read_older(directory: Path, origin: str, log_verifier: NoteVerifier) -> Che
     if not (directory / "checkpoint").exists():
         return None
     note = read_file(directory / "checkpoint", MAX_NOTE_SIZE)
-    return checkpoint.open_checkpoint(note, origin, log_verifier)[0]
+    return checkpoint.open_own(note, origin, log_verifier)
 
 
 def _fetch(

@@ -175,7 +175,7 @@ class Monitor:
             state: dict[str, Any] = json.loads(read_file(self._state_path))
             self._since_s = int(state["since_s"])
             self._note = read_file(self._directory / state["checkpoint"], MAX_NOTE_SIZE)
-            self.latest, _ = checkpoint.open_checkpoint(self._note, self._origin, self._verifier)
+            self.latest = checkpoint.open_own(self._note, self._origin, self._verifier)
         except (ValueError, KeyError, TypeError, OverflowError, MalformedError) as error:
             raise StorageError(f"monitor's state is malformed: `{self._state_path}`") from error
 

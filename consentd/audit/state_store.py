@@ -25,13 +25,14 @@ from consentd.core.pruned import Pruned, Retention
 from consentd.core.recent_statements import RecentStatements, decode_recent, encode_recent
 from consentd.core.replay import Replay
 from consentd.core.replay_state import ChainHead, decode_head, decode_state, encode_head, encode_state
+from consentd.core.rotation import LedgerKeys, LogTerm, Term
 from consentd.errors import InvalidError, MalformedError, StorageError
 from consentd.verify.findings import Counts, Findings
 from consentd.verify.source import LeafSource
 from consentd.verify.statements import Authors
 from consentd.verify.walker import Expected, LedgerFacts, Walker
 
-FORMAT = 10
+FORMAT = 11
 CACHED = 250_000
 """Most items of one mapping in memory: the heads of this many chains are 80 MB."""
 _SQLITE_CACHE_KIB = 65_536
@@ -209,13 +210,14 @@ class StateStore:
             top=bucketed.Top.from_buckets(state["map_bits"], self.buckets.rows()),
             start=expected.pruned.start, kept_from_ms=expected.pruned.kept_from_ms,
         )  # fmt: skip
-        authors = Authors(self.keys)
+        authors = Authors(self.keys, _decode_ledger_keys(state["ledger_keys"], expected.origin))
+        authors.ledger_seq = state["ledger_seq"]
         authors.participants = {bytes.fromhex(tag): name for tag, name in state["participants"].items()}
         authors.authorities = {bytes.fromhex(tag) for tag in state["authorities"]}
         authors.keys_lost = state["keys_lost"]
         walker = Walker(source, expected, replay, authors)
         walker.facts = LedgerFacts(
-            is_named=state["is_named"], retention=Retention(**state["retention"]),
+            retention=Retention(**state["retention"]),
             stated=[Pruned(**one) for one in state["stated"]],
             missing={bytes.fromhex(tag): indexes for tag, indexes in state["missing"].items()},
             sees_persons=state["sees_persons"],
@@ -231,11 +233,26 @@ def _encode_walk(walker: Walker) -> dict[str, Any]:
         "map_bits": replay.top.map_bits, "keys_lost": authors.keys_lost,
         "participants": {tag.hex(): name for tag, name in authors.participants.items()},
         "authorities": sorted(tag.hex() for tag in authors.authorities),
-        "is_named": facts.is_named, "retention": asdict(facts.retention),
+        "ledger_keys": _encode_ledger_keys(authors.ledger_keys), "ledger_seq": authors.ledger_seq,
+        "retention": asdict(facts.retention),
         "stated": [asdict(one) for one in facts.stated],
         "missing": {tag.hex(): indexes for tag, indexes in facts.missing.items()}, "sees_persons": facts.sees_persons,
         "unchecked": found.unchecked, "counts": asdict(found.counts),
     }  # fmt: skip
+
+
+def _encode_ledger_keys(keys: LedgerKeys) -> dict[str, Any]:
+    return {
+        "named": keys.named,
+        "log": [[one.from_size, one.key.hex(), one.replaces.hex()] for one in keys.log_terms],
+        "statement": [[key.hex(), one.first, one.end, one.is_in_force] for key, one in keys.terms.items()],
+    }
+
+
+def _decode_ledger_keys(state: dict[str, Any], origin: str) -> LedgerKeys:
+    log = [LogTerm(size, bytes.fromhex(key), bytes.fromhex(old)) for size, key, old in state["log"]]
+    terms = {bytes.fromhex(key): Term(first, end, is_in_force) for key, first, end, is_in_force in state["statement"]}
+    return LedgerKeys(origin, state["named"], log, terms)
 
 
 def _encode_validities(validities: tuple[KeyValidity, ...]) -> bytes:

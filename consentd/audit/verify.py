@@ -20,6 +20,7 @@ from consentd.core import checkpoint, codec, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.note import NoteVerifier, Verifier, format_vkey
 from consentd.core.replay import Replay
+from consentd.core.rotation import LedgerKeys
 from consentd.errors import InvalidError, MalformedError, ProofError, VerificationError
 from consentd.verify.findings import Progress, Report, TooManyFaults
 from consentd.verify.leaf_checks import TreePoint
@@ -134,7 +135,7 @@ def _start(source: Source, expected: Expected, point: Checkpoint, states: StateS
     map_bits = min(MAX_MAP_BITS, max(4, (max(1, tags // 16) - 1).bit_length()))
     replay = Replay(map_bits, start=expected.pruned.start, kept_from_ms=expected.pruned.kept_from_ms)
     replay.heads, replay.buckets = states.heads, states.buckets
-    return Walker(source, expected, replay, Authors(states.keys))
+    return Walker(source, expected, replay, Authors(states.keys, LedgerKeys(expected.origin)))
 
 
 def _start_after(
@@ -148,7 +149,7 @@ def _start_after(
     edge = tiles.Edge.from_tiles(trusted.size, read_tiles(source, tiles.plan_root(trusted.size), point.size))
     if edge.root() != trusted.root:
         raise ProofError(f"ledger does not begin with the trusted tree of size `{trusted.size}`")
-    authors = Authors(states.keys)
+    authors = Authors(states.keys, LedgerKeys(expected.origin))
     authors.keys_lost = trusted.size > 0
     return Walker(source, expected, Replay.after_trusted(edge), authors)
 

@@ -33,7 +33,7 @@ from consentd.cli import (
     roles,
 )
 from consentd.cli.out import DISPROVED, UNDETERMINED, Out, drop_output
-from consentd.errors import ConsentdError, CorruptionError, StorageError, VerificationError
+from consentd.errors import ConsentdError, CorruptionError, StorageError, UnknownKeyError, VerificationError
 
 _EPILOG = """\
 exit status: 0 done or proven, 1 refused or disproved, 2 could not be determined.
@@ -68,6 +68,9 @@ def run_verb(arguments: argparse.Namespace) -> int:
     try:
         status: int = arguments.run(arguments, out)
         out.flush()
+    except UnknownKeyError as error:
+        out.fault(error)
+        return UNDETERMINED
     except (VerificationError, CorruptionError) as error:
         out.fault(error)
         return DISPROVED

@@ -4,10 +4,20 @@ import argparse
 import os
 import time
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from consentd.cli.options import Verbs, add_grpc, add_pins, add_verb, read_bytes, read_pins, read_policy
+from consentd.cli.options import (
+    Verbs,
+    add_grpc,
+    add_pins,
+    add_verb,
+    read_bytes,
+    read_pins,
+    read_policy,
+    report_log_keys,
+)
 from consentd.cli.out import DISPROVED, DONE, PROVEN, UNDETERMINED, VERDICTS, Out
 from consentd.cli.sources import (
     OPENINGS_TARGET,
@@ -24,6 +34,8 @@ from consentd.core.quorum import MAX_AGE_S
 from consentd.errors import StorageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from consentd.audit.monitor import Monitor, Observation
     from consentd.audit.sources import Source
 
@@ -163,6 +175,8 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
             f"{report.statements_pruned} statements"
         )
     cosigned = report_cosignatures(arguments, out, report.cosignatures)
+    log_keys = report_log_keys(out, report.log_keys, is_followed=False)
+    statement_keys = _report_statement_keys(out, report.statement_keys)
     status = DISPROVED if report.faults else UNDETERMINED if report.is_undetermined else PROVEN
     verdict, ko = VERDICTS[status]
     point = report.checkpoint
@@ -177,9 +191,19 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
         statements_verified=report.statements_opened, statements_erased=report.statements_erased,
         leaves_pruned=report.leaves_pruned,
         statements_pruned=report.statements_pruned, not_checked=report.not_checked, faults=len(report.faults),
-        stopped=report.stopped, cosigned=cosigned,
+        stopped=report.stopped, cosigned=cosigned, log_keys=log_keys, statement_keys=statement_keys,
     )  # fmt: skip
     return status
+
+
+def _report_statement_keys(out: Out, keys: "Sequence[tuple[bytes, int]]") -> list[dict[str, object]]:
+    """Write to stderr how statement keys were replaced, if one was; return the keys for ``--json``."""
+    for (before, _), (key, first) in pairwise(keys):
+        out.message(
+            f"진술 키 교체: {before.hex()}에서 {key.hex()}(으)로, {first}번 항목부터",
+            f"statement key {before.hex()} was replaced by {key.hex()}, from entry {first} on",
+        )
+    return [{"key": key.hex(), "from_index": first} for key, first in keys]
 
 
 def replay(arguments: argparse.Namespace, out: Out) -> int:

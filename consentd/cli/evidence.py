@@ -15,6 +15,7 @@ from consentd.cli.options import (
     read_identifier,
     read_pins,
     read_policy,
+    report_log_keys,
     write_evidence,
 )
 from consentd.cli.out import DONE, PROVEN, UNDETERMINED, VERDICTS, Out
@@ -41,7 +42,8 @@ examples:
 """
 _CHECK_HELP = """\
 Works offline, without a daemon and without the server's parts. A file that `consentd history --save` wrote is evidence
-too. Nothing that the file says of itself is trusted: pin the log's key, and witnesses with --policy.
+too. Nothing that the file says of itself is trusted: pin the log's key, and witnesses with --policy. If the log
+replaced its key, the rotations in the file lead from the pinned key to the new one; the answer names the keys.
 
 exit status: 0 proven, 1 disproved, 2 something in it could not be determined, or FILE is no evidence or a part of one.
 """
@@ -134,6 +136,7 @@ def check(arguments: argparse.Namespace, out: Out) -> int:
         out.message(f"not checked: entries of kinds that this version does not know: {found.unknown}")
     if policy is None:
         out.message("not checked: witnesses; give their policy with --policy")
+    log_keys = report_log_keys(out, found.log_keys)
     status = UNDETERMINED if found.unknown or found.unproven else PROVEN
     verdict, ko = VERDICTS[status]
     point = found.sealed.checkpoint
@@ -147,7 +150,7 @@ def check(arguments: argparse.Namespace, out: Out) -> int:
         missing={name: [[1, last]] for name, last in missing.items()}, kept_from_ms=kept_from_ms,
         entries=found.entry_count, kinds=found.kinds,
         statements_verified=found.opened, closed=found.closed, unproven=found.unproven, unknown=found.unknown,
-        witnesses=list(found.witnesses),
+        witnesses=list(found.witnesses), log_keys=log_keys,
     )  # fmt: skip
     return status
 

@@ -16,6 +16,7 @@ from consentd.cli.options import (
     read_hex,
     read_subject,
     read_trust,
+    report_log_keys,
     write_evidence,
 )
 from consentd.cli.out import PROVEN, UNDETERMINED, Out
@@ -93,12 +94,13 @@ def _show(arguments: argparse.Namespace, out: Out, found: "History", entries: "I
             out.answer(entry.line(out.lang), **_entry_fields(entry))
 
     until, size = format_instant(found.seal_time_ms), found.checkpoint.size
+    log_keys = report_log_keys(out, found.log_keys)
     if out.as_json:
         out.answer(
             "", type="history", verdict="proven", tag=found.tag.hex(), public_name=found.name,
             entries=count, new=new, unread=unread, erased=found.is_erased, size=size,
             missing=[list(one) for one in missing], kept_from_ms=found.kept_from_ms,
-            seal_time_ms=found.seal_time_ms,
+            seal_time_ms=found.seal_time_ms, log_keys=log_keys,
         )  # fmt: skip
     if not count:
         out.message("proven: the tag has no entry. That says something about a tag, never about a person.")
@@ -122,6 +124,9 @@ def _show(arguments: argparse.Namespace, out: Out, found: "History", entries: "I
         )
     if unread:
         out.message(f"{unread} entries are of a later version: what they say could not be determined")
+    if not found.understands_keys:
+        out.message("an entry about keys is of a later version: which keys it changes could not be determined")
+    if unread or not found.understands_keys:
         return UNDETERMINED
     return PROVEN
 

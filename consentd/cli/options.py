@@ -4,14 +4,16 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from consentd.cli.out import Out
 from consentd.core.note import NoteVerifier, Verifier, parse_vkey
 from consentd.core.quorum import WitnessPolicy, parse_policy
+from consentd.core.rotation import FollowedKey
 from consentd.errors import InvalidError, MalformedError, StorageError
 from consentd.policy import dates
 from consentd.policy.language import canonical_tag
@@ -198,6 +200,21 @@ def _read_log_keys(arguments: argparse.Namespace) -> tuple[Verifier, list[NoteVe
     except MalformedError as error:
         # A malformed pin is the user's error, not evidence against the ledger.
         raise InvalidError(f"log key is not a C2SP verifier key: {error}") from error
+
+
+def report_log_keys(out: Out, keys: Sequence[FollowedKey], *, is_followed: bool = True) -> list[dict[str, object]]:
+    """Write to stderr by which keys a log has replaced its key, if it has; return the keys for ``--json``.
+
+    *is_followed*: the first key is the pinned one, and the reader should pin the last one.
+    """
+    for before, key in pairwise(keys):
+        out.message(
+            f"로그 키 교체: `{before.vkey}`에서 `{key.vkey}`(으)로, 크기 {key.from_size}의 체크포인트부터",
+            f"log key `{before.vkey}` was replaced by `{key.vkey}`, from checkpoints of size {key.from_size} on",
+        )
+    if keys and is_followed:
+        out.message("앞으로는 마지막 로그 키를 고정하십시오", "pin the last one from now on")
+    return [{"vkey": key.vkey, "from_size": key.from_size} for key in keys]
 
 
 def read_subject(arguments: argparse.Namespace) -> "Subject":

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from consentd.errors import ConsentdError, StorageError, VerificationError
+from consentd.errors import ConsentdError, StorageError, UnknownKeyError, VerificationError
 from consentd.policy.language import is_korean
 
 if TYPE_CHECKING:
@@ -89,7 +89,9 @@ class Out:
 
     def fault(self, error: ConsentdError) -> None:
         """Write an error with its reason and its notes to stderr."""
-        if isinstance(error, VerificationError):
+        if isinstance(error, UnknownKeyError):
+            self.message(f"could not be determined: {error}")
+        elif isinstance(error, VerificationError):
             self.message(f"disproved: {error}")
         else:
             self.message(f"error: {error} ({error.reason})")

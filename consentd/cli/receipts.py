@@ -20,13 +20,15 @@ from consentd.cli.options import (
     read_pins,
     read_policy,
     read_trust,
+    report_log_keys,
     write_evidence,
 )
 from consentd.cli.out import DONE, PROVEN, UNDETERMINED, Out
 from consentd.core import codec, merkle
 from consentd.core.checkpoint import open_checkpoint, parse_checkpoint, parse_proof, verify_proof
+from consentd.core.evidence import parse_evidence
 from consentd.core.kinds import EntryKind, is_known
-from consentd.core.note import NoteVerifier, parse_note
+from consentd.core.note import NoteVerifier, Verifier, parse_note, parse_vkey
 from consentd.core.quorum import WitnessPolicy, verify_cosigned
 from consentd.errors import InvalidError, MalformedError, ProofError
 from consentd.policy.dates import format_instant
@@ -44,6 +46,8 @@ FILE is one of these; its content shows which:
   a receipt stored with --receipt           proves that its leaf is in the ledger
   a C2SP .tlog-proof, with --leaf           proves the same for the leaf that you give
   a checkpoint                              proves that the log signed it
+If the log replaced its key, --rotations leads from the pinned key to the other one, in either direction. It is a file
+that `consentd history --save` wrote. Without it, nothing is determined of a checkpoint by another key of the log.
 Proven is that the entry is in a tree that the log signed. Not proven is that everyone is shown the same tree, unless
 --policy demands cosignatures of witnesses.
 
@@ -61,6 +65,10 @@ def add_verbs(verbs: Verbs) -> None:
     verb = add_verb(verbs, "verify", verify, add_pins, more=_VERIFY_HELP)
     verb.add_argument("file", type=Path, metavar="FILE", help="the evidence; `-` reads it from stdin")
     verb.add_argument("--leaf", metavar="HEX|FILE", help="the leaf, in hex or in a file")
+    verb.add_argument(
+        "--rotations", type=Path, metavar="FILE",
+        help="evidence of the same ledger, which leads from the pinned log key to the one that signed",
+    )  # fmt: skip
 
 
 def add_receipt(verb: argparse.ArgumentParser) -> None:
@@ -171,16 +179,19 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
         leaf, proof = _leaf(arguments.leaf), content
         leaf_hash = merkle.leaf_hash(leaf)
     else:
+        log_key, log_keys = _follow(arguments, content, origin, log_key, out)
         point, _ = open_checkpoint(content, origin, log_key)
         _verify_witnessed(content, policy, log_key)
         out.answer(
             f"증명됨: `{point.origin}`의 체크포인트, 크기 {point.size}",
             f"proven: checkpoint of `{point.origin}` at size {point.size}",
             verdict="proven", what="checkpoint", origin=point.origin, size=point.size, root=point.root.hex(),
+            log_keys=log_keys,
         )  # fmt: skip
         return PROVEN
-    point = verify_proof(proof, leaf_hash=leaf_hash, origin=origin, log_verifier=log_key)
     bundle = parse_proof(proof)
+    log_key, log_keys = _follow(arguments, bundle.checkpoint_note, origin, log_key, out)
+    point = verify_proof(proof, leaf_hash=leaf_hash, origin=origin, log_verifier=log_key)
     _verify_witnessed(bundle.checkpoint_note, policy, log_key)
     if index is not None and index != bundle.index:
         raise ProofError(f"receipt has another index than its proof: `{index}` and `{bundle.index}`")
@@ -189,12 +200,36 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
         f"증명됨: `{point.origin}`의 크기 {point.size} 원장에서 {bundle.index}번 항목, {description}",
         f"proven: entry {bundle.index} of `{point.origin}` in its tree of {point.size}, {description}",
         verdict="proven", what="entry", origin=point.origin, size=point.size, root=point.root.hex(), index=bundle.index,
-        leaf=description,
+        leaf=description, log_keys=log_keys,
     )  # fmt: skip
     if not is_readable:
         out.message("the leaf is in the ledger; what it says could not be determined: it is of a later version")
         return UNDETERMINED
     return PROVEN
+
+
+def _follow(
+    arguments: argparse.Namespace, checkpoint: bytes, origin: str, log_key: Verifier, out: Out
+) -> tuple[Verifier, list[dict[str, object]]]:
+    """Return the log key that signs checkpoints of this size, and the log's keys for ``--json``.
+
+    Raises as ``verify_evidence`` for the file of ``--rotations``. Without it, the key is the pinned one.
+    """
+    if arguments.rotations is None:
+        return log_key, []
+    # Imported only here, because this module loads protobuf.
+    from consentd.statements.evidence import verify_evidence
+
+    with parsing("evidence", arguments.rotations):
+        evidence = parse_evidence(read_bytes(arguments.rotations, "evidence"))
+    found = verify_evidence(evidence, origin=origin, log_verifier=log_key, policy=read_policy(arguments))
+    if found.histories.ledger_keys is None:
+        raise InvalidError("file of rotations does not have chain `ledger`: save a history")
+    size = parse_checkpoint(parse_note(checkpoint).text).size
+    keys = found.histories.ledger_keys.replaced_log_keys()
+    log_keys = report_log_keys(out, keys, is_followed=False)
+    vkey = next((one.vkey for one in reversed(keys) if one.from_size <= size), None)
+    return log_key if vkey is None else parse_vkey(vkey), log_keys
 
 
 def _check_format(content: bytes) -> None:

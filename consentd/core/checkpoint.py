@@ -27,14 +27,17 @@ from consentd.core.merkle import EMPTY_ROOT, HASH_SIZE, verify_inclusion
 from consentd.core.note import (
     MAX_NOTE_SIZE,
     Note,
+    NoteSignature,
     NoteSigner,
     NoteVerifier,
+    Verifier,
     decode_base64,
     encode_base64,
     open_note,
+    parse_note,
     sign_note,
 )
-from consentd.errors import MalformedError, ProofError, SignatureError
+from consentd.errors import MalformedError, ProofError, SignatureError, UnknownKeyError
 
 MAX_SIZE = (1 << 63) - 1  # of a tree, in leaves
 MAX_PROOF_LENGTH = 63
@@ -94,16 +97,61 @@ def open_checkpoint(
 
     Raises:
         MalformedError: the bytes are no checkpoint note.
+        UnknownKeyError: the only signatures in the log's name are by other keys. The log may have replaced its key.
         SignatureError: the log did not sign the note, or a signature of the log or of a witness is wrong.
         ProofError: the checkpoint has another origin.
     """
-    opened = open_note(note, [log_verifier, *witnesses])
-    if not any((line.name, line.key_id) == (log_verifier.name, log_verifier.key_id) for line in opened.verified):
+    try:
+        opened = open_note(note, [log_verifier, *witnesses])
+    except SignatureError:
+        verify_known(note, log_verifier)
+        raise
+    if not is_signed_by(opened.verified, log_verifier):
+        verify_known(note, log_verifier)
         raise SignatureError("checkpoint is not signed by the log")
     checkpoint = parse_checkpoint(opened.text)
     if checkpoint.origin != origin:
         raise ProofError("checkpoint is of another origin")
     return checkpoint, opened
+
+
+def open_own(note: bytes, origin: str, log_verifier: NoteVerifier) -> Checkpoint:
+    """Open a checkpoint note that the reader verified earlier and kept itself; return the checkpoint.
+
+    If the log has replaced its key, or the reader has pinned the new key since, the note is by another key of the log
+    than *log_verifier*. Then only its origin is verified.
+
+    Raises as ``open_checkpoint``, but no UnknownKeyError.
+    """
+    try:
+        return open_checkpoint(note, origin, log_verifier)[0]
+    except UnknownKeyError:
+        checkpoint = parse_checkpoint(parse_note(note).text)
+        if checkpoint.origin != origin:
+            raise ProofError("checkpoint is of another origin") from None
+        return checkpoint
+
+
+def is_signed_by(lines: Iterable[NoteSignature], key: NoteVerifier) -> bool:
+    """Return whether one of these signature lines names the key. Nothing is verified."""
+    return any((line.name, line.key_id) == (key.name, key.key_id) for line in lines)
+
+
+def verify_known(note: bytes, log_verifier: NoteVerifier) -> None:
+    """Verify that a note either has a line of this log key, or no line in the log's name at all.
+
+    Only an Ed25519 key can be replaced, so a missing line of another key is not explained by an unknown one.
+
+    Raises:
+        UnknownKeyError: the note has lines in the log's name, and none is by this key.
+    """
+    lines = parse_note(note).unverified
+    is_named = any(line.name == log_verifier.name for line in lines)
+    if isinstance(log_verifier, Verifier) and is_named and not is_signed_by(lines, log_verifier):
+        raise UnknownKeyError(
+            "checkpoint is signed in the log's name by a key that is not pinned. If the log has replaced its key, "
+            "verify a file with its rotations, which leads from the pinned key to the new one; then pin the new one"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,8 @@ _SUBJECT = b"consentd/subject/v1\0"
 _HEAD_VALUE = b"consentd/head/v1\0"
 _CONSENT = b"consentd/consent/v1\0"
 _PAYLOAD = b"consentd/payload/v1\0"
+ROTATION_PREFIX = b"consentd/rotation/v1\0"
+"""How the bytes that the new key of a rotation signs begin (``core.rotation``)."""
 
 EVENT_LENGTH = _EVENT.size  # 122
 SEAL_LENGTH = _SEAL.size  # 90

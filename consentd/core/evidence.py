@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from consentd.core import codec, merkle, note
-from consentd.core.history import ChainProof, HistoryEntry, HistoryProof
+from consentd.core.history import ChainProof, HistoryEntry, HistoryProof, RotationProof
 from consentd.core.key_validity import PARTICIPANT_PREFIX
 from consentd.core.note import NoteVerifier, Verifier
 from consentd.core.strict_json import parse_json
 from consentd.errors import MalformedError
 
-FORMAT = "consentd/evidence/v1"
+FORMAT = "consentd/evidence/v2"
 MAX_SIZE = 384 << 20
 """The largest file, in bytes. The longest stream that a client accepts (256 MiB) fits into such a file as base64."""
 MAX_NESTING = 8
-"""The deepest nesting of arrays and objects. The format itself needs six levels."""
+"""The deepest nesting of arrays and objects. The format itself needs seven levels."""
 BYTES_PER_MARK = 24
 """The fewest bytes of a file for each list, object and comma in it, beside ``FREE_MARKS``. Leaves, hashes and
 statements are so long that a file of entries has at least 30."""
@@ -69,7 +69,7 @@ class Evidence:
     """The content of a parsed file. Nothing in it is verified.
 
     Attributes:
-        proof: checkpoint, seal and histories.
+        proof: checkpoint, seal, histories and rotations.
         keys, policy: vkeys and trust policy that the file's maker proposes. Never verify with them: he may be a forger.
     """
 
@@ -99,7 +99,7 @@ def format_evidence(evidence: Evidence) -> bytes:
     document = {
         "format": FORMAT, "scope": claimed, "checkpoint": proof.checkpoint, "consistency": proof.consistency,
         "seal": proof.seal, "seal_inclusion": proof.seal_inclusion, "histories": proof.chains,
-        "entries": evidence.entries, "keys": evidence.keys, "policy": evidence.policy,
+        "entries": evidence.entries, "rotations": proof.rotations, "keys": evidence.keys, "policy": evidence.policy,
     }  # fmt: skip
     return json.dumps(document, ensure_ascii=False, separators=(",", ":"), default=_to_json).encode()
 
@@ -113,6 +113,8 @@ def _to_json(value: Any) -> Any:
         return {"leaf": value.leaf, "opening": opening}
     if isinstance(value, SingleEntry):
         return {"index": value.index, **_to_json(value.entry), "inclusion": value.inclusion}
+    if isinstance(value, RotationProof):
+        return {name: getattr(value, name) for name in _ROTATION}
     assert isinstance(value, ChainProof), "no other type is in evidence"
     return {name: getattr(value, name) for name in _HISTORY}
 
@@ -145,7 +147,7 @@ def parse_evidence(content: bytes) -> Evidence:
         scope=file["scope"],
         proof=HistoryProof(
             checkpoint=file["checkpoint"], consistency=file["consistency"], seal=file["seal"],
-            seal_inclusion=file["seal_inclusion"], chains=file["histories"],
+            seal_inclusion=file["seal_inclusion"], chains=file["histories"], rotations=file["rotations"],
         ),
         entries=file["entries"], keys=file["keys"], policy=file["policy"],
     )  # fmt: skip
@@ -247,8 +249,13 @@ _HISTORY = {
     "tag": _bytes, "public_name": _text, "count": _integer, "head": _bytes, "map_proof": _bytes, "first_seq": _integer,
     "entries": _list_of(lambda value: HistoryEntry(**_object(value, _ENTRY))),
 }  # fmt: skip
+_ROTATION = {
+    "checkpoint": _bytes, "seal": _bytes, "seal_inclusion": _hashes,
+    "history": lambda value: ChainProof(**_object(value, _HISTORY)), "consistency": _hashes,
+}  # fmt: skip
 _FILE = {
     "format": _format, "scope": _scope, "checkpoint": _bytes, "consistency": _hashes, "seal": _bytes,
     "seal_inclusion": _hashes, "histories": _list_of(lambda value: ChainProof(**_object(value, _HISTORY))),
-    "entries": _list_of(_single), "keys": _list_of(_text), "policy": _text,
+    "entries": _list_of(_single), "rotations": _list_of(lambda value: RotationProof(**_object(value, _ROTATION))),
+    "keys": _list_of(_text), "policy": _text,
 }  # fmt: skip

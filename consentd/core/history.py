@@ -20,14 +20,13 @@ everyone the same tree. Source: ledger-format.md, "History proof".
 """
 
 from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from consentd import limits
 from consentd.core import codec, merkle, patricia
 from consentd.core.checkpoint import MAX_SIZE, Checkpoint, open_checkpoint
 from consentd.core.kinds import PRUNABLE, PUBLIC, EntryKind
-from consentd.core.note import NoteVerifier, Verifier, format_vkey
+from consentd.core.note import NoteVerifier
 from consentd.errors import MalformedError, ProofError
 
 MAX_NAME = limits.PUBLIC_NAME_CHARACTERS
@@ -71,6 +70,7 @@ class HistoryProof:
         consistency: the consistency proof from the held checkpoint to *checkpoint*; empty if the client holds none.
         seal, seal_inclusion: the last leaf of the checkpoint's tree, and its inclusion proof.
         chains: first the requested chain, then the chains that hold the keys of its authors.
+        rotations: how to reach the key that signed *checkpoint* from an earlier log key, oldest first.
     """
 
     checkpoint: bytes
@@ -78,6 +78,24 @@ class HistoryProof:
     seal: bytes
     seal_inclusion: tuple[bytes, ...]
     chains: tuple[ChainProof, ...]
+    rotations: tuple["RotationProof", ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotationProof:
+    """A checkpoint that a log key signed before it was replaced, and what the ledger stated then. Nothing is verified.
+
+    Attributes:
+        checkpoint: the signed note, verbatim. *seal*, *seal_inclusion*: as in ``HistoryProof``.
+        history: the whole chain ``ledger`` at this checkpoint.
+        consistency: the consistency proof from this checkpoint to that of the next rotation, or to the history's own.
+    """
+
+    checkpoint: bytes
+    seal: bytes
+    seal_inclusion: tuple[bytes, ...]
+    history: ChainProof
+    consistency: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,20 +253,6 @@ def verify_run(tag: bytes, entries: Sequence[HistoryEntry], *, first_seq: int) -
     """
     head = codec.ZERO_HASH if first_seq == 1 else None
     return _verify_links(tag, entries, before=HeldChain(first_seq - 1, b""), head=head)[0]
-
-
-def verify_pinned(
-    origins: AbstractSet[str], keys: AbstractSet[str], *, origin: str, log_verifier: NoteVerifier
-) -> None:
-    """Verify that LEDGER entries name the pinned origin and key. *origins*, *keys*: origins and vkeys in the entries.
-
-    Raises:
-        ProofError: the entries name no origin or another origin, or do not name the pinned key.
-    """
-    if origins != {origin}:
-        raise ProofError("ledger names another origin for itself than the one pinned")
-    if isinstance(log_verifier, Verifier) and format_vkey(log_verifier) not in keys:
-        raise ProofError("ledger does not name the pinned log key as its own")
 
 
 def _verify_links(

@@ -14,7 +14,7 @@ from consentd import limits
 from consentd.core import codec, ed25519
 from consentd.core.history import VerifiedEntry
 from consentd.core.kinds import OWN_CHAIN, EntryKind, Owner, authors_of
-from consentd.errors import SignatureError
+from consentd.errors import SignatureError, UnknownKeyError
 
 MAX_AUTHOR_SKEW_MS = limits.AUTHOR_SKEW_MS
 FOREVER_MS = (1 << 64) - 1  # end of the validity of a key that was not retired
@@ -42,7 +42,8 @@ class KeyValidity:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyChange:
     """A change that a verified KEY or LEDGER entry states: the *key* is valid from *time_ms*, the time of the entry, or
-    if *retired*, until that time. The owner of the key is the owner of the chain that holds the entry.
+    if *retired*, until that time. The owner of the key is the owner of the chain that holds the entry. By a rotation,
+    the key *replaces* another one, which is valid until *time_ms*; b"": it replaces none.
     """
 
     key: bytes
@@ -50,6 +51,7 @@ class KeyChange:
     tag_or_name: bytes | str
     time_ms: int
     retired: bool = False
+    replaces: bytes = b""
 
 
 MutableValidKeys = MutableMapping[bytes, tuple[KeyValidity, ...]]
@@ -63,11 +65,13 @@ def has_author_keys(name: str) -> bool:
     return name == LEDGER_CHAIN or name.startswith(PARTICIPANT_PREFIX)
 
 
-def key_change(event: codec.Event, key: bytes, *, name: str, retired: bool = False) -> KeyChange | None:
+def key_change(
+    event: codec.Event, key: bytes, *, name: str, retired: bool = False, replaces: bytes = b""
+) -> KeyChange | None:
     """Return the change that an entry of any kind makes to a key, or None if the entry changes no key.
 
-    *key* (empty: none) and *retired* are from the entry's payload. *name* is the public name of the chain that
-    holds the entry; empty: a person's chain.
+    *key* (empty: none), *retired* and *replaces* are from the entry's payload. *name* is the public name of the chain
+    that holds the entry; empty: a person's chain.
     """
     owner: Owner = Owner.SUBJECT
     whose: bytes | str = event.tag
@@ -80,7 +84,9 @@ def key_change(event: codec.Event, key: bytes, *, name: str, retired: bool = Fal
         owner, whose = Owner.PARTICIPANT, name.removeprefix(PARTICIPANT_PREFIX)
     if not key or not counts:
         return None
-    return KeyChange(key=key, owner=owner, tag_or_name=whose, time_ms=event.time_ms, retired=retired)
+    return KeyChange(
+        key=key, owner=owner, tag_or_name=whose, time_ms=event.time_ms, retired=retired, replaces=replaces
+    )
 
 
 def valid_keys(changes: Iterable[KeyChange]) -> ValidKeys:
@@ -93,6 +99,8 @@ def valid_keys(changes: Iterable[KeyChange]) -> ValidKeys:
 
 def apply_key_change(keys: MutableValidKeys, change: KeyChange) -> None:
     """Begin a validity or end it. Only its owner can retire a key; stating a valid key once more changes nothing."""
+    if change.replaces:
+        apply_key_change(keys, replace(change, key=change.replaces, retired=True, replaces=b""))
     known = keys.get(change.key, ())
     for position, validity in enumerate(known):
         if (validity.owner, validity.tag_or_name, validity.until_ms) == (change.owner, change.tag_or_name, FOREVER_MS):
@@ -147,7 +155,7 @@ def names_no_giver(payload: bytes) -> str:
 
 def verify_authors(
     entries: Iterable[VerifiedEntry], *, origin: str, keys: ValidKeys,
-    giver_of: Callable[[bytes], str] = names_no_giver,
+    giver_of: Callable[[bytes], str] = names_no_giver, is_whole: bool = True,
 ) -> None:  # fmt: skip
     """Verify that each statement was signed by a key valid at its leaf's time, of an owner who may author its kind.
 
@@ -157,7 +165,10 @@ def verify_authors(
     Entries whose statement was erased or pruned are skipped. An entry of a kind that this version does not know is
     accepted from any author, so the caller must report it as not checked (``kinds.is_known``).
 
+    *is_whole*: this version understands every entry that states a key.
+
     Raises:
+        UnknownKeyError: no such key was valid, but an entry that this version does not understand may state one.
         SignatureError: no such key was valid, a signature is wrong, or the author's clock is too far from the ledger's.
     """
     for entry in entries:
@@ -168,11 +179,16 @@ def verify_authors(
             raise SignatureError("author's clock is more than ten minutes from the ledger's")
         giver = giver_of(statement.payload) if event.kind == EntryKind.MANDATE else ""
         if not any(may_author(validity, event, giver) for validity in keys.get(statement.key, ())):
-            raise SignatureError(f"author's key was not in force for this entry: seq `{event.seq}`")
+            unknown = f"author's key was not in force for this entry: seq `{event.seq}`"
+            if is_whole:
+                raise SignatureError(unknown)
+            raise UnknownKeyError(f"{unknown}; or an entry that this version does not understand put it in force")
         verify_signature(statement, origin=origin, kind=event.kind, tag=event.tag, ref=event.ref)
 
 
-def verify_key_changes(stated: Iterable[StatedChange], *, origin: str, known: Container[codec.Event] = ()) -> ValidKeys:
+def verify_key_changes(
+    stated: Iterable[StatedChange], *, origin: str, known: Container[codec.Event] = (), is_whole: bool = True
+) -> ValidKeys:
     """Verify the entries that make keys valid or retire them, in time order; return the validities that follow.
 
     Each entry must be signed by a key that was valid before the entry. Only leaf 0 is signed by a key that it names.
@@ -182,6 +198,7 @@ def verify_key_changes(stated: Iterable[StatedChange], *, origin: str, known: Co
     entries of the same chain are accepted. If a pass accepts no entry, the remaining entries have no valid author.
 
     The authors of *known* entries were verified earlier. *stated* has the entries of each chain in the chain's order.
+    *is_whole*: as in ``verify_authors``.
     The chains must be verified to be complete: a missing retirement would leave a key valid for ever.
 
     Raises:
@@ -200,7 +217,7 @@ def verify_key_changes(stated: Iterable[StatedChange], *, origin: str, known: Co
                     # INVARIANT: an entry is accepted only after all earlier entries of its chain. Otherwise the sender
                     # could choose an order in which a key is retired first and becomes valid afterwards.
                     while chain:
-                        _apply_entry(*chain[0], keys, origin=origin, known=known)
+                        _apply_entry(*chain[0], keys, origin=origin, known=known, is_whole=is_whole)
                         chain.popleft()
                         accepted += 1
                 except SignatureError as error:
@@ -218,12 +235,13 @@ def _apply_entry(
     *,
     origin: str,
     known: Container[codec.Event],
+    is_whole: bool,
 ) -> None:
     """Verify the author of one entry unless the entry is *known*, then apply its change to *keys*."""
     # Leaf 0 names the key that signs it, so its change is applied before its author is verified.
     if change is not None and change.owner is Owner.LEDGER and entry.event.seq == 1:
         apply_key_change(keys, change)
     if entry.event not in known:
-        verify_authors([entry], origin=origin, keys=keys)
+        verify_authors([entry], origin=origin, keys=keys, is_whole=is_whole)
     if change is not None:
         apply_key_change(keys, change)

@@ -34,6 +34,8 @@ MESSAGES: Final[Mapping[int, type[Message]]] = {
 }
 """The payload's message type for each kind of entry that has a payload in this version."""
 
+_ROLES = (st.ROTATION_ROLE_LOG, st.ROTATION_ROLE_STATEMENT)
+
 MAX_TEXT = limits.TEXT_BYTES
 """Most bytes (UTF-8) of a text of a statement: a name, a note, a method, a title, a URI, a reference."""
 
@@ -68,7 +70,13 @@ def decode_known_payload(kind: int, payload: bytes) -> Message | None:
         message = decode_payload(kind, payload)
     except MalformedError:
         return None
-    return message if has_only_known_fields(message) else None
+    return message if is_understood(message) else None
+
+
+def is_understood(message: Message) -> bool:
+    """Report whether this version knows every field of a payload and, if it is a rotation, the key's role."""
+    role = message.rotation.role if isinstance(message, st.LedgerStatement) and message.HasField("rotation") else None
+    return role in (None, *_ROLES) and has_only_known_fields(message)
 
 
 def public_name(message: Message) -> str:

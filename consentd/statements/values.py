@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from consentd.core import codec, key_validity
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import Pruned, Retention
+from consentd.core.rotation import Rotation, RotationRole, StatedKeys
 from consentd.errors import InvalidError
 from consentd.policy import model
 from consentd.policy.vocabulary import Code, Vocabulary
@@ -269,10 +270,33 @@ def stated_key(event: codec.Event, payload: bytes, *, chain: str) -> key_validit
         return None
     message = payloads.decode_known_payload(event.kind, payload)
     if isinstance(message, st.LedgerStatement):
-        return key_validity.key_change(event, message.statement_key, name=chain)
+        key, replaced = changed_statement_key(message)
+        return key_validity.key_change(event, key, name=chain, replaces=replaced)
     if isinstance(message, st.KeyStatement):
         return key_validity.key_change(event, message.key, name=chain, retired=message.retired)
     return None
+
+
+def changed_statement_key(message: st.LedgerStatement) -> tuple[bytes, bytes]:
+    """Return the statement key that a LEDGER entry puts in force, and the one that it replaces; b"": none."""
+    if message.HasField("rotation"):
+        rotation = message.rotation
+        is_statement = rotation.role == st.ROTATION_ROLE_STATEMENT
+        return (rotation.new_key, rotation.old_key) if is_statement else (b"", b"")
+    return message.statement_key, b""
+
+
+def stated_ledger_keys(message: st.LedgerStatement) -> StatedKeys:
+    """Return what a LEDGER entry, which this version understands, states of the ledger's keys."""
+    if not message.HasField("rotation"):
+        return StatedKeys(verifier_keys=tuple(message.verifier_keys), statement_key=message.statement_key)
+    one = message.rotation
+    beside = {field.name for field, _ in message.ListFields()} - {"origin", "rotation"}
+    rotation = Rotation(
+        role=RotationRole(one.role), old_key=one.old_key, new_key=one.new_key, from_size=one.from_size,
+        reason=one.reason, new_signature=one.new_signature,
+    )  # fmt: skip
+    return StatedKeys(rotation=rotation, is_alone=not beside)
 
 
 # -- enums and times ------------------------------------------------------------------------------------------

@@ -100,8 +100,12 @@ class TableTransaction(View):
     # -- one method for each kind that changes the table ------------------------------------------------------
 
     def _ledger(self, event: codec.Event, message: st.LedgerStatement) -> None:
-        if message.statement_key:
-            self._put_key(message.statement_key, Owner.LEDGER, event.time_ms, "")
+        key, replaced = values.changed_statement_key(message)
+        known = self.key_ever(replaced) if replaced else None
+        if known is not None and known.owner is Owner.LEDGER:
+            self._put_key(replaced, Owner.LEDGER, known.from_ms, "", event.time_ms)
+        if key:
+            self._put_key(key, Owner.LEDGER, event.time_ms, "")
         if message.HasField("pruning"):
             self._drop_ended(message.pruning.kept_from_time_ms)
 

@@ -549,6 +549,7 @@ class HistoryHead(_message.Message):
     CONSISTENCY_FIELD_NUMBER: _builtins.int
     SEAL_FIELD_NUMBER: _builtins.int
     SEAL_INCLUSION_FIELD_NUMBER: _builtins.int
+    ROTATIONS_FIELD_NUMBER: _builtins.int
     checkpoint: _builtins.bytes
     """checkpoint of size n, verbatim."""
     seal: _builtins.bytes
@@ -561,6 +562,12 @@ class HistoryHead(_message.Message):
     def seal_inclusion(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """seal_inclusion is the seal's inclusion proof."""
 
+    @_builtins.property
+    def rotations(self) -> _containers.RepeatedCompositeFieldContainer[Global___HistoryRotation]:
+        """rotations lead from an earlier log key to the one that signed the checkpoint, oldest first. Empty if the log key was
+        never replaced.
+        """
+
     def __init__(
         self,
         *,
@@ -568,14 +575,65 @@ class HistoryHead(_message.Message):
         consistency: _abc.Iterable[_builtins.bytes] | None = ...,
         seal: _builtins.bytes = ...,
         seal_inclusion: _abc.Iterable[_builtins.bytes] | None = ...,
+        rotations: _abc.Iterable[Global___HistoryRotation] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "consistency", b"consistency", "seal", b"seal", "seal_inclusion", b"seal_inclusion"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "consistency", b"consistency", "rotations", b"rotations", "seal", b"seal", "seal_inclusion", b"seal_inclusion"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HistoryHead: _TypeAlias = HistoryHead  # noqa: Y015
+
+@_typing.final
+class HistoryRotation(_message.Message):
+    """HistoryRotation is a checkpoint that an earlier log key signed, and the entries that replace this key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    SEAL_FIELD_NUMBER: _builtins.int
+    SEAL_INCLUSION_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    checkpoint: _builtins.bytes
+    """checkpoint that the replaced key signed, verbatim."""
+    seal: _builtins.bytes
+    """seal is the last leaf of the checkpoint's tree."""
+    @_builtins.property
+    def seal_inclusion(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """seal_inclusion is the seal's inclusion proof."""
+
+    @_builtins.property
+    def chain(self) -> Global___HistoryChain:
+        """chain is the header of chain `ledger` at this checkpoint."""
+
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___LedgerEntry]:
+        """entries are all entries of chain `ledger` at this checkpoint."""
+
+    @_builtins.property
+    def consistency(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """consistency proof from this checkpoint to that of the next rotation, or to the head's."""
+
+    def __init__(
+        self,
+        *,
+        checkpoint: _builtins.bytes = ...,
+        seal: _builtins.bytes = ...,
+        seal_inclusion: _abc.Iterable[_builtins.bytes] | None = ...,
+        chain: Global___HistoryChain | None = ...,
+        entries: _abc.Iterable[Global___LedgerEntry] | None = ...,
+        consistency: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "checkpoint", b"checkpoint", "consistency", b"consistency", "entries", b"entries", "seal", b"seal", "seal_inclusion", b"seal_inclusion"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HistoryRotation: _TypeAlias = HistoryRotation  # noqa: Y015
 
 @_typing.final
 class HistoryChain(_message.Message):

@@ -134,6 +134,30 @@ ENTRY_KIND_READ: EntryKind.ValueType  # 24
 """ENTRY_KIND_READ: ReadStatement, in the chain of the person whose statements were read."""
 Global___EntryKind: _TypeAlias = EntryKind  # noqa: Y015
 
+class _RotationRole:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RotationRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RotationRole.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROTATION_ROLE_UNSPECIFIED: _RotationRole.ValueType  # 0
+    """ROTATION_ROLE_UNSPECIFIED is never recorded."""
+    ROTATION_ROLE_LOG: _RotationRole.ValueType  # 1
+    """ROTATION_ROLE_LOG: the Ed25519 key that signs checkpoints."""
+    ROTATION_ROLE_STATEMENT: _RotationRole.ValueType  # 2
+    """ROTATION_ROLE_STATEMENT: the key with which the daemon signs statements."""
+
+class RotationRole(_RotationRole, metaclass=_RotationRoleEnumTypeWrapper):
+    """RotationRole is the use of a key that a rotation replaces."""
+
+ROTATION_ROLE_UNSPECIFIED: RotationRole.ValueType  # 0
+"""ROTATION_ROLE_UNSPECIFIED is never recorded."""
+ROTATION_ROLE_LOG: RotationRole.ValueType  # 1
+"""ROTATION_ROLE_LOG: the Ed25519 key that signs checkpoints."""
+ROTATION_ROLE_STATEMENT: RotationRole.ValueType  # 2
+"""ROTATION_ROLE_STATEMENT: the key with which the daemon signs statements."""
+Global___RotationRole: _TypeAlias = RotationRole  # noqa: Y015
+
 class _ParticipantRole:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -464,8 +488,52 @@ class Pruning(_message.Message):
 Global___Pruning: _TypeAlias = Pruning  # noqa: Y015
 
 @_typing.final
+class Rotation(_message.Message):
+    """Rotation replaces a key of the ledger (ledger-format.md, "Rotation of keys")."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    OLD_KEY_FIELD_NUMBER: _builtins.int
+    NEW_KEY_FIELD_NUMBER: _builtins.int
+    FROM_SIZE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    NEW_SIGNATURE_FIELD_NUMBER: _builtins.int
+    role: Global___RotationRole.ValueType
+    """role is what the key is used for."""
+    old_key: _builtins.bytes
+    """old_key is the Ed25519 public key that is replaced, 32 bytes."""
+    new_key: _builtins.bytes
+    """new_key is the Ed25519 public key that replaces it, 32 bytes."""
+    from_size: _builtins.int
+    """from_size: LOG: the new key signs the checkpoints of this size and larger ones. STATEMENT: the new key signs the
+    daemon's statements in entries from this index on, which is the index of this entry plus one.
+    """
+    reason: _builtins.str
+    """reason is why the key is replaced, without personal data."""
+    new_signature: _builtins.bytes
+    """new_signature is by the new key over this rotation, 64 bytes. It shows that the ledger has the new private key."""
+    def __init__(
+        self,
+        *,
+        role: Global___RotationRole.ValueType = ...,
+        old_key: _builtins.bytes = ...,
+        new_key: _builtins.bytes = ...,
+        from_size: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        new_signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_size", b"from_size", "new_key", b"new_key", "new_signature", b"new_signature", "old_key", b"old_key", "reason", b"reason", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rotation: _TypeAlias = Rotation  # noqa: Y015
+
+@_typing.final
 class LedgerStatement(_message.Message):
-    """LedgerStatement is leaf 0 and describes the ledger. A later one states what was pruned."""
+    """LedgerStatement is leaf 0 and describes the ledger. A later one states what was pruned, or replaces a key."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -478,6 +546,7 @@ class LedgerStatement(_message.Message):
     VAULT_COMMITMENT_FIELD_NUMBER: _builtins.int
     RETENTION_DAYS_FIELD_NUMBER: _builtins.int
     PRUNING_FIELD_NUMBER: _builtins.int
+    ROTATION_FIELD_NUMBER: _builtins.int
     origin: _builtins.str
     """origin is the ledger's name in its checkpoints."""
     statement_key: _builtins.bytes
@@ -504,6 +573,10 @@ class LedgerStatement(_message.Message):
     def pruning(self) -> Global___Pruning:
         """pruning says what may have been deleted; absent in leaf 0."""
 
+    @_builtins.property
+    def rotation(self) -> Global___Rotation:
+        """rotation replaces a key. An entry with a rotation states the origin beside it, and nothing else."""
+
     def __init__(
         self,
         *,
@@ -516,10 +589,11 @@ class LedgerStatement(_message.Message):
         vault_commitment: _builtins.bytes = ...,
         retention_days: _builtins.int = ...,
         pruning: Global___Pruning | None = ...,
+        rotation: Global___Rotation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["pruning", b"pruning"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pruning", b"pruning", "rotation", b"rotation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["map_bits", b"map_bits", "origin", b"origin", "predecessor", b"predecessor", "pruning", b"pruning", "retention", b"retention", "retention_days", b"retention_days", "statement_key", b"statement_key", "vault_commitment", b"vault_commitment", "verifier_keys", b"verifier_keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["map_bits", b"map_bits", "origin", b"origin", "predecessor", b"predecessor", "pruning", b"pruning", "retention", b"retention", "retention_days", b"retention_days", "rotation", b"rotation", "statement_key", b"statement_key", "vault_commitment", b"vault_commitment", "verifier_keys", b"verifier_keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

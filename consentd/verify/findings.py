@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from consentd.core.checkpoint import Checkpoint
+from consentd.core.rotation import FollowedKey
 
 MAX_FAULTS = 100
 """A verification ends after this many faults."""
@@ -115,6 +116,8 @@ class Report(Counts):
     faults: tuple[Fault, ...]
     stopped: bool
     cosignatures: tuple[tuple[str, int], ...] = ()
+    log_keys: tuple[FollowedKey, ...] = ()
+    statement_keys: tuple[tuple[bytes, int], ...] = ()
 
     @property
     def is_undetermined(self) -> bool:

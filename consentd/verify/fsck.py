@@ -19,6 +19,7 @@ from consentd.core.kinds import EntryKind
 from consentd.core.note import Verifier, format_vkey
 from consentd.core.pruned import NOTHING, Pruned
 from consentd.core.replay import Replay
+from consentd.core.rotation import LedgerKeys
 from consentd.errors import ConsentdError, CorruptionError, MalformedError, StorageError
 from consentd.ledger import layout
 from consentd.ledger.retention import read_pruned
@@ -122,7 +123,7 @@ class _Fsck:
         map_bits = _MAP_BITS if self._state is None else self._state.map_bits
         replay = Replay(map_bits, start=self._pruned.start, kept_from_ms=self._pruned.kept_from_ms)
         source = _DamagedSource(store, vault, self._pruned)
-        self.walker = Walker(source, self._expected, replay, Authors({}))
+        self.walker = Walker(source, self._expected, replay, Authors({}, LedgerKeys(origin)))
         self.walker.found = found
 
     def walk(self, progress: Progress | None) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 from consentd.core import codec, key_validity
 from consentd.core.key_validity import MAX_AUTHOR_SKEW_MS, KeyValidity
-from consentd.core.kinds import EntryKind
+from consentd.core.kinds import EntryKind, Owner
 from consentd.core.pruned import Pruned
 from consentd.core.recent_statements import RecentStatements
+from consentd.core.rotation import LedgerKeys, StatedKeys
 from consentd.errors import InvalidError, MalformedError, ProofError, SignatureError
 from consentd.statements import payloads, values
 from consentd.statements.delegations import named_parties
@@ -34,7 +35,8 @@ class Stated:
     Attributes:
         key, retired: the key that a LEDGER or KEY entry puts in force; if *retired*, out of force.
         participant: the id that a PARTICIPANT entry states.
-        origin, verifier_keys: the ledger's name and its log keys, in a LEDGER entry.
+        origin: the ledger's name, in a LEDGER entry. *ledger_keys*: all that the entry states of the ledger's keys.
+        replaces: the statement key that a rotation replaces by *key*.
         retention_days: the age in days from which entries may be pruned, in leaf 0.
         pruned: the pruning that a later LEDGER entry states.
         gives_mandates: whether a PARTICIPANT entry describes an active public authority.
@@ -42,15 +44,17 @@ class Stated:
         giver: the participant that a MANDATE names as the one that gives it.
         attested_by: who attests the KEY, DELEGATION or MANDATE; empty: its author signed it.
         chain: the public name of the chain to which a VOCABULARY, NOTICE or RULES entry belongs.
-        has_unknown_fields: the payload has fields that this version does not know. They may change the meaning of the
-            known fields, so all other attributes but *giver* are empty.
+        has_unknown_fields: the payload has fields that this version does not know, or replaces a key of a role that it
+            does not know. They may change the meaning of the known fields, so all other attributes but *giver* are
+            empty.
     """
 
     key: bytes = b""
     retired: bool = False
     participant: str = ""
     origin: str = ""
-    verifier_keys: tuple[str, ...] = ()
+    replaces: bytes = b""
+    ledger_keys: StatedKeys | None = None
     retention_days: int = 0
     pruned: Pruned | None = None
     gives_mandates: bool = False
@@ -106,11 +110,12 @@ def _read_stated(kind: int, message: Any, retention: values.StatedRetention | No
     if kind in _NAMED_KINDS:
         return Stated(chain=payloads.public_name(message))
     giver = message.giver if kind == EntryKind.MANDATE else ""
-    if not payloads.has_only_known_fields(message):
+    if not payloads.is_understood(message):
         return Stated(giver=giver, has_unknown_fields=True)
     if retention is not None:
+        key, replaces = values.changed_statement_key(message)
         return Stated(
-            message.statement_key, origin=message.origin, verifier_keys=tuple(message.verifier_keys),
+            key, origin=message.origin, replaces=replaces, ledger_keys=values.stated_ledger_keys(message),
             retention_days=retention.days, pruned=retention.pruned,
         )  # fmt: skip
     if kind == EntryKind.KEY:
@@ -131,26 +136,30 @@ class Authors:
         authorities: the tags of those that are active public authorities now.
         recent: the signed statements that a later entry of their chain must not repeat.
         keys_lost: an entry of ``KEY_KINDS`` could not be read, so a key that is unknown here may be in force.
+        ledger_keys: the ledger's own keys, as chain ``ledger`` states them so far. *ledger_seq*: seq of the last entry
+            of that chain up to which every entry was read; after a later one, rotations cannot be verified.
     """
 
-    def __init__(self, keys: MutableMapping[bytes, tuple[KeyValidity, ...]]) -> None:
-        """Start with the *keys* known so far; ``verify`` adds to them."""
+    def __init__(self, keys: MutableMapping[bytes, tuple[KeyValidity, ...]], ledger_keys: LedgerKeys) -> None:
+        """Start with the *keys* known so far; ``verify`` adds to them, and to *ledger_keys*."""
         self._keys = keys
+        self.ledger_keys = ledger_keys
+        self.ledger_seq = 0
         self.participants: dict[bytes, str] = {}
         self.authorities: set[bytes] = set()
         self.recent = RecentStatements()
         self.keys_lost = False
 
-    def verify(self, event: codec.Event, signed: SignedStatement) -> bool:
+    def verify(self, event: codec.Event, signed: SignedStatement, index: int) -> bool:
         """Verify that the author's key was in force for this entry; then apply what the entry states about keys.
 
         Returns:
             True; False if this cannot be determined, because an unreadable entry may have put the key in force.
 
         Raises:
-            SignatureError: the key was not in force for its author, or the author's clock is too far off; or the giver
-                of a mandate is no active public authority.
-            ProofError: the chain has this signed statement already.
+            SignatureError: the key was not in force for its author, or the author's clock is too far off; the giver of
+                a mandate is no active public authority; or the new key of a rotation did not sign it.
+            ProofError: the chain has this signed statement already; or a rotation contradicts what the ledger stated.
             MalformedError: a PARTICIPANT, VOCABULARY, NOTICE or RULES entry is not in the chain of what the entry is
                 about; a participant attests the key of one; or a DELEGATION or MANDATE breaks a rule of
                 ``_verify_parties``.
@@ -165,11 +174,27 @@ class Authors:
         is_in_force = any(key_validity.may_author(validity, event, giver) for validity in validities)
         if not is_in_force and not (self.keys_lost and not validities):
             raise SignatureError("author's key was not in force for this entry")
+        if is_in_force and all(one.owner is Owner.LEDGER for one in validities):
+            self.ledger_keys.verify_term(signed.key, index)
+        self._add_ledger_keys(event, stated, signed.key, index)
         if stated is not None:
             self._add(event, stated)
         if is_in_force:
             self.recent.add(event, signed.key, signed.request_id, validities, giver)
         return is_in_force
+
+    def _add_ledger_keys(self, event: codec.Event, stated: Stated | None, signer: bytes, index: int) -> None:
+        """Apply what an entry of chain ``ledger`` states of the ledger's own keys. Raises as ``LedgerKeys.add``."""
+        # INVARIANT: after an entry of this chain that was not read, it is not known which keys the ledger has stated.
+        if event.tag != codec.LEDGER_TAG or event.seq != self.ledger_seq + 1:
+            return
+        if stated is not None and stated.has_unknown_fields:
+            return
+        self.ledger_seq = event.seq
+        if stated is not None and stated.ledger_keys is not None:
+            self.ledger_keys.add(stated.ledger_keys, seq=event.seq, signer=signer, index=index)
+        elif stated is not None and event.kind == EntryKind.KEY and stated.retired:
+            self.ledger_keys.retire(stated.key)
 
     def _add(self, event: codec.Event, stated: Stated) -> None:
         if stated.has_unknown_fields:
@@ -208,7 +233,9 @@ class Authors:
             raise MalformedError("entry is attested by a participant, and not by an operator")
 
     def _add_key(self, event: codec.Event, stated: Stated, *, name: str) -> None:
-        change = key_validity.key_change(event, stated.key, name=name, retired=stated.retired)
+        change = key_validity.key_change(
+            event, stated.key, name=name, retired=stated.retired, replaces=stated.replaces
+        )
         if change is not None:
             key_validity.apply_key_change(self._keys, change)
 

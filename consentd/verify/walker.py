@@ -16,7 +16,7 @@ from consentd.core.checkpoint import Checkpoint
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import NOTHING, Pruned, Retention
 from consentd.core.replay import Replay, ReplayError
-from consentd.errors import StorageError, VerificationError
+from consentd.errors import ProofError, StorageError, VerificationError
 from consentd.verify import findings as reasons
 from consentd.verify.findings import Findings, Report
 from consentd.verify.leaf_checks import CheckedRun
@@ -52,14 +52,12 @@ class LedgerFacts:
     """What the walk has learned so far, beside the replay and the keys in force.
 
     Attributes:
-        is_named: chain `ledger` states the expected log key, or leaf 0 was not read yet.
         retention: the ledger's retention policy, and the prunings that comply with the policy.
         stated: the prunings that LEDGER entries state.
         missing: by tag, indexes of entries whose statement is missing; only the first index if that may be no fault.
         sees_persons: the source has returned a statement of a person.
     """
 
-    is_named: bool = True
     retention: Retention = field(default_factory=Retention)
     stated: list[Pruned] = field(default_factory=list)
     missing: dict[bytes, list[int]] = field(default_factory=dict)
@@ -142,8 +140,7 @@ class Walker:
             self.found.add(None, f"leaves do not hash to the tree's root at size {self.replay.size}")
         if self.found.unchecked[reasons.CLOSED] and not self.facts.sees_persons:
             self.found.not_checked(reasons.NO_PERSONS)
-        if not self.facts.is_named:
-            self.found.add(0, "ledger does not name the pinned log key as its own")
+        self._compare_log_key()
         for tag, indexes in self.facts.missing.items():
             # INVARIANT: of these statements, only those of erased persons may be missing.
             if tag in self.replay.heads and self.replay.heads[tag][2]:
@@ -166,6 +163,16 @@ class Walker:
             for stated in self.facts.stated
         ):
             self.found.add(None, "source claims other entries to be pruned than the ledger states")
+
+    def _compare_log_key(self) -> None:
+        """Verify that the expected key signs checkpoints of this size, if all entries of chain `ledger` were read."""
+        count = self.replay.heads.get(codec.LEDGER_TAG, (0, b"", False))[0]
+        if not (self.expected.vkey and count and self.authors.ledger_seq == count):
+            return
+        try:
+            self.authors.ledger_keys.verify_log_key(self.expected.vkey, self.replay.size)
+        except ProofError as error:
+            self.found.add(0, str(error))
 
     def _pass_over(self, index: int, leaf: bytes, leaf_hash: bytes) -> None:
         """Process a missing or damaged leaf, of which only the hash in the tree is known."""
@@ -190,7 +197,7 @@ class Walker:
         if stated is not None and stated.has_unknown_fields:
             self.found.not_checked(reasons.UNKNOWN_FIELDS)
         try:
-            if not self.authors.verify(event, signed):
+            if not self.authors.verify(event, signed, index):
                 self.found.not_checked(reasons.KEY_UNKNOWN)
                 return
             self.found.counts.statements_opened += 1
@@ -220,11 +227,8 @@ class Walker:
     def _verify_ledger_entry(self, index: int, event: codec.Event, stated: Stated) -> None:
         """Compare what an entry of chain `ledger` states with what is expected of the ledger."""
         expected, facts = self.expected, self.facts
-        if event.seq == 1:
-            facts.is_named = not expected.vkey
         if stated.origin != expected.origin and (event.seq == 1 or stated.origin):
             self.found.add(index, f"ledger names another origin for itself than the one pinned: `{stated.origin}`")
-        facts.is_named |= expected.vkey in stated.verifier_keys
         if stated.pruned is not None:
             facts.stated.append(stated.pruned)
         facts.retention.apply(event, stated.retention_days, stated.pruned)
@@ -258,5 +262,6 @@ class Walker:
         return Report(
             checkpoint=point, start=start, size=self.replay.size, tags=len(self.replay.heads),
             not_checked={what: count for what, count in found.unchecked.items() if count}, faults=faults,
-            stopped=stopped, cosignatures=cosignatures, **asdict(found.counts),
+            stopped=stopped, cosignatures=cosignatures, log_keys=self.authors.ledger_keys.replaced_log_keys(),
+            statement_keys=self.authors.ledger_keys.replaced_statement_keys(), **asdict(found.counts),
         )  # fmt: skip

@@ -30,7 +30,7 @@ from pathlib import Path
 from consentd import descriptors
 from consentd.config import parse_listen
 from consentd.core import ed25519, merkle, note
-from consentd.core.checkpoint import Checkpoint, open_checkpoint
+from consentd.core.checkpoint import Checkpoint, open_checkpoint, open_own
 from consentd.core.note import Note, NoteSignature, Signer
 from consentd.core.replay import ReplayError
 from consentd.core.submission import PATH, SIZE_TYPE, Submission, format_cosignatures, format_size, parse_submission
@@ -44,6 +44,7 @@ from consentd.errors import (
     ProofError,
     SignatureError,
     StorageError,
+    UnknownKeyError,
     VerificationError,
 )  # fmt: skip
 from consentd.files import FileLock, hold_reserve, read_file_if_exists, write_file
@@ -142,6 +143,10 @@ class Witness:
         """Do the checks in the module's docstring from status 403 on, then cosign. The caller holds the log's lock."""
         try:
             point, opened = open_checkpoint(submission.note, state.origin, state.verifier)
+        except UnknownKeyError as error:
+            # A witness does not follow rotations: its operator decides when it cosigns under the new key.
+            log.warning("log `%s` signs with a key that is not configured: if it was replaced, name it", state.origin)
+            return text_response(HTTPStatus.FORBIDDEN, str(error))
         except SignatureError as error:
             return text_response(HTTPStatus.FORBIDDEN, str(error))
         except MalformedError as error:
@@ -201,7 +206,8 @@ class _LogState:
             return Checkpoint(self.origin, 0, merkle.EMPTY_ROOT)
         try:
             note.open_note(self.note, [witness_key])
-            return open_checkpoint(self.note, self.origin, self.verifier)[0]
+            # After the log has replaced its key, the note is by the old one, under our own cosignature.
+            return open_own(self.note, self.origin, self.verifier)
         except VerificationError as error:
             raise CorruptionError(f"state of the witness is not what it wrote: `{self._path}`: {error}") from error
 

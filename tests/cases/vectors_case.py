@@ -1,10 +1,10 @@
 """Vectors for verifiers in other languages: what to accept, and what to refuse and why.
 
 Each vector is evidence with what it is verified under, and *want*: ``ok``, or what is wrong with it: ``malformed``,
-``signature``, ``proof``. Histories and receipts are of a ledger that the real sequencer wrote (``LedgerCase``); what
-no sequencer writes is forged with the log's own key (``vectors_forged``), so that nothing but the one broken rule
-speaks against it. Changes with a reason of their own say what they want; those of a sweep, bit by bit and field by
-field, must not be accepted, and want what our own verifier says of them: ``verdict``.
+``signature``, ``proof``; ``unknown_key``: nothing is determined. Histories and receipts are of a ledger that the real
+sequencer wrote (``LedgerCase``); what no sequencer writes is forged with the log's own key (``vectors_forged``), so
+that nothing but the one broken rule speaks against it. Changes with a reason of their own say what they want; those of
+a sweep, bit by bit and field by field, must not be accepted, and want what our own verifier says of them: ``verdict``.
 """
 
 import base64
@@ -17,8 +17,8 @@ from cases.ledgers import LOG, ORIGIN
 from consentd.core import checkpoint, codec, ed25519, note, quorum
 from consentd.core.evidence import Evidence, Scope, format_evidence, parse_evidence
 from consentd.core.history import HistoryProof
-from consentd.errors import InvalidError, MalformedError, ProofError, SignatureError
-from consentd.statements import payloads
+from consentd.errors import InvalidError, MalformedError, ProofError, SignatureError, UnknownKeyError
+from consentd.statements import payloads, values
 from consentd.statements.evidence import VerifiedEvidence, verify_evidence
 from consentd.v1 import statement_pb2 as st
 from consentd_client import History
@@ -96,6 +96,8 @@ def verdict(vector: Vector) -> str:
         is_determined = _VERIFY[vector.kind](vector)
     except MalformedError:
         return "malformed"
+    except UnknownKeyError:
+        return "unknown_key"
     except SignatureError:
         return "signature"
     except ProofError:
@@ -209,6 +211,8 @@ def read_payload(kind: str, payload: bytes) -> dict[str, Any] | None:
     try:
         message = payloads.parse(st.KeyStatement if kind == "key" else st.LedgerStatement, payload)
         payloads.check_no_unknown_fields(message)
+        if not payloads.is_understood(message):
+            return None
     except (MalformedError, InvalidError):
         return None
     if kind == "key":
@@ -221,7 +225,20 @@ def read_payload(kind: str, payload: bytes) -> dict[str, Any] | None:
         "pruning": [str(message.pruning.kept_from_time_ms), str(message.pruning.start_size)]
         if message.HasField("pruning")
         else None,
+        "rotation": _read_rotation(message),
     }
+
+
+def _read_rotation(message: st.LedgerStatement) -> dict[str, Any] | None:
+    """Return what a LEDGER payload says of a rotation, and whether it says nothing else; None: nothing."""
+    stated = values.stated_ledger_keys(message)
+    one = stated.rotation
+    if one is None:
+        return None
+    return {
+        "role": int(one.role), "old_key": b64(one.old_key), "new_key": b64(one.new_key), "reason": one.reason,
+        "from_size": str(one.from_size), "new_signature": b64(one.new_signature), "is_alone": stated.is_alone,
+    }  # fmt: skip
 
 
 _VERIFY: dict[str, Callable[[Vector], object]] = {

@@ -115,7 +115,7 @@ def evidence() -> Iterator[Vector]:
 def other_pins(name: str, document: Document) -> Iterator[Vector]:
     yield vector(f"{name}: another origin pinned", "proof", document, origin="ledger.example/other")
     stranger = note.format_vkey(note.Signer(ORIGIN, STRANGER).verifier)
-    yield vector(f"{name}: another key pinned", "signature", document, log_key=stranger)
+    yield vector(f"{name}: another key pinned", "unknown_key", document, log_key=stranger)
 
 
 # -- each value, each list --------------------------------------------------------------------------------------

@@ -119,7 +119,8 @@ def files(document: Document, **under: Any) -> Iterator[Vector]:
             more = changed_object(document, location, lambda fields, name=name: {**fields, name: 0})
             yield file(f"with a name that is not known, {where}", "malformed", more)
     yield file("with a name that is not known, of many lists", "malformed", b'{"x":' + DEEP + b"," + good[1:])
-    for text in ("consentd/evidence/v2", "consentd/evidence/v1 ", "", None, 1, ["consentd/evidence/v1"]):
+    others = ("consentd/evidence/v1", "consentd/evidence/v3", "consentd/evidence/v2 ")
+    for text in (*others, "", None, 1, ["consentd/evidence/v2"]):
         yield file(f"of format {text!r}", "malformed", {**document, "format": text})
     yield file("with its format twice, the last right", "malformed", b'{"format":"x",' + good[1:])
     yield file("with its format twice, the last wrong", "malformed", good[:-1] + b',"format":"x"}')

@@ -279,17 +279,17 @@ def forged_authors(vector: Callable[..., Vector], grant: Callable[..., Forge]) -
     yield from self_made(vector)
     both = base().add(ME, EntryKind.KEY, DAEMON, key_payload(BANK.public_key)).add(ME, EntryKind.GRANT, BANK)
     yield vector("one key of two owners", "ok", both)
-    for name, payload in (
-        ("with a field not known", key_payload(STRANGER.public_key) + b"\x20\x01"),
-        ("cut", key_payload(STRANGER.public_key)[:-1]),
-        ("of 31 bytes", key_payload(STRANGER.public_key[:-1])),
-        ("of 33 bytes", key_payload(STRANGER.public_key + b"\0")),
-        ("that is empty", b""),
+    for name, want, payload in (
+        ("with a field not known", "unknown_key", key_payload(STRANGER.public_key) + b"\x20\x01"),
+        ("cut", "unknown_key", key_payload(STRANGER.public_key)[:-1]),
+        ("of 31 bytes", "signature", key_payload(STRANGER.public_key[:-1])),
+        ("of 33 bytes", "signature", key_payload(STRANGER.public_key + b"\0")),
+        ("that is empty", "signature", b""),
     ):
         unread = base().add(ME, EntryKind.KEY, DAEMON, payload)
         yield vector(f"a KEY {name}", "ok", unread)
         unread = base().add(ME, EntryKind.KEY, DAEMON, payload)
-        yield vector(f"signed by a KEY {name}", "signature", unread.add(ME, EntryKind.GRANT, STRANGER))
+        yield vector(f"signed by a KEY {name}", want, unread.add(ME, EntryKind.GRANT, STRANGER))
     payload = key_payload(STRANGER.public_key) + key_payload(BANK.public_key)
     for name, want, author in (("first", "signature", STRANGER), ("last", "ok", BANK)):
         twice = base().add(ME, EntryKind.KEY, DAEMON, payload).add(ME, EntryKind.GRANT, author)
@@ -340,8 +340,8 @@ def forged_ledgers(vector: Callable[..., Vector]) -> Iterator[Vector]:
         ("names another log key", "proof", ledger_payload(log_key=other)),
         ("names a key that is none", "proof", ledger_payload(log_key="x")),
         ("names another statement key", "signature", ledger_payload(STRANGER.public_key)),
-        ("has a field not known", "signature", ledger_payload() + b"\x78\x01"),
-        ("is no message", "signature", b"\xff"),
+        ("has a field not known", "unknown_key", ledger_payload() + b"\x78\x01"),
+        ("is no message", "unknown_key", b"\xff"),
         ("is empty", "signature", b""),
     ):
         yield vector(f"leaf 0 {name}", want, base(payload))

@@ -283,14 +283,16 @@ def other_checkpoints(case: LedgerCase, whole: Document, bad: Callable[..., Vect
     wrong = replace(point, origin="ledger.example/other")
     yield under("checkpoint of another origin", checkpoint.sign_checkpoint(wrong, [LOG]))
     same_name = note.Signer(ORIGIN, STRANGER)
-    for signer in (same_name, note.Signer("ledger.example/other", LOG.key)):
-        yield under(f"signed by {signer.name}, another key", checkpoint.sign_checkpoint(point, [signer]), "signature")
+    for signer, want in (
+        (same_name, "unknown_key"), (note.Signer("ledger.example/other", LOG.key), "signature"),
+    ):  # fmt: skip
+        yield under(f"signed by {signer.name}, another key", checkpoint.sign_checkpoint(point, [signer]), want)
     yield under("cosigned by a stranger", note.format_note(
         checkpoint.format_checkpoint(point),
         [LOG.sign(checkpoint.format_checkpoint(point)), WITNESS.cosign(checkpoint.format_checkpoint(point), 5)],
     ), "ok")  # fmt: skip
     yield under("another origin pinned", content, origin="ledger.example/other")
-    yield under("another key pinned", content, "signature", log_key=note.format_vkey(same_name.verifier))
+    yield under("another key pinned", content, "unknown_key", log_key=note.format_vkey(same_name.verifier))
     renamed = note.Signer("ledger.example/renamed", LOG.key)
     text = checkpoint.sign_checkpoint(point, [renamed])
     yield under("a key that the ledger does not name", text, log_key=note.format_vkey(renamed.verifier))

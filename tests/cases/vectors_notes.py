@@ -92,7 +92,7 @@ def receipts(case: LedgerCase) -> Iterator[Vector]:
         yield receipt(name, want, other, leaf)
     yield receipt("another origin pinned", "proof", content, leaf, origin="ledger.example/other")
     other_key = note.format_vkey(note.Signer(ORIGIN, STRANGER).verifier)
-    yield receipt("another key pinned", "signature", content, leaf, log_key=other_key)
+    yield receipt("another key pinned", "unknown_key", content, leaf, log_key=other_key)
     wrong = checkpoint.sign_checkpoint(replace(point, origin="ledger.example/other"), [LOG])
     foreign = checkpoint.format_proof(replace(bundle, checkpoint_note=wrong))
     yield receipt("another origin signed", "proof", foreign, leaf)
@@ -154,7 +154,7 @@ def notes() -> Iterator[Vector]:
         yield vector(f"a good one and one with byte {at} changed", "signature", raw(text, line, wrong))
     for size in (1, 63, 65, 100):
         yield vector(f"signature of {size} bytes", "signature", raw(text, replace(line, signature=bytes(size))))
-    yield vector("another key ID", "signature", raw(text, replace(line, key_id=line.key_id ^ 1)))
+    yield vector("another key ID", "unknown_key", raw(text, replace(line, key_id=line.key_id ^ 1)))
     yield vector("another name", "signature", raw(text, replace(line, name=line.name + "x")))
     yield vector("100 lines", "ok", raw(text, line, *[cosigned] * 99))
     yield vector("101 lines", "malformed", raw(text, line, *[cosigned] * 100))
@@ -237,6 +237,11 @@ def payloads() -> Iterator[Vector]:
             st.LedgerStatement(retention_days=2**32 - 1, pruning=st.Pruning(kept_from_time_ms=-1)),
             st.LedgerStatement(pruning=st.Pruning()),
             st.LedgerStatement(pruning=st.Pruning(start_size=2**64 - 1)),
+            st.LedgerStatement(origin=ORIGIN, rotation=st.Rotation(
+                role=st.ROTATION_ROLE_LOG, old_key=b"o" * 32, new_key=b"n" * 32, from_size=2**64 - 1, reason="교체",
+                new_signature=b"s" * 64,
+            )),
+            st.LedgerStatement(rotation=st.Rotation(role=st.ROTATION_ROLE_STATEMENT, new_key=b"n")),
         ],
     }  # fmt: skip
     rng = random.Random(5)
@@ -257,6 +262,10 @@ def payloads() -> Iterator[Vector]:
             "4a0108", "4a0b08ffffffffffffffffff7f", "4a0b08ffffffffffffffffff01", "4a06088080808001", "4a", "4801",
             "4a044a020801", "4005", "40ffffffff1f", "4080808080808080808001", "4205", "4a80808080800000",
             "4a0c0880808080808080808080010000",
+            "5200", "52020801", "52020802", "52020803", "52020800", "52020a00", "5204080210", "52040802200152020801",
+            "52060802200128ff", "520508022a0161", "520508022a01ff", "520408023801", "520b08ffffffffffffffffff01",
+            "520b088180808080808080807f", "52060881808080103801", "5203088200", "52", "5001",
+            "5204080132004000", "52040801320030004a00",
         ):  # fmt: skip
             contents += [bytes.fromhex(tail), contents[0] + bytes.fromhex(tail)]
         whole = contents[0]

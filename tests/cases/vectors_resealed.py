@@ -37,7 +37,7 @@ class Grown:
 
         signed = checkpoint.sign_checkpoint(checkpoint.Checkpoint(ORIGIN, size, edge.root()), [LOG])
         return {
-            "format": FORMAT, "consistency": [], "keys": [], "policy": "", **document,
+            "format": FORMAT, "consistency": [], "rotations": [], "keys": [], "policy": "", **document,
             "checkpoint": b64(signed),
             "seal": b64(self.leaves[-1]),
             "seal_inclusion": inclusion(size - 1),
@@ -113,14 +113,14 @@ def forged_evidence() -> Iterator[Vector]:
         ("a statement key that a KEY named", "signature", named, replace(access, **nobody)),
         ("another origin named", "proof", Step(EntryKind.LEDGER, moved, ledger)),
         ("another statement key", "ok", Step(EntryKind.LEDGER, second, ledger), replace(access, **nobody)),
-        ("another statement key with a field not known", "signature",
+        ("another statement key with a field not known", "unknown_key",
          Step(EntryKind.LEDGER, unread, ledger), replace(access, **nobody)),
         ("a LEDGER entry with a field not known", "undetermined", Step(EntryKind.LEDGER, unread, ledger)),
         ("a LEDGER entry that is none", "undetermined", Step(EntryKind.LEDGER, b"\xff", ledger)),
         ("a LEDGER entry elsewhere", "signature", Step(EntryKind.LEDGER, second, other), replace(access, **nobody)),
         ("a KEY with a field not known", "undetermined", Step(EntryKind.KEY, later, bank)),
         ("a KEY that is none", "undetermined", Step(EntryKind.KEY, b"\xff", bank)),
-        ("signed by a KEY with a field not known", "signature",
+        ("signed by a KEY with a field not known", "unknown_key",
          Step(EntryKind.KEY, later, bank), replace(outcome, **nobody)),
     ):  # fmt: skip
         yield forged(name, want, *steps)

@@ -7,6 +7,7 @@ from google.protobuf.message import Message
 from consentd.core import codec
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.kinds import EntryKind, is_known
+from consentd.core.rotation import FollowedKey
 from consentd.policy.dates import format_instant
 from consentd.v1 import statement_pb2 as st
 from consentd_client import labels, show
@@ -93,6 +94,9 @@ class History:
         missing: first and last seq of each range of entries that was pruned before this client could read the range.
         kept_from_ms: older entries may have been pruned, as the published policy allows; 0: no entry was pruned.
         is_complete: the entries reach the end of the chain. Only ``history_part`` returns a history that does not.
+        log_keys: the log keys from the pinned one to the one that signed the checkpoint; empty: the pinned one signed.
+        understands_keys: False if an entry of an author's chain is of a later version, so that it could not be
+            determined which keys it puts in force or out of force.
     """
 
     tag: bytes = field(repr=False)
@@ -104,6 +108,8 @@ class History:
     missing: tuple[tuple[int, int], ...] = ()
     kept_from_ms: int = 0
     is_complete: bool = True
+    log_keys: tuple[FollowedKey, ...] = ()
+    understands_keys: bool = True
 
     @property
     def is_absent(self) -> bool:

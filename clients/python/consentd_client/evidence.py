@@ -14,6 +14,7 @@ from consentd.core.evidence import MAX_SIZE, Evidence, Scope, claimed_keys, form
 from consentd.core.quorum import format_policy
 from consentd.errors import InvalidError, ProofError
 from consentd.statements.evidence import verify_evidence
+from consentd.statements.rotations import follow_rotations
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd_client import ledger
@@ -52,7 +53,7 @@ def open_history(
         raise ProofError("evidence is of a range of entries, and not of one chain")
     asked = evidence.proof.chains[0]
     check_asked(asked, name=name or ("" if tag else asked.public_name), tag=tag)
-    return history_of(verified.histories, verified.sealed)
+    return replace(history_of(verified.histories, verified.sealed), log_keys=verified.log_keys)
 
 
 def save_history(
@@ -72,10 +73,12 @@ def save_history(
     else:
         found = yield from ledger.history(context, chain, tag=tag)
         request = ls.GetHistoryRequest(subject=chain)
-    trust, now_ms = context.pinned(), context.now_ms()
+    pinned, now_ms = context.pinned(), context.now_ms()
     request.known_tree_size = found.checkpoint.size
     pieces = yield from call_stream(context, request, ls.GetHistoryResponse)
     proof = collect_proof(pieces)
+    followed = follow_rotations(proof, origin=pinned.origin, log_key=pinned.log_key, policy=pinned.policy)
+    trust = replace(pinned, log_key=followed.log_key)
     history.verify_sealed_checkpoint(proof, origin=trust.origin, log_verifier=trust.log_key, held=found.checkpoint)
     policy = "" if trust.policy is None else format_policy(trust.policy).decode()
     scope, keys = Scope(tag=found.tag), claimed_keys(trust.log_key)
@@ -84,7 +87,7 @@ def save_history(
         raise InvalidError(f"history is longer than a file may be: `{len(content)}` bytes")
     # Verify the bytes of the file itself, as every reader of the file will do.
     whole = yield from run_blocking(
-        lambda: open_history(content, trust=trust, name=found.name, tag=found.tag, now_ms=now_ms)
+        lambda: open_history(content, trust=pinned, name=found.name, tag=found.tag, now_ms=now_ms)
     )
     _check_continues(found, whole)
     known = max((entry.seq for entry in found.entries if not entry.is_new), default=0)

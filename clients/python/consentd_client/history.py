@@ -14,13 +14,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from consentd.core import history
-from consentd.core.checkpoint import Checkpoint, open_checkpoint
-from consentd.core.history import ChainProof, HistoryEntry, HistoryProof, SealedCheckpoint, VerifiedEntry
+from consentd.core.checkpoint import Checkpoint, open_own
+from consentd.core.history import ChainProof, HistoryEntry, HistoryProof, RotationProof, SealedCheckpoint, VerifiedEntry
 from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX, ValidKeys, may_author
 from consentd.core.kinds import EntryKind, Owner
 from consentd.errors import InvalidError, MalformedError, ProofError, VerificationError
-from consentd.statements.evidence import HeldPart, VerifiedChains, message_of, verify_chains
+from consentd.statements.chains import HeldPart, VerifiedChains, message_of, verify_chains
 from consentd.statements.givers import giver_of
+from consentd.statements.rotations import follow_rotations
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd_client.entries import SUBJECT, Entry, History
 from consentd_client.memory import RememberedEntry, RememberedHistory
@@ -43,16 +44,25 @@ def collect_proof(pieces: Iterable[ls.GetHistoryResponse]) -> HistoryProof:
             chains[-1][1].extend(_history_entry(entry) for entry in piece.entries.entries)
     if head is None or not chains:
         raise MalformedError("history stream ends before its first chain")
-    proofs = tuple(
-        ChainProof(
-            tag=chain.tag, public_name=chain.public_name, count=chain.count, head=chain.head,
-            map_proof=chain.map_proof, first_seq=chain.first_seq, entries=tuple(entries),
-        )
-        for chain, entries in chains
-    )  # fmt: skip
     return HistoryProof(
         checkpoint=head.checkpoint, consistency=tuple(head.consistency), seal=head.seal,
-        seal_inclusion=tuple(head.seal_inclusion), chains=proofs,
+        seal_inclusion=tuple(head.seal_inclusion), chains=tuple(_chain_proof(*chain) for chain in chains),
+        rotations=tuple(map(_rotation_proof, head.rotations)),
+    )  # fmt: skip
+
+
+def _chain_proof(chain: ls.HistoryChain, entries: Iterable[HistoryEntry]) -> ChainProof:
+    return ChainProof(
+        tag=chain.tag, public_name=chain.public_name, count=chain.count, head=chain.head,
+        map_proof=chain.map_proof, first_seq=chain.first_seq, entries=tuple(entries),
+    )  # fmt: skip
+
+
+def _rotation_proof(rotation: ls.HistoryRotation) -> RotationProof:
+    return RotationProof(
+        checkpoint=rotation.checkpoint, seal=rotation.seal, seal_inclusion=tuple(rotation.seal_inclusion),
+        history=_chain_proof(rotation.chain, map(_history_entry, rotation.entries)),
+        consistency=tuple(rotation.consistency),
     )  # fmt: skip
 
 
@@ -64,17 +74,19 @@ def _history_entry(entry: ls.LedgerEntry) -> HistoryEntry:
 def open_remembered(checkpoint: bytes | None, trust: Trust) -> Checkpoint | None:
     """Parse and verify the remembered *checkpoint*, a signed note; return None if *checkpoint* is None.
 
+    The memory is the client's own. So a remembered checkpoint may be signed by another key of the log than the pinned
+    one: it was verified before the log replaced its key, or before the reader pinned the present one.
+
     Raises:
-        InvalidError: the memory belongs to another ledger or is damaged, or the pinned key is wrong.
+        InvalidError: the memory belongs to another ledger or is damaged.
     """
     if checkpoint is None:
         return None
     try:
-        point, _ = open_checkpoint(checkpoint, trust.origin, trust.log_key)
+        return open_own(checkpoint, trust.origin, trust.log_key)
     except VerificationError as error:
         # The memory or the pinned key is wrong, so the error must not count as evidence against the daemon.
         raise InvalidError(f"memory has no checkpoint of the pinned ledger: {error}") from error
-    return point
 
 
 def verify_history(
@@ -126,6 +138,8 @@ def verify_history_part(
     Raises:
         VerificationError: see ``consentd.core.history`` and ``check_asked``.
     """
+    followed = follow_rotations(proof, origin=trust.origin, log_key=trust.log_key, policy=trust.policy)
+    trust = replace(trust, log_key=followed.log_key)
     origin, log_key = trust.origin, trust.log_key
     sealed = history.verify_sealed_checkpoint(proof, origin=origin, log_verifier=log_key, held=remembered_checkpoint)
     trust.verify_witnessed(proof.checkpoint, now_ms=now_ms, seal_time_ms=sealed.seal.time_ms)
@@ -138,10 +152,11 @@ def verify_history_part(
         most=most,
     )  # fmt: skip
     assert chains.part is not None, "a chain was asked for"
+    followed.verify_continues(chains.ledger_entries)
     result = history_of(
         chains, sealed, authors=[one.author for one in known], after=0 if before is None else before.held.count
     )
-    result = replace(result, is_complete=chains.part.held.count == asked.count)
+    result = replace(result, is_complete=chains.part.held.count == asked.count, log_keys=followed.keys)
     whole = zip((*entries, *asked.entries), result.entries, strict=True)
     memory = RememberedHistory(asked.tag, tuple(RememberedEntry(entry, shown.author) for entry, shown in whole))
     return result, memory, chains.part
@@ -195,6 +210,7 @@ def history_of(
     return History(
         tag=first.proof.tag, name=name, checkpoint=sealed.checkpoint, seal_time_ms=sealed.seal.time_ms, entries=shown,
         is_erased=erased, missing=_missing_ranges(entries, after), kept_from_ms=0 if name else chains.kept_from_ms,
+        understands_keys=chains.is_whole,
     )  # fmt: skip
 
 

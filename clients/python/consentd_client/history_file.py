@@ -17,7 +17,7 @@ from consentd.core.history import HeldChain, HistoryEntry, VerifiedEntry, open_s
 from consentd.core.recent_statements import decode_recent, encode_recent
 from consentd.errors import MalformedError, ProofError, StorageError
 from consentd.files import read_file_if_exists, write_file
-from consentd.statements.evidence import HeldPart, message_of
+from consentd.statements.chains import HeldPart, message_of
 from consentd_client.entries import Entry, History
 from consentd_client.memory import RememberedEntry, decode_entry, encode_entry
 

@@ -12,7 +12,7 @@ from consentd.core.history import HistoryProof
 from consentd.core.key_validity import has_author_keys
 from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, NotFoundError, PreconditionError, ProofError, VerificationError
-from consentd.statements.evidence import HeldPart
+from consentd.statements.chains import HeldPart
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd_client.entries import History

@@ -13,11 +13,11 @@ import { type VerifiedEntry, type VerifiedPart, verifyPart } from "./history.js"
 import { hasAuthorKeys, type KeyChange, type KeyValidity, LEDGER_CHAIN, statedKeys } from "./key_validity.js";
 import { giverOf, PARTICIPANT_PREFIX, type ValidKeys, verifyAuthors, verifyGiver } from "./key_validity.js";
 import { verifyKeyChanges } from "./key_validity.js";
-import { ERASURE, KINDS, LEDGER } from "./kinds.js";
-import { formatVkey } from "./note.js";
-import { decodeLedgerStatement, type LedgerStatement } from "./payloads.js";
+import { ERASURE, KEY, KINDS, LEDGER } from "./kinds.js";
+import { decodeKeyStatement, decodeLedgerStatement, type LedgerStatement } from "./payloads.js";
 import type { ReadTrust } from "./quorum.js";
 import { type RecentStatement, verifyOnce } from "./recent_statements.js";
+import { LedgerKeys } from "./rotation.js";
 
 const DAY_MS = 86_400_000n;
 
@@ -59,6 +59,8 @@ export interface ProvenChains {
   readonly keys: ValidKeys;
   /** Entries of persons before this time may be pruned, as chain `ledger` states; 0n: none may. */
   readonly keptFromMs: bigint;
+  /** The entries of chain `ledger`, and what they state of the ledger's own keys; null: the chain is not there. */
+  readonly ledger: { readonly entries: readonly VerifiedEntry[]; readonly keys: LedgerKeys } | null;
   /** Of chain `ledger`: for how many days it published to keep entries; 0: it is not there, or keeps all. */
   readonly retentionDays: number;
   /** What the entries of the first chain state of keys. */
@@ -76,12 +78,13 @@ export interface ProvenChains {
  * @param heldChain what the reader holds of the chain asked for.
  * @param most how many entries of the chain asked for were asked for; null: all.
  * @throws {MalformedError} a part of one is not what it should be.
+ * @throws {UnknownKeyError} an author's key was not in force, but an entry of a later version may have made it so.
  * @throws {SignatureError} an author's key was not in force, or a signature is wrong.
  * @throws {ProofError} a chain is not whole or not needed, or has a signed statement twice; or chain `ledger`
- * contradicts what is pinned or its own policy.
+ * contradicts what is pinned, its own policy, or what it stated of its keys before.
  */
 export function verifyChains(
-  proofs: readonly ChainProof[], { seal }: SealedCheckpoint, asked: Uint8Array | null, trust: ReadTrust,
+  proofs: readonly ChainProof[], { checkpoint, seal }: SealedCheckpoint, asked: Uint8Array | null, trust: ReadTrust,
   heldChain: HeldChain | null = null, most: bigint | null = null,
 ): ProvenChains {
   const isAsked = ({ tag }: ChainProof): boolean => asked !== null && equal(tag, asked);
@@ -119,10 +122,13 @@ export function verifyChains(
   const [recent = []] = chains.map(({ chain, entries }) => {
     return verifyOnce(entries, keys, isAsked(chain) ? (heldChain?.recent ?? []) : []);
   });
+  let ledgerKeys: LedgerKeys | null = null;
   if (asked !== null || proofs.some(isLedger)) {
+    const place = proofs.findIndex(isLedger);
     // The reader compared what is held of chain `ledger` with the pins when it verified that.
-    const isHeld = Boolean(heldChain?.count) && proofs[0]?.publicName === LEDGER_CHAIN;
-    checkLedger(stated.flatMap(({ ledger }) => ledger), trust, isHeld);
+    const held = place >= 0 && isAsked(proofs[place]!) ? heldChain : null;
+    const entries = place < 0 ? [] : chains[place]!.entries;
+    ledgerKeys = verifyLedger(entries, stated[place]?.ledger ?? [], trust, checkpoint.size, held);
   }
   return {
     chains: chains.map(({ chain, entries }, place) => {
@@ -137,6 +143,7 @@ export function verifyChains(
     }),
     keys,
     keptFromMs,
+    ledger: ledgerKeys && { entries: chains.find(({ chain }) => isLedger(chain))?.entries ?? [], keys: ledgerKeys },
     retentionDays,
     changes: stated[0]?.changes ?? [],
     recent,
@@ -166,18 +173,31 @@ export function unreadOf(publicName: string, entries: readonly VerifiedEntry[], 
   return [...unknown, ...more].map(({ seq, kind }) => ({ publicName, seq, kind }));
 }
 
-/** Compare what chain `ledger` states of the ledger with what is pinned.
+/** Verify what the entries of chain `ledger` state of the ledger itself; return its keys.
  *
- * @param isHeld the reader verified earlier entries of that chain before, so that no more need follow.
- * @throws {ProofError} it names another origin, or not the log key.
+ * @param statements of the entries that this version understands.
+ * @param size of the tree whose checkpoint the log key signed.
+ * @param held what the reader holds of that chain; null: nothing.
+ * @throws {ProofError} it names another origin, a rotation contradicts it, or another log key signs such checkpoints.
+ * @throws {SignatureError} the new key of a rotation did not sign it.
  */
-function checkLedger(statements: readonly LedgerStatement[], { origin, log }: ReadTrust, isHeld: boolean): void {
-  if ((!statements.length && !isHeld) || statements.some((stated) => stated.origin !== origin)) {
+function verifyLedger(
+  entries: readonly VerifiedEntry[], statements: readonly LedgerStatement[], { origin, log }: ReadTrust, size: bigint,
+  held: HeldChain | null,
+): LedgerKeys {
+  const keys = held?.ledgerKeys?.copy() ?? new LedgerKeys(origin);
+  for (const { event, statement } of entries) {
+    if (statement === null) continue;
+    const stated = event.kind === LEDGER ? decodeLedgerStatement(statement.payload) : null;
+    if (stated) keys.add(stated, event.seq, statement.key, size);
+    const changed = event.kind === KEY ? decodeKeyStatement(statement.payload) : null;
+    if (changed?.retired) keys.retire(changed.key);
+  }
+  if ((!statements.length && !held?.count) || statements.some((stated) => stated.origin !== origin)) {
     throw new ProofError("ledger names another origin for itself than the one pinned");
   }
-  if (!isHeld && !statements.some(({ verifierKeys }) => verifierKeys.includes(formatVkey(log)))) {
-    throw new ProofError("ledger does not name the pinned log key as its own");
-  }
+  keys.verifyLogKey(log, size);
+  return keys;
 }
 
 /** Return for how many days leaf 0 published to keep entries; *held* if leaf 0 is not sent again. */

@@ -20,9 +20,9 @@
 
 import { decodeBase64, decodeText, equal } from "./bytes.js";
 import { HASH_SIZE } from "./codec.js";
-import { MalformedError, ProofError, SignatureError } from "./errors.js";
+import { MalformedError, ProofError, SignatureError, UnknownKeyError } from "./errors.js";
 import { EMPTY_ROOT, verifyInclusion } from "./merkle.js";
-import { hasSpace, isBy, MAX_NOTE_SIZE, type Note, openNote, type Verifier } from "./note.js";
+import { hasSpace, isBy, MAX_NOTE_SIZE, type Note, openNote, parseNote, type Verifier } from "./note.js";
 
 /** The largest tree size that is accepted. */
 export const MAX_SIZE = (1n << 63n) - 1n;
@@ -74,6 +74,7 @@ export function parseCheckpoint(text: string): Checkpoint {
 /** Verify that this log signed a checkpoint note; return the checkpoint, and the note with its verified signatures.
  *
  * @throws {MalformedError} it is not a checkpoint note.
+ * @throws {UnknownKeyError} its only signatures in the log's name are by other keys. The log may have replaced its key.
  * @throws {SignatureError} the log has not signed it, or a signature by the log or a known witness is wrong.
  * @throws {ProofError} it is a checkpoint of another origin.
  */
@@ -83,6 +84,13 @@ export function openCheckpoint(
   log: Verifier,
   witnesses: readonly Verifier[] = [],
 ): [Checkpoint, Note] {
+  const lines = parseNote(note).unverified;
+  if (lines.some(({ name }) => name === log.name) && !lines.some((line) => isBy(line, log))) {
+    throw new UnknownKeyError(
+      "checkpoint is signed in the log's name by a key that is not pinned. If the log has replaced its key, verify a " +
+        "file with its rotations, which leads from the pinned key to the new one; then pin the new one",
+    );
+  }
   const opened = openNote(note, [log, ...witnesses]);
   if (!opened.verified.some((line) => isBy(line, log))) throw new SignatureError("checkpoint is not signed by the log");
   const checkpoint = parseCheckpoint(opened.text);

@@ -8,7 +8,7 @@ import { parseArgs } from "node:util";
 
 import { decodeHex, decodeText, encodeText, equal } from "./bytes.js";
 import { parseProof } from "./checkpoint.js";
-import { MalformedError, ProofError, UnreadKeyError, VerificationError } from "./errors.js";
+import { MalformedError, ProofError, UnknownKeyError, VerificationError } from "./errors.js";
 import { parseEvidence } from "./evidence.js";
 import { type HeldFile, heldJson, type Json, parseHeld } from "./held.js";
 import { parseJson } from "./json.js";
@@ -216,7 +216,7 @@ function answer({ json }: Values, content: Json, lines: readonly string[]): void
 }
 
 function refuse(error: unknown, args: string[]): number {
-  const isDisproved = error instanceof VerificationError && !(error instanceof UnreadKeyError);
+  const isDisproved = error instanceof VerificationError && !(error instanceof UnknownKeyError);
   const verdict = isDisproved ? "disproved" : "undetermined";
   const message = error instanceof Error ? error.message : String(error);
   if (args.includes("--json")) {

@@ -4,7 +4,8 @@
  *     VerificationError     the bytes prove nothing; bad bytes cause no other error
  *      ├─ MalformedError        not the format it claims to be
  *      ├─ SignatureError        a signature does not verify, or its key was not in force
- *      │   └─ UnreadKeyError        or this version does not understand the entry that made it valid
+ *      │   └─ UnknownKeyError       or the key is not known here: another log key than the pinned one, or a key that an
+ *      │                            entry of a later version may have made valid. Nothing is determined
  *      └─ ProofError            a proof does not lead to where it should
  *
  * Messages are lower case, begin with constant text and never contain an identifier of a subject. An error of the
@@ -26,9 +27,10 @@ export class SignatureError extends VerificationError {
   override name = "SignatureError";
 }
 
-/** Report that a key was not in force, as far as this version understands the entries that state keys. */
-export class UnreadKeyError extends SignatureError {
-  override name = "UnreadKeyError";
+/** Report that a signature is by a key that is not known here, so nothing is determined: a log key that is not pinned,
+ * or a key that an entry of a later version may have put in force. */
+export class UnknownKeyError extends SignatureError {
+  override name = "UnknownKeyError";
 }
 
 /** Report that a proof does not lead to where it should. */

@@ -7,12 +7,12 @@
 import { decodeBase64, decodeText } from "./bytes.js";
 import { HASH_SIZE, publicTag } from "./codec.js";
 import { MalformedError } from "./errors.js";
-import type { ChainProof, HistoryEntry, HistoryProof } from "./history.js";
+import type { ChainProof, HistoryEntry, HistoryProof, RotationProof } from "./history.js";
 import { type JsonValue, parseJson } from "./json.js";
 import { PARTICIPANT_PREFIX } from "./key_validity.js";
 
 /** The `format` of a file. */
-export const EVIDENCE_FORMAT = "consentd/evidence/v1";
+export const EVIDENCE_FORMAT = "consentd/evidence/v2";
 /** Most bytes of a file. */
 export const MAX_EVIDENCE_SIZE = 384 * 2 ** 20;
 
@@ -20,7 +20,9 @@ const MAX_NESTING = 8;
 const BYTES_PER_MARK = 24;
 const FREE_MARKS = 1000;
 const MAX_HASHES = 64;
-const FILE = "format scope checkpoint consistency seal seal_inclusion histories entries keys policy".split(" ");
+const FILE =
+  "format scope checkpoint consistency seal seal_inclusion histories entries rotations keys policy".split(" ");
+const ROTATION = "checkpoint seal seal_inclusion history consistency".split(" ");
 
 /** What a file claims to contain: a range of indexes (both ends included), a chain, or what concerns a participant. */
 export type Scope =
@@ -37,7 +39,7 @@ export interface SingleEntry extends HistoryEntry {
 /** A file as it was parsed: all of it is claims. */
 export interface Evidence {
   readonly scope: Scope;
-  /** Checkpoint, seal and histories. */
+  /** Checkpoint, seal, histories and rotations. */
   readonly proof: HistoryProof;
   /** Single entries. */
   readonly entries: readonly SingleEntry[];
@@ -69,6 +71,7 @@ export function parseEvidence(content: Uint8Array): Evidence {
     proof: {
       checkpoint: file.bytes("checkpoint"), consistency: file.hashes("consistency"), seal: file.bytes("seal"),
       sealInclusion: file.hashes("seal_inclusion"), chains: file.list("histories").map(parseHistory),
+      rotations: file.list("rotations").map(parseRotation),
     },
     entries: file.list("entries").map(parseSingle),
     keys: file.list("keys").map(textOf),
@@ -100,6 +103,15 @@ function parseHistory(value: JsonValue): ChainProof {
     tag: history.bytes("tag"), publicName: history.text("public_name"), count: history.integer("count"),
     head: history.bytes("head"), mapProof: history.bytes("map_proof"), firstSeq: history.integer("first_seq"),
     entries: history.list("entries").map((entry) => parseEntry(new Fields(entry, ["leaf", "opening"]))),
+  };
+}
+
+function parseRotation(value: JsonValue): RotationProof {
+  const rotation = new Fields(value, ROTATION);
+  return {
+    checkpoint: rotation.bytes("checkpoint"), seal: rotation.bytes("seal"),
+    sealInclusion: rotation.hashes("seal_inclusion"), history: parseHistory(rotation.value("history")),
+    consistency: rotation.hashes("consistency"),
   };
 }
 

@@ -4,6 +4,7 @@
 
 import { decodeBase64, decodeHex, encodeBase64, encodeHex } from "./bytes.js";
 import type { Held, HeldChain } from "./history.js";
+import { LedgerKeys } from "./rotation.js";
 
 /** A value that JSON can hold. */
 export type Json = string | number | boolean | null | readonly Json[] | { readonly [name: string]: Json };
@@ -29,7 +30,32 @@ export function heldJson({ tag, held, heldChain }: HeldFile): Json {
     keys: heldChain.keys.map(({ key, timeMs, retired }) => {
       return { key: encodeBase64(key), time_ms: String(timeMs), retired };
     }),
+    ledger_keys: heldChain.ledgerKeys && ledgerKeysJson(heldChain.ledgerKeys),
   };
+}
+
+function ledgerKeysJson({ origin, named, logTerms, terms }: LedgerKeys): Json {
+  return {
+    origin, named,
+    log: logTerms.map(({ fromSize, key, replaces }) => {
+      return { from_size: String(fromSize), key: encodeBase64(key), replaces: encodeBase64(replaces) };
+    }),
+    statement: terms.map(({ key, first, end, inForce }) => {
+      return { key: encodeBase64(key), first: String(first), end: String(end), in_force: inForce };
+    }),
+  };
+}
+
+function parseLedgerKeys(read: Record<string, unknown>, number: (value: unknown) => bigint): LedgerKeys {
+  const rows = (name: string): Record<string, unknown>[] => read[name] as Record<string, unknown>[];
+  const key = (one: Record<string, unknown>, name = "key"): Uint8Array => decodeBase64(one[name] as string);
+  const log = rows("log").map((one) => {
+    return { fromSize: number(one["from_size"]), key: key(one), replaces: key(one, "replaces") };
+  });
+  const terms = rows("statement").map((one) => {
+    return { key: key(one), first: number(one["first"]), end: number(one["end"]), inForce: one["in_force"] === true };
+  });
+  return new LedgerKeys(read["origin"] as string, read["named"] as string[], log, terms);
 }
 
 /** Parse what was kept.
@@ -59,6 +85,7 @@ export function parseHeld(text: string): HeldFile {
         keys: (keys as Record<string, unknown>[]).map((one) => ({
           key: decodeBase64(one["key"] as string), timeMs: number(one["time_ms"]), retired: one["retired"] === true,
         })),
+        ledgerKeys: read.ledger_keys === null ? null : parseLedgerKeys(read.ledger_keys, number),
       },
     };
   } catch (error) {

@@ -24,6 +24,7 @@ import type { KeyChange } from "./key_validity.js";
 import { leafHash, verifyConsistency, verifyInclusion } from "./merkle.js";
 import type { Verifier } from "./note.js";
 import { verifyAbsence, verifyPresence } from "./patricia.js";
+import type { LedgerKeys } from "./rotation.js";
 import type { RecentStatement } from "./recent_statements.js";
 
 const MAX_NAME = 128;
@@ -73,6 +74,20 @@ export interface HistoryProof {
   readonly sealInclusion: readonly Uint8Array[];
   /** The chain asked for first, then those of its authors' keys. */
   readonly chains: readonly ChainProof[];
+  /** How to reach the key that signed the checkpoint from an earlier log key, oldest first. Default: none. */
+  readonly rotations?: readonly RotationProof[];
+}
+
+/** A checkpoint that a log key signed before it was replaced, and chain `ledger` at that time. All of it is claims. */
+export interface RotationProof {
+  /** The signed note, verbatim. */
+  readonly checkpoint: Uint8Array;
+  readonly seal: Uint8Array;
+  readonly sealInclusion: readonly Uint8Array[];
+  /** The whole chain `ledger`. */
+  readonly history: ChainProof;
+  /** Hashes, from this checkpoint to that of the next rotation, or to the history's own. */
+  readonly consistency: readonly Uint8Array[];
 }
 
 /** The checkpoint that the client has verified before. */
@@ -95,6 +110,8 @@ export interface HeldChain {
   readonly retentionDays: number;
   /** What the entries held state of keys. */
   readonly keys: readonly KeyChange[];
+  /** Of chain `ledger`: what the entries held state of the ledger's own keys; of other chains null. */
+  readonly ledgerKeys: LedgerKeys | null;
   /** Statements of the entries held that later ones must not repeat. */
   readonly recent: readonly RecentStatement[];
   /** Entries that were pruned before the client could read them. */

@@ -8,11 +8,11 @@
 import { encodeHex } from "./bytes.js";
 import * as codec from "./codec.js";
 import * as ed25519 from "./ed25519.js";
-import { SignatureError, UnreadKeyError } from "./errors.js";
+import { SignatureError, UnknownKeyError } from "./errors.js";
 import type { ChainProof, VerifiedEntry } from "./history.js";
 import { ANYBODY, DELEGATION, KEY, KINDS, LEDGER, MANDATE, type Owner, PARTICIPANT } from "./kinds.js";
 import { decodeKeyStatement, decodeLedgerStatement, type LedgerStatement } from "./payloads.js";
-import { mayGiveMandates, readGiver } from "./payloads.js";
+import { mayGiveMandates, readGiver, STATEMENT_ROLE } from "./payloads.js";
 
 /** How far an author's clock may be from the ledger's. */
 export const MAX_AUTHOR_SKEW_MS = 600_000n;
@@ -75,6 +75,11 @@ export class ValidKeys {
   /** Report whether only the daemon may sign this entry with this key. */
   isDaemonsAlone(key: Uint8Array, event: codec.Event, giver: string): boolean {
     return this.has(key) && this.#findAll(key, event, giver).every(({ owner }) => owner === "ledger");
+  }
+
+  /** Report whether this key was valid for the daemon, and for nobody else at any time. */
+  isDaemonsOnly(key: Uint8Array): boolean {
+    return (this.#validities.get(encodeHex(key)) ?? []).every(({ owner }) => owner === "ledger");
   }
 
   /** Return the validities by which this key may sign this entry. */
@@ -171,7 +176,7 @@ export function statedKeys({ publicName }: { publicName: string }, entries: read
       if (stated === null) unread.push(event);
       else if (publicName === LEDGER_CHAIN) {
         ledger.push(stated);
-        if (stated.statementKey.length) changes.push({ key: stated.statementKey, timeMs, retired: false });
+        changes.push(...changesOf(stated, timeMs));
       }
     } else if (kind === KEY) {
       const stated = decodeKeyStatement(statement.payload);
@@ -183,12 +188,20 @@ export function statedKeys({ publicName }: { publicName: string }, entries: read
   return { changes, ledger, unread };
 }
 
+/** Return what a LEDGER entry states of the daemon's statement keys. */
+function changesOf({ statementKey, rotation }: LedgerStatement, timeMs: bigint): KeyChange[] {
+  if (rotation === null) return statementKey.length ? [{ key: statementKey, timeMs, retired: false }] : [];
+  if (rotation.role !== STATEMENT_ROLE) return [];
+  const { oldKey, newKey } = rotation;
+  return [{ key: oldKey, timeMs, retired: true }, ...(newKey.length ? [{ key: newKey, timeMs, retired: false }] : [])];
+}
+
 /** Verify that each statement was signed by a key that was valid at its leaf's time and may state its kind; return for
  * each entry the validity of that key, and null for an entry whose statement is gone.
  *
  * Any author may state a kind that this version does not know, so the caller must report such an entry as undetermined.
  *
- * @throws {UnreadKeyError} no valid key, as far as this version understands the entries that state keys.
+ * @throws {UnknownKeyError} no valid key, as far as this version understands the entries that state keys.
  * @throws {SignatureError} no valid key, an author who may not state the kind, clocks too far apart, or a wrong
  * signature.
  */
@@ -207,7 +220,7 @@ export function verifyAuthors(
     if (validity === undefined) {
       const unknown = `author's key was not in force for this entry: seq \`${event.seq}\``;
       if (keys.isWhole) throw new SignatureError(unknown);
-      throw new UnreadKeyError(`${unknown}, or was put in force by an entry that this version cannot read`);
+      throw new UnknownKeyError(`${unknown}, or was put in force by an entry that this version cannot read`);
     }
     ed25519.verify(statement.key, codec.signedMessage(origin, event, statement), statement.signature);
     return validity;

@@ -23,8 +23,9 @@ type Value = bigint | bigint[] | Uint8Array | string | string[] | Values;
 const ATTESTATION: Fields = { 1: "text", 2: "text" };
 const KEY_STATEMENT: Fields = { 1: "bytes", 2: 64, 3: ATTESTATION };
 const PRUNING: Fields = { 1: 64, 2: 64 };
+const ROTATION: Fields = { 1: 32, 2: "bytes", 3: "bytes", 4: 64, 5: "text", 6: "bytes" };
 const LEDGER_STATEMENT: Fields = {
-  1: "text", 2: "texts", 3: "bytes", 4: "text", 5: "bytes", 6: 32, 7: "bytes", 8: 32, 9: PRUNING,
+  1: "text", 2: "texts", 3: "bytes", 4: "text", 5: "bytes", 6: 32, 7: "bytes", 8: 32, 9: PRUNING, 10: ROTATION,
 };
 // Of name and attestation nothing depends here, so their fields are not looked at.
 const PARTICIPANT_STATEMENT: Fields = {
@@ -32,6 +33,12 @@ const PARTICIPANT_STATEMENT: Fields = {
 };
 const PUBLIC_AUTHORITY = 5n;
 const GIVER = 7;
+const [ORIGIN_FIELD, ROTATION_FIELD] = [1, 10];
+
+/** Role of the key that signs checkpoints. */
+export const LOG_ROLE = 1;
+/** Role of the key with which the daemon signs statements. */
+export const STATEMENT_ROLE = 2;
 
 const VARINT = 0;
 const FIXED64 = 1;
@@ -52,6 +59,18 @@ export interface Pruning {
   readonly startSize: bigint;
 }
 
+/** What a ledger states of a key that it replaces. */
+export interface Rotation {
+  /** `LOG_ROLE` or `STATEMENT_ROLE`. */
+  readonly role: number;
+  readonly oldKey: Uint8Array;
+  readonly newKey: Uint8Array;
+  readonly fromSize: bigint;
+  readonly reason: string;
+  /** By the new key. */
+  readonly newSignature: Uint8Array;
+}
+
 /** A `LedgerStatement`, as far as it is about keys and retention. */
 export interface LedgerStatement {
   readonly origin: string;
@@ -63,6 +82,10 @@ export interface LedgerStatement {
   readonly retentionDays: number;
   /** null: this entry states no pruning. */
   readonly pruning: Pruning | null;
+  /** null: this entry replaces no key. */
+  readonly rotation: Rotation | null;
+  /** Whether the entry states nothing beside its origin and its rotation. */
+  readonly isAlone: boolean;
 }
 
 /** Decode a `KeyStatement`; null: this version does not understand all of it. */
@@ -78,6 +101,10 @@ export function decodeLedgerStatement(payload: Uint8Array): LedgerStatement | nu
   const origin = values.get(1);
   const verifierKeys = values.get(2);
   const pruning = values.get(9);
+  const stated = values.get(ROTATION_FIELD);
+  const rotation = stated instanceof Map ? readRotation(stated) : null;
+  if (rotation && rotation.role !== LOG_ROLE && rotation.role !== STATEMENT_ROLE) return null;
+  const beside = [...values].filter(([number]) => number !== ORIGIN_FIELD && number !== ROTATION_FIELD);
   return {
     origin: typeof origin === "string" ? origin : "",
     verifierKeys: Array.isArray(verifierKeys) ? (verifierKeys as string[]) : [],
@@ -85,6 +112,23 @@ export function decodeLedgerStatement(payload: Uint8Array): LedgerStatement | nu
     retentionDays: Number(values.get(8) ?? 0n),
     // An empty message is present too. It states that nothing is pruned.
     pruning: pruning instanceof Map ? readPruning(pruning) : null,
+    rotation,
+    isAlone: beside.every(([, value]) => isDefault(value)),
+  };
+}
+
+/** Report whether a field that is present has the value of an absent one. An empty message does not. */
+function isDefault(value: Value): boolean {
+  if (typeof value === "bigint") return value === 0n;
+  return !(value instanceof Map) && value.length === 0;
+}
+
+function readRotation(values: Values): Rotation {
+  const [role, fromSize] = [values.get(1), values.get(4)].map((value) => (typeof value === "bigint" ? value : 0n));
+  const reason = values.get(5);
+  return {
+    role: Number(role), oldKey: bytesOf(values.get(2)), newKey: bytesOf(values.get(3)), fromSize: fromSize!,
+    reason: typeof reason === "string" ? reason : "", newSignature: bytesOf(values.get(6)),
   };
 }
 

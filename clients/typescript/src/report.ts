@@ -5,13 +5,14 @@
 import { encodeBase64, encodeHex, equal } from "./bytes.js";
 import { NOT_PROVEN_OF_PRUNED, type ProvenChain, type ProvenEntry, type Unread } from "./chains.js";
 import type { Event, Seal } from "./codec.js";
-import { MalformedError, ProofError, SignatureError, type VerificationError } from "./errors.js";
+import { MalformedError, ProofError, SignatureError, UnknownKeyError, type VerificationError } from "./errors.js";
 import type { Scope } from "./evidence.js";
 import { heldJson, type Json } from "./held.js";
 import type { KeyValidity } from "./key_validity.js";
 import { KINDS } from "./kinds.js";
 import type { SeqRange } from "./history.js";
 import type { Cosignature } from "./quorum.js";
+import type { FollowedKey } from "./rotation.js";
 import { type EvidenceResult, type HistoryResult, NOT_PROVEN, type ReceiptResult } from "./verify.js";
 import type { ReducedReceiptResult } from "./verify.js";
 
@@ -24,6 +25,7 @@ const NOT_PROVEN_OF_EVIDENCE: readonly string[] = [
 /** Name the class of an error, as the shared vectors do. */
 export function errorClass(error: VerificationError): string {
   if (error instanceof MalformedError) return "malformed";
+  if (error instanceof UnknownKeyError) return "unknown_key";
   if (error instanceof SignatureError) return "signature";
   if (error instanceof ProofError) return "proof";
   return "verification";
@@ -40,6 +42,7 @@ export function historyJson(result: HistoryResult): Json {
   return {
     verdict: unread.length || !complete ? "undetermined" : "proven",
     ...checkpointJson(result),
+    log_keys: logKeysJson(result.logKeys),
     seal_time_ms: integer(seal.timeMs),
     tag: encodeHex(tag), public_name: publicName, count: integer(count), complete, erased,
     missing: missingJson(missing), kept_from_ms: integer(keptFromMs), unread: unreadJson(unread),
@@ -67,6 +70,7 @@ export function evidenceJson(result: EvidenceResult): Json {
   return {
     verdict: isDetermined(result) ? "proven" : "undetermined",
     ...checkpointJson(result),
+    log_keys: logKeysJson(result.logKeys),
     seal_time_ms: integer(seal.timeMs),
     scope: scopeJson(scope),
     kept_from_ms: integer(result.keptFromMs),
@@ -191,12 +195,24 @@ function unreadJson(unread: readonly Unread[]): Json {
   return unread.map(({ publicName, seq, kind }) => ({ public_name: publicName, seq: integer(seq), kind }));
 }
 
-/** Return the last lines: who cosigned, what is undetermined, and what is not proven. */
-function endText({ cosignatures, unread }: HistoryResult | EvidenceResult, notProven: readonly string[]): string[] {
+function logKeysJson(keys: readonly FollowedKey[]): Json {
+  return keys.map(({ vkey, fromSize }) => ({ vkey, from_size: integer(fromSize) }));
+}
+
+function logKeysText(keys: readonly FollowedKey[]): string[] {
+  return keys.map(({ vkey, fromSize }) => {
+    return fromSize ? `log key replaced, from size ${fromSize} on: ${vkey}` : `log key pinned: ${vkey}`;
+  });
+}
+
+/** Return the last lines: which log keys were followed, who cosigned, what is undetermined, and what is not proven. */
+function endText(result: HistoryResult | EvidenceResult, notProven: readonly string[]): string[] {
+  const { cosignatures, unread, logKeys } = result;
   const undetermined = unread.map(({ publicName, seq, kind }) => {
     return `undetermined: what ${kindName(kind)} states, seq ${seq}${publicName && ` of ${publicName}`}`;
   });
-  return [...cosignatureText(cosignatures), ...undetermined, "not proven:", ...notProven.map((text) => `  ${text}`)];
+  const signers = [...logKeysText(logKeys), ...cosignatureText(cosignatures)];
+  return [...signers, ...undetermined, "not proven:", ...notProven.map((text) => `  ${text}`)];
 }
 
 function scopeJson(scope: Scope): Json {

@@ -11,6 +11,7 @@ import { type Checkpoint, verifyProof } from "./checkpoint.js";
 import { decodeLeaf, type Event, type Seal, type Statement } from "./codec.js";
 import { MalformedError, ProofError } from "./errors.js";
 import { type Evidence, parseEvidence, type Scope, scopeTag, type SingleEntry } from "./evidence.js";
+import { followRotations, verifyContinues } from "./follow.js";
 import { type Held, type HeldChain, type HistoryProof, openStatement } from "./history.js";
 import { type SealedCheckpoint, type SeqRange, verifySealedCheckpoint } from "./history.js";
 import { type KeyValidity, LEDGER_CHAIN, PARTICIPANT_PREFIX, statedKeys, ValidKeys } from "./key_validity.js";
@@ -19,6 +20,7 @@ import { KINDS } from "./kinds.js";
 import { leafHash, verifyInclusion } from "./merkle.js";
 import { type Cosignature, readTrust, type ReadTrust, type Trust, verifyWitnessed } from "./quorum.js";
 import { verifyOnce } from "./recent_statements.js";
+import type { FollowedKey } from "./rotation.js";
 
 /** What a history does not prove, however complete it is. */
 export const NOT_PROVEN: readonly string[] = [
@@ -49,8 +51,13 @@ interface Verified {
   readonly cosignatures: readonly Cosignature[];
 }
 
+interface Followed {
+  /** The log keys from the pinned one to the one that signed the checkpoint; empty: the pinned one signed it. */
+  readonly logKeys: readonly FollowedKey[];
+}
+
 /** What a history proves. */
-export interface HistoryResult extends Verified {
+export interface HistoryResult extends Verified, Followed {
   readonly seal: Seal;
   readonly tag: Uint8Array;
   /** Empty for a person's chain. */
@@ -85,7 +92,7 @@ export interface ProvenSingle {
 }
 
 /** What evidence proves. */
-export interface EvidenceResult extends Verified {
+export interface EvidenceResult extends Verified, Followed {
   readonly seal: Seal;
   /** What the file contains. A range and a chain are proven to be complete. */
   readonly scope: Scope;
@@ -133,7 +140,7 @@ export function verifyHistory(document: Uint8Array | HistoryProof, options: Hist
   const trust = readTrust(options);
   const evidence = document instanceof Uint8Array ? parseEvidence(document) : ofProof(document);
   const { held = null, heldChain = null, most = null, tag, publicName } = options;
-  const { sealed, cosignatures, proven } = verifyAll(evidence, trust, held, heldChain, most);
+  const { sealed, cosignatures, proven, logKeys } = verifyAll(evidence, trust, held, heldChain, most);
   const [asked] = evidence.proof.chains;
   const [first] = proven.chains;
   if (asked === undefined || first === undefined || proven.last === null) {
@@ -151,12 +158,14 @@ export function verifyHistory(document: Uint8Array | HistoryProof, options: Hist
   const unread = proven.unread.filter(({ publicName, kind }) => publicName === asked.publicName || KINDS.has(kind));
   const retentionDays = asked.publicName === "ledger" ? proven.retentionDays : 0;
   const keys = [...(heldChain?.keys ?? []), ...proven.changes];
+  const ledgerKeys = asked.publicName === LEDGER_CHAIN ? (proven.ledger?.keys ?? null) : null;
   return {
-    checkpoint, cosignatures, seal, count, missing, unread, erased: last.erased, complete: last.count === count,
+    checkpoint, cosignatures, logKeys,
+    seal, count, missing, unread, erased: last.erased, complete: last.count === count,
     tag: asked.tag, publicName: asked.publicName, entries: first.entries,
     keptFromMs: asked.publicName ? 0n : proven.keptFromMs,
     held: { treeSize: checkpoint.size, root: checkpoint.root },
-    heldChain: { ...last, retentionDays, keys, recent: proven.recent, missing },
+    heldChain: { ...last, retentionDays, keys, ledgerKeys, recent: proven.recent, missing },
   };
 }
 
@@ -170,11 +179,11 @@ export function verifyHistory(document: Uint8Array | HistoryProof, options: Hist
 export function verifyEvidence(content: Uint8Array, options: Trust): EvidenceResult {
   const trust = readTrust(options);
   const evidence = parseEvidence(content);
-  const { sealed, cosignatures, proven, entries } = verifyAll(evidence, trust);
+  const { sealed, cosignatures, proven, entries, logKeys } = verifyAll(evidence, trust);
   const singles = entries.flatMap(({ leaf, ...signed }) => (leaf.type === "event" ? [{ event: leaf, ...signed }] : []));
   const all = [...proven.chains.flatMap((chain) => chain.entries), ...singles];
   return {
-    ...sealed, cosignatures, entries,
+    ...sealed, cosignatures, logKeys, entries,
     scope: evidence.scope, chains: proven.chains, keptFromMs: proven.keptFromMs,
     closed: all.filter(({ statement }) => statement === null).length,
     unproven: all.filter(({ statement, author }) => statement !== null && author === null).length,
@@ -219,7 +228,7 @@ function ofProof(proof: HistoryProof): Evidence {
   return { scope: { tag: first.tag }, proof, entries: [], keys: [], policy: "" };
 }
 
-interface VerifiedAll {
+interface VerifiedAll extends Followed {
   readonly sealed: SealedCheckpoint;
   readonly cosignatures: readonly Cosignature[];
   readonly proven: ProvenChains;
@@ -228,9 +237,11 @@ interface VerifiedAll {
 
 /** Verify everything in a file, in the order of evidence-format.md, "Verification". */
 function verifyAll(
-  { scope, proof, entries }: Evidence, trust: ReadTrust, held: Held | null = null, heldChain: HeldChain | null = null,
+  { scope, proof, entries }: Evidence, pinned: ReadTrust, held: Held | null = null, heldChain: HeldChain | null = null,
   most: bigint | null = null,
 ): VerifiedAll {
+  const followed = followRotations(proof, pinned);
+  const trust = { ...pinned, log: followed.log };
   const sealed = verifySealedCheckpoint(proof, trust.origin, trust.log, held);
   const cosignatures = verifyWitnessed(proof.checkpoint, sealed.seal.timeMs, trust);
   const asked = scopeTag(scope);
@@ -242,8 +253,9 @@ function verifyAll(
     throw new ProofError("first history is not named as the participant's chain");
   }
   const proven = verifyChains(proof.chains, sealed, asked, trust, heldChain, most);
+  verifyContinues(followed, proven.ledger?.entries ?? []);
   const singles = verifySingles(entries, sealed).map((single) => {
-    return { ...single, author: verifyAuthor(single, trust.origin, proven.keys) };
+    return { ...single, author: verifyAuthor(single, trust.origin, proven) };
   });
   const ofSingles = singles.flatMap(({ leaf, ...one }) => (leaf.type === "event" ? [{ event: leaf, ...one }] : []));
   verifyGivers(ofSingles, proven.chains.map((chain) => ({ chain, entries: chain.entries })));
@@ -254,7 +266,7 @@ function verifyAll(
   });
   verifyOnce(signed.filter(({ statement }) => hasLedger || proven.keys.has(statement.key)), proven.keys);
   verifyRange(scope, entries, sealed.checkpoint);
-  return { sealed, cosignatures, proven, entries: singles };
+  return { sealed, cosignatures, proven, entries: singles, logKeys: followed.keys };
 }
 
 /** Verify that each single entry is included at its index, in rising order of index and time. */
@@ -281,13 +293,19 @@ function verifySingles(
 
 /** Verify who signed a single entry. Return null if there is no statement, or if its key may be the person's own. */
 function verifyAuthor(
-  { leaf, statement }: Omit<ProvenSingle, "author">, origin: string, keys: ValidKeys,
+  { index, leaf, statement }: Omit<ProvenSingle, "author">, origin: string, { keys, ledger }: ProvenChains,
 ): KeyValidity | null {
   if (leaf.type === "seal" || statement === null) return null;
   const entry = { event: leaf, statement };
-  if (keys.has(statement.key)) return verifyAuthors([entry], origin, keys)[0]!;
+  if (keys.has(statement.key)) {
+    const author = verifyAuthors([entry], origin, keys)[0]!;
+    // Unlike an entry of a chain, a single entry has an index, so it shows on which side of a rotation it is.
+    if (keys.isDaemonsOnly(statement.key)) ledger?.keys.verifyTerm(statement.key, index);
+    return author;
+  }
   // If a person may sign this kind, the signature must verify, and the key's owner stays unproven.
   const own = new ValidKeys();
+  own.isWhole = keys.isWhole;
   own.apply({ tag: leaf.tag, publicName: "" }, [{ key: statement.key, timeMs: 0n, retired: false }]);
   verifyAuthors([entry], origin, own);
   return null;

@@ -106,13 +106,24 @@ test("payloads: the same reading", { skip: withoutVectors }, () => {
       reads = said && { key: base64(said.key), retired: said.retired };
     } else {
       const said = decodeLedgerStatement(bytes(content));
-      const { origin, verifierKeys: verifier_keys, retentionDays: retention_days, pruning } = said ?? {};
+      const { origin, verifierKeys: verifier_keys, retentionDays: retention_days, pruning, rotation } = said ?? {};
       reads = said && {
         origin,
         verifier_keys,
         statement_key: base64(said.statementKey),
         retention_days,
         pruning: pruning ? [String(pruning.keptFromMs), String(pruning.startSize)] : null,
+        rotation: rotation
+          ? {
+              role: rotation.role,
+              old_key: base64(rotation.oldKey),
+              new_key: base64(rotation.newKey),
+              reason: rotation.reason,
+              from_size: String(rotation.fromSize),
+              new_signature: base64(rotation.newSignature),
+              is_alone: said.isAlone,
+            }
+          : null,
       };
     }
     assert.deepEqual(reads, under["reads"], `${kind}, ${name}: ${Buffer.from(content, "base64").toString("hex")}`);

@@ -136,7 +136,7 @@ export function evidenceFile(
   changes: Readonly<Record<string, unknown>> = {},
 ): Uint8Array {
   const document = {
-    format: "consentd/evidence/v1",
+    format: "consentd/evidence/v2",
     scope: { tag: base64(chains[0]!.tag) },
     checkpoint: base64(checkpoint),
     consistency: consistency.map(base64),
@@ -155,6 +155,7 @@ export function evidenceFile(
       })),
     })),
     entries: [],
+    rotations: [],
     keys: [],
     policy: "",
   };

@@ -27,6 +27,7 @@ function fieldsOf(message: string): Field[] {
 /** Write a field by hand, with some value of its type. */
 function write({ type, number }: Field): number[] {
   if (["bool", "uint32", "uint64", "int64"].includes(type)) return [number * 8, 1];
+  if (type === "RotationRole") return [number * 8, 2];
   if (type === "bytes") return [number * 8 + 2, KEY.length, ...KEY];
   if (type.endsWith("string")) return [number * 8 + 2, 1, 0x61];
   const inner = fieldsOf(type).flatMap(write);
@@ -48,11 +49,13 @@ test("every field of LedgerStatement is read", () => {
     statementKey: KEY,
     retentionDays: 1,
     pruning: { keptFromMs: 1n, startSize: 1n },
+    rotation: { role: 2, oldKey: KEY, newKey: KEY, fromSize: 1n, reason: "a", newSignature: KEY },
+    isAlone: false,
   });
 });
 
 test("a field that is not in the proto file is not passed over", () => {
-  for (const number of [4, 10, 15]) {
+  for (const number of [4, 11, 15]) {
     for (const wire of [0, 1, 2, 3, 4, 5, 6, 7]) {
       if (number === 4 && wire === 2) continue; // a LedgerStatement has it
       const more = Uint8Array.of(number * 8 + wire, 0, 0, 0, 0, 0, 0, 0, 0);

@@ -7,7 +7,7 @@ import { ed25519 } from "@noble/curves/ed25519.js";
 
 import { concat, encodeBase64, encodeHex, encodeText, encodeU64 } from "../src/bytes.js";
 import { decodeLeaf, type Event, type Seal } from "../src/codec.js";
-import { ProofError, SignatureError, UnreadKeyError } from "../src/errors.js";
+import { ProofError, SignatureError, UnknownKeyError } from "../src/errors.js";
 import { type HistoryProof, verifyChain } from "../src/history.js";
 import { ValidKeys, verifyAuthors } from "../src/key_validity.js";
 import { COSIGNATURE, formatVkey, openNote, parseVkey, Verifier } from "../src/note.js";
@@ -139,7 +139,7 @@ test("a key that an entry may have put in force which could not be read", () => 
   const entries = verifyChain(person!, SEAL);
   assert.throws(() => verifyAuthors(entries, ORIGIN, keys), { name: "SignatureError" });
   keys.isWhole = false;
-  assert.throws(() => verifyAuthors(entries, ORIGIN, keys), UnreadKeyError);
+  assert.throws(() => verifyAuthors(entries, ORIGIN, keys), UnknownKeyError);
   keys.apply(ledger!, [{ key: value("statement key"), timeMs: 0n, retired: false }]);
   keys.apply(person!, [{ key: value("key of the person"), timeMs: 0n, retired: false }]);
   assert.equal(verifyAuthors(entries, ORIGIN, keys).length, 4);
