@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from cases.policy_worlds import NUMBERS, VOCABULARY
-from consentd.errors import InvalidError, PreconditionError
+from consentd.errors import InvalidError, MalformedError, PreconditionError
 from consentd.policy import residual, subject
 from consentd.policy.codebook import Codebook, PackedQuestion, Parties, pack_question
 from consentd.policy.compile import Compiled, compile_consent, compile_rules
@@ -122,6 +122,13 @@ def test_an_amendment_that_takes_no_more_rows_is_never_refused() -> None:
         check_limits(value, 1_991, amended)
     with pytest.raises(PreconditionError):
         check_limits(value, 1_991, compiled(tree(21)))
+
+
+def test_a_stored_value_beyond_the_limit_is_malformed(monkeypatch: pytest.MonkeyPatch) -> None:
+    value = value_of((compiled(DENY), 3))
+    monkeypatch.setattr(subject, "MAX_STORED_ROWS", 2)
+    with pytest.raises(MalformedError):
+        subject.decode_subject(value)
 
 
 def test_lists_count_too() -> None:
