@@ -202,10 +202,12 @@ def test_rows_that_must_not_be_there_are_found(case: LedgerCase) -> None:
         layout.leaf_key(size): "beyond", layout.leaf_key(size + 9): "beyond", layout.tile_key(0, 7): "beyond",
         layout.tile_key(5, 0): "beyond", layout.index_key(tag, 0): "not exist",
         layout.index_key(tag, 4000): "not exist",
+        layout.reference_key(tag, 0, 4000): "not exist", layout.reference_key(tag, 7, 2): "refers to another",
         layout.statement_key(b"?" * 32, 1): "not exist", layout.head_key(b"?" * 32): "no leaf",
         layout.bucket_key(3000): "bucket", layout.roots_key(77): "roots", layout.request_row_key(b"?" * 32): "length",
         layout.expiry_key(1, b"?" * 32): "no request", b"y": "no known kind", b"": "no known kind",
-        b"t": "key", b"i": "key", b"m": "key", b"h" + bytes(31): "key", b"q": "key", b"x": "key", b"r": "key",
+        b"t": "key", b"i": "key", b"m": "key", b"h" + bytes(31): "key", b"f": "key", b"q": "key", b"x": "key",
+        b"r": "key",
         b"Sx": "no known kind", b"d": "no known kind",
     }
     for key, what in strays.items():
@@ -237,7 +239,7 @@ def test_one_damaged_leaf_is_one_fault_and_no_more(case: LedgerCase) -> None:
     assert named(case.fsck()) == {index, other}
 
 
-@pytest.mark.parametrize("kind", [b"l", b"t", b"h", b"i", b"c", b"m", b"r", b"q", b"x", b"S"])
+@pytest.mark.parametrize("kind", [b"l", b"t", b"h", b"i", b"c", b"f", b"m", b"r", b"q", b"x", b"S"])
 def test_any_bytes_in_any_row_are_reported_and_raise_nothing(case: LedgerCase, kind: bytes) -> None:
     rng = random.Random(kind[0])
     store = case.store

@@ -146,7 +146,7 @@ def test_old_request_rows_go_a_few_at_a_time(tmp_path: Path) -> None:
 def test_a_state_row_is_read_strictly() -> None:
     state = State(3, b"r" * 32, 5, 2, b"m" * 32, 3, b"s" * 32, 4)
     assert decode_state(encode_state(state)) == state
-    for row in (b"", encode_state(state)[:-1], encode_state(state) + b"\0", b"\2" + encode_state(state)[1:]):
+    for row in (b"", encode_state(state)[:-1], encode_state(state) + b"\0", b"\1" + encode_state(state)[1:]):
         with pytest.raises(CorruptionError):
             decode_state(row)
 

@@ -306,7 +306,7 @@ def test_a_table_that_runs_away_ends_the_pass_as_a_failure(tmp_path: Path) -> No
             for _ in range(2 * records):
                 case.write(case.participant("hospital"))
 
-    one = make_scrub(case, pause=pause, batch=1, rounds=3)
+    one = make_scrub(case, pause=pause, batch=1, rounds=3, piece=1)
     with pytest.raises(StorageError, match="table moves on faster"):
         one.run()
     assert one.progress.faults == []

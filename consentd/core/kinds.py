@@ -43,6 +43,9 @@ DECISIONS = frozenset({EntryKind.ACCESS, EntryKind.REFUSAL})
 CONSENTS = frozenset({EntryKind.GRANT, EntryKind.AMEND, EntryKind.PAUSE, EntryKind.RESUME, EntryKind.REVOKE})
 """Kinds that change a consent."""
 
+REFERRING = CONSENTS | {EntryKind.OUTCOME}
+"""Kinds whose entries a list finds by the entry that they refer to, and GRANT, which begins a consent."""
+
 PRUNABLE = CONSENTS | DECISIONS | {EntryKind.OUTCOME, EntryKind.SERVED, EntryKind.READ}
 """Kinds whose entries may be pruned. All of them are in persons' chains."""
 

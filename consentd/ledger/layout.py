@@ -11,6 +11,7 @@ first  rest of the key                             value
 ``h``  tag[32]                                     count u64 ‖ head[32] of the chain
 ``i``  tag[32] ‖ seq u64                           index u64
 ``c``  tag[32] ‖ seq u64                           form u8 ‖ (salt ‖ statement); see ``ENCRYPTED``
+``f``  tag[32] ‖ ref u64 ‖ seq u64                 kind u8 ‖ index u64; see ``reference_row``
 ``m``  bucket u32                                  the map's bucket: (key ‖ value ‖ leaf hash)*
 ``r``  bucket // 16 u32                            sixteen bucket roots; zeros if a bucket is empty
 ``q``  request key[32]                             index u64 ‖ time_ms u64 ‖ content hash[32]
@@ -22,10 +23,13 @@ Each function ``..._key`` builds the key of one kind of row.
 
 from struct import Struct
 
+from consentd.core import codec
+from consentd.core.kinds import REFERRING, EntryKind
+
 STATE = b"S"
 PRUNED = b"P"
 VAULT = b"V"
-KINDS = tuple(bytes((kind,)) for kind in b"PSVchilmqrtx")
+KINDS = tuple(bytes((kind,)) for kind in b"PSVcfhilmqrtx")
 """The first byte of each kind of key, in ascending order."""
 ROOTS_PER_ROW = 16
 
@@ -33,6 +37,7 @@ _U64 = Struct(">Q")
 _U32 = Struct(">I")
 HEAD = Struct(">Q32s")
 REQUEST = Struct(">QQ32s")
+REFERENCE = Struct(">BQ")
 
 PLAINTEXT = 0
 """Form of a statement row with salt ‖ statement, not encrypted. Public chains use this form."""
@@ -58,6 +63,23 @@ def index_key(tag: bytes, seq: int) -> bytes:
 
 def statement_key(tag: bytes, seq: int) -> bytes:
     return b"c" + tag + _U64.pack(seq)
+
+
+def reference_key(tag: bytes, ref: int, seq: int) -> bytes:
+    return b"f" + tag + _U64.pack(ref) + _U64.pack(seq)
+
+
+def reference_row(event: codec.Event, index: int) -> tuple[bytes, bytes] | None:
+    """Return key and value of the row by which lists find an event that refers to another; None: it has no such row.
+
+    Rows of GRANT entries have ref 0, so they are the list of a chain's consents. The other kinds of ``REFERRING`` have
+    the ref of the leaf: the version of the consent that the entry changes, or the access that it reports on. The row
+    follows from the leaf alone, is written in the leaf's batch, and is deleted with the leaf.
+    """
+    if event.kind not in REFERRING:
+        return None
+    ref = 0 if event.kind == EntryKind.GRANT else event.ref
+    return reference_key(event.tag, ref, event.seq), REFERENCE.pack(event.kind, index)
 
 
 def bucket_key(bucket: int) -> bytes:

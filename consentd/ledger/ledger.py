@@ -19,7 +19,7 @@ from consentd.ledger.vault import is_older
 from consentd.store import Batch, Store
 
 _STATE = Struct(">BQ32sQQ32sQ32sB")
-_STATE_VERSION = 1
+_STATE_VERSION = 2
 _EXPIRED_PER_BATCH = 64
 """Maximum number of expired request rows that one batch deletes, so that no batch takes long."""
 
@@ -298,6 +298,9 @@ class AppendBatch:
         rows.put(layout.index_key(draft.tag, event.seq), index_row)
         rows.put(layout.statement_key(draft.tag, event.seq), draft.stored)
         rows.put(layout.head_key(draft.tag), layout.HEAD.pack(*new_head))
+        reference = layout.reference_row(event, self.index)
+        if reference is not None:
+            rows.put(*reference)
         if draft.request_key:
             self._requests[draft.request_key] = (self.index, draft.content)
             row = layout.REQUEST.pack(self.index, self.time_ms, draft.content)

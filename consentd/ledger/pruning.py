@@ -54,7 +54,7 @@ def plan_pruning(
     """
     before, (_, prunings) = retention.read_pruned(store), retention.read_stated_prunings(store)
     kept_from_ms = max(kept_from_ms, before.kept_from_ms)
-    stop = Stop(_first_since(store, kept_from_ms, before.minimum, size), 0)
+    stop = Stop(reads.first_index_since(store, kept_from_ms, before.minimum, size), 0)
     for done, tag in enumerate(_tags(store)):
         chain = _read_person(store, vault, tag, before=stop.index)
         if chain is not None:
@@ -92,17 +92,6 @@ def _open(vault: Vault, entry: reads.StoredEntry) -> OpenedEntry:
     statement = codec.decode_statement(opened[1])
     stated = values.stated_version(event.kind, statement.payload)
     return OpenedEntry(entry.index, event, statement, stated, values.named_key(event.kind, statement.payload))
-
-
-def _first_since(store: Store, time_ms: int, low: int, high: int) -> int:
-    """Return the index of the first leaf of *time_ms* or later in [*low*, *high*); *high* if there is none."""
-    while low < high:
-        middle = (low + high) // 2
-        if codec.decode_leaf(reads.read_leaf(store, middle)).time_ms < time_ms:
-            low = middle + 1
-        else:
-            high = middle
-    return low
 
 
 def _sealed_size_before(store: Store, index: int) -> int:
@@ -172,4 +161,7 @@ def _delete_chain(
         if entry.index < end and event.seq not in (1, last_below):
             batch.delete(layout.leaf_key(entry.index))
             batch.delete(layout.index_key(tag, event.seq))
+            reference = layout.reference_row(event, entry.index)
+            if reference is not None:
+                batch.delete(reference[0])
             done.leaves += 1

@@ -197,13 +197,81 @@ def first_after_gaps(store: Store, tag: bytes) -> int:
     return first
 
 
-def read_chain_back(store: Store, tag: bytes, last: int, page: int = 256) -> Iterator[StoredEntry]:
-    """Yield the entries of a chain from *last* down to ``first_after_gaps``. Reads *page* entries at a time."""
-    whole = first_after_gaps(store, tag)
-    while last >= whole:
-        first = max(whole, last - page + 1)
-        yield from reversed(list(read_chain(store, tag, first, last)))
-        last = first - 1
+def read_chain_back(store: Store, tag: bytes, last: int, page: int = 64) -> Iterator[StoredEntry]:
+    """Yield the entries of a chain from *last* down, until one is pruned. Reads *page* entries at a time.
+
+    Raises:
+        CorruptionError: an entry is missing, though nothing was pruned; or the leaf at an index is another entry.
+    """
+    while last > 0:
+        first = max(1, last - page + 1)
+        for entry in reversed(list(read_chain_with_gaps(store, tag, first, last))):
+            if entry.event.seq != last:
+                break
+            yield entry
+            last -= 1
+        if last >= first:
+            if store.get(layout.PRUNED) is None:
+                raise CorruptionError(f"chain has lost an entry: seq `{last}`")
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """An entry that refers to another one: its seq, kind and index. Source: ``layout.reference_row``."""
+
+    seq: int
+    kind: int
+    index: int
+
+
+def scan_references(
+    store: Store, tag: bytes, ref: int, *, below: int = codec.MAX_SEQ, reverse: bool = False
+) -> Iterator[Reference]:
+    """Yield the entries of a chain that refer to entry *ref* and have a seq less than *below*, by seq.
+
+    *ref* 0: the GRANT entries of the chain. Only kinds of ``REFERRING`` are found.
+    """
+    start, end = layout.reference_key(tag, ref, 0), layout.reference_key(tag, ref, below)
+    for key, row in store.scan(start, end, reverse=reverse):
+        yield Reference(layout.decode_u64(key), *layout.REFERENCE.unpack(row))
+
+
+def time_at(store: Store, index: int) -> int:
+    """Return the time of the leaf at *index*, UTC ms. Raises as ``read_leaf``."""
+    return codec.decode_leaf(read_leaf(store, index)).time_ms
+
+
+def first_index_since(store: Store, time_ms: int, low: int, high: int) -> int:
+    """Return the index of the first leaf of *time_ms* or later in [*low*, *high*); *high* if there is none.
+
+    Raises:
+        NotFoundError: a leaf of that range is pruned.
+    """
+    while low < high:
+        middle = (low + high) // 2
+        if time_at(store, middle) < time_ms:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def first_seq_since(store: Store, tag: bytes, time_ms: int, count: int) -> int:
+    """Return the seq of the first stored entry of *time_ms* or later, of a chain of *count* entries; else count + 1.
+
+    An entry that is pruned counts as earlier.
+    """
+    low, high = 1, count + 1
+    while low < high:
+        middle = (low + high) // 2
+        row = store.get(layout.index_key(tag, middle))
+        leaf = None if row is None else store.get(layout.leaf_key(layout.decode_u64(row)))
+        if leaf is None or codec.decode_leaf(leaf).time_ms < time_ms:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 def is_plaintext(entry: StoredEntry) -> bool:

@@ -137,6 +137,7 @@ class _Fsck:
         for bundles in runs_of(size):
             events = walker.take(check_run(walker.source, tree, bundles))
             rows.compare_index(self._store, events, walker.found)
+            rows.compare_references(self._store, events, walker.found)
             if self._vault is None and not self._quick:
                 self._find_missing_statements(events)
             if progress is not None:

@@ -5,7 +5,8 @@ and compares each record (left) with another one that must agree (right)::
 
     state row           the state in memory
     row of prunings     the prunings that the ledger's own entries state
-    leaf                its hash in the tile; and the index row, head row and statement of its entry
+    leaf                its hash in the tile; and the index row, head row, reference row and statement of its entry
+    reference row       the leaf of its entry
     tile                its hash in the tile above; of a partial tile, the root in the state
     head row            the last entry of its chain
     map bucket          its root in memory, which the last seal covers; of a row of roots, the same
@@ -78,6 +79,7 @@ class Scrub:
         self._scrub_rows(self._ledger.store, b"h", records.head, "head row")
         if knows_pruned and retention.read_pruned(self._ledger.store).minimum:
             self._scrub_rows(self._ledger.store, b"i", records.index_row, "index row")
+        self._scrub_rows(self._ledger.store, b"f", records.reference, "reference row")
         self._scrub_map()
         self._scrub_rows(self._ledger.store, b"q", records.request, "request row")
         # Rows may be added faster than they are checked, so the next pass checks the rows that are newer than this one.

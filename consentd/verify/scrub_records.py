@@ -72,7 +72,7 @@ class Records:
         return None if what is None else Fault(None, what)
 
     def entry(self, index: int) -> Fault | None:
-        """Check a leaf against the tile over it; if it is an event, also its index row, head row and statement."""
+        """Check a leaf against the tile over it. If it is an event, also check the other rows of its entry."""
         leaf = self._store.get(layout.leaf_key(index))
         if leaf is None:
             is_pruned = index < retention.read_pruned(self._store).minimum
@@ -89,6 +89,9 @@ class Records:
             return Fault(index, "index row names another index, or is missing")
         if self._ledger.head(event.tag)[0] < event.seq:
             return Fault(index, "head row is missing, or of an earlier entry")
+        wrong = rows.reference_fault(self._store, event, index)
+        if wrong is not None:
+            return Fault(index, wrong)
         row = self._store.get(layout.statement_key(event.tag, event.seq))
         try:
             if row is not None:
@@ -150,6 +153,14 @@ class Records:
         if isinstance(event, codec.Event) and layout.index_key(event.tag, event.seq) == key:
             return None
         return Fault(index, "index row leads to no entry, or to another's")
+
+    def reference(self, key: bytes) -> Fault | None:
+        """Check that a reference row is of an entry that refers to what the row says."""
+        if len(key) != 49:
+            return Fault(None, "reference row has an impossible length")
+        if not rows.is_stray_reference(self._store, key) or self._store.get(key) is None:
+            return None  # If it is gone, the row was pruned after the scan read its key.
+        return Fault(None, "reference row is of an entry that does not exist, or that refers to another one")
 
     def head(self, key: bytes) -> Fault | None:
         """Check that a head row has the chain hash of the entry whose seq is the row's count."""

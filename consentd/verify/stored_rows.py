@@ -28,7 +28,8 @@ CHUNK = 2048
 """Most rows in one read. A multiple of a tile's width."""
 
 _KEY_SIZES = {
-    b"P": 1, b"S": 1, b"V": 1, b"c": 41, b"h": 33, b"i": 41, b"l": 9, b"m": 5, b"q": 33, b"r": 5, b"t": 10, b"x": 41
+    b"P": 1, b"S": 1, b"V": 1, b"c": 41, b"f": 49, b"h": 33, b"i": 41, b"l": 9, b"m": 5, b"q": 33, b"r": 5, b"t": 10,
+    b"x": 41,
 }  # fmt: skip
 
 
@@ -262,6 +263,7 @@ def find_strays(store: Store, replay: Replay, found: Findings, *, statements: bo
             count = replay.heads.get(tag, (0,))[0]
             if not 0 < seq <= count and replay.knows_all_heads:
                 found.add(None, f"{name} is of an entry that does not exist")
+    _find_stray_references(store, found)
     if statements and replay.start:
         for chunk in chunks(scan_rows(store, b"c", found)):
             index_rows = read_rows(store, [b"i" + key[1:] for key, _ in chunk])
@@ -274,6 +276,45 @@ def find_strays(store: Store, replay: Replay, found: Findings, *, statements: bo
                 found.add(None, "row is of no known kind")
     except CorruptionError:
         found.add(None, "rows of no known kind cannot be listed: a block on disk is damaged")
+
+
+def reference_fault(store: Store, event: codec.Event, index: int) -> str | None:
+    """Return what is wrong with the reference row of the event at *index*, or None."""
+    expected = layout.reference_row(event, index)
+    row = None if expected is None else _read_row(store, expected[0])
+    if expected is None or row == expected[1]:
+        return None
+    return f"reference row {row.value}" if isinstance(row, Gap) else "reference row names another kind or index"
+
+
+def compare_references(store: Store, events: Iterable[tuple[int, codec.Event]], found: Findings) -> None:
+    """Compare the reference row of each event that has one with the event's leaf."""
+    for index, event in events:
+        what = reference_fault(store, event, index)
+        if what is not None:
+            found.add(index, what)
+
+
+def is_stray_reference(store: Store, key: bytes) -> bool:
+    """Return whether a reference row is of an entry that does not exist, or does not refer to what the key says."""
+    index = index_of(store, key[1:33], int.from_bytes(key[41:]))
+    if index is None:
+        return True
+    leaf = _read_row(store, layout.leaf_key(index))
+    try:
+        event = codec.decode_leaf(leaf) if isinstance(leaf, bytes) else None
+    except VerificationError:
+        event = None
+    if event is None:
+        return False  # The fault is that of the leaf.
+    expected = layout.reference_row(event, index) if isinstance(event, codec.Event) else None
+    return expected is None or expected[0] != key
+
+
+def _find_stray_references(store: Store, found: Findings) -> None:
+    for key, _ in scan_rows(store, b"f", found):
+        if is_stray_reference(store, key):
+            found.add(None, "reference row is of an entry that does not exist, or that refers to another one")
 
 
 def compare_index(store: Store, events: Sequence[tuple[int, codec.Event]], found: Findings) -> None:
