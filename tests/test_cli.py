@@ -368,6 +368,9 @@ def test_participants_and_words(talk: CommandLine, running: Running, tmp_path: P
     assert talk("participants", "retire-key", "lab-c", key).status == 0
     assert talk("participants", "add", "lab-c", "--en", "Lab C", "--role", "holder", "--inactive").status == 0
     assert "lab-c  Lab C  holder  (left)" in talk("participants", "list").out
+    assert talk("participants", "list", "--no-active").out == "lab-c  Lab C  holder  (left)\n"
+    assert talk("participants", "list", "--role", "relay", "--right", "see-reasons", "--active").out.startswith("app  ")
+    assert talk("participants", "list", "--group", "group/none").out == ""
     assert talk("participants", "show", "nobody").status == 2
     abroad = ("--role", "recipient", "--country", "JP", "--recipient-class", "general-recipient")
     assert talk("participants", "add", "lab-d", "--en", "Lab D", *abroad).status == 0

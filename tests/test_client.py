@@ -116,6 +116,9 @@ def test_life_of_a_consent(client: Client, person: Subject) -> None:
     assert list(client.list_consents(person, states=[cs.CONSENT_STATE_ENDED])) == []
     accesses = list(client.list_accesses(person))
     assert [(access.seq, access.refused, len(access.outcomes)) for access in accesses] == [(3, False, 1)]
+    assert client.get_access(person, 3) == accesses[0]
+    assert list(client.list_accesses(person, refused=False, holder="hospital-a", end_time_ms=1 << 60)) == accesses
+    assert list(client.list_accesses(person, refused=True)) == list(client.list_accesses(person, actor="er")) == []
     found = settled(client, person, tag=enrolled.tag)
     assert [entry.kind_name for entry in found.entries] == [
         "ENROL", "GRANT", "ACCESS", "OUTCOME", "AMEND", "PAUSE", "RESUME", "REVOKE", "REFUSAL",

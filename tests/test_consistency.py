@@ -35,7 +35,7 @@ class World:
         self.running = running
         self.subject = running.enrol(new_identifier())
         self.consent_id = running.grant(self.subject)
-        running.authorize(question(self.subject))
+        self.access_seq = running.authorize(question(self.subject)).access_seq
         notice = st.NoticeStatement(notice_id="n1", version=1, title={"en": "n1"}, content_sha256=bytes(32))
         request = rs.PublishNoticeRequest(request_id=request_id(), attested=notice)
         running.registry.PublishNotice(request, metadata=running.as_("operator"))
@@ -63,6 +63,10 @@ class World:
             "Check": begin(running.policy, "Check", ps.CheckRequest(question=asked)),
             "BatchCheck": begin(running.policy, "BatchCheck", ps.BatchCheckRequest(questions=[asked])),
             "AuthorizeAccess": begin(running.access, "AuthorizeAccess", ac.AuthorizeAccessRequest(question=asked), app),
+            "GetAccess": begin(
+                running.access, "GetAccess",
+                ac.GetAccessRequest(subject=self.subject, access_seq=self.access_seq),
+            ),
             "ListAccesses": begin(running.access, "ListAccesses", ac.ListAccessesRequest(subject=self.subject)),
             "GetConsent": begin(
                 running.consents, "GetConsent",
@@ -81,8 +85,8 @@ class World:
 
 
 NAMES = (
-    "Check", "BatchCheck", "AuthorizeAccess", "ListAccesses", "GetConsent", "ListConsents", "GetParticipant",
-    "ListParticipants", "ListDelegations", "GetVocabulary", "GetNotice", "GetRules",
+    "Check", "BatchCheck", "AuthorizeAccess", "GetAccess", "ListAccesses", "GetConsent", "ListConsents",
+    "GetParticipant", "ListParticipants", "ListDelegations", "GetVocabulary", "GetNotice", "GetRules",
 )  # fmt: skip
 
 

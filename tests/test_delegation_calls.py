@@ -171,6 +171,7 @@ def test_the_list_is_filtered_and_paged(running: Running) -> None:
     assert found(running, taker="app") == everything[1:]
     assert found(running, giver="clinic-b", taker="hospital-a") == []
     assert found(running, giver="nobody") == found(running, taker="nobody") == []
+    assert found(running, giver="hospital-a", capacity=Capacity.RELAY) == everything[1:2]
     pages, token = [], ""
     for _ in everything:
         request = rs.ListDelegationsRequest(page_size=1, page_token=token)

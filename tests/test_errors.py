@@ -20,7 +20,7 @@ from cases.fakes import HANG_S, FakeClock, FaultyStore
 from cases.ledgers import held_writer
 from cases.operations import held_at
 from cases.reasons import REASONS, ItemError
-from cases.services import now_ms, publish_rules, services
+from cases.services import list_late, now_ms, publish_rules, services
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import Pruned
@@ -252,6 +252,8 @@ def _key_added_twice(world: World) -> Any:
         request_id=request_id(), participant_id="clinic-b", attested=st.KeyStatement(key=KEY.public_key)
     )
     return world.running.registry.AddKey(add, metadata=world.running.as_("operator"))
+
+provokes("PAGE_EXPIRED")(lambda world: list_late(world.other()))
 
 
 @provokes("REQUEST_ID_REUSED")

@@ -111,6 +111,9 @@ CALLS: dict[str, Callable[[Running, pb.Subject], tuple[Any, Any]]] = {
             attested=st.OutcomeStatement(status=st.TRANSFER_STATUS_RECEIVED),
         ),
     ),
+    "GetAccess": lambda running, subject: (
+        running.access.GetAccess, ac.GetAccessRequest(subject=subject, access_seq=3)
+    ),
     "ListAccesses": lambda running, subject: (running.access.ListAccesses, ac.ListAccessesRequest(subject=subject)),
     "GetHistory": lambda running, subject: (running.ledger.GetHistory, ls.GetHistoryRequest(subject=subject)),
     "GetReceipt": lambda running, subject: (

@@ -6,14 +6,16 @@ from pathlib import Path
 
 from cases.daemons import question, running_daemon
 from cases.ledgers import LedgerCase
-from cases.services import put_delegation, put_mandate, register, services
+from cases.services import add_key, put_delegation, put_mandate, register, services
 from cases.stored_rows import rows_of
 from cases.writes import Raw
+from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.policy.subject import decode_subject
 from consentd.v1 import statement_pb2 as st
 
 PAGE = (Path(__file__).resolve().parent.parent / "proto/table-format.md").read_text()
+CLINIC = KeyPair(b"\x61" * 32).public_key
 DOCUMENTED = set(re.findall(r"^\| `(.)` \|", PAGE, re.MULTILINE))
 
 
@@ -25,13 +27,14 @@ def test_every_row_is_documented_and_has_its_form(tmp_path: Path) -> None:
         put_mandate(running, "pipc")
         joined = register(running, "clinic-b", [st.PARTICIPANT_ROLE_RECIPIENT], groups=["group/b", "group/a"])
         left = register(running, "clinic-b", [st.PARTICIPANT_ROLE_RECIPIENT], groups=["group/b"])
+        add_key(running, "clinic-b", CLINIC)
         table = services(running).table
         rows = {kind: list(rows_of(table, kind).items()) for kind in sorted(DOCUMENTED)}
         decision = running.check(question(subject))
         last_ms = services(running).ledger.state.time_ms
     assert {kind for kind, found in rows.items() if not found} == {"e", "n", "~"}
     size, root, generation, time_ms, form = struct.unpack(">Q32sQQB", rows["R"][0][1])
-    assert (size, root, form) == (decision.revision.tree_size, decision.revision.root_hash, 2)
+    assert (size, root, form) == (decision.revision.tree_size, decision.revision.root_hash, 3)
     assert (time_ms, generation > 0) == (last_ms, True)
     assert struct.unpack(">Q", rows["H"][0][1])[0] >= time_ms
     ((identifier_hash, tag),) = rows["i"]
@@ -47,9 +50,11 @@ def test_every_row_is_documented_and_has_its_form(tmp_path: Path) -> None:
     memberships = [(groups[b"group/b"], joined.index, still), (groups[b"group/a"], joined.index, left.index)]
     assert struct.unpack_from(">IIQQIQQ", member, 4) == (2, *memberships[0], *memberships[1])
     assert st.ParticipantStatement.FromString(member[48:]).groups == ["group/b"]
-    ((key, owner),) = rows["k"]
-    assert len(key) == 32
-    assert (owner[0], owner[9:17]) == (1, b"\xff" * 8)
+    keys = dict(rows["k"])
+    owners = {key: (owner[0], owner[9:17], owner[17:]) for key, owner in keys.items()}
+    assert owners.pop(CLINIC) == (2, b"\xff" * 8, b"clinic-b")
+    assert list(owners.values()) == [(1, b"\xff" * 8, b"")]
+    assert rows["o"] == [(b"clinic-b\0" + CLINIC, b"")]
     given = st.DelegationStatement.FromString(dict(rows["d"])[b"clinic-b\0app\0\1"])
     assert given.attestation.attested_by == "operator/main"
     ((auditor, mandate),) = rows["m"]

@@ -136,7 +136,7 @@ class LiveSource(TlogFiles):
         last = events[-1] if events else start - 1
         token = ""
         while True:
-            page = self._list(0 if token else start, len(leaves), token)
+            page = self._list(start, len(leaves), token)
             for entry in page.entries:
                 at = entry.index - start
                 if 0 <= at < len(leaves) and leaves[at]:

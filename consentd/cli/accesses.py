@@ -1,4 +1,4 @@
-"""``consentd check``, ``authorize``, ``record`` and ``accesses``: decide, record and list transfers of data."""
+"""``consentd check``, ``authorize``, ``record``, ``access``, ``accesses``: decide, record and show transfers."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -7,11 +7,13 @@ from consentd.cli.options import (
     Verbs,
     add_daemon,
     add_subject,
+    add_times,
     add_verb,
     open_client,
     read_end_ms,
     read_start_ms,
     read_subject,
+    read_times,
 )
 from consentd.cli.out import DONE, REFUSED, UNDETERMINED, Out
 from consentd.cli.receipts import add_receipt, store_receipt, write_options
@@ -20,7 +22,10 @@ from consentd.policy.dates import format_instant, parse_instant_ms
 from consentd.policy.model import LEVELS
 
 if TYPE_CHECKING:
+    from consentd.v1.access_service_pb2 import AccessRecord
     from consentd_client import CheckAnswer, Question
+
+_NO_PROOF = "this proves nothing; `consentd history` proves a person's whole history"
 
 _CHECK_HELP = """\
 exit status: 0 PERMIT, 1 any refusal (PARTIAL, DENY, NO_CONSENT) or a PERMIT with obligations that are not fulfilled,
@@ -46,6 +51,12 @@ example:
   consentd authorize mhid:MH-0001 --actor er --holder hospital-a --purpose BTG --category CLIN.ALG \\
       --emergency "found unconscious, no relatives" --fulfils notify-subject --fulfils post-review
 """
+_ACCESSES_HELP = """\
+Only accesses that meet all conditions are listed.
+
+example:
+  consentd accesses mhid:MH-0001 --actor clinic-b --no-refused --since 2026-01-01 --until 2026-01-31
+"""
 _STATUSES = ("sent", "received", "failed", "deferred")
 _OBLIGATIONS = ("notify-subject", "post-review", "enforce-residual")
 
@@ -68,8 +79,19 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument("--resources", type=int, default=0, metavar="N", help="how many resources were transferred")
     verb.add_argument("--bytes", type=int, default=0, metavar="N", help="how many bytes were transferred")
     verb.add_argument("--note", default="", help="a remark without personal data")
-    verb = add_verb(verbs, "accesses", accesses, add_subject, add_daemon)
+    verb = add_verb(verbs, "access", access, add_subject, add_daemon)
+    verb.add_argument("seq", type=int, metavar="SEQ", help="the entry's number, as `accesses` and `authorize` show it")
+    verb = add_verb(verbs, "accesses", accesses, add_subject, add_daemon, more=_ACCESSES_HELP)
     verb.add_argument("--limit", type=int, default=0, metavar="N", help="list at most N (default: all)")
+    verb.add_argument("--refused", action=argparse.BooleanOptionalAction,
+                      help="only refusals; --no-refused: only permitted accesses")  # fmt: skip
+    verb.add_argument("--automatic", action=argparse.BooleanOptionalAction,
+                      help="only accesses without a person; --no-automatic: only with one")  # fmt: skip
+    verb.add_argument("--actor", default="", metavar="ID", help="only accesses of or for this participant")
+    verb.add_argument("--holder", default="", metavar="ID", help="only accesses to data that this participant holds")
+    verb.add_argument("--purpose", default="", metavar="CODE", help="only accesses with this purpose")
+    verb.add_argument("--asker", default="", metavar="ID", help="only accesses that this participant asked for")
+    add_times(verb, "accesses")
 
 
 def check(arguments: argparse.Namespace, out: Out) -> int:
@@ -115,28 +137,46 @@ def record(arguments: argparse.Namespace, out: Out) -> int:
     return DONE
 
 
+def access(arguments: argparse.Namespace, out: Out) -> int:
+    """Show one access to a person's data, with its outcomes."""
+    with open_client(arguments) as client:
+        found = client.get_access(read_subject(arguments), arguments.seq)
+    _show_access(out, found)
+    out.message(_NO_PROOF)
+    return DONE
+
+
 def accesses(arguments: argparse.Namespace, out: Out) -> int:
     """List who used, or asked to use, a person's data, newest first."""
     from itertools import islice
 
+    with open_client(arguments) as client:
+        found = client.list_accesses(
+            read_subject(arguments), refused=arguments.refused, automatic=arguments.automatic, actor=arguments.actor,
+            holder=arguments.holder, purpose=arguments.purpose, asker=arguments.asker, **read_times(arguments),
+        )  # fmt: skip
+        for one in islice(found, arguments.limit or None):
+            _show_access(out, one)
+    out.message(_NO_PROOF)
+    return DONE
+
+
+def _show_access(out: Out, found: "AccessRecord") -> None:
     from google.protobuf.json_format import MessageToDict
 
     from consentd.v1 import consent_pb2 as pb
     from consentd_client import labels, show
 
-    with open_client(arguments) as client:
-        found = client.list_accesses(read_subject(arguments))
-        for access in islice(found, arguments.limit or None):
-            access.question.ClearField("subject")
-            outcome = labels.enum_label(pb.Outcome, access.decision.outcome, "OUTCOME_", out.lang)
-            said = f"{show.question(access.question)}, {show.asker(access.asker, out.lang)}"
-            line = f"#{access.seq:<4} {format_instant(access.time_ms)}  {outcome}: {said}"
-            for outcome_message in access.outcomes:
-                line += f"\n      {show.describe(outcome_message, out.lang)}"
-            fields = MessageToDict(access, preserving_proto_field_name=True)
-            out.answer(line, **{**fields, "seq": access.seq, "index": access.index, "time_ms": access.time_ms})
-    out.message("this list proves nothing; `consentd history` proves a person's whole history")
-    return DONE
+    found.question.ClearField("subject")
+    outcome = labels.enum_label(pb.Outcome, found.decision.outcome, "OUTCOME_", out.lang)
+    said = f"{show.question(found.question)}, {show.asker(found.asker, out.lang)}"
+    line = f"#{found.seq:<4} {format_instant(found.time_ms)}  {outcome}: {said}"
+    for outcome_message in found.outcomes:
+        line += f"\n      {show.describe(outcome_message, out.lang)}"
+    if found.more_outcomes:
+        line += "\n      …"
+    fields = MessageToDict(found, preserving_proto_field_name=True)
+    out.answer(line, **{**fields, "seq": found.seq, "index": found.index, "time_ms": found.time_ms})
 
 
 def _add_question(verb: argparse.ArgumentParser) -> None:

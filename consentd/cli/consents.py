@@ -11,6 +11,7 @@ from consentd.cli.options import (
     add_daemon,
     add_method,
     add_subject,
+    add_times,
     add_verb,
     open_client,
     read_end_ms,
@@ -18,6 +19,7 @@ from consentd.cli.options import (
     read_start_ms,
     read_subject,
     read_text,
+    read_times,
 )
 from consentd.cli.out import DONE, REFUSED, Out
 from consentd.cli.receipts import add_receipt, consent_options, store_receipt, write_options
@@ -26,6 +28,7 @@ from consentd.policy.dates import format_instant
 from consentd.policy.model import ANY, LEVELS
 
 if TYPE_CHECKING:
+    from consentd.v1 import consent_pb2 as pb
     from consentd.v1 import consent_service_pb2 as cs
     from consentd_client import Consent, GrantAnswer, Provision
 
@@ -100,6 +103,11 @@ def add_verbs(verbs: Verbs) -> None:
     verb = add_verb(verbs, "consents", consents, add_subject, add_daemon, more=_CONSENTS_HELP)
     verb.add_argument("--all", action="store_true", help="list withdrawn consents too")
     verb.add_argument("--state", action="append", choices=_STATES, help="only those in this state; repeatable")
+    verb.add_argument("--kind", choices=_KINDS, default="unspecified", help="only those of this legal act")
+    verb.add_argument("--purpose", default="", metavar="CODE", help="only those that name this purpose")
+    verb.add_argument("--recipient", default="", metavar="ID", help="only those that name this recipient, or group/ID")
+    verb.add_argument("--holder", default="", metavar="ID", help="only those that name this holder, or group/ID")
+    add_times(verb, "those that were given")
 
 
 def enrol(arguments: argparse.Namespace, out: Out) -> int:
@@ -177,8 +185,10 @@ def consents(arguments: argparse.Namespace, out: Out) -> int:
 
     with open_client(arguments) as client:
         for record in client.list_consents(
-            read_subject(arguments), include_revoked=arguments.all, states=_states(arguments.state or ())
-        ):
+            read_subject(arguments), include_revoked=arguments.all, states=_states(arguments.state or ()),
+            kind=_kind(arguments.kind), purpose=arguments.purpose, actor=arguments.recipient, holder=arguments.holder,
+            **read_times(arguments),
+        ):  # fmt: skip
             state = labels.enum_name(cs.ConsentState, record.state, "CONSENT_STATE_")
             shown = labels.label(state, out.lang)
             if record.paused and record.state == cs.CONSENT_STATE_NOT_YET:
@@ -195,6 +205,12 @@ def consents(arguments: argparse.Namespace, out: Out) -> int:
                 consent=MessageToDict(record.consent, preserving_proto_field_name=True),
             )  # fmt: skip
     return DONE
+
+
+def _kind(name: str) -> "pb.ConsentKind.ValueType":
+    from consentd.v1 import consent_pb2 as pb
+
+    return pb.ConsentKind.Value(f"CONSENT_KIND_{name.replace('-', '_').upper()}")
 
 
 def _states(names: Iterable[str]) -> "list[cs.ConsentState.ValueType]":
@@ -289,7 +305,7 @@ def _consent(arguments: argparse.Namespace, before: "Consent | None") -> "Consen
         made.CopyFrom(before)
         made.source = ""  # this version is not imported
     if arguments.kind is not None:
-        made.kind = pb.ConsentKind.Value(f"CONSENT_KIND_{arguments.kind.replace('-', '_').upper()}")
+        made.kind = _kind(arguments.kind)
     _state_rest(arguments, made)
     root = made.root
     if arguments.deny or (arguments.kind == "objection" and not arguments.permit):

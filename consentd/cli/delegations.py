@@ -34,6 +34,9 @@ def add_verbs(under: Verbs) -> None:
     one = add_verb(under, "delegations", show_all, add_daemon)
     one.add_argument("--giver", default="", metavar="ID", help="only delegations of this participant")
     one.add_argument("--taker", default="", metavar="ID", help="only delegations to this participant")
+    one.add_argument("--as", dest="capacity", choices=_CAPACITIES, help="only delegations of this capacity")
+    one.add_argument("--at", type=read_start_ms, default=0, metavar="TIME",
+                     help="only delegations that are in force then: an instant, or the start of a day")  # fmt: skip
 
 
 def _add_key(verb: argparse.ArgumentParser) -> None:
@@ -76,8 +79,16 @@ def end(arguments: argparse.Namespace, out: Out) -> int:
 
 def show_all(arguments: argparse.Namespace, out: Out) -> int:
     """List the delegations that were not ended, also those whose time is over or has not begun."""
+    from consentd.statements.values import to_enum
+    from consentd.v1 import statement_pb2 as st
+
+    capacity = st.DELEGATION_CAPACITY_UNSPECIFIED
+    if arguments.capacity is not None:
+        capacity = to_enum(_CAPACITIES[arguments.capacity])
     with open_client(arguments) as client:
-        for one in client.list_delegations(giver=arguments.giver, taker=arguments.taker):
+        for one in client.list_delegations(
+            giver=arguments.giver, taker=arguments.taker, capacity=capacity, in_force_at_ms=arguments.at
+        ):
             _show(out, one)
     return DONE
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from consentd.cli.out import Out
 from consentd.core.note import NoteVerifier, Verifier, parse_vkey
@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 Verbs = Any  # argparse's subparsers, which have no public type
 Run = Callable[[argparse.Namespace, Out], int]
 AddOptions = Callable[[argparse.ArgumentParser], None]
+
+
+class Times(TypedDict):
+    """A half-open range of times, UTC milliseconds; 0: open."""
+
+    start_time_ms: int
+    end_time_ms: int
+
 
 DEFAULT_TARGET = "127.0.0.1:7400"
 
@@ -120,6 +128,19 @@ def add_subject(verb: argparse.ArgumentParser) -> None:
 def add_method(verb: argparse.ArgumentParser) -> None:
     """Add the option that says how the person was identified."""
     verb.add_argument("--method", default="", help="how the person was identified")
+
+
+def add_times(verb: argparse.ArgumentParser, what: str) -> None:
+    """Add the options that select *what* by time, which ``read_times`` reads."""
+    verb.add_argument("--since", type=read_start_ms, default=0, metavar="TIME",
+                      help=f"only {what} from this time on: an instant, or a day in Korea")  # fmt: skip
+    verb.add_argument("--until", type=read_end_ms, default=0, metavar="TIME",
+                      help=f"only {what} before this time: an instant, or the end of a day in Korea")  # fmt: skip
+
+
+def read_times(arguments: argparse.Namespace) -> Times:
+    """Return the half-open range of times that the options of ``add_times`` state, as the client library takes it."""
+    return {"start_time_ms": arguments.since, "end_time_ms": arguments.until}
 
 
 _ATTEMPTS = 5

@@ -30,7 +30,12 @@ def add_verbs(verbs: Verbs) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
-    add_verb(under, "list", show_all, add_daemon)
+    one = add_verb(under, "list", show_all, add_daemon)
+    one.add_argument("--role", choices=_ROLES, default="unspecified", help="only those with this role")
+    one.add_argument("--right", choices=_RIGHTS, default="unspecified", help="only those with this right")
+    one.add_argument("--group", default="", metavar="group/ID", help="only members of this group")
+    one.add_argument("--active", action=argparse.BooleanOptionalAction,
+                     help="only active ones; --no-active: only those that have left")  # fmt: skip
     one = add_verb(under, "show", show_one, add_daemon)
     one.add_argument("id", metavar="ID", help="the participant's id")
     one = add_verb(under, "add", add, add_daemon, more=_HELP)
@@ -59,9 +64,15 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def show_all(arguments: argparse.Namespace, out: Out) -> int:
-    """List all participants."""
+    """List participants in the order of their registration."""
+    from consentd.v1 import statement_pb2 as st
+
+    role = st.ParticipantRole.Value(f"PARTICIPANT_ROLE_{_code(arguments.role)}")
+    right = st.ParticipantRight.Value(f"PARTICIPANT_RIGHT_{_code(arguments.right)}")
     with open_client(arguments) as client:
-        for participant in client.list_participants():
+        for participant in client.list_participants(
+            role=role, right=right, group=arguments.group, active=arguments.active
+        ):
             _show(out, participant, [])
     return DONE
 

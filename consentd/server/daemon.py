@@ -7,7 +7,6 @@ write is lost by a start or a drain.
 """
 
 import gc
-import hashlib
 import logging
 import os
 import signal
@@ -52,6 +51,7 @@ from consentd.server.signals import Signals
 from consentd.server.tls import http_context, read_tls_files
 from consentd.service.credentials import Credentials
 from consentd.service.operations import Operations
+from consentd.service.pages import page_key
 from consentd.service.servicer import Services, ServiceState
 from consentd.store.rocks import RocksStore
 from consentd.table.table import Table, catch_up
@@ -194,10 +194,9 @@ class Daemon:
         self._scrubber.start()
         credentials.begin()
         operations = Operations(clock=self._clock, metrics=self.metrics, rest=self._rpc.rest)
-        page_key = hashlib.sha256(b"consentd/page/v1\0" + keys.statement.seed).digest()
         return Services(
             config=config, ledger=ledger, vault=vault, table=table, sequencer=sequencer, metrics=self.metrics,
-            credentials=credentials, operations=operations, page_key=page_key,
+            credentials=credentials, operations=operations, page_key=page_key(keys.vault),
         )  # fmt: skip
 
     def _open_credentials(self) -> Credentials:

@@ -1,22 +1,25 @@
 """AccessService: decide and record an access in one call; after the transfer, record the transfer's outcome."""
 
-from collections.abc import Iterator
 from functools import partial
 
 from consentd import limits
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
-from consentd.errors import InvalidError, MalformedError, RequestError
+from consentd.errors import InvalidError, MalformedError, NotFoundError, RequestError
 from consentd.ledger import reads
 from consentd.sequencer.commands import accesses
 from consentd.sequencer.commands.callers import check_active
 from consentd.sequencer.commands.write import SignedEntry, verify_ahead
 from consentd.sequencer.pool import Written
 from consentd.service import requests
+from consentd.service.access_records import NO_ACCESS, AccessReader, parties_that_may_know, read_filter
 from consentd.service.answerer import check_size
+from consentd.service.authorization import caller_kinds
 from consentd.service.consistency import check_reached, reach, reach_largest
 from consentd.service.context import Context, Waiting
+from consentd.service.pages import NO_END_MS, Cursor, Deletions, Pager, take_page
 from consentd.service.readings import record_readings
+from consentd.service.roles import Access, Whose, access
 from consentd.service.rpc import item_error, next_item, rpc
 from consentd.service.servicer import Servicer, reduce_receipt, revision
 from consentd.service.statements import read_statement
@@ -26,8 +29,6 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
 MAX_NETWORK_ORIGIN = limits.NETWORK_ORIGIN_BYTES
-
-_LISTED = frozenset({EntryKind.ACCESS, EntryKind.REFUSAL, EntryKind.OUTCOME})
 
 
 class AccessService(Servicer):
@@ -196,64 +197,52 @@ class AccessService(Servicer):
         )
 
     @rpc
+    async def GetAccess(self, request: ac.GetAccessRequest, context: Context) -> ac.GetAccessResponse:
+        """Read one access to a person's data."""
+        caller, services = self.caller(context), self.services
+        await reach(services, request.consistency, context)
+        with services.table.read() as snapshot:
+            kinds = caller_kinds(snapshot, caller, services.sequencer.clock.wall_ms())
+            may_list = access("GetAccess", kinds, Whose.OTHER) is Access.ALLOWED
+            if may_list:
+                tag = self.tag(snapshot, request.subject)
+            else:
+                tag = snapshot.tag_of(self.identifier_hash(request.subject)) or b""
+            size, root = snapshot.size, snapshot.root
+        reader = AccessReader(services.ledger.store, services.vault, tag, tree_size=size)
+        if may_list:
+            await record_readings(self, context, [tag], st.READ_SCOPE_ACCESSES)
+        elif not tag or caller not in parties_that_may_know(reader.permitted(request.access_seq), kinds):
+            raise NotFoundError(NO_ACCESS)
+        return ac.GetAccessResponse(access=reader.find(request.access_seq), revision=revision(size, root))
+
+    @rpc
     async def ListAccesses(self, request: ac.ListAccessesRequest, context: Context) -> ac.ListAccessesResponse:
         """Read the accesses to a person's data, newest first."""
         caller, services = self.caller(context), self.services
-        selection = request.subject, request.consistency
-        pager = requests.Pager(services.page_key, "ListAccesses", caller, request.page_size, *selection)
+        selected, store = read_filter(request), services.ledger.store
         await reach(services, request.consistency, context)
         with services.table.read() as snapshot:
             tag = self.tag(snapshot, request.subject)
-            tree_size, root = snapshot.size, snapshot.root
+            size, root = snapshot.size, snapshot.root
+        pager = Pager(services.page_key, caller, request, tag=tag)
+        cursor = pager.cursor(size)
         await record_readings(self, context, [tag], st.READ_SCOPE_ACCESSES)
-        count, _ = services.ledger.head(tag)
-        before = count + 1
-        if request.page_token:
-            before, tree_size = pager.parse(request.page_token)
-            root = reads.root_at(services.ledger.store, tree_size)
-        records = self._access_records(tag, count, before=before, tree_size=tree_size)
-        page, more = requests.take_page(records, pager.size)
-        token = pager.token(page[-1].seq, tree_size) if more else ""
-        return ac.ListAccessesResponse(accesses=page, revision=revision(tree_size, root), next_page_token=token)
-
-    def _access_records(self, tag: bytes, count: int, *, before: int, tree_size: int) -> Iterator[ac.AccessRecord]:
-        """Yield the accesses in the tree with a seq below *before*, newest first, each with its outcomes."""
-        outcomes: dict[int, list[st.OutcomeStatement]] = {}
-        # This reads the chain backwards. In the chain an outcome comes after its access, so the outcome is read first.
-        for entry in reads.read_chain_back(self.services.ledger.store, tag, count):
-            event = entry.event
-            if entry.index >= tree_size or event.kind not in _LISTED:
-                continue
-            if event.kind == EntryKind.OUTCOME:
-                payload = self.payload(entry)
-                if payload is not None:
-                    outcomes.setdefault(event.ref, []).append(payloads.parse(st.OutcomeStatement, payload))
-            elif event.seq < before and (record := _access_record(entry, self.payload(entry))) is not None:
-                record.outcomes.extend(reversed(outcomes.get(event.seq, [])))
-                yield record
+        deletions = Deletions(store, cursor)
+        if cursor is None:
+            count, _ = services.ledger.head(tag)
+            has_end = selected.end_ms != NO_END_MS
+            below = reads.first_seq_since(store, tag, selected.end_ms, count) if has_end else count + 1
+            at = Cursor(below, size, mark=deletions.mark)
+        else:
+            at, root = cursor, reads.root_at(store, cursor.tree_size)
+        reader = AccessReader(store, services.vault, tag, tree_size=at.tree_size)
+        page, last = take_page(reader.list(selected, at.position, deletions), pager.size)
+        token = "" if last is None else pager.token(at._replace(position=last))
+        return ac.ListAccessesResponse(accesses=page, revision=revision(at.tree_size, root), next_page_token=token)
 
 
 def _check_item(item: ac.AuthorizeAccessRequest | ac.RecordAccessRequest) -> None:
     """Check that an item of a batch leaves to the batch when the answer is sent. Raises ``InvalidError``."""
     if item.wait_for:
         raise InvalidError("item of a batch has a wait_for of its own: state the batch's")
-
-
-def _access_record(entry: reads.StoredEntry, payload: bytes | None) -> ac.AccessRecord | None:
-    """Return the record of an ACCESS entry, or of a REFUSAL of access; None: the REFUSAL is of a consent."""
-    event = entry.event
-    refused = event.kind == EntryKind.REFUSAL
-    record = ac.AccessRecord(seq=event.seq, index=entry.index, time_ms=event.time_ms, refused=refused)
-    if payload is None:
-        return record
-    if record.refused:
-        refusal = payloads.parse(st.RefusalStatement, payload)
-        if not refusal.HasField("access"):
-            return None
-        access = refusal.access
-    else:
-        access = payloads.parse(st.AccessStatement, payload)
-    record.question.CopyFrom(payloads.parse(pb.Question, access.asked.question))
-    record.decision.CopyFrom(access.decision)
-    record.asker, record.network_origin = access.asked.asker, access.asked.network_origin
-    return record

@@ -1,6 +1,6 @@
 """AdminService: operations, and the credentials of callers. Only operators call it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import partial
 from typing import TypeVar
 
@@ -10,8 +10,9 @@ from consentd.core.pruned import DAY_MS
 from consentd.service.auth import Credential, CredentialKind
 from consentd.service.context import Context
 from consentd.service.operations import Follower, Start
+from consentd.service.pages import Cursor, Pager, take_page
 from consentd.service.pruning import check_start, prune
-from consentd.service.requests import Pager, content_hash, make_request, take_page
+from consentd.service.requests import content_hash, make_request
 from consentd.service.rpc import rpc, status_message
 from consentd.service.servicer import Servicer
 from consentd.statements.payloads import check_no_unknown_fields
@@ -53,14 +54,14 @@ class AdminService(Servicer):
     @rpc
     def ListOperations(self, request: ad.ListOperationsRequest, context: Context) -> ad.ListOperationsResponse:
         """Read operations, the latest first, a page at a time."""
-        operator = self._operator(context)
-        selection = str(request.done) if request.HasField("done") else ""
-        pager = Pager(self.services.page_key, "ListOperations", operator, request.page_size, selection)
-        wanted = [
-            (number, one) for number, one in self.services.operations.all() if selection in ("", str(one.done))
-        ]  # fmt: skip
-        before, _ = pager.parse(request.page_token) if request.page_token else (0, 0)
-        page, token = _page(pager, [(number, one) for number, one in wanted if not before or number < before])
+        pager = Pager(self.services.page_key, self._operator(context), request)
+        cursor, is_any = pager.cursor(0), not request.HasField("done")
+        left = (
+            (number, one if is_any or one.done == request.done else None)
+            for number, one in self.services.operations.all()
+            if cursor is None or number < cursor.position
+        )  # fmt: skip
+        page, token = _page(pager, left)
         return ad.ListOperationsResponse(operations=page, next_page_token=token)
 
     @rpc
@@ -87,16 +88,16 @@ class AdminService(Servicer):
     @rpc
     def ListCredentials(self, request: ad.ListCredentialsRequest, context: Context) -> ad.ListCredentialsResponse:
         """Read credentials, a page at a time."""
-        operator = self._operator(context)
-        pager = Pager(self.services.page_key, "ListCredentials", operator, request.page_size, request.caller)
-        after, _ = pager.parse(request.page_token) if request.page_token else (-1, 0)
+        pager = Pager(self.services.page_key, self._operator(context), request)
+        cursor, caller = pager.cursor(0), request.caller
         # A page token's position is the number that an id begins with. Ids are hashes, so these numbers differ.
-        wanted = (
-            (int(one.id[:16], 16), _credential_message(one, used_day))
-            for one, used_day in self.services.credentials.all()
-            if request.caller in ("", one.caller)
+        numbered = ((int(one.id[:16], 16), one, used_day) for one, used_day in self.services.credentials.all())
+        left = (
+            (number, _credential_message(one, used_day) if caller in ("", one.caller) else None)
+            for number, one, used_day in numbered
+            if cursor is None or number > cursor.position
         )  # fmt: skip
-        page, token = _page(pager, [(number, one) for number, one in wanted if number > after])
+        page, token = _page(pager, left)
         return ad.ListCredentialsResponse(credentials=page, next_page_token=token)
 
     @rpc
@@ -115,10 +116,10 @@ class AdminService(Servicer):
         return self.caller(context)
 
 
-def _page(pager: Pager, left: Sequence[tuple[int, M]]) -> tuple[list[M], str]:
-    """Return the first items, and the token of the next page; an item's number is its position."""
-    page, more = take_page((one for _, one in left), pager.size)
-    return page, pager.token(left[len(page) - 1][0], 0) if more else ""
+def _page(pager: Pager, left: Iterable[tuple[int, M | None]]) -> tuple[list[M], str]:
+    """Return the first items, and the token of the next page; *left*: see ``take_page``. No revision is pinned."""
+    page, last = take_page(left, pager.size)
+    return page, "" if last is None else pager.token(Cursor(last, 0))
 
 
 def _operation_fields(operation: ad.Operation) -> dict[str, str]:

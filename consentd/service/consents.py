@@ -1,9 +1,7 @@
 """ConsentService: grant, amend, pause, resume, revoke and read the consents of a person."""
 
 from dataclasses import replace
-from typing import Any, TypeVar
-
-from google.protobuf.message import Message
+from typing import Any
 
 from consentd.core import codec, merkle
 from consentd.core.kinds import EntryKind
@@ -11,28 +9,26 @@ from consentd.errors import InvalidError, NotFoundError
 from consentd.ledger import reads
 from consentd.ledger.ledger import Appended
 from consentd.metrics import GROUNDS
-from consentd.policy.subject import Lineage
 from consentd.sequencer.commands import consents
 from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, check_right
 from consentd.sequencer.commands.served import RecordServed
 from consentd.sequencer.commands.write import Request, SignedEntry, enrolled_tag
 from consentd.sequencer.pool import Written
 from consentd.service import requests
+from consentd.service.consent_records import ConsentReader, read_filter
 from consentd.service.consistency import reach
 from consentd.service.context import Context
+from consentd.service.pages import Cursor, Deletions, Pager, take_page
 from consentd.service.readings import record_readings
 from consentd.service.rpc import rpc
 from consentd.service.servicer import Servicer, revision
 from consentd.service.statements import Stated, read_attested, read_statement
-from consentd.statements import decisions, payloads
+from consentd.statements import decisions
 from consentd.table.view import Snapshot
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import statement_pb2 as st
 
-M = TypeVar("M", bound=Message)
-_STATES = frozenset(cs.ConsentState.values()) - {cs.CONSENT_STATE_UNSPECIFIED}
-_UNREVOKED = _STATES - {cs.CONSENT_STATE_REVOKED}
 Change = st.PauseStatement | st.ResumeStatement | st.RevokeStatement
 
 
@@ -115,49 +111,35 @@ class ConsentService(Servicer):
     @rpc
     async def GetConsent(self, request: cs.GetConsentRequest, context: Context) -> cs.GetConsentResponse:
         """Read one consent."""
-        wanted = parse_consent_id(request.consent_id)
-        await reach(self.services, request.consistency, context)
-        with self.services.table.read() as snapshot:
+        wanted, services = parse_consent_id(request.consent_id), self.services
+        await reach(services, request.consistency, context)
+        with services.table.read() as snapshot:
             tag = self.tag(snapshot, request.subject)
-            lineages = snapshot.lineages(tag)
             size, root, now_ms = snapshot.size, snapshot.root, self._now_ms(snapshot)
         await record_readings(self, context, [tag], st.READ_SCOPE_CONSENTS)
-        for lineage in lineages:
-            if codec.consent_id(tag, lineage.lineage) == wanted:
-                record = self._stored(tag, lineage, now_ms)
-                return cs.GetConsentResponse(record=record, revision=revision(size, root))
-        for record in self._revoked(tag, {lineage.lineage for lineage in lineages}):
-            if record.consent_id == request.consent_id:
-                return cs.GetConsentResponse(record=record, revision=revision(size, root))
-        raise NotFoundError("subject has no such consent", "CONSENT_NOT_FOUND")
+        reader = ConsentReader(services.ledger.store, services.vault, tag, tree_size=size, now_ms=now_ms)
+        return cs.GetConsentResponse(record=reader.find(wanted), revision=revision(size, root))
 
     @rpc
     async def ListConsents(self, request: cs.ListConsentsRequest, context: Context) -> cs.ListConsentsResponse:
         """Read a person's consents, newest lineage first."""
-        caller = self.caller(context)
-        states = set(request.states) or _UNREVOKED
-        if request.include_revoked:
-            states |= {cs.CONSENT_STATE_REVOKED}
-        if not states <= _STATES:
-            raise InvalidError(f"state is not one we know: `{max(states - _STATES)}`")
-        selection = request.subject, str(sorted(states)), request.consistency
-        pager = requests.Pager(self.services.page_key, "ListConsents", caller, request.page_size, *selection)
-        await reach(self.services, request.consistency, context)
-        with self.services.table.read() as snapshot:
+        caller, services = self.caller(context), self.services
+        selected = read_filter(request)
+        await reach(services, request.consistency, context)
+        with services.table.read() as snapshot:
             tag = self.tag(snapshot, request.subject)
-            lineages = snapshot.lineages(tag)
-            tree_size, root, now_ms = snapshot.size, snapshot.root, self._now_ms(snapshot)
+            root, first = snapshot.root, Cursor(codec.MAX_SEQ, snapshot.size, self._now_ms(snapshot))
+        pager = Pager(services.page_key, caller, request, tag=tag)
+        cursor = pager.cursor(first.tree_size)
         await record_readings(self, context, [tag], st.READ_SCOPE_CONSENTS)
-        before, pinned = pager.parse(request.page_token) if request.page_token else (1 << 62, tree_size)
-        records = [self._stored(tag, lineage, now_ms) for lineage in lineages if lineage.lineage < before]
-        records = [record for record in records if record.state in states]
-        if cs.CONSENT_STATE_REVOKED in states:
-            gone = self._revoked(tag, {lineage.lineage for lineage in lineages})
-            records += [record for record in gone if record.lineage_seq < before]
-        records.sort(key=lambda record: -record.lineage_seq)
-        page, more = requests.take_page(records, pager.size)
-        token = pager.token(page[-1].lineage_seq, pinned) if more else ""
-        return cs.ListConsentsResponse(records=page, revision=revision(tree_size, root), next_page_token=token)
+        store, deletions = services.ledger.store, Deletions(services.ledger.store, cursor)
+        at = cursor or first._replace(mark=deletions.mark)
+        reader = ConsentReader(store, services.vault, tag, tree_size=at.tree_size, now_ms=at.time_ms)
+        page, last = take_page(reader.list(selected, at.position, deletions), pager.size)
+        deletions.check_chain(tag)
+        root = root if cursor is None else reads.root_at(store, at.tree_size)
+        token = "" if last is None else pager.token(at._replace(position=last))
+        return cs.ListConsentsResponse(records=page, revision=revision(at.tree_size, root), next_page_token=token)
 
     # -- steps ------------------------------------------------------------------------------------------------
 
@@ -221,63 +203,9 @@ class ConsentService(Servicer):
             self.call_log.recorded(rpc_name, refusal.reason, context, dict, is_refusal=True)
         return cs.Refused(reason=refusal.reason, missing=refusal.missing)
 
-    def _message(self, entry: reads.StoredEntry, message_type: type[M]) -> M:
-        payload = self.payload(entry)
-        if payload is None:
-            raise NotFoundError("subject was erased", "SUBJECT_NOT_FOUND")
-        return payloads.parse(message_type, payload)
-
     def _now_ms(self, snapshot: Snapshot) -> int:
         """Return the time of decisions; while the clock disagrees with the ledger, the time of the last entry."""
         return self.services.sequencer.leaf_clock.decision_ms(snapshot.time_ms) or snapshot.time_ms
-
-    def _stored(self, tag: bytes, lineage: Lineage, now_ms: int) -> cs.ConsentRecord:
-        """Return the record of a consent that is not withdrawn: its version in force. *lineage* is from the table."""
-        first = reads.read_entry(self.services.ledger.store, tag, lineage.lineage)
-        latest = reads.read_entry(self.services.ledger.store, tag, lineage.seq)
-        record = self._record(first, latest, latest.event.time_ms)
-        record.state = _state(record.consent.root.period, now_ms, paused=lineage.paused)
-        record.paused = lineage.paused
-        return record
-
-    def _record(self, first: reads.StoredEntry, latest: reads.StoredEntry, change_ms: int) -> cs.ConsentRecord:
-        """Return the record of a revoked consent, last changed at *change_ms*."""
-        if latest.event.kind == EntryKind.GRANT:
-            version, consent = 1, self._message(latest, st.GrantStatement).consent
-        else:
-            amended = self._message(latest, st.AmendStatement)
-            version, consent = amended.version, amended.consent
-        return cs.ConsentRecord(
-            consent_id=decisions.consent_id(first.event.tag, first.event.seq),
-            version=version,
-            state=cs.CONSENT_STATE_REVOKED,
-            consent=consent,
-            lineage_seq=first.event.seq,
-            seq=latest.event.seq,
-            grant_time_ms=first.event.time_ms,
-            change_time_ms=change_ms,
-        )
-
-    def _revoked(self, tag: bytes, stored: set[int]) -> list[cs.ConsentRecord]:
-        """Return the records of revoked lineages: they are in the chain, but not in *stored*, the table's lineages."""
-        store, found = self.services.ledger.store, []
-        count, _ = self.services.ledger.head(tag)
-        firsts: dict[int, reads.StoredEntry] = {}
-        latest: dict[int, reads.StoredEntry] = {}
-        for entry in reads.read_chain(store, tag, reads.first_after_gaps(store, tag), count):
-            kind, seq = entry.event.kind, entry.event.seq
-            if entry.row is None:
-                continue  # this entry is pruned, and so is every later entry about the same consent
-            if kind == EntryKind.GRANT and seq not in stored:
-                firsts[seq] = latest[seq] = entry
-            elif kind == EntryKind.AMEND:
-                latest[self._message(entry, st.AmendStatement).lineage_seq] = entry
-            elif kind == EntryKind.REVOKE:
-                seq = self._message(entry, st.RevokeStatement).lineage_seq
-                if seq in firsts:
-                    found.append(self._record(firsts[seq], latest[seq], entry.event.time_ms))
-        # A consent granted after *stored* was read is not in *stored*, but has no REVOKE entry. So it is not returned.
-        return found
 
 
 def _read_served(request: cs.GrantConsentRequest | cs.AmendConsentRequest, caller: str) -> st.ServedStatement | None:
@@ -287,15 +215,6 @@ def _read_served(request: cs.GrantConsentRequest | cs.AmendConsentRequest, calle
     if request.HasField("signed"):
         raise InvalidError("a signed consent names a SERVED entry that is recorded: call RecordServed before")
     return read_attested(request.served, caller)
-
-
-def _state(period: pb.Period, now_ms: int, *, paused: bool) -> "cs.ConsentState.ValueType":
-    """Return the state of a consent that is not revoked. *period*: of its root; a time of 0 is open."""
-    if period.end_time_ms and period.end_time_ms <= now_ms:
-        return cs.CONSENT_STATE_ENDED
-    if now_ms < period.start_time_ms:
-        return cs.CONSENT_STATE_NOT_YET  # its denies do not count, so PAUSED would promise too much
-    return cs.CONSENT_STATE_PAUSED if paused else cs.CONSENT_STATE_ACTIVE
 
 
 def parse_consent_id(text: str) -> bytes:

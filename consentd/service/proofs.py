@@ -7,16 +7,16 @@ from consentd.core import codec
 from consentd.core.history import MAX_NAME
 from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX, has_author_keys
 from consentd.cosigning.publisher import Published
-from consentd.errors import InvalidError, NotFoundError, NotReachedError, PreconditionError
-from consentd.ledger import reads
+from consentd.errors import CorruptionError, InvalidError, NotFoundError, NotReachedError, PreconditionError
+from consentd.ledger import layout, reads
 from consentd.ledger.reads import HeadProofs
 from consentd.ledger.retention import read_pruned
 from consentd.ledger.vault import Vault
 from consentd.service.authorization import caller_kinds
 from consentd.service.context import Context
+from consentd.service.pages import Cursor, Pager, expired, pruned_mark, read_range
 from consentd.service.readings import record_readings, submit_readings
 from consentd.service.receipts import get_receipt
-from consentd.service.requests import Pager
 from consentd.service.roles import Access, Whose, may_call
 from consentd.service.rpc import rpc, stream_rpc
 from consentd.service.servicer import Servicer, revision
@@ -44,29 +44,40 @@ class LedgerService(Servicer):
     @rpc
     def ListEntries(self, request: ls.ListEntriesRequest, context: Context) -> ls.ListEntriesResponse:
         """Read leaves in the order of their indexes."""
-        caller = self.caller(context)
-        pager = Pager(self.services.page_key, "ListEntries", caller, request.page_size)
-        start, end, tree_size, root = self._page_range(pager, request.page_token, request.start_index)
-        minimum = read_pruned(self.services.ledger.store).minimum
-        if start < minimum:
+        pager = Pager(self.services.page_key, self.caller(context), request)
+        store, (at, root) = self.services.ledger.store, self._begin(pager, request)
+        start, end = at.position, min(at.position + pager.size, at.tree_size)
+        leaves = dict(reads.scan_leaves(store, start, end))
+        minimum = read_pruned(store).minimum  # read after the leaves, which a pruning may delete meanwhile
+        if start < min(minimum, end):
             raise NotFoundError(f"leaves below the minimum index are pruned: `{minimum}`", "PRUNED")
-        leaves = reads.read_leaves(self.services.ledger.store, start, end) if start < end else []
-        token, at = pager.token(end, tree_size) if end < tree_size else "", revision(tree_size, root)
-        return ls.ListEntriesResponse(first_index=start, leaves=leaves, revision=at, next_page_token=token)
+        if len(leaves) != end - start:
+            raise CorruptionError(f"leaf is missing in [{start}, {end}); see ops/RUNBOOK.md, `ledger refuses to open`")
+        _, end_ms = read_range(request)
+        found = [leaf for leaf in leaves.values() if codec.decode_leaf(leaf).time_ms < end_ms]
+        is_last = end == at.tree_size or len(found) < len(leaves)  # times never decrease
+        token = "" if is_last else pager.token(at._replace(position=end))
+        at_size = revision(at.tree_size, root)
+        return ls.ListEntriesResponse(first_index=start, leaves=found, revision=at_size, next_page_token=token)
 
     @rpc
     async def ListStatements(self, request: ls.ListStatementsRequest, context: Context) -> ls.ListStatementsResponse:
         """Read leaves and their openings (salt, statement); those of persons need the right to read statements."""
         caller = self.caller(context)
         persons = self.access("ListStatements", Whose.OTHER, context) is Access.ALLOWED
-        kinds = frozenset(request.kinds)
-        pager = Pager(self.services.page_key, "ListStatements", caller, request.page_size, str(sorted(kinds)))
-        start, end, tree_size, root = self._page_range(pager, request.page_token, request.start_index)
-        response, read = ls.ListStatementsResponse(revision=revision(tree_size, root)), []
+        kinds, (start_ms, end_ms) = frozenset(request.kinds), read_range(request)
+        pager = Pager(self.services.page_key, caller, request)
+        at, root = self._begin(pager, request)
+        size, end = at.tree_size, min(at.position + pager.size, at.tree_size)
+        response, read = ls.ListStatementsResponse(revision=revision(size, root)), []
         left_bytes = self.services.config.grpc.max_message_bytes // 2
-        for index, leaf in reads.scan_leaves(self.services.ledger.store, start, end):
+        for index, leaf in reads.scan_leaves(self.services.ledger.store, at.position, end):
             event = codec.decode_leaf(leaf)
-            if isinstance(event, codec.Event) and (not kinds or event.kind in kinds):
+            if event.time_ms >= end_ms:
+                end = size  # so is every later leaf
+                break
+            is_early = event.time_ms < start_ms
+            if isinstance(event, codec.Event) and not is_early and (not kinds or event.kind in kinds):
                 try:
                     entry = reads.read_entry(self.services.ledger.store, event.tag, event.seq)
                 except NotFoundError:
@@ -84,8 +95,9 @@ class LedgerService(Servicer):
             if left_bytes <= 0:
                 end = index + 1
                 break
-        if end < tree_size:
-            response.next_page_token = pager.token(end, tree_size)
+        self._check_deletions(at, request)
+        if end < size:
+            response.next_page_token = pager.token(at._replace(position=end))
         await record_readings(self, context, read, st.READ_SCOPE_STATEMENTS)
         return response
 
@@ -228,17 +240,37 @@ class LedgerService(Servicer):
             raise NotReachedError(f"tree is larger than the latest checkpoint: `{asked}` and `{latest}`")
         return asked or latest
 
-    def _page_range(self, pager: Pager, token: str, start_index: int) -> tuple[int, int, int, bytes]:
-        """Return the page at *token*, or else at *start_index*: its first index, end (excluded), tree size and root."""
-        if token and start_index:
-            raise InvalidError("start_index and page_token exclude each other", "INVALID_PAGE")
-        if token:
-            start, size = pager.parse(token)
-            root = reads.root_at(self.services.ledger.store, size)
-        else:
-            point = self.services.sequencer.checkpoints.latest().checkpoint
-            start, size, root = min(start_index, point.size), point.size, point.root
-        return start, min(start + pager.size, size), size, root
+    def _begin(
+        self, pager: Pager, request: ls.ListEntriesRequest | ls.ListStatementsRequest
+    ) -> tuple[Cursor, bytes]:
+        """Return where a page begins, and the root of the tree that all pages of the list read.
+
+        A list reads a published checkpoint. It begins at start_index, or at the first leaf of start_time_ms.
+        """
+        store = self.services.ledger.store
+        cursor = pager.cursor(self.services.ledger.state.size)
+        if cursor is not None:
+            return cursor, reads.root_at(store, cursor.tree_size)
+        point = self.services.sequencer.checkpoints.latest().checkpoint
+        start_ms, _ = read_range(request)
+        first = 0
+        if start_ms:
+            low = min(read_pruned(store).minimum, point.size)
+            first = reads.first_index_since(store, start_ms, low, point.size)
+            # Of the leaves before, only some may be left. If one of them may be selected, all of them are read.
+            first = 0 if first == low else first
+        start = min(max(request.start_index, first), point.size)
+        return Cursor(start, point.size, mark=pruned_mark(store)), point.root
+
+    def _check_deletions(self, at: Cursor, request: ls.ListStatementsRequest) -> None:
+        """Check that a pruning since the first page deleted nothing of this page. Raises as ``Deletions.pass_over``."""
+        store = self.services.ledger.store
+        if at.position >= at.tree_size or not request.page_token or at.mark == pruned_mark(store):
+            return
+        kept_from_ms = read_pruned(store).kept_from_ms
+        leaf = store.get(layout.leaf_key(at.position))
+        if leaf is None or codec.decode_leaf(leaf).time_ms < kept_from_ms:
+            raise expired("entries were pruned")
 
 
 @dataclass(frozen=True, slots=True)

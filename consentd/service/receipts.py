@@ -11,14 +11,13 @@ from consentd.core import codec, merkle
 from consentd.core.kinds import EntryKind
 from consentd.errors import NotFoundError
 from consentd.ledger import layout, reads
-from consentd.sequencer.commands.accesses import parties_of
+from consentd.service.access_records import parties_that_may_know
 from consentd.service.authorization import caller_kinds
 from consentd.service.context import Context
 from consentd.service.readings import record_readings
 from consentd.service.roles import Access, Kind, Whose, access, may_call
 from consentd.service.servicer import Servicer, reduce_receipt
 from consentd.statements import payloads
-from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import statement_pb2 as st
 
@@ -96,27 +95,12 @@ def _rights(servicer: Servicer, request: ls.GetReceiptRequest, leaf: bytes, cont
 def _parties(kind: int, statement: bytes, kinds: frozenset[Kind]) -> set[str]:
     """Return the participants that were parties to an entry: to a permitted access, or that attested the entry.
 
-    *kinds* are those of the caller. Without the right SEE_REASONS, it is no party to an access whose answer it may not
-    know.
+    *kinds* are those of the caller.
     """
     message = payloads.decode_known_payload(kind, codec.decode_statement(statement).payload)
     if isinstance(message, st.AccessStatement):
-        return parties_of(message.asked) if Kind.SEE_REASONS in kinds else _parties_to_answer(message)
+        return parties_that_may_know(message, kinds)
     if message is None or kind == EntryKind.REFUSAL:
         return set()
     attestation: st.Attestation | None = getattr(message, "attestation", None)
     return {attestation.attested_by} if attestation is not None and attestation.attested_by else set()
-
-
-def _parties_to_answer(access: st.AccessStatement) -> set[str]:
-    """Return the parties to an access who may know its answer without the right SEE_REASONS (policy.md, "One answer").
-
-    A PERMIT is the same answer for every asker, but for its conditions, which the holder may know too. Any other answer
-    may show its asker more than another party may know.
-    """
-    if access.decision.outcome != pb.OUTCOME_PERMIT:
-        return {access.asked.asker}
-    question = payloads.parse(pb.Question, access.asked.question)
-    if pb.OBLIGATION_ENFORCE_RESIDUAL in question.supported_obligations:
-        return {access.asked.asker, question.holder}
-    return parties_of(access.asked)

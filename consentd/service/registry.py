@@ -1,7 +1,7 @@
 """RegistryService: participants and their keys, the vocabulary, notices, the realm's rules, and enrolments."""
 
-from itertools import islice
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
@@ -9,20 +9,26 @@ from consentd.core import codec
 from consentd.core.key_validity import PARTICIPANT_PREFIX
 from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, NotFoundError
+from consentd.ledger import reads
+from consentd.policy.delegation import Delegation
 from consentd.sequencer.commands import registry
 from consentd.sequencer.commands.callers import PARTICIPANT_ID, check_author
 from consentd.service.consistency import reach
 from consentd.service.context import Context
-from consentd.service.requests import Pager, content_hash, make_request, take_page
+from consentd.service.pages import Cursor, Pager, expired, take_page
+from consentd.service.requests import content_hash, make_request
 from consentd.service.roles import Whose
 from consentd.service.rpc import rpc
 from consentd.service.servicer import Servicer, revision
 from consentd.service.statements import Stated, read_statement
 from consentd.statements.delegations import delegation_message
+from consentd.table.registry import Participant, Registry
 from consentd.table.view import Snapshot
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
+
+M = TypeVar("M", bound=Message)
 
 
 class RegistryService(Servicer):
@@ -85,21 +91,23 @@ class RegistryService(Servicer):
     @rpc
     async def ListDelegations(self, request: rs.ListDelegationsRequest, context: Context) -> rs.ListDelegationsResponse:
         """Read delegations, a page at a time."""
-        caller = self.caller(context)
-        selection = request.giver, request.taker, request.consistency
-        pager = Pager(self.services.page_key, "ListDelegations", caller, request.page_size, *selection)
+        if request.capacity not in st.DelegationCapacity.values():
+            raise InvalidError(f"capacity is not one we know: `{request.capacity}`")
+        if request.in_force_at_ms < 0:
+            raise InvalidError("in_force_at_ms is negative")
+
+        def selects(one: Delegation) -> bool:
+            now_ms = request.in_force_at_ms
+            is_of_capacity = request.capacity in (st.DELEGATION_CAPACITY_UNSPECIFIED, one.capacity)
+            return request.taker in ("", one.taker) and is_of_capacity and (not now_ms or one.is_in_force(now_ms))
+
+        pager = Pager(self.services.page_key, self.caller(context), request)
         await reach(self.services, request.consistency, context)
-        with self.services.table.read() as snapshot:
-            start, tree_size = pager.parse(request.page_token) if request.page_token else (0, snapshot.size)
-            wanted = (
-                (position, one)
-                for position, one in snapshot.registry().delegations_after(start)
-                if request.giver in ("", one.giver) and request.taker in ("", one.taker)
-            )
-            left = list(islice(wanted, pager.size + 1))
-            page, more = take_page((delegation_message(one) for _, one in left), pager.size)
-            token = pager.token(left[len(page) - 1][0], tree_size) if more else ""
-            return rs.ListDelegationsResponse(delegations=page, revision=_revision(snapshot), next_page_token=token)
+        listed, at = self._registry_at(pager)
+        found = listed.delegations_after(at.position, request.giver)
+        items = ((position, delegation_message(one) if selects(one) else None) for position, one in found)
+        page, token, now = self._page(pager, listed, at, items)
+        return rs.ListDelegationsResponse(delegations=page, revision=now, next_page_token=token)
 
     @rpc
     async def PutMandate(self, request: rs.PutMandateRequest, context: Context) -> rs.PutMandateResponse:
@@ -152,18 +160,27 @@ class RegistryService(Servicer):
     async def ListParticipants(
         self, request: rs.ListParticipantsRequest, context: Context
     ) -> rs.ListParticipantsResponse:
-        """Read all participants, a page at a time."""
-        caller = self.caller(context)
-        pager = Pager(self.services.page_key, "ListParticipants", caller, request.page_size, request.consistency)
+        """Read participants, a page at a time."""
+        if request.role not in st.ParticipantRole.values():
+            raise InvalidError(f"role is not one we know: `{request.role}`")
+        if request.right not in st.ParticipantRight.values():
+            raise InvalidError(f"right is not one we know: `{request.right}`")
+
+        def selects(one: Participant) -> bool:
+            return (
+                request.role in (st.PARTICIPANT_ROLE_UNSPECIFIED, *one.roles)
+                and request.right in (st.PARTICIPANT_RIGHT_UNSPECIFIED, *one.rights)
+                and request.group in ("", *one.statement.groups)
+                and (not request.HasField("active") or request.active == one.active)
+            )
+
+        pager = Pager(self.services.page_key, self.caller(context), request)
         await reach(self.services, request.consistency, context)
-        with self.services.table.read() as snapshot:
-            # A page token's position is a participant's number. Numbers follow the registrations and never change.
-            everyone = sorted(snapshot.registry().participants.values(), key=lambda one: one.number)
-            start, tree_size = pager.parse(request.page_token) if request.page_token else (0, snapshot.size)
-            left = [one for one in everyone if one.number > start]
-            page, more = take_page((one.statement for one in left), pager.size)
-            token, at = pager.token(left[len(page) - 1].number, tree_size) if more else "", _revision(snapshot)
-            return rs.ListParticipantsResponse(participants=page, revision=at, next_page_token=token)
+        listed, at = self._registry_at(pager)
+        found = listed.participants_after(at.position)
+        items = ((one.number, one.statement if selects(one) else None) for one in found)
+        page, token, now = self._page(pager, listed, at, items)
+        return rs.ListParticipantsResponse(participants=page, revision=now, next_page_token=token)
 
     @rpc
     async def GetVocabulary(self, request: rs.GetVocabularyRequest, context: Context) -> rs.GetVocabularyResponse:
@@ -198,6 +215,34 @@ class RegistryService(Servicer):
         _check_ends(stated.message.retired, expected=retired)
         self._check_author(stated, owner, request, context)
         return await self._publish(EntryKind.KEY, PARTICIPANT_PREFIX + owner, stated, request, context)
+
+    def _registry_at(self, pager: Pager) -> tuple[Registry, Cursor]:
+        """Return the registry that all pages of a list read, and where the page begins.
+
+        Raises:
+            InvalidError, AbortedError: as ``Pager.cursor``; or (PAGE_EXPIRED) the registry of the first page is not
+                kept any more.
+        """
+        with self.services.table.read() as snapshot:
+            cursor = pager.cursor(snapshot.size)
+            if cursor is None:
+                present = snapshot.registry()
+                return present, Cursor(0, snapshot.size, mark=present.generation)
+            kept = snapshot.registry_of(cursor.mark)
+        if kept is None:
+            raise expired("participants, rules or delegations have changed")
+        return kept, cursor
+
+    def _page(
+        self, pager: Pager, listed: Registry, at: Cursor, items: Iterable[tuple[int, M | None]]
+    ) -> tuple[list[M], str, pb.Revision]:
+        """Return the messages of a page, the token of the next page, and the revision. *items* are from *listed*."""
+        page, last = take_page(items, pager.size)
+        token = ""
+        if last is not None:
+            token = pager.token(at._replace(position=last))
+            self.services.table.keep_listed(listed)
+        return page, token, revision(at.tree_size, reads.root_at(self.services.ledger.store, at.tree_size))
 
     async def _delegate(self, request: Any, context: Context, *, ended: bool) -> pb.Receipt:
         """Write a DELEGATION entry."""

@@ -101,6 +101,9 @@ RecordAccess            unknown   -  -  -   n  n  n  -  -   -  -  -   n
 BatchRecordAccesses     own       -  -  -   A  A  A  -  -   -  -  -   A
 BatchRecordAccesses     other     -  -  -   n  n  n  -  -   -  -  -   A
 BatchRecordAccesses     unknown   -  -  -   n  n  n  -  -   -  -  -   n
+GetAccess               own       -  -  -   A  A  A  -  -   -  A  -   A
+GetAccess               other     -  -  -   n  n  n  -  -   -  A  -   A
+GetAccess               unknown   -  -  -   n  n  n  -  -   -  n  -   n
 ListAccesses            other     -  -  -   -  -  -  -  -   -  A  -   A
 ListAccesses            unknown   -  -  -   -  -  -  -  -   -  n  -   n
 

@@ -4,7 +4,7 @@ The registry changes rarely, so all views of one revision share one value. ``vie
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from operator import itemgetter
@@ -88,8 +88,9 @@ class Registry:
     numbers: dict[str, int]
     delegations: Delegations
     mandates: dict[str, "Mandate"]
-    # The list that ``delegations_after`` reads, once it is sorted. Two threads may both append it; both are the same.
+    # The lists that pages read, once they are sorted. Two threads may both append one; both are the same.
     _list: list[tuple[tuple[int, Delegation], ...]] = field(default_factory=list, init=False, repr=False, compare=False)
+    _everyone: list[tuple[Participant, ...]] = field(default_factory=list, init=False, repr=False, compare=False)
     # What ``givers`` returned. Threads share this dict in the same way as the next one.
     _givers: dict[tuple[str, Capacity], frozenset[int]] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -185,17 +186,30 @@ class Registry:
             found = self._givers[taker, capacity] = frozenset(map(self.numbers.__getitem__, names))
         return found
 
-    def delegations_after(self, position: int) -> Iterator[tuple[int, Delegation]]:
-        """Yield all delegations after a position in the list of all, in order, each with its own position.
+    def delegations_after(self, position: int, giver: str = "") -> Iterator[tuple[int, Delegation]]:
+        """Yield the delegations of *giver* (empty: of all) after a position, in order, each with its own position.
 
         Positions are greater than 0, and never change: they follow from the numbers of giver and taker.
         """
-        if not self._list:  # sorted once, because every page of a list reads it
-            numbers, every = self.numbers, [one for given in self.delegations.values() for one in given.values()]
-            placed = ((numbers[one.giver] << 34 | numbers[one.taker] << 2 | one.capacity, one) for one in every)
-            self._list.append(tuple(sorted(placed, key=itemgetter(0))))
-        found = self._list[0]
+        if giver:
+            found = self._placed(self.delegations.get(giver, {}).values())
+        else:
+            if not self._list:  # sorted once, because every page of a list reads it
+                self._list.append(self._placed(one for given in self.delegations.values() for one in given.values()))
+            found = self._list[0]
         return islice(found, bisect_right(found, position, key=itemgetter(0)), None)
+
+    def _placed(self, delegations: Iterable[Delegation]) -> tuple[tuple[int, Delegation], ...]:
+        numbers = self.numbers
+        placed = ((numbers[one.giver] << 34 | numbers[one.taker] << 2 | one.capacity, one) for one in delegations)
+        return tuple(sorted(placed, key=itemgetter(0)))
+
+    def participants_after(self, number: int) -> Iterator[Participant]:
+        """Yield the participants with a number greater than *number*, in the order of their first registrations."""
+        if not self._everyone:
+            self._everyone.append(tuple(sorted(self.participants.values(), key=lambda one: one.number)))
+        found = self._everyone[0]
+        return islice(found, bisect_right(found, number, key=lambda one: one.number), None)
 
     def with_delegation(self, delegation: Delegation, *, ended: bool, generation: int) -> "Registry":
         """Return the registry with *delegation* in place of an earlier one, or if *ended*, without it.
@@ -217,11 +231,28 @@ def _asked(caller: str | None, question: model.Question | pb.Question, signed_by
     )  # fmt: skip
 
 
+MAX_LISTED = 4
+"""Most registries that a process keeps for lists of several pages. Registries of one ledger share most of their values,
+unless a participant was registered between them."""
+
+
 @dataclass(slots=True)
 class RegistryCache:
-    """The registry that was read last in this process.
+    """The registries that were read in this process.
 
-    Any thread may assign another registry. A reader uses a registry only if its generation is the table's.
+    Any thread may assign either attribute. A reader uses a registry only if its generation is the one it looks for.
+
+    Attributes:
+        registry: the one that was read last.
+        listed: those at which lists of several pages were begun, oldest first. If two threads assign it at the same
+            time, one registry is lost: a list that needs it must begin again.
     """
 
     registry: Registry | None = None
+    listed: tuple[Registry, ...] = ()
+
+    def keep(self, registry: Registry) -> None:
+        """Keep a registry for the later pages of a list, without what its functions remember."""
+        kept = [one for one in self.listed if one.generation == registry.generation] or [replace(registry)]
+        others = [one for one in self.listed if one.generation != registry.generation]
+        self.listed = (*others, *kept)[-MAX_LISTED:]

@@ -16,6 +16,7 @@ first  rest of the key               value, without its check (``checked_rows``)
                                      ‖ ParticipantStatement
 ``g``  group id                      number u32
 ``k``  key[32]                       owner u8 ‖ in force from u64 ‖ until u64 ‖ owner's id or tag
+``o``  participant id ‖ 0 ‖ key[32]  empty; the key is in force for the participant
 ``d``  giver ‖ 0 ‖ taker ‖ 0 ‖ u8    DelegationStatement; the u8 is the capacity
 ``m``  auditor                       seq of the entry u64 ‖ MandateStatement
 ``n``  notice id ‖ 0 ‖ version u32   NoticeStatement
@@ -43,7 +44,7 @@ from consentd.statements import payloads
 from consentd.store import Store
 from consentd.store.lmdb import STOPPED, Environment, OpenFiles, ReadTransaction, TableStoppedError
 from consentd.table.checked_rows import CHECK_SIZE, RowCheck, is_intact, seal_row, spoil_row
-from consentd.table.registry import RegistryCache
+from consentd.table.registry import Registry, RegistryCache
 from consentd.table.transaction import STEP_KINDS, TableTransaction
 from consentd.table.view import U64, Snapshot, View
 from consentd.waits import SizeWaits
@@ -93,6 +94,10 @@ class Table(Environment):
         A power cut may undo the last commit; ``catch_up`` applies its entries again. Raises as ``read``.
         """
         return self._view(TableTransaction, self.begin_write())
+
+    def keep_listed(self, registry: Registry) -> None:
+        """Keep a registry for the later pages of a list (``Snapshot.registry_of``)."""
+        self._cache.keep(registry)
 
     def _view(self, view: Callable[[RegistryCache, RowCheck, T], V], txn: T) -> V:
         try:

@@ -33,6 +33,7 @@ from consentd.table.view import (
     decode_participant,
     delegation_key,
     encode_participant,
+    owner_prefix,
 )
 from consentd.v1 import statement_pb2 as st
 
@@ -271,6 +272,11 @@ class TableTransaction(View):
             return  # no statement can name such a key
         rest = whose.encode() if isinstance(whose, str) else whose
         self._put(b"k" + key, KEY.pack(owner, from_ms, until_ms) + rest)
+        if owner is Owner.PARTICIPANT and isinstance(whose, str):
+            if until_ms == FOREVER_MS:
+                self._put(owner_prefix(whose) + key, b"")
+            else:
+                self._txn.delete(owner_prefix(whose) + key)
 
     def _compile_rules(self, message: st.RulesStatement) -> None:
         vocabulary_message = self.vocabulary_statement()

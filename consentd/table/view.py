@@ -24,7 +24,7 @@ from consentd.table.checked_rows import RowCheck
 from consentd.table.registry import Mandate, Participant, Registry, RegistryCache
 from consentd.v1 import statement_pb2 as st
 
-FORMAT = 2
+FORMAT = 3
 REVISION = Struct(">Q32sQQB")
 """Row ``R``: tree size, root, generation of the registry, time of the last entry, format."""
 NO_REVISION = (0, b"", 0, 0, FORMAT)
@@ -40,6 +40,11 @@ def delegation_key(delegation: Delegation) -> bytes:
     """Return the key of the row that holds a delegation."""
     names = f"{delegation.giver}\0{delegation.taker}\0".encode()
     return b"d" + names + bytes([delegation.capacity])
+
+
+def owner_prefix(participant_id: str) -> bytes:
+    """Return how the keys of the rows begin that list the keys of a participant."""
+    return b"o" + participant_id.encode() + b"\0"
 
 
 class View:
@@ -136,8 +141,10 @@ class View:
         return KeyValidity(Owner(kind), from_ms, until_ms, whose if kind == Owner.SUBJECT else whose.decode())
 
     def keys_of(self, participant_id: str) -> list[bytes]:
-        """Return the keys of a participant that are in force. Reads all key rows."""
-        owners = [(key[1:], self.key_owner(key[1:])) for key, _ in self._rows(b"k")]
+        """Return the keys of a participant that are in force, in the order of their bytes."""
+        start = owner_prefix(participant_id)
+        keys = [key[len(start) :] for key, _ in self._rows(start)]
+        owners = [(key, self.key_owner(key)) for key in keys]
         return [key for key, owner in owners if owner is not None and owner.tag_or_name == participant_id]
 
     def lineage(self, tag: bytes, consent_id: bytes) -> subjects.Lineage:
@@ -247,10 +254,11 @@ def _participant(row: tuple[bytes, bytes], group_names: Mapping[int, str]) -> Pa
 class Snapshot(View):
     """The table after one commit. Do not wait for anything inside its ``with`` statement."""
 
-    def participants(self, after: str, limit: int) -> list[st.ParticipantStatement]:
-        """Return the statements of up to *limit* participants, in the order of ids, with ids greater than *after*."""
-        rows = self._rows(b"p", after=b"p" + after.encode() if after else b"", limit=limit)
-        return [decode_participant(row)[2] for _, row in rows]
+    def registry_of(self, generation: int) -> Registry | None:
+        """Return the registry of a generation: this snapshot's, or one that the process keeps; None if it has none."""
+        if generation == self._generation:
+            return self.registry()
+        return next((one for one in self._cache.listed if one.generation == generation), None)
 
     def rows(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield every row but the heartbeat, by key, as it is stored: with its check (``checked_rows``), unverified.

@@ -373,8 +373,74 @@ class BatchRecordAccessesResponse(_message.Message):
 Global___BatchRecordAccessesResponse: _TypeAlias = BatchRecordAccessesResponse  # noqa: Y015
 
 @_typing.final
+class GetAccessRequest(_message.Message):
+    """GetAccessRequest names an access."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    ACCESS_SEQ_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    access_seq: _builtins.int
+    """access_seq is the seq of the ACCESS or REFUSAL in the person's chain."""
+    @_builtins.property
+    def subject(self) -> _consent_pb2.Subject:
+        """subject is the person whose data were asked for."""
+
+    @_builtins.property
+    def consistency(self) -> _consent_pb2.Consistency:
+        """consistency is a condition on the state to answer from: at_least_tree_size or latest."""
+
+    def __init__(
+        self,
+        *,
+        subject: _consent_pb2.Subject | None = ...,
+        access_seq: _builtins.int = ...,
+        consistency: _consent_pb2.Consistency | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "subject", b"subject"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_seq", b"access_seq", "consistency", b"consistency", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAccessRequest: _TypeAlias = GetAccessRequest  # noqa: Y015
+
+@_typing.final
+class GetAccessResponse(_message.Message):
+    """GetAccessResponse has an access."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCESS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def access(self) -> Global___AccessRecord:
+        """access is the access, with its outcomes."""
+
+    @_builtins.property
+    def revision(self) -> _consent_pb2.Revision:
+        """revision is the state that the answer reflects."""
+
+    def __init__(
+        self,
+        *,
+        access: Global___AccessRecord | None = ...,
+        revision: _consent_pb2.Revision | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAccessResponse: _TypeAlias = GetAccessResponse  # noqa: Y015
+
+@_typing.final
 class ListAccessesRequest(_message.Message):
-    """ListAccessesRequest asks for a page of a person's accesses."""
+    """ListAccessesRequest asks for a page of a person's accesses. An access is listed if it meets all of the conditions that
+    the request states.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -382,10 +448,36 @@ class ListAccessesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    AUTOMATIC_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    HOLDER_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
+    ASKER_FIELD_NUMBER: _builtins.int
+    START_TIME_MS_FIELD_NUMBER: _builtins.int
+    END_TIME_MS_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """page_size is the most items of a page; 0 or more than 1,000 means 1,000."""
     page_token: _builtins.str
-    """page_token is the next_page_token of the previous page; empty: the first page."""
+    """page_token is the next_page_token of the previous page; empty: the first page. The other fields, except page_size,
+    must be those of the request for that page.
+    """
+    refused: _builtins.bool
+    """refused: only refusals, or if false, only permitted accesses; absent: both."""
+    automatic: _builtins.bool
+    """automatic: only accesses in which no person took part, or if false, only the others; absent: both."""
+    actor: _builtins.str
+    """actor: only accesses of this participant, as organisation, on_behalf_of or application; empty: of any."""
+    holder: _builtins.str
+    """holder: only accesses to data that this participant has; empty: any."""
+    purpose: _builtins.str
+    """purpose: only accesses with this purpose code, without those below it; empty: any."""
+    asker: _builtins.str
+    """asker: only accesses whose call had the credential of this participant; empty: any."""
+    start_time_ms: _builtins.int
+    """start_time_ms: only entries of this time or later, UTC milliseconds; 0: no start."""
+    end_time_ms: _builtins.int
+    """end_time_ms: only entries before this time, UTC milliseconds; 0: no end."""
     @_builtins.property
     def subject(self) -> _consent_pb2.Subject:
         """subject is the person."""
@@ -401,12 +493,27 @@ class ListAccessesRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         consistency: _consent_pb2.Consistency | None = ...,
+        refused: _builtins.bool | None = ...,
+        automatic: _builtins.bool | None = ...,
+        actor: _builtins.str = ...,
+        holder: _builtins.str = ...,
+        purpose: _builtins.str = ...,
+        asker: _builtins.str = ...,
+        start_time_ms: _builtins.int = ...,
+        end_time_ms: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "subject", b"subject"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_automatic", b"_automatic", "_refused", b"_refused", "automatic", b"automatic", "consistency", b"consistency", "refused", b"refused", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "page_size", b"page_size", "page_token", b"page_token", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_automatic", b"_automatic", "_refused", b"_refused", "actor", b"actor", "asker", b"asker", "automatic", b"automatic", "consistency", b"consistency", "end_time_ms", b"end_time_ms", "holder", b"holder", "page_size", b"page_size", "page_token", b"page_token", "purpose", b"purpose", "refused", b"refused", "start_time_ms", b"start_time_ms", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__automatic: _TypeAlias = _typing.Literal["automatic"]  # noqa: Y015
+    _WhichOneofArgType__automatic: _TypeAlias = _typing.Literal["_automatic", b"_automatic"]  # noqa: Y015
+    _WhichOneofReturnType__refused: _TypeAlias = _typing.Literal["refused"]  # noqa: Y015
+    _WhichOneofArgType__refused: _TypeAlias = _typing.Literal["_refused", b"_refused"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__automatic) -> _WhichOneofReturnType__automatic | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__refused) -> _WhichOneofReturnType__refused | None: ...
 
 Global___ListAccessesRequest: _TypeAlias = ListAccessesRequest  # noqa: Y015
 
@@ -425,6 +532,7 @@ class AccessRecord(_message.Message):
     ASKER_FIELD_NUMBER: _builtins.int
     NETWORK_ORIGIN_FIELD_NUMBER: _builtins.int
     OUTCOMES_FIELD_NUMBER: _builtins.int
+    MORE_OUTCOMES_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """seq in the person's chain."""
     index: _builtins.int
@@ -437,6 +545,8 @@ class AccessRecord(_message.Message):
     """asker is the participant whose credential the call had."""
     network_origin: _builtins.str
     """network_origin is the recorded network address of the asker."""
+    more_outcomes: _builtins.bool
+    """more_outcomes is true if more than 100 were recorded. The person's history has all of them."""
     @_builtins.property
     def question(self) -> _consent_pb2.Question:
         """question that was asked."""
@@ -447,7 +557,7 @@ class AccessRecord(_message.Message):
 
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[_statement_pb2.OutcomeStatement]:
-        """outcomes that were recorded for this access."""
+        """outcomes that were recorded for this access, oldest first; at most 100."""
 
     def __init__(
         self,
@@ -461,10 +571,11 @@ class AccessRecord(_message.Message):
         asker: _builtins.str = ...,
         network_origin: _builtins.str = ...,
         outcomes: _abc.Iterable[_statement_pb2.OutcomeStatement] | None = ...,
+        more_outcomes: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "question", b"question"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asker", b"asker", "decision", b"decision", "index", b"index", "network_origin", b"network_origin", "outcomes", b"outcomes", "question", b"question", "refused", b"refused", "seq", b"seq", "time_ms", b"time_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asker", b"asker", "decision", b"decision", "index", b"index", "more_outcomes", b"more_outcomes", "network_origin", b"network_origin", "outcomes", b"outcomes", "question", b"question", "refused", b"refused", "seq", b"seq", "time_ms", b"time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -483,7 +594,7 @@ class ListAccessesResponse(_message.Message):
     """next_page_token is the token of the next page; empty: this is the last page."""
     @_builtins.property
     def accesses(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccessRecord]:
-        """accesses, newest first."""
+        """accesses, newest first. A page may be short or empty and have a next page: it reads at most 2,000 entries."""
 
     @_builtins.property
     def revision(self) -> _consent_pb2.Revision:

@@ -56,6 +56,11 @@ class AccessServiceStub(object):
                 request_serializer=consentd_dot_v1_dot_access__service__pb2.BatchRecordAccessesRequest.SerializeToString,
                 response_deserializer=consentd_dot_v1_dot_access__service__pb2.BatchRecordAccessesResponse.FromString,
                 _registered_method=True)
+        self.GetAccess = channel.unary_unary(
+                '/consentd.v1.AccessService/GetAccess',
+                request_serializer=consentd_dot_v1_dot_access__service__pb2.GetAccessRequest.SerializeToString,
+                response_deserializer=consentd_dot_v1_dot_access__service__pb2.GetAccessResponse.FromString,
+                _registered_method=True)
         self.ListAccesses = channel.unary_unary(
                 '/consentd.v1.AccessService/ListAccesses',
                 request_serializer=consentd_dot_v1_dot_access__service__pb2.ListAccessesRequest.SerializeToString,
@@ -105,10 +110,21 @@ class AccessServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetAccess(self, request, context):
+        """GetAccess reads one access or refusal, with the outcomes of its transfer. A caller that may list a person's accesses
+        may read each of them; a party to a permitted access may read that one, if it may know the answer (ledger-format.md
+        7). Cost: a few reads.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAccesses(self, request, context):
         """ListAccesses lists who used, or asked to use, a person's data, newest first. The caller needs the right
-        ACT_FOR_SUBJECTS. The list is not proven to be complete; LedgerService.GetHistory proves that. Cost: a few reads
-        for each access of the page.
+        ACT_FOR_SUBJECTS. Entries whose statement was pruned are not listed. The list is not proven to be complete;
+        LedgerService.GetHistory proves that. Every page shows the state of the first page: an access or outcome that is
+        recorded later is not listed. If a pruning since then deleted what a page needs, the call fails with PAGE_EXPIRED.
+        Cost: a few reads for each entry of the chain that the page reads, at most 2,000.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -136,6 +152,11 @@ def add_AccessServiceServicer_to_server(servicer, server):
                     servicer.BatchRecordAccesses,
                     request_deserializer=consentd_dot_v1_dot_access__service__pb2.BatchRecordAccessesRequest.FromString,
                     response_serializer=consentd_dot_v1_dot_access__service__pb2.BatchRecordAccessesResponse.SerializeToString,
+            ),
+            'GetAccess': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAccess,
+                    request_deserializer=consentd_dot_v1_dot_access__service__pb2.GetAccessRequest.FromString,
+                    response_serializer=consentd_dot_v1_dot_access__service__pb2.GetAccessResponse.SerializeToString,
             ),
             'ListAccesses': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAccesses,
@@ -253,6 +274,33 @@ class AccessService(object):
             '/consentd.v1.AccessService/BatchRecordAccesses',
             consentd_dot_v1_dot_access__service__pb2.BatchRecordAccessesRequest.SerializeToString,
             consentd_dot_v1_dot_access__service__pb2.BatchRecordAccessesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAccess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consentd.v1.AccessService/GetAccess',
+            consentd_dot_v1_dot_access__service__pb2.GetAccessRequest.SerializeToString,
+            consentd_dot_v1_dot_access__service__pb2.GetAccessResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,10 +55,17 @@ class AccessServiceStub:
     """BatchRecordAccesses records up to 1,000 outcomes (batch_items), all or none. Cost: one or a few group commits for the whole
     batch.
     """
+    GetAccess: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.GetAccessRequest, _access_service_pb2.GetAccessResponse]
+    """GetAccess reads one access or refusal, with the outcomes of its transfer. A caller that may list a person's accesses
+    may read each of them; a party to a permitted access may read that one, if it may know the answer (ledger-format.md
+    7). Cost: a few reads.
+    """
     ListAccesses: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ListAccessesRequest, _access_service_pb2.ListAccessesResponse]
     """ListAccesses lists who used, or asked to use, a person's data, newest first. The caller needs the right
-    ACT_FOR_SUBJECTS. The list is not proven to be complete; LedgerService.GetHistory proves that. Cost: a few reads
-    for each access of the page.
+    ACT_FOR_SUBJECTS. Entries whose statement was pruned are not listed. The list is not proven to be complete;
+    LedgerService.GetHistory proves that. Every page shows the state of the first page: an access or outcome that is
+    recorded later is not listed. If a pruning since then deleted what a page needs, the call fails with PAGE_EXPIRED.
+    Cost: a few reads for each entry of the chain that the page reads, at most 2,000.
     """
 
 @_typing.type_check_only
@@ -88,10 +95,17 @@ class AccessServiceAsyncStub(AccessServiceStub):
     """BatchRecordAccesses records up to 1,000 outcomes (batch_items), all or none. Cost: one or a few group commits for the whole
     batch.
     """
+    GetAccess: _aio.UnaryUnaryMultiCallable[_access_service_pb2.GetAccessRequest, _access_service_pb2.GetAccessResponse]  # type: ignore[assignment]
+    """GetAccess reads one access or refusal, with the outcomes of its transfer. A caller that may list a person's accesses
+    may read each of them; a party to a permitted access may read that one, if it may know the answer (ledger-format.md
+    7). Cost: a few reads.
+    """
     ListAccesses: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ListAccessesRequest, _access_service_pb2.ListAccessesResponse]  # type: ignore[assignment]
     """ListAccesses lists who used, or asked to use, a person's data, newest first. The caller needs the right
-    ACT_FOR_SUBJECTS. The list is not proven to be complete; LedgerService.GetHistory proves that. Cost: a few reads
-    for each access of the page.
+    ACT_FOR_SUBJECTS. Entries whose statement was pruned are not listed. The list is not proven to be complete;
+    LedgerService.GetHistory proves that. Every page shows the state of the first page: an access or outcome that is
+    recorded later is not listed. If a pruning since then deleted what a page needs, the call fails with PAGE_EXPIRED.
+    Cost: a few reads for each entry of the chain that the page reads, at most 2,000.
     """
 
 class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -144,14 +158,27 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def GetAccess(
+        self,
+        request: _access_service_pb2.GetAccessRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.GetAccessResponse, _abc.Awaitable[_access_service_pb2.GetAccessResponse]]:
+        """GetAccess reads one access or refusal, with the outcomes of its transfer. A caller that may list a person's accesses
+        may read each of them; a party to a permitted access may read that one, if it may know the answer (ledger-format.md
+        7). Cost: a few reads.
+        """
+
+    @_abc_1.abstractmethod
     def ListAccesses(
         self,
         request: _access_service_pb2.ListAccessesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.ListAccessesResponse, _abc.Awaitable[_access_service_pb2.ListAccessesResponse]]:
         """ListAccesses lists who used, or asked to use, a person's data, newest first. The caller needs the right
-        ACT_FOR_SUBJECTS. The list is not proven to be complete; LedgerService.GetHistory proves that. Cost: a few reads
-        for each access of the page.
+        ACT_FOR_SUBJECTS. Entries whose statement was pruned are not listed. The list is not proven to be complete;
+        LedgerService.GetHistory proves that. Every page shows the state of the first page: an access or outcome that is
+        recorded later is not listed. If a pruning since then deleted what a page needs, the call fails with PAGE_EXPIRED.
+        Cost: a few reads for each entry of the chain that the page reads, at most 2,000.
         """
 
 def add_AccessServiceServicer_to_server(servicer: AccessServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

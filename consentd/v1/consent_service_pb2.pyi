@@ -80,7 +80,9 @@ class ConsentRecord(_message.Message):
     version: _builtins.int
     """version is the current version."""
     state: Global___ConsentState.ValueType
-    """state of the lineage when the answer was made. It may change with the time, without an entry."""
+    """state of the lineage when the answer was made; in a list, when its first page was made. It may change with the time,
+    without an entry.
+    """
     lineage_seq: _builtins.int
     """lineage_seq is the seq of the GRANT that began it."""
     seq: _builtins.int
@@ -88,7 +90,7 @@ class ConsentRecord(_message.Message):
     grant_time_ms: _builtins.int
     """grant_time_ms is the time of the GRANT."""
     change_time_ms: _builtins.int
-    """change_time_ms is the time of the last change."""
+    """change_time_ms is the time of the last change: of the latest GRANT, AMEND, PAUSE, RESUME or REVOKE."""
     paused: _builtins.bool
     """paused is whether it was paused and not resumed, in state NOT_YET and ENDED too. Its permits have no effect until it
     is resumed: its start does not end a pause. False for a revoked consent.
@@ -717,7 +719,9 @@ Global___GetConsentResponse: _TypeAlias = GetConsentResponse  # noqa: Y015
 
 @_typing.final
 class ListConsentsRequest(_message.Message):
-    """ListConsentsRequest asks for a page of a person's consents."""
+    """ListConsentsRequest asks for a page of a person's consents. A consent is listed if it meets all of the conditions that
+    the request states. Those on what a consent names are about its version in force, with all nested provisions.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -727,12 +731,34 @@ class ListConsentsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    HOLDER_FIELD_NUMBER: _builtins.int
+    START_TIME_MS_FIELD_NUMBER: _builtins.int
+    END_TIME_MS_FIELD_NUMBER: _builtins.int
     include_revoked: _builtins.bool
     """include_revoked asks for revoked consents too."""
     page_size: _builtins.int
     """page_size is the most items of a page; 0 or more than 1,000 means 1,000."""
     page_token: _builtins.str
-    """page_token is the next_page_token of the previous page; empty: the first page."""
+    """page_token is the next_page_token of the previous page; empty: the first page. The other fields, except page_size,
+    must be those of the request for that page.
+    """
+    kind: _consent_pb2.ConsentKind.ValueType
+    """kind: only consents of this legal act; unspecified: of any."""
+    purpose: _builtins.str
+    """purpose: only consents that name this purpose code; empty: any. What a consent covers without naming it, by a code
+    above it or by `*`, does not count.
+    """
+    actor: _builtins.str
+    """actor: only consents that name this actor: a participant, a group as `group/ID`, or SUBJECT; empty: any."""
+    holder: _builtins.str
+    """holder: only consents that name this holder: a participant, or a group as `group/ID`; empty: any."""
+    start_time_ms: _builtins.int
+    """start_time_ms: only consents that were granted at this time or later, UTC milliseconds; 0: no start."""
+    end_time_ms: _builtins.int
+    """end_time_ms: only consents that were granted before this time, UTC milliseconds; 0: no end."""
     @_builtins.property
     def subject(self) -> _consent_pb2.Subject:
         """subject is the person."""
@@ -756,10 +782,16 @@ class ListConsentsRequest(_message.Message):
         page_token: _builtins.str = ...,
         states: _abc.Iterable[Global___ConsentState.ValueType] | None = ...,
         consistency: _consent_pb2.Consistency | None = ...,
+        kind: _consent_pb2.ConsentKind.ValueType = ...,
+        purpose: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        holder: _builtins.str = ...,
+        start_time_ms: _builtins.int = ...,
+        end_time_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "include_revoked", b"include_revoked", "page_size", b"page_size", "page_token", b"page_token", "states", b"states", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "consistency", b"consistency", "end_time_ms", b"end_time_ms", "holder", b"holder", "include_revoked", b"include_revoked", "kind", b"kind", "page_size", b"page_size", "page_token", b"page_token", "purpose", b"purpose", "start_time_ms", b"start_time_ms", "states", b"states", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -778,7 +810,7 @@ class ListConsentsResponse(_message.Message):
     """next_page_token is the token of the next page; empty: this is the last page."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConsentRecord]:
-        """records, newest lineage first."""
+        """records, newest lineage first. A page may be short or empty and have a next page: it reads at most 2,000 consents."""
 
     @_builtins.property
     def revision(self) -> _consent_pb2.Revision:

@@ -132,15 +132,18 @@ class ConsentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetConsent(self, request, context):
-        """GetConsent reads the present state of a consent. Cost: one read of the policy table.
+        """GetConsent reads the present state of a consent, also of a revoked one. Cost: a few reads, and one key for each
+        consent that the person gave.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListConsents(self, request, context):
-        """ListConsents lists a person's consents, newest first, and revoked ones on request. Cost: one read of the policy
-        table; with revoked ones, a read of the person's whole chain.
+        """ListConsents lists a person's consents, newest first, and revoked ones on request, until their statements are pruned.
+        Every page shows the state of the first page: what is granted, changed or revoked later changes no later page. If a
+        pruning since then deleted what a page needs, the call fails with PAGE_EXPIRED. Cost: a few reads for each consent
+        that the page reads, at most 2,000, and one for each of its changes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -57,10 +57,14 @@ class ConsentServiceStub:
     Cost: one group commit.
     """
     GetConsent: _grpc.UnaryUnaryMultiCallable[_consent_service_pb2.GetConsentRequest, _consent_service_pb2.GetConsentResponse]
-    """GetConsent reads the present state of a consent. Cost: one read of the policy table."""
+    """GetConsent reads the present state of a consent, also of a revoked one. Cost: a few reads, and one key for each
+    consent that the person gave.
+    """
     ListConsents: _grpc.UnaryUnaryMultiCallable[_consent_service_pb2.ListConsentsRequest, _consent_service_pb2.ListConsentsResponse]
-    """ListConsents lists a person's consents, newest first, and revoked ones on request. Cost: one read of the policy
-    table; with revoked ones, a read of the person's whole chain.
+    """ListConsents lists a person's consents, newest first, and revoked ones on request, until their statements are pruned.
+    Every page shows the state of the first page: what is granted, changed or revoked later changes no later page. If a
+    pruning since then deleted what a page needs, the call fails with PAGE_EXPIRED. Cost: a few reads for each consent
+    that the page reads, at most 2,000, and one for each of its changes.
     """
 
 @_typing.type_check_only
@@ -92,10 +96,14 @@ class ConsentServiceAsyncStub(ConsentServiceStub):
     Cost: one group commit.
     """
     GetConsent: _aio.UnaryUnaryMultiCallable[_consent_service_pb2.GetConsentRequest, _consent_service_pb2.GetConsentResponse]  # type: ignore[assignment]
-    """GetConsent reads the present state of a consent. Cost: one read of the policy table."""
+    """GetConsent reads the present state of a consent, also of a revoked one. Cost: a few reads, and one key for each
+    consent that the person gave.
+    """
     ListConsents: _aio.UnaryUnaryMultiCallable[_consent_service_pb2.ListConsentsRequest, _consent_service_pb2.ListConsentsResponse]  # type: ignore[assignment]
-    """ListConsents lists a person's consents, newest first, and revoked ones on request. Cost: one read of the policy
-    table; with revoked ones, a read of the person's whole chain.
+    """ListConsents lists a person's consents, newest first, and revoked ones on request, until their statements are pruned.
+    Every page shows the state of the first page: what is granted, changed or revoked later changes no later page. If a
+    pruning since then deleted what a page needs, the call fails with PAGE_EXPIRED. Cost: a few reads for each consent
+    that the page reads, at most 2,000, and one for each of its changes.
     """
 
 class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -166,7 +174,9 @@ class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _consent_service_pb2.GetConsentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_consent_service_pb2.GetConsentResponse, _abc.Awaitable[_consent_service_pb2.GetConsentResponse]]:
-        """GetConsent reads the present state of a consent. Cost: one read of the policy table."""
+        """GetConsent reads the present state of a consent, also of a revoked one. Cost: a few reads, and one key for each
+        consent that the person gave.
+        """
 
     @_abc_1.abstractmethod
     def ListConsents(
@@ -174,8 +184,10 @@ class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _consent_service_pb2.ListConsentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_consent_service_pb2.ListConsentsResponse, _abc.Awaitable[_consent_service_pb2.ListConsentsResponse]]:
-        """ListConsents lists a person's consents, newest first, and revoked ones on request. Cost: one read of the policy
-        table; with revoked ones, a read of the person's whole chain.
+        """ListConsents lists a person's consents, newest first, and revoked ones on request, until their statements are pruned.
+        Every page shows the state of the first page: what is granted, changed or revoked later changes no later page. If a
+        pruning since then deleted what a page needs, the call fails with PAGE_EXPIRED. Cost: a few reads for each consent
+        that the page reads, at most 2,000, and one for each of its changes.
         """
 
 def add_ConsentServiceServicer_to_server(servicer: ConsentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -33,7 +33,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     resident registration number, by its scheme or its shape (INVALID_ARGUMENT).
     """
     ERROR_REASON_INVALID_PAGE: _ErrorReason.ValueType  # 4
-    """ERROR_REASON_INVALID_PAGE: page_size is negative, or page_token was not issued for this list (INVALID_ARGUMENT)."""
+    """ERROR_REASON_INVALID_PAGE: page_size is negative, or page_token was not issued for this request and caller, or under
+    another key of the daemon (INVALID_ARGUMENT).
+    """
     ERROR_REASON_UNKNOWN_PURPOSE: _ErrorReason.ValueType  # 5
     """ERROR_REASON_UNKNOWN_PURPOSE: the vocabulary does not have this purpose (INVALID_ARGUMENT)."""
     ERROR_REASON_UNKNOWN_ACTION: _ErrorReason.ValueType  # 6
@@ -175,6 +177,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_LAST_OPERATOR_CREDENTIAL: without this credential no operator could call (FAILED_PRECONDITION). Add
     another one first.
     """
+    ERROR_REASON_PAGE_EXPIRED: _ErrorReason.ValueType  # 48
+    """ERROR_REASON_PAGE_EXPIRED: the state that page_token names cannot be read any more, because entries were pruned or the
+    registry was changed since the first page (ABORTED). Begin again, without page_token.
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 35
     """ERROR_REASON_INTERNAL: a bug in the daemon (INTERNAL). Please report it."""
 
@@ -212,7 +218,9 @@ ERROR_REASON_INVALID_IDENTIFIER: ErrorReason.ValueType  # 3
 resident registration number, by its scheme or its shape (INVALID_ARGUMENT).
 """
 ERROR_REASON_INVALID_PAGE: ErrorReason.ValueType  # 4
-"""ERROR_REASON_INVALID_PAGE: page_size is negative, or page_token was not issued for this list (INVALID_ARGUMENT)."""
+"""ERROR_REASON_INVALID_PAGE: page_size is negative, or page_token was not issued for this request and caller, or under
+another key of the daemon (INVALID_ARGUMENT).
+"""
 ERROR_REASON_UNKNOWN_PURPOSE: ErrorReason.ValueType  # 5
 """ERROR_REASON_UNKNOWN_PURPOSE: the vocabulary does not have this purpose (INVALID_ARGUMENT)."""
 ERROR_REASON_UNKNOWN_ACTION: ErrorReason.ValueType  # 6
@@ -353,6 +361,10 @@ ERROR_REASON_CREDENTIAL_EXPIRED: ErrorReason.ValueType  # 52
 ERROR_REASON_LAST_OPERATOR_CREDENTIAL: ErrorReason.ValueType  # 53
 """ERROR_REASON_LAST_OPERATOR_CREDENTIAL: without this credential no operator could call (FAILED_PRECONDITION). Add
 another one first.
+"""
+ERROR_REASON_PAGE_EXPIRED: ErrorReason.ValueType  # 48
+"""ERROR_REASON_PAGE_EXPIRED: the state that page_token names cannot be read any more, because entries were pruned or the
+registry was changed since the first page (ABORTED). Begin again, without page_token.
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 35
 """ERROR_REASON_INTERNAL: a bug in the daemon (INTERNAL). Please report it."""

@@ -26,7 +26,7 @@ from consentd.v1 import consent_pb2 as consentd_dot_v1_dot_consent__pb2
 from consentd.v1 import statement_pb2 as consentd_dot_v1_dot_statement__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n consentd/v1/ledger_service.proto\x12\x0b\x63onsentd.v1\x1a\x19\x63onsentd/v1/consent.proto\x1a\x1b\x63onsentd/v1/statement.proto\"\x16\n\x14GetCheckpointRequest\"+\n\x15GetCheckpointResponse\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\"P\n\x12ListEntriesRequest\x12\x13\n\x0bstart_index\x18\x01 \x01(\x04\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"|\n\x13ListEntriesResponse\x12\x0e\n\x06leaves\x18\x01 \x03(\x0c\x12\x13\n\x0b\x66irst_index\x18\x02 \x01(\x04\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\x12\'\n\x08revision\x18\x04 \x01(\x0b\x32\x15.consentd.v1.Revision\"*\n\x07Opening\x12\x0c\n\x04salt\x18\x01 \x01(\x0c\x12\x11\n\tstatement\x18\x02 \x01(\x0c\"z\n\x15ListStatementsRequest\x12\x13\n\x0bstart_index\x18\x01 \x01(\x04\x12%\n\x05kinds\x18\x02 \x03(\x0e\x32\x16.consentd.v1.EntryKind\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"Q\n\x0bLedgerEntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04leaf\x18\x02 \x01(\x0c\x12%\n\x07opening\x18\x03 \x01(\x0b\x32\x14.consentd.v1.Opening\"\x9d\x01\n\x16ListStatementsResponse\x12)\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x18.consentd.v1.LedgerEntry\x12\x16\n\x0ewithheld_count\x18\x02 \x01(\r\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\x12\'\n\x08revision\x18\x04 \x01(\x0b\x32\x15.consentd.v1.Revision\"\x9f\x01\n\x11GetReceiptRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x13\n\tleaf_hash\x18\x02 \x01(\x0cH\x00\x12\x0e\n\x04leaf\x18\x04 \x01(\x0cH\x00\x12&\n\x08wait_for\x18\x03 \x01(\x0e\x32\x14.consentd.v1.WaitFor\x12%\n\x07subject\x18\x05 \x01(\x0b\x32\x14.consentd.v1.SubjectB\x07\n\x05\x65ntry\"b\n\x12GetReceiptResponse\x12%\n\x07receipt\x18\x01 \x01(\x0b\x32\x14.consentd.v1.Receipt\x12%\n\x07opening\x18\x02 \x01(\x0b\x32\x14.consentd.v1.Opening\"<\n\x18GetInclusionProofRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x11\n\ttree_size\x18\x02 \x01(\x04\"T\n\x19GetInclusionProofResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\x12\'\n\x08revision\x18\x02 \x01(\x0b\x32\x15.consentd.v1.Revision\"O\n\x1aGetConsistencyProofRequest\x12\x17\n\x0f\x66irst_tree_size\x18\x01 \x01(\x04\x12\x18\n\x10second_tree_size\x18\x02 \x01(\x04\"z\n\x1bGetConsistencyProofResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\x12$\n\x05\x66irst\x18\x02 \x01(\x0b\x32\x15.consentd.v1.Revision\x12%\n\x06second\x18\x03 \x01(\x0b\x32\x15.consentd.v1.Revision\"\x9c\x01\n\x11GetHistoryRequest\x12\'\n\x07subject\x18\x01 \x01(\x0b\x32\x14.consentd.v1.SubjectH\x00\x12\x15\n\x0bpublic_name\x18\x02 \x01(\tH\x00\x12\x13\n\x0bknown_count\x18\x03 \x01(\x04\x12\x17\n\x0fknown_tree_size\x18\x04 \x01(\x04\x12\x10\n\x08to_count\x18\x05 \x01(\x04\x42\x07\n\x05\x63hain\"\xa3\x01\n\x12GetHistoryResponse\x12(\n\x04head\x18\x01 \x01(\x0b\x32\x18.consentd.v1.HistoryHeadH\x00\x12*\n\x05\x63hain\x18\x02 \x01(\x0b\x32\x19.consentd.v1.HistoryChainH\x00\x12.\n\x07\x65ntries\x18\x03 \x01(\x0b\x32\x1b.consentd.v1.HistoryEntriesH\x00\x42\x07\n\x05piece\"\x8d\x01\n\x0bHistoryHead\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\x12\x13\n\x0b\x63onsistency\x18\x02 \x03(\x0c\x12\x0c\n\x04seal\x18\x03 \x01(\x0c\x12\x16\n\x0eseal_inclusion\x18\x04 \x03(\x0c\x12/\n\trotations\x18\x05 \x03(\x0b\x32\x1c.consentd.v1.HistoryRotation\"\xb5\x01\n\x0fHistoryRotation\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\x12\x0c\n\x04seal\x18\x02 \x01(\x0c\x12\x16\n\x0eseal_inclusion\x18\x03 \x03(\x0c\x12(\n\x05\x63hain\x18\x04 \x01(\x0b\x32\x19.consentd.v1.HistoryChain\x12)\n\x07\x65ntries\x18\x05 \x03(\x0b\x32\x18.consentd.v1.LedgerEntry\x12\x13\n\x0b\x63onsistency\x18\x06 \x03(\x0c\"s\n\x0cHistoryChain\x12\x0b\n\x03tag\x18\x01 \x01(\x0c\x12\x13\n\x0bpublic_name\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\x12\x0c\n\x04head\x18\x04 \x01(\x0c\x12\x11\n\tmap_proof\x18\x05 \x01(\x0c\x12\x11\n\tfirst_seq\x18\x06 \x01(\x04\";\n\x0eHistoryEntries\x12)\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x18.consentd.v1.LedgerEntry2\x82\x05\n\rLedgerService\x12V\n\rGetCheckpoint\x12!.consentd.v1.GetCheckpointRequest\x1a\".consentd.v1.GetCheckpointResponse\x12P\n\x0bListEntries\x12\x1f.consentd.v1.ListEntriesRequest\x1a .consentd.v1.ListEntriesResponse\x12Y\n\x0eListStatements\x12\".consentd.v1.ListStatementsRequest\x1a#.consentd.v1.ListStatementsResponse\x12M\n\nGetReceipt\x12\x1e.consentd.v1.GetReceiptRequest\x1a\x1f.consentd.v1.GetReceiptResponse\x12\x62\n\x11GetInclusionProof\x12%.consentd.v1.GetInclusionProofRequest\x1a&.consentd.v1.GetInclusionProofResponse\x12h\n\x13GetConsistencyProof\x12\'.consentd.v1.GetConsistencyProofRequest\x1a(.consentd.v1.GetConsistencyProofResponse\x12O\n\nGetHistory\x12\x1e.consentd.v1.GetHistoryRequest\x1a\x1f.consentd.v1.GetHistoryResponse0\x01\x42Y\n\x15io.github.consentd.v1P\x01Z>github.com/consentd/consentd/clients/go/consentd/v1;consentdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n consentd/v1/ledger_service.proto\x12\x0b\x63onsentd.v1\x1a\x19\x63onsentd/v1/consent.proto\x1a\x1b\x63onsentd/v1/statement.proto\"\x16\n\x14GetCheckpointRequest\"+\n\x15GetCheckpointResponse\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\"|\n\x12ListEntriesRequest\x12\x13\n\x0bstart_index\x18\x01 \x01(\x04\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x15\n\rstart_time_ms\x18\x04 \x01(\x03\x12\x13\n\x0b\x65nd_time_ms\x18\x05 \x01(\x03\"|\n\x13ListEntriesResponse\x12\x0e\n\x06leaves\x18\x01 \x03(\x0c\x12\x13\n\x0b\x66irst_index\x18\x02 \x01(\x04\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\x12\'\n\x08revision\x18\x04 \x01(\x0b\x32\x15.consentd.v1.Revision\"*\n\x07Opening\x12\x0c\n\x04salt\x18\x01 \x01(\x0c\x12\x11\n\tstatement\x18\x02 \x01(\x0c\"\xa6\x01\n\x15ListStatementsRequest\x12\x13\n\x0bstart_index\x18\x01 \x01(\x04\x12%\n\x05kinds\x18\x02 \x03(\x0e\x32\x16.consentd.v1.EntryKind\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x15\n\rstart_time_ms\x18\x05 \x01(\x03\x12\x13\n\x0b\x65nd_time_ms\x18\x06 \x01(\x03\"Q\n\x0bLedgerEntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04leaf\x18\x02 \x01(\x0c\x12%\n\x07opening\x18\x03 \x01(\x0b\x32\x14.consentd.v1.Opening\"\x9d\x01\n\x16ListStatementsResponse\x12)\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x18.consentd.v1.LedgerEntry\x12\x16\n\x0ewithheld_count\x18\x02 \x01(\r\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\x12\'\n\x08revision\x18\x04 \x01(\x0b\x32\x15.consentd.v1.Revision\"\x9f\x01\n\x11GetReceiptRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x13\n\tleaf_hash\x18\x02 \x01(\x0cH\x00\x12\x0e\n\x04leaf\x18\x04 \x01(\x0cH\x00\x12&\n\x08wait_for\x18\x03 \x01(\x0e\x32\x14.consentd.v1.WaitFor\x12%\n\x07subject\x18\x05 \x01(\x0b\x32\x14.consentd.v1.SubjectB\x07\n\x05\x65ntry\"b\n\x12GetReceiptResponse\x12%\n\x07receipt\x18\x01 \x01(\x0b\x32\x14.consentd.v1.Receipt\x12%\n\x07opening\x18\x02 \x01(\x0b\x32\x14.consentd.v1.Opening\"<\n\x18GetInclusionProofRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x11\n\ttree_size\x18\x02 \x01(\x04\"T\n\x19GetInclusionProofResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\x12\'\n\x08revision\x18\x02 \x01(\x0b\x32\x15.consentd.v1.Revision\"O\n\x1aGetConsistencyProofRequest\x12\x17\n\x0f\x66irst_tree_size\x18\x01 \x01(\x04\x12\x18\n\x10second_tree_size\x18\x02 \x01(\x04\"z\n\x1bGetConsistencyProofResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\x12$\n\x05\x66irst\x18\x02 \x01(\x0b\x32\x15.consentd.v1.Revision\x12%\n\x06second\x18\x03 \x01(\x0b\x32\x15.consentd.v1.Revision\"\x9c\x01\n\x11GetHistoryRequest\x12\'\n\x07subject\x18\x01 \x01(\x0b\x32\x14.consentd.v1.SubjectH\x00\x12\x15\n\x0bpublic_name\x18\x02 \x01(\tH\x00\x12\x13\n\x0bknown_count\x18\x03 \x01(\x04\x12\x17\n\x0fknown_tree_size\x18\x04 \x01(\x04\x12\x10\n\x08to_count\x18\x05 \x01(\x04\x42\x07\n\x05\x63hain\"\xa3\x01\n\x12GetHistoryResponse\x12(\n\x04head\x18\x01 \x01(\x0b\x32\x18.consentd.v1.HistoryHeadH\x00\x12*\n\x05\x63hain\x18\x02 \x01(\x0b\x32\x19.consentd.v1.HistoryChainH\x00\x12.\n\x07\x65ntries\x18\x03 \x01(\x0b\x32\x1b.consentd.v1.HistoryEntriesH\x00\x42\x07\n\x05piece\"\x8d\x01\n\x0bHistoryHead\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\x12\x13\n\x0b\x63onsistency\x18\x02 \x03(\x0c\x12\x0c\n\x04seal\x18\x03 \x01(\x0c\x12\x16\n\x0eseal_inclusion\x18\x04 \x03(\x0c\x12/\n\trotations\x18\x05 \x03(\x0b\x32\x1c.consentd.v1.HistoryRotation\"\xb5\x01\n\x0fHistoryRotation\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\x12\x0c\n\x04seal\x18\x02 \x01(\x0c\x12\x16\n\x0eseal_inclusion\x18\x03 \x03(\x0c\x12(\n\x05\x63hain\x18\x04 \x01(\x0b\x32\x19.consentd.v1.HistoryChain\x12)\n\x07\x65ntries\x18\x05 \x03(\x0b\x32\x18.consentd.v1.LedgerEntry\x12\x13\n\x0b\x63onsistency\x18\x06 \x03(\x0c\"s\n\x0cHistoryChain\x12\x0b\n\x03tag\x18\x01 \x01(\x0c\x12\x13\n\x0bpublic_name\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\x12\x0c\n\x04head\x18\x04 \x01(\x0c\x12\x11\n\tmap_proof\x18\x05 \x01(\x0c\x12\x11\n\tfirst_seq\x18\x06 \x01(\x04\";\n\x0eHistoryEntries\x12)\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x18.consentd.v1.LedgerEntry2\x82\x05\n\rLedgerService\x12V\n\rGetCheckpoint\x12!.consentd.v1.GetCheckpointRequest\x1a\".consentd.v1.GetCheckpointResponse\x12P\n\x0bListEntries\x12\x1f.consentd.v1.ListEntriesRequest\x1a .consentd.v1.ListEntriesResponse\x12Y\n\x0eListStatements\x12\".consentd.v1.ListStatementsRequest\x1a#.consentd.v1.ListStatementsResponse\x12M\n\nGetReceipt\x12\x1e.consentd.v1.GetReceiptRequest\x1a\x1f.consentd.v1.GetReceiptResponse\x12\x62\n\x11GetInclusionProof\x12%.consentd.v1.GetInclusionProofRequest\x1a&.consentd.v1.GetInclusionProofResponse\x12h\n\x13GetConsistencyProof\x12\'.consentd.v1.GetConsistencyProofRequest\x1a(.consentd.v1.GetConsistencyProofResponse\x12O\n\nGetHistory\x12\x1e.consentd.v1.GetHistoryRequest\x1a\x1f.consentd.v1.GetHistoryResponse0\x01\x42Y\n\x15io.github.consentd.v1P\x01Z>github.com/consentd/consentd/clients/go/consentd/v1;consentdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,41 +39,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETCHECKPOINTRESPONSE']._serialized_start=129
   _globals['_GETCHECKPOINTRESPONSE']._serialized_end=172
   _globals['_LISTENTRIESREQUEST']._serialized_start=174
-  _globals['_LISTENTRIESREQUEST']._serialized_end=254
-  _globals['_LISTENTRIESRESPONSE']._serialized_start=256
-  _globals['_LISTENTRIESRESPONSE']._serialized_end=380
-  _globals['_OPENING']._serialized_start=382
-  _globals['_OPENING']._serialized_end=424
-  _globals['_LISTSTATEMENTSREQUEST']._serialized_start=426
-  _globals['_LISTSTATEMENTSREQUEST']._serialized_end=548
-  _globals['_LEDGERENTRY']._serialized_start=550
-  _globals['_LEDGERENTRY']._serialized_end=631
-  _globals['_LISTSTATEMENTSRESPONSE']._serialized_start=634
-  _globals['_LISTSTATEMENTSRESPONSE']._serialized_end=791
-  _globals['_GETRECEIPTREQUEST']._serialized_start=794
-  _globals['_GETRECEIPTREQUEST']._serialized_end=953
-  _globals['_GETRECEIPTRESPONSE']._serialized_start=955
-  _globals['_GETRECEIPTRESPONSE']._serialized_end=1053
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=1055
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=1115
-  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_start=1117
-  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_end=1201
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=1203
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=1282
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=1284
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=1406
-  _globals['_GETHISTORYREQUEST']._serialized_start=1409
-  _globals['_GETHISTORYREQUEST']._serialized_end=1565
-  _globals['_GETHISTORYRESPONSE']._serialized_start=1568
-  _globals['_GETHISTORYRESPONSE']._serialized_end=1731
-  _globals['_HISTORYHEAD']._serialized_start=1734
-  _globals['_HISTORYHEAD']._serialized_end=1875
-  _globals['_HISTORYROTATION']._serialized_start=1878
-  _globals['_HISTORYROTATION']._serialized_end=2059
-  _globals['_HISTORYCHAIN']._serialized_start=2061
-  _globals['_HISTORYCHAIN']._serialized_end=2176
-  _globals['_HISTORYENTRIES']._serialized_start=2178
-  _globals['_HISTORYENTRIES']._serialized_end=2237
-  _globals['_LEDGERSERVICE']._serialized_start=2240
-  _globals['_LEDGERSERVICE']._serialized_end=2882
+  _globals['_LISTENTRIESREQUEST']._serialized_end=298
+  _globals['_LISTENTRIESRESPONSE']._serialized_start=300
+  _globals['_LISTENTRIESRESPONSE']._serialized_end=424
+  _globals['_OPENING']._serialized_start=426
+  _globals['_OPENING']._serialized_end=468
+  _globals['_LISTSTATEMENTSREQUEST']._serialized_start=471
+  _globals['_LISTSTATEMENTSREQUEST']._serialized_end=637
+  _globals['_LEDGERENTRY']._serialized_start=639
+  _globals['_LEDGERENTRY']._serialized_end=720
+  _globals['_LISTSTATEMENTSRESPONSE']._serialized_start=723
+  _globals['_LISTSTATEMENTSRESPONSE']._serialized_end=880
+  _globals['_GETRECEIPTREQUEST']._serialized_start=883
+  _globals['_GETRECEIPTREQUEST']._serialized_end=1042
+  _globals['_GETRECEIPTRESPONSE']._serialized_start=1044
+  _globals['_GETRECEIPTRESPONSE']._serialized_end=1142
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=1144
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=1204
+  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_start=1206
+  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_end=1290
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=1292
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=1371
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=1373
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=1495
+  _globals['_GETHISTORYREQUEST']._serialized_start=1498
+  _globals['_GETHISTORYREQUEST']._serialized_end=1654
+  _globals['_GETHISTORYRESPONSE']._serialized_start=1657
+  _globals['_GETHISTORYRESPONSE']._serialized_end=1820
+  _globals['_HISTORYHEAD']._serialized_start=1823
+  _globals['_HISTORYHEAD']._serialized_end=1964
+  _globals['_HISTORYROTATION']._serialized_start=1967
+  _globals['_HISTORYROTATION']._serialized_end=2148
+  _globals['_HISTORYCHAIN']._serialized_start=2150
+  _globals['_HISTORYCHAIN']._serialized_end=2265
+  _globals['_HISTORYENTRIES']._serialized_start=2267
+  _globals['_HISTORYENTRIES']._serialized_end=2326
+  _globals['_LEDGERSERVICE']._serialized_start=2329
+  _globals['_LEDGERSERVICE']._serialized_end=2971
 # @@protoc_insertion_point(module_scope)

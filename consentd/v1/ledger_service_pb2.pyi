@@ -68,22 +68,32 @@ class ListEntriesRequest(_message.Message):
     START_INDEX_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    START_TIME_MS_FIELD_NUMBER: _builtins.int
+    END_TIME_MS_FIELD_NUMBER: _builtins.int
     start_index: _builtins.int
-    """start_index is the index of the first leaf; not together with page_token."""
+    """start_index is the index of the first leaf that may be listed."""
     page_size: _builtins.int
     """page_size is the most items of a page; 0 or more than 1,000 means 1,000."""
     page_token: _builtins.str
-    """page_token is the next_page_token of the previous page; empty: the first page."""
+    """page_token is the next_page_token of the previous page; empty: the first page. The other fields, except page_size,
+    must be those of the request for that page.
+    """
+    start_time_ms: _builtins.int
+    """start_time_ms: only leaves of this time or later, UTC milliseconds; 0: no start."""
+    end_time_ms: _builtins.int
+    """end_time_ms: only leaves before this time, UTC milliseconds; 0: no end."""
     def __init__(
         self,
         *,
         start_index: _builtins.int = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        start_time_ms: _builtins.int = ...,
+        end_time_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "start_index", b"start_index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time_ms", b"end_time_ms", "page_size", b"page_size", "page_token", b"page_token", "start_index", b"start_index", "start_time_ms", b"start_time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -163,12 +173,20 @@ class ListStatementsRequest(_message.Message):
     KINDS_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    START_TIME_MS_FIELD_NUMBER: _builtins.int
+    END_TIME_MS_FIELD_NUMBER: _builtins.int
     start_index: _builtins.int
-    """start_index is the index of the first leaf read; not together with page_token."""
+    """start_index is the index of the first leaf that may be read."""
     page_size: _builtins.int
     """page_size is the most leaves that are read for a page; 0 or more than 1,000 means 1,000."""
     page_token: _builtins.str
-    """page_token is the next_page_token of the previous page; empty: the first page."""
+    """page_token is the next_page_token of the previous page; empty: the first page. The other fields, except page_size,
+    must be those of the request for that page.
+    """
+    start_time_ms: _builtins.int
+    """start_time_ms: only entries of this time or later, UTC milliseconds; 0: no start."""
+    end_time_ms: _builtins.int
+    """end_time_ms: only entries before this time, UTC milliseconds; 0: no end."""
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[_statement_pb2.EntryKind.ValueType]:
         """kinds of entries to list; none: all."""
@@ -180,10 +198,12 @@ class ListStatementsRequest(_message.Message):
         kinds: _abc.Iterable[_statement_pb2.EntryKind.ValueType] | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        start_time_ms: _builtins.int = ...,
+        end_time_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kinds", b"kinds", "page_size", b"page_size", "page_token", b"page_token", "start_index", b"start_index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time_ms", b"end_time_ms", "kinds", b"kinds", "page_size", b"page_size", "page_token", b"page_token", "start_index", b"start_index", "start_time_ms", b"start_time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -237,7 +257,7 @@ class ListStatementsResponse(_message.Message):
     """next_page_token is the token of the next page; empty: this is the last page."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___LedgerEntry]:
-        """entries in order."""
+        """entries in order. A page may be short or empty and have a next page: page_size counts the leaves that are read."""
 
     @_builtins.property
     def revision(self) -> _consent_pb2.Revision:

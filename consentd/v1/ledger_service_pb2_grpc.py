@@ -86,8 +86,9 @@ class LedgerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListEntries(self, request, context):
-        """ListEntries reads leaves in order. Auditors may. Leaves contain no identifier. Cost: one read of the disk for each
-        leaf.
+        """ListEntries reads leaves in order. Auditors may. Leaves contain no identifier. Every page reads the published
+        checkpoint of the first page. A page with leaves that are pruned fails with PRUNED. Cost: one read of the disk for
+        each leaf.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,7 +97,9 @@ class LedgerServiceServicer(object):
     def ListStatements(self, request, context):
         """ListStatements reads the openings of leaves in order: those of public chains for every auditor, those of persons
         for auditors with the right READ_STATEMENTS and a mandate in force. Each chain of a person that is read gets a READ
-        entry, the first time on a day. Cost: two reads and a decryption for each leaf, and one group commit.
+        entry, the first time on a day. Every page reads the published checkpoint of the first page; an opening is there if
+        it is stored when its page is read. If a pruning since the first page may have deleted leaves or openings of a page,
+        the call fails with PAGE_EXPIRED. Cost: two reads and a decryption for each leaf, and one group commit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,13 +38,16 @@ class LedgerServiceStub:
     GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.GetCheckpointRequest, _ledger_service_pb2.GetCheckpointResponse]
     """GetCheckpoint reads the latest published checkpoint. Every caller may. Cost: no read of the disk."""
     ListEntries: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.ListEntriesRequest, _ledger_service_pb2.ListEntriesResponse]
-    """ListEntries reads leaves in order. Auditors may. Leaves contain no identifier. Cost: one read of the disk for each
-    leaf.
+    """ListEntries reads leaves in order. Auditors may. Leaves contain no identifier. Every page reads the published
+    checkpoint of the first page. A page with leaves that are pruned fails with PRUNED. Cost: one read of the disk for
+    each leaf.
     """
     ListStatements: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.ListStatementsRequest, _ledger_service_pb2.ListStatementsResponse]
     """ListStatements reads the openings of leaves in order: those of public chains for every auditor, those of persons
     for auditors with the right READ_STATEMENTS and a mandate in force. Each chain of a person that is read gets a READ
-    entry, the first time on a day. Cost: two reads and a decryption for each leaf, and one group commit.
+    entry, the first time on a day. Every page reads the published checkpoint of the first page; an opening is there if
+    it is stored when its page is read. If a pruning since the first page may have deleted leaves or openings of a page,
+    the call fails with PAGE_EXPIRED. Cost: two reads and a decryption for each leaf, and one group commit.
     """
     GetReceipt: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.GetReceiptRequest, _ledger_service_pb2.GetReceiptResponse]
     """GetReceipt reads the receipt of an entry, with its proof if a published checkpoint covers it. A caller that knows
@@ -76,13 +79,16 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     GetCheckpoint: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.GetCheckpointRequest, _ledger_service_pb2.GetCheckpointResponse]  # type: ignore[assignment]
     """GetCheckpoint reads the latest published checkpoint. Every caller may. Cost: no read of the disk."""
     ListEntries: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.ListEntriesRequest, _ledger_service_pb2.ListEntriesResponse]  # type: ignore[assignment]
-    """ListEntries reads leaves in order. Auditors may. Leaves contain no identifier. Cost: one read of the disk for each
-    leaf.
+    """ListEntries reads leaves in order. Auditors may. Leaves contain no identifier. Every page reads the published
+    checkpoint of the first page. A page with leaves that are pruned fails with PRUNED. Cost: one read of the disk for
+    each leaf.
     """
     ListStatements: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.ListStatementsRequest, _ledger_service_pb2.ListStatementsResponse]  # type: ignore[assignment]
     """ListStatements reads the openings of leaves in order: those of public chains for every auditor, those of persons
     for auditors with the right READ_STATEMENTS and a mandate in force. Each chain of a person that is read gets a READ
-    entry, the first time on a day. Cost: two reads and a decryption for each leaf, and one group commit.
+    entry, the first time on a day. Every page reads the published checkpoint of the first page; an opening is there if
+    it is stored when its page is read. If a pruning since the first page may have deleted leaves or openings of a page,
+    the call fails with PAGE_EXPIRED. Cost: two reads and a decryption for each leaf, and one group commit.
     """
     GetReceipt: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.GetReceiptRequest, _ledger_service_pb2.GetReceiptResponse]  # type: ignore[assignment]
     """GetReceipt reads the receipt of an entry, with its proof if a published checkpoint covers it. A caller that knows
@@ -123,8 +129,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_service_pb2.ListEntriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_service_pb2.ListEntriesResponse, _abc.Awaitable[_ledger_service_pb2.ListEntriesResponse]]:
-        """ListEntries reads leaves in order. Auditors may. Leaves contain no identifier. Cost: one read of the disk for each
-        leaf.
+        """ListEntries reads leaves in order. Auditors may. Leaves contain no identifier. Every page reads the published
+        checkpoint of the first page. A page with leaves that are pruned fails with PRUNED. Cost: one read of the disk for
+        each leaf.
         """
 
     @_abc_1.abstractmethod
@@ -135,7 +142,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ledger_service_pb2.ListStatementsResponse, _abc.Awaitable[_ledger_service_pb2.ListStatementsResponse]]:
         """ListStatements reads the openings of leaves in order: those of public chains for every auditor, those of persons
         for auditors with the right READ_STATEMENTS and a mandate in force. Each chain of a person that is read gets a READ
-        entry, the first time on a day. Cost: two reads and a decryption for each leaf, and one group commit.
+        entry, the first time on a day. Every page reads the published checkpoint of the first page; an opening is there if
+        it is stored when its page is read. If a pruning since the first page may have deleted leaves or openings of a page,
+        the call fails with PAGE_EXPIRED. Cost: two reads and a decryption for each leaf, and one group commit.
         """
 
     @_abc_1.abstractmethod

@@ -527,6 +527,8 @@ class ListDelegationsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
+    CAPACITY_FIELD_NUMBER: _builtins.int
+    IN_FORCE_AT_MS_FIELD_NUMBER: _builtins.int
     giver: _builtins.str
     """giver: only delegations of this giver; empty: of any."""
     taker: _builtins.str
@@ -534,7 +536,13 @@ class ListDelegationsRequest(_message.Message):
     page_size: _builtins.int
     """page_size is the most items of a page; 0 or more than 1,000 means 1,000."""
     page_token: _builtins.str
-    """page_token is the next_page_token of the previous page; empty: the first page."""
+    """page_token is the next_page_token of the previous page; empty: the first page. The other fields, except page_size,
+    must be those of the request for that page.
+    """
+    capacity: _statement_pb2.DelegationCapacity.ValueType
+    """capacity: only delegations of this capacity; unspecified: of any."""
+    in_force_at_ms: _builtins.int
+    """in_force_at_ms: only delegations that are in force at this instant, UTC milliseconds; 0: whenever they are in force."""
     @_builtins.property
     def consistency(self) -> _consent_pb2.Consistency:
         """consistency is a condition on the state to answer from: at_least_tree_size or latest. The same for all pages."""
@@ -547,10 +555,12 @@ class ListDelegationsRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         consistency: _consent_pb2.Consistency | None = ...,
+        capacity: _statement_pb2.DelegationCapacity.ValueType = ...,
+        in_force_at_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "giver", b"giver", "page_size", b"page_size", "page_token", b"page_token", "taker", b"taker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "consistency", b"consistency", "giver", b"giver", "in_force_at_ms", b"in_force_at_ms", "page_size", b"page_size", "page_token", b"page_token", "taker", b"taker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -860,17 +870,33 @@ Global___GetParticipantResponse: _TypeAlias = GetParticipantResponse  # noqa: Y0
 
 @_typing.final
 class ListParticipantsRequest(_message.Message):
-    """ListParticipantsRequest asks for a page of participants."""
+    """ListParticipantsRequest asks for a page of participants. A participant is listed if it meets all of the conditions that
+    the request states.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    RIGHT_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    ACTIVE_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """page_size is the most items of a page; 0 or more than 1,000 means 1,000."""
     page_token: _builtins.str
-    """page_token is the next_page_token of the previous page; empty: the first page."""
+    """page_token is the next_page_token of the previous page; empty: the first page. The other fields, except page_size,
+    must be those of the request for that page.
+    """
+    role: _statement_pb2.ParticipantRole.ValueType
+    """role: only participants with this role; unspecified: with any."""
+    right: _statement_pb2.ParticipantRight.ValueType
+    """right: only participants with this right; unspecified: with or without rights."""
+    group: _builtins.str
+    """group: only present members of this group, `group/ID`; empty: any."""
+    active: _builtins.bool
+    """active: only participants that are active, or if false, only those that have left; absent: both."""
     @_builtins.property
     def consistency(self) -> _consent_pb2.Consistency:
         """consistency is a condition on the state to answer from: at_least_tree_size or latest. The same for all pages."""
@@ -881,12 +907,18 @@ class ListParticipantsRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         consistency: _consent_pb2.Consistency | None = ...,
+        role: _statement_pb2.ParticipantRole.ValueType = ...,
+        right: _statement_pb2.ParticipantRight.ValueType = ...,
+        group: _builtins.str = ...,
+        active: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "active", b"active", "consistency", b"consistency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "active", b"active", "consistency", b"consistency", "group", b"group", "page_size", b"page_size", "page_token", b"page_token", "right", b"right", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__active: _TypeAlias = _typing.Literal["active"]  # noqa: Y015
+    _WhichOneofArgType__active: _TypeAlias = _typing.Literal["_active", b"_active"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__active) -> _WhichOneofReturnType__active | None: ...
 
 Global___ListParticipantsRequest: _TypeAlias = ListParticipantsRequest  # noqa: Y015
 

@@ -63,7 +63,11 @@ class RegistryServiceStub:
     EndDelegation: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.EndDelegationRequest, _registry_service_pb2.EndDelegationResponse]
     """EndDelegation ends a delegation. No question that is asked after the answer relies on it."""
     ListDelegations: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListDelegationsRequest, _registry_service_pb2.ListDelegationsResponse]
-    """ListDelegations lists the delegations that were not ended, also those whose time is over or has not begun."""
+    """ListDelegations lists the delegations that were not ended, also those whose time is over or has not begun. Every page
+    shows the state of the first page. The daemon keeps a few earlier states in memory. If that state is none of them,
+    the call fails with PAGE_EXPIRED. Cost: the delegations that the page reads, at most 2,000, without a read of the
+    disk; the first list after a change sorts all.
+    """
     PutMandate: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.PutMandateRequest, _registry_service_pb2.PutMandateResponse]
     """PutMandate lets an auditor read statements of persons until a time. It replaces the auditor's earlier mandate,
     whoever gave that one. A public authority signs it, or an operator attests it.
@@ -75,9 +79,11 @@ class RegistryServiceStub:
     already, the call fails with SUBJECT_ENROLLED.
     """
     GetParticipant: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetParticipantRequest, _registry_service_pb2.GetParticipantResponse]
-    """GetParticipant reads a participant and its valid keys. Cost: a scan of all keys."""
+    """GetParticipant reads a participant and its valid keys. Cost: one read for each key."""
     ListParticipants: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListParticipantsRequest, _registry_service_pb2.ListParticipantsResponse]
-    """ListParticipants lists all participants in order of registration."""
+    """ListParticipants lists participants in order of registration. Every page shows the state of the first page, as for
+    ListDelegations, with the same cost.
+    """
     GetVocabulary: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetVocabularyRequest, _registry_service_pb2.GetVocabularyResponse]
     """GetVocabulary reads the current vocabulary."""
     GetNotice: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetNoticeRequest, _registry_service_pb2.GetNoticeResponse]
@@ -120,7 +126,11 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     EndDelegation: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.EndDelegationRequest, _registry_service_pb2.EndDelegationResponse]  # type: ignore[assignment]
     """EndDelegation ends a delegation. No question that is asked after the answer relies on it."""
     ListDelegations: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListDelegationsRequest, _registry_service_pb2.ListDelegationsResponse]  # type: ignore[assignment]
-    """ListDelegations lists the delegations that were not ended, also those whose time is over or has not begun."""
+    """ListDelegations lists the delegations that were not ended, also those whose time is over or has not begun. Every page
+    shows the state of the first page. The daemon keeps a few earlier states in memory. If that state is none of them,
+    the call fails with PAGE_EXPIRED. Cost: the delegations that the page reads, at most 2,000, without a read of the
+    disk; the first list after a change sorts all.
+    """
     PutMandate: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.PutMandateRequest, _registry_service_pb2.PutMandateResponse]  # type: ignore[assignment]
     """PutMandate lets an auditor read statements of persons until a time. It replaces the auditor's earlier mandate,
     whoever gave that one. A public authority signs it, or an operator attests it.
@@ -132,9 +142,11 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     already, the call fails with SUBJECT_ENROLLED.
     """
     GetParticipant: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetParticipantRequest, _registry_service_pb2.GetParticipantResponse]  # type: ignore[assignment]
-    """GetParticipant reads a participant and its valid keys. Cost: a scan of all keys."""
+    """GetParticipant reads a participant and its valid keys. Cost: one read for each key."""
     ListParticipants: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListParticipantsRequest, _registry_service_pb2.ListParticipantsResponse]  # type: ignore[assignment]
-    """ListParticipants lists all participants in order of registration."""
+    """ListParticipants lists participants in order of registration. Every page shows the state of the first page, as for
+    ListDelegations, with the same cost.
+    """
     GetVocabulary: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetVocabularyRequest, _registry_service_pb2.GetVocabularyResponse]  # type: ignore[assignment]
     """GetVocabulary reads the current vocabulary."""
     GetNotice: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetNoticeRequest, _registry_service_pb2.GetNoticeResponse]  # type: ignore[assignment]
@@ -228,7 +240,11 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.ListDelegationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.ListDelegationsResponse, _abc.Awaitable[_registry_service_pb2.ListDelegationsResponse]]:
-        """ListDelegations lists the delegations that were not ended, also those whose time is over or has not begun."""
+        """ListDelegations lists the delegations that were not ended, also those whose time is over or has not begun. Every page
+        shows the state of the first page. The daemon keeps a few earlier states in memory. If that state is none of them,
+        the call fails with PAGE_EXPIRED. Cost: the delegations that the page reads, at most 2,000, without a read of the
+        disk; the first list after a change sorts all.
+        """
 
     @_abc_1.abstractmethod
     def PutMandate(
@@ -264,7 +280,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.GetParticipantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.GetParticipantResponse, _abc.Awaitable[_registry_service_pb2.GetParticipantResponse]]:
-        """GetParticipant reads a participant and its valid keys. Cost: a scan of all keys."""
+        """GetParticipant reads a participant and its valid keys. Cost: one read for each key."""
 
     @_abc_1.abstractmethod
     def ListParticipants(
@@ -272,7 +288,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.ListParticipantsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.ListParticipantsResponse, _abc.Awaitable[_registry_service_pb2.ListParticipantsResponse]]:
-        """ListParticipants lists all participants in order of registration."""
+        """ListParticipants lists participants in order of registration. Every page shows the state of the first page, as for
+        ListDelegations, with the same cost.
+        """
 
     @_abc_1.abstractmethod
     def GetVocabulary(

@@ -236,13 +236,9 @@ def _outcome(call: Call) -> ac.RecordAccessRequest:
     return ac.RecordAccessRequest(request_id=request_id(), subject=subject, access_seq=seq, attested=outcome)
 
 
-def _record(call: Call) -> Access:
-    return call.plain(call.running.access.RecordAccess, _outcome(call))
-
-
-def _batch_record(call: Call) -> Access:
-    request = ac.BatchRecordAccessesRequest(requests=[_outcome(call)])
-    return call.plain(call.running.access.BatchRecordAccesses, request)
+def _get_access(call: Call) -> Access:
+    subject, seq, _ = call.world.access(call.caller, call.whose)
+    return call.plain(call.running.access.GetAccess, ac.GetAccessRequest(subject=subject, access_seq=seq))
 
 
 def _list_accesses(call: Call) -> Access:
@@ -551,8 +547,11 @@ ATTEMPTS: dict[str, Callable[[Call], Access]] = {
     "BatchCheck": _batch_check,
     "AuthorizeAccess": _authorize,
     "BatchAuthorizeAccesses": _batch_authorize,
-    "RecordAccess": _record,
-    "BatchRecordAccesses": _batch_record,
+    "RecordAccess": lambda call: call.plain(call.running.access.RecordAccess, _outcome(call)),
+    "BatchRecordAccesses": lambda call: call.plain(
+        call.running.access.BatchRecordAccesses, ac.BatchRecordAccessesRequest(requests=[_outcome(call)])
+    ),
+    "GetAccess": _get_access,
     "ListAccesses": _list_accesses,
     "GrantConsent": _grant,
     "AmendConsent": _amend,

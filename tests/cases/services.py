@@ -144,6 +144,16 @@ def put_mandate(running: Running, auditor: str, **more: Any) -> pb.Receipt:
     return running.registry.PutMandate(request, metadata=running.as_("operator")).receipt
 
 
+def list_late(running: Running) -> rs.ListParticipantsResponse:
+    """Ask for the second page of a list when the daemon does not keep the state of the first page any more."""
+    request, tokens = rs.ListParticipantsRequest(page_size=1), list[str]()
+    for number in range(9):  # of more states than the daemon keeps for lists of several pages
+        tokens.append(running.registry.ListParticipants(request, metadata=running.as_("app")).next_page_token)
+        running.delegate("er", "app", ended=number % 2 == 0)
+    request.page_token = tokens[0]
+    return running.registry.ListParticipants(request, metadata=running.as_("app"))
+
+
 def participant(running: Running, name: str) -> rs.GetParticipantResponse:
     return running.registry.GetParticipant(rs.GetParticipantRequest(participant_id=name), metadata=running.as_("er"))
 

@@ -265,14 +265,41 @@ def _record_request(
     return request
 
 
+def get_access(
+    context: ClientContext, subject: pb.Subject, access_seq: int, *, consistency: Reached | None = None
+) -> Operation[ac.AccessRecord]:
+    """Read one access or refusal with its outcomes, without proof. For callers that may list accesses, and for parties.
+
+    *access_seq*: the entry's number in the person's chain.
+    """
+    request = ac.GetAccessRequest(
+        subject=subject, access_seq=access_seq, consistency=condition(consistency)
+    )
+    response = yield from call(context, request, ac.GetAccessResponse)
+    if response.access.seq != access_seq:
+        raise ProofError("daemon answers with another access")
+    return response.access
+
+
 def list_accesses(
-    context: ClientContext, subject: pb.Subject, *, consistency: Reached | None = None
-) -> ReadPage[ac.AccessRecord]:
-    """List who used, or asked to use, a person's data, newest first, without proof; use ``history`` for a proof."""
-    at = condition(consistency)
+    context: ClientContext, subject: pb.Subject, *, refused: bool | None = None, automatic: bool | None = None,
+    actor: str = "", holder: str = "", purpose: str = "", asker: str = "", start_time_ms: int = 0,
+    end_time_ms: int = 0, consistency: Reached | None = None,
+) -> ReadPage[ac.AccessRecord]:  # fmt: skip
+    """List who used, or asked to use, a person's data, newest first, without proof; use ``history`` for a proof.
+
+    Only accesses that meet all conditions are listed. An empty value, None or 0 is no condition.
+
+    Args:
+        refused: whether the access was refused. *automatic*: whether no person took part in it.
+        actor: the organisation, or the participant that it acts for, or the application.
+        asker: the participant whose credential the call had.
+        start_time_ms, end_time_ms: the time of the entry is in ``[start, end)``, UTC milliseconds.
+    """
+    selected = ac.ListAccessesRequest(
+        subject=subject, refused=refused, automatic=automatic, actor=actor, holder=holder, purpose=purpose,
+        asker=asker, start_time_ms=start_time_ms, end_time_ms=end_time_ms, consistency=condition(consistency),
+    )  # fmt: skip
     return read_pages(
-        context,
-        lambda token: ac.ListAccessesRequest(subject=subject, page_token=token, consistency=at),
-        ac.ListAccessesResponse,
-        lambda response: (response.accesses, response.next_page_token),
+        context, selected, ac.ListAccessesResponse, lambda response: (response.accesses, response.next_page_token)
     )

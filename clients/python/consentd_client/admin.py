@@ -56,12 +56,9 @@ def get_operation(context: ClientContext, operation_id: str) -> Operation[ad.Ope
 
 def list_operations(context: ClientContext, *, done: bool | None = None) -> ReadPage[ad.Operation]:
     """Read the operations since the daemon's start, the latest first. *done*: only those that are, or are not, done."""
-
-    def make_request(page_token: str) -> ad.ListOperationsRequest:
-        return ad.ListOperationsRequest(done=done, page_token=page_token)
-
+    selected = ad.ListOperationsRequest(done=done)
     return read_pages(
-        context, make_request, ad.ListOperationsResponse, lambda answer: (answer.operations, answer.next_page_token)
+        context, selected, ad.ListOperationsResponse, lambda answer: (answer.operations, answer.next_page_token)
     )
 
 
@@ -150,12 +147,9 @@ def add_credential(
 
 def list_credentials(context: ClientContext, *, caller: str = "") -> ReadPage[ad.Credential]:
     """Read all credentials, those that ended too. *caller*: only those of this caller."""
-
-    def make_request(page_token: str) -> ad.ListCredentialsRequest:
-        return ad.ListCredentialsRequest(caller=caller, page_token=page_token)
-
+    selected = ad.ListCredentialsRequest(caller=caller)
     return read_pages(
-        context, make_request, ad.ListCredentialsResponse, lambda answer: (answer.credentials, answer.next_page_token)
+        context, selected, ad.ListCredentialsResponse, lambda answer: (answer.credentials, answer.next_page_token)
     )
 
 

@@ -89,6 +89,7 @@ class ClientBase(ABC):
     batch_authorize = _method(access.batch_authorize)
     record_access = _method(access.record_access)
     batch_record = _method(access.batch_record)
+    get_access = _method(access.get_access)
     list_accesses = _list_method(access.list_accesses)
 
     enrol = _method(registry.enrol)

@@ -193,18 +193,24 @@ def get_consent(
 
 def list_consents(
     context: ClientContext, subject: pb.Subject, *, include_revoked: bool = False,
-    states: "Collection[cs.ConsentState.ValueType]" = (), consistency: Reached | None = None,
+    states: "Collection[cs.ConsentState.ValueType]" = (),
+    kind: "pb.ConsentKind.ValueType" = pb.CONSENT_KIND_UNSPECIFIED, purpose: str = "", actor: str = "",
+    holder: str = "", start_time_ms: int = 0, end_time_ms: int = 0, consistency: Reached | None = None,
 ) -> ReadPage[cs.ConsentRecord]:  # fmt: skip
-    """Read a person's consents, newest first; only those in one of *states*, if there are any.
+    """Read a person's consents, newest first. The list proves nothing; use ``history`` for a proof.
 
-    The list proves nothing; use ``history`` for a proof.
+    Only consents that meet all conditions are listed. An empty value or 0 is no condition.
+
+    Args:
+        states: the state is one of these; empty: any but REVOKED.
+        include_revoked: revoked consents are listed too.
+        purpose, actor, holder: the version in force names it.
+        start_time_ms, end_time_ms: the time of the grant is in ``[start, end)``, UTC milliseconds.
     """
-    at = condition(consistency)
+    selected = cs.ListConsentsRequest(
+        subject=subject, include_revoked=include_revoked, states=states, kind=kind, purpose=purpose, actor=actor,
+        holder=holder, start_time_ms=start_time_ms, end_time_ms=end_time_ms, consistency=condition(consistency),
+    )  # fmt: skip
     return read_pages(
-        context,
-        lambda token: cs.ListConsentsRequest(
-            subject=subject, include_revoked=include_revoked, states=states, page_token=token, consistency=at
-        ),
-        cs.ListConsentsResponse,
-        lambda response: (response.records, response.next_page_token),
+        context, selected, cs.ListConsentsResponse, lambda response: (response.records, response.next_page_token)
     )

@@ -210,15 +210,19 @@ ReadPage: TypeAlias = Callable[[str], Operation[Page[T]]]
 
 
 def read_pages(
-    context: ClientContext,
-    make_request: Callable[[str], Message],
-    response_type: type[R],
-    parse: Callable[[R], Page[T]],
+    context: ClientContext, selected: Message, response_type: type[R], parse: Callable[[R], Page[T]]
 ) -> ReadPage[T]:
-    """Return a function that reads one page of a list."""
+    """Return a function that reads one page of a list. *selected*: the request, without a page token.
+
+    A page may be empty and still name a next page. A list that cannot be continued ends with PAGE_EXPIRED; it is not
+    begun again here, because the caller has used its first items.
+    """
 
     def read_page(page_token: str) -> Operation[Page[T]]:
-        response = yield from call(context, make_request(page_token), response_type)
+        request = type(selected)()
+        request.CopyFrom(selected)
+        request.page_token = page_token  # type: ignore[attr-defined]  # every request of a list has it
+        response = yield from call(context, request, response_type)
         items, next_page_token = parse(response)
         if next_page_token and next_page_token == page_token:
             raise MalformedError("page names itself as the next page of the list")

@@ -165,15 +165,19 @@ def end_delegation(
 
 
 def list_delegations(
-    context: ClientContext, *, giver: str = "", taker: str = "", consistency: Reached | None = None
-) -> ReadPage[st.DelegationStatement]:
-    """Read the delegations of *giver* and to *taker* (empty: any) that were not ended, whether or not in force now."""
-    at = condition(consistency)
+    context: ClientContext, *, giver: str = "", taker: str = "",
+    capacity: "st.DelegationCapacity.ValueType" = st.DELEGATION_CAPACITY_UNSPECIFIED, in_force_at_ms: int = 0,
+    consistency: Reached | None = None,
+) -> ReadPage[st.DelegationStatement]:  # fmt: skip
+    """Read the delegations that were not ended and meet all conditions. An empty value or 0 is no condition.
+
+    *in_force_at_ms*: the delegation is in force at this instant, UTC milliseconds.
+    """
+    selected = rs.ListDelegationsRequest(
+        giver=giver, taker=taker, capacity=capacity, in_force_at_ms=in_force_at_ms, consistency=condition(consistency)
+    )
     return read_pages(
-        context,
-        lambda token: rs.ListDelegationsRequest(giver=giver, taker=taker, page_token=token, consistency=at),
-        rs.ListDelegationsResponse,
-        lambda response: (response.delegations, response.next_page_token),
+        context, selected, rs.ListDelegationsResponse, lambda response: (response.delegations, response.next_page_token)
     )
 
 
@@ -227,16 +231,21 @@ def get_participant(
 
 
 def list_participants(
-    context: ClientContext, *, consistency: Reached | None = None
-) -> ReadPage[st.ParticipantStatement]:
-    """Read all participants."""
-    at = condition(consistency)
-    return read_pages(
-        context,
-        lambda token: rs.ListParticipantsRequest(page_token=token, consistency=at),
-        rs.ListParticipantsResponse,
-        lambda response: (response.participants, response.next_page_token),
+    context: ClientContext, *, role: "st.ParticipantRole.ValueType" = st.PARTICIPANT_ROLE_UNSPECIFIED,
+    right: "st.ParticipantRight.ValueType" = st.PARTICIPANT_RIGHT_UNSPECIFIED, group: str = "",
+    active: bool | None = None, consistency: Reached | None = None,
+) -> ReadPage[st.ParticipantStatement]:  # fmt: skip
+    """Read the participants that meet all conditions. An empty value, None or 0 is no condition.
+
+    *group*: the participant is a member of it now, ``group/ID``. *active*: whether the participant is active.
+    """
+    selected = rs.ListParticipantsRequest(
+        role=role, right=right, group=group, active=active, consistency=condition(consistency)
     )
+    return read_pages(
+        context, selected, rs.ListParticipantsResponse,
+        lambda response: (response.participants, response.next_page_token),
+    )  # fmt: skip
 
 
 def get_vocabulary(
