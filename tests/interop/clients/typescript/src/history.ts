@@ -2,7 +2,13 @@
  * Make a file of evidence from the stream of GetHistory, for `verifyHistory`: evidence-format.md.
  */
 
-import type { GetHistoryResponse, HistoryChain, HistoryHead, LedgerEntry } from "./consentd/v1/ledger_service.js";
+import type {
+  GetHistoryResponse,
+  HistoryChain,
+  HistoryHead,
+  HistoryRotation,
+  LedgerEntry,
+} from "./consentd/v1/ledger_service.js";
 
 /** Return the file that the pieces of a stream make, about the chain of *tag*. */
 export function evidenceOf(pieces: readonly GetHistoryResponse[], tag: Buffer): Buffer {
@@ -17,7 +23,7 @@ export function evidenceOf(pieces: readonly GetHistoryResponse[], tag: Buffer): 
   if (!head) throw new Error("stream has no head");
   return Buffer.from(
     JSON.stringify({
-      format: "consentd/evidence/v1",
+      format: "consentd/evidence/v2",
       scope: { tag: base64(tag) },
       checkpoint: base64(head.checkpoint),
       consistency: head.consistency.map(base64),
@@ -25,10 +31,22 @@ export function evidenceOf(pieces: readonly GetHistoryResponse[], tag: Buffer): 
       seal_inclusion: head.sealInclusion.map(base64),
       histories: histories.map(({ chain, entries }) => historyOf(chain, entries)),
       entries: [],
+      rotations: head.rotations.map(rotationOf),
       keys: [],
       policy: "",
     }),
   );
+}
+
+function rotationOf({ checkpoint, seal, sealInclusion, chain, entries, consistency }: HistoryRotation): object {
+  if (!chain) throw new Error("rotation has no chain");
+  return {
+    checkpoint: base64(checkpoint),
+    seal: base64(seal),
+    seal_inclusion: sealInclusion.map(base64),
+    history: historyOf(chain, entries),
+    consistency: consistency.map(base64),
+  };
 }
 
 function historyOf(chain: HistoryChain, entries: readonly LedgerEntry[]): object {
