@@ -16,6 +16,7 @@ from consentd.policy.delegation import Capacity
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import statement_pb2 as st
+from consentd_client.consents import ALL_STATES
 
 HOLDER, RECIPIENT, RELAY, AUDITOR, COURT = (
     st.PARTICIPANT_ROLE_HOLDER,
@@ -456,7 +457,7 @@ def test_a_statement_that_a_person_signed_is_recorded_once_whoever_sends_it(runn
     assert repeated.receipt.index == granted.receipt.index
     asked = question(person.subject, actor=pb.Actor(organisation="hospital-app"))
     assert running.check(asked, "hospital-app").outcome == pb.OUTCOME_DENY
-    assert [one.state for one in listed(running, person.subject, include_revoked=True)] == [cs.CONSENT_STATE_REVOKED]
+    assert [one.state for one in listed(running, person.subject, states=ALL_STATES)] == [cs.CONSENT_STATE_REVOKED]
     write.signed.signature = bytes(64)
     assert refusal(lambda: running.consents.GrantConsent(write, metadata=running.as_("app"))) == "BAD_SIGNATURE"
 

@@ -49,6 +49,7 @@ from consentd_client import (
     pin,
     verify_receipt,
 )
+from consentd_client.consents import ALL_STATES
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +112,7 @@ def test_life_of_a_consent(client: Client, person: Subject) -> None:
     assert not client.check(question(person))
     assert client.get_consent(person, granted.consent_id).state == cs.CONSENT_STATE_REVOKED
     assert list(client.list_consents(person)) == []
-    assert [record.version for record in client.list_consents(person, include_revoked=True)] == [2]
+    assert [record.version for record in client.list_consents(person, states=ALL_STATES)] == [2]
     assert [record.version for record in client.list_consents(person, states=[cs.CONSENT_STATE_REVOKED])] == [2]
     assert list(client.list_consents(person, states=[cs.CONSENT_STATE_ENDED])) == []
     accesses = list(client.list_accesses(person))

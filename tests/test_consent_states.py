@@ -14,6 +14,7 @@ from consentd.core.kinds import EntryKind
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import statement_pb2 as st
+from consentd_client.consents import ALL_STATES
 
 ACTIVE, PAUSED, REVOKED, NOT_YET, ENDED = (
     cs.CONSENT_STATE_ACTIVE,
@@ -45,7 +46,7 @@ class World:
     def state(self, subject: pb.Subject, consent_id: str) -> int:
         request = cs.GetConsentRequest(subject=subject, consent_id=consent_id)
         found = self.running.consents.GetConsent(request, metadata=self.running.as_("app")).record
-        shown = [one for one in listed(self.running, subject, include_revoked=True) if one.consent_id == consent_id]
+        shown = [one for one in listed(self.running, subject, states=ALL_STATES) if one.consent_id == consent_id]
         assert shown == [found]
         return found.state
 
@@ -89,7 +90,7 @@ def test_the_first_state_that_is_true_is_shown(
         change(world.running, EntryKind.REVOKE, person, consent_id)
     expected = REVOKED if revoked else ENDED if is_over else NOT_YET if start else PAUSED if paused else ACTIVE
     assert world.state(person, consent_id) == expected
-    (shown,) = listed(world.running, person, include_revoked=True)
+    (shown,) = listed(world.running, person, states=ALL_STATES)
     assert shown.paused is (paused and not revoked)
 
 
@@ -152,10 +153,9 @@ def test_a_list_selects_by_state(world: World, person: pb.Subject) -> None:
         return {one.consent_id for one in listed(world.running, person, **selection)}
 
     assert ids() == set(made.values()) - {made[REVOKED]}
-    assert ids(include_revoked=True) == set(made.values())
+    assert ids(states=ALL_STATES) == set(made.values())
     for state, consent_id in made.items():
         assert ids(states=[state]) == {consent_id}
-        assert ids(states=[state], include_revoked=True) == {consent_id, made[REVOKED]}
     assert ids(states=[ACTIVE, ENDED]) == {made[ACTIVE], made[ENDED]}
     for unknown in (0, 6):
         assert refusal(lambda unknown=unknown: ids(states=[ACTIVE, unknown])) == "INVALID_REQUEST"
@@ -205,4 +205,4 @@ def test_all_of_a_consent_is_shown(world: World, person: pb.Subject) -> None:
     assert world.running.consents.GetConsent(get, **app).record.consent == made
     assert [one.consent for one in listed(world.running, person)] == [made]
     change(world.running, EntryKind.REVOKE, person, consent_id)
-    assert [one.consent for one in listed(world.running, person, include_revoked=True)] == [made]
+    assert [one.consent for one in listed(world.running, person, states=ALL_STATES)] == [made]

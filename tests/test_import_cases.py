@@ -12,6 +12,7 @@ from cases.daemons import Running, question, running_daemon
 from cases.fhir_consents import CASES, SYSTEM, bundle, r4, reason
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
+from consentd_client.consents import ALL_STATES
 
 pytest.importorskip("fhir.resources", reason="the extra `fhir` is not installed")
 
@@ -73,7 +74,7 @@ def importing(talk: CommandLine, tmp_path: Path) -> Importing:
 
 
 def states(running: Running, name: str) -> list[str]:
-    request = cs.ListConsentsRequest(subject=person(name), include_revoked=True)
+    request = cs.ListConsentsRequest(subject=person(name), states=ALL_STATES)
     records = running.consents.ListConsents(request, metadata=running.as_("app")).records
     return [cs.ConsentState.Name(record.state).removeprefix("CONSENT_STATE_") for record in records]
 

@@ -37,6 +37,7 @@ from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
+from consentd_client.consents import ALL_STATES
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ class Listing:
 
 CONSENTS = Listing(
     lambda running: running.consents.ListConsents, cs.ListConsentsRequest, lambda page: list(page.records),
-    of_person=True, fields={"include_revoked": True},
+    of_person=True, fields={"states": ALL_STATES},
 )  # fmt: skip
 ACCESSES = Listing(
     lambda running: running.access.ListAccesses, ac.ListAccessesRequest, lambda page: list(page.accesses),

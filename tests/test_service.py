@@ -40,6 +40,7 @@ from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
+from consentd_client.consents import ALL_STATES
 
 # -- registry ------------------------------------------------------------------------------------------------------
 
@@ -291,7 +292,7 @@ def test_a_consents_life(running: Running, subject: pb.Subject) -> None:
         assert refusal(lambda kind=kind: change(running, kind, subject, consent_id)) == "CONSENT_NOT_FOUND"
     assert refusal(lambda: amend(running, subject, consent_id, 3)) == "CONSENT_NOT_FOUND"
     assert listed(running, subject) == []
-    (gone,) = listed(running, subject, include_revoked=True)
+    (gone,) = listed(running, subject, states=ALL_STATES)
     get = cs.GetConsentRequest(subject=subject, consent_id=consent_id)
     assert running.consents.GetConsent(get, metadata=running.as_("app")).record == gone
     assert (gone.state, gone.version, gone.seq) == (cs.CONSENT_STATE_REVOKED, 3, 6)
@@ -320,7 +321,7 @@ def test_a_transfer_request_that_leaves_items_out_is_refused_as_data(running: Ru
     again = running.consents.GrantConsent(request, metadata=running.as_("app"))
     assert (again.refused, again.receipt.replayed) == (answer.refused, True)
     assert accesses(running, subject) == []
-    assert listed(running, subject, include_revoked=True) == []
+    assert listed(running, subject, states=ALL_STATES) == []
 
 
 def test_an_amendment_that_leaves_items_out_changes_nothing(running: Running, subject: pb.Subject) -> None:
@@ -440,7 +441,7 @@ def pages(listing: Listing, running: Running, subject: pb.Subject) -> Iterator[l
 
 
 def list_consents(running: Running, subject: pb.Subject, token: str) -> tuple[Any, list[Any]]:
-    request = cs.ListConsentsRequest(subject=subject, include_revoked=True, page_size=2, page_token=token)
+    request = cs.ListConsentsRequest(subject=subject, states=ALL_STATES, page_size=2, page_token=token)
     page = running.consents.ListConsents(request, metadata=running.as_("app"))
     return page, [one.lineage_seq for one in page.records]
 
@@ -525,7 +526,7 @@ def test_a_page_token_is_for_one_list_filter_and_caller(running: Running, subjec
     other_subject = running.enrol(new_identifier())
     wrong: list[Callable[[], Any]] = [
         lambda: consents(token, operator),
-        lambda: consents(token, include_revoked=True),
+        lambda: consents(token, states=ALL_STATES),
         lambda: consents(token, subject=other_subject),
         lambda: consents(other),
         lambda: used(token),

@@ -25,6 +25,7 @@ from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import policy_service_pb2 as ps
 from consentd.v1 import statement_pb2 as st
+from consentd_client.consents import ALL_STATES
 from hostile.crowd import Crowd, Peer
 from hostile.peers import CHECK, GRANT, HISTORY
 
@@ -130,7 +131,7 @@ def test_a_write_whose_caller_has_gone_is_dropped_and_a_revocation_is_not(
         wait_calls(running, "write", 0)
     wait_calls(running, "revoke", 0)
     assert listed(running, subject) == []
-    (kept,) = listed(running, subject, include_revoked=True)
+    (kept,) = listed(running, subject, states=ALL_STATES)
     assert (kept.consent_id, kept.state) == (consent_id, cs.CONSENT_STATE_REVOKED)
 
 

@@ -61,7 +61,7 @@ Each consent is shown with everything that it states, a nested provision on a li
 
 states: active; not yet in force, ended (by the period of its root); paused (it permits nothing, but still denies);
 revoked (with --all or --state revoked). A consent that was paused before it began is not yet in force, and shown as
-paused too: its start does not end the pause. Without --state, all but revoked ones are listed. The list proves nothing;
+paused too: its start does not end the pause. Without either, all but revoked ones are listed. The list proves nothing;
 `consentd history` proves a person's whole history.
 
 example:
@@ -101,8 +101,9 @@ def add_verbs(verbs: Verbs) -> None:
         if name == "revoke":
             verb.add_argument("--note", default="", help="the person's reason")
     verb = add_verb(verbs, "consents", consents, add_subject, add_daemon, more=_CONSENTS_HELP)
-    verb.add_argument("--all", action="store_true", help="list withdrawn consents too")
-    verb.add_argument("--state", action="append", choices=_STATES, help="only those in this state; repeatable")
+    states = verb.add_mutually_exclusive_group()
+    states.add_argument("--all", action="store_true", help="those in any state, withdrawn ones too")
+    states.add_argument("--state", action="append", choices=_STATES, help="only those in this state; repeatable")
     verb.add_argument("--kind", choices=_KINDS, default="unspecified", help="only those of this legal act")
     verb.add_argument("--purpose", default="", metavar="CODE", help="only those that name this purpose")
     verb.add_argument("--recipient", default="", metavar="ID", help="only those that name this recipient, or group/ID")
@@ -182,12 +183,13 @@ def consents(arguments: argparse.Namespace, out: Out) -> int:
     from consentd.v1 import consent_service_pb2 as cs
     from consentd_client import labels, show
     from consentd_client.consent_text import consent_lines
+    from consentd_client.consents import ALL_STATES
 
+    states = ALL_STATES if arguments.all else _states(arguments.state or ())
     with open_client(arguments) as client:
         for record in client.list_consents(
-            read_subject(arguments), include_revoked=arguments.all, states=_states(arguments.state or ()),
-            kind=_kind(arguments.kind), purpose=arguments.purpose, actor=arguments.recipient, holder=arguments.holder,
-            **read_times(arguments),
+            read_subject(arguments), states=states, kind=_kind(arguments.kind), purpose=arguments.purpose,
+            actor=arguments.recipient, holder=arguments.holder, **read_times(arguments),
         ):  # fmt: skip
             state = labels.enum_name(cs.ConsentState, record.state, "CONSENT_STATE_")
             shown = labels.label(state, out.lang)

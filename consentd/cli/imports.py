@@ -103,10 +103,11 @@ class _Writer:
     def stored(self, subject: "SubjectReference") -> "list[Stored] | None":
         from consentd.fhir.importer import Stored
         from consentd.v1 import consent_service_pb2 as cs
+        from consentd_client.consents import ALL_STATES
 
         person = self._person(subject)
         try:
-            records = list(self._client.list_consents(person, include_revoked=True))
+            records = list(self._client.list_consents(person, states=ALL_STATES))
         except NotFoundError:
             self._not_enrolled.add(subject)
             return [] if self._enrol else None

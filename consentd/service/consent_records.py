@@ -55,8 +55,6 @@ class ConsentFilter:
 def read_filter(request: cs.ListConsentsRequest) -> ConsentFilter:
     """Return the filter of a request. Raises ``InvalidError`` for an unknown state or kind, or a negative time."""
     states = frozenset(request.states) or _UNREVOKED
-    if request.include_revoked:
-        states |= {cs.CONSENT_STATE_REVOKED}
     if not states <= _STATES:
         raise InvalidError(f"state is not one we know: `{max(states - _STATES)}`")
     if request.kind not in pb.ConsentKind.values():

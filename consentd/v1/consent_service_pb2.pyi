@@ -726,10 +726,9 @@ class ListConsentsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SUBJECT_FIELD_NUMBER: _builtins.int
-    INCLUDE_REVOKED_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    STATES_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     PURPOSE_FIELD_NUMBER: _builtins.int
@@ -737,8 +736,6 @@ class ListConsentsRequest(_message.Message):
     HOLDER_FIELD_NUMBER: _builtins.int
     START_TIME_MS_FIELD_NUMBER: _builtins.int
     END_TIME_MS_FIELD_NUMBER: _builtins.int
-    include_revoked: _builtins.bool
-    """include_revoked asks for revoked consents too."""
     page_size: _builtins.int
     """page_size is the most items of a page; 0 or more than 1,000 means 1,000."""
     page_token: _builtins.str
@@ -765,8 +762,8 @@ class ListConsentsRequest(_message.Message):
 
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___ConsentState.ValueType]:
-        """states are those to list, as the records show them; empty: all but REVOKED, which is listed with include_revoked too.
-        So a consent that is paused before it begins is listed with NOT_YET.
+        """states are those to list, as the records show them; empty: all but REVOKED. So a consent that is paused before it
+        begins is listed with NOT_YET.
         """
 
     @_builtins.property
@@ -777,10 +774,9 @@ class ListConsentsRequest(_message.Message):
         self,
         *,
         subject: _consent_pb2.Subject | None = ...,
-        include_revoked: _builtins.bool = ...,
+        states: _abc.Iterable[Global___ConsentState.ValueType] | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
-        states: _abc.Iterable[Global___ConsentState.ValueType] | None = ...,
         consistency: _consent_pb2.Consistency | None = ...,
         kind: _consent_pb2.ConsentKind.ValueType = ...,
         purpose: _builtins.str = ...,
@@ -791,7 +787,7 @@ class ListConsentsRequest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "consistency", b"consistency", "end_time_ms", b"end_time_ms", "holder", b"holder", "include_revoked", b"include_revoked", "kind", b"kind", "page_size", b"page_size", "page_token", b"page_token", "purpose", b"purpose", "start_time_ms", b"start_time_ms", "states", b"states", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "consistency", b"consistency", "end_time_ms", b"end_time_ms", "holder", b"holder", "kind", b"kind", "page_size", b"page_size", "page_token", b"page_token", "purpose", b"purpose", "start_time_ms", b"start_time_ms", "states", b"states", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

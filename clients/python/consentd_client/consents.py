@@ -18,6 +18,8 @@ from consentd_client.signing import StatementSigner
 _Change: TypeAlias = cs.PauseConsentRequest | cs.ResumeConsentRequest | cs.RevokeConsentRequest
 _Changed: TypeAlias = cs.PauseConsentResponse | cs.ResumeConsentResponse | cs.RevokeConsentResponse
 _ChangeStatement: TypeAlias = st.PauseStatement | st.ResumeStatement | st.RevokeStatement
+ALL_STATES = tuple(state for state in cs.ConsentState.values() if state != cs.CONSENT_STATE_UNSPECIFIED)
+"""Every state of a consent: what a list selects by to have the revoked ones too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,8 +194,7 @@ def get_consent(
 
 
 def list_consents(
-    context: ClientContext, subject: pb.Subject, *, include_revoked: bool = False,
-    states: "Collection[cs.ConsentState.ValueType]" = (),
+    context: ClientContext, subject: pb.Subject, *, states: "Collection[cs.ConsentState.ValueType]" = (),
     kind: "pb.ConsentKind.ValueType" = pb.CONSENT_KIND_UNSPECIFIED, purpose: str = "", actor: str = "",
     holder: str = "", start_time_ms: int = 0, end_time_ms: int = 0, consistency: Reached | None = None,
 ) -> ReadPage[cs.ConsentRecord]:  # fmt: skip
@@ -202,13 +203,12 @@ def list_consents(
     Only consents that meet all conditions are listed. An empty value or 0 is no condition.
 
     Args:
-        states: the state is one of these; empty: any but REVOKED.
-        include_revoked: revoked consents are listed too.
+        states: the state is one of these; empty: any but REVOKED. ``ALL_STATES`` selects all.
         purpose, actor, holder: the version in force names it.
         start_time_ms, end_time_ms: the time of the grant is in ``[start, end)``, UTC milliseconds.
     """
     selected = cs.ListConsentsRequest(
-        subject=subject, include_revoked=include_revoked, states=states, kind=kind, purpose=purpose, actor=actor,
+        subject=subject, states=states, kind=kind, purpose=purpose, actor=actor,
         holder=holder, start_time_ms=start_time_ms, end_time_ms=end_time_ms, consistency=condition(consistency),
     )  # fmt: skip
     return read_pages(
