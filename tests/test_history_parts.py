@@ -14,7 +14,7 @@ from cases.ledgers import LOG, LedgerCase, Person
 from cases.services import new_identifier, refusal
 from consentd.core.history import HeldChain, HistoryProof
 from consentd.cosigning.keyfiles import read_signing_key
-from consentd.errors import ProofError, SignatureError, StorageError, VerificationError
+from consentd.errors import InvalidError, ProofError, SignatureError, StorageError, VerificationError
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd_client import Client, FileMemory, HistoryFile, Subject, ledger, pin
@@ -180,17 +180,22 @@ def seqs(running: Running, **fields: Any) -> tuple[int, list[int]]:
 
 def test_the_daemon_sends_the_part_that_is_asked_for(running: Running, person: pb.Subject) -> None:
     assert seqs(running, subject=person) == (13, list(range(1, 14)))
-    assert seqs(running, subject=person, to_count=5) == (13, [1, 2, 3, 4, 5])
-    assert seqs(running, subject=person, known_count=5, to_count=8) == (13, [6, 7, 8])
-    assert seqs(running, subject=person, known_count=11, to_count=99) == (13, [12, 13])
-    assert seqs(running, public_name="rules/realm", to_count=7) == (1, [1])
-    for fields in (
-        {"subject": person, "known_count": 5, "to_count": 5},
-        {"subject": person, "known_count": 5, "to_count": 4},
-        {"public_name": "ledger", "to_count": 1},
-        {"public_name": "participant/app", "to_count": 1},
-    ):
-        assert refusal(lambda fields=fields: seqs(running, **fields)) == "INVALID_REQUEST"
+    assert seqs(running, subject=person, max_entries=5) == (13, [1, 2, 3, 4, 5])
+    assert seqs(running, subject=person, known_count=5, max_entries=3) == (13, [6, 7, 8])
+    assert seqs(running, subject=person, known_count=5, max_entries=5) == (13, [6, 7, 8, 9, 10])
+    assert seqs(running, subject=person, known_count=11, max_entries=2**64 - 1) == (13, [12, 13])
+    assert seqs(running, subject=person, known_count=12, max_entries=1) == (13, [13])
+    assert seqs(running, subject=person, known_count=13, max_entries=1) == (13, [])
+    assert seqs(running, public_name="rules/realm", max_entries=7) == (1, [1])
+    for name in ("ledger", "participant/app"):
+        assert refusal(lambda name=name: seqs(running, public_name=name, max_entries=1)) == "INVALID_REQUEST"
+    assert refusal(lambda: seqs(running, subject=person, known_count=14, max_entries=1)) == "AHEAD_OF_LEDGER"
+
+
+@pytest.mark.parametrize("most", [0, -1, 2**64])
+def test_a_part_has_at_least_one_entry(running: Running, person: pb.Subject, most: int) -> None:
+    with pytest.raises(InvalidError):
+        client_of(running).history_part(person, most=most)
 
 
 def test_a_long_history_is_read_in_parts_as_a_short_one_is_at_once(

@@ -146,17 +146,15 @@ class LedgerService(Servicer):
         """Yield the messages of a history.
 
         Raises:
-            InvalidError: the request asks for no part of the history.
+            InvalidError: the request asks for a part of a chain that is sent whole.
             PreconditionError: (AHEAD_OF_LEDGER) what the caller knows is longer than the history.
         """
         if request.known_count > codec.MAX_SEQ:
             raise PreconditionError("known_count is larger than the history", "AHEAD_OF_LEDGER")
-        if request.to_count and request.to_count <= request.known_count:
-            raise InvalidError("to_count is not larger than known_count")
-        if request.to_count and has_author_keys(name):
-            raise InvalidError("chain states keys of authors and is sent whole: ask without to_count")
+        if request.max_entries and has_author_keys(name):
+            raise InvalidError("chain states keys of authors and is sent whole: ask without max_entries")
         chains = _Chains(self.services.ledger.store, self.services.vault)
-        asked = Part(request.known_count, request.to_count - request.known_count if request.to_count else None)
+        asked = Part(request.known_count, request.max_entries or None)
         heads, published, names = self._prove_heads(chains, tag, name, asked)
         store = self.services.ledger.store
         inclusion = reads.prove_inclusion(store, heads.size - 1, heads.size)

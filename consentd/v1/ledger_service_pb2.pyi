@@ -481,7 +481,7 @@ class GetHistoryRequest(_message.Message):
     PUBLIC_NAME_FIELD_NUMBER: _builtins.int
     KNOWN_COUNT_FIELD_NUMBER: _builtins.int
     KNOWN_TREE_SIZE_FIELD_NUMBER: _builtins.int
-    TO_COUNT_FIELD_NUMBER: _builtins.int
+    MAX_ENTRIES_FIELD_NUMBER: _builtins.int
     public_name: _builtins.str
     """public_name is a public chain: `ledger`, `participant/ID`, `vocabulary/ID`, `notice/ID`, `rules/ID`; at
     most 128 characters (public_name_characters).
@@ -492,10 +492,10 @@ class GetHistoryRequest(_message.Message):
     """known_tree_size is the size of a checkpoint that the caller has; the answer contains the consistency proof from it;
     0: none.
     """
-    to_count: _builtins.int
-    """to_count asks for a part of a long history: at most to_count - known_count entries of the chain asked for are sent,
-    from the first that is kept after known_count; 0: all. The chain's count, head and proof are those of the whole
-    chain, and the authors' chains are whole. A history is complete only when a part reached count. Not for `ledger` and
+    max_entries: _builtins.int
+    """max_entries asks for a part of a long history: at most so many entries of the chain asked for are sent, from the
+    first that is kept after known_count; 0: all. The chain's count, head and proof are those of the whole chain, and the
+    authors' chains are whole. A history is complete only when a part reached count. Not for `ledger` and
     `participant/ID`, which are always sent whole.
     """
     @_builtins.property
@@ -509,11 +509,11 @@ class GetHistoryRequest(_message.Message):
         public_name: _builtins.str = ...,
         known_count: _builtins.int = ...,
         known_tree_size: _builtins.int = ...,
-        to_count: _builtins.int = ...,
+        max_entries: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "public_name", b"public_name", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "known_count", b"known_count", "known_tree_size", b"known_tree_size", "public_name", b"public_name", "subject", b"subject", "to_count", b"to_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "known_count", b"known_count", "known_tree_size", b"known_tree_size", "max_entries", b"max_entries", "public_name", b"public_name", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_chain: _TypeAlias = _typing.Literal["subject", "public_name"]  # noqa: Y015
     _WhichOneofArgType_chain: _TypeAlias = _typing.Literal["chain", b"chain"]  # noqa: Y015

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
-from consentd.core import merkle
+from consentd.core import codec, merkle
 from consentd.core.checkpoint import Checkpoint, open_checkpoint
 from consentd.core.history import HistoryProof
 from consentd.core.key_validity import has_author_keys
@@ -151,10 +151,14 @@ def history_part(
         chain: a person, or the name of a public chain other than ``ledger`` and ``participant/ID``.
         tag: the person's tag; empty: any, or that of *state*.
         state: the state after the part before; None: read from the first entry.
+        most: 1 or more.
 
     Raises:
+        InvalidError: *most* is out of range.
         VerificationError: the part is not genuine, or does not continue the parts before.
     """
+    if not 1 <= most <= codec.MAX_SEQ:
+        raise InvalidError(f"most is not from 1 to {codec.MAX_SEQ}: `{most}`")
     trust = context.pinned()
     if isinstance(chain, str):
         request, name = ls.GetHistoryRequest(public_name=chain), chain
@@ -181,7 +185,7 @@ def _read_part(
     context: ClientContext, request: ls.GetHistoryRequest, point: Checkpoint | None, most: int | None
 ) -> Operation[HistoryProof]:
     request.known_tree_size = 0 if point is None else point.size
-    request.to_count = 0 if most is None else request.known_count + most
+    request.max_entries = most or 0
     return collect_proof((yield from call_stream(context, request, ls.GetHistoryResponse)))
 
 
