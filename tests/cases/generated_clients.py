@@ -30,7 +30,7 @@ _GOOGLE = Path(status_pb2.__file__).parents[2]
 _GO_MODULE = "github.com/consentd/consentd/clients/go"
 _OUT_OF_REACH = re.compile(
     r"dial tcp|no such host|i/o timeout|ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ETIMEDOUT|ENOTCACHED|Could not transfer"
-    r"|Unknown host|Connection refused"
+    r"|Unknown host|Connection refused|Could not find artifact|could not be resolved"
 )
 
 
@@ -79,14 +79,14 @@ def build_typescript(directory: Path) -> list[str]:
 def build_java(directory: Path) -> list[str]:
     """Generate, compile and return the command of the program in Java; or skip. Protoc comes from Maven, too."""
     if MAVEN is None or GRPC_JAVA is None:
-        pytest.skip("javac, mvn and grpc_java_plugin are not installed")
+        pytest.skip("javac, mvn and grpc_java_plugin, for Java, are not installed")
     machine = {"aarch64": "aarch_64"}.get(platform.machine(), platform.machine())
     libraries, source, classes = directory / "libraries", directory / "java", directory / "classes"
     shutil.copytree(SOURCES / "java", source)
     _run(
         [MAVEN, "--batch-mode", "--quiet", f"-Dplatform=linux-{machine}", "dependency:copy-dependencies",
          f"-DoutputDirectory={libraries}"],
-        source,
+        source, reason="Maven's packages, for Java, are out of reach",
     )  # fmt: skip
     for jar in libraries.glob("*.jar"):
         with zipfile.ZipFile(jar) as archive:
@@ -116,11 +116,11 @@ def _protoc(*arguments: str) -> None:
     _run([*generate.protoc(), f"-I{_GOOGLE}", *arguments, *PROTOS], ROOT)
 
 
-def _run(command: list[str], directory: Path, **environment: str) -> None:
-    """Run a command that must succeed. Skip if it needs a registry that is out of reach, but never in CI."""
+def _run(command: list[str], directory: Path, *, reason: str = "", **environment: str) -> None:
+    """Run a command that must succeed. Skip if it needs a registry that is out of reach; in CI, only for a *reason*."""
     done = subprocess.run(
         command, cwd=directory, env={**os.environ, **environment}, capture_output=True, text=True, check=False
     )
-    if done.returncode and not is_ci() and _OUT_OF_REACH.search(done.stdout + done.stderr):
-        pytest.skip(f"`{Path(command[0]).name}` finds its packages neither in its cache nor in reach")
+    if done.returncode and (reason or not is_ci()) and _OUT_OF_REACH.search(done.stdout + done.stderr):
+        pytest.skip(reason or f"`{Path(command[0]).name}` finds its packages neither in its cache nor in reach")
     assert done.returncode == 0, done.stdout + done.stderr
