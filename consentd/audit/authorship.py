@@ -25,7 +25,7 @@ from consentd.sequencer.commands.authorship import (
     check_writer,
     check_written_version,
 )
-from consentd.sequencer.commands.registry import check_key, check_rules, check_vocabulary
+from consentd.sequencer.commands.registry import check_enrolment, check_key, check_rules, check_vocabulary
 from consentd.sequencer.commands.served import check_served, check_served_author
 from consentd.statements import values
 from consentd.table.view import View
@@ -54,6 +54,7 @@ def check_written(
     """
     if isinstance(message, st.EnrolStatement):
         check_scheme(message.scheme)
+        check_enrolment(view, message)
     elif isinstance(message, st.KeyStatement):
         check_key(message.key)
     elif isinstance(message, st.ParticipantStatement):

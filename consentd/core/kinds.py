@@ -96,11 +96,12 @@ _PARTICIPANT = frozenset({Owner.LEDGER, Owner.PARTICIPANT})
 
 AUTHORS: dict[EntryKind, frozenset[Owner]] = {
     EntryKind.LEDGER: _DAEMON,
-    EntryKind.PARTICIPANT: _PARTICIPANT,
+    # The rules and the registry are the realm's. The daemon signs them, and an operator attests them.
+    EntryKind.PARTICIPANT: _DAEMON,
     EntryKind.KEY: frozenset(Owner),
-    EntryKind.VOCABULARY: _PARTICIPANT,
-    EntryKind.NOTICE: _PARTICIPANT,
-    EntryKind.ENROL: _PARTICIPANT,
+    EntryKind.VOCABULARY: _DAEMON,
+    EntryKind.NOTICE: _DAEMON,
+    EntryKind.ENROL: _DAEMON,
     EntryKind.AUTHORITY: frozenset(Owner),
     **dict.fromkeys(CONSENTS, _PERSON),
     # The daemon signs its own decision. The payload contains the question, which the asker signed.
@@ -113,11 +114,11 @@ AUTHORS: dict[EntryKind, frozenset[Owner]] = {
     EntryKind.DUTY: _PARTICIPANT,
     EntryKind.SERVED: frozenset(Owner),  # of participants, each that may have shown a notice
     EntryKind.ERASURE: _PARTICIPANT,
-    EntryKind.RULES: _PARTICIPANT,
+    EntryKind.RULES: _DAEMON,
     EntryKind.DELEGATION: _PARTICIPANT,
     EntryKind.MANDATE: _PARTICIPANT,
 }
-"""Who may author each kind. For clients without a key, the daemon may sign; the payload then has ``attested_by``.
+"""Who may author each kind. Where the daemon signs what a caller states, the payload has ``attested_by``.
 
 Which participant may sign a KEY, a DELEGATION or a MANDATE: ``key_validity.may_author``.
 """

@@ -1157,7 +1157,9 @@ class EnrolStatement(_message.Message):
     """scheme is the kind of identifier."""
     @_builtins.property
     def attestation(self) -> Global___Attestation:
-        """attestation names the participant that enrolled the person."""
+        """attestation names the participant or operator that enrolled the person, or, with the method `law` or `break-glass`,
+        the participant whose access enrolled the person.
+        """
 
     def __init__(
         self,

@@ -23,7 +23,8 @@ _SALT = 32
 KEY_KINDS = frozenset({EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY})
 """Kinds that decide which keys are in force: LEDGER and KEY state a key, PARTICIPANT the owner of a chain's keys."""
 _NAMED_KINDS = frozenset({EntryKind.VOCABULARY, EntryKind.NOTICE, EntryKind.RULES})
-"""Kinds of which this module checks only that they are in the chain of the thing that they are about."""
+"""Kinds of which this module checks only that they are in the chain of the thing that they are about, and that no
+participant attests them."""
 _STATING_KINDS = KEY_KINDS | _NAMED_KINDS | {EntryKind.DELEGATION, EntryKind.MANDATE}
 """Kinds whose payload is checked against the earlier entries, or changes how later ones are checked."""
 
@@ -42,7 +43,7 @@ class Stated:
         gives_mandates: whether a PARTICIPANT entry describes an active public authority.
         parties: the participants that a DELEGATION or MANDATE names. The entry is in the chain of the first.
         giver: the participant that a MANDATE names as the one that gives it.
-        attested_by: who attests the KEY, DELEGATION or MANDATE; empty: its author signed it.
+        attested_by: who attests the entry; empty: its author signed it, or it is the daemon's own.
         chain: the public name of the chain to which a VOCABULARY, NOTICE or RULES entry belongs.
         has_unknown_fields: the payload has fields that this version does not know, or replaces a key of a role that it
             does not know. They may change the meaning of the known fields, so all other attributes but *giver* are
@@ -108,7 +109,7 @@ def open_statement(event: codec.Event, opening: bytes) -> codec.Statement:
 
 def _read_stated(kind: int, message: Any, retention: values.StatedRetention | None) -> Stated:
     if kind in _NAMED_KINDS:
-        return Stated(chain=payloads.public_name(message))
+        return Stated(chain=payloads.public_name(message), attested_by=message.attestation.attested_by)
     giver = message.giver if kind == EntryKind.MANDATE else ""
     if not payloads.is_understood(message):
         return Stated(giver=giver, has_unknown_fields=True)
@@ -125,7 +126,10 @@ def _read_stated(kind: int, message: Any, retention: values.StatedRetention | No
             return Stated(parties=named_parties(message), giver=giver, attested_by=message.attestation.attested_by)
         except InvalidError as error:
             raise MalformedError(str(error)) from error
-    return Stated(participant=message.participant_id, gives_mandates=may_give(message))
+    return Stated(
+        participant=message.participant_id, gives_mandates=may_give(message),
+        attested_by=message.attestation.attested_by,
+    )  # fmt: skip
 
 
 class Authors:
@@ -161,8 +165,8 @@ class Authors:
                 a mandate is no active public authority; or the new key of a rotation did not sign it.
             ProofError: the chain has this signed statement already; or a rotation contradicts what the ledger stated.
             MalformedError: a PARTICIPANT, VOCABULARY, NOTICE or RULES entry is not in the chain of what the entry is
-                about; a participant attests the key of one; or a DELEGATION or MANDATE breaks a rule of
-                ``_verify_parties``.
+                about, or a participant attests it; a participant attests the key of one; or a DELEGATION or MANDATE
+                breaks a rule of ``_verify_parties``.
         """
         stated = signed.stated
         if stated is not None and event.kind == EntryKind.LEDGER and event.seq == 1 and event.tag == codec.LEDGER_TAG:
@@ -204,6 +208,7 @@ class Authors:
             # Otherwise rules could be in force that the chain of the rules does not show.
             if codec.public_tag(stated.chain) != event.tag:
                 raise MalformedError("entry is in the chain of another name than that of what it is about")
+            self._verify_attester(stated.attested_by)
             return
         if stated.parties:
             self._verify_parties(event, stated.parties, stated.attested_by)
@@ -213,8 +218,10 @@ class Authors:
         if event.kind == EntryKind.PARTICIPANT:
             if _chain_of(stated.participant) != event.tag:
                 raise MalformedError("participant is in the chain of another name")
+            # It has its effect even if it is a fault, so that a report names this entry and not all that rest on it.
             self.participants[event.tag] = stated.participant
             (self.authorities.add if stated.gives_mandates else self.authorities.discard)(event.tag)
+            self._verify_attester(stated.attested_by)
             return
         participant = self.participants.get(event.tag)
         if participant is not None and _chain_of(stated.attested_by) in self.participants:
@@ -224,12 +231,16 @@ class Authors:
 
     def _verify_parties(self, event: codec.Event, parties: tuple[str, ...], attested_by: str) -> None:
         """Verify that all *parties* are participants, the first owns the chain, and no participant is the attester."""
-        *tags, attester = (_chain_of(one) for one in (*parties, attested_by))
+        tags = [_chain_of(one) for one in parties]
         if tags[0] != event.tag:
             raise MalformedError("entry is in the chain of another name than the participant's that it names")
         if not self.keys_lost and not self.participants.keys() >= set(tags):
             raise MalformedError("entry names one that is not a participant")
-        if attester in self.participants:
+        self._verify_attester(attested_by)
+
+    def _verify_attester(self, attested_by: str) -> None:
+        """Verify that no participant attests an entry that the daemon lets operators alone attest."""
+        if attested_by and _chain_of(attested_by) in self.participants:
             raise MalformedError("entry is attested by a participant, and not by an operator")
 
     def _add_key(self, event: codec.Event, stated: Stated, *, name: str) -> None:

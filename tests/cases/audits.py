@@ -87,13 +87,13 @@ class Forge:
         request_id: bytes | None = None,
         author_time_ms: int | None = None,
     ) -> int:
-        """Append an entry; return its seq. *time_ms*: another than the clock's. The app attests consents."""
+        """Append an entry; return its seq. *time_ms*: another than the clock's. The app attests ENROLs and consents."""
         if time_ms is None:
             self.time_ms += STEP_MS
             time_ms = self.time_ms
         request_id = self._request_id() if request_id is None else request_id
         author_time_ms = time_ms if author_time_ms is None else author_time_ms
-        if kind in CONSENTS and key is DAEMON and not isinstance(message, bytes):
+        if kind in CONSENTS | {EntryKind.ENROL} and key is DAEMON and not isinstance(message, bytes):
             message.attestation.attested_by = message.attestation.attested_by or "app"
         payload = message if isinstance(message, bytes) else message.SerializeToString(deterministic=True)
         signed = codec.signed_message(

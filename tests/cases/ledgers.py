@@ -287,7 +287,9 @@ class LedgerCase:
         write = EnrolSubject(
             request=self.request(identifier_hash),
             tag=tag,
-            message=st.EnrolStatement(identifier_hash=identifier_hash, scheme="test"),
+            message=st.EnrolStatement(
+                identifier_hash=identifier_hash, scheme="test", attestation=st.Attestation(attested_by="operator/test")
+            ),
             subject_key=b"" if key is None else key.public_key,
         )
         self.write(write)

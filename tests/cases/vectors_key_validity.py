@@ -38,7 +38,7 @@ def in_any_order() -> Iterator[Vector]:
         for whose, by, payload in steps:
             forge.add(f"participant/{whose}", EntryKind.KEY, by, payload)
         forge.add("ledger", EntryKind.LEDGER, DAEMON, ledger_payload(BANK.public_key)).later()
-        forge.add("participant/shop", EntryKind.NOTICE, STRANGER)
+        forge.add("participant/shop", EntryKind.DELEGATION, STRANGER)
         yield from ordered(f"a key {name}", want, forge)
     both = base().add("participant/shop", EntryKind.KEY, DAEMON, key_payload(BANK.public_key))
     both.add("ledger", EntryKind.LEDGER, DAEMON, st.LedgerStatement(

@@ -89,6 +89,8 @@ def forged_evidence() -> Iterator[Vector]:
     moved = st.LedgerStatement(origin="ledger.example/other", verifier_keys=vkeys, statement_key=DAEMON.public_key)
     second = st.LedgerStatement(origin=ORIGIN, verifier_keys=vkeys, statement_key=STRANGER.public_key)
     unread = second.SerializeToString() + b"\x78\x01"
+    rules = Step(EntryKind.RULES, st.RulesStatement(realm_id="realm", version=2), codec.public_tag("rules/realm"))
+    enrolment = st.EnrolStatement(identifier_hash=bytes(32), scheme="test")
     outcome, access = Step(EntryKind.OUTCOME), Step(EntryKind.ACCESS)
     gone = Step(EntryKind.KEY, st.KeyStatement(key=DAEMON.public_key, retired=True), ledger)
     named = Step(EntryKind.KEY, key, ledger)
@@ -97,6 +99,11 @@ def forged_evidence() -> Iterator[Vector]:
         ("a participant's statement", "ok", replace(outcome, key=BANK)),
         ("a participant's kind by the daemon", "ok", outcome),
         ("the daemon's kind by a participant", "signature", replace(access, key=BANK)),
+        ("rules by the daemon", "ok", rules),
+        ("rules by a participant", "signature", replace(rules, key=BANK)),
+        ("rules by a key of nobody", "signature", replace(rules, **nobody)),
+        ("an enrolment by a participant", "signature", Step(EntryKind.ENROL, enrolment, tag=bytes(32), key=BANK)),
+        ("an enrolment by a key of nobody", "signature", Step(EntryKind.ENROL, enrolment, tag=bytes(32), **nobody)),
         ("a person's kind by a participant", "signature", Step(EntryKind.GRANT, key=BANK)),
         ("a grant by a key of nobody", "undetermined", Step(EntryKind.GRANT, **nobody)),
         ("a notice shown, by a participant", "ok", Step(EntryKind.SERVED, key=BANK)),
@@ -125,8 +132,9 @@ def forged_evidence() -> Iterator[Vector]:
     ):  # fmt: skip
         yield forged(name, want, *steps)
     once = {"request_id": b"r" * 16}
+    given = st.DelegationStatement(giver="bank", taker="app", capacity=st.DELEGATION_CAPACITY_RELAY)
     own, of_bank = Step(EntryKind.GRANT, **nobody, **once), replace(outcome, key=BANK, **once)
-    elsewhere = replace(of_bank, kind=EntryKind.NOTICE, tag=bank)
+    elsewhere = replace(of_bank, kind=EntryKind.DELEGATION, tag=bank, message=given)
     for name, want, *steps in (
         ("a participant's statement twice", "proof", of_bank, of_bank),
         ("a participant's statement twice, one between", "proof", of_bank, access, of_bank),

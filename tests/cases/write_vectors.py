@@ -21,6 +21,7 @@ from cases.vectors_key_validity import key_validities
 from cases.vectors_notes import notes, payloads, receipts, signatures
 from cases.vectors_policies import policies
 from cases.vectors_pruned import pruned
+from cases.vectors_registry import registry
 from cases.vectors_repeats import repeats
 from cases.vectors_retention import retained
 from cases.vectors_rotations import rotations
@@ -46,8 +47,8 @@ def write_vectors(directory: Path) -> list[Vector]:
             vectors = [*histories(case), *receipts(case)]
         finally:
             case.close()
-    vectors += [*forgeries(), *seals(), *pruned(), *retained(), *key_validities(), *givers(), *repeats()]
-    vectors += [*rotations()]
+    vectors += [*forgeries(), *seals(), *pruned(), *retained(), *key_validities(), *givers(), *registry()]
+    vectors += [*repeats(), *rotations()]
     vectors += [*notes(), *signatures(), *payloads(), *policies(), *evidence()]
     settled = [with_verdict(vector) for vector in vectors]
     with (directory / "vectors.jsonl").open("w") as file:

@@ -41,14 +41,15 @@ export function isPublic(kind: number): boolean {
   return [1, 2, 4, 5, 21, DELEGATION, MANDATE].includes(kind);
 }
 
-/** The kinds that this version knows. The daemon may sign for clients without keys; the statement then says so. */
+/** The kinds that this version knows. Where the daemon signs what a caller states, the statement says so. */
 export const KINDS: ReadonlyMap<number, Kind> = new Map([
   [1, { name: "LEDGER", authors: DAEMON }],
-  [PARTICIPANT, { name: "PARTICIPANT", authors: PARTICIPANTS }],
+  // The rules and the registry are the realm's. The daemon signs them, and an operator attests them.
+  [PARTICIPANT, { name: "PARTICIPANT", authors: DAEMON }],
   [3, { name: "KEY", authors: ANYBODY }],
-  [4, { name: "VOCABULARY", authors: PARTICIPANTS }],
-  [5, { name: "NOTICE", authors: PARTICIPANTS }],
-  [6, { name: "ENROL", authors: PARTICIPANTS }],
+  [4, { name: "VOCABULARY", authors: DAEMON }],
+  [5, { name: "NOTICE", authors: DAEMON }],
+  [6, { name: "ENROL", authors: DAEMON }],
   [7, { name: "AUTHORITY", authors: ANYBODY }],
   [8, { name: "GRANT", authors: PERSON }],
   [9, { name: "AMEND", authors: PERSON }],
@@ -65,7 +66,7 @@ export const KINDS: ReadonlyMap<number, Kind> = new Map([
   // Of participants, each that may have shown a notice.
   [SERVED, { name: "SERVED", authors: ANYBODY }],
   [20, { name: "ERASURE", authors: PARTICIPANTS }],
-  [21, { name: "RULES", authors: PARTICIPANTS }],
+  [21, { name: "RULES", authors: DAEMON }],
   // Which participant may sign a KEY, a DELEGATION or a MANDATE: key_validity.ts.
   [DELEGATION, { name: "DELEGATION", authors: PARTICIPANTS }],
   [MANDATE, { name: "MANDATE", authors: PARTICIPANTS }],

@@ -18,6 +18,7 @@ from consentd.policy.codebook import pack_question
 from consentd.policy.dates import format_month
 from consentd.policy.reduce import reduce_verdict
 from consentd.sequencer.commands.callers import check_active, is_operator
+from consentd.sequencer.commands.registry import BY_EMERGENCY, BY_LAW
 from consentd.sequencer.commands.write import (
     NewEntry,
     PersonWrite,
@@ -109,7 +110,7 @@ class AuthorizeAccess(PersonWrite):
         """Enrol the person, then permit. The decision is taken as of after the enrolment."""
         tag = _stored(lambda: context.author.vault.create(self.identifier_hash))
         answer = self._decide(context, tag, enrols=True)
-        method = "break-glass" if self.question.break_glass is not None else "law"
+        method = BY_EMERGENCY if self.question.break_glass is not None else BY_LAW
         statement = st.EnrolStatement(
             identifier_hash=self.identifier_hash, scheme=self.scheme,
             attestation=st.Attestation(attested_by=self.request.asker, method=method),

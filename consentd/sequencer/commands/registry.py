@@ -18,7 +18,14 @@ from consentd.policy.compile import compile_rules
 from consentd.policy.language import check_name
 from consentd.policy.vocabulary import check_successor
 from consentd.sequencer.commands import acting
-from consentd.sequencer.commands.callers import PARTICIPANT_ID, RECEIVING_ROLES, RESERVED_IDS
+from consentd.sequencer.commands.callers import (
+    ACT_FOR_SUBJECTS,
+    PARTICIPANT_ID,
+    RECEIVING_ROLES,
+    RESERVED_IDS,
+    check_active,
+    check_right,
+)
 from consentd.sequencer.commands.write import (
     NewEntry,
     Plan,
@@ -47,6 +54,9 @@ ROLES_OF_RIGHTS: Mapping["st.ParticipantRight.ValueType", frozenset["st.Particip
     st.PARTICIPANT_RIGHT_ERASE: _ASKING_ROLES | {st.PARTICIPANT_ROLE_PUBLIC_AUTHORITY},
 }
 """For each right, the roles that may have it: a participant needs one of them."""
+BY_LAW, BY_EMERGENCY = "law", "break-glass"
+"""The methods of an enrolment that the daemon makes, because it permits an access to the data of a person who is not
+enrolled. Who attests it asked for that access, and need not act for persons."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,6 +229,19 @@ def check_key(key: bytes) -> None:
         raise InvalidError("key is not an Ed25519 public key: 32 bytes, a point that a private key has") from error
 
 
+def check_enrolment(view: View, message: st.EnrolStatement) -> None:
+    """Check who attests an enrolment. The sequencer and ``audit replay`` call this.
+
+    Raises:
+        DeniedError: who attests it neither acts for persons, nor asked for an access by law or in an emergency.
+    """
+    attestation = message.attestation
+    if attestation.method in (BY_LAW, BY_EMERGENCY):
+        check_active(view, attestation.attested_by)
+    else:
+        check_right(view, attestation.attested_by, ACT_FOR_SUBJECTS)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnrolSubject(Requested):
     """Append a person's first entry, then an entry for the person's own key, if given. The answer is the tag.
@@ -234,6 +257,7 @@ class EnrolSubject(Requested):
     subject_key: bytes = b""
 
     def prepare(self, context: WriteContext) -> Plan[bytes]:
+        check_enrolment(context.table, self.message)
         if context.table.tag_of(self.message.identifier_hash) is not None:
             raise AlreadyExistsError("identifier is enrolled already", "SUBJECT_ENROLLED")
         enrol = NewEntry(kind=EntryKind.ENROL, tag=self.tag, message=self.message, request_id=self.request.id)

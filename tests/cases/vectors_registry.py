@@ -1,0 +1,58 @@
+"""What the daemon alone signs: participants, vocabularies, notices, rules and enrolments, signed by everybody else."""
+
+from collections.abc import Iterator, Mapping
+
+from google.protobuf.message import Message
+
+from cases.ledgers import DAEMON, ORIGIN
+from cases.vectors_case import BANK, CITIZEN, STRANGER, Vector, b64, evidence_vector, history_vector, to_document
+from cases.vectors_forged import ME, OTHER, Forge, key_payload
+from cases.vectors_givers import COURT, PIPC, begun
+from consentd.core import codec, ed25519
+from consentd.core.kinds import EntryKind
+from consentd.v1 import statement_pb2 as st
+
+BY_OPERATOR = st.Attestation(attested_by="operator/main")
+ENTRIES: Mapping[EntryKind, tuple[str | bytes, Message]] = {
+    EntryKind.PARTICIPANT: ("participant/bank", st.ParticipantStatement(participant_id="bank", active=True)),
+    EntryKind.VOCABULARY: ("vocabulary/own", st.VocabularyStatement(vocabulary_id="own", version=1)),
+    EntryKind.NOTICE: ("notice/own", st.NoticeStatement(notice_id="own", version=1)),
+    EntryKind.RULES: ("rules/realm", st.RulesStatement(realm_id="realm", version=1)),
+    EntryKind.ENROL: (OTHER, st.EnrolStatement(identifier_hash=bytes(32), scheme="test")),
+}
+"""An entry of each kind, and the chain to which it belongs: the participant's own, and a person's first."""
+SIGNERS: Mapping[str, tuple[str, ed25519.KeyPair]] = {
+    "the daemon": ("ok", DAEMON), "a participant": ("signature", BANK), "a public authority": ("signature", COURT),
+    "an auditor": ("signature", PIPC), "a person": ("signature", CITIZEN), "nobody": ("signature", STRANGER),
+}  # fmt: skip
+
+
+def registry() -> Iterator[Vector]:
+    """Yield all of them: each kind by each signer, attested and not."""
+    for kind, (chain, message) in ENTRIES.items():
+        payload = message.SerializeToString(deterministic=True)
+        attested = payload + type(message)(attestation=BY_OPERATOR).SerializeToString()  # type: ignore[call-arg]
+        for who, (want, key) in SIGNERS.items():
+            yield from shown(f"{kind.name} by {who}", want, begun().add(chain, kind, key, payload), chain)
+            yield from shown(f"{kind.name} by {who}, attested", want, begun().add(chain, kind, key, attested), chain)
+        of_both = st.LedgerStatement(origin=ORIGIN, statement_key=BANK.public_key).SerializeToString()
+        forge = begun().add("ledger", EntryKind.LEDGER, DAEMON, of_both).later()
+        yield from shown(f"{kind.name} by a key of a participant and the daemon", "ok",
+                         forge.add(chain, kind, BANK, payload), chain)  # fmt: skip
+    own = begun().add(OTHER, EntryKind.ENROL, STRANGER)
+    own.add(OTHER, EntryKind.KEY, DAEMON, key_payload(STRANGER.public_key))
+    yield from shown("ENROL by the person who is enrolled", "signature", own, OTHER)
+    again = begun().add(ME, EntryKind.ENROL, CITIZEN)
+    yield from shown("a second ENROL by the person", "signature", again, ME)
+
+
+def shown(name: str, want: str, forge: Forge, chain: str | bytes) -> Iterator[Vector]:
+    """Yield the history of a chain, and the same as evidence."""
+    tag = codec.public_tag(chain) if isinstance(chain, str) else chain
+    document = to_document(forge.proof(tag))
+    first, *others = document["histories"]
+    document["histories"] = [first, *(one for one in others if one["public_name"])]
+    under = {"public_name": chain} if isinstance(chain, str) else {"tag": b64(tag)}
+    history = history_vector(f"registry: {name}", want, document, **under)
+    yield history
+    yield evidence_vector(f"registry: {name}", want, history.content)
