@@ -103,7 +103,8 @@ def _ask_batches(port: int, metadata: Any, question: pb.Question, stop: threadin
     shared = pb.Question()
     shared.CopyFrom(question)
     shared.ClearField("subject")
-    request = ps.BatchCheckRequest(shared=shared, subjects=[question.subject] * ITEMS)
+    asked = ps.SharedQuestion(question=shared, subjects=[question.subject] * ITEMS)
+    request = ps.BatchCheckRequest(shared=asked)
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = policy_service_pb2_grpc.PolicyServiceStub(channel)
         while not stop.is_set():

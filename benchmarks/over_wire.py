@@ -114,12 +114,14 @@ def measure_batch(bench: Bench) -> list[Row]:
     """Measure BatchCheck of 100 different questions, and one question about 100 subjects."""
     asked = make_questions(4, bench.questions - bench.questions % BATCH, bench.world.subjects)
     groups = [asked[at : at + BATCH] for at in range(0, len(asked), BATCH)]
-    different = [ps.BatchCheckRequest(questions=[question for question, _ in group]) for group in groups]
+    different = [
+        ps.BatchCheckRequest(each=ps.QuestionList(questions=[question for question, _ in group])) for group in groups
+    ]
     shared = []
     for group in groups:
-        request = ps.BatchCheckRequest(shared=group[0][0], subjects=[question.subject for question, _ in group])
-        request.shared.ClearField("subject")
-        shared.append(request)
+        about = ps.SharedQuestion(question=group[0][0], subjects=[question.subject for question, _ in group])
+        about.question.ClearField("subject")
+        shared.append(ps.BatchCheckRequest(shared=about))
     with bench.server() as server:
         rows = []
         forms = (("different questions", different, 60_000), ("shared question", shared, 160_000))

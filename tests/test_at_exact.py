@@ -21,6 +21,7 @@ from cases.services import (
     FOREIGN_FIELD,
     amend,
     batch,
+    batch_request,
     change,
     new_identifier,
     now_ms,
@@ -329,7 +330,7 @@ def test_trees_and_instants_that_there_were_not_are_refused(running: Running, su
         assert (refused(running, asked, at_exact(tree_size, time_ms)), tree_size, time_ms) == (
             reason, tree_size, time_ms
         )  # fmt: skip
-        request = ps.BatchCheckRequest(questions=[asked], consistency=at_exact(tree_size, time_ms))
+        request = batch_request(questions=[asked], consistency=at_exact(tree_size, time_ms))
         assert refusal(partial(running.policy.BatchCheck, request, metadata=running.as_("app"))) == reason
     assert ask(running, asked, at_exact(size, last_ms)).outcome == pb.OUTCOME_PERMIT
     first = at_exact(3, leaf_ms(running, 3))  # the first tree with a vocabulary and rules, and no participant

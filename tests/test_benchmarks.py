@@ -22,6 +22,7 @@ from benchmarks.tag_map import naive_root
 from benchmarks.world import consents, recipient
 from cases.daemons import question, running_daemon
 from cases.reference_tree import root_of
+from cases.services import batch_request
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import policy_service_pb2 as ps
@@ -89,7 +90,7 @@ def test_a_load_at_a_fixed_rate_sends_all_it_was_given(tmp_path: Path) -> None:
 
 def test_messages_larger_than_a_frame_arrive_whole(tmp_path: Path) -> None:
     with running_daemon(tmp_path) as running:
-        many = ps.BatchCheckRequest(questions=[question(running.enrol("T-1"))] * 300)
+        many = batch_request(questions=[question(running.enrol("T-1"))] * 300)
         message = many.SerializeToString()
         assert len(grpc_message(message)) > 16_384
         loaded = run_here(

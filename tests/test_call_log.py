@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from cases.daemons import Running, question, request_id, running_daemon
-from cases.services import new_identifier, publish_rules, refusal, services
+from cases.services import batch_request, new_identifier, publish_rules, refusal, services
 from consentd.errors import AbortedError, InvalidError, StorageError
 from consentd.logs import JsonFormatter
 from consentd.service import answerer
@@ -151,7 +151,7 @@ def test_who_is_refused_is_named(running: Running, written: Callable[[], list[di
         "relays": ["app"],
     }  # fmt: skip
     assert "application" not in line
-    batch = ps.BatchCheckRequest(questions=[asked] * 7)
+    batch = batch_request(questions=[asked] * 7)
     running.policy.BatchCheck(batch, metadata=running.as_("clinic-b"))
     (line,) = written()
     assert (line["rpc"], line["reason"], line["count"]) == ("BatchCheck", "ACTOR_NOT_ALLOWED", 7)

@@ -11,7 +11,7 @@ import pytest
 from cases.daemons import Running, consent, question, reason_of, request_id, running_daemon
 from cases.earlier_trees import at_exact
 from cases.fakes import HANG_S
-from cases.services import FOREIGN_FIELD, new_identifier, refusal, services, wait_calls
+from cases.services import FOREIGN_FIELD, batch_request, new_identifier, refusal, services, wait_calls
 from consentd.service import servicer
 from consentd.service.consistency import MAX_AHEAD
 from consentd.v1 import access_service_pb2 as ac
@@ -61,7 +61,7 @@ class World:
         app = running.as_("app")
         return {
             "Check": begin(running.policy, "Check", ps.CheckRequest(question=asked)),
-            "BatchCheck": begin(running.policy, "BatchCheck", ps.BatchCheckRequest(questions=[asked])),
+            "BatchCheck": begin(running.policy, "BatchCheck", batch_request(questions=[asked])),
             "AuthorizeAccess": begin(running.access, "AuthorizeAccess", ac.AuthorizeAccessRequest(question=asked), app),
             "GetAccess": begin(
                 running.access, "GetAccess",

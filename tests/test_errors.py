@@ -20,7 +20,7 @@ from cases.fakes import HANG_S, FakeClock, FaultyStore
 from cases.ledgers import held_writer
 from cases.operations import held_at
 from cases.reasons import REASONS, ItemError
-from cases.services import list_late, now_ms, publish_rules, services
+from cases.services import batch_request, list_late, now_ms, publish_rules, services
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import Pruned
@@ -194,7 +194,7 @@ def _no_effect(world: World) -> Any:
 
 @provokes("TOO_LARGE")
 def _too_many_questions(world: World) -> Any:
-    request = ps.BatchCheckRequest(questions=[question(world.subject)] * 1001)
+    request = batch_request(questions=[question(world.subject)] * 1001)
     return world.running.policy.BatchCheck(request, metadata=world.running.as_("app"))
 
 
@@ -410,7 +410,7 @@ def _too_many_persons_are_checked(world: World) -> Any:
 
 @provokes("BATCH_LIMIT")
 def _answers_are_long(world: World) -> Any:
-    request = ps.BatchCheckRequest(questions=[question(world.subject)])
+    request = batch_request(questions=[question(world.subject)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(requests, "MAX_BATCH_ANSWER", 1)
         (item,) = world.running.policy.BatchCheck(request, metadata=world.running.as_("app")).results
@@ -555,7 +555,7 @@ def test_an_item_of_a_batch_has_the_error_of_a_single_call(world: World, changed
     asked = question(**{"subject": world.subject, **changed})
     with pytest.raises(grpc.RpcError) as caught:
         world.running.check(asked)
-    request = ps.BatchCheckRequest(questions=[question(world.subject), asked])
+    request = batch_request(questions=[question(world.subject), asked])
     good, bad = world.running.policy.BatchCheck(request, metadata=world.running.as_("app")).results
     assert good.decision.outcome == pb.OUTCOME_PERMIT
     assert reason_of(caught.value) == reason

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cases.daemons import ORIGIN, Running, consent, make_running, question, reason_in, request_id, serve
-from cases.services import refusal, services
+from cases.services import batch_request, refusal, services
 from consentd.core import codec
 from consentd.core.ed25519 import KeyPair
 from consentd.ledger import layout
@@ -141,26 +141,38 @@ def test_an_item_of_a_batch_refuses_it(running: Running) -> None:
     asked.ClearField("subject")
     app = {"metadata": running.as_("app")}
     for request in (
-        ps.BatchCheckRequest(questions=map(question, REFUSED)), ps.BatchCheckRequest(shared=asked, subjects=REFUSED),
+        batch_request(questions=map(question, REFUSED)), batch_request(shared=asked, subjects=REFUSED),
     ):  # fmt: skip
         results = running.policy.BatchCheck(request, **app).results
         assert [reason_in(one.error) for one in results] == ["INVALID_IDENTIFIER"] * len(REFUSED)
     accesses = [ac.AuthorizeAccessRequest(request_id=request_id(), question=question(one)) for one in REFUSED]
     answered = running.access.BatchAuthorizeAccesses(ac.BatchAuthorizeAccessesRequest(requests=accesses), **app)
     assert [reason_in(one.error) for one in answered.results] == ["INVALID_IDENTIFIER"] * len(REFUSED)
+    sent = st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT)
+    for one in REFUSED:
+        report = ac.RecordAccessRequest(request_id=request_id(), subject=one, access_seq=1, attested=sent)
+        together = ac.BatchRecordAccessesRequest(requests=[report])
+        assert refusal(lambda asked=together: running.access.BatchRecordAccesses(asked, **app)) == "INVALID_IDENTIFIER"
 
 
 def test_each_request_with_a_person_is_among_the_calls(running: Running) -> None:
-    named = {name.partition(",")[0] for name in CALLS} | {"BatchCheck", "BatchAuthorizeAccesses"}
+    named = {name.partition(",")[0] for name in CALLS} | {"BatchCheck", "BatchAuthorizeAccesses", "BatchRecordAccesses"}
     has_person = set()
     for module in (ac, ad, cs, ls, ps, rs):
         for service in module.DESCRIPTOR.services_by_name.values():
             for method in service.methods:
-                fields = method.input_type.fields
-                types = {field.message_type.name for field in fields if field.message_type is not None}
-                if types & {"Subject", "Question", "SignedQuestion", "AuthorizeAccessRequest"}:
+                if types_in(method.input_type, set()) & {"Subject", "SignedQuestion"}:
                     has_person.add(method.name)
     assert has_person == named
+
+
+def types_in(message: Any, found: set[str]) -> set[str]:
+    """Return the names of all message types in *message*, at any depth, with *found*."""
+    for field in message.fields:
+        if field.message_type is not None and field.message_type.name not in found:
+            found.add(field.message_type.name)
+            types_in(field.message_type, found)
+    return found
 
 
 SECRET = "SYN-730142"

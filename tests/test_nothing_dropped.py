@@ -23,6 +23,7 @@ from consentd.v1 import (
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
+from consentd.v1 import policy_service_pb2 as ps
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
 
@@ -130,9 +131,13 @@ def test_an_item_of_a_batch_has_no_wait_of_its_own(running: Running, subject: pb
 def test_a_shared_question_has_no_subject_of_its_own(running: Running, subject: pb.Subject) -> None:
     asked = question(subject)
     assert refusal(lambda: batch(running, shared=asked, subjects=[subject])) == "INVALID_REQUEST"
-    asked.ClearField("subject")
-    assert refusal(lambda: batch(running, shared=asked, questions=[question(subject)])) == "INVALID_REQUEST"
-    assert refusal(lambda: batch(running, questions=[question(subject)], subjects=[subject])) == "INVALID_REQUEST"
+    strange = ps.SharedQuestion(subjects=[subject])
+    assert refusal(lambda: ask(running, ps.BatchCheckRequest(shared=strange))) == "INVALID_REQUEST"
+    assert refusal(lambda: ask(running, ps.BatchCheckRequest())) == "INVALID_REQUEST"
+
+
+def ask(running: Running, request: ps.BatchCheckRequest) -> ps.BatchCheckResponse:
+    return running.policy.BatchCheck(request, metadata=running.as_("app"))
 
 
 def test_the_version_of_no_notice_is_refused(running: Running, subject: pb.Subject) -> None:

@@ -8,7 +8,7 @@ import pytest
 from google.protobuf.message import Message
 
 from cases.daemons import Running, make_running, question, request_id
-from cases.services import batch, kind_of, new_identifier, refusal, seen, services
+from cases.services import batch, batch_request, kind_of, new_identifier, refusal, seen, services
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
 from consentd.ledger import layout
@@ -113,8 +113,8 @@ def ask_all(running: Running, asked: pb.Question) -> list[Message]:
     shared.ClearField("subject")
     return [
         running.policy.Check(ps.CheckRequest(question=asked), metadata=me),
-        running.policy.BatchCheck(ps.BatchCheckRequest(questions=[asked]), metadata=me),
-        running.policy.BatchCheck(ps.BatchCheckRequest(shared=shared, subjects=[asked.subject]), metadata=me),
+        running.policy.BatchCheck(batch_request(questions=[asked]), metadata=me),
+        running.policy.BatchCheck(batch_request(shared=shared, subjects=[asked.subject]), metadata=me),
         running.access.AuthorizeAccess(authorize, metadata=me),
         running.access.AuthorizeAccess(authorize, metadata=me),  # a repeat
         running.access.BatchAuthorizeAccesses(many, metadata=me),
@@ -341,6 +341,6 @@ def test_the_limit_of_a_batch_does_not_show_who_is_enrolled(
         request: dict[str, Any] = {"shared": shared, "subjects": [subject] * 40} if is_shared else {"questions": asked}
         with monkeypatch.context() as patch:
             patch.setattr(answerer, "MAX_BATCH_ROWS", 50)
-            answer = running.policy.BatchCheck(ps.BatchCheckRequest(**request), metadata=running.as_(INSTITUTION))
+            answer = running.policy.BatchCheck(batch_request(**request), metadata=running.as_(INSTITUTION))
         found.add(tuple(one.WhichOneof("result") for one in answer.results))
     assert found == {("decision",) * 17 + ("error",) * 23}

@@ -24,7 +24,7 @@ from cases.policy_worlds import Draw
 from cases.processes import DaemonProcess
 from cases.question_messages import message_of
 from cases.reference_realm import Realm
-from cases.services import register, services
+from cases.services import batch_request, register, services
 from cases.writes import Raw
 from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError
@@ -149,7 +149,7 @@ class Checker:
                 message = message_of(question)
                 message.subject.CopyFrom(subject_of(number))
                 asked.append((number, question, message))
-            request = ps.BatchCheckRequest(questions=[message for _, _, message in asked])
+            request = batch_request(questions=[message for _, _, message in asked])
             answer = stub.BatchCheck(request, metadata=self.metadata, timeout=60)
             versions = {one.decision.vocabulary_version for one in answer.results if one.HasField("decision")}
             (version,) = versions

@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cases.daemons import Running, question, running_daemon
 from cases.fakes import HANG_S
+from cases.services import batch_request
 from consentd.metrics import Metrics
 from consentd.server import pools, refusals
 from consentd.server.call import OK, Call, TimeLimits
@@ -211,7 +212,7 @@ def test_parked_calls_leave_room_for_long_messages_on_their_connection(fresh: Ru
     parked = [running.channel.unary_unary(GRANT).future(bytes(60_000), timeout=HANG_S) for _ in range(50)]
     wait_value(running, 50, "calls_parked")
     assert value(running, "refusals_parked_total", caller="unknown") == 50
-    batch = ps.BatchCheckRequest(questions=[question(subject)] * 1000)
+    batch = batch_request(questions=[question(subject)] * 1000)
     assert batch.ByteSize() > 65_535  # what a connection's window lets through at first
     answer = running.policy.BatchCheck(batch, metadata=running.as_("app"), timeout=HANG_S)
     assert len(answer.results) == 1000

@@ -148,14 +148,8 @@ def test_the_shared_form_asks_one_question_about_many(running: Running, subject:
     assert seen(good.decision) == seen(running.check(question(subject)))
     assert seen(none.decision) == seen(running.check(question(nobody)))
     assert bad.error.message == "identifier scheme is never stored: resident registration number"
-    wrong: list[dict[str, Any]] = [
-        {"shared": question(subject), "subjects": [subject]},
-        {"shared": shared, "questions": [question(subject)]},
-        {"subjects": [subject]},
-    ]
-    for fields in wrong:
-        assert refusal(lambda fields=fields: batch(running, **fields)) == "INVALID_REQUEST"
-    assert batch(running) == []
+    assert refusal(lambda: batch(running, shared=question(subject), subjects=[subject])) == "INVALID_REQUEST"
+    assert batch(running, questions=[]) == batch(running, shared=shared) == []
 
 
 @pytest.mark.parametrize("name", ["BatchCheck", "shared", "BatchAuthorizeAccesses", "BatchRecordAccesses"])

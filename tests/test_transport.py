@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from cases.daemons import Running, consent, make_running, question, reason_of, request_id, running_daemon
 from cases.fakes import HANG_S
 from cases.ledgers import held_writer
-from cases.services import listed, services, wait_calls
+from cases.services import batch_request, listed, services, wait_calls
 from cases.witnessed_ledgers import Witnessed
 from consentd.core import ed25519, note
 from consentd.server.call import Call
@@ -23,7 +23,6 @@ from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import ledger_service_pb2 as ls
-from consentd.v1 import policy_service_pb2 as ps
 from consentd.v1 import statement_pb2 as st
 from consentd_client.consents import ALL_STATES
 from hostile.crowd import Crowd, Peer
@@ -154,7 +153,7 @@ def test_the_bytes_of_one_callers_requests_are_limited(tmp_path: Path) -> None:
 
 def test_a_batch_stops_when_its_caller_has_gone(running: Running, subject: pb.Subject) -> None:
     before = running.daemon.metrics.value("consentd_rpcs_total", method="BatchCheck", code="CANCELLED")
-    batch = ps.BatchCheckRequest(questions=[question(subject)] * 1000)
+    batch = batch_request(questions=[question(subject)] * 1000)
     call = running.policy.BatchCheck.future(batch, metadata=running.as_("app"))
     wait_calls(running, "batch", 1, call.done)
     if not call.cancel():

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from benchmarks.http2 import Connection, frame, grpc_message
 from cases.daemons import Running, consent, question, request_id, running_daemon
 from cases.fakes import HANG_S
-from cases.services import listed
+from cases.services import batch_request, listed
 from consentd.metrics import Metrics
 from consentd.server import transport
 from consentd.server.call import OK, SWEEP_S, Call, TimeLimits
@@ -261,7 +261,7 @@ def test_a_cancelled_call_counts_with_its_message_until_its_step_is_dropped(
 ) -> None:
     transport_of, held = running.daemon._rpc._transport, running.daemon._rpc._bytes
     with held_pool(running, PoolName.BATCH):
-        batch = ps.BatchCheckRequest(questions=[question(subject)] * 100)
+        batch = batch_request(questions=[question(subject)] * 100)
         calls = [running.policy.BatchCheck.future(batch, metadata=running.as_("app")) for _ in range(8)]
         wait_until(running, lambda: held._held == 8 * batch.ByteSize())
         for call in calls:
@@ -368,7 +368,7 @@ def _random_call(running: Running, subject: pb.Subject, chance: random.Random) -
         )
         return running.consents.RevokeConsent.future(revoke, metadata=who, timeout=timeout)
     if kind == 2:
-        batch = ps.BatchCheckRequest(questions=[question(subject)] * 50)
+        batch = batch_request(questions=[question(subject)] * 50)
         return running.policy.BatchCheck.future(batch, metadata=who, timeout=timeout)
     return running.policy.Check.future(ps.CheckRequest(question=question(subject)), metadata=who, timeout=timeout)
 

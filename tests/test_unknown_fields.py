@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.message import Message
 
 from cases.daemons import Running, make_running, question, reason_of, request_id, serve
-from cases.services import FOREIGN_FIELD, batch, new_identifier
+from cases.services import FOREIGN_FIELD, batch, batch_request, new_identifier
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import policy_service_pb2 as ps
@@ -96,6 +96,8 @@ def test_the_requests_themselves_have_known_fields_only(running: Running, subjec
     """A condition on the state is in the request, and a later version may add one."""
     asked, who = question(subject), running.as_("app")
     strange = pb.Consistency.FromString(FOREIGN_FIELD)
+    unasked = question(subject)
+    unasked.ClearField("subject")
 
     def with_field(request: M) -> M:
         return type(request).FromString(request.SerializeToString() + FOREIGN_FIELD)
@@ -105,8 +107,10 @@ def test_the_requests_themselves_have_known_fields_only(running: Running, subjec
     ):  # fmt: skip
         assert_refused(partial(running.policy.Check, check, metadata=who))
     for several in (
-        with_field(ps.BatchCheckRequest(questions=[asked])),
-        ps.BatchCheckRequest(questions=[asked], consistency=strange),
+        with_field(batch_request(questions=[asked])),
+        batch_request(questions=[asked], consistency=strange),
+        ps.BatchCheckRequest(each=with_field(ps.QuestionList(questions=[asked]))),
+        ps.BatchCheckRequest(shared=with_field(ps.SharedQuestion(question=unasked, subjects=[subject]))),
     ):
         assert_refused(partial(running.policy.BatchCheck, several, metadata=who))
     for access in (

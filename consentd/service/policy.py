@@ -13,6 +13,7 @@ from consentd.service.context import Context
 from consentd.service.exact import Answer, Asked, answer_exactly
 from consentd.service.rpc import item_error, next_item, rpc
 from consentd.service.servicer import Servicer, ServiceState
+from consentd.statements import payloads
 from consentd.table.view import Snapshot
 from consentd.v1 import policy_service_pb2 as ps
 
@@ -77,15 +78,18 @@ class PolicyService(Servicer):
 
     def _asked(self, request: ps.BatchCheckRequest) -> Asked:
         """Return the questions of a batch, each with its person. Raises ``InvalidError``."""
+        if request.HasField("each"):
+            payloads.check_own_fields(request.each)
+            self.check_batch(len(request.each.questions))
+            return [(question, question.subject) for question in request.each.questions]
         if not request.HasField("shared"):
-            self.check_batch(len(request.questions))
-            if request.subjects:
-                raise InvalidError("subjects come with a shared question only")
-            return [(question, question.subject) for question in request.questions]
-        self.check_batch(len(request.subjects))
-        if request.questions or request.shared.HasField("subject"):
-            raise InvalidError("a shared question has no subject, and no other questions beside it")
-        return [(request.shared, subject) for subject in request.subjects]
+            raise InvalidError("request asks nothing: it has neither `each` nor `shared`")
+        payloads.check_own_fields(request.shared)
+        self.check_batch(len(request.shared.subjects))
+        shared = request.shared.question
+        if not request.shared.HasField("question") or shared.HasField("subject"):
+            raise InvalidError("a shared question is required, and has no subject of its own")
+        return [(shared, subject) for subject in request.shared.subjects]
 
     def _answer(self, asked: Asked, caller: str, *, is_shared: bool, context: Context) -> ps.BatchCheckResponse:
         """Answer a batch from one snapshot. *is_shared*: all ask the same question, which is then checked once."""

@@ -26,7 +26,7 @@ from consentd.v1 import consent_pb2 as consentd_dot_v1_dot_consent__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n consentd/v1/policy_service.proto\x12\x0b\x63onsentd.v1\x1a\x19\x63onsentd/v1/consent.proto\x1a\x17google/rpc/status.proto\"f\n\x0c\x43heckRequest\x12\'\n\x08question\x18\x01 \x01(\x0b\x32\x15.consentd.v1.Question\x12-\n\x0b\x63onsistency\x18\x02 \x01(\x0b\x32\x18.consentd.v1.Consistency\"8\n\rCheckResponse\x12\'\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x15.consentd.v1.Decision\"\xbb\x01\n\x11\x42\x61tchCheckRequest\x12(\n\tquestions\x18\x01 \x03(\x0b\x32\x15.consentd.v1.Question\x12%\n\x06shared\x18\x02 \x01(\x0b\x32\x15.consentd.v1.Question\x12&\n\x08subjects\x18\x03 \x03(\x0b\x32\x14.consentd.v1.Subject\x12-\n\x0b\x63onsistency\x18\x04 \x01(\x0b\x32\x18.consentd.v1.Consistency\"?\n\x12\x42\x61tchCheckResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.consentd.v1.CheckResult\"g\n\x0b\x43heckResult\x12)\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x15.consentd.v1.DecisionH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result2\x9e\x01\n\rPolicyService\x12>\n\x05\x43heck\x12\x19.consentd.v1.CheckRequest\x1a\x1a.consentd.v1.CheckResponse\x12M\n\nBatchCheck\x12\x1e.consentd.v1.BatchCheckRequest\x1a\x1f.consentd.v1.BatchCheckResponseBY\n\x15io.github.consentd.v1P\x01Z>github.com/consentd/consentd/clients/go/consentd/v1;consentdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n consentd/v1/policy_service.proto\x12\x0b\x63onsentd.v1\x1a\x19\x63onsentd/v1/consent.proto\x1a\x17google/rpc/status.proto\"f\n\x0c\x43heckRequest\x12\'\n\x08question\x18\x01 \x01(\x0b\x32\x15.consentd.v1.Question\x12-\n\x0b\x63onsistency\x18\x02 \x01(\x0b\x32\x18.consentd.v1.Consistency\"8\n\rCheckResponse\x12\'\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x15.consentd.v1.Decision\"\xa5\x01\n\x11\x42\x61tchCheckRequest\x12)\n\x04\x65\x61\x63h\x18\x01 \x01(\x0b\x32\x19.consentd.v1.QuestionListH\x00\x12-\n\x06shared\x18\x02 \x01(\x0b\x32\x1b.consentd.v1.SharedQuestionH\x00\x12-\n\x0b\x63onsistency\x18\x03 \x01(\x0b\x32\x18.consentd.v1.ConsistencyB\x07\n\x05\x61sked\"8\n\x0cQuestionList\x12(\n\tquestions\x18\x01 \x03(\x0b\x32\x15.consentd.v1.Question\"a\n\x0eSharedQuestion\x12\'\n\x08question\x18\x01 \x01(\x0b\x32\x15.consentd.v1.Question\x12&\n\x08subjects\x18\x02 \x03(\x0b\x32\x14.consentd.v1.Subject\"?\n\x12\x42\x61tchCheckResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.consentd.v1.CheckResult\"g\n\x0b\x43heckResult\x12)\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x15.consentd.v1.DecisionH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result2\x9e\x01\n\rPolicyService\x12>\n\x05\x43heck\x12\x19.consentd.v1.CheckRequest\x1a\x1a.consentd.v1.CheckResponse\x12M\n\nBatchCheck\x12\x1e.consentd.v1.BatchCheckRequest\x1a\x1f.consentd.v1.BatchCheckResponseBY\n\x15io.github.consentd.v1P\x01Z>github.com/consentd/consentd/clients/go/consentd/v1;consentdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,11 +39,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHECKRESPONSE']._serialized_start=205
   _globals['_CHECKRESPONSE']._serialized_end=261
   _globals['_BATCHCHECKREQUEST']._serialized_start=264
-  _globals['_BATCHCHECKREQUEST']._serialized_end=451
-  _globals['_BATCHCHECKRESPONSE']._serialized_start=453
-  _globals['_BATCHCHECKRESPONSE']._serialized_end=516
-  _globals['_CHECKRESULT']._serialized_start=518
-  _globals['_CHECKRESULT']._serialized_end=621
-  _globals['_POLICYSERVICE']._serialized_start=624
-  _globals['_POLICYSERVICE']._serialized_end=782
+  _globals['_BATCHCHECKREQUEST']._serialized_end=429
+  _globals['_QUESTIONLIST']._serialized_start=431
+  _globals['_QUESTIONLIST']._serialized_end=487
+  _globals['_SHAREDQUESTION']._serialized_start=489
+  _globals['_SHAREDQUESTION']._serialized_end=586
+  _globals['_BATCHCHECKRESPONSE']._serialized_start=588
+  _globals['_BATCHCHECKRESPONSE']._serialized_end=651
+  _globals['_CHECKRESULT']._serialized_start=653
+  _globals['_CHECKRESULT']._serialized_end=756
+  _globals['_POLICYSERVICE']._serialized_start=759
+  _globals['_POLICYSERVICE']._serialized_end=917
 # @@protoc_insertion_point(module_scope)

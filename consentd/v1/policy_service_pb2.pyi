@@ -80,23 +80,16 @@ class BatchCheckRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    QUESTIONS_FIELD_NUMBER: _builtins.int
+    EACH_FIELD_NUMBER: _builtins.int
     SHARED_FIELD_NUMBER: _builtins.int
-    SUBJECTS_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def questions(self) -> _containers.RepeatedCompositeFieldContainer[_consent_pb2.Question]:
-        """questions, each complete; at most 1,000 (batch_items)."""
+    def each(self) -> Global___QuestionList:
+        """each has a complete question for each answer."""
 
     @_builtins.property
-    def shared(self) -> _consent_pb2.Question:
-        """shared is one question that is asked about each of *subjects*. Leave its own subject empty. Not together with
-        questions.
-        """
-
-    @_builtins.property
-    def subjects(self) -> _containers.RepeatedCompositeFieldContainer[_consent_pb2.Subject]:
-        """subjects of the shared question; at most 1,000 (batch_items)."""
+    def shared(self) -> Global___SharedQuestion:
+        """shared has one question and its subjects."""
 
     @_builtins.property
     def consistency(self) -> _consent_pb2.Consistency:
@@ -105,18 +98,73 @@ class BatchCheckRequest(_message.Message):
     def __init__(
         self,
         *,
-        questions: _abc.Iterable[_consent_pb2.Question] | None = ...,
-        shared: _consent_pb2.Question | None = ...,
-        subjects: _abc.Iterable[_consent_pb2.Subject] | None = ...,
+        each: Global___QuestionList | None = ...,
+        shared: Global___SharedQuestion | None = ...,
         consistency: _consent_pb2.Consistency | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "shared", b"shared"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "consistency", b"consistency", "each", b"each", "shared", b"shared"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "questions", b"questions", "shared", b"shared", "subjects", b"subjects"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "consistency", b"consistency", "each", b"each", "shared", b"shared"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_asked: _TypeAlias = _typing.Literal["each", "shared"]  # noqa: Y015
+    _WhichOneofArgType_asked: _TypeAlias = _typing.Literal["asked", b"asked"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_asked) -> _WhichOneofReturnType_asked | None: ...
+
+Global___BatchCheckRequest: _TypeAlias = BatchCheckRequest  # noqa: Y015
+
+@_typing.final
+class QuestionList(_message.Message):
+    """QuestionList has complete questions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUESTIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def questions(self) -> _containers.RepeatedCompositeFieldContainer[_consent_pb2.Question]:
+        """questions, each complete; at most 1,000 (batch_items)."""
+
+    def __init__(
+        self,
+        *,
+        questions: _abc.Iterable[_consent_pb2.Question] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["questions", b"questions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___BatchCheckRequest: _TypeAlias = BatchCheckRequest  # noqa: Y015
+Global___QuestionList: _TypeAlias = QuestionList  # noqa: Y015
+
+@_typing.final
+class SharedQuestion(_message.Message):
+    """SharedQuestion is one question about each of many subjects."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUESTION_FIELD_NUMBER: _builtins.int
+    SUBJECTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def question(self) -> _consent_pb2.Question:
+        """question that is asked about each of *subjects*. Required; leave its own subject empty."""
+
+    @_builtins.property
+    def subjects(self) -> _containers.RepeatedCompositeFieldContainer[_consent_pb2.Subject]:
+        """subjects of the question; at most 1,000 (batch_items)."""
+
+    def __init__(
+        self,
+        *,
+        question: _consent_pb2.Question | None = ...,
+        subjects: _abc.Iterable[_consent_pb2.Subject] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["question", b"question"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["question", b"question", "subjects", b"subjects"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SharedQuestion: _TypeAlias = SharedQuestion  # noqa: Y015
 
 @_typing.final
 class BatchCheckResponse(_message.Message):

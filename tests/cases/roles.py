@@ -12,7 +12,7 @@ import grpc
 
 from cases.daemons import consent, make_running, question, reason_of, request_id, sign_statement
 from cases.fakes import HANG_S
-from cases.services import Person, add_key, change, new_identifier, now_ms, put_mandate, register
+from cases.services import Person, add_key, batch_request, change, new_identifier, now_ms, put_mandate, register
 from consentd.core import codec
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
@@ -186,7 +186,7 @@ def _check(call: Call) -> Access:
 
 def _batch_check(call: Call) -> Access:
     question = _open_question(call)
-    request = ps.BatchCheckRequest(questions=[question], consistency=_state(call))
+    request = batch_request(questions=[question], consistency=_state(call))
     answer = call.make(call.running.policy.BatchCheck, request)
     return answer if isinstance(answer, Access) else _item(answer.results[0], "decision")
 

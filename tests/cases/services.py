@@ -1,7 +1,7 @@
 """What the tests of the service floor share: calls by a line, and persons with keys of their own."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import grpc
@@ -184,8 +184,19 @@ def publish_rules(running: Running, **changed: Any) -> Any:
     return running.registry.PublishRules(request, metadata=running.as_("operator"))
 
 
-def batch(running: Running, who: str = "app", **fields: Any) -> list[ps.CheckResult]:
-    return list(running.policy.BatchCheck(ps.BatchCheckRequest(**fields), metadata=running.as_(who)).results)
+def batch(running: Running, who: str = "app", **asked: Any) -> list[ps.CheckResult]:
+    return list(running.policy.BatchCheck(batch_request(**asked), metadata=running.as_(who)).results)
+
+
+def batch_request(
+    *, questions: Iterable[pb.Question] = (), shared: pb.Question | None = None, subjects: Iterable[pb.Subject] = (),
+    consistency: pb.Consistency | None = None,
+) -> ps.BatchCheckRequest:  # fmt: skip
+    """Return a request with complete *questions*, or with the question *shared* about each of *subjects*."""
+    if shared is None:
+        return ps.BatchCheckRequest(each=ps.QuestionList(questions=questions), consistency=consistency)
+    about = ps.SharedQuestion(question=shared, subjects=subjects)
+    return ps.BatchCheckRequest(shared=about, consistency=consistency)
 
 
 class Person:

@@ -1,11 +1,11 @@
 """The kinds of hostile peers."""
 
 from cases.daemons import question, request_id
+from cases.services import batch_request
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import ledger_service_pb2 as ls
-from consentd.v1 import policy_service_pb2 as ps
 from consentd.v1 import statement_pb2 as st
 from hostile.crowd import Peer
 
@@ -30,7 +30,7 @@ def make_peers(token: str, *, subject: pb.Subject, items: int) -> list[Peer]:
         items: how many questions a batch has.
     """
     asked = [question(subject, categories=["CLIN.DX", "CLIN.LAB", "CLIN.ALG"])] * items
-    batch = ps.BatchCheckRequest(questions=asked).SerializeToString()
+    batch = batch_request(questions=asked).SerializeToString()
     history = ls.GetHistoryRequest(public_name="ledger").SerializeToString()
     large = cs.GrantConsentRequest(
         request_id=request_id(), attested=st.GrantStatement(consent=pb.Consent(language="x" * 1_000_000))

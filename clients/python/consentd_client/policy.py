@@ -60,7 +60,7 @@ def batch_check(
 ) -> Operation[tuple[CheckAnswer, ...]]:
     """Ask up to 1,000 questions, answered at the same size of the ledger. Each answer fails closed separately."""
     asked = [copied(question) for question in questions]
-    request = ps.BatchCheckRequest(questions=asked, consistency=condition(consistency))
+    request = ps.BatchCheckRequest(each=ps.QuestionList(questions=asked), consistency=condition(consistency))
     return _batch(context, request, asked, consistency)
 
 
@@ -77,7 +77,8 @@ def check_subjects(
         about = copied(question)
         about.subject.CopyFrom(subject)
         asked.append(about)
-    request = ps.BatchCheckRequest(shared=question, subjects=subjects, consistency=condition(consistency))
+    shared = ps.SharedQuestion(question=question, subjects=subjects)
+    request = ps.BatchCheckRequest(shared=shared, consistency=condition(consistency))
     return _batch(context, request, asked, consistency)
 
 
