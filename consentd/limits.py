@@ -40,6 +40,14 @@ is answered, or fails with REVISION_NOT_REACHED."""
 PAGE_ITEMS: Final = 1_000
 """At most 1,000 items: a page of a list. Otherwise: a larger page_size means this many."""
 
+PAGE_READS: Final = 2_000
+"""At most 2,000 items: what a page of a list reads, selected or not. Otherwise: the page ends, short or empty, and has
+a next page."""
+
+ACCESS_OUTCOMES: Final = 100
+"""At most 100 outcomes: the outcomes that are shown with an access. Otherwise: the first of them are shown; the
+person's history has all."""
+
 IDENTIFIER_SCHEME_CHARACTERS: Final = 64
 """At most 64 characters: the scheme of an identifier. Otherwise: INVALID_IDENTIFIER."""
 

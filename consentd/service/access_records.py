@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
 
+from consentd import limits
 from consentd.core import codec
 from consentd.core.kinds import DECISIONS, EntryKind
 from consentd.errors import NotFoundError
@@ -23,7 +24,7 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
 NO_ACCESS = "no such access of this subject"
-MAX_OUTCOMES = 100
+MAX_OUTCOMES = limits.ACCESS_OUTCOMES
 """Most outcomes in the record of one access. They are at most 16 KiB each."""
 
 

@@ -28,7 +28,7 @@ M = TypeVar("M", bound=Message)
 MAX_PAGE = limits.PAGE_ITEMS
 PAGE_BYTES = 1 << 20
 """The approximate maximum size of a page. Clients refuse responses of more than 4 MiB."""
-MAX_EXAMINED = 2_000
+MAX_EXAMINED = limits.PAGE_READS
 """Most items that a page reads, selected or not. 2,000 statements of persons take about 50 ms."""
 NO_END_MS = (1 << 63) - 1
 """End of a range of times that has none."""

@@ -546,7 +546,7 @@ class AccessRecord(_message.Message):
     network_origin: _builtins.str
     """network_origin is the recorded network address of the asker."""
     more_outcomes: _builtins.bool
-    """more_outcomes is true if more than 100 were recorded. The person's history has all of them."""
+    """more_outcomes is true if more than 100 (access_outcomes) were recorded. The person's history has all of them."""
     @_builtins.property
     def question(self) -> _consent_pb2.Question:
         """question that was asked."""
@@ -557,7 +557,7 @@ class AccessRecord(_message.Message):
 
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[_statement_pb2.OutcomeStatement]:
-        """outcomes that were recorded for this access, oldest first; at most 100."""
+        """outcomes that were recorded for this access, oldest first; at most 100 (access_outcomes)."""
 
     def __init__(
         self,
@@ -594,7 +594,9 @@ class ListAccessesResponse(_message.Message):
     """next_page_token is the token of the next page; empty: this is the last page."""
     @_builtins.property
     def accesses(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccessRecord]:
-        """accesses, newest first. A page may be short or empty and have a next page: it reads at most 2,000 entries."""
+        """accesses, newest first. A page may be short or empty and have a next page: it reads at most 2,000 entries
+        (page_reads).
+        """
 
     @_builtins.property
     def revision(self) -> _consent_pb2.Revision:

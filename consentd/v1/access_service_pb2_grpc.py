@@ -124,7 +124,7 @@ class AccessServiceServicer(object):
         ACT_FOR_SUBJECTS. Entries whose statement was pruned are not listed. The list is not proven to be complete;
         LedgerService.GetHistory proves that. Every page shows the state of the first page: an access or outcome that is
         recorded later is not listed. If a pruning since then deleted what a page needs, the call fails with PAGE_EXPIRED.
-        Cost: a few reads for each entry of the chain that the page reads, at most 2,000.
+        Cost: a few reads for each entry of the chain that the page reads, at most 2,000 (page_reads).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -65,7 +65,7 @@ class AccessServiceStub:
     ACT_FOR_SUBJECTS. Entries whose statement was pruned are not listed. The list is not proven to be complete;
     LedgerService.GetHistory proves that. Every page shows the state of the first page: an access or outcome that is
     recorded later is not listed. If a pruning since then deleted what a page needs, the call fails with PAGE_EXPIRED.
-    Cost: a few reads for each entry of the chain that the page reads, at most 2,000.
+    Cost: a few reads for each entry of the chain that the page reads, at most 2,000 (page_reads).
     """
 
 @_typing.type_check_only
@@ -105,7 +105,7 @@ class AccessServiceAsyncStub(AccessServiceStub):
     ACT_FOR_SUBJECTS. Entries whose statement was pruned are not listed. The list is not proven to be complete;
     LedgerService.GetHistory proves that. Every page shows the state of the first page: an access or outcome that is
     recorded later is not listed. If a pruning since then deleted what a page needs, the call fails with PAGE_EXPIRED.
-    Cost: a few reads for each entry of the chain that the page reads, at most 2,000.
+    Cost: a few reads for each entry of the chain that the page reads, at most 2,000 (page_reads).
     """
 
 class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -178,7 +178,7 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         ACT_FOR_SUBJECTS. Entries whose statement was pruned are not listed. The list is not proven to be complete;
         LedgerService.GetHistory proves that. Every page shows the state of the first page: an access or outcome that is
         recorded later is not listed. If a pruning since then deleted what a page needs, the call fails with PAGE_EXPIRED.
-        Cost: a few reads for each entry of the chain that the page reads, at most 2,000.
+        Cost: a few reads for each entry of the chain that the page reads, at most 2,000 (page_reads).
         """
 
 def add_AccessServiceServicer_to_server(servicer: AccessServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

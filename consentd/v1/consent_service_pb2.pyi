@@ -806,7 +806,9 @@ class ListConsentsResponse(_message.Message):
     """next_page_token is the token of the next page; empty: this is the last page."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConsentRecord]:
-        """records, newest lineage first. A page may be short or empty and have a next page: it reads at most 2,000 consents."""
+        """records, newest lineage first. A page may be short or empty and have a next page: it reads at most 2,000 consents
+        (page_reads).
+        """
 
     @_builtins.property
     def revision(self) -> _consent_pb2.Revision:

@@ -143,7 +143,7 @@ class ConsentServiceServicer(object):
         """ListConsents lists a person's consents, newest first, and revoked ones on request, until their statements are pruned.
         Every page shows the state of the first page: what is granted, changed or revoked later changes no later page. If a
         pruning since then deleted what a page needs, the call fails with PAGE_EXPIRED. Cost: a few reads for each consent
-        that the page reads, at most 2,000, and one for each of its changes.
+        that the page reads, at most 2,000 (page_reads), and one for each of its changes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

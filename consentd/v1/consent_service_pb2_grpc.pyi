@@ -64,7 +64,7 @@ class ConsentServiceStub:
     """ListConsents lists a person's consents, newest first, and revoked ones on request, until their statements are pruned.
     Every page shows the state of the first page: what is granted, changed or revoked later changes no later page. If a
     pruning since then deleted what a page needs, the call fails with PAGE_EXPIRED. Cost: a few reads for each consent
-    that the page reads, at most 2,000, and one for each of its changes.
+    that the page reads, at most 2,000 (page_reads), and one for each of its changes.
     """
 
 @_typing.type_check_only
@@ -103,7 +103,7 @@ class ConsentServiceAsyncStub(ConsentServiceStub):
     """ListConsents lists a person's consents, newest first, and revoked ones on request, until their statements are pruned.
     Every page shows the state of the first page: what is granted, changed or revoked later changes no later page. If a
     pruning since then deleted what a page needs, the call fails with PAGE_EXPIRED. Cost: a few reads for each consent
-    that the page reads, at most 2,000, and one for each of its changes.
+    that the page reads, at most 2,000 (page_reads), and one for each of its changes.
     """
 
 class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -187,7 +187,7 @@ class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
         """ListConsents lists a person's consents, newest first, and revoked ones on request, until their statements are pruned.
         Every page shows the state of the first page: what is granted, changed or revoked later changes no later page. If a
         pruning since then deleted what a page needs, the call fails with PAGE_EXPIRED. Cost: a few reads for each consent
-        that the page reads, at most 2,000, and one for each of its changes.
+        that the page reads, at most 2,000 (page_reads), and one for each of its changes.
         """
 
 def add_ConsentServiceServicer_to_server(servicer: ConsentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -197,8 +197,8 @@ class RegistryServiceServicer(object):
     def ListDelegations(self, request, context):
         """ListDelegations lists the delegations that were not ended, also those whose time is over or has not begun. Every page
         shows the state of the first page. The daemon keeps a few earlier states in memory. If that state is none of them,
-        the call fails with PAGE_EXPIRED. Cost: the delegations that the page reads, at most 2,000, without a read of the
-        disk; the first list after a change sorts all.
+        the call fails with PAGE_EXPIRED. Cost: the delegations that the page reads, at most 2,000 (page_reads), without
+        a read of the disk; the first list after a change sorts all.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

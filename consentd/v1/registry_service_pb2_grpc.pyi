@@ -65,8 +65,8 @@ class RegistryServiceStub:
     ListDelegations: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListDelegationsRequest, _registry_service_pb2.ListDelegationsResponse]
     """ListDelegations lists the delegations that were not ended, also those whose time is over or has not begun. Every page
     shows the state of the first page. The daemon keeps a few earlier states in memory. If that state is none of them,
-    the call fails with PAGE_EXPIRED. Cost: the delegations that the page reads, at most 2,000, without a read of the
-    disk; the first list after a change sorts all.
+    the call fails with PAGE_EXPIRED. Cost: the delegations that the page reads, at most 2,000 (page_reads), without
+    a read of the disk; the first list after a change sorts all.
     """
     PutMandate: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.PutMandateRequest, _registry_service_pb2.PutMandateResponse]
     """PutMandate lets an auditor read statements of persons until a time. It replaces the auditor's earlier mandate,
@@ -128,8 +128,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     ListDelegations: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListDelegationsRequest, _registry_service_pb2.ListDelegationsResponse]  # type: ignore[assignment]
     """ListDelegations lists the delegations that were not ended, also those whose time is over or has not begun. Every page
     shows the state of the first page. The daemon keeps a few earlier states in memory. If that state is none of them,
-    the call fails with PAGE_EXPIRED. Cost: the delegations that the page reads, at most 2,000, without a read of the
-    disk; the first list after a change sorts all.
+    the call fails with PAGE_EXPIRED. Cost: the delegations that the page reads, at most 2,000 (page_reads), without
+    a read of the disk; the first list after a change sorts all.
     """
     PutMandate: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.PutMandateRequest, _registry_service_pb2.PutMandateResponse]  # type: ignore[assignment]
     """PutMandate lets an auditor read statements of persons until a time. It replaces the auditor's earlier mandate,
@@ -242,8 +242,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_registry_service_pb2.ListDelegationsResponse, _abc.Awaitable[_registry_service_pb2.ListDelegationsResponse]]:
         """ListDelegations lists the delegations that were not ended, also those whose time is over or has not begun. Every page
         shows the state of the first page. The daemon keeps a few earlier states in memory. If that state is none of them,
-        the call fails with PAGE_EXPIRED. Cost: the delegations that the page reads, at most 2,000, without a read of the
-        disk; the first list after a change sorts all.
+        the call fails with PAGE_EXPIRED. Cost: the delegations that the page reads, at most 2,000 (page_reads), without
+        a read of the disk; the first list after a change sorts all.
         """
 
     @_abc_1.abstractmethod
