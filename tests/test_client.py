@@ -116,10 +116,12 @@ def test_life_of_a_consent(client: Client, person: Subject) -> None:
     assert [record.version for record in client.list_consents(person, states=[cs.CONSENT_STATE_REVOKED])] == [2]
     assert list(client.list_consents(person, states=[cs.CONSENT_STATE_ENDED])) == []
     accesses = list(client.list_accesses(person))
-    assert [(access.seq, access.refused, len(access.outcomes)) for access in accesses] == [(3, False, 1)]
+    assert [(access.seq, access.kind, len(access.outcomes)) for access in accesses] == [(3, st.ENTRY_KIND_ACCESS, 1)]
     assert client.get_access(person, 3) == accesses[0]
-    assert list(client.list_accesses(person, refused=False, holder="hospital-a", end_time_ms=1 << 60)) == accesses
-    assert list(client.list_accesses(person, refused=True)) == list(client.list_accesses(person, actor="er")) == []
+    selected = client.list_accesses(person, kind=st.ENTRY_KIND_ACCESS, holder="hospital-a", end_time_ms=1 << 60)
+    assert list(selected) == accesses
+    assert list(client.list_accesses(person, kind=st.ENTRY_KIND_REFUSAL)) == []
+    assert list(client.list_accesses(person, actor="er")) == []
     found = settled(client, person, tag=enrolled.tag)
     assert [entry.kind_name for entry in found.entries] == [
         "ENROL", "GRANT", "ACCESS", "OUTCOME", "AMEND", "PAUSE", "RESUME", "REVOKE", "REFUSAL",

@@ -45,6 +45,7 @@ def show_lists(talk: CommandLine, person: str, granted: str) -> None:
     assert talk("accesses", person, "--since", "2020-01-02", "--until", "2020-01-01").status == 2
     one = talk("access", person, 3, "--json")
     assert one.object == talk("accesses", person, "--json", "--no-refused").object
+    assert [line["kind"] for line in talk("accesses", person, "--json").objects] == ["REFUSAL", "ACCESS"]
     shown = talk("access", person, 3)
     assert (shown.status, "clinic-b, TREAT" in shown.out, "sent" in shown.out) == (0, True, True)
     assert "proves nothing" in shown.err

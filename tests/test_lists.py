@@ -119,7 +119,7 @@ def change_everything(running: Running, subject: pb.Subject) -> None:
     if len(consents) > 2:
         amend(running, subject, consents[0].consent_id, consents[0].version, categories=["CLIN.RX"])
     for one in accesses(running, subject)[::-1][:2]:
-        if not one.refused:
+        if one.kind == EntryKind.ACCESS:
             record(running, subject, one.seq)
     running.grant(subject)
     running.authorize(question(subject))
@@ -234,7 +234,7 @@ def test_a_list_that_a_pruning_cut_off_says_so(tmp_path: Path) -> None:
             everything = LISTS[name].items(LISTS[name].page(running, ben))
             assert [*LISTS[name].items(first[name, "ben"]), *go_on(name, "ben")] == everything
         # A list that is begun after the pruning has what is left, on all of its pages.
-        assert [one.refused for one in ACCESSES.all(running, anna, size=1)] == [False] * 3
+        assert [one.kind for one in ACCESSES.all(running, anna, size=1)] == [EntryKind.ACCESS] * 3
         assert len(CONSENTS.all(running, anna, size=1)) == 3
         assert refusal(lambda: running.access.GetAccess(
             ac.GetAccessRequest(subject=anna, access_seq=3), metadata=running.as_("app")
@@ -391,13 +391,14 @@ def test_accesses_are_selected_by_who_asked_what_and_when(running: Running, pers
     running.authorize(question(person, purpose="HMARKT"))
     running.authorize(question(person), "hospital-a")
     whole = accesses(running, person)
-    assert [one.refused for one in whole] == [False, True, False, False]
+    permitted, refused = EntryKind.ACCESS, EntryKind.REFUSAL
+    assert [one.kind for one in whole] == [permitted, refused, permitted, permitted]
 
     def seqs(**more: Any) -> list[int]:
         return [one.seq for one in ACCESSES.all(running, person, size=1, **more)]
 
     checks: dict[str, tuple[Any, Callable[[ac.AccessRecord], Any]]] = {
-        "refused": (True, lambda one: one.refused), "automatic": (True, lambda one: one.question.actor.automatic),
+        "kind": (int(refused), lambda one: one.kind), "automatic": (True, lambda one: one.question.actor.automatic),
         "actor": ("er", lambda one: one.question.actor.organisation),
         "holder": ("hospital-a", lambda one: one.question.holder),
         "purpose": ("HMARKT", lambda one: one.question.purpose),
@@ -405,8 +406,10 @@ def test_accesses_are_selected_by_who_asked_what_and_when(running: Running, pers
     }  # fmt: skip
     for name, (value, of) in checks.items():
         assert seqs(**{name: value}) == [one.seq for one in whole if of(one) == value] != []
-    assert seqs(refused=False) == [one.seq for one in whole if not one.refused]
-    assert seqs(automatic=False, refused=False, asker="clinic-b") == [whole[3].seq]
+    assert seqs(kind=int(permitted)) == [one.seq for one in whole if one.kind == permitted]
+    for other in (EntryKind.GRANT, EntryKind.OUTCOME, 99, -1):  # no kind of an access, and numbers of no kind
+        assert refusal(lambda other=other: seqs(kind=int(other))) == "INVALID_REQUEST"
+    assert seqs(automatic=False, kind=int(permitted), asker="clinic-b") == [whole[3].seq]
     assert seqs(actor="nobody") == []
     for start in {one.time_ms for one in whole}:
         for end in {one.time_ms for one in whole}:
@@ -495,7 +498,7 @@ def test_a_page_token_is_for_the_whole_request(running: Running, person: pb.Subj
     token = listing.page(running, person, size=1).next_page_token
     listing.page(running, person, token=token)
     others = {
-        "consents": {"purpose": "TREAT"}, "accesses": {"refused": False}, "participants": {"active": True},
+        "consents": {"purpose": "TREAT"}, "accesses": {"kind": int(EntryKind.ACCESS)}, "participants": {"active": True},
         "delegations": {"capacity": 1}, "entries": {"start_index": 1}, "statements": {"end_time_ms": 1 << 60},
     }  # fmt: skip
     assert refusal(lambda: listing.page(running, person, token=token, **others[name])) == "INVALID_PAGE"
@@ -518,7 +521,7 @@ def test_one_access_is_what_the_list_shows_of_it(running: Running, person: pb.Su
     record(running, person, seq)
     running.authorize(question(person, purpose="HMARKT"))
     shown = accesses(running, person)
-    assert [one.refused for one in shown] == [True, False]
+    assert [one.kind for one in shown] == [EntryKind.REFUSAL, EntryKind.ACCESS]
     assert [get_access(running, person, one.seq) for one in shown] == shown
     for strange in (0, 1, 2, 99, 1 << 63, (1 << 64) - 1):  # no entry, ENROL, GRANT, and numbers that no entry has
         assert refusal(lambda seq=strange: get_access(running, person, seq)) == "NOT_FOUND"

@@ -275,7 +275,7 @@ def test_an_access_is_recorded_with_what_it_rests_on(running: Running, subject: 
     assert kind_of(running, refused.receipt) == EntryKind.REFUSAL
     assert (refused.decision.outcome, len(refused.decision.reasons)) == (pb.OUTCOME_DENY, 0)
     newest, oldest = accesses(running, subject)
-    assert (newest.refused, newest.seq) == (True, 4)
+    assert (newest.kind, newest.seq) == (EntryKind.REFUSAL, 4)
     assert newest.decision == refused.decision  # what is recorded is the answer as the asker got it
     assert (newest.decision.tag, newest.decision.ref) == (b"", 0)
     assert (oldest.asker, oldest.network_origin) == ("clinic-b", "203.0.113.7")

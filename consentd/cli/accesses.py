@@ -23,6 +23,7 @@ from consentd.policy.model import LEVELS
 
 if TYPE_CHECKING:
     from consentd.v1.access_service_pb2 import AccessRecord
+    from consentd.v1.statement_pb2 import EntryKind
     from consentd_client import CheckAnswer, Question
 
 _NO_PROOF = "this proves nothing; `consentd history` proves a person's whole history"
@@ -152,8 +153,9 @@ def accesses(arguments: argparse.Namespace, out: Out) -> int:
 
     with open_client(arguments) as client:
         found = client.list_accesses(
-            read_subject(arguments), refused=arguments.refused, automatic=arguments.automatic, actor=arguments.actor,
-            holder=arguments.holder, purpose=arguments.purpose, asker=arguments.asker, **read_times(arguments),
+            read_subject(arguments), kind=_kind(arguments.refused), automatic=arguments.automatic,
+            actor=arguments.actor, holder=arguments.holder, purpose=arguments.purpose, asker=arguments.asker,
+            **read_times(arguments),
         )  # fmt: skip
         for one in islice(found, arguments.limit or None):
             _show_access(out, one)
@@ -161,10 +163,19 @@ def accesses(arguments: argparse.Namespace, out: Out) -> int:
     return DONE
 
 
+def _kind(refused: bool | None) -> "EntryKind.ValueType":
+    from consentd.v1 import statement_pb2 as st
+
+    if refused is None:
+        return st.ENTRY_KIND_UNSPECIFIED
+    return st.ENTRY_KIND_REFUSAL if refused else st.ENTRY_KIND_ACCESS
+
+
 def _show_access(out: Out, found: "AccessRecord") -> None:
     from google.protobuf.json_format import MessageToDict
 
     from consentd.v1 import consent_pb2 as pb
+    from consentd.v1 import statement_pb2 as st
     from consentd_client import labels, show
 
     found.question.ClearField("subject")
@@ -176,7 +187,8 @@ def _show_access(out: Out, found: "AccessRecord") -> None:
     if found.more_outcomes:
         line += "\n      …"
     fields = MessageToDict(found, preserving_proto_field_name=True)
-    out.answer(line, **{**fields, "seq": found.seq, "index": found.index, "time_ms": found.time_ms})
+    kind = labels.enum_name(st.EntryKind, found.kind, "ENTRY_KIND_")
+    out.answer(line, **{**fields, "seq": found.seq, "index": found.index, "time_ms": found.time_ms, "kind": kind})
 
 
 def _add_question(verb: argparse.ArgumentParser) -> None:

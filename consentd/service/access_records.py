@@ -11,13 +11,14 @@ from itertools import takewhile
 from consentd import limits
 from consentd.core import codec
 from consentd.core.kinds import DECISIONS, EntryKind
-from consentd.errors import NotFoundError
+from consentd.errors import InvalidError, NotFoundError
 from consentd.ledger import reads
 from consentd.ledger.vault import Vault
 from consentd.sequencer.commands.accesses import parties_of
 from consentd.service.pages import Deletions, read_range
 from consentd.service.roles import Kind
 from consentd.statements import payloads
+from consentd.statements.values import to_enum
 from consentd.store import Store
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
@@ -32,7 +33,7 @@ MAX_OUTCOMES = limits.ACCESS_OUTCOMES
 class AccessFilter:
     """Which accesses a list selects. An empty value, or None, selects any. Times are those of the entry, UTC ms."""
 
-    refused: bool | None
+    kind: int
     automatic: bool | None
     actor: str
     holder: str
@@ -55,10 +56,11 @@ class AccessFilter:
 
 
 def read_filter(request: ac.ListAccessesRequest) -> AccessFilter:
-    """Return the filter of a request. Raises as ``read_range``."""
+    """Return the filter of a request. Raises ``InvalidError`` for a kind that no access has, and as ``read_range``."""
+    if request.kind not in (st.ENTRY_KIND_UNSPECIFIED, *DECISIONS):
+        raise InvalidError(f"kind is neither ACCESS nor REFUSAL: `{request.kind}`")
     return AccessFilter(
-        request.refused if request.HasField("refused") else None,
-        request.automatic if request.HasField("automatic") else None,
+        request.kind, request.automatic if request.HasField("automatic") else None,
         request.actor, request.holder, request.purpose, request.asker, *read_range(request),
     )  # fmt: skip
 
@@ -105,7 +107,7 @@ class AccessReader:
             if event.time_ms < selected.start_ms:
                 return
             last = event.seq
-            is_asked = event.kind in DECISIONS and selected.refused in (None, event.kind == EntryKind.REFUSAL)
+            is_asked = event.kind in DECISIONS and selected.kind in (st.ENTRY_KIND_UNSPECIFIED, event.kind)
             if is_asked and entry.index < self._size and event.time_ms < selected.end_ms:
                 record = self._record(entry, deletions)
                 if record is not None and not selected.selects(record):
@@ -127,12 +129,12 @@ class AccessReader:
                 deletions.pass_over()
             return None
         payload, event = codec.decode_statement(opened[1]).payload, entry.event
-        record = ac.AccessRecord(seq=event.seq, index=entry.index, time_ms=event.time_ms)
+        record = ac.AccessRecord(seq=event.seq, index=entry.index, time_ms=event.time_ms, kind=to_enum(event.kind))
         if event.kind == EntryKind.REFUSAL:
             refusal = payloads.parse(st.RefusalStatement, payload)
             if not refusal.HasField("access"):
                 return None
-            record.refused, access = True, refusal.access
+            access = refusal.access
         else:
             access = payloads.parse(st.AccessStatement, payload)
             self._add_outcomes(record, deletions)

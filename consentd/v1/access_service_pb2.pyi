@@ -448,7 +448,7 @@ class ListAccessesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
-    REFUSED_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     AUTOMATIC_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     HOLDER_FIELD_NUMBER: _builtins.int
@@ -462,8 +462,8 @@ class ListAccessesRequest(_message.Message):
     """page_token is the next_page_token of the previous page; empty: the first page. The other fields, except page_size,
     must be those of the request for that page.
     """
-    refused: _builtins.bool
-    """refused: only refusals, or if false, only permitted accesses; absent: both."""
+    kind: _statement_pb2.EntryKind.ValueType
+    """kind: ACCESS, only permitted accesses; REFUSAL, only refusals; unspecified: both. Another kind is refused."""
     automatic: _builtins.bool
     """automatic: only accesses in which no person took part, or if false, only the others; absent: both."""
     actor: _builtins.str
@@ -493,7 +493,7 @@ class ListAccessesRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         consistency: _consent_pb2.Consistency | None = ...,
-        refused: _builtins.bool | None = ...,
+        kind: _statement_pb2.EntryKind.ValueType = ...,
         automatic: _builtins.bool | None = ...,
         actor: _builtins.str = ...,
         holder: _builtins.str = ...,
@@ -502,18 +502,13 @@ class ListAccessesRequest(_message.Message):
         start_time_ms: _builtins.int = ...,
         end_time_ms: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_automatic", b"_automatic", "_refused", b"_refused", "automatic", b"automatic", "consistency", b"consistency", "refused", b"refused", "subject", b"subject"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_automatic", b"_automatic", "automatic", b"automatic", "consistency", b"consistency", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_automatic", b"_automatic", "_refused", b"_refused", "actor", b"actor", "asker", b"asker", "automatic", b"automatic", "consistency", b"consistency", "end_time_ms", b"end_time_ms", "holder", b"holder", "page_size", b"page_size", "page_token", b"page_token", "purpose", b"purpose", "refused", b"refused", "start_time_ms", b"start_time_ms", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_automatic", b"_automatic", "actor", b"actor", "asker", b"asker", "automatic", b"automatic", "consistency", b"consistency", "end_time_ms", b"end_time_ms", "holder", b"holder", "kind", b"kind", "page_size", b"page_size", "page_token", b"page_token", "purpose", b"purpose", "start_time_ms", b"start_time_ms", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__automatic: _TypeAlias = _typing.Literal["automatic"]  # noqa: Y015
     _WhichOneofArgType__automatic: _TypeAlias = _typing.Literal["_automatic", b"_automatic"]  # noqa: Y015
-    _WhichOneofReturnType__refused: _TypeAlias = _typing.Literal["refused"]  # noqa: Y015
-    _WhichOneofArgType__refused: _TypeAlias = _typing.Literal["_refused", b"_refused"]  # noqa: Y015
-    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__automatic) -> _WhichOneofReturnType__automatic | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__refused) -> _WhichOneofReturnType__refused | None: ...
 
 Global___ListAccessesRequest: _TypeAlias = ListAccessesRequest  # noqa: Y015
 
@@ -526,7 +521,7 @@ class AccessRecord(_message.Message):
     SEQ_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
     TIME_MS_FIELD_NUMBER: _builtins.int
-    REFUSED_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     QUESTION_FIELD_NUMBER: _builtins.int
     DECISION_FIELD_NUMBER: _builtins.int
     ASKER_FIELD_NUMBER: _builtins.int
@@ -539,8 +534,8 @@ class AccessRecord(_message.Message):
     """index in the ledger."""
     time_ms: _builtins.int
     """time_ms is the time of the entry, by the ledger's clock, UTC milliseconds."""
-    refused: _builtins.bool
-    """refused is true for a REFUSAL, false for an ACCESS."""
+    kind: _statement_pb2.EntryKind.ValueType
+    """kind of the entry: ACCESS, or REFUSAL if the access was not permitted."""
     asker: _builtins.str
     """asker is the participant whose credential the call had."""
     network_origin: _builtins.str
@@ -565,7 +560,7 @@ class AccessRecord(_message.Message):
         seq: _builtins.int = ...,
         index: _builtins.int = ...,
         time_ms: _builtins.int = ...,
-        refused: _builtins.bool = ...,
+        kind: _statement_pb2.EntryKind.ValueType = ...,
         question: _consent_pb2.Question | None = ...,
         decision: _consent_pb2.Decision | None = ...,
         asker: _builtins.str = ...,
@@ -575,7 +570,7 @@ class AccessRecord(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "question", b"question"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asker", b"asker", "decision", b"decision", "index", b"index", "more_outcomes", b"more_outcomes", "network_origin", b"network_origin", "outcomes", b"outcomes", "question", b"question", "refused", b"refused", "seq", b"seq", "time_ms", b"time_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asker", b"asker", "decision", b"decision", "index", b"index", "kind", b"kind", "more_outcomes", b"more_outcomes", "network_origin", b"network_origin", "outcomes", b"outcomes", "question", b"question", "seq", b"seq", "time_ms", b"time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

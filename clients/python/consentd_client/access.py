@@ -282,22 +282,22 @@ def get_access(
 
 
 def list_accesses(
-    context: ClientContext, subject: pb.Subject, *, refused: bool | None = None, automatic: bool | None = None,
-    actor: str = "", holder: str = "", purpose: str = "", asker: str = "", start_time_ms: int = 0,
-    end_time_ms: int = 0, consistency: Reached | None = None,
+    context: ClientContext, subject: pb.Subject, *, kind: "st.EntryKind.ValueType" = st.ENTRY_KIND_UNSPECIFIED,
+    automatic: bool | None = None, actor: str = "", holder: str = "", purpose: str = "", asker: str = "",
+    start_time_ms: int = 0, end_time_ms: int = 0, consistency: Reached | None = None,
 ) -> ReadPage[ac.AccessRecord]:  # fmt: skip
     """List who used, or asked to use, a person's data, newest first, without proof; use ``history`` for a proof.
 
     Only accesses that meet all conditions are listed. An empty value, None or 0 is no condition.
 
     Args:
-        refused: whether the access was refused. *automatic*: whether no person took part in it.
+        kind: ACCESS, permitted accesses, or REFUSAL. *automatic*: whether no person took part in it.
         actor: the organisation, or the participant that it acts for, or the application.
         asker: the participant whose credential the call had.
         start_time_ms, end_time_ms: the time of the entry is in ``[start, end)``, UTC milliseconds.
     """
     selected = ac.ListAccessesRequest(
-        subject=subject, refused=refused, automatic=automatic, actor=actor, holder=holder, purpose=purpose,
+        subject=subject, kind=kind, automatic=automatic, actor=actor, holder=holder, purpose=purpose,
         asker=asker, start_time_ms=start_time_ms, end_time_ms=end_time_ms, consistency=condition(consistency),
     )  # fmt: skip
     return read_pages(
