@@ -443,8 +443,9 @@ class Provision(_message.Message):
     effect: Global___Effect.ValueType
     """effect is what this provision does to matching requests."""
     level: _builtins.str
-    """level is a confidentiality: U, L, M, N, R or V. A permit covers it and lower ones, a deny it and higher ones. Empty:
-    a permit covers up to the default level of each category, and a deny covers all.
+    """level is a code of HL7 v3 Confidentiality (http://terminology.hl7.org/CodeSystem/v3-Confidentiality), lowest first:
+    U, L, M, N, R or V. A permit covers it and lower ones, a deny it and higher ones. Empty: a permit covers up to the
+    default level of each category, and a deny covers all.
     """
     @_builtins.property
     def actors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
