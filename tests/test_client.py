@@ -255,6 +255,7 @@ def test_a_person_is_enrolled_once_and_the_tag_is_found_again(
         with pytest.raises(AlreadyExistsError) as caught:
             other.enrol(person)
     assert caught.value.reason == "SUBJECT_ENROLLED"
+    running.wait_published()
     assert [entry.kind_name for entry in client.history(person, tag=tag).entries] == ["ENROL"]
     with connected(running, None) as unpinned, pytest.raises(InvalidError):
         unpinned.enrol_or_get(person)

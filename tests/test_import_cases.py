@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from cases.command_lines import CommandLine, Result
-from cases.daemons import Running, question, running_daemon
+from cases.daemons import Running, make_running, question, running_daemon
+from cases.fakes import FakeClock
 from cases.fhir_consents import CASES, SYSTEM, bundle, r4, reason
+from cases.services import listed
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd_client.consents import ALL_STATES
@@ -32,6 +34,10 @@ def running(tmp_path: Path) -> Iterator[Running]:
 
 @pytest.fixture
 def talk(running: Running) -> CommandLine:
+    return command_line(running)
+
+
+def command_line(running: Running) -> CommandLine:
     target = f"127.0.0.1:{running.daemon.grpc_port}"
     return CommandLine({"CONSENTD_TOKEN": running.tokens["app"], "CONSENTD_TARGET": target})
 
@@ -156,10 +162,34 @@ def test_a_consent_that_was_amended_here_is_still_known(
         cs.ListConsentsRequest(subject=person("A")), metadata=running.as_("app")
     ).records
     assert talk("amend", "mhid:A", given.consent_id, "--purpose", "HPAYMT").status == 0
+    running.wait_published()
     assert importing.fates(path) == (0, [("unchanged", None)])
     assert importing.fates(importing.file(of("A", language="ko"))) == (1, [("refused", "CHANGED")])
     assert importing.fates(importing.file(of("A", status="inactive")), "--apply") == (0, [("revoked", None)])
     assert states(running, "A") == ["REVOKED"]
+
+
+def test_a_new_version_that_is_not_published_yet_ends_the_import(tmp_path: Path) -> None:
+    """Its source is in the person's chain alone: without it, the consent would be imported a second time."""
+    clock = FakeClock()  # nothing is published before it moves
+    running = make_running(tmp_path / "ledger", daemon={"clock": clock})
+    try:
+        talk = command_line(running)
+        importing = Importing(talk, tmp_path)
+        path = importing.file(of("A"))
+        assert importing.fates(path, "--enrol")[0] == 0
+        clock.advance(60_000)
+        running.wait_published()
+        (given,) = listed(running, person("A"))
+        assert talk("amend", "mhid:A", given.consent_id, "--purpose", "HPAYMT").status == 0
+        refused = importing.run(path)
+        assert (refused.status, "REVISION_NOT_REACHED" in refused.err) == (2, True)
+        assert len(listed(running, person("A"))) == 1
+        clock.advance(60_000)
+        running.wait_published()
+        assert importing.fates(path) == (0, [("unchanged", None)])
+    finally:
+        running.stop()
 
 
 def test_given_anew_after_a_revocation_is_a_new_lineage(

@@ -9,7 +9,7 @@ from consentd.cli.options import Verbs, add_daemon, add_verb, open_client
 from consentd.cli.out import DONE, REFUSED, UNDETERMINED, Out
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
-from consentd.errors import NotFoundError
+from consentd.errors import NotFoundError, NotReachedError
 
 if TYPE_CHECKING:
     from consentd.fhir.importer import Stored
@@ -115,7 +115,7 @@ class _Writer:
         sources = [(record.lineage_seq, record.consent.source) for record in records]
         if any(record.version > 1 for record in records):
             # The list has only the versions in force. The sources of earlier versions are only in the person's chain.
-            sources += self._earlier_sources(person)
+            sources += self._earlier_sources(person, max(record.seq for record in records))
         return [
             Stored(source, by_lineage[seq].consent_id, by_lineage[seq].state != cs.CONSENT_STATE_REVOKED)
             for seq, source in sources
@@ -136,10 +136,13 @@ class _Writer:
         note = "withdrawn in the system that it was imported from"
         self._client.revoke(self._person(subject), consent_id, note=note, method="import", request_id=request_id)
 
-    def _earlier_sources(self, person: "Subject") -> list[tuple[int, str]]:
-        """Read (lineage's seq, ``source``) of each consent version from the person's chain.
+    def _earlier_sources(self, person: "Subject", last_seq: int) -> list[tuple[int, str]]:
+        """Read (lineage's seq, ``source``) of each consent version from the person's chain, up to entry *last_seq*.
 
         The chain is not verified here: what is read only prevents a second import.
+
+        Raises:
+            NotReachedError: the published tree, which the chain is read from, does not have that entry yet.
         """
         from consentd.statements import payloads
         from consentd.v1 import ledger_service_pb2 as ls
@@ -148,8 +151,10 @@ class _Writer:
 
         request = ls.GetHistoryRequest(subject=person)
         messages = self._client.run(call_stream(self._client.context, request, ls.GetHistoryResponse))
-        sources = []
-        for entry in collect_proof(messages).chains[0].entries:
+        chain, sources = collect_proof(messages).chains[0], []
+        if chain.count < last_seq:
+            raise NotReachedError("subject has a new version of a consent, which is not published yet; import again")
+        for entry in chain.entries:
             event = codec.decode_leaf(entry.leaf)
             if isinstance(event, codec.Event) and event.kind in (EntryKind.GRANT, EntryKind.AMEND) and entry.opening:
                 message: Any = payloads.decode_payload(event.kind, codec.decode_statement(entry.opening[1]).payload)
