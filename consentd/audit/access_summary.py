@@ -21,6 +21,7 @@ from consentd.core.note import NoteVerifier
 from consentd.errors import InvalidError, ProofError, VerificationError
 from consentd.policy.language import best_text
 from consentd.statements import payloads
+from consentd.statements.outcomes import OutcomeComparison
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 from consentd.verify.findings import Progress
@@ -29,6 +30,8 @@ from consentd.verify.statements import open_statement
 
 MAX_LISTED = 200
 """Most break-glass accesses, gaps or clock differences in a list. Those beyond this number are only counted."""
+MAX_ACCESSES = 100_000
+"""Most accesses that are remembered, the latest, to compare outcomes with them."""
 MAX_SEALS = 2000
 """Most seals that are drawn. If there are more, only every second, fourth or eighth … seal is drawn."""
 HOUR_MS = 3_600_000
@@ -91,6 +94,9 @@ class AccessSummary:
             (index, difference in ms) of entries whose author's clock differs from the ledger's.
         seals: (index, time_ms) of at most ``MAX_SEALS`` seals; ``seal_count``: the number of all seals.
         closed: number of accesses and refusals whose statement is not available.
+        beyond_permit: number of outcomes that name categories which their access did not permit (policy.md, "What was
+            transferred"). ``uncompared``: of those that name categories, but whose access was not available, or is
+            more than ``MAX_ACCESSES`` accesses before.
         pruned: number of pruned leaves. They are in no other count.
         path: the Merkle path of one entry, set after all leaves are verified.
     """
@@ -120,6 +126,8 @@ class AccessSummary:
     seals: list[tuple[int, int]] = field(default_factory=list)
     seal_count: int = 0
     closed: int = 0
+    beyond_permit: int = 0
+    uncompared: int = 0
     pruned: int = 0
     path: MerklePath = field(init=False)
 
@@ -185,6 +193,7 @@ class _Counting:
         self._skew_ms = skew_ms
         self._last_ms = 0
         self._is_after_pruned = False
+        self._outcomes = OutcomeComparison(MAX_ACCESSES)
         self._step = 1  # Seals whose number is a multiple of this are in the list.
 
     def skip_pruned(self) -> None:
@@ -238,7 +247,13 @@ class _Counting:
                 elif code.kind == st.CODE_KIND_REFUSAL_GROUND:
                     found.grounds[code.code] = _in_both(code.name)
         elif event.kind == EntryKind.ACCESS:
-            self._add_access(index, event, payloads.parse(st.AccessStatement, payload), permitted=True)
+            access = payloads.parse(st.AccessStatement, payload)
+            self._outcomes.add(event, access)
+            self._add_access(index, event, access, permitted=True)
+        elif event.kind == EntryKind.OUTCOME:
+            beyond = self._outcomes.add(event, payloads.parse(st.OutcomeStatement, payload))
+            found.uncompared += beyond is None
+            found.beyond_permit += bool(beyond)
         elif event.kind == EntryKind.REFUSAL:
             refusal = payloads.parse(st.RefusalStatement, payload)
             if refusal.WhichOneof("refused") == "access":

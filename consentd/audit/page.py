@@ -52,6 +52,7 @@ def render(found: AccessSummary, *, made_s: int) -> str:
         "size": point.size, "index": path.index, "entries": found.entries, "persons": found.persons,
         "permitted": found.kinds["ACCESS"], "refused": found.kinds["REFUSAL"],
         "break_glass_count": found.break_glass_count, "seal_count": found.seal_count,
+        "beyond_permit": found.beyond_permit,
     }  # fmt: skip
     path_name = f"{path.index:,}번 항목의 머클 경로 · Merkle path of entry {path.index:,}"
     start, end = _when(found.start_ms), _when(found.end_ms)
@@ -82,6 +83,12 @@ def _notes(found: AccessSummary) -> str:
             f'<p class="no">열람·거절 {found.closed:,}건은 진술이 삭제되었거나 권한 밖이어서 아래에 나오지 않는다. · '
             f"{found.closed:,} accesses and refusals are not below: their statements are erased or outside the "
             "mandate.</p>"
+        )
+    if found.uncompared:
+        notes += (
+            f'<p class="no">전송 결과 {found.uncompared:,}건은 해당 열람을 읽을 수 없어 허용 범위와 비교하지 못했다. · '
+            f"{found.uncompared:,} outcomes could not be compared with what was permitted: their accesses are not "
+            "available.</p>"
         )
     if found.pruned:
         notes += (

@@ -22,7 +22,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from google.protobuf.message import Message
 
-from consentd.audit import decisions, served, workers
+from consentd.audit import decisions, outcomes, served, workers
 from consentd.audit.authorship import CHECKED, check_written
 from consentd.audit.sources import Location
 from consentd.core import codec, kinds, tiles
@@ -70,13 +70,15 @@ _NO_EFFECT = NO_DECISION_EFFECT - {EntryKind.NOTICE}
 class PartitionResult:
     """The result of a partition for the first *size* leaves. For the attributes see ``ReplayReport``.
 
-    *faults* are the first ``MAX_FAULTS``. A fault in an entry of the registry is found by every partition.
+    *faults* and *beyond* are the first ``MAX_FAULTS``. A fault in an entry of the registry is found by every partition.
     """
 
     size: int = 0
     same: Counter[str] = field(default_factory=Counter)
     not_checked: Counter[str] = field(default_factory=Counter)
     faults: list[Fault] = field(default_factory=list)
+    beyond: list[int] = field(default_factory=list)
+    beyond_count: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +198,11 @@ class Partition:
                     transaction.apply(event, message, index=index)
                     if isinstance(message, st.ServedStatement):
                         served.put_shown(transaction, event, shown_by(message))
+                    elif isinstance(message, st.OutcomeStatement):
+                        self._compare_outcome(transaction, index, event, message)
                 return
+            if event.kind == EntryKind.ACCESS:
+                outcomes.put_permitted(transaction, event, payloads.parse(st.AccessStatement, statement.payload))
             decisions.verify_asked_once(self._recent, event, statement)
             if event.time_ms < self._pruned.kept_from_ms:
                 # This decision is still stored, but consents that it depended on may be pruned.
@@ -226,6 +232,20 @@ class Partition:
             served.check_rests_on_served(view, event, message)
         except RequestError as error:
             self._add_fault(index, f"entry must not be written so: {error}")
+
+    def _compare_outcome(
+        self, view: TableTransaction, index: int, event: codec.Event, message: st.OutcomeStatement
+    ) -> None:
+        """Add an outcome to *beyond* if it names categories that its access did not permit."""
+        if not message.categories:
+            return
+        found, result = outcomes.find_beyond(view, event, message), self.result
+        if found is None:
+            result.not_checked[findings.OUTCOME_UNCOMPARED] += 1
+        elif found:
+            result.beyond_count += 1
+            if len(result.beyond) < MAX_FAULTS:
+                result.beyond.append(index)
 
     def _add_fault(self, index: int, what: str) -> None:
         if len(self.result.faults) < MAX_FAULTS:
@@ -257,6 +277,7 @@ class Partition:
         state = {
             "size": result.size, "same": result.same, "not_checked": result.not_checked,
             "faults": [[fault.index, fault.what] for fault in result.faults],
+            "beyond": result.beyond, "beyond_count": result.beyond_count,
             "unreadable": len(self._unreadable), "registry_lost": self._registry_lost,
             "recent": encode_recent(self._recent.rows()).hex(),
         }  # fmt: skip
@@ -288,7 +309,10 @@ class Partition:
             with self._unreadable_path.open("rb") as file:
                 self._unreadable = {file.read(_TAG) for _ in range(state["unreadable"])}
             faults = [Fault(index, what) for index, what in state["faults"]]
-            return PartitionResult(size, Counter(state["same"]), Counter(state["not_checked"]), faults)
+            return PartitionResult(
+                size, Counter(state["same"]), Counter(state["not_checked"]), faults, list(state["beyond"]),
+                state["beyond_count"],
+            )  # fmt: skip
         except (
             OSError, ValueError, KeyError, StopIteration, MalformedError, DamagedRowError, CorruptionError
         ) as error:  # fmt: skip

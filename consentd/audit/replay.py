@@ -46,6 +46,9 @@ class ReplayReport:
         not_checked: what could not be determined, and how often.
         faults: decisions that differ from the recorded ones, and entries that cannot be applied; ordered by index, at
             most ``MAX_FAULTS``. *stopped*: the replay ended at that number, so there may be more.
+        beyond: indexes of outcomes that name categories which their access did not permit; in order, at most
+            ``MAX_FAULTS``. ``beyond_count``: how many there are. The ledger is right to record them, so they are no
+            faults of it (policy.md, "What was transferred").
         cosignatures: the witnesses in the caller's policy that cosigned the checkpoint, each with its time in POSIX s.
     """
 
@@ -55,6 +58,8 @@ class ReplayReport:
     not_checked: dict[str, int]
     faults: tuple[Fault, ...]
     stopped: bool
+    beyond: tuple[int, ...] = ()
+    beyond_count: int = 0
     cosignatures: tuple[tuple[str, int], ...] = ()
 
     @property
@@ -134,7 +139,9 @@ def _add_up(signed: SignedCheckpoint, results: Sequence[PartitionResult]) -> Rep
     found = {(fault.index or 0, fault.what): fault for one in results for fault in one.faults}
     # INVARIANT: each partition has its first MAX_FAULTS faults, so the first MAX_FAULTS of all partitions are here.
     faults = tuple(fault for _, fault in sorted(found.items(), key=lambda pair: pair[0]))[:MAX_FAULTS]
+    beyond = sorted(index for one in results for index in one.beyond)
     return ReplayReport(
+        beyond=tuple(beyond[:MAX_FAULTS]), beyond_count=sum(one.beyond_count for one in results),
         checkpoint=signed.point, entries=min(one.size for one in results), same=dict(same),
         not_checked=dict(not_checked), faults=faults, stopped=len(faults) == MAX_FAULTS,
         cosignatures=signed.cosignatures,

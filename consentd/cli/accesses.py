@@ -174,16 +174,20 @@ def _kind(refused: bool | None) -> "EntryKind.ValueType":
 def _show_access(out: Out, found: "AccessRecord") -> None:
     from google.protobuf.json_format import MessageToDict
 
+    from consentd.statements.outcomes import beyond_permit, permitted_names
     from consentd.v1 import consent_pb2 as pb
     from consentd.v1 import statement_pb2 as st
     from consentd_client import labels, show
 
     found.question.ClearField("subject")
+    permitted = permitted_names(found.decision, found.question)
     outcome = labels.enum_label(pb.Outcome, found.decision.outcome, "OUTCOME_", out.lang)
     said = f"{show.question(found.question)}, {show.asker(found.asker, out.lang)}"
     line = f"#{found.seq:<4} {format_instant(found.time_ms)}  {outcome}: {said}"
     for outcome_message in found.outcomes:
         line += f"\n      {show.describe(outcome_message, out.lang)}"
+        beyond = show.beyond_permit(beyond_permit(outcome_message, permitted), out.lang)
+        line += f" ({labels.escape_control(beyond)})" if beyond else ""
     if found.more_outcomes:
         line += "\n      …"
     fields = MessageToDict(found, preserving_proto_field_name=True)

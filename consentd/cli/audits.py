@@ -62,7 +62,8 @@ _REPLAY_HELP = f"""\
 Makes every recorded decision again, from the consents in force at that entry of the ledger. It needs the openings of
 persons: a stopped daemon's files, or an auditor with the right READ_STATEMENTS and a mandate in force (`participants
 mandate`). It needs the server's parts. --policy and --max-age are as for `audit verify`. An interrupted run continues
-from its --state, with the same number of processes.
+from its --state, with the same number of processes. It also names outcomes of transfers that state categories which
+their access did not permit. The ledger is right to record these, so they do not change the exit status.
 
 {SOURCE_HELP}
 exit status: 0 every decision came out the same, 1 one did not and is named, 2 something could not be determined.
@@ -218,6 +219,12 @@ def replay(arguments: argparse.Namespace, out: Out) -> int:
             jobs=max(1, arguments.jobs), progress=progress,
         )  # fmt: skip
     out.findings(found.faults, found.not_checked)
+    for index in found.beyond:
+        out.answer(
+            f"{index}번 항목: 전송 결과에 허용되지 않은 정보 항목이 있음",
+            f"entry {index}: outcome names categories that its access did not permit",
+            type="beyond_permit", index=index,
+        )  # fmt: skip
     cosigned = report_cosignatures(arguments, out, found.cosignatures)
     status = DISPROVED if found.faults else UNDETERMINED if found.is_undetermined else PROVEN
     verdict, ko = VERDICTS[status]
@@ -228,6 +235,7 @@ def replay(arguments: argparse.Namespace, out: Out) -> int:
         + (" or more" if found.stopped else ""),
         type="replay", verdict=verdict, size=found.checkpoint.size, root=found.checkpoint.root.hex(), same=found.same,
         not_checked=found.not_checked, faults=len(found.faults), stopped=found.stopped, cosigned=cosigned,
+        beyond_permit=found.beyond_count,
     )  # fmt: skip
     return status
 

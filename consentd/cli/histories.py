@@ -22,6 +22,7 @@ from consentd.cli.options import (
 from consentd.cli.out import PROVEN, UNDETERMINED, Out
 from consentd.cli.sources import read_seconds
 from consentd.core.evidence import parse_evidence
+from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError
 from consentd.policy.dates import format_instant
 
@@ -213,6 +214,8 @@ def _entry_fields(entry: "Entry") -> dict[str, object]:
         "type": "entry", "seq": entry.seq, "kind": entry.kind_name, "time_ms": entry.time_ms, "ref": entry.event.ref,
         "author": entry.author, "attested_by": entry.attested_by, "new": entry.is_new, "statement": None,
     }  # fmt: skip
+    if entry.kind == EntryKind.OUTCOME:
+        fields["beyond_permit"] = entry.beyond_permit
     if entry.message is not None:
         message, question = _without_subject(entry.message)
         fields["statement"] = MessageToDict(message, preserving_proto_field_name=True)

@@ -1581,8 +1581,8 @@ class OutcomeStatement(_message.Message):
     """note is a reason or remark without personal data; empty: none."""
     @_builtins.property
     def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """categories that were really sent, as the reporter states them. The daemon does not compare them with the decision.
-        Empty: none, or not stated.
+        """categories that were really sent, as the reporter states them. Empty: none, or not stated. The daemon records what
+        the decision did not permit too; readers compare them (policy.md, "What was transferred").
         """
 
     @_builtins.property

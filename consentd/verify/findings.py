@@ -30,6 +30,7 @@ NO_PRUNING_STATEMENT = "what is pruned, because statements of chain `ledger` are
 DECISION_CLOSED = "decisions whose statement is erased, or outside the mandate"
 DECISION_PRUNED = "decisions from before the time from which everything is kept"
 DECISION_UNCERTAIN = "decisions on consents of which an entry is unreadable"
+OUTCOME_UNCOMPARED = "outcomes whose access cannot be read, so that what was transferred is compared with no decision"
 NO_TABLE = "policy table, which needs the vault and a ledger without faults"
 
 UNDETERMINED = frozenset(

@@ -27,6 +27,8 @@ class Entry:
         message: the decoded payload of the statement; None: no statement, or its kind or version is unknown here.
         is_new: the entry was not in the history that was read before.
         is_pruned: the statement was deleted because the ledger's published retention period has passed.
+        beyond_permit: the categories of an OUTCOME that its access did not permit. They were sent or received all the
+            same, says who reports it. None: its access is not among the entries before it, so they were not compared.
     """
 
     event: codec.Event = field(repr=False)
@@ -35,6 +37,7 @@ class Entry:
     message: Message | None = field(repr=False)
     is_new: bool
     is_pruned: bool = False
+    beyond_permit: tuple[str, ...] | None = ()
 
     @property
     def seq(self) -> int:
@@ -71,7 +74,9 @@ class Entry:
         content = show.describe(self.message, lang) if self.statement is not None else missing
         first, *nested = content.split("\n")
         signed_by = " ".join(filter(None, (show.author(self.author, lang), show.attested(self.attested_by, lang))))
+        beyond = show.beyond_permit(self.beyond_permit or (), lang)
         text = f"{labels.label(self.kind_name, lang)}: {first}"
+        text += f" ({labels.escape_control(beyond)})" if beyond else ""
         line = f"#{self.seq:<4} {format_instant(self.time_ms)}  {text}"
         line += f"  [{labels.escape_control(signed_by)}]" if signed_by else ""
         return "\n".join([line, *(f"      {one}" for one in nested)])

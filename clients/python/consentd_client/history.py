@@ -21,6 +21,7 @@ from consentd.core.kinds import EntryKind, Owner
 from consentd.errors import InvalidError, MalformedError, ProofError, VerificationError
 from consentd.statements.chains import HeldPart, VerifiedChains, message_of, verify_chains
 from consentd.statements.givers import giver_of
+from consentd.statements.outcomes import OutcomeComparison
 from consentd.statements.rotations import follow_rotations
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd_client.entries import SUBJECT, Entry, History
@@ -199,13 +200,14 @@ def history_of(
     entries, name = first.entries, first.proof.public_name
     erased = bool(entries) and entries[-1].event.kind == EntryKind.ERASURE
     all_authors = [*authors, *(_author(entry, chains.keys) for entry in entries[len(authors) :])]
+    messages, compared = [message_of(entry) for entry in entries], OutcomeComparison()
     shown = tuple(
         Entry(
             event=entry.event, statement=entry.statement, author=author, is_new=position >= len(authors),
-            message=message_of(entry),
+            message=message, beyond_permit=compared.add(entry.event, message),
             is_pruned=entry.statement is None and entry.event.time_ms < chains.kept_from_ms and not erased,
         )
-        for position, (entry, author) in enumerate(zip(entries, all_authors, strict=True))
+        for position, (entry, author, message) in enumerate(zip(entries, all_authors, messages, strict=True))
     )  # fmt: skip
     return History(
         tag=first.proof.tag, name=name, checkpoint=sealed.checkpoint, seal_time_ms=sealed.seal.time_ms, entries=shown,

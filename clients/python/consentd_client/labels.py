@@ -55,6 +55,7 @@ _LABELS: Mapping[str, tuple[str, str]] = {
     "RECEIVED": ("받음", "received"),
     "FAILED": ("실패", "failed"),
     "DEFERRED": ("연기", "deferred"),
+    "BEYOND_PERMIT": ("허용되지 않은 정보", "beyond what was permitted"),
     "ERASED": ("(파기됨)", "(erased)"),
     "PRUNED": ("(보유기간이 지나 파기됨)", "(pruned: past its retention)"),
     "UNKNOWN": ("(이 버전에서 읽을 수 없음)", "(cannot be read by this version)"),

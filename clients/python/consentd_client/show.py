@@ -134,6 +134,12 @@ def delegation(message: st.DelegationStatement, lang: str) -> str:
     return ", ".join(filter(None, (parties, *limits, window)))
 
 
+def beyond_permit(categories: Iterable[str], lang: str) -> str:
+    """Describe that an outcome names categories that its access did not permit; empty if there are none."""
+    names = joined(categories, "")
+    return f"{label('BEYOND_PERMIT', lang)}: {names}" if names else ""
+
+
 def access(message: st.AccessStatement, lang: str) -> str:
     """Describe an access in one line: the decision's outcome, the question and the caller.
 
