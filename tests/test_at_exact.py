@@ -64,9 +64,11 @@ def moment(decision: pb.Decision) -> pb.Consistency:
 
 
 def now(running: Running) -> pb.Consistency:
-    """Return the latest tree, and the present instant."""
-    size = services(running).ledger.state.size
-    return at_exact(size, max(now_ms(running), services(running).ledger.state.time_ms))
+    """Return the latest tree that answers are given from, and the present instant."""
+    # Not the tree of the ledger: the table follows it a moment later, also with a seal, which no call waits for.
+    with services(running).table.read() as snapshot:
+        size, time_ms = snapshot.size, snapshot.time_ms
+    return at_exact(size, max(now_ms(running), time_ms))
 
 
 def without_id(decision: pb.Decision) -> pb.Decision:
@@ -224,7 +226,7 @@ def test_periods_are_compared_with_the_instant(running: Running) -> None:
     start = now_ms(running) - 60_000
     given = pb.Period(start_time_ms=start, end_time_ms=now_ms(running) + 3_600_000)
     running.grant(subject, period=given)
-    size, asked = services(running).ledger.state.size, question(subject)
+    size, asked = now(running).at_exact.tree_size, question(subject)
     found = ask(running, asked, at_exact(size, leaf_ms(running, size)))
     assert (found.outcome, found.valid_until_time_ms) == (pb.OUTCOME_PERMIT, given.end_time_ms)
 

@@ -9,13 +9,15 @@ from consentd.cli.options import Verbs, add_daemon, add_verb, open_client
 from consentd.cli.out import DONE, REFUSED, UNDETERMINED, Out
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
-from consentd.errors import NotFoundError, NotReachedError
+from consentd.errors import NotFoundError, StorageError
 
 if TYPE_CHECKING:
+    from consentd.core.history import ChainProof
     from consentd.fhir.importer import Stored
     from consentd.fhir.mapping import SubjectReference
     from consentd.policy.model import Consent
     from consentd_client import Client, Subject
+    from consentd_client.operations import ClientContext, Operation
 
 _HELP = """\
 A file is imported whole or not at all: if one of its resources is refused, none is written and nobody is enrolled. A
@@ -136,25 +138,17 @@ class _Writer:
         note = "withdrawn in the system that it was imported from"
         self._client.revoke(self._person(subject), consent_id, note=note, method="import", request_id=request_id)
 
-    def _earlier_sources(self, person: "Subject", last_seq: int) -> list[tuple[int, str]]:
-        """Read (lineage's seq, ``source``) of each consent version from the person's chain, up to entry *last_seq*.
+    def _earlier_sources(self, person: "Subject", count: int) -> list[tuple[int, str]]:
+        """Read (lineage's seq, ``source``) of each consent version from the person's chain.
+
+        *count*: the least number of entries that must be published.
 
         The chain is not verified here: what is read only prevents a second import.
-
-        Raises:
-            NotReachedError: the published tree, which the chain is read from, does not have that entry yet.
         """
         from consentd.statements import payloads
-        from consentd.v1 import ledger_service_pb2 as ls
-        from consentd_client.history import collect_proof
-        from consentd_client.operations import call_stream
 
-        request = ls.GetHistoryRequest(subject=person)
-        messages = self._client.run(call_stream(self._client.context, request, ls.GetHistoryResponse))
-        chain, sources = collect_proof(messages).chains[0], []
-        if chain.count < last_seq:
-            raise NotReachedError("subject has a new version of a consent, which is not published yet; import again")
-        for entry in chain.entries:
+        sources = []
+        for entry in self._client.run(_read_chain(self._client.context, person, count)).entries:
             event = codec.decode_leaf(entry.leaf)
             if isinstance(event, codec.Event) and event.kind in (EntryKind.GRANT, EntryKind.AMEND) and entry.opening:
                 message: Any = payloads.decode_payload(event.kind, codec.decode_statement(entry.opening[1]).payload)
@@ -165,3 +159,25 @@ class _Writer:
         from consentd_client import Subject
 
         return Subject(scheme=subject.scheme, value=subject.value)
+
+
+def _read_chain(context: "ClientContext", person: "Subject", count: int) -> "Operation[ChainProof]":
+    """Read a person's chain, not verified, when at least *count* entries of it are published.
+
+    Raises:
+        StorageError: they are not published before the client's timeout.
+    """
+    from consentd.v1 import ledger_service_pb2 as ls
+    from consentd_client.history import collect_proof
+    from consentd_client.operations import Sleep, call_stream
+
+    request = ls.GetHistoryRequest(subject=person)
+    while True:
+        try:
+            chain = collect_proof((yield from call_stream(context, request, ls.GetHistoryResponse))).chains[0]
+            if chain.count >= count:
+                return chain
+        except NotFoundError:
+            pass  # no entry of the person is published
+        if not (yield Sleep(context.backoff_s)):
+            raise StorageError("the person's latest entries are not published; import again later")
