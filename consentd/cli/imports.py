@@ -9,7 +9,7 @@ from consentd.cli.options import Verbs, add_daemon, add_verb, open_client
 from consentd.cli.out import DONE, REFUSED, UNDETERMINED, Out
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
-from consentd.errors import NotFoundError, StorageError
+from consentd.errors import NotFoundError, NotReachedError
 
 if TYPE_CHECKING:
     from consentd.core.history import ChainProof
@@ -165,7 +165,7 @@ def _read_chain(context: "ClientContext", person: "Subject", count: int) -> "Ope
     """Read a person's chain, not verified, when at least *count* entries of it are published.
 
     Raises:
-        StorageError: they are not published before the client's timeout.
+        NotReachedError: they are not published before the client's timeout.
     """
     from consentd.v1 import ledger_service_pb2 as ls
     from consentd_client.history import collect_proof
@@ -180,4 +180,4 @@ def _read_chain(context: "ClientContext", person: "Subject", count: int) -> "Ope
         except NotFoundError:
             pass  # no entry of the person is published
         if not (yield Sleep(context.backoff_s)):
-            raise StorageError("the person's latest entries are not published; import again later")
+            raise NotReachedError("the latest entries of a person are not published yet; import again")
