@@ -14,8 +14,10 @@ from cases.writes import Raw
 from consentd.audit.replay import replay_decisions
 from consentd.core import codec, ed25519
 from consentd.core.kinds import EntryKind
+from consentd.errors import DeniedError
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
 from consentd.policy.model import Rules
+from consentd.sequencer.commands.registry import EnrolSubject
 from consentd.statements.values import rules_message, vocabulary_message
 from consentd.v1 import statement_pb2 as st
 
@@ -169,6 +171,21 @@ def test_a_replay_names_enrolments_that_nobody_may_attest(tmp_path: Path) -> Non
     report = replay_decisions(export, origin=ORIGIN, log_verifier=LOG.verifier, jobs=JOBS)
     assert [fault.index for fault in report.faults] == wrong
     assert sum(report.same.values()) == 1
+
+
+@pytest.mark.parametrize("method", ["", "in person", "law", "break-glass"])
+def test_who_does_not_act_for_persons_enrols_nobody(case: LedgerCase, method: str) -> None:
+    case.write(case.public("participant/shop", EntryKind.PARTICIPANT, SHOP))
+    hashed, size = case.vault.identifier_hash("test", "someone"), case.ledger.state.size
+    for attested_by in ("shop", "nobody", ""):
+        message = st.EnrolStatement.FromString(enrolment(attested_by, method))
+        message.identifier_hash = hashed
+        with pytest.raises(DeniedError):
+            case.write(EnrolSubject(request=case.request(hashed), tag=case.vault.create(hashed), message=message))
+    assert case.ledger.state.size == size
+    case.enrol("someone")
+    case.seal()
+    check_ledger(case)
 
 
 @pytest.fixture

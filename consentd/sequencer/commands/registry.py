@@ -230,7 +230,7 @@ def check_key(key: bytes) -> None:
 
 
 def check_enrolment(view: View, message: st.EnrolStatement) -> None:
-    """Check who attests an enrolment. The sequencer and ``audit replay`` call this.
+    """Check who attests a recorded enrolment: of ``EnrolSubject``, or of an access. ``audit replay`` calls this.
 
     Raises:
         DeniedError: who attests it neither acts for persons, nor asked for an access by law or in an emergency.
@@ -257,7 +257,7 @@ class EnrolSubject(Requested):
     subject_key: bytes = b""
 
     def prepare(self, context: WriteContext) -> Plan[bytes]:
-        check_enrolment(context.table, self.message)
+        check_right(context.table, self.message.attestation.attested_by, ACT_FOR_SUBJECTS)
         if context.table.tag_of(self.message.identifier_hash) is not None:
             raise AlreadyExistsError("identifier is enrolled already", "SUBJECT_ENROLLED")
         enrol = NewEntry(kind=EntryKind.ENROL, tag=self.tag, message=self.message, request_id=self.request.id)
