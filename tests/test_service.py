@@ -249,6 +249,13 @@ def test_enrolling_twice_is_a_conflict_and_a_repeat_is_not(running: Running) -> 
     assert refusal(lambda: running.registry.EnrolSubject(request, metadata=running.as_("er"))) == "CALLER_NOT_ALLOWED"
 
 
+@pytest.mark.parametrize("method", ["law", "break-glass"])
+def test_no_enrolment_by_a_caller_looks_like_one_of_the_daemon(running: Running, method: str) -> None:
+    subject = pb.Subject(scheme="mhid", value=new_identifier())
+    request = rs.EnrolSubjectRequest(request_id=request_id(), subject=subject, method=method)
+    assert refusal(lambda: running.registry.EnrolSubject(request, metadata=running.as_("app"))) == "INVALID_REQUEST"
+
+
 def test_one_identifier_enrolled_by_many_at_once_gets_one_tag(running: Running) -> None:
     def enrol(_: int) -> bytes | str:
         request = rs.EnrolSubjectRequest(

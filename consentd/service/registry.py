@@ -125,6 +125,8 @@ class RegistryService(Servicer):
         caller = self.caller(context)
         if request.subject_key:
             registry.check_key(request.subject_key)
+        if request.method in (registry.BY_LAW, registry.BY_EMERGENCY):
+            raise InvalidError(f"method is one that the daemon alone states: `{request.method}`")
         identifier_hash = self.identifier_hash(request.subject)
         content = content_hash("EnrolSubject", identifier_hash, request.method, request.subject_key)
         write = registry.EnrolSubject(

@@ -744,7 +744,9 @@ class EnrolSubjectRequest(_message.Message):
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
     method: _builtins.str
-    """method is how the person was identified, as the caller names it; empty: not stated."""
+    """method is how the person was identified, as the caller names it; empty: not stated. `law` and `break-glass` are
+    refused: the daemon states them when it enrols a person for an access that a law or the break-glass rule permits.
+    """
     subject_key: _builtins.bytes
     """subject_key is the person's own Ed25519 public key, which a KEY entry after the enrolment makes valid; empty: none."""
     wait_for: _consent_pb2.WaitFor.ValueType
