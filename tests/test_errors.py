@@ -240,7 +240,7 @@ def _leaf_below_the_minimum_index(world: World) -> Any:
     batch = Batch()
     batch.put(layout.PRUNED, encode_pruned(Pruned(1, 300), finished=True))
     services(running).ledger.store.write(batch)
-    return running.ledger.ListEntries(ls.ListEntriesRequest(), metadata=running.as_("pipc"))
+    return running.ledger.ListLeaves(ls.ListLeavesRequest(), metadata=running.as_("pipc"))
 
 
 # -- what is recorded -----------------------------------------------------------------------------------------
@@ -460,7 +460,7 @@ def _leaf_is_gone(world: World) -> Any:
     batch = Batch()
     batch.delete(layout.leaf_key(2))
     services(running).ledger.store.write(batch)
-    return running.ledger.ListEntries(ls.ListEntriesRequest(), metadata=running.as_("pipc"))
+    return running.ledger.ListLeaves(ls.ListLeavesRequest(), metadata=running.as_("pipc"))
 
 
 def _leaf_is_garbage(world: World) -> Any:

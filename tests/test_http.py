@@ -254,7 +254,7 @@ def test_metrics_show_what_a_question_hides_to_scrapers_with_a_token_only(tmp_pa
     for private in ("scraper", "operator"):
         assert len({tuple(sorted(change)) for change in changes[private]}) == 3
     with pytest.raises(grpc.RpcError):
-        running.ledger.ListEntries(ls.ListEntriesRequest(), metadata=running.as_("scraper"))
+        running.ledger.ListLeaves(ls.ListLeavesRequest(), metadata=running.as_("scraper"))
     running.stop()
 
 

@@ -95,10 +95,10 @@ DELEGATIONS = Listing(
     lambda running: running.registry.ListDelegations, rs.ListDelegationsRequest, lambda page: list(page.delegations)
 )
 ENTRIES = Listing(
-    lambda running: running.ledger.ListEntries, ls.ListEntriesRequest, lambda page: list(page.leaves), who="pipc"
+    lambda running: running.ledger.ListLeaves, ls.ListLeavesRequest, lambda page: list(page.leaves), who="pipc"
 )
 STATEMENTS = Listing(
-    lambda running: running.ledger.ListStatements, ls.ListStatementsRequest, lambda page: list(page.entries),
+    lambda running: running.ledger.ListEntries, ls.ListEntriesRequest, lambda page: list(page.entries),
     who="pipc",
 )  # fmt: skip
 LISTS = {

@@ -229,7 +229,7 @@ def test_a_forged_one_is_named_by_an_audit(tmp_path: Path, name: str) -> None:
 
 def withheld(running: Running) -> int:
     running.wait_published()
-    statements = running.ledger.ListStatements(ls.ListStatementsRequest(), metadata=running.as_("pipc"))
+    statements = running.ledger.ListEntries(ls.ListEntriesRequest(), metadata=running.as_("pipc"))
     return int(statements.withheld_count)
 
 

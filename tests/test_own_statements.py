@@ -148,8 +148,8 @@ def test_a_public_authority_gives_a_mandate_and_ends_it(running: Running, audito
     give(running, mandate(running, auditor, court), key)
     assert participant(running, auditor).mandate.giver == court
     running.wait_published()
-    request = ls.ListStatementsRequest(kinds=[EntryKind.GRANT])
-    assert running.ledger.ListStatements(request, metadata=running.as_(auditor)).withheld_count == 0
+    request = ls.ListEntriesRequest(kinds=[EntryKind.GRANT])
+    assert running.ledger.ListEntries(request, metadata=running.as_(auditor)).withheld_count == 0
     assert refusal(lambda: give(running, ended(auditor, other), theirs)) == "NOT_FOUND"
     give(running, ended(auditor, court), key)
     assert not has_mandate(running, auditor)

@@ -108,7 +108,7 @@ def test_an_audit_leaves_an_entry_in_each_chain_that_it_reads(running: Running, 
     running.authorize(question(pb.Subject(scheme="mhid", value=new_identifier())))
     publish(running, clock)
     for _ in range(2):
-        page = running.ledger.ListStatements(ls.ListStatementsRequest(), metadata=running.as_("pipc"))
+        page = running.ledger.ListEntries(ls.ListEntriesRequest(), metadata=running.as_("pipc"))
         assert page.withheld_count == 0
     for person in people:
         assert readings(running, person) == [("pipc", st.READ_SCOPE_STATEMENTS, 3)]
@@ -129,7 +129,7 @@ def test_an_auditor_without_a_mandate_reads_no_statement_and_leaves_no_entry(
     subject = running.enrol(new_identifier())
     publish(running, clock)
     clock.advance(200 * DAY_MS)
-    page = running.ledger.ListStatements(ls.ListStatementsRequest(), metadata=running.as_("pipc"))
+    page = running.ledger.ListEntries(ls.ListEntriesRequest(), metadata=running.as_("pipc"))
     assert page.withheld_count > 0
     assert readings(running, subject) == []
 

@@ -188,7 +188,7 @@ def test_a_read_below_the_minimum_index_says_that_it_is_pruned(world: World) -> 
     world.prune()
     auditor = world.running.as_("pipc")
     with pytest.raises(grpc.RpcError) as refused:
-        world.running.ledger.ListEntries(ls.ListEntriesRequest(start_index=0), metadata=auditor)
+        world.running.ledger.ListLeaves(ls.ListLeavesRequest(start_index=0), metadata=auditor)
     assert reason_of(refused.value) == "PRUNED"
     request = ls.GetReceiptRequest(index=receipt.index, leaf_hash=receipt.leaf_hash)
     found = world.running.ledger.GetReceipt(request, metadata=auditor).receipt
@@ -200,10 +200,10 @@ def test_a_read_below_the_minimum_index_says_that_it_is_pruned(world: World) -> 
     assert proof.hashes
     kept = ls.GetReceiptRequest(index=receipt.index, leaf=receipt.leaf)
     assert world.running.ledger.GetReceipt(kept).receipt.leaf == receipt.leaf
-    page = world.running.ledger.ListEntries(ls.ListEntriesRequest(start_index=256), metadata=auditor)
+    page = world.running.ledger.ListLeaves(ls.ListLeavesRequest(start_index=256), metadata=auditor)
     assert page.leaves
     assert codec.decode_leaf(page.leaves[0])
-    shown = world.running.ledger.ListStatements(ls.ListStatementsRequest(start_index=0), metadata=auditor)
+    shown = world.running.ledger.ListEntries(ls.ListEntriesRequest(start_index=0), metadata=auditor)
     assert shown.entries[0].HasField("opening")  # leaf 0 is public
 
 

@@ -465,19 +465,19 @@ def list_participants(running: Running, subject: pb.Subject, token: str) -> tupl
     return page, [one.participant_id for one in page.participants]
 
 
-def list_entries(running: Running, subject: pb.Subject, token: str) -> tuple[Any, list[Any]]:
-    request = ls.ListEntriesRequest(page_size=20, page_token=token)
-    page = running.ledger.ListEntries(request, metadata=running.as_("pipc"))
+def list_leaves(running: Running, subject: pb.Subject, token: str) -> tuple[Any, list[Any]]:
+    request = ls.ListLeavesRequest(page_size=20, page_token=token)
+    page = running.ledger.ListLeaves(request, metadata=running.as_("pipc"))
     return page, list(range(page.first_index, page.first_index + len(page.leaves)))
 
 
-def list_statements(running: Running, subject: pb.Subject, token: str) -> tuple[Any, list[Any]]:
-    request = ls.ListStatementsRequest(page_size=20, page_token=token, kinds=[st.ENTRY_KIND_PARTICIPANT])
-    page = running.ledger.ListStatements(request, metadata=running.as_("pipc"))
+def list_entries(running: Running, subject: pb.Subject, token: str) -> tuple[Any, list[Any]]:
+    request = ls.ListEntriesRequest(page_size=20, page_token=token, kinds=[st.ENTRY_KIND_PARTICIPANT])
+    page = running.ledger.ListEntries(request, metadata=running.as_("pipc"))
     return page, [one.index for one in page.entries]
 
 
-@pytest.mark.parametrize("listing", [list_consents, list_accesses, list_participants, list_entries, list_statements])
+@pytest.mark.parametrize("listing", [list_consents, list_accesses, list_participants, list_leaves, list_entries])
 def test_pages_cover_everything_once_while_writes_go_on(tmp_path: Path, listing: Listing) -> None:
     with running_daemon(tmp_path, checkpoint_interval_ms=10) as running:
         subject = running.enrol("SYN-000001")
@@ -541,8 +541,8 @@ def test_a_page_token_is_for_one_list_filter_and_caller(running: Running, subjec
         lambda: consents("B" + token[1:]),
         lambda: consents("한글"),
         lambda: consents("x" * 10_000),
-        lambda: running.ledger.ListEntries(
-            ls.ListEntriesRequest(start_index=1, page_token=token), metadata=running.as_("pipc")
+        lambda: running.ledger.ListLeaves(
+            ls.ListLeavesRequest(start_index=1, page_token=token), metadata=running.as_("pipc")
         ),
     ]
     for call in wrong:

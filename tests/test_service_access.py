@@ -226,7 +226,7 @@ def test_a_participant_that_left_may_ask_nothing(tmp_path: Path) -> None:
             lambda: running.grant(subject),
             lambda: listed(running, subject),
             lambda: accesses(running, subject),
-            lambda: running.ledger.ListEntries(ls.ListEntriesRequest(), metadata=running.as_("pipc")),
+            lambda: running.ledger.ListLeaves(ls.ListLeavesRequest(), metadata=running.as_("pipc")),
         ]
         for call in calls:
             assert refusal(call) == "CALLER_NOT_ALLOWED"

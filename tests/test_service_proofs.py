@@ -213,8 +213,8 @@ def test_an_asker_signs_its_question(running: Running, subject: pb.Subject) -> N
 
     receipt = send().receipt
     services(running).sequencer.checkpoints.wait(receipt.index + 1, HANG_S)
-    request = ls.ListStatementsRequest(start_index=receipt.index, page_size=1)
-    opened = running.ledger.ListStatements(request, metadata=running.as_("operator"))
+    request = ls.ListEntriesRequest(start_index=receipt.index, page_size=1)
+    opened = running.ledger.ListEntries(request, metadata=running.as_("operator"))
     payload = codec.decode_statement(opened.entries[0].opening.statement).payload
     assert st.AccessStatement.FromString(payload).asked.key == key.public_key
     assert refusal(lambda: send("hospital-a")) == "KEY_NOT_IN_FORCE"
@@ -338,8 +338,8 @@ def test_an_auditor_sees_what_the_mandate_covers_and_how_much_it_does_not(
     running.grant(subject)
     running.wait_published()
 
-    def read(who: str, **more: Any) -> ls.ListStatementsResponse:
-        return running.ledger.ListStatements(ls.ListStatementsRequest(**more), metadata=running.as_(who))
+    def read(who: str, **more: Any) -> ls.ListEntriesResponse:
+        return running.ledger.ListEntries(ls.ListEntriesRequest(**more), metadata=running.as_(who))
 
     page, whole = read("pipc"), read("operator")
     assert [one.leaf for one in page.entries] == [one.leaf for one in whole.entries][: len(page.entries)]
@@ -353,13 +353,13 @@ def test_an_auditor_sees_what_the_mandate_covers_and_how_much_it_does_not(
     grants = read("pipc", kinds=[st.ENTRY_KIND_GRANT])
     assert {codec.decode_leaf(one.leaf).kind for one in grants.entries} == {EntryKind.GRANT}
     assert grants.withheld_count == len(grants.entries) > 0
-    leaves = running.ledger.ListEntries(ls.ListEntriesRequest(), metadata=running.as_("pipc"))
+    leaves = running.ledger.ListLeaves(ls.ListLeavesRequest(), metadata=running.as_("pipc"))
     first = running.ledger.GetInclusionProof(ls.GetInclusionProofRequest(index=0))
     merkle.verify_inclusion(
         first.hashes, index=0, size=first.revision.tree_size, leaf_hash=merkle.leaf_hash(leaves.leaves[0]),
         root=first.revision.root_hash,
     )  # fmt: skip
-    earlier = running.ledger.ListEntries(ls.ListEntriesRequest(start_index=1 << 60), metadata=running.as_("pipc"))
+    earlier = running.ledger.ListLeaves(ls.ListLeavesRequest(start_index=1 << 60), metadata=running.as_("pipc"))
     assert (list(earlier.leaves), earlier.next_page_token) == ([], "")
     for who in ("app", "hospital-a"):
         assert refusal(lambda who=who: read(who)) == "CALLER_NOT_ALLOWED"

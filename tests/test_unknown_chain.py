@@ -120,8 +120,8 @@ def test_the_chain_is_served_to_auditors_alone(running: Running) -> None:
             assert (answer.receipt.leaf, answer.HasField("opening")) == (b"", False)
     auditors: dict[str, bool] = {"pipc": False, "operator": True}
     for who, opens in auditors.items():
-        request = ls.ListStatementsRequest(start_index=receipt.index)
-        entry = running.ledger.ListStatements(request, metadata=running.as_(who)).entries[0]
+        request = ls.ListEntriesRequest(start_index=receipt.index)
+        entry = running.ledger.ListEntries(request, metadata=running.as_(who)).entries[0]
         assert codec.decode_leaf(entry.leaf) == event
         assert entry.HasField("opening") is opens
 

@@ -1,4 +1,4 @@
-"""Read a running daemon: checkpoint, tiles and bundles over HTTP, openings over gRPC (ListStatements).
+"""Read a running daemon: checkpoint, tiles and bundles over HTTP, openings over gRPC (ListEntries).
 
 Requests carry an auditor's token, which is never sent unencrypted to another machine. A request is repeated if the
 cause of its failure may be temporary. A file that did not arrive whole is a ``FetchError``, and so is a page of a proxy
@@ -170,11 +170,11 @@ class LiveSource(TlogFiles):
             else:
                 self._channel = grpc.insecure_channel(daemon.target, options=options)
         stub = ledger_service_pb2_grpc.LedgerServiceStub(self._channel)
-        request = ls.ListStatementsRequest(start_index=start, page_size=count, page_token=token)
+        request = ls.ListEntriesRequest(start_index=start, page_size=count, page_token=token)
         metadata = (("authorization", f"Bearer {daemon.token}"),)
         for attempt in range(TRIES):
             try:
-                return stub.ListStatements(request, metadata=metadata, timeout=daemon.timeout_s)
+                return stub.ListEntries(request, metadata=metadata, timeout=daemon.timeout_s)
             except grpc.RpcError as error:
                 code = error.code()
                 if code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED):

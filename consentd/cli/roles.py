@@ -8,7 +8,7 @@ from consentd.service.roles import REDUCED, TABLE, Access, Kind, Whose
 
 _HELP = """\
 A caller of several kinds, such as a relay with the right ACT_FOR_SUBJECTS, gets the widest of its cells.
-The services of gRPC itself, health and reflection, are open to everybody. By HTTP, whoever may call ListEntries gets
+The services of gRPC itself, health and reflection, are open to everybody. By HTTP, whoever may call ListLeaves gets
 entry bundles.
 """
 _KINDS: dict[Kind, tuple[str, str, str]] = {

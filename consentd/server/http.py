@@ -160,7 +160,7 @@ class _Pages:
         who = _caller(request, services)
         try:
             with services.table.read() as snapshot:
-                check_may_call(snapshot, who, "ListEntries", services.sequencer.clock.wall_ms())
+                check_may_call(snapshot, who, "ListLeaves", services.sequencer.clock.wall_ms())
         except DeniedError as error:
             self._service_state.call_log.refused("/tile/entries", error, _Requested(who, request.address))
             return _denied(error)
@@ -209,10 +209,10 @@ def _caller(request: HttpRequest, services: Services) -> str:
 
 
 def _reads_entries(request: HttpRequest, services: Services) -> bool:
-    """Return whether the caller may read leaves: whether the table of roles allows ListEntries."""
+    """Return whether the caller may read leaves: whether the table of roles allows ListLeaves."""
     who = _caller(request, services)
     with services.table.read() as snapshot:
-        return may_call("ListEntries", caller_kinds(snapshot, who, services.sequencer.clock.wall_ms()))
+        return may_call("ListLeaves", caller_kinds(snapshot, who, services.sequencer.clock.wall_ms()))
 
 
 # -- conditional and range requests ---------------------------------------------------------------------------

@@ -42,7 +42,7 @@ class LedgerService(Servicer):
         return ls.GetCheckpointResponse(checkpoint=self.services.sequencer.checkpoints.latest().note)
 
     @rpc
-    def ListEntries(self, request: ls.ListEntriesRequest, context: Context) -> ls.ListEntriesResponse:
+    def ListLeaves(self, request: ls.ListLeavesRequest, context: Context) -> ls.ListLeavesResponse:
         """Read leaves in the order of their indexes."""
         pager = Pager(self.services.page_key, self.caller(context), request)
         store, (at, root) = self.services.ledger.store, self._begin(pager, request)
@@ -58,18 +58,18 @@ class LedgerService(Servicer):
         is_last = end == at.tree_size or len(found) < len(leaves)  # times never decrease
         token = "" if is_last else pager.token(at._replace(position=end))
         at_size = revision(at.tree_size, root)
-        return ls.ListEntriesResponse(first_index=start, leaves=found, revision=at_size, next_page_token=token)
+        return ls.ListLeavesResponse(first_index=start, leaves=found, revision=at_size, next_page_token=token)
 
     @rpc
-    async def ListStatements(self, request: ls.ListStatementsRequest, context: Context) -> ls.ListStatementsResponse:
+    async def ListEntries(self, request: ls.ListEntriesRequest, context: Context) -> ls.ListEntriesResponse:
         """Read leaves and their openings (salt, statement); those of persons need the right to read statements."""
         caller = self.caller(context)
-        persons = self.access("ListStatements", Whose.OTHER, context) is Access.ALLOWED
+        persons = self.access("ListEntries", Whose.OTHER, context) is Access.ALLOWED
         kinds, (start_ms, end_ms) = frozenset(request.kinds), read_range(request)
         pager = Pager(self.services.page_key, caller, request)
         at, root = self._begin(pager, request)
         size, end = at.tree_size, min(at.position + pager.size, at.tree_size)
-        response, read = ls.ListStatementsResponse(revision=revision(size, root)), []
+        response, read = ls.ListEntriesResponse(revision=revision(size, root)), []
         left_bytes = self.services.config.grpc.max_message_bytes // 2
         for index, leaf in reads.scan_leaves(self.services.ledger.store, at.position, end):
             event = codec.decode_leaf(leaf)
@@ -199,7 +199,7 @@ class LedgerService(Servicer):
         if reads.head_at(services.ledger.store, tag, size)[0] == 0:
             with services.table.read() as snapshot:
                 now_ms = self.services.sequencer.clock.wall_ms()
-                if not may_call("ListEntries", caller_kinds(snapshot, self.known_caller(context), now_ms)):
+                if not may_call("ListLeaves", caller_kinds(snapshot, self.known_caller(context), now_ms)):
                     raise NotFoundError("no such public chain")
         return tag
 
@@ -239,7 +239,7 @@ class LedgerService(Servicer):
         return asked or latest
 
     def _begin(
-        self, pager: Pager, request: ls.ListEntriesRequest | ls.ListStatementsRequest
+        self, pager: Pager, request: ls.ListLeavesRequest | ls.ListEntriesRequest
     ) -> tuple[Cursor, bytes]:
         """Return where a page begins, and the root of the tree that all pages of the list read.
 
@@ -260,7 +260,7 @@ class LedgerService(Servicer):
         start = min(max(request.start_index, first), point.size)
         return Cursor(start, point.size, mark=pruned_mark(store)), point.root
 
-    def _check_deletions(self, at: Cursor, request: ls.ListStatementsRequest) -> None:
+    def _check_deletions(self, at: Cursor, request: ls.ListEntriesRequest) -> None:
         """Check that a pruning since the first page deleted nothing of this page. Raises as ``Deletions.pass_over``."""
         store = self.services.ledger.store
         if at.position >= at.tree_size or not request.page_token or at.mark == pruned_mark(store):

@@ -72,8 +72,8 @@ def _rights(servicer: Servicer, request: ls.GetReceiptRequest, leaf: bytes, cont
         acts = False
         if request.HasField("subject") and Kind.ACT_FOR_SUBJECTS in kinds:
             acts = snapshot.tag_of(servicer.identifier_hash(request.subject)) == event.tag
-    reads_all = access("ListStatements", kinds, Whose.OTHER) is Access.ALLOWED
-    has_leaf = acts or reads_all or may_call("ListEntries", kinds)
+    reads_all = access("ListEntries", kinds, Whose.OTHER) is Access.ALLOWED
+    has_leaf = acts or reads_all or may_call("ListLeaves", kinds)
     try:
         entry = reads.read_entry(services.ledger.store, event.tag, event.seq)
     except NotFoundError:  # the entry is pruned

@@ -133,9 +133,9 @@ GetReceipt              other     r  r  r   r  r  r  r  r   r  A  A   A
 GetHistory              public    A  A  A   A  A  A  A  A   A  A  A   A
 GetHistory              other     -  -  -   -  -  -  -  -   -  A  -   A
 GetHistory              unknown   -  -  -   -  -  -  -  -   -  n  -   n
-ListEntries             public    -  -  -   -  -  -  A  -   -  -  -   A
-ListStatements          public    -  -  -   -  -  -  A  -   -  -  A   A
-ListStatements          other     -  -  -   -  -  -  r  -   -  -  A   A
+ListLeaves             public    -  -  -   -  -  -  A  -   -  -  -   A
+ListEntries          public    -  -  -   -  -  -  A  -   -  -  A   A
+ListEntries          other     -  -  -   -  -  -  r  -   -  -  A   A
 
 EnrolSubject            unknown   -  -  -   -  -  -  -  -   -  A  -   A
 RegisterParticipant     public    -  -  -   -  -  -  -  -   -  -  -   A
@@ -181,7 +181,7 @@ REDUCED: Mapping[str, tuple[str, str]] = {
         ("GrantConsent", "AmendConsent", "PauseConsent", "ResumeConsent", "RevokeConsent"), _STATUTORY
     ),
     "GetReceipt": ("진술 없음; 감사기관에게만 리프", "without the statement; with the leaf for auditors only"),
-    "ListStatements": ("개인의 진술은 내용 없이", "statements of persons are withheld"),
+    "ListEntries": ("개인의 진술은 내용 없이", "statements of persons are withheld"),
 }
 """For each RPC that has a reduced answer, what the answer lacks or is limited to, in Korean and in English."""
 

@@ -60,8 +60,8 @@ class GetCheckpointResponse(_message.Message):
 Global___GetCheckpointResponse: _TypeAlias = GetCheckpointResponse  # noqa: Y015
 
 @_typing.final
-class ListEntriesRequest(_message.Message):
-    """ListEntriesRequest asks for a page of leaves."""
+class ListLeavesRequest(_message.Message):
+    """ListLeavesRequest asks for a page of leaves."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -97,11 +97,11 @@ class ListEntriesRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ListEntriesRequest: _TypeAlias = ListEntriesRequest  # noqa: Y015
+Global___ListLeavesRequest: _TypeAlias = ListLeavesRequest  # noqa: Y015
 
 @_typing.final
-class ListEntriesResponse(_message.Message):
-    """ListEntriesResponse is a page of leaves."""
+class ListLeavesResponse(_message.Message):
+    """ListLeavesResponse is a page of leaves."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -135,7 +135,7 @@ class ListEntriesResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ListEntriesResponse: _TypeAlias = ListEntriesResponse  # noqa: Y015
+Global___ListLeavesResponse: _TypeAlias = ListLeavesResponse  # noqa: Y015
 
 @_typing.final
 class Opening(_message.Message):
@@ -164,8 +164,8 @@ class Opening(_message.Message):
 Global___Opening: _TypeAlias = Opening  # noqa: Y015
 
 @_typing.final
-class ListStatementsRequest(_message.Message):
-    """ListStatementsRequest asks for a page of openings."""
+class ListEntriesRequest(_message.Message):
+    """ListEntriesRequest asks for a page of entries with their openings."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -207,7 +207,7 @@ class ListStatementsRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ListStatementsRequest: _TypeAlias = ListStatementsRequest  # noqa: Y015
+Global___ListEntriesRequest: _TypeAlias = ListEntriesRequest  # noqa: Y015
 
 @_typing.final
 class LedgerEntry(_message.Message):
@@ -242,8 +242,8 @@ class LedgerEntry(_message.Message):
 Global___LedgerEntry: _TypeAlias = LedgerEntry  # noqa: Y015
 
 @_typing.final
-class ListStatementsResponse(_message.Message):
-    """ListStatementsResponse is a page of entries."""
+class ListEntriesResponse(_message.Message):
+    """ListEntriesResponse is a page of entries."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -277,7 +277,7 @@ class ListStatementsResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ListStatementsResponse: _TypeAlias = ListStatementsResponse  # noqa: Y015
+Global___ListEntriesResponse: _TypeAlias = ListEntriesResponse  # noqa: Y015
 
 @_typing.final
 class GetReceiptRequest(_message.Message):

@@ -41,15 +41,15 @@ class LedgerServiceStub(object):
                 request_serializer=consentd_dot_v1_dot_ledger__service__pb2.GetCheckpointRequest.SerializeToString,
                 response_deserializer=consentd_dot_v1_dot_ledger__service__pb2.GetCheckpointResponse.FromString,
                 _registered_method=True)
+        self.ListLeaves = channel.unary_unary(
+                '/consentd.v1.LedgerService/ListLeaves',
+                request_serializer=consentd_dot_v1_dot_ledger__service__pb2.ListLeavesRequest.SerializeToString,
+                response_deserializer=consentd_dot_v1_dot_ledger__service__pb2.ListLeavesResponse.FromString,
+                _registered_method=True)
         self.ListEntries = channel.unary_unary(
                 '/consentd.v1.LedgerService/ListEntries',
                 request_serializer=consentd_dot_v1_dot_ledger__service__pb2.ListEntriesRequest.SerializeToString,
                 response_deserializer=consentd_dot_v1_dot_ledger__service__pb2.ListEntriesResponse.FromString,
-                _registered_method=True)
-        self.ListStatements = channel.unary_unary(
-                '/consentd.v1.LedgerService/ListStatements',
-                request_serializer=consentd_dot_v1_dot_ledger__service__pb2.ListStatementsRequest.SerializeToString,
-                response_deserializer=consentd_dot_v1_dot_ledger__service__pb2.ListStatementsResponse.FromString,
                 _registered_method=True)
         self.GetReceipt = channel.unary_unary(
                 '/consentd.v1.LedgerService/GetReceipt',
@@ -85,8 +85,8 @@ class LedgerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ListEntries(self, request, context):
-        """ListEntries reads leaves in order. Auditors may. Leaves contain no identifier. Every page reads the published
+    def ListLeaves(self, request, context):
+        """ListLeaves reads leaves in order. Auditors may. Leaves contain no identifier. Every page reads the published
         checkpoint of the first page. A page with leaves that are pruned fails with PRUNED. Cost: one read of the disk for
         each leaf.
         """
@@ -94,8 +94,8 @@ class LedgerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ListStatements(self, request, context):
-        """ListStatements reads the openings of leaves in order: those of public chains for every auditor, those of persons
+    def ListEntries(self, request, context):
+        """ListEntries reads the openings of leaves in order: those of public chains for every auditor, those of persons
         for auditors with the right READ_STATEMENTS and a mandate in force. Each chain of a person that is read gets a READ
         entry, the first time on a day. Every page reads the published checkpoint of the first page; an opening is there if
         it is stored when its page is read. If a pruning since the first page may have deleted leaves or openings of a page,
@@ -149,15 +149,15 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     request_deserializer=consentd_dot_v1_dot_ledger__service__pb2.GetCheckpointRequest.FromString,
                     response_serializer=consentd_dot_v1_dot_ledger__service__pb2.GetCheckpointResponse.SerializeToString,
             ),
+            'ListLeaves': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLeaves,
+                    request_deserializer=consentd_dot_v1_dot_ledger__service__pb2.ListLeavesRequest.FromString,
+                    response_serializer=consentd_dot_v1_dot_ledger__service__pb2.ListLeavesResponse.SerializeToString,
+            ),
             'ListEntries': grpc.unary_unary_rpc_method_handler(
                     servicer.ListEntries,
                     request_deserializer=consentd_dot_v1_dot_ledger__service__pb2.ListEntriesRequest.FromString,
                     response_serializer=consentd_dot_v1_dot_ledger__service__pb2.ListEntriesResponse.SerializeToString,
-            ),
-            'ListStatements': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListStatements,
-                    request_deserializer=consentd_dot_v1_dot_ledger__service__pb2.ListStatementsRequest.FromString,
-                    response_serializer=consentd_dot_v1_dot_ledger__service__pb2.ListStatementsResponse.SerializeToString,
             ),
             'GetReceipt': grpc.unary_unary_rpc_method_handler(
                     servicer.GetReceipt,
@@ -220,6 +220,33 @@ class LedgerService(object):
             _registered_method=True)
 
     @staticmethod
+    def ListLeaves(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consentd.v1.LedgerService/ListLeaves',
+            consentd_dot_v1_dot_ledger__service__pb2.ListLeavesRequest.SerializeToString,
+            consentd_dot_v1_dot_ledger__service__pb2.ListLeavesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListEntries(request,
             target,
             options=(),
@@ -236,33 +263,6 @@ class LedgerService(object):
             '/consentd.v1.LedgerService/ListEntries',
             consentd_dot_v1_dot_ledger__service__pb2.ListEntriesRequest.SerializeToString,
             consentd_dot_v1_dot_ledger__service__pb2.ListEntriesResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def ListStatements(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/consentd.v1.LedgerService/ListStatements',
-            consentd_dot_v1_dot_ledger__service__pb2.ListStatementsRequest.SerializeToString,
-            consentd_dot_v1_dot_ledger__service__pb2.ListStatementsResponse.FromString,
             options,
             channel_credentials,
             insecure,

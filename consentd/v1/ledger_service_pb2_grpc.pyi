@@ -37,13 +37,13 @@ class LedgerServiceStub:
     def __new__(cls, channel: _aio.Channel) -> LedgerServiceAsyncStub: ...
     GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.GetCheckpointRequest, _ledger_service_pb2.GetCheckpointResponse]
     """GetCheckpoint reads the latest published checkpoint. Every caller may. Cost: no read of the disk."""
-    ListEntries: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.ListEntriesRequest, _ledger_service_pb2.ListEntriesResponse]
-    """ListEntries reads leaves in order. Auditors may. Leaves contain no identifier. Every page reads the published
+    ListLeaves: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.ListLeavesRequest, _ledger_service_pb2.ListLeavesResponse]
+    """ListLeaves reads leaves in order. Auditors may. Leaves contain no identifier. Every page reads the published
     checkpoint of the first page. A page with leaves that are pruned fails with PRUNED. Cost: one read of the disk for
     each leaf.
     """
-    ListStatements: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.ListStatementsRequest, _ledger_service_pb2.ListStatementsResponse]
-    """ListStatements reads the openings of leaves in order: those of public chains for every auditor, those of persons
+    ListEntries: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.ListEntriesRequest, _ledger_service_pb2.ListEntriesResponse]
+    """ListEntries reads the openings of leaves in order: those of public chains for every auditor, those of persons
     for auditors with the right READ_STATEMENTS and a mandate in force. Each chain of a person that is read gets a READ
     entry, the first time on a day. Every page reads the published checkpoint of the first page; an opening is there if
     it is stored when its page is read. If a pruning since the first page may have deleted leaves or openings of a page,
@@ -78,13 +78,13 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetCheckpoint: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.GetCheckpointRequest, _ledger_service_pb2.GetCheckpointResponse]  # type: ignore[assignment]
     """GetCheckpoint reads the latest published checkpoint. Every caller may. Cost: no read of the disk."""
-    ListEntries: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.ListEntriesRequest, _ledger_service_pb2.ListEntriesResponse]  # type: ignore[assignment]
-    """ListEntries reads leaves in order. Auditors may. Leaves contain no identifier. Every page reads the published
+    ListLeaves: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.ListLeavesRequest, _ledger_service_pb2.ListLeavesResponse]  # type: ignore[assignment]
+    """ListLeaves reads leaves in order. Auditors may. Leaves contain no identifier. Every page reads the published
     checkpoint of the first page. A page with leaves that are pruned fails with PRUNED. Cost: one read of the disk for
     each leaf.
     """
-    ListStatements: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.ListStatementsRequest, _ledger_service_pb2.ListStatementsResponse]  # type: ignore[assignment]
-    """ListStatements reads the openings of leaves in order: those of public chains for every auditor, those of persons
+    ListEntries: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.ListEntriesRequest, _ledger_service_pb2.ListEntriesResponse]  # type: ignore[assignment]
+    """ListEntries reads the openings of leaves in order: those of public chains for every auditor, those of persons
     for auditors with the right READ_STATEMENTS and a mandate in force. Each chain of a person that is read gets a READ
     entry, the first time on a day. Every page reads the published checkpoint of the first page; an opening is there if
     it is stored when its page is read. If a pruning since the first page may have deleted leaves or openings of a page,
@@ -124,23 +124,23 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         """GetCheckpoint reads the latest published checkpoint. Every caller may. Cost: no read of the disk."""
 
     @_abc_1.abstractmethod
-    def ListEntries(
+    def ListLeaves(
         self,
-        request: _ledger_service_pb2.ListEntriesRequest,
+        request: _ledger_service_pb2.ListLeavesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_ledger_service_pb2.ListEntriesResponse, _abc.Awaitable[_ledger_service_pb2.ListEntriesResponse]]:
-        """ListEntries reads leaves in order. Auditors may. Leaves contain no identifier. Every page reads the published
+    ) -> _typing.Union[_ledger_service_pb2.ListLeavesResponse, _abc.Awaitable[_ledger_service_pb2.ListLeavesResponse]]:
+        """ListLeaves reads leaves in order. Auditors may. Leaves contain no identifier. Every page reads the published
         checkpoint of the first page. A page with leaves that are pruned fails with PRUNED. Cost: one read of the disk for
         each leaf.
         """
 
     @_abc_1.abstractmethod
-    def ListStatements(
+    def ListEntries(
         self,
-        request: _ledger_service_pb2.ListStatementsRequest,
+        request: _ledger_service_pb2.ListEntriesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_ledger_service_pb2.ListStatementsResponse, _abc.Awaitable[_ledger_service_pb2.ListStatementsResponse]]:
-        """ListStatements reads the openings of leaves in order: those of public chains for every auditor, those of persons
+    ) -> _typing.Union[_ledger_service_pb2.ListEntriesResponse, _abc.Awaitable[_ledger_service_pb2.ListEntriesResponse]]:
+        """ListEntries reads the openings of leaves in order: those of public chains for every auditor, those of persons
         for auditors with the right READ_STATEMENTS and a mandate in force. Each chain of a person that is read gets a READ
         entry, the first time on a day. Every page reads the published checkpoint of the first page; an opening is there if
         it is stored when its page is read. If a pruning since the first page may have deleted leaves or openings of a page,

@@ -174,8 +174,8 @@ def _state(call: Call) -> pb.Consistency | None:
         return None
     services = call.running.daemon.service_state.services
     assert services is not None
-    state = services.ledger.state
-    return pb.Consistency(at_exact=pb.ExactState(tree_size=state.size, time_ms=state.time_ms))
+    with services.table.read() as snapshot:  # the ledger may be a seal ahead of it
+        return pb.Consistency(at_exact=pb.ExactState(tree_size=snapshot.size, time_ms=snapshot.time_ms))
 
 
 def _check(call: Call) -> Access:
@@ -367,9 +367,9 @@ def _history(call: Call) -> Access:
     return call.plain(call.running.ledger.GetHistory, request)
 
 
-def _list_statements(call: Call) -> Access:
+def _list_entries(call: Call) -> Access:
     kind = EntryKind.PARTICIPANT if call.whose is Whose.PUBLIC else EntryKind.ENROL
-    answer = call.make(call.running.ledger.ListStatements, ls.ListStatementsRequest(kinds=[kind]))
+    answer = call.make(call.running.ledger.ListEntries, ls.ListEntriesRequest(kinds=[kind]))
     if isinstance(answer, Access):
         return answer
     assert answer.entries, "the ledger begins with registrations and an enrolment"
@@ -566,8 +566,8 @@ ATTEMPTS: dict[str, Callable[[Call], Access]] = {
     "GetInclusionProof": _reads("ledger", "GetInclusionProof", ls.GetInclusionProofRequest()),
     "GetReceipt": _get_receipt,
     "GetHistory": _history,
-    "ListEntries": _reads("ledger", "ListEntries", ls.ListEntriesRequest()),
-    "ListStatements": _list_statements,
+    "ListLeaves": _reads("ledger", "ListLeaves", ls.ListLeavesRequest()),
+    "ListEntries": _list_entries,
     "EnrolSubject": _enrol,
     "RegisterParticipant": _register,
     "AddKey": _add_key,
