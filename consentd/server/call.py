@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import grpc
 from grpc import _cython
 
-from consentd.service.context import Status
+from consentd.service.context import Person, Status
 
 cygrpc: Any = _cython.cygrpc  # type: ignore[attr-defined]  # the annotations of grpcio leave it out
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Call:
 
     Attributes:
         method: the path of the RPC, ``/package.Service/Method``.
-        caller: participant id, or ``operator``; empty: the call has no known credential. Set by ``RpcServer``.
+        caller, person: see ``Context``. Set by ``RpcServer``.
         on_release: called once, on any thread, when the call is parked, or over and nobody holds it. Set by
             ``RpcServer``.
         begin_wait, begin_replay, give_way, is_known: see ``Context``. Set by ``RpcServer``.
@@ -65,7 +65,7 @@ class Call:
     __slots__ = (
         "_cancels", "_core", "_deadline_s", "_expires_s", "_has_answered", "_holds", "_is_ending", "_lock",
         "_transport", "_under_way", "begin_replay", "begin_wait", "caller", "give_way", "is_known", "is_receiving",
-        "metadata", "method", "on_release", "put",
+        "metadata", "method", "on_release", "person", "put",
     )  # fmt: skip
 
     def __init__(self, transport: Owner, event: Any) -> None:
@@ -76,6 +76,7 @@ class Call:
         self.method: bytes = event.call_details.method
         self.metadata: Sequence[tuple[str, str | bytes]] = event.invocation_metadata or ()
         self.caller = ""
+        self.person: Person | None = None
         self.on_release: Callable[[], None] = _nothing
         self.begin_wait: Callable[[], bool] = _refuse
         self.begin_replay: Callable[[], None] = _nothing

@@ -49,6 +49,7 @@ from consentd.server.rpc_server import RpcServer
 from consentd.server.scrubber import Scrubber
 from consentd.server.signals import Signals
 from consentd.server.tls import http_context, read_tls_files
+from consentd.service.authentication import Authentication
 from consentd.service.credentials import Credentials
 from consentd.service.operations import Operations
 from consentd.service.pages import page_key
@@ -196,7 +197,8 @@ class Daemon:
         operations = Operations(clock=self._clock, metrics=self.metrics, rest=self._rpc.rest)
         return Services(
             config=config, ledger=ledger, vault=vault, table=table, sequencer=sequencer, metrics=self.metrics,
-            credentials=credentials, operations=operations, page_key=page_key(keys.vault),
+            credentials=credentials, authentication=Authentication(credentials), operations=operations,
+            page_key=page_key(keys.vault),
         )  # fmt: skip
 
     def _open_credentials(self) -> Credentials:

@@ -31,9 +31,9 @@ from consentd.server.tls import RpcCertificates
 from consentd.server.transport import Transport
 from consentd.service.access import AccessService
 from consentd.service.admin import AdminService
+from consentd.service.authentication import Authentication, Caller
 from consentd.service.consents import ConsentService
 from consentd.service.context import Status
-from consentd.service.credentials import Credentials
 from consentd.service.policy import PolicyService
 from consentd.service.proofs import LedgerService
 from consentd.service.registry import RegistryService
@@ -232,10 +232,11 @@ class RpcServer:
         """
         name = route.pool
         if name not in _WITHOUT_CALLER:
-            call.caller = self._authenticate(call)
+            caller = self._authenticate(call)
+            call.caller, call.person = caller.id, caller.person
             if not call.caller:
                 if not route.is_open:
-                    raise self._credentials().refusal(call.metadata, self._certificate(call))
+                    raise self._authentication().refusal(call, self._certificate(call), caller)
                 name = PoolName.ANYBODY
         waits, replays = self._pools[PoolName.WAIT], self._pools[PoolName.REPLAY]
         ticket = Ticket(call, self._pools[name], self._bytes, waits=waits, replays=replays)
@@ -256,20 +257,20 @@ class RpcServer:
             self._metrics.refusals_parked.inc("known" if call.caller else "unknown")
             self._transport.park(call, status)
 
-    def _authenticate(self, call: Call) -> str:
-        return self._credentials().authenticate(call.metadata, self._certificate(call))
+    def _authenticate(self, call: Call, *, is_new: bool = True) -> Caller:
+        return self._authentication().authenticate(call, self._certificate(call), is_new=is_new)
 
     def _certificate(self, call: Call) -> bytes | None:
         return call.certificate() if self._config.tls is not None else None
 
-    def _credentials(self) -> Credentials:
+    def _authentication(self) -> Authentication:
         services = self._state.services
         if services is None or self._is_draining:
             raise StorageError("daemon is starting or draining", "NOT_SERVING")
-        return services.credentials
+        return services.authentication
 
     def _is_known(self, call: Call) -> bool:
-        return self._authenticate(call) == call.caller
+        return self._authenticate(call, is_new=False).id == call.caller
 
     def _received(self, call: Call, route: Route, ticket: Ticket, message: bytes | None) -> None:
         """Hand a message to the handler, on a thread of the pool."""

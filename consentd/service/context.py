@@ -10,6 +10,32 @@ import grpc
 A = TypeVar("A")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Person:
+    """A caller that is a person, as the call has shown it.
+
+    Attributes:
+        tag: the id of the person's chain; empty: the person is not enrolled.
+        identifier_hash: the keyed hash of the identifier that an ID token names; empty: a key of the person signed the
+            call.
+        participant: the participant whose word the identity is; empty: a key of the person signed the call.
+        issuer, acr, amr, auth_time_ms: what the ID token says of the login (``st.Authentication``).
+        may_read, may_write: whether the login's level of assurance is enough to read, or to write.
+        message_hash: SHA-256 of the request message that the person signed; empty: none is signed.
+    """
+
+    tag: bytes
+    identifier_hash: bytes = b""
+    participant: str = ""
+    issuer: str = ""
+    acr: str = ""
+    amr: tuple[str, ...] = ()
+    auth_time_ms: int = 0
+    may_read: bool = True
+    may_write: bool = True
+    message_hash: bytes = b""
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """How a call ends: code, message, and trailing metadata."""
@@ -23,10 +49,13 @@ class Context(Protocol):
     """The call that a handler answers. Any thread may use it.
 
     Attributes:
-        caller: the caller's participant id, or ``operator``; empty: the call has no known credential.
+        caller: the caller's id: a participant's, ``operator/NAME`` or ``subject/HEX``; empty: the call has no known
+            credential.
+        person: the caller as a person; None: the caller is no person.
     """
 
     caller: str
+    person: Person | None
 
     def peer(self) -> str:
         """Return the address of the peer as gRPC names it."""

@@ -20,6 +20,7 @@ from consentd.sequencer.commands.write import Request, SignedEntry, Write, enrol
 from consentd.sequencer.loop import Sequencer
 from consentd.sequencer.pool import Written
 from consentd.service.auth import UnauthenticatedError
+from consentd.service.authentication import Authentication
 from consentd.service.authorization import check_access, check_may_call
 from consentd.service.call_log import CallLog, Names, named_participants
 from consentd.service.context import Context, Waiting
@@ -47,6 +48,7 @@ class Services:
     sequencer: Sequencer
     metrics: Metrics
     credentials: Credentials
+    authentication: Authentication
     operations: Operations
     page_key: bytes
 
@@ -78,7 +80,7 @@ class Servicer:
         return services
 
     def caller(self, context: Context) -> str:
-        """Return the caller's participant id, or ``operator/NAME``. Raises ``UnauthenticatedError``."""
+        """Return the caller's id (``Context.caller``). Raises ``UnauthenticatedError``."""
         if not context.caller:
             raise UnauthenticatedError("call has no credential that is known here")
         return context.caller
