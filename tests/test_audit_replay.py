@@ -271,6 +271,17 @@ def test_a_run_goes_on_where_an_interrupted_one_was(tmp_path: Path) -> None:
         replay(export, state_dir=tmp_path / "state")
 
 
+def test_a_question_that_was_signed_before_1970_is_a_fault(tmp_path: Path) -> None:
+    forge = make_forge(60)
+    tag, asked = person(forge), st.AskedQuestion(key=b"k" * 32, signature=b"s" * 64, author_time_ms=-1, asker="app")
+    asked.question, asked.signed_tag = pb.Question(categories=["CLIN.DX"], purpose="TREAT").SerializeToString(), tag
+    at = forge.size
+    forge.add(EntryKind.ACCESS, tag, st.AccessStatement(asked=asked), ref=2)
+    forge.seal()
+    found = replay(forge.write(tmp_path / "a", tmp_path / "b"))
+    assert [fault.index for fault in found.faults] == [at]
+
+
 @pytest.mark.parametrize("kind", ["R", "p"])
 def test_a_state_with_a_damaged_row_is_not_continued(tmp_path: Path, kind: str) -> None:
     forge = make_forge(600)

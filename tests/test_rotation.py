@@ -190,7 +190,7 @@ OLD, NEW, FIRST, SECOND = LOGS[0].key, LOGS[1].key, *DAEMONS[:2]
         (lambda: state(lambda n: rotation(LOG, OLD, NEW, n + 3), log=0), 0),
         (lambda: state(lambda n: rotation(LOG, OLD, NEW, n + 99), log=1), 1),
         (lambda: state(lambda n: rotation(LOG, OLD, NEW, n + 3, signer=OLD), log=1), 1),
-        (lambda: state(lambda n: rotation(LOG, OLD, NEW, n + 3), log=1, retention="x"), 1),
+        (lambda: state(lambda n: rotation(LOG, OLD, NEW, n + 3), log=1, map_bits=8), 1),
         (lambda: state(lambda n: rotation(LOG, LOGS[2].key, NEW, n + 3), log=1), 1),
         (lambda: state(lambda n: rotation(LOG, OLD, FIRST, n + 3), log=0), 0),
         (lambda: state(lambda n: rotation(STATEMENT, FIRST, SECOND, n), log=0, then=1), 0),

@@ -10,6 +10,7 @@ from cases.services import (
     FOREIGN_FIELD,
     Person,
     event_of,
+    listed,
     new_identifier,
     now_ms,
     publish_rules,
@@ -114,6 +115,7 @@ def test_a_grant_and_what_was_shown_are_one_write(running: Running, subject: pb.
     assert (given.served_seq, asked) == (served.seq, request.request_id)
     assert derived not in (asked, bytes(16))
     assert answer.consent_id == codec.consent_id(granted.tag, granted.seq).hex()
+    assert [one.served_seq for one in listed(running, subject)] == [served.seq]
     assert running.check(question(subject)).outcome == pb.OUTCOME_PERMIT
     again = running.consents.GrantConsent(request, metadata=running.as_("app"))
     assert (again.receipt.index, again.served_receipt.index) == (answer.receipt.index, answer.served_receipt.index)

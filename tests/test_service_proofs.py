@@ -120,7 +120,7 @@ ATTACKS: list[tuple[str, str, Callable[[Person], Any]]] = [
     ("a version no longer in force", "REF_MOVED", _old_version),
     ("a clock behind", "AUTHOR_CLOCK", lambda person: person.grant(time_ms=now_ms(person.running) - 601_000)),
     ("a clock ahead", "AUTHOR_CLOCK", lambda person: person.grant(time_ms=now_ms(person.running) + 601_000)),
-    ("the last of all clocks", "AUTHOR_CLOCK", lambda person: person.grant(time_ms=(1 << 64) - 1)),
+    ("the last of all clocks", "AUTHOR_CLOCK", lambda person: person.grant(time_ms=(1 << 63) - 1)),
     ("an attestation", "INVALID_REQUEST", _attested),
     ("a field of a later version", "UNKNOWN_FIELD", _foreign_field),
     ("payload, one bit", "BAD_SIGNATURE", _tampered(payload=lambda payload: payload[:-1] + bytes([payload[-1] ^ 1]))),
@@ -133,6 +133,7 @@ ATTACKS: list[tuple[str, str, Callable[[Person], Any]]] = [
     ("key, longer", "BAD_SIGNATURE", _tampered(key=lambda old: old + b"\0")),
     ("key of small order", "BAD_SIGNATURE", _tampered(key=b"\x01" + bytes(31), signature=b"\x01" + bytes(63))),
     ("author_time_ms", "BAD_SIGNATURE", _tampered(author_time_ms=lambda old: old + 1)),
+    ("author_time_ms, before 1970", "BAD_SIGNATURE", _tampered(author_time_ms=-1)),
     ("ref", "BAD_SIGNATURE", _tampered(ref=1)),
 ]
 
@@ -221,6 +222,7 @@ def test_an_asker_signs_its_question(running: Running, subject: pb.Subject) -> N
     assert refusal(lambda: send(question=question(subject, holder="er").SerializeToString())) == "BAD_SIGNATURE"
     # A signed question without a signature is no question of anybody's, and must not be recorded beside a key.
     assert refusal(lambda: send(signature=b"")) == "BAD_SIGNATURE"
+    assert refusal(lambda: send(author_time_ms=-1)) == "BAD_SIGNATURE"
     assert refusal(lambda: send(question=b"\xff")) == "INVALID_REQUEST"
 
 

@@ -203,7 +203,8 @@ def consents(arguments: argparse.Namespace, out: Out) -> int:
             out.answer(
                 show.text_of([first, *(f"    {line}" for line in nested)]), type="consent",
                 consent_id=record.consent_id, version=record.version, state=state, paused=record.paused,
-                grant_time_ms=record.grant_time_ms, change_time_ms=record.change_time_ms,
+                served_seq=record.served_seq, grant_time_ms=record.grant_time_ms,
+                change_time_ms=record.change_time_ms,
                 consent=MessageToDict(record.consent, preserving_proto_field_name=True),
             )  # fmt: skip
     return DONE

@@ -38,6 +38,7 @@ def add_verbs(verbs: Verbs) -> None:
                      help="only active ones; --no-active: only those that have left")  # fmt: skip
     one = add_verb(under, "show", show_one, add_daemon)
     one.add_argument("id", metavar="ID", help="the participant's id")
+    _add_tree_size(one)
     one = add_verb(under, "add", add, add_daemon, more=_HELP)
     one.add_argument("id", metavar="ID", help="characters: a-z, 0-9, `.`, `_`, `-`")
     one.add_argument("--ko", default="", metavar="NAME", help="its name in Korean")
@@ -60,7 +61,11 @@ def add_verbs(verbs: Verbs) -> None:
         one.add_argument("key", metavar="HEX", help="Ed25519 public key, 32 bytes")
     delegations.add_verbs(under)
     mandates.add_verbs(under)
-    add_verb(verbs, "vocabulary", vocabulary, add_daemon)
+    _add_tree_size(add_verb(verbs, "vocabulary", vocabulary, add_daemon))
+
+
+def _add_tree_size(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--tree-size", type=int, default=0, metavar="N", help="as the tree of N leaves has it")
 
 
 def show_all(arguments: argparse.Namespace, out: Out) -> int:
@@ -80,7 +85,7 @@ def show_all(arguments: argparse.Namespace, out: Out) -> int:
 def show_one(arguments: argparse.Namespace, out: Out) -> int:
     """Show one participant, with its keys in force."""
     with open_client(arguments) as client:
-        found = client.get_participant(arguments.id)
+        found = client.get_participant(arguments.id, tree_size=arguments.tree_size)
     mandate = found.mandate if found.HasField("mandate") else None
     _show(out, found.participant, [key.hex() for key in found.keys], mandate)
     return DONE
@@ -119,7 +124,7 @@ def vocabulary(arguments: argparse.Namespace, out: Out) -> int:
     from consentd_client import labels
 
     with open_client(arguments) as client:
-        found = client.get_vocabulary()
+        found = client.get_vocabulary(tree_size=arguments.tree_size)
     for code in found.codes:
         kind = labels.enum_name(st.CodeKind, code.kind, "CODE_KIND_").lower()
         more = [f"< {code.parent}"] if code.parent else []

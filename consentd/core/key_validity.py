@@ -139,8 +139,10 @@ def verify_signature(statement: codec.Statement, *, origin: str, kind: int, tag:
     """Verify that a statement is signed by the key that it names, for an entry with these fields in this ledger.
 
     Raises:
-        SignatureError: the signature does not verify, or the key is no public key.
+        SignatureError: the signature does not verify, the key is no public key, or the author's time is before 1970.
     """
+    if statement.author_time_ms < 0:  # a message of a question can state this, and no statement can
+        raise SignatureError("author's time is before 1970")
     message = codec.signed_message(
         origin=origin, kind=kind, tag=tag, ref=ref, request_id=statement.request_id,
         author_time_ms=statement.author_time_ms, payload=statement.payload,

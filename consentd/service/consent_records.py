@@ -158,23 +158,25 @@ class ConsentReader:
             return None
         payload = codec.decode_statement(opened[1]).payload
         if latest.event.kind == EntryKind.GRANT:
-            version, consent = 1, payloads.parse(st.GrantStatement, payload).consent
+            stated: st.GrantStatement | st.AmendStatement = payloads.parse(st.GrantStatement, payload)
+            version = 1
         else:
-            amended = payloads.parse(st.AmendStatement, payload)
-            version, consent = amended.version, amended.consent
+            stated = amended = payloads.parse(st.AmendStatement, payload)
+            version = amended.version
         state = cs.CONSENT_STATE_REVOKED
         if not lineage.revoked:
-            state = _state(consent.root.period, self._now_ms, paused=lineage.paused)
+            state = _state(stated.consent.root.period, self._now_ms, paused=lineage.paused)
         return cs.ConsentRecord(
             consent_id=decisions.consent_id(self._tag, lineage.first),
             version=version,
             state=state,
-            consent=consent,
+            consent=stated.consent,
             lineage_seq=lineage.first,
             seq=lineage.version,
             grant_time_ms=first.event.time_ms,
             change_time_ms=changed.event.time_ms,
             paused=lineage.paused and not lineage.revoked,
+            served_seq=stated.served_seq,
         )
 
 

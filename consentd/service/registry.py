@@ -15,6 +15,7 @@ from consentd.sequencer.commands import registry
 from consentd.sequencer.commands.callers import PARTICIPANT_ID, check_author
 from consentd.service.consistency import reach
 from consentd.service.context import Context
+from consentd.service.earlier_registry import EarlierRegistry
 from consentd.service.pages import Cursor, Pager, expired, take_page
 from consentd.service.requests import content_hash, make_request
 from consentd.service.roles import Whose
@@ -145,8 +146,13 @@ class RegistryService(Servicer):
 
     @rpc
     async def GetParticipant(self, request: rs.GetParticipantRequest, context: Context) -> rs.GetParticipantResponse:
-        """Read one participant."""
+        """Read one participant, now or in an earlier tree."""
         await reach(self.services, request.consistency, context)
+        if request.tree_size:
+            earlier = EarlierRegistry(self.services, request.tree_size)
+            response = earlier.participant(request.participant_id)
+            response.revision.CopyFrom(earlier.revision)
+            return response
         with self.services.table.read() as snapshot:
             found = snapshot.participant(request.participant_id)
             if found is None:
@@ -186,16 +192,25 @@ class RegistryService(Servicer):
 
     @rpc
     async def GetVocabulary(self, request: rs.GetVocabularyRequest, context: Context) -> rs.GetVocabularyResponse:
-        """Read the vocabulary in force."""
+        """Read the vocabulary in force, or that of an earlier tree."""
         await reach(self.services, request.consistency, context)
         with self.services.table.read() as snapshot:
-            vocabulary = snapshot.vocabulary_statement()
-            return rs.GetVocabularyResponse(vocabulary=vocabulary, revision=_revision(snapshot))
+            vocabulary, now = snapshot.vocabulary_statement(), _revision(snapshot)
+        if request.tree_size:
+            assert vocabulary is not None, "a ledger begins with a vocabulary"
+            earlier = EarlierRegistry(self.services, request.tree_size)
+            vocabulary = earlier.version(codec.VOCABULARY_PREFIX + vocabulary.vocabulary_id)
+            now = earlier.revision
+        return rs.GetVocabularyResponse(vocabulary=vocabulary, revision=now)
 
     @rpc
     async def GetNotice(self, request: rs.GetNoticeRequest, context: Context) -> rs.GetNoticeResponse:
-        """Read one version of a notice."""
+        """Read one version of a notice, now or in an earlier tree."""
         await reach(self.services, request.consistency, context)
+        if request.tree_size:
+            earlier = EarlierRegistry(self.services, request.tree_size)
+            notice = earlier.version(codec.NOTICE_PREFIX + request.notice_id, request.version)
+            return rs.GetNoticeResponse(notice=notice, revision=earlier.revision)
         with self.services.table.read() as snapshot:
             # The id becomes a prefix of rows to read, so an id that is not valid could match rows of another notice.
             known = PARTICIPANT_ID.fullmatch(request.notice_id)
@@ -206,10 +221,15 @@ class RegistryService(Servicer):
 
     @rpc
     async def GetRules(self, request: rs.GetRulesRequest, context: Context) -> rs.GetRulesResponse:
-        """Read the rules in force."""
+        """Read the rules in force, or those of an earlier tree."""
         await reach(self.services, request.consistency, context)
         with self.services.table.read() as snapshot:
-            return rs.GetRulesResponse(rules=snapshot.rules_statement(), revision=_revision(snapshot))
+            rules, now = snapshot.rules_statement(), _revision(snapshot)
+        if request.tree_size:
+            assert rules is not None, "a ledger begins with rules"
+            earlier = EarlierRegistry(self.services, request.tree_size)
+            rules, now = earlier.version(codec.RULES_PREFIX + rules.realm_id), earlier.revision
+        return rs.GetRulesResponse(rules=rules, revision=now)
 
     async def _change_key(self, request: Any, context: Context, *, retired: bool) -> pb.Receipt:
         """Write a KEY entry of a participant."""

@@ -41,7 +41,7 @@ class SignedQuestion(_message.Message):
     signature: _builtins.bytes
     """signature is an Ed25519 signature, 64 bytes."""
     author_time_ms: _builtins.int
-    """author_time_ms is the time of the signer's clock, UTC milliseconds."""
+    """author_time_ms is the time of the signer's clock, UTC milliseconds; never negative."""
     tag: _builtins.bytes
     """tag is the person's tag that the asker has pinned, or zeros if it has pinned none; 32 bytes. A tag that is not the
     person's gets the same answer as no consent.

@@ -1234,7 +1234,9 @@ class SignedStatement(_message.Message):
     signature: _builtins.bytes
     """signature is an Ed25519 signature, 64 bytes."""
     author_time_ms: _builtins.int
-    """author_time_ms is the time of the author's clock, at most 600,000 ms (author_skew_ms) from the ledger's."""
+    """author_time_ms is the time of the author's clock, UTC milliseconds: at most 600,000 ms (author_skew_ms) from the
+    ledger's, and never negative.
+    """
     payload: _builtins.bytes
     """payload is the serialised message of the entry's kind, at most 16 KiB (statement_bytes)."""
     ref: _builtins.int

@@ -26,7 +26,7 @@ from consentd.v1 import consent_pb2 as consentd_dot_v1_dot_consent__pb2
 from consentd.v1 import statement_pb2 as consentd_dot_v1_dot_statement__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!consentd/v1/consent_service.proto\x12\x0b\x63onsentd.v1\x1a\x19\x63onsentd/v1/consent.proto\x1a\x1b\x63onsentd/v1/statement.proto\"\xe6\x01\n\rConsentRecord\x12\x12\n\nconsent_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.consentd.v1.ConsentState\x12%\n\x07\x63onsent\x18\x04 \x01(\x0b\x32\x14.consentd.v1.Consent\x12\x13\n\x0blineage_seq\x18\x05 \x01(\x04\x12\x0b\n\x03seq\x18\x06 \x01(\x04\x12\x15\n\rgrant_time_ms\x18\x07 \x01(\x03\x12\x16\n\x0e\x63hange_time_ms\x18\x08 \x01(\x03\x12\x0e\n\x06paused\x18\t \x01(\x08\"\x94\x02\n\x13GrantConsentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12%\n\x07subject\x18\x02 \x01(\x0b\x32\x14.consentd.v1.Subject\x12/\n\x08\x61ttested\x18\x03 \x01(\x0b\x32\x1b.consentd.v1.GrantStatementH\x00\x12.\n\x06signed\x18\x04 \x01(\x0b\x32\x1c.consentd.v1.SignedStatementH\x00\x12&\n\x08wait_for\x18\x05 \x01(\x0e\x32\x14.consentd.v1.WaitFor\x12,\n\x06served\x18\x06 \x01(\x0b\x32\x1c.consentd.v1.ServedStatementB\x0b\n\tstatement\"*\n\x07Refused\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07missing\x18\x02 \x03(\t\"\xb7\x01\n\x14GrantConsentResponse\x12%\n\x07receipt\x18\x01 \x01(\x0b\x32\x14.consentd.v1.Receipt\x12\x12\n\nconsent_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\r\x12%\n\x07refused\x18\x04 \x01(\x0b\x32\x14.consentd.v1.Refused\x12,\n\x0eserved_receipt\x18\x05 \x01(\x0b\x32\x14.consentd.v1.Receipt\"\xc2\x02\n\x13\x41mendConsentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12%\n\x07subject\x18\x02 \x01(\x0b\x32\x14.consentd.v1.Subject\x12\x12\n\nconsent_id\x18\x03 \x01(\t\x12\x18\n\x10\x62\x61sed_on_version\x18\x04 \x01(\r\x12/\n\x08\x61ttested\x18\x05 \x01(\x0b\x32\x1b.consentd.v1.AmendStatementH\x00\x12.\n\x06signed\x18\x06 \x01(\x0b\x32\x1c.consentd.v1.SignedStatementH\x00\x12&\n\x08wait_for\x18\x07 \x01(\x0e\x32\x14.consentd.v1.WaitFor\x12,\n\x06served\x18\x08 \x01(\x0b\x32\x1c.consentd.v1.ServedStatementB\x0b\n\tstatement\"\xa3\x01\n\x14\x41mendConsentResponse\x12%\n\x07receipt\x18\x01 \x01(\x0b\x32\x14.consentd.v1.Receipt\x12\x0f\n\x07version\x18\x02 \x01(\r\x12%\n\x07refused\x18\x03 \x01(\x0b\x32\x14.consentd.v1.Refused\x12,\n\x0eserved_receipt\x18\x04 \x01(\x0b\x32\x14.consentd.v1.Receipt\"\xe7\x01\n\x13RecordServedRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12%\n\x07subject\x18\x02 \x01(\x0b\x32\x14.consentd.v1.Subject\x12\x30\n\x08\x61ttested\x18\x03 \x01(\x0b\x32\x1c.consentd.v1.ServedStatementH\x00\x12.\n\x06signed\x18\x04 \x01(\x0b\x32\x1c.consentd.v1.SignedStatementH\x00\x12&\n\x08wait_for\x18\x05 \x01(\x0e\x32\x14.consentd.v1.WaitForB\x0b\n\tstatement\"=\n\x14RecordServedResponse\x12%\n\x07receipt\x18\x01 \x01(\x0b\x32\x14.consentd.v1.Receipt\"\xfa\x01\n\x13PauseConsentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12%\n\x07subject\x18\x02 \x01(\x0b\x32\x14.consentd.v1.Subject\x12\x12\n\nconsent_id\x18\x03 \x01(\t\x12/\n\x08\x61ttested\x18\x04 \x01(\x0b\x32\x1b.consentd.v1.PauseStatementH\x00\x12.\n\x06signed\x18\x05 \x01(\x0b\x32\x1c.consentd.v1.SignedStatementH\x00\x12&\n\x08wait_for\x18\x06 \x01(\x0e\x32\x14.consentd.v1.WaitForB\x0b\n\tstatement\"=\n\x14PauseConsentResponse\x12%\n\x07receipt\x18\x01 \x01(\x0b\x32\x14.consentd.v1.Receipt\"\xfc\x01\n\x14ResumeConsentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12%\n\x07subject\x18\x02 \x01(\x0b\x32\x14.consentd.v1.Subject\x12\x12\n\nconsent_id\x18\x03 \x01(\t\x12\x30\n\x08\x61ttested\x18\x04 \x01(\x0b\x32\x1c.consentd.v1.ResumeStatementH\x00\x12.\n\x06signed\x18\x05 \x01(\x0b\x32\x1c.consentd.v1.SignedStatementH\x00\x12&\n\x08wait_for\x18\x06 \x01(\x0e\x32\x14.consentd.v1.WaitForB\x0b\n\tstatement\">\n\x15ResumeConsentResponse\x12%\n\x07receipt\x18\x01 \x01(\x0b\x32\x14.consentd.v1.Receipt\"\xfc\x01\n\x14RevokeConsentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12%\n\x07subject\x18\x02 \x01(\x0b\x32\x14.consentd.v1.Subject\x12\x12\n\nconsent_id\x18\x03 \x01(\t\x12\x30\n\x08\x61ttested\x18\x04 \x01(\x0b\x32\x1c.consentd.v1.RevokeStatementH\x00\x12.\n\x06signed\x18\x05 \x01(\x0b\x32\x1c.consentd.v1.SignedStatementH\x00\x12&\n\x08wait_for\x18\x06 \x01(\x0e\x32\x14.consentd.v1.WaitForB\x0b\n\tstatement\">\n\x15RevokeConsentResponse\x12%\n\x07receipt\x18\x01 \x01(\x0b\x32\x14.consentd.v1.Receipt\"}\n\x11GetConsentRequest\x12%\n\x07subject\x18\x01 \x01(\x0b\x32\x14.consentd.v1.Subject\x12\x12\n\nconsent_id\x18\x02 \x01(\t\x12-\n\x0b\x63onsistency\x18\x03 \x01(\x0b\x32\x18.consentd.v1.Consistency\"i\n\x12GetConsentResponse\x12*\n\x06record\x18\x01 \x01(\x0b\x32\x1a.consentd.v1.ConsentRecord\x12\'\n\x08revision\x18\x02 \x01(\x0b\x32\x15.consentd.v1.Revision\"\xc1\x02\n\x13ListConsentsRequest\x12%\n\x07subject\x18\x01 \x01(\x0b\x32\x14.consentd.v1.Subject\x12)\n\x06states\x18\x02 \x03(\x0e\x32\x19.consentd.v1.ConsentState\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12-\n\x0b\x63onsistency\x18\x05 \x01(\x0b\x32\x18.consentd.v1.Consistency\x12&\n\x04kind\x18\x06 \x01(\x0e\x32\x18.consentd.v1.ConsentKind\x12\x0f\n\x07purpose\x18\x07 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x08 \x01(\t\x12\x0e\n\x06holder\x18\t \x01(\t\x12\x15\n\rstart_time_ms\x18\n \x01(\x03\x12\x13\n\x0b\x65nd_time_ms\x18\x0b \x01(\x03\"\x85\x01\n\x14ListConsentsResponse\x12+\n\x07records\x18\x01 \x03(\x0b\x32\x1a.consentd.v1.ConsentRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\'\n\x08revision\x18\x03 \x01(\x0b\x32\x15.consentd.v1.Revision*\xb0\x01\n\x0c\x43onsentState\x12\x1d\n\x19\x43ONSENT_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43ONSENT_STATE_ACTIVE\x10\x01\x12\x18\n\x14\x43ONSENT_STATE_PAUSED\x10\x02\x12\x19\n\x15\x43ONSENT_STATE_REVOKED\x10\x03\x12\x19\n\x15\x43ONSENT_STATE_NOT_YET\x10\x04\x12\x17\n\x13\x43ONSENT_STATE_ENDED\x10\x05\x32\xb8\x05\n\x0e\x43onsentService\x12S\n\x0cGrantConsent\x12 .consentd.v1.GrantConsentRequest\x1a!.consentd.v1.GrantConsentResponse\x12S\n\x0c\x41mendConsent\x12 .consentd.v1.AmendConsentRequest\x1a!.consentd.v1.AmendConsentResponse\x12S\n\x0cRecordServed\x12 .consentd.v1.RecordServedRequest\x1a!.consentd.v1.RecordServedResponse\x12S\n\x0cPauseConsent\x12 .consentd.v1.PauseConsentRequest\x1a!.consentd.v1.PauseConsentResponse\x12V\n\rResumeConsent\x12!.consentd.v1.ResumeConsentRequest\x1a\".consentd.v1.ResumeConsentResponse\x12V\n\rRevokeConsent\x12!.consentd.v1.RevokeConsentRequest\x1a\".consentd.v1.RevokeConsentResponse\x12M\n\nGetConsent\x12\x1e.consentd.v1.GetConsentRequest\x1a\x1f.consentd.v1.GetConsentResponse\x12S\n\x0cListConsents\x12 .consentd.v1.ListConsentsRequest\x1a!.consentd.v1.ListConsentsResponseBY\n\x15io.github.consentd.v1P\x01Z>github.com/consentd/consentd/clients/go/consentd/v1;consentdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!consentd/v1/consent_service.proto\x12\x0b\x63onsentd.v1\x1a\x19\x63onsentd/v1/consent.proto\x1a\x1b\x63onsentd/v1/statement.proto\"\xfa\x01\n\rConsentRecord\x12\x12\n\nconsent_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.consentd.v1.ConsentState\x12%\n\x07\x63onsent\x18\x04 \x01(\x0b\x32\x14.consentd.v1.Consent\x12\x13\n\x0blineage_seq\x18\x05 \x01(\x04\x12\x0b\n\x03seq\x18\x06 \x01(\x04\x12\x15\n\rgrant_time_ms\x18\x07 \x01(\x03\x12\x16\n\x0e\x63hange_time_ms\x18\x08 \x01(\x03\x12\x0e\n\x06paused\x18\t \x01(\x08\x12\x12\n\nserved_seq\x18\n \x01(\x04\"\x94\x02\n\x13GrantConsentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12%\n\x07subject\x18\x02 \x01(\x0b\x32\x14.consentd.v1.Subject\x12/\n\x08\x61ttested\x18\x03 \x01(\x0b\x32\x1b.consentd.v1.GrantStatementH\x00\x12.\n\x06signed\x18\x04 \x01(\x0b\x32\x1c.consentd.v1.SignedStatementH\x00\x12&\n\x08wait_for\x18\x05 \x01(\x0e\x32\x14.consentd.v1.WaitFor\x12,\n\x06served\x18\x06 \x01(\x0b\x32\x1c.consentd.v1.ServedStatementB\x0b\n\tstatement\"*\n\x07Refused\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07missing\x18\x02 \x03(\t\"\xb7\x01\n\x14GrantConsentResponse\x12%\n\x07receipt\x18\x01 \x01(\x0b\x32\x14.consentd.v1.Receipt\x12\x12\n\nconsent_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\r\x12%\n\x07refused\x18\x04 \x01(\x0b\x32\x14.consentd.v1.Refused\x12,\n\x0eserved_receipt\x18\x05 \x01(\x0b\x32\x14.consentd.v1.Receipt\"\xc2\x02\n\x13\x41mendConsentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12%\n\x07subject\x18\x02 \x01(\x0b\x32\x14.consentd.v1.Subject\x12\x12\n\nconsent_id\x18\x03 \x01(\t\x12\x18\n\x10\x62\x61sed_on_version\x18\x04 \x01(\r\x12/\n\x08\x61ttested\x18\x05 \x01(\x0b\x32\x1b.consentd.v1.AmendStatementH\x00\x12.\n\x06signed\x18\x06 \x01(\x0b\x32\x1c.consentd.v1.SignedStatementH\x00\x12&\n\x08wait_for\x18\x07 \x01(\x0e\x32\x14.consentd.v1.WaitFor\x12,\n\x06served\x18\x08 \x01(\x0b\x32\x1c.consentd.v1.ServedStatementB\x0b\n\tstatement\"\xa3\x01\n\x14\x41mendConsentResponse\x12%\n\x07receipt\x18\x01 \x01(\x0b\x32\x14.consentd.v1.Receipt\x12\x0f\n\x07version\x18\x02 \x01(\r\x12%\n\x07refused\x18\x03 \x01(\x0b\x32\x14.consentd.v1.Refused\x12,\n\x0eserved_receipt\x18\x04 \x01(\x0b\x32\x14.consentd.v1.Receipt\"\xe7\x01\n\x13RecordServedRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12%\n\x07subject\x18\x02 \x01(\x0b\x32\x14.consentd.v1.Subject\x12\x30\n\x08\x61ttested\x18\x03 \x01(\x0b\x32\x1c.consentd.v1.ServedStatementH\x00\x12.\n\x06signed\x18\x04 \x01(\x0b\x32\x1c.consentd.v1.SignedStatementH\x00\x12&\n\x08wait_for\x18\x05 \x01(\x0e\x32\x14.consentd.v1.WaitForB\x0b\n\tstatement\"=\n\x14RecordServedResponse\x12%\n\x07receipt\x18\x01 \x01(\x0b\x32\x14.consentd.v1.Receipt\"\xfa\x01\n\x13PauseConsentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12%\n\x07subject\x18\x02 \x01(\x0b\x32\x14.consentd.v1.Subject\x12\x12\n\nconsent_id\x18\x03 \x01(\t\x12/\n\x08\x61ttested\x18\x04 \x01(\x0b\x32\x1b.consentd.v1.PauseStatementH\x00\x12.\n\x06signed\x18\x05 \x01(\x0b\x32\x1c.consentd.v1.SignedStatementH\x00\x12&\n\x08wait_for\x18\x06 \x01(\x0e\x32\x14.consentd.v1.WaitForB\x0b\n\tstatement\"=\n\x14PauseConsentResponse\x12%\n\x07receipt\x18\x01 \x01(\x0b\x32\x14.consentd.v1.Receipt\"\xfc\x01\n\x14ResumeConsentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12%\n\x07subject\x18\x02 \x01(\x0b\x32\x14.consentd.v1.Subject\x12\x12\n\nconsent_id\x18\x03 \x01(\t\x12\x30\n\x08\x61ttested\x18\x04 \x01(\x0b\x32\x1c.consentd.v1.ResumeStatementH\x00\x12.\n\x06signed\x18\x05 \x01(\x0b\x32\x1c.consentd.v1.SignedStatementH\x00\x12&\n\x08wait_for\x18\x06 \x01(\x0e\x32\x14.consentd.v1.WaitForB\x0b\n\tstatement\">\n\x15ResumeConsentResponse\x12%\n\x07receipt\x18\x01 \x01(\x0b\x32\x14.consentd.v1.Receipt\"\xfc\x01\n\x14RevokeConsentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12%\n\x07subject\x18\x02 \x01(\x0b\x32\x14.consentd.v1.Subject\x12\x12\n\nconsent_id\x18\x03 \x01(\t\x12\x30\n\x08\x61ttested\x18\x04 \x01(\x0b\x32\x1c.consentd.v1.RevokeStatementH\x00\x12.\n\x06signed\x18\x05 \x01(\x0b\x32\x1c.consentd.v1.SignedStatementH\x00\x12&\n\x08wait_for\x18\x06 \x01(\x0e\x32\x14.consentd.v1.WaitForB\x0b\n\tstatement\">\n\x15RevokeConsentResponse\x12%\n\x07receipt\x18\x01 \x01(\x0b\x32\x14.consentd.v1.Receipt\"}\n\x11GetConsentRequest\x12%\n\x07subject\x18\x01 \x01(\x0b\x32\x14.consentd.v1.Subject\x12\x12\n\nconsent_id\x18\x02 \x01(\t\x12-\n\x0b\x63onsistency\x18\x03 \x01(\x0b\x32\x18.consentd.v1.Consistency\"i\n\x12GetConsentResponse\x12*\n\x06record\x18\x01 \x01(\x0b\x32\x1a.consentd.v1.ConsentRecord\x12\'\n\x08revision\x18\x02 \x01(\x0b\x32\x15.consentd.v1.Revision\"\xc1\x02\n\x13ListConsentsRequest\x12%\n\x07subject\x18\x01 \x01(\x0b\x32\x14.consentd.v1.Subject\x12)\n\x06states\x18\x02 \x03(\x0e\x32\x19.consentd.v1.ConsentState\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12-\n\x0b\x63onsistency\x18\x05 \x01(\x0b\x32\x18.consentd.v1.Consistency\x12&\n\x04kind\x18\x06 \x01(\x0e\x32\x18.consentd.v1.ConsentKind\x12\x0f\n\x07purpose\x18\x07 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x08 \x01(\t\x12\x0e\n\x06holder\x18\t \x01(\t\x12\x15\n\rstart_time_ms\x18\n \x01(\x03\x12\x13\n\x0b\x65nd_time_ms\x18\x0b \x01(\x03\"\x85\x01\n\x14ListConsentsResponse\x12+\n\x07records\x18\x01 \x03(\x0b\x32\x1a.consentd.v1.ConsentRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\'\n\x08revision\x18\x03 \x01(\x0b\x32\x15.consentd.v1.Revision*\xb0\x01\n\x0c\x43onsentState\x12\x1d\n\x19\x43ONSENT_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43ONSENT_STATE_ACTIVE\x10\x01\x12\x18\n\x14\x43ONSENT_STATE_PAUSED\x10\x02\x12\x19\n\x15\x43ONSENT_STATE_REVOKED\x10\x03\x12\x19\n\x15\x43ONSENT_STATE_NOT_YET\x10\x04\x12\x17\n\x13\x43ONSENT_STATE_ENDED\x10\x05\x32\xb8\x05\n\x0e\x43onsentService\x12S\n\x0cGrantConsent\x12 .consentd.v1.GrantConsentRequest\x1a!.consentd.v1.GrantConsentResponse\x12S\n\x0c\x41mendConsent\x12 .consentd.v1.AmendConsentRequest\x1a!.consentd.v1.AmendConsentResponse\x12S\n\x0cRecordServed\x12 .consentd.v1.RecordServedRequest\x1a!.consentd.v1.RecordServedResponse\x12S\n\x0cPauseConsent\x12 .consentd.v1.PauseConsentRequest\x1a!.consentd.v1.PauseConsentResponse\x12V\n\rResumeConsent\x12!.consentd.v1.ResumeConsentRequest\x1a\".consentd.v1.ResumeConsentResponse\x12V\n\rRevokeConsent\x12!.consentd.v1.RevokeConsentRequest\x1a\".consentd.v1.RevokeConsentResponse\x12M\n\nGetConsent\x12\x1e.consentd.v1.GetConsentRequest\x1a\x1f.consentd.v1.GetConsentResponse\x12S\n\x0cListConsents\x12 .consentd.v1.ListConsentsRequest\x1a!.consentd.v1.ListConsentsResponseBY\n\x15io.github.consentd.v1P\x01Z>github.com/consentd/consentd/clients/go/consentd/v1;consentdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,44 +34,44 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'consentd.v1.consent_service
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\025io.github.consentd.v1P\001Z>github.com/consentd/consentd/clients/go/consentd/v1;consentdv1'
-  _globals['_CONSENTSTATE']._serialized_start=3285
-  _globals['_CONSENTSTATE']._serialized_end=3461
+  _globals['_CONSENTSTATE']._serialized_start=3305
+  _globals['_CONSENTSTATE']._serialized_end=3481
   _globals['_CONSENTRECORD']._serialized_start=107
-  _globals['_CONSENTRECORD']._serialized_end=337
-  _globals['_GRANTCONSENTREQUEST']._serialized_start=340
-  _globals['_GRANTCONSENTREQUEST']._serialized_end=616
-  _globals['_REFUSED']._serialized_start=618
-  _globals['_REFUSED']._serialized_end=660
-  _globals['_GRANTCONSENTRESPONSE']._serialized_start=663
-  _globals['_GRANTCONSENTRESPONSE']._serialized_end=846
-  _globals['_AMENDCONSENTREQUEST']._serialized_start=849
-  _globals['_AMENDCONSENTREQUEST']._serialized_end=1171
-  _globals['_AMENDCONSENTRESPONSE']._serialized_start=1174
-  _globals['_AMENDCONSENTRESPONSE']._serialized_end=1337
-  _globals['_RECORDSERVEDREQUEST']._serialized_start=1340
-  _globals['_RECORDSERVEDREQUEST']._serialized_end=1571
-  _globals['_RECORDSERVEDRESPONSE']._serialized_start=1573
-  _globals['_RECORDSERVEDRESPONSE']._serialized_end=1634
-  _globals['_PAUSECONSENTREQUEST']._serialized_start=1637
-  _globals['_PAUSECONSENTREQUEST']._serialized_end=1887
-  _globals['_PAUSECONSENTRESPONSE']._serialized_start=1889
-  _globals['_PAUSECONSENTRESPONSE']._serialized_end=1950
-  _globals['_RESUMECONSENTREQUEST']._serialized_start=1953
-  _globals['_RESUMECONSENTREQUEST']._serialized_end=2205
-  _globals['_RESUMECONSENTRESPONSE']._serialized_start=2207
-  _globals['_RESUMECONSENTRESPONSE']._serialized_end=2269
-  _globals['_REVOKECONSENTREQUEST']._serialized_start=2272
-  _globals['_REVOKECONSENTREQUEST']._serialized_end=2524
-  _globals['_REVOKECONSENTRESPONSE']._serialized_start=2526
-  _globals['_REVOKECONSENTRESPONSE']._serialized_end=2588
-  _globals['_GETCONSENTREQUEST']._serialized_start=2590
-  _globals['_GETCONSENTREQUEST']._serialized_end=2715
-  _globals['_GETCONSENTRESPONSE']._serialized_start=2717
-  _globals['_GETCONSENTRESPONSE']._serialized_end=2822
-  _globals['_LISTCONSENTSREQUEST']._serialized_start=2825
-  _globals['_LISTCONSENTSREQUEST']._serialized_end=3146
-  _globals['_LISTCONSENTSRESPONSE']._serialized_start=3149
-  _globals['_LISTCONSENTSRESPONSE']._serialized_end=3282
-  _globals['_CONSENTSERVICE']._serialized_start=3464
-  _globals['_CONSENTSERVICE']._serialized_end=4160
+  _globals['_CONSENTRECORD']._serialized_end=357
+  _globals['_GRANTCONSENTREQUEST']._serialized_start=360
+  _globals['_GRANTCONSENTREQUEST']._serialized_end=636
+  _globals['_REFUSED']._serialized_start=638
+  _globals['_REFUSED']._serialized_end=680
+  _globals['_GRANTCONSENTRESPONSE']._serialized_start=683
+  _globals['_GRANTCONSENTRESPONSE']._serialized_end=866
+  _globals['_AMENDCONSENTREQUEST']._serialized_start=869
+  _globals['_AMENDCONSENTREQUEST']._serialized_end=1191
+  _globals['_AMENDCONSENTRESPONSE']._serialized_start=1194
+  _globals['_AMENDCONSENTRESPONSE']._serialized_end=1357
+  _globals['_RECORDSERVEDREQUEST']._serialized_start=1360
+  _globals['_RECORDSERVEDREQUEST']._serialized_end=1591
+  _globals['_RECORDSERVEDRESPONSE']._serialized_start=1593
+  _globals['_RECORDSERVEDRESPONSE']._serialized_end=1654
+  _globals['_PAUSECONSENTREQUEST']._serialized_start=1657
+  _globals['_PAUSECONSENTREQUEST']._serialized_end=1907
+  _globals['_PAUSECONSENTRESPONSE']._serialized_start=1909
+  _globals['_PAUSECONSENTRESPONSE']._serialized_end=1970
+  _globals['_RESUMECONSENTREQUEST']._serialized_start=1973
+  _globals['_RESUMECONSENTREQUEST']._serialized_end=2225
+  _globals['_RESUMECONSENTRESPONSE']._serialized_start=2227
+  _globals['_RESUMECONSENTRESPONSE']._serialized_end=2289
+  _globals['_REVOKECONSENTREQUEST']._serialized_start=2292
+  _globals['_REVOKECONSENTREQUEST']._serialized_end=2544
+  _globals['_REVOKECONSENTRESPONSE']._serialized_start=2546
+  _globals['_REVOKECONSENTRESPONSE']._serialized_end=2608
+  _globals['_GETCONSENTREQUEST']._serialized_start=2610
+  _globals['_GETCONSENTREQUEST']._serialized_end=2735
+  _globals['_GETCONSENTRESPONSE']._serialized_start=2737
+  _globals['_GETCONSENTRESPONSE']._serialized_end=2842
+  _globals['_LISTCONSENTSREQUEST']._serialized_start=2845
+  _globals['_LISTCONSENTSREQUEST']._serialized_end=3166
+  _globals['_LISTCONSENTSRESPONSE']._serialized_start=3169
+  _globals['_LISTCONSENTSRESPONSE']._serialized_end=3302
+  _globals['_CONSENTSERVICE']._serialized_start=3484
+  _globals['_CONSENTSERVICE']._serialized_end=4180
 # @@protoc_insertion_point(module_scope)

@@ -75,6 +75,7 @@ class ConsentRecord(_message.Message):
     GRANT_TIME_MS_FIELD_NUMBER: _builtins.int
     CHANGE_TIME_MS_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
+    SERVED_SEQ_FIELD_NUMBER: _builtins.int
     consent_id: _builtins.str
     """consent_id names the lineage."""
     version: _builtins.int
@@ -95,6 +96,8 @@ class ConsentRecord(_message.Message):
     """paused is whether it was paused and not resumed, in state NOT_YET and ENDED too. Its permits have no effect until it
     is resumed: its start does not end a pause. False for a revoked consent.
     """
+    served_seq: _builtins.int
+    """served_seq is the seq of the SERVED entry that the current version names; 0: it names none."""
     @_builtins.property
     def consent(self) -> _consent_pb2.Consent:
         """consent is the current version."""
@@ -111,10 +114,11 @@ class ConsentRecord(_message.Message):
         grant_time_ms: _builtins.int = ...,
         change_time_ms: _builtins.int = ...,
         paused: _builtins.bool = ...,
+        served_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["consent", b"consent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change_time_ms", b"change_time_ms", "consent", b"consent", "consent_id", b"consent_id", "grant_time_ms", b"grant_time_ms", "lineage_seq", b"lineage_seq", "paused", b"paused", "seq", b"seq", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change_time_ms", b"change_time_ms", "consent", b"consent", "consent_id", b"consent_id", "grant_time_ms", b"grant_time_ms", "lineage_seq", b"lineage_seq", "paused", b"paused", "seq", b"seq", "served_seq", b"served_seq", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

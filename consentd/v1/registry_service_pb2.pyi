@@ -808,8 +808,13 @@ class GetParticipantRequest(_message.Message):
 
     PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
+    TREE_SIZE_FIELD_NUMBER: _builtins.int
     participant_id: _builtins.str
     """participant_id names the participant."""
+    tree_size: _builtins.int
+    """tree_size: read the participant as the tree of so many leaves has it, for example the revision.tree_size of a decision;
+    0: the latest. The answer is read from the public chain, and revision is that tree.
+    """
     @_builtins.property
     def consistency(self) -> _consent_pb2.Consistency:
         """consistency is a condition on the state to answer from: at_least_tree_size or latest."""
@@ -819,10 +824,11 @@ class GetParticipantRequest(_message.Message):
         *,
         participant_id: _builtins.str = ...,
         consistency: _consent_pb2.Consistency | None = ...,
+        tree_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "participant_id", b"participant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "participant_id", b"participant_id", "tree_size", b"tree_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -840,11 +846,11 @@ class GetParticipantResponse(_message.Message):
     MANDATE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def participant(self) -> _statement_pb2.ParticipantStatement:
-        """participant is its current record."""
+        """participant is its latest record."""
 
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """keys that are valid now, 32 bytes each."""
+        """keys that are valid after the last leaf of the tree, 32 bytes each, in the order of their bytes."""
 
     @_builtins.property
     def revision(self) -> _consent_pb2.Revision:
@@ -960,11 +966,16 @@ Global___ListParticipantsResponse: _TypeAlias = ListParticipantsResponse  # noqa
 
 @_typing.final
 class GetVocabularyRequest(_message.Message):
-    """GetVocabularyRequest asks for the current vocabulary."""
+    """GetVocabularyRequest asks for the vocabulary."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CONSISTENCY_FIELD_NUMBER: _builtins.int
+    TREE_SIZE_FIELD_NUMBER: _builtins.int
+    tree_size: _builtins.int
+    """tree_size: read the vocabulary as the tree of so many leaves has it, for example the revision.tree_size of a decision;
+    0: the latest. The answer is read from the public chain, and revision is that tree.
+    """
     @_builtins.property
     def consistency(self) -> _consent_pb2.Consistency:
         """consistency is a condition on the state to answer from: at_least_tree_size or latest."""
@@ -973,10 +984,11 @@ class GetVocabularyRequest(_message.Message):
         self,
         *,
         consistency: _consent_pb2.Consistency | None = ...,
+        tree_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "tree_size", b"tree_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -984,7 +996,7 @@ Global___GetVocabularyRequest: _TypeAlias = GetVocabularyRequest  # noqa: Y015
 
 @_typing.final
 class GetVocabularyResponse(_message.Message):
-    """GetVocabularyResponse has the current vocabulary."""
+    """GetVocabularyResponse has the vocabulary."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -992,7 +1004,7 @@ class GetVocabularyResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def vocabulary(self) -> _statement_pb2.VocabularyStatement:
-        """vocabulary is the current version."""
+        """vocabulary is the version in force."""
 
     @_builtins.property
     def revision(self) -> _consent_pb2.Revision:
@@ -1021,10 +1033,15 @@ class GetNoticeRequest(_message.Message):
     NOTICE_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
+    TREE_SIZE_FIELD_NUMBER: _builtins.int
     notice_id: _builtins.str
     """notice_id names the notice."""
     version: _builtins.int
     """version to read; 0: the latest."""
+    tree_size: _builtins.int
+    """tree_size: read the notice as the tree of so many leaves has it, for example the revision.tree_size of a decision;
+    0: the latest. The answer is read from the public chain, and revision is that tree.
+    """
     @_builtins.property
     def consistency(self) -> _consent_pb2.Consistency:
         """consistency is a condition on the state to answer from: at_least_tree_size or latest."""
@@ -1035,10 +1052,11 @@ class GetNoticeRequest(_message.Message):
         notice_id: _builtins.str = ...,
         version: _builtins.int = ...,
         consistency: _consent_pb2.Consistency | None = ...,
+        tree_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "notice_id", b"notice_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "notice_id", b"notice_id", "tree_size", b"tree_size", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1076,11 +1094,16 @@ Global___GetNoticeResponse: _TypeAlias = GetNoticeResponse  # noqa: Y015
 
 @_typing.final
 class GetRulesRequest(_message.Message):
-    """GetRulesRequest asks for the current rules."""
+    """GetRulesRequest asks for the rules."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CONSISTENCY_FIELD_NUMBER: _builtins.int
+    TREE_SIZE_FIELD_NUMBER: _builtins.int
+    tree_size: _builtins.int
+    """tree_size: read the rules as the tree of so many leaves has it, for example the revision.tree_size of a decision;
+    0: the latest. The answer is read from the public chain, and revision is that tree.
+    """
     @_builtins.property
     def consistency(self) -> _consent_pb2.Consistency:
         """consistency is a condition on the state to answer from: at_least_tree_size or latest."""
@@ -1089,10 +1112,11 @@ class GetRulesRequest(_message.Message):
         self,
         *,
         consistency: _consent_pb2.Consistency | None = ...,
+        tree_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "tree_size", b"tree_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1100,7 +1124,7 @@ Global___GetRulesRequest: _TypeAlias = GetRulesRequest  # noqa: Y015
 
 @_typing.final
 class GetRulesResponse(_message.Message):
-    """GetRulesResponse has the current rules."""
+    """GetRulesResponse has the rules."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1108,7 +1132,7 @@ class GetRulesResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def rules(self) -> _statement_pb2.RulesStatement:
-        """rules are the current version."""
+        """rules are the version in force."""
 
     @_builtins.property
     def revision(self) -> _consent_pb2.Revision:

@@ -228,7 +228,9 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetParticipant(self, request, context):
-        """GetParticipant reads a participant and its valid keys. Cost: one read for each key.
+        """GetParticipant reads a participant and its valid keys. Cost: one read for each key. With tree_size: one read for each
+        entry of the participant's chain; a chain of more than 2,000 entries (page_reads) at that size fails with TOO_LARGE.
+        GetHistory reads it then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -243,21 +245,21 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetVocabulary(self, request, context):
-        """GetVocabulary reads the current vocabulary.
+        """GetVocabulary reads the current vocabulary, or that of an earlier tree. Cost of the latter: a few reads.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetNotice(self, request, context):
-        """GetNotice reads one version of a notice, or its latest.
+        """GetNotice reads one version of a notice, or its latest, now or in an earlier tree. Cost of the latter: a few reads.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetRules(self, request, context):
-        """GetRules reads the current rules.
+        """GetRules reads the current rules, or those of an earlier tree. Cost of the latter: a few reads.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

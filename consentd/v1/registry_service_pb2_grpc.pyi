@@ -79,17 +79,20 @@ class RegistryServiceStub:
     already, the call fails with SUBJECT_ENROLLED.
     """
     GetParticipant: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetParticipantRequest, _registry_service_pb2.GetParticipantResponse]
-    """GetParticipant reads a participant and its valid keys. Cost: one read for each key."""
+    """GetParticipant reads a participant and its valid keys. Cost: one read for each key. With tree_size: one read for each
+    entry of the participant's chain; a chain of more than 2,000 entries (page_reads) at that size fails with TOO_LARGE.
+    GetHistory reads it then.
+    """
     ListParticipants: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListParticipantsRequest, _registry_service_pb2.ListParticipantsResponse]
     """ListParticipants lists participants in order of registration. Every page shows the state of the first page, as for
     ListDelegations, with the same cost.
     """
     GetVocabulary: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetVocabularyRequest, _registry_service_pb2.GetVocabularyResponse]
-    """GetVocabulary reads the current vocabulary."""
+    """GetVocabulary reads the current vocabulary, or that of an earlier tree. Cost of the latter: a few reads."""
     GetNotice: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetNoticeRequest, _registry_service_pb2.GetNoticeResponse]
-    """GetNotice reads one version of a notice, or its latest."""
+    """GetNotice reads one version of a notice, or its latest, now or in an earlier tree. Cost of the latter: a few reads."""
     GetRules: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetRulesRequest, _registry_service_pb2.GetRulesResponse]
-    """GetRules reads the current rules."""
+    """GetRules reads the current rules, or those of an earlier tree. Cost of the latter: a few reads."""
 
 @_typing.type_check_only
 class RegistryServiceAsyncStub(RegistryServiceStub):
@@ -142,17 +145,20 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     already, the call fails with SUBJECT_ENROLLED.
     """
     GetParticipant: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetParticipantRequest, _registry_service_pb2.GetParticipantResponse]  # type: ignore[assignment]
-    """GetParticipant reads a participant and its valid keys. Cost: one read for each key."""
+    """GetParticipant reads a participant and its valid keys. Cost: one read for each key. With tree_size: one read for each
+    entry of the participant's chain; a chain of more than 2,000 entries (page_reads) at that size fails with TOO_LARGE.
+    GetHistory reads it then.
+    """
     ListParticipants: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListParticipantsRequest, _registry_service_pb2.ListParticipantsResponse]  # type: ignore[assignment]
     """ListParticipants lists participants in order of registration. Every page shows the state of the first page, as for
     ListDelegations, with the same cost.
     """
     GetVocabulary: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetVocabularyRequest, _registry_service_pb2.GetVocabularyResponse]  # type: ignore[assignment]
-    """GetVocabulary reads the current vocabulary."""
+    """GetVocabulary reads the current vocabulary, or that of an earlier tree. Cost of the latter: a few reads."""
     GetNotice: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetNoticeRequest, _registry_service_pb2.GetNoticeResponse]  # type: ignore[assignment]
-    """GetNotice reads one version of a notice, or its latest."""
+    """GetNotice reads one version of a notice, or its latest, now or in an earlier tree. Cost of the latter: a few reads."""
     GetRules: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetRulesRequest, _registry_service_pb2.GetRulesResponse]  # type: ignore[assignment]
-    """GetRules reads the current rules."""
+    """GetRules reads the current rules, or those of an earlier tree. Cost of the latter: a few reads."""
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
@@ -280,7 +286,10 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.GetParticipantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.GetParticipantResponse, _abc.Awaitable[_registry_service_pb2.GetParticipantResponse]]:
-        """GetParticipant reads a participant and its valid keys. Cost: one read for each key."""
+        """GetParticipant reads a participant and its valid keys. Cost: one read for each key. With tree_size: one read for each
+        entry of the participant's chain; a chain of more than 2,000 entries (page_reads) at that size fails with TOO_LARGE.
+        GetHistory reads it then.
+        """
 
     @_abc_1.abstractmethod
     def ListParticipants(
@@ -298,7 +307,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.GetVocabularyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.GetVocabularyResponse, _abc.Awaitable[_registry_service_pb2.GetVocabularyResponse]]:
-        """GetVocabulary reads the current vocabulary."""
+        """GetVocabulary reads the current vocabulary, or that of an earlier tree. Cost of the latter: a few reads."""
 
     @_abc_1.abstractmethod
     def GetNotice(
@@ -306,7 +315,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.GetNoticeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.GetNoticeResponse, _abc.Awaitable[_registry_service_pb2.GetNoticeResponse]]:
-        """GetNotice reads one version of a notice, or its latest."""
+        """GetNotice reads one version of a notice, or its latest, now or in an earlier tree. Cost of the latter: a few reads."""
 
     @_abc_1.abstractmethod
     def GetRules(
@@ -314,6 +323,6 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.GetRulesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.GetRulesResponse, _abc.Awaitable[_registry_service_pb2.GetRulesResponse]]:
-        """GetRules reads the current rules."""
+        """GetRules reads the current rules, or those of an earlier tree. Cost of the latter: a few reads."""
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

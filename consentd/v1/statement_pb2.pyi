@@ -540,7 +540,6 @@ class LedgerStatement(_message.Message):
     ORIGIN_FIELD_NUMBER: _builtins.int
     VERIFIER_KEYS_FIELD_NUMBER: _builtins.int
     STATEMENT_KEY_FIELD_NUMBER: _builtins.int
-    RETENTION_FIELD_NUMBER: _builtins.int
     PREDECESSOR_FIELD_NUMBER: _builtins.int
     MAP_BITS_FIELD_NUMBER: _builtins.int
     VAULT_COMMITMENT_FIELD_NUMBER: _builtins.int
@@ -551,8 +550,6 @@ class LedgerStatement(_message.Message):
     """origin is the ledger's name in its checkpoints."""
     statement_key: _builtins.bytes
     """statement_key is the Ed25519 key with which the daemon signs statements, 32 bytes."""
-    retention: _builtins.str
-    """retention is the published retention policy as text."""
     predecessor: _builtins.bytes
     """predecessor is the last checkpoint of the ledger that this one continues, verbatim; empty: none."""
     map_bits: _builtins.int
@@ -583,7 +580,6 @@ class LedgerStatement(_message.Message):
         origin: _builtins.str = ...,
         verifier_keys: _abc.Iterable[_builtins.str] | None = ...,
         statement_key: _builtins.bytes = ...,
-        retention: _builtins.str = ...,
         predecessor: _builtins.bytes = ...,
         map_bits: _builtins.int = ...,
         vault_commitment: _builtins.bytes = ...,
@@ -593,7 +589,7 @@ class LedgerStatement(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["pruning", b"pruning", "rotation", b"rotation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["map_bits", b"map_bits", "origin", b"origin", "predecessor", b"predecessor", "pruning", b"pruning", "retention", b"retention", "retention_days", b"retention_days", "rotation", b"rotation", "statement_key", b"statement_key", "vault_commitment", b"vault_commitment", "verifier_keys", b"verifier_keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["map_bits", b"map_bits", "origin", b"origin", "predecessor", b"predecessor", "pruning", b"pruning", "retention_days", b"retention_days", "rotation", b"rotation", "statement_key", b"statement_key", "vault_commitment", b"vault_commitment", "verifier_keys", b"verifier_keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1416,7 +1412,7 @@ class AskedQuestion(_message.Message):
     signature: _builtins.bytes
     """signature is over the entry layout with kind 255, ref 0 and H(question)."""
     author_time_ms: _builtins.int
-    """author_time_ms is the time of the signer's clock."""
+    """author_time_ms is the time of the signer's clock, UTC milliseconds; 0 if the question was not signed."""
     network_origin: _builtins.str
     """network_origin is the network address of the asker, from its gateway or from the connection."""
     signed_tag: _builtins.bytes

@@ -227,7 +227,7 @@ def payloads() -> Iterator[Vector]:
         ],
         "ledger": [
             st.LedgerStatement(
-                origin=ORIGIN, verifier_keys=["a", "한"], statement_key=b"s" * 32, retention="5 y",
+                origin=ORIGIN, verifier_keys=["a", "한"], statement_key=b"s" * 32,
                 predecessor=b"p\n", map_bits=17, vault_commitment=b"v" * 32,
             ),
             st.LedgerStatement(origin=ORIGIN, verifier_keys=[TRUST["log_key"]]),

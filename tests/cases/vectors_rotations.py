@@ -301,7 +301,7 @@ def wrong_log_rotations() -> Iterator[Vector]:
     for name, beside in (
         ("a statement key", {"statement_key": DAEMONS[0].public_key}), ("a log key", {"verifier_keys": VKEYS[:1]}),
         ("a pruning", {"pruning": st.Pruning()}), ("a retention", {"retention_days": 1}),
-        ("a text", {"retention": "x"}), ("map bits", {"map_bits": 8}), ("a predecessor", {"predecessor": b"x"}),
+        ("map bits", {"map_bits": 8}), ("a predecessor", {"predecessor": b"x"}),
         ("a vault", {"vault_commitment": b"x"}),
     ):  # fmt: skip
         made, step, last = stated(lambda n: rotation(LOG, OLD, NEW, n + 3), **beside)

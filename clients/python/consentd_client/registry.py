@@ -223,10 +223,14 @@ def _in_chain(options: StatementOptions, participant_id: str) -> StatementOption
 
 
 def get_participant(
-    context: ClientContext, participant_id: str, *, consistency: Reached | None = None
+    context: ClientContext, participant_id: str, *, tree_size: int = 0, consistency: Reached | None = None
 ) -> Operation[rs.GetParticipantResponse]:
-    """Read the recorded data and the keys in force of one participant."""
-    request = rs.GetParticipantRequest(participant_id=participant_id, consistency=condition(consistency))
+    """Read the recorded data and the keys in force of one participant, as the tree of *tree_size* leaves has them; 0:
+    the latest.
+    """
+    request = rs.GetParticipantRequest(
+        participant_id=participant_id, tree_size=tree_size, consistency=condition(consistency)
+    )
     return call(context, request, rs.GetParticipantResponse)
 
 
@@ -249,24 +253,30 @@ def list_participants(
 
 
 def get_vocabulary(
-    context: ClientContext, *, consistency: Reached | None = None
+    context: ClientContext, *, tree_size: int = 0, consistency: Reached | None = None
 ) -> Operation[st.VocabularyStatement]:
-    """Read the vocabulary in force."""
-    request = rs.GetVocabularyRequest(consistency=condition(consistency))
+    """Read the vocabulary in force, or that of the tree of *tree_size* leaves; 0: the latest."""
+    request = rs.GetVocabularyRequest(tree_size=tree_size, consistency=condition(consistency))
     response = yield from call(context, request, rs.GetVocabularyResponse)
     return response.vocabulary
 
 
 def get_notice(
-    context: ClientContext, notice_id: str, version: int = 0, *, consistency: Reached | None = None
+    context: ClientContext, notice_id: str, version: int = 0, *, tree_size: int = 0,
+    consistency: Reached | None = None,
 ) -> Operation[st.NoticeStatement]:
-    """Read one version of a notice; 0: the latest version."""
-    request = rs.GetNoticeRequest(notice_id=notice_id, version=version, consistency=condition(consistency))
+    """Read one version of a notice; 0: the latest version, in the tree of *tree_size* leaves; 0: the latest."""
+    request = rs.GetNoticeRequest(
+        notice_id=notice_id, version=version, tree_size=tree_size, consistency=condition(consistency)
+    )
     response = yield from call(context, request, rs.GetNoticeResponse)
     return response.notice
 
 
-def get_rules(context: ClientContext, *, consistency: Reached | None = None) -> Operation[st.RulesStatement]:
-    """Read the rules in force."""
-    response = yield from call(context, rs.GetRulesRequest(consistency=condition(consistency)), rs.GetRulesResponse)
+def get_rules(
+    context: ClientContext, *, tree_size: int = 0, consistency: Reached | None = None
+) -> Operation[st.RulesStatement]:
+    """Read the rules in force, or those of the tree of *tree_size* leaves; 0: the latest."""
+    request = rs.GetRulesRequest(tree_size=tree_size, consistency=condition(consistency))
+    response = yield from call(context, request, rs.GetRulesResponse)
     return response.rules

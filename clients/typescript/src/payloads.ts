@@ -25,7 +25,7 @@ const KEY_STATEMENT: Fields = { 1: "bytes", 2: 64, 3: ATTESTATION };
 const PRUNING: Fields = { 1: 64, 2: 64 };
 const ROTATION: Fields = { 1: 32, 2: "bytes", 3: "bytes", 4: 64, 5: "text", 6: "bytes" };
 const LEDGER_STATEMENT: Fields = {
-  1: "text", 2: "texts", 3: "bytes", 4: "text", 5: "bytes", 6: 32, 7: "bytes", 8: 32, 9: PRUNING, 10: ROTATION,
+  1: "text", 2: "texts", 3: "bytes", 5: "bytes", 6: 32, 7: "bytes", 8: 32, 9: PRUNING, 10: ROTATION,
 };
 // Of name and attestation nothing depends here, so their fields are not looked at.
 const PARTICIPANT_STATEMENT: Fields = {
