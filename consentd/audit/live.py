@@ -23,6 +23,10 @@ TRIES = 4
 _MOST = 40 << 20
 _MAY_PASS = frozenset({408, 425, 429})
 """Statuses below 500 whose cause may be temporary (RFC 9110, 15.5.9; RFC 8470; RFC 6585)."""
+_RPC_MAY_PASS = frozenset(
+    {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED", "ABORTED", "INTERNAL", "UNKNOWN"}
+)
+"""Codes of gRPC whose cause may be temporary. A connection that breaks can end a call with most of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,8 +156,7 @@ class LiveSource(TlogFiles):
     def close(self) -> None:
         """Close the connections."""
         self._http.release()
-        if self._channel is not None:
-            self._channel.close()
+        self._close_channel()
 
     def _list(self, start: int, count: int, token: str) -> Any:
         import grpc
@@ -162,24 +165,44 @@ class LiveSource(TlogFiles):
         from consentd.v1 import ledger_service_pb2_grpc
 
         daemon = self._daemon
-        if self._channel is None:
-            options = (("grpc.max_receive_message_length", _MOST),)
-            if self._is_grpc_encrypted:
-                credentials = grpc.ssl_channel_credentials(self._ca)
-                self._channel = grpc.secure_channel(daemon.target, credentials, options=options)
-            else:
-                self._channel = grpc.insecure_channel(daemon.target, options=options)
-        stub = ledger_service_pb2_grpc.LedgerServiceStub(self._channel)
         request = ls.ListEntriesRequest(start_index=start, page_size=count, page_token=token)
         metadata = (("authorization", f"Bearer {daemon.token}"),)
+        fault = ""
         for attempt in range(TRIES):
+            if attempt:
+                time.sleep(daemon.pause_s * 2 ** (attempt - 1))
+            stub = ledger_service_pb2_grpc.LedgerServiceStub(self._open_channel())
             try:
                 return stub.ListEntries(request, metadata=metadata, timeout=daemon.timeout_s)
             except grpc.RpcError as error:
-                code = error.code()
-                if code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED):
+                # The next try is on another connection: this one may be dead, and nobody has noticed.
+                self._close_channel()
+                fault = error.code().name
+                if fault in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
                     raise DeniedError("only auditors may read statements: give an auditor's token") from error
-                if code is not grpc.StatusCode.UNAVAILABLE or attempt == TRIES - 1:
-                    raise FetchError(f"statements cannot be read: {code.name}") from error
-                time.sleep(daemon.pause_s * 2**attempt)
-        raise AssertionError("the last try returns or raises")
+                if fault not in _RPC_MAY_PASS:
+                    break
+        raise FetchError(f"statements cannot be read: `{daemon.target}`: {fault}")
+
+    def _open_channel(self) -> Any:
+        """Return the channel to the daemon; open one if there is none."""
+        import grpc
+
+        if self._channel is None:
+            options = (
+                ("grpc.max_receive_message_length", _MOST),
+                # By default channels of one process share connections, and a new one might get the old one's.
+                ("grpc.use_local_subchannel_pool", 1),
+            )
+            target = self._daemon.target
+            if self._is_grpc_encrypted:
+                credentials = grpc.ssl_channel_credentials(self._ca)
+                self._channel = grpc.secure_channel(target, credentials, options=options)
+            else:
+                self._channel = grpc.insecure_channel(target, options=options)
+        return self._channel
+
+    def _close_channel(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None

@@ -133,7 +133,10 @@ def rpc_error(error: Any) -> ConsentdError:
 
 def deadline_error() -> StorageError:
     """Return the error of a call whose deadline passed."""
-    return StorageError("deadline passed; whether it was recorded is unknown, repeat it with its request_id")
+    return StorageError(
+        "deadline passed before the whole answer came: call again, or allow more time. A write may be recorded: repeat"
+        " it with its request_id"
+    )
 
 
 def status_error(code: int, message: str, trailing: Iterable[tuple[str, Any]]) -> ConsentdError:
