@@ -21,6 +21,7 @@ from consentd.audit.files import DataDirectory
 from consentd.audit.replay import replay_decisions
 from consentd.audit.verify import verify_ledger
 from consentd.cosigning.keyfiles import read_signing_key
+from consentd.ledger.kek import read_keks
 from consentd.sequencer.commands.accesses import AuthorizeAccess
 from consentd.server.daemon import Daemon
 from consentd.service.requests import make_request
@@ -104,7 +105,7 @@ def _audit(verb: str, config_file: Path, state_dir: Path, jobs: int) -> Audited:
         store_dir=found.ledger.store_dir,
         checkpoint_path=found.ledger.last_signed_path,
         vault_dir=found.ledger.vault_dir,
-        vault_key_file=found.keys.vault_key_file,
+        keks=read_keks(found.keys),
     )
     known: dict[str, Any] = {
         "origin": found.ledger.origin, "log_verifier": read_signing_key(found.keys.log_key_file).verifier, "jobs": jobs

@@ -67,12 +67,45 @@ class LedgerConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pkcs11Config:
+    """A key in a PKCS#11 token. The PIN comes from a file or from the environment."""
+
+    module: Path
+    token: str
+    key: str
+    pin_file: Path | None = None
+    pin_environment: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_one("pkcs11", pin_file=self.pin_file, pin_environment=self.pin_environment)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KekConfig:
+    """Where a key-encryption key of the vault comes from: exactly one of the fields is given."""
+
+    file: Path | None = None
+    environment: str | None = None
+    pkcs11: Pkcs11Config | None = None
+
+    def __post_init__(self) -> None:
+        _check_one("keys.vault_kek", file=self.file, environment=self.environment, pkcs11=self.pkcs11)
+
+
+def _check_one(section: str, **given: object) -> None:
+    """Check that exactly one option is given. Raises ``InvalidError``."""
+    if sum(value is not None for value in given.values()) != 1:
+        raise InvalidError(f"config: `{section}` needs exactly one of {', '.join(f'`{name}`' for name in given)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeysConfig:
-    """Files of the secret keys. Only the daemon's user may read them."""
+    """The secret keys. Only the daemon's user may read their files."""
 
     log_key_file: Path
     statement_key_file: Path
-    vault_key_file: Path
+    vault_kek: KekConfig
+    vault_kek_previous: KekConfig | None = None
     log_mldsa_key_file: Path | None = None
 
 

@@ -284,7 +284,7 @@ def test_where_there_is_no_vault_it_is_said_what_to_do(location: Any, tmp_path: 
 def write_config(path: Path) -> None:
     path.write_text(
         f'[ledger]\norigin = "{RUNNING_ORIGIN}"\ndata_dir = "data"\n[keys]\nlog_key_file = "keys/log.key"\n'
-        'statement_key_file = "keys/statement.key"\nvault_key_file = "keys/vault.key"\n'
+        'statement_key_file = "keys/statement.key"\nvault_kek = { file = "keys/vault.kek" }\n'
         '[callers]\ncredentials_file = "keys/credentials"\n',
         encoding="utf-8",
     )

@@ -127,7 +127,7 @@ def test_a_stopped_daemons_files_are_read_at_the_checkpoint_that_was_cosigned(ru
     )
     (tmp_path / "consentd.toml").write_text(
         f'[ledger]\norigin = "{RUNNING_ORIGIN}"\ndata_dir = "data"\n[keys]\nlog_key_file = "keys/log.key"\n'
-        'statement_key_file = "keys/statement.key"\nvault_key_file = "keys/vault.key"\n'
+        'statement_key_file = "keys/statement.key"\nvault_kek = { file = "keys/vault.kek" }\n'
         '[callers]\ncredentials_file = "keys/credentials"\n',
         encoding="utf-8",
     )

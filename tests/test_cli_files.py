@@ -58,7 +58,7 @@ def test_keygen_and_credential(run: CommandLine, tmp_path: Path) -> None:
     assert shown["operator"] == "operator/night"
     assert (other / "keys/credentials").read_text().endswith(" operator/night\n")
     assert (shown["origin"], sorted(shown["files"])) == (
-        "consent.test/files", ["credentials", "log_key", "statement_key", "vault_key"],
+        "consent.test/files", ["credentials", "log_key", "statement_key", "vault_kek"],
     )  # fmt: skip
     assert "log_mldsa_key" not in shown
 

@@ -18,7 +18,7 @@ data_dir = "data"
 [keys]
 log_key_file = "log.key"
 statement_key_file = "statement.key"
-vault_key_file = "/etc/consentd/vault.key"
+vault_kek = { file = "/etc/consentd/vault.kek" }
 [callers]
 credentials_file = "credentials"
 """
@@ -70,7 +70,7 @@ def test_the_commented_sections_of_the_example_load_too() -> None:
 def test_paths_are_relative_to_the_file() -> None:
     parsed = parse()
     assert parsed.keys.log_key_file == BASE / "log.key"
-    assert parsed.keys.vault_key_file == Path("/etc/consentd/vault.key")
+    assert parsed.keys.vault_kek == config.KekConfig(file=Path("/etc/consentd/vault.kek"))
     assert parsed.ledger.last_signed_path == BASE / "data/last-signed"
     assert parsed.ledger.store_dir == BASE / "data/ledger"
     assert parsed.ledger.vault_dir == BASE / "data/vault"

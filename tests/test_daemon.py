@@ -18,7 +18,7 @@ from cases.certificates import Certificate, make_authority, make_certificate
 from cases.daemons import ORIGIN, Running, make_config, make_running, question, reason_of, running_daemon
 from cases.fakes import HANG_S, FaultyStore
 from cases.services import services
-from consentd.config import Config
+from consentd.config import Config, KekConfig
 from consentd.core import ed25519, note
 from consentd.cosigning.keyfiles import write_private
 from consentd.errors import ConsentdError, CorruptionError, InvalidError, StorageError
@@ -295,12 +295,18 @@ def stopped(tmp_path: Path) -> Running:
     return running
 
 
-KEY_FILES = ["log_key_file", "statement_key_file", "vault_key_file"]
+KEY_FILES = ["log_key_file", "statement_key_file", "vault_kek"]
+
+
+def key_file(running: Running, name: str) -> Path:
+    found = getattr(running.config.keys, name)
+    path: Path = found.file if isinstance(found, KekConfig) else found
+    return path
 
 
 @pytest.mark.parametrize("name", KEY_FILES)
 def test_a_missing_key_file_says_which_and_what_to_do(stopped: Running, name: str) -> None:
-    path: Path = getattr(stopped.config.keys, name)
+    path = key_file(stopped, name)
     path.unlink()
     with pytest.raises(StorageError) as caught:
         Daemon(stopped.config).start()
@@ -311,7 +317,7 @@ def test_a_missing_key_file_says_which_and_what_to_do(stopped: Running, name: st
 @pytest.mark.parametrize("name", KEY_FILES)
 @pytest.mark.parametrize("text", ["", "garbage", "\x00" * 64, "f" * 63])
 def test_a_key_file_that_holds_none_is_named_and_not_shown(stopped: Running, name: str, text: str) -> None:
-    path: Path = getattr(stopped.config.keys, name)
+    path = key_file(stopped, name)
     path.write_text(text)
     with pytest.raises(InvalidError) as caught:
         Daemon(stopped.config).start()
@@ -323,8 +329,8 @@ def _other_log_key() -> str:
     return note.format_signing_key(note.Signer(ORIGIN, ed25519.KeyPair(b"\x05" * 32))) + "\n"
 
 
-def test_another_vault_key_is_refused(stopped: Running) -> None:
-    stopped.config.keys.vault_key_file.write_text("05" * 32)
+def test_another_key_encryption_key_is_refused(stopped: Running) -> None:
+    key_file(stopped, "vault_kek").write_text("05" * 32)
     with pytest.raises(StorageError):
         Daemon(stopped.config).start()
 

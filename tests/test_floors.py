@@ -58,6 +58,7 @@ PLANTED = [
     ("clients/python/consentd_client/planted.py", "import rocksdict", "one door: rocksdict"),
     ("consentd/ledger/planted.py", "import lmdb", "one door: lmdb"),
     ("consentd/store/rocks.py", "import lmdb", "one door: lmdb"),
+    ("consentd/ledger/vault.py", "import pkcs11", "one door: pkcs11"),
     ("consentd/service/planted.py", "import prometheus_client", "one door: prometheus_client"),
     ("consentd/core/merkle.py", "import nacl.signing", "one door: nacl"),
     ("consentd/policy/model.py", "import nacl.signing", "one door: nacl"),

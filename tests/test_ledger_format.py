@@ -24,6 +24,7 @@ from consentd.core.kinds import AUTHORS, EntryKind, Owner
 from consentd.core.replay import Replay
 from consentd.errors import MalformedError, ProofError, SignatureError
 from consentd.ledger import layout
+from consentd.ledger.kek import SoftwareKek
 from consentd.ledger.vault import Vault
 from consentd.statements import payloads, values
 from consentd.store.memory import MemoryStore
@@ -405,8 +406,8 @@ def test_the_ends_of_a_keys_term_are_included() -> None:
 
 
 def test_the_stored_row_is_what_the_vault_reads() -> None:
-    supply = iter([b"\x0f" * 32, b"\xf0" * 12, PERSON_TAG, DATA_KEY, b"\xf1" * 12, NONCE])
-    vault = Vault(MemoryStore(), b"\x0e" * 32, random=lambda size: next(supply))
+    supply = iter([b"\x0d" * 32, b"\xef" * 12, b"\x0f" * 32, b"\xf0" * 12, PERSON_TAG, DATA_KEY, b"\xf1" * 12, NONCE])
+    vault = Vault(MemoryStore(), [SoftwareKek("test", b"\x0e" * 32)], random=lambda size: next(supply))
     assert vault.create(b"\xee" * 32) == PERSON_TAG
     commit, row = vault.encrypt(EntryKind.GRANT, PERSON_TAG, salt(8), world().statements[8])
     assert (commit, row) == (shown()["commit 8"], shown()["row 8"])

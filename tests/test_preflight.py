@@ -126,7 +126,7 @@ def test_a_vault_that_is_newer_than_its_ledger_opens(cut: Running) -> None:
     """A crash came after the vault's write and before the ledger's."""
     keys = read_keys(cut.config)
     with closing(RocksStore.open(cut.config.ledger.vault_dir)) as store:
-        vault = Vault(store, keys.vault)
+        vault = Vault(store, keys.keks)
         vault.create(vault.identifier_hash("mhid", "SYN-early"))
     again = Running(cut.config, cut.tokens)
     try:

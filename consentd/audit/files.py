@@ -8,6 +8,7 @@ from consentd.config import Config
 from consentd.core.identifier import check_identifier
 from consentd.errors import InvalidError, NotFoundError, StorageError
 from consentd.files import read_file_if_exists
+from consentd.ledger.kek import KeyEncryptionKey, read_keks
 from consentd.ledger.vault import Vault
 from consentd.store import Store
 from consentd.store.rocks import RocksStore
@@ -18,13 +19,14 @@ from consentd.verify.store_source import StoreSource
 class DataDirectory:
     """A daemon's files: the ledger's store, and the checkpoint that was signed last or published last.
 
-    Without *vault_dir* and *vault_key_file*, statements of persons are not decrypted.
+    Without *vault_dir* and *keks*, statements of persons are not decrypted. *keks*: see ``Vault``. A worker process
+    gets them with this value, because a secret of the environment can be read only once.
     """
 
     store_dir: Path
     checkpoint_path: Path
     vault_dir: Path | None = None
-    vault_key_file: Path | None = None
+    keks: tuple[KeyEncryptionKey, ...] = ()
 
     @classmethod
     def of_config(cls, config: Config) -> Self:
@@ -32,7 +34,7 @@ class DataDirectory:
         ledger = config.ledger
         return cls(
             store_dir=ledger.store_dir, checkpoint_path=ledger.last_signed_path, vault_dir=ledger.vault_dir,
-            vault_key_file=config.keys.vault_key_file,
+            keks=read_keks(config.keys),
         )  # fmt: skip
 
     def open(self) -> "DataDirectorySource":
@@ -66,12 +68,11 @@ class DataDirectory:
         return tag
 
     def _open_vault(self) -> Vault | None:
-        if self.vault_dir is None or self.vault_key_file is None:
+        if self.vault_dir is None or not self.keks:
             return None
-        key = _read_key(self.vault_key_file)
         store = RocksStore.open_read_only(self.vault_dir, block_cache_mb=8)
         try:
-            return Vault(store, key)
+            return Vault(store, self.keks)
         except BaseException:
             store.close()
             raise
@@ -96,13 +97,3 @@ class DataDirectorySource(StoreSource):
         self.store.close()
         if self.vault is not None:
             self.vault.store.close()
-
-
-def _read_key(path: Path) -> bytes:
-    try:
-        key = bytes.fromhex(path.read_text("ascii").strip())
-    except (OSError, ValueError):
-        key = b""
-    if len(key) != 32:
-        raise StorageError(f"vault key file holds no key of 64 hex digits: `{path}`")
-    return key

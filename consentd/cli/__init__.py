@@ -129,6 +129,8 @@ def _missing(error: ModuleNotFoundError) -> str:
     name = (error.name or "").split(".")[0]
     if name in _SERVER_MODULES:
         return f"this verb needs the server's parts: pip install 'consentd[server]' (no module `{name}`)"
+    if name == "pkcs11":
+        return f"a key in a PKCS#11 token needs its library: pip install 'consentd[hsm]' (no module `{name}`)"
     if name == "consentd_client":
         return "this verb talks to a daemon: pip install consentd-client"
     raise error

@@ -12,9 +12,10 @@ from consentd.core.note import format_vkey
 from consentd.errors import InvalidError
 
 _KEYGEN_HELP = """\
-Makes the log key, the statement key, the vault key and the credentials file that the configuration names, and prints
-the token of the first operator once, on stdout. Existing files are not changed. Further operators get an id and a token
-of their own: `consentd credential add operator/NAME`. Entries name the operator who wrote them.
+Makes the log key, the statement key, the vault's key-encryption key (unless another source than a file has it) and the
+credentials file that the configuration names, and prints the token of the first operator once, on stdout. Existing
+files are not changed. Further operators get an id and a token of their own: `consentd credential add operator/NAME`.
+Entries name the operator who wrote them.
 
 example:
   consentd keygen --config ops/consentd.toml > operator.token
@@ -75,24 +76,29 @@ def witness(arguments: argparse.Namespace, out: Out) -> int:
 
 def keygen(arguments: argparse.Namespace, out: Out) -> int:
     """Make all keys; print the first operator's token."""
+    from consentd.cosigning.keyfiles import read_mldsa_key, read_signing_key
     from consentd.cosigning.mldsa import format_mldsa_vkey
-    from consentd.server.keys import make_keys, read_keys
+    from consentd.server.keys import make_keys
 
     config = load(arguments.config)
     operator = f"operator/{arguments.operator}"
     token = make_keys(config, operator)
-    keys = read_keys(config)
-    vkey = format_vkey(keys.log.verifier)
-    more = {} if keys.log_mldsa is None else {"log_mldsa_key": format_mldsa_vkey(keys.log_mldsa.verifier)}
+    vkey = format_vkey(read_signing_key(config.keys.log_key_file).verifier)
+    mldsa = config.keys.log_mldsa_key_file
+    more = {} if mldsa is None else {"log_mldsa_key": format_mldsa_vkey(read_mldsa_key(mldsa).verifier)}
     files = {
         "log_key": config.keys.log_key_file, "statement_key": config.keys.statement_key_file,
-        "vault_key": config.keys.vault_key_file, "credentials": config.callers.credentials_file,
+        "credentials": config.callers.credentials_file,
     }  # fmt: skip
+    if config.keys.vault_kek.file is not None:
+        files["vault_kek"] = config.keys.vault_kek.file
     if config.keys.log_mldsa_key_file is not None:
         files["log_mldsa_key"] = config.keys.log_mldsa_key_file
     for what, path in files.items():
         out.message(f"{what.replace('_', ' ')}: {path}")
-    out.message("back up the vault key, but not together with the vault")
+    if config.keys.vault_kek.file is None:
+        out.message("the key-encryption key of the vault is not made here: see `vault_kek` in ops/consentd.toml")
+    out.message("back up the key-encryption key of the vault, but not together with the vault")
     out.message("keep the log key secret: with it, anyone can sign a forged ledger of this name")
     out.message(f"clients pin this log key (CONSENTD_LOG_KEY): {vkey}")
     for text in more.values():

@@ -187,7 +187,7 @@ def _find_tag(arguments: argparse.Namespace, location: "Location") -> bytes:
             return location.find_tag(scheme, value)
     raise InvalidError(
         "person is looked up in the operator's vault, which is not available: give --config of a stopped daemon with "
-        "its vault and vault key file, or the person's tag with --tag"
+        "its vault and key-encryption key, or the person's tag with --tag"
     )
 
 

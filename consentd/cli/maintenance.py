@@ -48,7 +48,7 @@ def fsck(arguments: argparse.Namespace, out: Out) -> int:
             keys = read_keys(config)
             store_dir, last_signed_path = config.ledger.store_dir, config.ledger.last_signed_path
             vault_store = stack.enter_context(closing(RocksStore.open_read_only(config.ledger.vault_dir)))
-            vault = Vault(vault_store, keys.vault)
+            vault = Vault(vault_store, keys.keks)
             if config.table.path.exists():
                 table = stack.enter_context(closing(Table.open_read_only(config.table.path)))
             own = arguments.origin or config.ledger.origin, keys.log.verifier

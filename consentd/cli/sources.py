@@ -120,16 +120,17 @@ def read_daemon_source(arguments: argparse.Namespace) -> "Location":
 def _files(arguments: argparse.Namespace) -> "tuple[Location, str, Verifier]":
     from consentd.audit.files import DataDirectory
     from consentd.cosigning.keyfiles import read_signing_key
+    from consentd.ledger.kek import is_there, read_keks
 
     config = load(arguments.config)
-    ledger, key_file = config.ledger, config.keys.vault_key_file
-    has_vault = ledger.vault_dir.exists() and key_file.exists()
+    ledger = config.ledger
+    has_vault = ledger.vault_dir.exists() and is_there(config.keys.vault_kek)
     # Only the published checkpoint's file has cosignatures. The last signed checkpoint has only the log's signature.
     needs_cosignatures = "max_age" in arguments and arguments.policy is not None
     location = DataDirectory(
         store_dir=ledger.store_dir,
         checkpoint_path=ledger.published_path if needs_cosignatures else ledger.last_signed_path,
-        vault_dir=ledger.vault_dir if has_vault else None, vault_key_file=key_file if has_vault else None,
+        vault_dir=ledger.vault_dir if has_vault else None, keks=read_keks(config.keys) if has_vault else (),
     )  # fmt: skip
     if arguments.log_key:
         return location, *read_pins(arguments)

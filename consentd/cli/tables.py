@@ -77,7 +77,7 @@ def _ledger(config: Config) -> Iterator[tuple[Ledger, Vault]]:
         )  # fmt: skip
         # A table that is built with an older vault lacks persons. Only a start without any table accepts that.
         check_vault_state(config.ledger.vault_dir, ledger, is_table_empty=False)
-        yield ledger, Vault(vault_store, keys.vault)
+        yield ledger, Vault(vault_store, keys.keks)
 
 
 @contextmanager

@@ -9,23 +9,14 @@ from consentd.core import note
 from consentd.cosigning.mldsa import MldsaSigner, parse_mldsa_signing_key
 from consentd.errors import InvalidError, MalformedError, StorageError
 from consentd.files import append_line
+from consentd.secret_files import read_secret_file
 
 _Signer = TypeVar("_Signer")
 
 
 def read_key_text(path: Path) -> str:
-    """Return the text of a key file, without white space at the start and the end.
-
-    Raises:
-        StorageError: the file cannot be read.
-    """
-    try:
-        return path.read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        detail = error.strerror if isinstance(error, OSError) else "not text"
-        raise StorageError(
-            f"key file cannot be read: `{path}`: {detail}; restore it: `consentd keygen` makes keys of a new ledger"
-        ) from error
+    """Return the text of a key file, without white space at the start and the end. Raises as ``read_secret_file``."""
+    return read_secret_file(path).decode("ascii", "replace").strip()
 
 
 def read_signing_key(path: Path) -> note.Signer:
@@ -33,7 +24,7 @@ def read_signing_key(path: Path) -> note.Signer:
 
     Raises:
         StorageError: the file cannot be read.
-        InvalidError: the file contains no such key; the message shows no secret.
+        InvalidError: the file contains no such key, or others may read it; the message shows no secret.
     """
     return _read_key(path, note.parse_signing_key, "Ed25519")
 

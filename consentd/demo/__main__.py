@@ -111,7 +111,7 @@ def verify(config: Config) -> Report:
     ):
         return verify_files(
             store, origin=ledger.origin, log_verifier=keys.log.verifier, last_signed_path=ledger.last_signed_path,
-            vault=Vault(vault, keys.vault), table=table,
+            vault=Vault(vault, keys.keks), table=table,
         )  # fmt: skip
 
 

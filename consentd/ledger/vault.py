@@ -2,32 +2,37 @@
 
 An erasure deletes both. Without the data key nobody can read the person's statements, but every proof stays valid. A
 backup would still have the key, so the vault is a store of its own, which is never in the ledger's backups. The vault
-is trusted: a person who can read the vault and has the vault key can read every statement.
+is trusted: a person who can read the vault and has its key-encryption key can read every statement.
 
 =====  ===========================  ======================================================================
 first  rest of the key              value
 =====  ===========================  ======================================================================
+``V``  number u32                   a vault key, wrapped by a key-encryption key; see ``vault_keys``
 ``K``                               the index key, wrapped
 ``k``  tag[32]                      the person's data key, wrapped
 ``i``  identifier hash[32]          tag[32]
 ``u``  month, ``2026-03``           tag[32] of the unknown chain of that month
 ``N``                               the vault's state: writes u64 ‖ hash[32], see ``next_state``
+``C``                               empty: the files are to be compacted, to end a rotation of the vault key
 =====  ===========================  ======================================================================
 
-*Wrapped* is nonce[12] ‖ AES-256-GCM under the vault key, with the row's key as associated data. The identifier hash is
+*Wrapped* is vault key number u32 ‖ nonce[12] ‖ AES-256-GCM under that vault key, with the row's key as associated data.
+``vault_rotation`` replaces vault keys. The index key is never replaced. The identifier hash is
 ``BLAKE2b-256(key = index key, u8 len(scheme) ‖ scheme ‖ value)``. Without the index key nobody can hash a list of
 likely identifiers and compare the hashes with the rows.
 
 **Which is older.** Without a person's rows nobody can withdraw the person's consents. So a vault that lost rows must be
 noticed, even if its files look whole, because the end of its log was cut off or a backup was restored. Every write of
-the vault changes its state, in the same batch. Each batch of the ledger records (``layout.VAULT``) the state of the
-vault that had the keys for the batch's entries. The vault is synced first. So after a crash at any point the vault has
-the state that the ledger recorded, or a newer one. ``preflight`` refuses an older one.
+a person's rows changes the vault's state, in the same batch. A rotation does not: it changes no data key. Each batch of
+the ledger records (``layout.VAULT``) the state of the vault that had the keys for the batch's entries. The vault is
+synced first. So after a crash at any point the vault has the state that the ledger recorded, or a newer one.
+``preflight`` refuses an older one.
 """
 
+import hmac
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import blake2b, sha256
 
 from cryptography.exceptions import InvalidTag
@@ -36,6 +41,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from consentd.core import codec
 from consentd.errors import CorruptionError, NotFoundError, StorageError
 from consentd.ledger import layout
+from consentd.ledger.kek import KeyEncryptionKey
+from consentd.ledger.vault_keys import read_vault_keys
 from consentd.store import Batch, Store
 
 NONCE = 12
@@ -43,6 +50,7 @@ STATE = b"N"
 """The key of the row with the vault's state."""
 NO_STATE = bytes(40)
 """The state before the first write of a key."""
+_COMPACT = b"C"
 _CACHED_KEYS = 4096
 
 
@@ -50,45 +58,46 @@ class Vault:
     """The keys of persons, over a store of its own. Any thread may use it.
 
     ``create`` and ``unknown_chain`` take the lock, so that two calls do not make two tags for one identifier or month.
+    The steps of a rotation take it too: they read rows and write them again, and no other write may come in between.
     The caches need no lock: a thread only reads or assigns one entry of a cache, or replaces a cache by an empty one.
 
     Attributes:
         state: the state after the last write that is durable. Assigned under the lock; any thread may read it.
+        keys: the vault keys. Replaced under the lock; any thread may read it.
     """
 
     def __init__(
-        self, store: Store, vault_key: bytes, random: Callable[[int], bytes] = os.urandom,
+        self, store: Store, keks: Sequence[KeyEncryptionKey], random: Callable[[int], bytes] = os.urandom,
         check_space: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         """Open the vault in *store*; if the store is empty, create a vault.
 
         Args:
-            vault_key: the key that wraps all other keys, 32 bytes.
+            keks: the key-encryption key that wraps new vault keys, and after it the previous one, if there is one.
             random: function that returns a given number of random bytes, from a CSPRNG.
             check_space: raises StorageError if the disk has too little space for a new key.
 
         Raises:
-            StorageError: this vault was created with another vault key.
+            StorageError: no key of *keks* opens this vault, a token cannot be used, or the vault has an earlier format.
         """
         self.store = store
         self.random = random
         self._check_space = check_space
-        self._wrap = AESGCM(vault_key)
+        self.keys = read_vault_keys(store, keks)
         self._keys: dict[bytes, AESGCM] = {}  # tag → unwrapped key; a cache, emptied when full
         self._unknown: dict[str, bytes] = {}  # month → tag of its unknown chain; a cache
         self._lock = threading.Lock()
         self.state = store.get(STATE) or NO_STATE
-        row = store.get(b"K")
-        self._index_key = random(32) if row is None else self._unwrapped(b"K", row)
-        if row is None:
-            batch = Batch()
-            batch.put(b"K", self._wrapped(b"K", self._index_key))
-            store.write(batch)
+        self._index_key = self._read_key(b"K") or self._begin()
         self._index_hasher = blake2b(digest_size=32, key=self._index_key)  # only ever copied
 
     def commitment(self) -> bytes:
         """Return the commitment to this vault for leaf 0: ``SHA-256("consentd/vault/v1\\0" ‖ index key)``."""
         return sha256(b"consentd/vault/v1\0" + self._index_key).digest()
+
+    def derived_key(self, label: bytes) -> bytes:
+        """Return a key for another use, 32 bytes: HMAC-SHA-256 of *label* under the index key."""
+        return hmac.digest(self._index_key, label, sha256)
 
     def identifier_hash(self, scheme: str, value: str) -> bytes:
         """Return the keyed hash under which an identifier is found, 32 bytes."""
@@ -146,13 +155,12 @@ class Vault:
         return tag
 
     def opens(self, name: bytes) -> bool:
-        """Report whether the vault key unwraps the key in the stored row *name*. Does not use the cache."""
-        row = self.store.get(name)
+        """Report whether a vault key unwraps the key in the stored row *name*. Does not use the cache."""
         try:
-            key = b"" if row is None else self._unwrapped(name, row)
+            key = self._read_key(name)
         except StorageError:
             return False
-        return len(key) == 32 and (name != b"K" or key == self._index_key)
+        return key is not None and len(key) == 32 and (name != b"K" or key == self._index_key)
 
     def encrypt(self, kind: int, tag: bytes, salt: bytes, statement: bytes) -> tuple[bytes, bytes]:
         """Compute the commitment to a person's statement, and encrypt it; return (commit, statement row).
@@ -191,24 +199,107 @@ class Vault:
     def _key(self, tag: bytes) -> AESGCM:
         key = self._keys.get(tag)
         if key is None:
-            row = self.store.get(b"k" + tag)
-            if row is None:
+            found = self._read_key(b"k" + tag)
+            if found is None:
                 raise NotFoundError("person has no data key: not enrolled, or erased", "SUBJECT_NOT_FOUND")
-            key = AESGCM(self._unwrapped(b"k" + tag, row))
+            key = AESGCM(found)
             if len(self._keys) >= _CACHED_KEYS:
                 self._keys = {}
             self._keys[tag] = key
         return key
 
-    def _wrapped(self, name: bytes, key: bytes) -> bytes:
-        nonce = self.random(NONCE)
-        return nonce + self._wrap.encrypt(nonce, key, name)
+    def _begin(self) -> bytes:
+        """Store the first vault key and the index key in an empty vault; return the index key."""
+        if self.keys.keys or self.store.get(STATE) is not None:
+            raise StorageError("vault has no index key: its row is lost; restore the vault's backup")
+        keys, batch = self.keys.made(self.random)
+        index_key = self.random(32)
+        batch.put(b"K", keys.wrap(b"K", index_key, self.random(NONCE)))
+        self.store.write(batch)
+        self.keys = keys
+        return index_key
 
-    def _unwrapped(self, name: bytes, row: bytes) -> bytes:
-        try:
-            return self._wrap.decrypt(row[:NONCE], row[NONCE:], name)
-        except (InvalidTag, ValueError) as error:
-            raise StorageError("vault key does not open this vault; restore the file it was created with") from error
+    def _wrapped(self, name: bytes, key: bytes) -> bytes:
+        return self.keys.wrap(name, key, self.random(NONCE))
+
+    def _read_key(self, name: bytes) -> bytes | None:
+        """Return the unwrapped key of the row *name*; None: there is no such row. Raises StorageError for damage."""
+        for _ in range(2):
+            row = self.store.get(name)
+            if row is None:
+                return None
+            key = self.keys.unwrap(name, row)
+            if key is not None:
+                return key
+            # Perhaps a rotation ended after the row was read. Then the row is now under the vault key that is left.
+        if not self.keys.keys:
+            raise StorageError("vault is of an earlier format: open it with the version that wrote it")
+        raise StorageError(f"vault row names no vault key that is there: of kind `{name[:1].decode()}`")
+
+    # -- the steps of a rotation of the vault key; see ``vault_rotation`` ------------------------------------------
+
+    @property
+    def is_rotated(self) -> bool:
+        """Whether no rotation is unfinished, and the KEK that is configured now wraps the only vault key."""
+        return self.keys.is_rotated and self.store.get(_COMPACT) is None
+
+    def lost_vault_key(self) -> int | None:
+        """Return the number of a vault key whose stored row is not the one that was unwrapped; None: there is none."""
+        with self._lock:
+            keys = self.keys.keys.values()
+            return next((key.number for key in keys if self.store.get(key.name) != key.row), None)
+
+    def begin_rotation(self) -> int:
+        """Make the vault key that wraps what is written from now on; return its number.
+
+        A rotation that was interrupted continues with its vault key, unless another KEK is configured since.
+
+        Raises:
+            StorageError: the token that has the KEK cannot be used, or the disk failed or is full.
+        """
+        with self._lock:
+            is_unfinished = len(self.keys.keys) > 1 or self.store.get(_COMPACT) is not None
+            if not is_unfinished or self.keys.current.kek is not self.keys.keks[0]:
+                self._check_space()
+                keys, batch = self.keys.made(self.random)
+                self.store.write(batch)
+                self.keys = keys
+            return self.keys.current.number
+
+    def rewrap(self, names: Sequence[bytes]) -> None:
+        """Wrap the keys of these rows again under the current vault key. Rows that are gone stay gone.
+
+        Raises:
+            StorageError: a row is damaged, or the disk failed or is full.
+        """
+        if not names:
+            return
+        with self._lock:
+            self._check_space()
+            batch = Batch()
+            for name, row in zip(names, self.store.multi_get(names), strict=True):
+                if row is not None and not self.keys.is_current(row):
+                    key = self.keys.unwrap(name, row)
+                    if key is None:
+                        raise StorageError(f"vault row names no vault key that is there: of kind `{name[:1].decode()}`")
+                    batch.put(name, self._wrapped(name, key))
+            if len(batch):
+                self.store.write(batch)
+
+    def end_rotation(self) -> None:
+        """Delete all vault keys but the current one, and note that the files are to be compacted."""
+        with self._lock:
+            keys, batch = self.keys.without_others()
+            batch.put(_COMPACT, b"")
+            self.store.write(batch)
+            self.keys = keys
+
+    def note_compacted(self) -> None:
+        """Note that the files were compacted: the rotation is finished."""
+        with self._lock:
+            batch = Batch()
+            batch.delete(_COMPACT)
+            self.store.write(batch)
 
 
 def next_state(state: bytes, name: bytes, tag: bytes) -> bytes:

@@ -36,7 +36,7 @@ from consentd.sequencer.commands.write import Author
 from consentd.sequencer.loop import Sequencer, SequencerLimits
 from consentd.server import http
 from consentd.server.capacity import check_space, measure_connections, measure_space
-from consentd.server.keys import Keys, read_keys
+from consentd.server.keys import Keys, check_secret_files, read_keys
 from consentd.server.preflight import (
     check_ledger_files,
     check_statement_key,
@@ -52,7 +52,7 @@ from consentd.server.tls import http_context, read_tls_files
 from consentd.service.authentication import Authentication
 from consentd.service.credentials import Credentials
 from consentd.service.operations import Operations
-from consentd.service.pages import page_key
+from consentd.service.pages import PAGE_KEY_LABEL
 from consentd.service.servicer import Services, ServiceState
 from consentd.store.rocks import RocksStore
 from consentd.table.table import Table, catch_up
@@ -99,6 +99,7 @@ class Daemon:
         Raises:
             ConsentdError: the daemon cannot serve; all that was opened is closed again.
         """
+        check_secret_files(self.config)
         self.grpc_port = self._rpc.listen()
         self._rpc.start()
         try:
@@ -154,6 +155,7 @@ class Daemon:
             log.info("credentials reloaded: %d tokens, %d certificates", *self.credentials.reload())
 
     def _reload_certificates(self) -> None:
+        check_secret_files(self.config)
         context = None if self.config.http.tls is None else http_context(self.config.http.tls)
         if self._rpc.certificates is not None:
             self._rpc.certificates.reload()
@@ -198,7 +200,7 @@ class Daemon:
         return Services(
             config=config, ledger=ledger, vault=vault, table=table, sequencer=sequencer, metrics=self.metrics,
             credentials=credentials, authentication=Authentication(credentials), operations=operations,
-            page_key=page_key(keys.vault),
+            page_key=vault.derived_key(PAGE_KEY_LABEL),
         )  # fmt: skip
 
     def _open_credentials(self) -> Credentials:
@@ -240,7 +242,7 @@ class Daemon:
                 check_vault_state(path, ledger, is_table_empty=snapshot.size == 0)
         store = RocksStore.open(path, block_cache_mb=_VAULT_CACHE_MB)
         self._closers.append(store.close)
-        vault = Vault(store, keys.vault, check_space=partial(check_space, self.config, False))
+        vault = Vault(store, keys.keks, check_space=partial(check_space, self.config, False))
         if ledger.state.size:
             check_vault_commitment(ledger, vault, path)
             ledger.accept_vault(vault.state)

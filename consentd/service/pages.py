@@ -32,13 +32,10 @@ MAX_EXAMINED = limits.PAGE_READS
 """Most items that a page reads, selected or not. 2,000 statements of persons take about 50 ms."""
 NO_END_MS = (1 << 63) - 1
 """End of a range of times that has none."""
+PAGE_KEY_LABEL = b"consentd/page-key/v1\0"
+"""What the key of page tokens is derived for; see ``Vault.derived_key``."""
 _MAX_TOKEN = 64
 _FORM = struct.Struct(">QQQQ16s")
-
-
-def page_key(secret: bytes) -> bytes:
-    """Return the key of page tokens: HMAC-SHA-256 of a label under *secret*, which the daemon keeps, 32 bytes."""
-    return hmac.digest(secret, b"consentd/page-key/v1\0", hashlib.sha256)
 
 
 class Cursor(NamedTuple):

@@ -12,7 +12,8 @@ and compares each record (left) with another one that must agree (right)::
     map bucket          its root in memory, which the last seal covers; of a row of roots, the same
     request row         the entry that the row names, and the expiry row of the request
     last signed         the tree, under the log's signature
-    vault row           a data key must decrypt; an identifier must lead to the same person as in the table
+    vault row           a vault key must be the one in memory; a data key must decrypt; an identifier must lead to the
+                        same person as in the table
     table row           the same row of a rebuilt table (``scrub_table``)
 
 Signatures are not verified again, because the leaf's commitment covers every byte of a statement. Of a request row, a
@@ -85,6 +86,7 @@ class Scrub:
         # Rows may be added faster than they are checked, so the next pass checks the rows that are newer than this one.
         newer = layout.expiry_key(state.time_ms + 1, b"")
         self._scrub_rows(self._ledger.store, b"x", records.expiry, "expiry row of a request", newer)
+        self._check(records.vault_keys, "vault keys")
         self._check(records.index_key, "index key of the vault")
         self._check(records.vault_state, "state of the vault")
         self._scrub_rows(self._vault.store, b"k", records.data_key, "data key in the vault")

@@ -225,13 +225,18 @@ class Records:
         """Check that the vault's stored index key is the index key in memory."""
         return None if self._vault.opens(b"K") else Fault(None, "index key of the vault is not the one in memory")
 
+    def vault_keys(self) -> Fault | None:
+        """Check that the rows of the vault keys are those that were unwrapped: without them nothing else opens."""
+        number = self._vault.lost_vault_key()
+        return None if number is None else Fault(None, f"vault key `{number}` is not the one in memory")
+
     def vault_state(self) -> Fault | None:
         """Check that the vault has all writes that the ledger has recorded."""
         what = rows.vault_fault(self._store, self._vault)
         return None if what is None else Fault(None, what)
 
     def data_key(self, key: bytes) -> Fault | None:
-        """Check that the vault key decrypts a person's data key."""
+        """Check that a vault key decrypts a person's data key."""
         # Other threads write to the vault when they enrol persons, so a row may change even during a check on the
         # sequencer's thread. If the second read finds no row, the row was deleted, and that is no fault.
         if self._vault.opens(key) or self._vault.store.get(key) is None:

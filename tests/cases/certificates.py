@@ -39,7 +39,9 @@ class Certificate:
         """Write ``cert.pem`` and ``key.pem``."""
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "cert.pem").write_text(self.pem)
-        (directory / "key.pem").write_text(self.key_pem)
+        key = directory / "key.pem"
+        key.touch(0o600)
+        key.write_text(self.key_pem)
 
 
 def make_authority() -> Certificate:

@@ -23,6 +23,7 @@ from consentd.core.kinds import EntryKind
 from consentd.core.replay import Replay
 from consentd.cosigning.publisher import ImmediatePublisher, Publisher
 from consentd.ledger import layout, reads
+from consentd.ledger.kek import SoftwareKek
 from consentd.ledger.ledger import Ledger
 from consentd.ledger.recovery import open_ledger
 from consentd.ledger.retention import read_pruned
@@ -52,7 +53,7 @@ LOG = note.Signer(ORIGIN, ed25519.KeyPair(b"\1" * 32))
 DAEMON = ed25519.KeyPair(b"\2" * 32)
 BANK = ed25519.KeyPair(b"\x21" * 32)
 CITIZEN = ed25519.KeyPair(b"\x22" * 32)
-VAULT_KEY = b"\3" * 32
+KEK = SoftwareKek("test", b"\3" * 32)
 START_MS = fakes.START_MS
 INTERVAL_MS = 60_000
 """So long that no seal becomes due by itself; it is also how long the sequencer's thread sleeps unless woken."""
@@ -132,7 +133,7 @@ class LedgerCase:
     def open(self, *, confirm_clock: bool = False) -> None:
         """Open everything as the daemon does; what was opened before is left to its fate."""
         self.table = None
-        self.vault = Vault(self.vault_store, VAULT_KEY, self.random)
+        self.vault = Vault(self.vault_store, [KEK], self.random)
         self.ledger = self.open_ledger()
         table = self.table_type.open(self.table_path, map_size_mb=16)
         try:

@@ -1,0 +1,75 @@
+"""Read files of secrets, and refuse those that others may read or replace. Needs only the standard library."""
+
+import os
+import stat
+from pathlib import Path
+
+from consentd.errors import InvalidError, StorageError
+
+READ, WRITE = 0o077, 0o022
+"""Mode bits that a file of secrets, and one that others may read but not change, must not have."""
+
+
+def read_secret_file(path: Path) -> bytes:
+    """Return the content of a file of secrets.
+
+    Raises:
+        StorageError: the file cannot be read.
+        InvalidError: as ``check_secret_file``.
+    """
+    try:
+        with os.fdopen(_open(path), "rb") as file:
+            _check(path, os.fstat(file.fileno()), READ)
+            return file.read()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def check_secret_file(path: Path, *, forbidden: int = READ) -> None:
+    """Check that nobody but the user of this process can read a file of secrets.
+
+    *forbidden*: the mode bits that it must not have; ``WRITE``: others may read the file, but not change it.
+
+    Raises:
+        StorageError: the file cannot be opened.
+        InvalidError: it is a symbolic link or no regular file; it belongs to another user; or others may read it.
+    """
+    try:
+        descriptor = _open(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    try:
+        _check(path, os.fstat(descriptor), forbidden)
+    finally:
+        os.close(descriptor)
+
+
+def _unreadable(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"secret file cannot be read: `{path}`: {error.strerror}; restore it: `consentd keygen` makes keys of a new "
+        "ledger"
+    )
+
+
+def _open(path: Path) -> int:
+    """Open a file for reading, but follow no symbolic link, and wait for no writer of a pipe."""
+    if path.is_symlink():
+        # Whoever may write the directory that the link leads to could replace the secret.
+        raise InvalidError(f"secret file is a symbolic link: `{path}`: name the file itself")
+    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _check(path: Path, found: os.stat_result, forbidden: int) -> None:
+    # INVARIANT: *found* describes the opened file, so no other file can take its place after the check.
+    if not stat.S_ISREG(found.st_mode):
+        raise InvalidError(f"secret file is not a regular file: `{path}`")
+    if found.st_uid not in (0, os.geteuid()):
+        raise InvalidError(
+            f"secret file belongs to another user: `{path}`: run `chown {os.geteuid()} {path}`, or run this as user "
+            f"{found.st_uid}"
+        )
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & forbidden:
+        may = "read by others" if forbidden == READ else "changed by others"
+        how = "600" if forbidden == READ else "go-w"
+        raise InvalidError(f"secret file can be {may}: `{path}` has mode {mode:04o}: run `chmod {how} {path}`")
