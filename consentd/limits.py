@@ -142,6 +142,12 @@ QUOTA_PERSONS_PER_HOUR: Final = 100_000
 """At most 100,000 persons: the quota persons_per_hour that the rules of a realm may state. Otherwise:
 INVALID_REQUEST."""
 
+CERTIFICATE_NAMES: Final = 16
+"""At most 16 names: the certificate names of a participant. Otherwise: TOO_LARGE."""
+
+CERTIFICATE_NAME_CHARACTERS: Final = 300
+"""At most 300 characters: a certificate name of a participant, with its type. Otherwise: TOO_LARGE."""
+
 CREDENTIAL_LABEL_CHARACTERS: Final = 100
 """At most 100 characters: the label of a credential. Otherwise: INVALID_REQUEST."""
 

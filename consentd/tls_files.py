@@ -4,10 +4,24 @@ gRPC reads such files only when somebody connects, and then says nothing of a fi
 that belongs to another certificate: each handshake fails. So the daemon, and the client library, check them first.
 """
 
+import os
 import ssl
 from pathlib import Path
 
 from consentd.errors import InvalidError, StorageError
+
+_NO_TLS12_SUITE = "ECDHE-PSK-CHACHA20-POLY1305"
+
+
+def require_tls13() -> None:
+    """Let the gRPC listener of this process speak TLS 1.3 alone. Call this before the first import of ``grpc``.
+
+    grpcio (1.85) has no option for the lowest version of TLS. Its core reads an environment variable that names the
+    cipher suites of TLS 1.2, when ``grpc`` is imported. The one suite that is named here needs a key that both sides
+    know before, and gRPC has none, so a handshake of TLS 1.2 finds no suite. Those of TLS 1.3 are not affected. A value
+    that the operator has set stays.
+    """
+    os.environ.setdefault("GRPC_SSL_CIPHER_SUITES", _NO_TLS12_SUITE)
 
 
 def read_pem(path: Path) -> bytes:

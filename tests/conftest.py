@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from consentd.tls_files import require_tls13
+
 if TYPE_CHECKING:
     from cases.audits import Forge
     from cases.daemons import Running
     from cases.ledgers import LedgerCase
     from consentd.audit.sources import ExportDirectory
     from consentd.v1 import consent_pb2 as pb
+
+require_tls13()  # before a test imports grpc, as `consentd serve` does
 
 settings.register_profile("consentd", deadline=None)
 settings.load_profile("consentd")

@@ -18,6 +18,7 @@ from grpc import StatusCode
 from cases.daemons import Running, consent, make_running, question, reason_of, request_id, sign_statement, status_of
 from cases.fakes import HANG_S, FakeClock, FaultyStore
 from cases.ledgers import held_writer
+from cases.mutual_tls import name_of_another, name_two
 from cases.operations import held_at
 from cases.reasons import REASONS, ItemError
 from cases.services import batch_request, list_late, now_ms, publish_rules, services
@@ -51,7 +52,7 @@ class World:
     """One running daemon that most reasons are provoked on, and new ones for those that break something."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self.directory = directory
         self._others: list[Running] = []
         self.running = make_running(directory / "shared")
         self.subject = pb.Subject(scheme="mhid", value=SECRET)
@@ -62,7 +63,7 @@ class World:
 
     def other(self, extra: str = "", grpc: str = "", retention_days: int = 0, **daemon: Any) -> Running:
         """Start another daemon, to be broken; the subject is enrolled there too."""
-        directory = self._directory / f"other-{len(self._others)}"
+        directory = self.directory / f"other-{len(self._others)}"
         running = make_running(directory, extra, daemon=daemon, grpc=grpc, retention_days=retention_days)
         self._others.append(running)
         running.enrol(SECRET)
@@ -76,13 +77,9 @@ class World:
     def grant_signed(self, *, time_ms: int | None = None, tag: bytes | None = None, key: KeyPair = KEY) -> Any:
         request = request_id()
         signed = sign_statement(
-            key,
-            st.GrantStatement(consent=consent()),
-            kind=EntryKind.GRANT,
-            tag=tag or self.tag,
-            request=request,
+            key, st.GrantStatement(consent=consent()), kind=EntryKind.GRANT, tag=tag or self.tag, request=request,
             time_ms=now_ms(self.running) if time_ms is None else time_ms,
-        )
+        )  # fmt: skip
         write = cs.GrantConsentRequest(request_id=request, subject=self.subject, signed=signed)
         return self.running.consents.GrantConsent(write, metadata=self.running.as_("app"))
 
@@ -110,7 +107,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 Provoke = Callable[[World], Any]
-PROVOKED: dict[str, Provoke] = {}
+PROVOKED: dict[str, Provoke] = {
+    "CERTIFICATE_AMBIGUOUS": lambda world: name_two(world.directory / "certificates"),
+    "CERTIFICATE_NAME_TAKEN": lambda world: name_of_another(world.running),
+}
 
 
 def provokes(reason: str) -> Callable[[Provoke], Provoke]:

@@ -271,6 +271,20 @@ def publish(running: Running, notice: st.NoticeStatement) -> None:
     running.registry.PublishNotice(request, metadata=running.as_("operator"))
 
 
+def _registered_with(running: Running, *names: str) -> str:
+    return refused(lambda: register(running, "named", [st.PARTICIPANT_ROLE_RECIPIENT], certificate_names=names))
+
+
+@probes("certificate_names")
+def _certificate_names(running: Running, count: int) -> str:
+    return _registered_with(running, *(f"dns:host-{number}.example" for number in range(count)))
+
+
+@probes("certificate_name_characters")
+def _certificate_name(running: Running, count: int) -> str:
+    return _registered_with(running, "uri:x:" + "y" * (count - 6))
+
+
 @probes("credential_label_characters")
 def _label(_: Running, count: int) -> str:
     return refused(lambda: auth.check_new("clinic-b", b"", end_ms=0, label="l" * count, now_ms=0))

@@ -26,7 +26,8 @@ def test_every_row_is_documented_and_has_its_form(tmp_path: Path) -> None:
         put_delegation(running, "clinic-b", "app")
         put_mandate(running, "pipc")
         joined = register(running, "clinic-b", [st.PARTICIPANT_ROLE_RECIPIENT], groups=["group/b", "group/a"])
-        left = register(running, "clinic-b", [st.PARTICIPANT_ROLE_RECIPIENT], groups=["group/b"])
+        roles, names = [st.PARTICIPANT_ROLE_RECIPIENT], ["dns:b.example"]
+        left = register(running, "clinic-b", roles, groups=["group/b"], certificate_names=names)
         add_key(running, "clinic-b", CLINIC)
         table = services(running).table
         rows = {kind: list(rows_of(table, kind).items()) for kind in sorted(DOCUMENTED)}
@@ -57,6 +58,7 @@ def test_every_row_is_documented_and_has_its_form(tmp_path: Path) -> None:
     assert rows["o"] == [(b"clinic-b\0" + CLINIC, b"")]
     given = st.DelegationStatement.FromString(dict(rows["d"])[b"clinic-b\0app\0\1"])
     assert given.attestation.attested_by == "operator/main"
+    assert rows["x"] == [(b"dns:b.example", b"clinic-b")]
     ((auditor, mandate),) = rows["m"]
     assert (auditor, mandate[:8]) == (b"pipc", struct.pack(">Q", 2))
     assert st.MandateStatement.FromString(mandate[8:]).reason == "order 12"

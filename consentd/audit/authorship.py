@@ -25,7 +25,13 @@ from consentd.sequencer.commands.authorship import (
     check_writer,
     check_written_version,
 )
-from consentd.sequencer.commands.registry import check_enrolment, check_key, check_rules, check_vocabulary
+from consentd.sequencer.commands.registry import (
+    check_certificate_names,
+    check_enrolment,
+    check_key,
+    check_rules,
+    check_vocabulary,
+)
 from consentd.sequencer.commands.served import check_served, check_served_author
 from consentd.statements import values
 from consentd.table.view import View
@@ -59,6 +65,7 @@ def check_written(
         check_key(message.key)
     elif isinstance(message, st.ParticipantStatement):
         check_name(message.name)
+        check_certificate_names(message)
     elif isinstance(message, st.NoticeStatement):
         check_name(message.title)
     elif isinstance(message, st.MandateStatement):

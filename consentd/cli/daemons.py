@@ -46,7 +46,9 @@ def add_verbs(verbs: Verbs) -> None:
 def serve(arguments: argparse.Namespace, out: Out) -> int:
     """Run the daemon until SIGTERM; SIGHUP reads credentials and certificates again."""
     from consentd.server.signals import Signals
+    from consentd.tls_files import require_tls13
 
+    require_tls13()  # before the import of the daemon, which imports grpc
     signals = Signals.receive()  # before the import of the daemon, which takes most of a second
     from consentd.server.daemon import serve as run
 

@@ -50,6 +50,8 @@ def add_verbs(verbs: Verbs) -> None:
     one.add_argument("--type", default="", metavar="CODE", help="institution type (요양종별)")
     one.add_argument("--country", default="", metavar="CC", help="where it processes data, ISO 3166-1 (default KR)")
     one.add_argument("--recipient-class", choices=_CLASSES, help="전문기관, 특수전문기관 or 일반수신자")
+    one.add_argument("--certificate-name", action="append", default=[], metavar="NAME",
+                     help="how its client certificates name it, as in dns:gw.clinic.example; repeatable")  # fmt: skip
     one.add_argument("--inactive", action="store_true", help="it has left: its requests are refused")
     for name, text in (
         ("add-key", "put a participant's key in force (for the operator)"),
@@ -98,6 +100,7 @@ def add(arguments: argparse.Namespace, out: Out) -> int:
     participant = st.ParticipantStatement(
         participant_id=arguments.id, name=_name(arguments), groups=arguments.group,
         type=arguments.type, active=not arguments.inactive, country=arguments.country,
+        certificate_names=arguments.certificate_name,
         roles=[st.ParticipantRole.Value(f"PARTICIPANT_ROLE_{_code(role)}") for role in arguments.role],
         rights=[st.ParticipantRight.Value(f"PARTICIPANT_RIGHT_{_code(right)}") for right in arguments.right],
         recipient_class=st.RecipientClass.Value(f"RECIPIENT_CLASS_{_code(arguments.recipient_class or 'unspecified')}"),
@@ -156,6 +159,7 @@ def _show(
     lines += [f"  right: {right}" for right in rights]
     stated = (("country", participant.country), ("class", of_class))
     lines += [f"  {name}: {value}" for name, value in stated if value]
+    lines += [f"  certificate name: {name}" for name in participant.certificate_names]
     lines += [f"  key: {key}" for key in keys]
     if mandate is not None:
         lines.append(f"  mandate: {show.mandate(mandate, out.lang)}")
@@ -163,6 +167,7 @@ def _show(
         "\n".join(lines), type="participant", id=participant.participant_id, name=dict(participant.name),
         roles=roles, rights=rights, groups=list(participant.groups),
         active=participant.active, keys=keys, country=participant.country, recipient_class=of_class,
+        certificate_names=list(participant.certificate_names),
         mandate_end_time_ms=0 if mandate is None else mandate.end_time_ms,
         mandate_giver="" if mandate is None else mandate.giver,
     )  # fmt: skip

@@ -36,6 +36,7 @@ from consentd.sequencer.commands.write import Author
 from consentd.sequencer.loop import Sequencer, SequencerLimits
 from consentd.server import http
 from consentd.server.capacity import check_space, measure_connections, measure_space
+from consentd.server.client_certificates import named_participant
 from consentd.server.keys import Keys, check_secret_files, read_keys
 from consentd.server.preflight import (
     check_ledger_files,
@@ -196,10 +197,11 @@ class Daemon:
         self._scrubber = Scrubber(config, target, sequencer=sequencer, metrics=self.metrics, clock=self._clock)
         self._scrubber.start()
         credentials.begin()
+        authentication = Authentication(credentials, partial(named_participant, table))
         operations = Operations(clock=self._clock, metrics=self.metrics, rest=self._rpc.rest)
         return Services(
             config=config, ledger=ledger, vault=vault, table=table, sequencer=sequencer, metrics=self.metrics,
-            credentials=credentials, authentication=Authentication(credentials), operations=operations,
+            credentials=credentials, authentication=authentication, operations=operations,
             page_key=vault.derived_key(PAGE_KEY_LABEL),
         )  # fmt: skip
 

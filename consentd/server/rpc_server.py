@@ -257,8 +257,8 @@ class RpcServer:
             self._metrics.refusals_parked.inc("known" if call.caller else "unknown")
             self._transport.park(call, status)
 
-    def _authenticate(self, call: Call, *, is_new: bool = True) -> Caller:
-        return self._authentication().authenticate(call, self._certificate(call), is_new=is_new)
+    def _authenticate(self, call: Call) -> Caller:
+        return self._authentication().authenticate(call, self._certificate(call))
 
     def _certificate(self, call: Call) -> bytes | None:
         return call.certificate() if self._config.tls is not None else None
@@ -270,7 +270,12 @@ class RpcServer:
         return services.authentication
 
     def _is_known(self, call: Call) -> bool:
-        return self._authenticate(call, is_new=False).id == call.caller
+        # Calls that began before a stop end as they would without it, so this does not ask whether the daemon drains.
+        services = self._state.services
+        if services is None:
+            raise StorageError("daemon is draining", "NOT_SERVING")
+        found = services.authentication.authenticate(call, self._certificate(call), is_new=False)
+        return found.id == call.caller
 
     def _received(self, call: Call, route: Route, ticket: Ticket, message: bytes | None) -> None:
         """Hand a message to the handler, on a thread of the pool."""

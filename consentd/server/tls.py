@@ -50,9 +50,10 @@ def read_tls_files(tls: TlsConfig) -> TlsFiles:
 
 
 def http_context(tls: TlsConfig) -> ssl.SSLContext:
-    """Return what the HTTP listener needs to speak TLS 1.2 or later. Raises as ``read_tls_files``."""
+    """Return what the HTTP listener needs to speak TLS 1.3. Raises as ``read_tls_files``."""
     read_tls_files(tls)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(tls.cert_file, tls.key_file)
     if tls.client_ca_file is not None:
         context.load_verify_locations(tls.client_ca_file)

@@ -1,6 +1,6 @@
 """Determine the caller of a call: a participant, an operator or a scraper by a credential."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -39,12 +39,20 @@ class Caller:
 class Authentication:
     """Finds the caller of a call. Any thread may use it."""
 
-    def __init__(self, credentials: Credentials) -> None:
-        self._credentials = credentials
+    def __init__(self, credentials: Credentials, named: Callable[[bytes], str]) -> None:
+        """Find callers by *credentials*, and by *named*: it returns the participant that a certificate (PEM) names.
+
+        *named* returns an empty text if the certificate names none, and raises UnauthenticatedError if it names
+        several.
+        """
+        self._credentials, self._named = credentials, named
 
     def authenticate(self, call: PresentedCall, certificate: bytes | None, *, is_new: bool = True) -> Caller:
         """Return the caller. *certificate*: the client's, PEM. *is_new*: the call begins now; else it began before."""
-        return Caller(self._credentials.authenticate(call.metadata, certificate))
+        try:
+            return Caller(self._credentials.authenticate(call.metadata, certificate, self._named))
+        except UnauthenticatedError as error:
+            return Caller("", fault=error)
 
     def refusal(self, call: PresentedCall, certificate: bytes | None, caller: Caller) -> UnauthenticatedError:
         """Return the error of a call whose *caller* is not known."""

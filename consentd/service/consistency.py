@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import partial
 
 from consentd.errors import InvalidError, NotReachedError
+from consentd.service.auth import UnauthenticatedError
 from consentd.service.context import Context, Waiting
 from consentd.service.servicer import Services, cancel_all, remaining_s
 from consentd.statements import payloads
@@ -24,6 +25,7 @@ async def reach(services: Services, consistency: pb.Consistency, context: Contex
     Raises:
         InvalidError: as ``check_reached``.
         NotReachedError: the time to wait is over, or too many calls wait.
+        UnauthenticatedError: the caller's credential was removed, or ended, while the call waited.
     """
     least = _awaited(services, consistency)
     if least:
@@ -32,7 +34,11 @@ async def reach(services: Services, consistency: pb.Consistency, context: Contex
 
 
 async def reach_largest(services: Services, conditions: Iterable[pb.Consistency], context: Context) -> None:
-    """Wait once for all the conditions of a batch. ``check_reached`` then checks each of them."""
+    """Wait once for all the conditions of a batch. ``check_reached`` then checks each of them.
+
+    Raises:
+        UnauthenticatedError: as ``reach``.
+    """
     least = 0
     for consistency in conditions:
         with suppress(InvalidError):
@@ -89,3 +95,5 @@ async def _wait(services: Services, least: int, context: Context) -> None:
         future = services.table.when_reached(least, remaining_s(context))
         context.on_cancel(partial(cancel_all, [future]))
         await Waiting(future)
+        if not context.is_known():
+            raise UnauthenticatedError("credential of the call was removed while it waited")

@@ -109,9 +109,21 @@ class Credentials:
 
     # -- calls ------------------------------------------------------------------------------------------------
 
-    def authenticate(self, metadata: Metadata, certificate: bytes | None) -> str:
-        """Return the id of the caller; empty: the call has no valid credential. *certificate*: the client's, PEM."""
+    def authenticate(
+        self, metadata: Metadata, certificate: bytes | None, named: Callable[[bytes], str] = lambda _: ""
+    ) -> str:
+        """Return the id of the caller; empty: the call has no valid credential.
+
+        A token counts before a certificate, and a line for this very certificate before the names in it: one that was
+        revoked, or has ended, is refused whatever it names.
+
+        Args:
+            certificate: the client's, PEM; None: it showed none.
+            named: returns the participant that a certificate names; empty: none. What it raises is raised.
+        """
         found, now_ms = self._find(metadata, certificate), self._clock.wall_ms()
+        if found is None and certificate is not None and _bearer(metadata) is None:
+            return named(certificate)
         if found is None or not found.is_valid(now_ms):
             return ""
         day = now_ms // DAY_MS
@@ -128,9 +140,9 @@ class Credentials:
         return UnauthenticatedError("call has no credential that is known here", "UNAUTHENTICATED")
 
     def _find(self, metadata: Metadata, certificate: bytes | None) -> Credential | None:
-        for key, value in metadata:
-            if key == "authorization" and isinstance(value, str) and value.startswith("Bearer "):
-                return self._known.tokens.get(token_hash(value[7:]))
+        token = _bearer(metadata)
+        if token is not None:
+            return self._known.tokens.get(token_hash(token))
         if certificate is not None:
             return self._known.certificates.get(_certificate_hash(certificate))
         return None
@@ -314,6 +326,14 @@ class Credentials:
         ended.sort(key=lambda one: one.revoked_ms or one.end_ms)
         forgotten = {one.key for one in ended[:surplus]}
         return {key: one for key, one in issued.items() if key not in forgotten}
+
+
+def _bearer(metadata: Metadata) -> str | None:
+    """Return the bearer token of a call; None: it has none."""
+    for key, value in metadata:
+        if key == "authorization" and isinstance(value, str) and value.startswith("Bearer "):
+            return value[7:]
+    return None
 
 
 def _merge(listed: Mapping[Key, Credential], issued: Mapping[Key, Credential]) -> _Known:

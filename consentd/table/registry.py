@@ -78,6 +78,7 @@ class Registry:
         numbers: the numbers of participants and groups, by id, and of the reserved name SUBJECT.
         delegations: those that were not ended, whether or not now is in their window.
         mandates: those that were not ended, in force or not, by auditor.
+        certificate_names: the participant of each certificate name, active or not.
     """
 
     generation: int
@@ -88,6 +89,7 @@ class Registry:
     numbers: dict[str, int]
     delegations: Delegations
     mandates: dict[str, "Mandate"]
+    certificate_names: Mapping[str, str]
     # The lists that pages read, once they are sorted. Two threads may both append one; both are the same.
     _list: list[tuple[tuple[int, Delegation], ...]] = field(default_factory=list, init=False, repr=False, compare=False)
     _everyone: list[tuple[Participant, ...]] = field(default_factory=list, init=False, repr=False, compare=False)

@@ -19,6 +19,7 @@ first  rest of the key               value, without its check (``checked_rows``)
 ``o``  participant id ‖ 0 ‖ key[32]  empty; the key is in force for the participant
 ``d``  giver ‖ 0 ‖ taker ‖ 0 ‖ u8    DelegationStatement; the u8 is the capacity
 ``m``  auditor                       seq of the entry u64 ‖ MandateStatement
+``x``  certificate name              id of the participant to which it belongs
 ``n``  notice id ‖ 0 ‖ version u32   NoticeStatement
 ``v``                                VocabularyStatement in force
 ``r``                                RulesStatement in force

@@ -29,7 +29,9 @@ from consentd.table.view import (
     REVISION,
     U32,
     U64,
+    ParticipantRow,
     View,
+    certificate_key,
     decode_participant,
     delegation_key,
     encode_participant,
@@ -113,7 +115,9 @@ class TableTransaction(View):
     def _participant(self, event: codec.Event, message: st.ParticipantStatement) -> None:
         row_key = b"p" + message.participant_id.encode()
         old = self._get(row_key)
-        number, before, _ = (self._number(), (), None) if old is None else decode_participant(old)
+        self._check_certificate_names(message)
+        new: ParticipantRow = (self._number() if old is None else 0, (), st.ParticipantStatement())
+        number, before, earlier = new if old is None else decode_participant(old)
         groups = {self._group_number(group) for group in dict.fromkeys(message.groups)}
         memberships = [
             (group, start, self._index if until == model.STILL and group not in groups else until)
@@ -122,7 +126,19 @@ class TableTransaction(View):
         still = {group for group, _, until in before if until == model.STILL}
         memberships += [(group, self._index, model.STILL) for group in groups - still]
         self._put_named(row_key, encode_participant((number, tuple(memberships), message)))
+        for name in earlier.certificate_names:
+            self._txn.delete(certificate_key(name))
+        for name in message.certificate_names:
+            self._put(certificate_key(name), message.participant_id.encode())
         self._registry_changed()
+
+    def _check_certificate_names(self, message: st.ParticipantStatement) -> None:
+        """Check that no certificate name is another participant's. Raises ``InvalidError``."""
+        for name in message.certificate_names:
+            if len(certificate_key(name)) > MAX_KEY:
+                raise InvalidError("entry states a certificate name that is too long")
+            if self.certificate_owner(name) not in (None, message.participant_id):
+                raise InvalidError("entry states a certificate name that is another participant's")
 
     def _group_number(self, group: str) -> int:
         """Return the number of a group, which gets one when the first participant joins."""

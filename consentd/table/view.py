@@ -42,6 +42,11 @@ def delegation_key(delegation: Delegation) -> bytes:
     return b"d" + names + bytes([delegation.capacity])
 
 
+def certificate_key(name: str) -> bytes:
+    """Return the key of the row that says whose certificate name this is."""
+    return b"x" + name.encode()
+
+
 def owner_prefix(participant_id: str) -> bytes:
     """Return how the keys of the rows begin that list the keys of a participant."""
     return b"o" + participant_id.encode() + b"\0"
@@ -125,6 +130,11 @@ class View:
     def participant(self, participant_id: str) -> Participant | None:
         """Return a participant as its latest statement describes it; None if no participant has this id."""
         return self.registry().participant(participant_id)
+
+    def certificate_owner(self, name: str) -> str | None:
+        """Return the participant to which a certificate name belongs; None if it is nobody's."""
+        row = self._get(certificate_key(name))
+        return None if row is None else row.decode()
 
     def key_owner(self, key: bytes) -> KeyValidity | None:
         """Return for whom a key is in force now; None if the key is not in force."""
@@ -217,7 +227,12 @@ class View:
         }
         stated = self.rules_statement()
         quotas = model.Quotas() if stated is None else values.rules_value(stated).quotas
-        return Registry(self._generation, codebook, rules, quotas, participants, numbers, delegations, mandates)
+        certificate_names = {
+            name: one.id for one in participants.values() for name in one.statement.certificate_names
+        }  # fmt: skip
+        return Registry(
+            self._generation, codebook, rules, quotas, participants, numbers, delegations, mandates, certificate_names
+        )
 
 
 ParticipantRow = tuple[int, tuple[tuple[int, int, int], ...], st.ParticipantStatement]

@@ -111,6 +111,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     (FAILED_PRECONDITION). If a checkpoint that you verified states that size, the ledger was rolled back: ask without
     it, keep both checkpoints, and raise an alarm.
     """
+    ERROR_REASON_CERTIFICATE_NAME_TAKEN: _ErrorReason.ValueType  # 90
+    """ERROR_REASON_CERTIFICATE_NAME_TAKEN: a certificate name of a registration belongs to another participant
+    (ALREADY_EXISTS). Register that participant without the name first.
+    """
     ERROR_REASON_VERSION_CONFLICT: _ErrorReason.ValueType  # 23
     """ERROR_REASON_VERSION_CONFLICT: based_on_version is not the version in force of the consent, or the version of a
     vocabulary, notice or rules does not follow the latest (ABORTED). Read it again.
@@ -121,6 +125,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 27
     """ERROR_REASON_UNAUTHENTICATED: the call has no credential, or an unknown one (UNAUTHENTICATED)."""
+    ERROR_REASON_CERTIFICATE_AMBIGUOUS: _ErrorReason.ValueType  # 91
+    """ERROR_REASON_CERTIFICATE_AMBIGUOUS: the client certificate of the call names several participants (UNAUTHENTICATED).
+    Get one that names the caller alone.
+    """
     ERROR_REASON_CALLER_NOT_ALLOWED: _ErrorReason.ValueType  # 28
     """ERROR_REASON_CALLER_NOT_ALLOWED: the caller's roles and rights do not cover this call (PERMISSION_DENIED)."""
     ERROR_REASON_ACTOR_NOT_ALLOWED: _ErrorReason.ValueType  # 38
@@ -296,6 +304,10 @@ ERROR_REASON_AHEAD_OF_LEDGER: ErrorReason.ValueType  # 45
 (FAILED_PRECONDITION). If a checkpoint that you verified states that size, the ledger was rolled back: ask without
 it, keep both checkpoints, and raise an alarm.
 """
+ERROR_REASON_CERTIFICATE_NAME_TAKEN: ErrorReason.ValueType  # 90
+"""ERROR_REASON_CERTIFICATE_NAME_TAKEN: a certificate name of a registration belongs to another participant
+(ALREADY_EXISTS). Register that participant without the name first.
+"""
 ERROR_REASON_VERSION_CONFLICT: ErrorReason.ValueType  # 23
 """ERROR_REASON_VERSION_CONFLICT: based_on_version is not the version in force of the consent, or the version of a
 vocabulary, notice or rules does not follow the latest (ABORTED). Read it again.
@@ -306,6 +318,10 @@ present state (ABORTED). Read and sign again.
 """
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 27
 """ERROR_REASON_UNAUTHENTICATED: the call has no credential, or an unknown one (UNAUTHENTICATED)."""
+ERROR_REASON_CERTIFICATE_AMBIGUOUS: ErrorReason.ValueType  # 91
+"""ERROR_REASON_CERTIFICATE_AMBIGUOUS: the client certificate of the call names several participants (UNAUTHENTICATED).
+Get one that names the caller alone.
+"""
 ERROR_REASON_CALLER_NOT_ALLOWED: ErrorReason.ValueType  # 28
 """ERROR_REASON_CALLER_NOT_ALLOWED: the caller's roles and rights do not cover this call (PERMISSION_DENIED)."""
 ERROR_REASON_ACTOR_NOT_ALLOWED: ErrorReason.ValueType  # 38

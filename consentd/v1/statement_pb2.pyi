@@ -631,6 +631,7 @@ class ParticipantStatement(_message.Message):
     ATTESTATION_FIELD_NUMBER: _builtins.int
     COUNTRY_FIELD_NUMBER: _builtins.int
     RECIPIENT_CLASS_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_NAMES_FIELD_NUMBER: _builtins.int
     participant_id: _builtins.str
     """participant_id names the participant: up to 63 (participant_id_characters) of [a-z0-9._-], the first one of [a-z0-9]."""
     type: _builtins.str
@@ -663,6 +664,16 @@ class ParticipantStatement(_message.Message):
     def attestation(self) -> Global___Attestation:
         """attestation names the operator that registered it."""
 
+    @_builtins.property
+    def certificate_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """certificate_names are the names by which client certificates name it, at most 16 (certificate_names), each at most
+        300 characters (certificate_name_characters). `dns:` and a host name: lower case, without wildcards and without a
+        dot at its end, other scripts as `xn--…`. Or `uri:` and a URI, as the certificate has it. A certificate names a
+        participant by its subject alternative names (RFC 5280, 4.2.1.6) and by nothing else. A name belongs to one
+        participant: the one that was registered with it first, until an entry of that participant is without it.
+        Name several to replace one without an interruption.
+        """
+
     def __init__(
         self,
         *,
@@ -676,10 +687,11 @@ class ParticipantStatement(_message.Message):
         attestation: Global___Attestation | None = ...,
         country: _builtins.str = ...,
         recipient_class: Global___RecipientClass.ValueType = ...,
+        certificate_names: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "attestation", b"attestation", "country", b"country", "groups", b"groups", "name", b"name", "participant_id", b"participant_id", "recipient_class", b"recipient_class", "rights", b"rights", "roles", b"roles", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "attestation", b"attestation", "certificate_names", b"certificate_names", "country", b"country", "groups", b"groups", "name", b"name", "participant_id", b"participant_id", "recipient_class", b"recipient_class", "rights", b"rights", "roles", b"roles", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,7 +8,9 @@ from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
 
+from consentd import limits
 from consentd.core import codec, ed25519
+from consentd.core.certificate_name import check_certificate_name
 from consentd.core.key_validity import PARTICIPANT_PREFIX
 from consentd.core.kinds import EntryKind
 from consentd.errors import AbortedError, AlreadyExistsError, InvalidError, MalformedError, NotFoundError
@@ -90,7 +92,7 @@ class PublicWrite(Requested, ReceiptOnly, Generic[M]):
         return Plan((context.draft(entry, self.request),), None)
 
 
-def _check_participant(write: PublicWrite[st.ParticipantStatement], _: WriteContext) -> None:
+def _check_participant(write: PublicWrite[st.ParticipantStatement], context: WriteContext) -> None:
     message = write.message
     if not PARTICIPANT_ID.fullmatch(message.participant_id) or message.participant_id in RESERVED_IDS:
         raise InvalidError(f"participant id is not of [a-z0-9._-], or reserved: `{message.participant_id}`")
@@ -113,11 +115,28 @@ def _check_participant(write: PublicWrite[st.ParticipantStatement], _: WriteCont
         raise InvalidError(f"recipient class is unknown: `{message.recipient_class}`")
     if message.recipient_class and RECEIVING_ROLES.isdisjoint(roles):
         raise InvalidError("only holders and recipients have a recipient class")
-    for listed in (roles, rights, list(message.groups)):
+    check_certificate_names(message)
+    for name in message.certificate_names:
+        if context.table.certificate_owner(name) not in (None, message.participant_id):
+            raise AlreadyExistsError(f"certificate name is another participant's: `{name}`", "CERTIFICATE_NAME_TAKEN")
+    for listed in (roles, rights, list(message.groups), list(message.certificate_names)):
         if len(set(listed)) != len(listed):
             raise InvalidError("participant lists something twice")
     if not all(map(_GROUP.fullmatch, message.groups)):
         raise InvalidError("group is not `group/` and an id of [a-z0-9._-]")
+
+
+def check_certificate_names(message: st.ParticipantStatement) -> None:
+    """Check the form of a participant's certificate names, and how many they are. ``audit replay`` calls this too.
+
+    Raises:
+        InvalidError: (TOO_LARGE) there are too many; or as ``check_certificate_name``.
+    """
+    count, most = len(message.certificate_names), limits.CERTIFICATE_NAMES
+    if count > most:
+        raise InvalidError(f"participant is over its limit of {most} certificate names: `{count}`", "TOO_LARGE")
+    for name in message.certificate_names:
+        check_certificate_name(name)
 
 
 def _check_key_change(write: PublicWrite[st.KeyStatement], context: WriteContext) -> None:
