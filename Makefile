@@ -15,7 +15,7 @@ KEEP ?=
 export KEEP
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint proto clean
+.PHONY: help demo certs test bench lint proto clean
 # A failed installation leaves no stamp that says it worked.
 .DELETE_ON_ERROR:
 
@@ -24,6 +24,9 @@ help:  ## Show this list
 
 demo: $(VENV)/.server  ## Run a daemon through a consent's life, from grant to proof, and show it
 	$(BIN)/python -m consentd.demo
+
+certs: $(VENV)/.server  ## Make certificates for development in .certs, never for production
+	$(BIN)/consentd certs --dev .certs $(ARGS)
 
 test: $(VENV)/.dev  ## Run all tests
 	$(BIN)/python -m pytest -n 2 $(ARGS)
@@ -43,7 +46,7 @@ proto:  ## Generate consentd/v1 from proto/
 	$(PYTHON) proto/generate.py
 
 clean:  ## Remove .venv and the tools' files
-	rm -rf $(VENV) .venv-proto build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .demo
+	rm -rf $(VENV) .venv-proto build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .demo .certs
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "consentd needs Python 3.11 or later")'

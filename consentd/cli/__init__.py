@@ -20,6 +20,7 @@ from consentd.cli import (
     accesses,
     administration,
     audits,
+    certificates,
     consents,
     credentials,
     daemons,
@@ -42,7 +43,7 @@ environment: CONSENTD_TARGET, CONSENTD_TOKEN, CONSENTD_TOKEN_FILE, CONSENTD_LOG_
 a person is written SCHEME:VALUE, as in `mhid:MH-0001`; `-` reads it from stdin, so that no other user can see it.
 """
 _MODULES = (
-    daemons, credentials, participants, roles, consents, notices, accesses, histories, receipts, imports,
+    daemons, certificates, credentials, participants, roles, consents, notices, accesses, histories, receipts, imports,
     administration, maintenance,
 )  # fmt: skip
 _SERVER_MODULES = frozenset(
