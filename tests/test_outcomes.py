@@ -13,6 +13,7 @@ from consentd.audit import access_summary
 from consentd.audit.page import render
 from consentd.audit.replay import ReplayReport, replay_decisions
 from consentd.core import codec, note
+from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.server.keys import read_keys
 from consentd.statements.outcomes import OutcomeComparison, beyond_permit, permitted_by
@@ -86,10 +87,12 @@ def test_only_accesses_of_the_same_chain_that_came_before_are_compared_with() ->
 # -- audits ---------------------------------------------------------------------------------------------------------
 
 
-def add_outcome(forge: Forge, tag: bytes, *categories: str, ref: int = 0, **more: Any) -> int:
+def add_outcome(forge: Forge, tag: bytes, *categories: str, ref: int = 0, by: str = "bank", **more: Any) -> int:
     """Append an outcome of the person's last entry, unless *ref* says another; return the outcome's index."""
-    at = forge.size
-    forge.add(EntryKind.OUTCOME, tag, sent(*categories), ref=ref or forge.heads[tag][0], **more)
+    at, message = forge.size, sent(*categories)
+    if by:
+        message.attestation.attested_by = by
+    forge.add(EntryKind.OUTCOME, tag, message, ref=ref or forge.heads[tag][0], **more)
     return at
 
 
@@ -144,6 +147,44 @@ def test_a_replay_continues_and_names_no_more_than_a_limit(tmp_path: Path) -> No
     forge.seal()
     report = replay(forge.write(tmp_path / "a", tmp_path / "b"), **state)
     assert (len(report.beyond), report.beyond_count, report.not_checked) == (MAX_FAULTS, MAX_FAULTS + 6, {})
+
+
+def test_an_audit_names_the_outcomes_of_those_who_had_no_part(tmp_path: Path) -> None:
+    forge, tag = begun()
+    seq, shop, bank = forge.heads[tag][0], KeyPair(b"\x31" * 32), KeyPair(b"\x32" * 32)
+    for name, key in (("shop", shop), ("bank", bank)):
+        forge.participant(name)
+        forge.add(EntryKind.KEY, codec.public_tag(f"participant/{name}"), st.KeyStatement(key=key.public_key))
+    for by in ("bank", "hospital", "operator/main"):
+        add_outcome(forge, tag, ref=seq, by=by)
+    add_outcome(forge, tag, ref=seq, by="", key=bank)
+    wrong = [add_outcome(forge, tag, ref=seq, by=by) for by in ("shop", "", "operator")]
+    wrong.append(add_outcome(forge, tag, "CLIN.RX", ref=seq, by="", key=shop))
+    add_outcome(forge, tag, ref=1, by="shop")  # of no access
+    forge.seal()
+    export = forge.write(tmp_path / "ledger", tmp_path / "openings")
+    for jobs in (1, 2):
+        report = replay(export, jobs=jobs, state_dir=tmp_path / f"state-{jobs}")
+        assert [fault.index for fault in report.faults] == wrong
+        assert all("had no part in the access" in fault.what for fault in report.faults)
+        assert list(report.beyond) == wrong[3:]
+    found = summary(export)
+    assert (found.strangers, found.beyond_permit) == (4, 1)
+    assert "4 outcomes were reported by participants that had no part" in render(found, made_s=0)
+
+
+def test_an_access_of_a_later_version_may_have_other_parties(tmp_path: Path) -> None:
+    forge = make_forge(60)
+    tag, later = forge.enrol(999), b"\xf8\x3f\x01"
+    question = pb.Question(actor=pb.Actor(organisation="bank")).SerializeToString()
+    for asked, more in ((question + later, b""), (question, later), (b"\xff", b"")):
+        stated = st.AccessStatement(asked=st.AskedQuestion(question=asked, asker="bank"))
+        forge.add(EntryKind.ACCESS, tag, stated.SerializeToString() + more, ref=2)
+        add_outcome(forge, tag, by="shop")
+    forge.seal()
+    export = forge.write(tmp_path / "a", tmp_path / "b")
+    assert summary(export).strangers == 0
+    assert not any("had no part" in fault.what for fault in replay(export).faults)
 
 
 def test_a_consent_does_not_rest_on_an_access(tmp_path: Path) -> None:

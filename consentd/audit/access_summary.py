@@ -16,12 +16,14 @@ from consentd.audit.remote import at_checkpoint
 from consentd.audit.sources import Location
 from consentd.core import codec, tiles
 from consentd.core.checkpoint import Checkpoint
+from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX, MutableValidKeys, apply_key_change
 from consentd.core.kinds import EntryKind, is_known
 from consentd.core.note import NoteVerifier
 from consentd.errors import InvalidError, ProofError, VerificationError
 from consentd.policy.language import best_text
-from consentd.statements import payloads
+from consentd.statements import payloads, values
 from consentd.statements.outcomes import OutcomeComparison
+from consentd.statements.reporters import reporters_of
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 from consentd.verify.findings import Progress
@@ -97,6 +99,7 @@ class AccessSummary:
         beyond_permit: number of outcomes that name categories which their access did not permit (policy.md, "What was
             transferred"). ``uncompared``: of those that name categories, but whose access was not available, or is
             more than ``MAX_ACCESSES`` accesses before.
+        strangers: number of outcomes whose reporter had no part in the access (ledger-format.md, "Keys in force").
         pruned: number of pruned leaves. They are in no other count.
         path: the Merkle path of one entry, set after all leaves are verified.
     """
@@ -128,6 +131,7 @@ class AccessSummary:
     closed: int = 0
     beyond_permit: int = 0
     uncompared: int = 0
+    strangers: int = 0
     pruned: int = 0
     path: MerklePath = field(init=False)
 
@@ -194,6 +198,8 @@ class _Counting:
         self._last_ms = 0
         self._is_after_pruned = False
         self._outcomes = OutcomeComparison(MAX_ACCESSES)
+        self._chains = {codec.LEDGER_TAG: LEDGER_CHAIN}  # the public names of authors' chains
+        self._keys: MutableValidKeys = {}
         self._step = 1  # Seals whose number is a multiple of this are in the list.
 
     def skip_pruned(self) -> None:
@@ -224,7 +230,7 @@ class _Counting:
             found.skew_count += 1
             if len(found.skewed) < MAX_LISTED:
                 found.skewed.append((index, skew))
-        self._add_statement(index, leaf, statement.payload)
+        self._add_statement(index, leaf, statement)
 
     def _add_seal(self, index: int, time_ms: int) -> None:
         found = self._found
@@ -235,11 +241,16 @@ class _Counting:
                 self._step *= 2
         found.seal_count += 1
 
-    def _add_statement(self, index: int, event: codec.Event, payload: bytes) -> None:
-        found = self._found
-        if event.kind == EntryKind.PARTICIPANT:
+    def _add_statement(self, index: int, event: codec.Event, statement: codec.Statement) -> None:
+        found, payload = self._found, statement.payload
+        if event.kind in (EntryKind.LEDGER, EntryKind.KEY) and event.tag in self._chains:
+            change = values.stated_key(event, payload, chain=self._chains[event.tag])
+            if change is not None:
+                apply_key_change(self._keys, change)
+        elif event.kind == EntryKind.PARTICIPANT:
             participant = payloads.parse(st.ParticipantStatement, payload)
             found.names[participant.participant_id] = _in_both(participant.name)
+            self._chains[event.tag] = PARTICIPANT_PREFIX + participant.participant_id
         elif event.kind == EntryKind.VOCABULARY:
             for code in payloads.parse(st.VocabularyStatement, payload).codes:
                 if code.kind == st.CODE_KIND_PURPOSE:
@@ -251,9 +262,12 @@ class _Counting:
             self._outcomes.add(event, access)
             self._add_access(index, event, access, permitted=True)
         elif event.kind == EntryKind.OUTCOME:
-            beyond = self._outcomes.add(event, payloads.parse(st.OutcomeStatement, payload))
+            outcome = payloads.parse(st.OutcomeStatement, payload)
+            beyond = self._outcomes.add(event, outcome)
             found.uncompared += beyond is None
             found.beyond_permit += bool(beyond)
+            reporters = tuple(reporters_of(event, statement, outcome, self._keys))
+            found.strangers += self._outcomes.is_strangers(event, reporters)
         elif event.kind == EntryKind.REFUSAL:
             refusal = payloads.parse(st.RefusalStatement, payload)
             if refusal.WhichOneof("refused") == "access":

@@ -90,6 +90,11 @@ def _notes(found: AccessSummary) -> str:
             f"{found.uncompared:,} outcomes could not be compared with what was permitted: their accesses are not "
             "available.</p>"
         )
+    if found.strangers:
+        notes += (
+            f'<p class="no">전송 결과 {found.strangers:,}건은 해당 열람에 관여하지 않은 자가 기록했다. · '
+            f"{found.strangers:,} outcomes were reported by participants that had no part in the access.</p>"
+        )
     if found.pruned:
         notes += (
             f'<p class="no">보존 기간이 지나 정리된 항목 {found.pruned:,}개는 세지 않았다. · '

@@ -199,10 +199,10 @@ class Partition:
                     if isinstance(message, st.ServedStatement):
                         served.put_shown(transaction, event, shown_by(message))
                     elif isinstance(message, st.OutcomeStatement):
-                        self._compare_outcome(transaction, index, event, message)
+                        self._compare_outcome(transaction, index, event, message, statement.key)
                 return
             if event.kind == EntryKind.ACCESS:
-                outcomes.put_permitted(transaction, event, payloads.parse(st.AccessStatement, statement.payload))
+                outcomes.put_access(transaction, event, payloads.parse(st.AccessStatement, statement.payload))
             decisions.verify_asked_once(self._recent, event, statement)
             if event.time_ms < self._pruned.kept_from_ms:
                 # This decision is still stored, but consents that it depended on may be pruned.
@@ -234,9 +234,16 @@ class Partition:
             self._add_fault(index, f"entry must not be written so: {error}")
 
     def _compare_outcome(
-        self, view: TableTransaction, index: int, event: codec.Event, message: st.OutcomeStatement
+        self, view: TableTransaction, index: int, event: codec.Event, message: st.OutcomeStatement, key: bytes
     ) -> None:
-        """Add an outcome to *beyond* if it names categories that its access did not permit."""
+        """Add an outcome to *beyond* if it names categories that its access did not permit; a fault if who signed it
+        with *key*, or attests it, had no part in the access.
+        """
+        try:
+            if not self._registry_lost:
+                outcomes.check_reporter(view, event, message, key)
+        except RequestError as error:
+            self._add_fault(index, f"entry must not be written so: {error}")
         if not message.categories:
             return
         found, result = outcomes.find_beyond(view, event, message), self.result

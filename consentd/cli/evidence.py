@@ -214,6 +214,8 @@ def report(arguments: argparse.Namespace, out: Out) -> int:
         out.message(f"not counted: accesses and refusals whose statement is not available: {found.closed}")
     if found.uncompared:
         out.message(f"not counted: outcomes whose access is not available: {found.uncompared}")
+    if found.strangers:
+        out.message(f"outcomes by participants that had no part in the access: {found.strangers}")
     if found.pruned:
         out.message(f"not counted: entries that were pruned: {found.pruned}")
     out.answer(
@@ -222,6 +224,6 @@ def report(arguments: argparse.Namespace, out: Out) -> int:
         type="report", file=str(arguments.file), size=found.checkpoint.size, entries=found.entries, accesses=permitted,
         refusals=dict(found.refusals), refused_consents=dict(found.refused_consents),
         break_glass=found.break_glass_count, gaps=found.gap_count, closed=found.closed,
-        beyond_permit=found.beyond_permit,
+        beyond_permit=found.beyond_permit, strangers=found.strangers,
     )  # fmt: skip
     return DONE

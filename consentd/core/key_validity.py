@@ -22,6 +22,8 @@ LEDGER_CHAIN = "ledger"
 """Public name of the chain that states which keys are the daemon's."""
 PARTICIPANT_PREFIX = "participant/"
 """First part of the public name of a participant's chain; the participant's ID follows."""
+OPERATOR_PREFIX = "operator/"
+"""First part of the id of an operator. No participant's ID has a ``/``."""
 
 ValidKeys = Mapping[bytes, Sequence["KeyValidity"]]
 """Public key → each period in which the key was valid, and for whom."""

@@ -14,10 +14,10 @@ from consentd.core.kinds import DECISIONS, EntryKind
 from consentd.errors import InvalidError, NotFoundError
 from consentd.ledger import reads
 from consentd.ledger.vault import Vault
-from consentd.sequencer.commands.accesses import parties_of
 from consentd.service.pages import Deletions, read_range
 from consentd.service.roles import Kind
 from consentd.statements import payloads
+from consentd.statements.reporters import parties_of
 from consentd.statements.values import to_enum
 from consentd.store import Store
 from consentd.v1 import access_service_pb2 as ac

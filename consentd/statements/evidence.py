@@ -30,6 +30,7 @@ from consentd.statements.chains import (
     verify_once,
 )
 from consentd.statements.givers import giver_of
+from consentd.statements.reporters import verify_reporters
 from consentd.statements.rotations import follow_rotations
 
 
@@ -140,6 +141,7 @@ def verify_evidence(
             unproven += not _verify_author(one, histories, origin, claimed.index)
     whole = {chain.proof.tag: chain.entries for chain in histories.chains}
     verify_givers((one for one in singles if one is not None), whole)
+    verify_reporters((one for one in singles if one is not None), histories.keys)
     # Without chain `ledger`, a key that no chain states may be the daemon's (ledger-format.md, 3.8 item 5).
     has_ledger = any(chain.public_name == LEDGER_CHAIN for chain in proof.chains)
     signed = (one for one in singles if one is not None and one.statement is not None)

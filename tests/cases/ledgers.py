@@ -350,10 +350,12 @@ class LedgerCase:
     def outcome(
         self, person: Person, access_seq: int, *, key: ed25519.KeyPair | None = None, count: int = 1, **base: Any
     ) -> RecordOutcome:
-        """Return the bank's report on a permitted access."""
+        """Return the bank's report on a permitted access, attested by it unless its *key* signs."""
         message = st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT, resource_count=count)
         request = self.request(person.identifier_hash, b"outcome %d" % count, **{"asker": "bank", **base})
         signed = None
+        if key is None:
+            message.attestation.attested_by = request.asker
         if key is not None:
             signed = self.sign(key, EntryKind.OUTCOME, person, message, request.id, access_seq)
         return RecordOutcome(

@@ -17,6 +17,7 @@ import { ERASURE, KEY, KINDS, LEDGER } from "./kinds.js";
 import { decodeKeyStatement, decodeLedgerStatement, type LedgerStatement } from "./payloads.js";
 import type { ReadTrust } from "./quorum.js";
 import { type RecentStatement, verifyOnce } from "./recent_statements.js";
+import { verifyReporters } from "./reporters.js";
 import { LedgerKeys } from "./rotation.js";
 
 const DAY_MS = 86_400_000n;
@@ -119,6 +120,7 @@ export function verifyChains(
   // Of the chain asked for, the entries that are held are not there, and so not the giver's roles before.
   const wholeChains = chains.filter(({ chain }) => !isAsked(chain) || !heldChain?.count);
   for (const { entries } of chains) verifyGivers(entries, wholeChains);
+  for (const { chain, entries } of chains) if (isAsked(chain)) verifyReporters(entries, keys);
   const [recent = []] = chains.map(({ chain, entries }) => {
     return verifyOnce(entries, keys, isAsked(chain) ? (heldChain?.recent ?? []) : []);
   });

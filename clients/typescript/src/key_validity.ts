@@ -72,6 +72,11 @@ export class ValidKeys {
     return found.reduce((one, other) => (rank(other) < rank(one) ? other : one), found[0]!);
   }
 
+  /** Return the validities by which this key may sign this entry, which is no MANDATE. */
+  findAll(key: Uint8Array, event: codec.Event): readonly KeyValidity[] {
+    return this.#findAll(key, event, "");
+  }
+
   /** Report whether only the daemon may sign this entry with this key. */
   isDaemonsAlone(key: Uint8Array, event: codec.Event, giver: string): boolean {
     return this.has(key) && this.#findAll(key, event, giver).every(({ owner }) => owner === "ledger");

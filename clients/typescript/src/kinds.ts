@@ -16,6 +16,8 @@ export interface Kind {
 export const LEDGER = 1;
 export const PARTICIPANT = 2;
 export const KEY = 3;
+export const ACCESS = 13;
+export const OUTCOME = 15;
 export const SERVED = 19;
 export const ERASURE = 20;
 export const DELEGATION = 22;
@@ -57,9 +59,9 @@ export const KINDS: ReadonlyMap<number, Kind> = new Map([
   [11, { name: "RESUME", authors: PERSON }],
   [12, { name: "REVOKE", authors: PERSON }],
   // A decision is the daemon's own statement. It contains the question, which the asker signed.
-  [13, { name: "ACCESS", authors: DAEMON }],
+  [ACCESS, { name: "ACCESS", authors: DAEMON }],
   [14, { name: "REFUSAL", authors: DAEMON }],
-  [15, { name: "OUTCOME", authors: PARTICIPANTS }],
+  [OUTCOME, { name: "OUTCOME", authors: PARTICIPANTS }],
   [16, { name: "DISPUTE", authors: PERSON }],
   [17, { name: "RESOLUTION", authors: PARTICIPANTS }],
   [18, { name: "DUTY", authors: PARTICIPANTS }],

@@ -1,6 +1,7 @@
 /**
  * Decode the payloads on which authorship depends: `KeyStatement` and `LedgerStatement` of `consentd.v1` state keys, a
- * `MandateStatement` names its giver, and a `ParticipantStatement` the roles of that giver.
+ * `MandateStatement` names its giver, and a `ParticipantStatement` the roles of that giver; an `AccessStatement` names
+ * the parties of an access, and an `OutcomeStatement` who attests it.
  *
  * A small table describes each message, so that this package needs no protobuf runtime. A message with a field that is
  * not in the table is not decoded at all, because a field of a later version may change the meaning of the others. If a
@@ -31,6 +32,23 @@ const LEDGER_STATEMENT: Fields = {
 const PARTICIPANT_STATEMENT: Fields = {
   1: "text", 2: "bytes", 3: "numbers", 4: "numbers", 5: "texts", 6: "text", 7: 64, 8: "bytes", 9: "text", 10: 32,
 };
+const PERIOD: Fields = { 1: 64, 2: 64 };
+const CODE_SET: Fields = { 1: "texts" };
+const ACTOR: Fields = { 1: "text", 2: "text", 3: "text", 4: "text", 5: "text", 6: "texts", 7: 64 };
+const QUESTION: Fields = {
+  1: { 1: "text", 2: "text" }, 2: ACTOR, 3: "text", 4: "text", 5: "text", 6: "texts", 7: CODE_SET, 8: CODE_SET,
+  9: PERIOD, 10: { 1: "text" }, 12: "numbers", 13: "text",
+};
+const REASON: Fields = { 1: 32, 2: 32, 3: "text", 4: 32, 5: "text" };
+const RESIDUAL_FIELDS = { 1: 32, 2: "texts", 3: "texts", 4: "texts", 5: PERIOD, 6: 32, 8: "texts", 9: "text" } as const;
+const RESIDUAL: Fields = { ...RESIDUAL_FIELDS, get 7(): Fields { return RESIDUAL; } };
+const DECISION: Fields = {
+  1: 32, 2: "texts", 3: "texts", 4: "texts", 5: "texts", 6: REASON, 7: "numbers", 8: RESIDUAL, 9: 64,
+  10: { 1: 64, 2: "bytes" }, 11: "text", 12: "bytes", 13: 64, 14: 32, 15: 32, 16: 64, 17: "texts", 18: "text",
+};
+const ASKED: Fields = { 1: "bytes", 2: "text", 3: "bytes", 4: "bytes", 5: 64, 6: "text", 7: "bytes" };
+const ACCESS_STATEMENT: Fields = { 1: ASKED, 2: DECISION };
+const OUTCOME_STATEMENT: Fields = { 1: 32, 2: "texts", 3: 32, 4: 64, 5: 64, 6: "text", 7: ATTESTATION };
 const PUBLIC_AUTHORITY = 5n;
 const GIVER = 7;
 const [ORIGIN_FIELD, ROTATION_FIELD] = [1, 10];
@@ -154,6 +172,34 @@ export function mayGiveMandates(payload: Uint8Array): boolean | null {
   const roles = values.get(3);
   const isAuthority = Array.isArray(roles) && roles.some((role) => role === PUBLIC_AUTHORITY);
   return isAuthority && (values.get(7) ?? 0n) !== 0n;
+}
+
+/** Return the participants that an `AccessStatement` names as parties of the access: who asked, the holder, and all
+ * that the actor names; null: this version does not understand all of it.
+ */
+export function readParties(payload: Uint8Array): ReadonlySet<string> | null {
+  const access = read(payload, ACCESS_STATEMENT);
+  const asked = mapOf(access?.get(1));
+  const question = read(bytesOf(asked.get(1)), QUESTION);
+  if (access === null || question === null) return null;
+  const actor = mapOf(question.get(2));
+  const named = [asked.get(2), question.get(3), actor.get(1), actor.get(4), actor.get(5), ...textsOf(actor.get(6))];
+  return new Set(named.filter((one): one is string => typeof one === "string" && one !== ""));
+}
+
+/** Return who attests an `OutcomeStatement`; empty: nobody; null: this version does not understand all of it. */
+export function readReporter(payload: Uint8Array): string | null {
+  const outcome = read(payload, OUTCOME_STATEMENT);
+  const name = mapOf(outcome?.get(7)).get(1);
+  return outcome && (typeof name === "string" ? name : "");
+}
+
+function mapOf(value: Value | undefined): Values {
+  return value instanceof Map ? value : new Map<number, Value>();
+}
+
+function textsOf(value: Value | undefined): readonly string[] {
+  return Array.isArray(value) ? (value as string[]) : [];
 }
 
 function readPruning(values: Values): Pruning {

@@ -17,7 +17,7 @@ from consentd.policy import evaluate, model
 from consentd.policy.codebook import pack_question
 from consentd.policy.dates import format_month
 from consentd.policy.reduce import reduce_verdict
-from consentd.sequencer.commands.callers import check_active, is_operator
+from consentd.sequencer.commands.callers import check_active
 from consentd.sequencer.commands.registry import BY_EMERGENCY, BY_LAW
 from consentd.sequencer.commands.write import (
     NewEntry,
@@ -30,6 +30,7 @@ from consentd.sequencer.commands.write import (
     WriteContext,
 )
 from consentd.statements import decisions, payloads, values
+from consentd.statements.reporters import may_report, parties_of
 from consentd.store import Store
 from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
@@ -276,17 +277,9 @@ def check_party(store: Store, vault: Vault, tag: bytes | None, access_seq: int, 
     opened = None if entry is None or entry.event.kind != EntryKind.ACCESS else reads.open_entry(vault, entry)
     if tag is not None and opened is not None:
         asked = payloads.parse(st.AccessStatement, codec.decode_statement(opened[1]).payload).asked
-        if is_operator(asker) or asker in parties_of(asked):
+        if may_report(asker, parties_of(asked)):
             return tag
     raise NotFoundError("no such permitted access of this subject")
-
-
-def parties_of(asked: st.AskedQuestion) -> set[str]:
-    """Return the participants that take part in the access that a question asks for. Raises ``MalformedError``."""
-    question = payloads.parse(pb.Question, asked.question)
-    actor = question.actor
-    parties = {asked.asker, question.holder, actor.organisation, actor.on_behalf_of, actor.application}
-    return parties.union(actor.relays) - {""}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

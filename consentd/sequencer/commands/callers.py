@@ -6,6 +6,7 @@ A service checks on a snapshot that the caller may make the call. A write checks
 import re
 
 from consentd import limits
+from consentd.core.key_validity import OPERATOR_PREFIX
 from consentd.errors import DeniedError
 from consentd.table.view import View
 from consentd.v1 import statement_pb2 as st
@@ -26,7 +27,7 @@ ACT_FOR_SUBJECTS = st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS
 
 def is_operator(caller: str) -> bool:
     """Return whether a caller id is an operator's."""
-    return caller.startswith("operator/")  # no participant id has a ``/``
+    return caller.startswith(OPERATOR_PREFIX)
 
 
 def has_right(view: View, caller: str, right: "st.ParticipantRight.ValueType") -> bool:
