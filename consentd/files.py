@@ -126,6 +126,19 @@ def write_file(
         _refill_reserve()
 
 
+def rename_file(path: Path, to: Path, *, name: str = "file") -> None:
+    """Rename a file over another of the same directory. It survives a crash after the return.
+
+    Raises:
+        StorageError: the rename failed, or only its fsync did.
+    """
+    try:
+        os.replace(path, to)
+        sync(to.parent)
+    except OSError as error:
+        raise StorageError(f"{name} cannot be renamed: `{path}`: {error.strerror}") from error
+
+
 def append_line(path: Path, line: str, *, name: str = "file") -> None:
     """Append a line, with its end, to a file that exists: whole or not at all. It survives a crash after the return.
 

@@ -284,9 +284,31 @@ def test_it_goes_on_under_the_new_key_of_a_log(submitted: Submitted, tmp_path: P
     witness.close()
 
 
+def test_it_cosigns_under_both_keys_until_it_has_cosigned_one_of_the_next(
+    submitted: Submitted, tmp_path: Path
+) -> None:
+    (path,) = submitted.ours.state("checkpoint")
+    (tmp_path / path.name).write_bytes(path.read_bytes())
+    new = note.Signer(submitted.witnessed.log.name, ed25519.KeyPair(b"x" * 32))
+    text = submitted.ours.text.replace('"state"', f'"{tmp_path}"')
+    text = text.replace("vkey =", f'next_vkey = "{note.format_vkey(new.verifier)}"\nvkey =')
+    point = submitted.first  # type: ignore[attr-defined]
+    by_old, by_new = (submitted.signed(point.size, point.root, one) for one in ("log", "new"))
+    by_other = checkpoint.sign_checkpoint(point, [note.Signer(new.name, ed25519.KeyPair(b"y" * 32))])
+    begin = b"old %d\n\n" % point.size
+    witness = Witness(parse_witness_config(text, base_dir=submitted.ours.directory))
+    assert [witness.add_checkpoint(begin + one).status for one in (by_other, by_old, by_new)] == [403, 200, 200]
+    assert [witness.add_checkpoint(begin + one).status for one in (by_old, by_new)] == [403, 200]
+    witness.close()
+    again = Witness(parse_witness_config(text, base_dir=submitted.ours.directory))
+    assert [again.add_checkpoint(begin + one).status for one in (by_old, by_new)] == [403, 200]
+    again.close()
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
+        (("vkey =", 'next_vkey = "x"\nvkey ='), InvalidError, "`log.next_vkey` is malformed"),
         (('"witness.key"', '"none.key"'), StorageError, "secret file cannot be read"),
         (('"witness.key"', '"token"'), InvalidError, "key file holds no signing key"),
         (('key_file = "witness.key"', 'key_file = "../keys/log.key"'), InvalidError, "does not hold a witness's key"),

@@ -1,16 +1,19 @@
-"""``consentd prune`` and ``operation``: delete what need not be kept, and follow work that runs in the daemon."""
+"""``consentd prune``, ``rotate`` and ``operation``: long work that runs in the daemon, and how to follow it."""
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from consentd.cli.options import Verbs, add_daemon, add_verb, open_client, read_start_ms
+from consentd.cli.options import Verbs, add_daemon, add_verb, open_client, read_hex, read_start_ms
 from consentd.cli.out import DONE, REFUSED, Out
 from consentd.core.kinds import EntryKind, is_known
+from consentd.core.note import parse_vkey
+from consentd.core.rotation import RotationRole
+from consentd.errors import InvalidError, MalformedError
 from consentd.policy.dates import format_instant
 
 if TYPE_CHECKING:
-    from consentd.v1.admin_service_pb2 import Operation, PruneResult
+    from consentd.v1.admin_service_pb2 import KeyRotationResult, Operation, PruneResult
 
 _PRUNE_HELP = """\
 The policy is the one that leaf 0 publishes (`ledger.retention_days` when the ledger began). Kept are: everything of
@@ -26,6 +29,19 @@ examples:
   consentd prune --keep-from 2024-01-01
   consentd prune --no-wait
 """
+_ROTATE_HELP = """\
+Without --new-key: make the new key in a file beside the present one, and print its public key. Nothing else changes. If
+the file is there already, print its key. With --new-key: replace the key by this one. It cannot be undone.
+
+Before you replace the log key: add the new key to the witness policies, and give it to the operators of the witnesses.
+Their witnesses must accept it, or nothing is published any more. Readers follow by themselves, and should pin the new
+key. A rotation is no remedy for a key that was stolen: see ops/RUNBOOK.md, `Rotate keys`.
+
+examples:
+  consentd rotate log-key
+  consentd rotate log-key --new-key consent.example.org/1+0d2e299d+AYqI… --reason "planned, 2027"
+  consentd rotate statement-key
+"""
 _ENDED = {"done": ("완료", "done"), "failed": ("실패", "failed"), "running": ("진행 중", "running")}
 
 
@@ -39,6 +55,14 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument("--dry-run", action="store_true", help="only say what would be deleted, and what limits it")
     verb.add_argument("--no-wait", action="store_true", help="start it, print its id, and do not wait for its end")
     verb.set_defaults(timeout=86_400.0)
+    verb = verbs.add_parser("rotate", help="replace the ledger's log key or statement key")
+    under = verb.add_subparsers(title="verbs", metavar="KEY", required=True)
+    for name, run in (("log-key", rotate_log_key), ("statement-key", rotate_statement_key)):
+        one = add_verb(under, name, run, add_daemon, more=_ROTATE_HELP)
+        form = "VKEY" if run is rotate_log_key else "HEX"
+        one.add_argument("--new-key", default="", metavar=form, help="replace the key by this one, which was prepared")
+        one.add_argument("--reason", default="", metavar="TEXT", help="why; recorded and public")
+        one.set_defaults(timeout=86_400.0)
     verb = verbs.add_parser("operation", help="list, show, follow or cancel work that runs in the daemon")
     under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
     one = add_verb(under, "list", show_all, add_daemon)
@@ -63,6 +87,40 @@ def prune(arguments: argparse.Namespace, out: Out) -> int:
         out.message(f"operation {operation_id} runs in the daemon: `consentd operation cancel {operation_id}` ends it")
         done = client.follow_operation(operation_id, progress=_bar(progress))
     _show_pruned(out, operation_result(done), dry_run=done.dry_run)
+    return DONE
+
+
+def rotate_log_key(arguments: argparse.Namespace, out: Out) -> int:
+    """Replace the key that signs checkpoints (for the operator)."""
+    new_key = b""
+    if arguments.new_key:
+        try:
+            new_key = parse_vkey(arguments.new_key.strip()).public_key
+        except MalformedError as error:
+            raise InvalidError(f"new key is not a C2SP verifier key: {error}") from error
+    return _rotate(arguments, out, RotationRole.LOG, new_key)
+
+
+def rotate_statement_key(arguments: argparse.Namespace, out: Out) -> int:
+    """Replace the key that signs the daemon's statements (for the operator)."""
+    return _rotate(arguments, out, RotationRole.STATEMENT, read_hex(arguments.new_key, "new key", 32))
+
+
+def _rotate(arguments: argparse.Namespace, out: Out, role: RotationRole, new_key: bytes) -> int:
+    from consentd_client.admin import rotation_result
+
+    number: Any = int(role)
+    with open_client(arguments) as client, out.progress("waiting") as progress:
+        if not new_key:
+            made = client.prepare_key_rotation(number)
+            shown = made.verifier_key or made.new_key.hex()
+            out.message(f"new key is in `{made.key_file}`, and not in force; replace the present one with --new-key")
+            out.answer(shown, type="prepared_key", key=made.new_key.hex(), vkey=made.verifier_key, file=made.key_file)
+            return DONE
+        started = client.start_key_rotation(number, new_key, reason=arguments.reason)
+        out.message(f"operation {started.operation_id} runs in the daemon")
+        done = client.follow_operation(started.operation_id, progress=_bar(progress))
+    _show_rotated(out, rotation_result(done))
     return DONE
 
 
@@ -120,6 +178,19 @@ def _show(out: Out, operation: "Operation") -> None:
     )  # fmt: skip
     if operation.HasField("pruned"):
         _show_pruned(out, operation.pruned, dry_run=operation.dry_run)
+    if operation.HasField("key_rotation"):
+        _show_rotated(out, operation.key_rotation)
+
+
+def _show_rotated(out: Out, done: "KeyRotationResult") -> None:
+    new, old = done.verifier_key or done.new_key.hex(), done.old_key.hex()
+    out.answer(
+        f"교체됨: {old}에서 {new}(으)로, {done.index}번 항목, {done.from_size}부터",
+        f"replaced: {old} by {new}, stated in entry {done.index}, from {done.from_size} on",
+        type="rotation", role=int(done.role), old_key=old, new_key=done.new_key.hex(), vkey=done.verifier_key,
+        index=done.index, from_size=done.from_size, replaced_key_file=done.replaced_key_file,
+    )  # fmt: skip
+    out.message(f"old private key: `{done.replaced_key_file}`; the daemon does not need it any more")
 
 
 def _show_pruned(out: Out, done: "PruneResult", *, dry_run: bool) -> None:

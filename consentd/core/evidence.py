@@ -6,7 +6,7 @@ A saved history and an auditor's evidence have one format. Source: evidence-form
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,9 @@ from consentd.core.strict_json import parse_json
 from consentd.errors import MalformedError
 
 FORMAT = "consentd/evidence/v2"
+ROTATIONS_FORMAT = "consentd/rotations/v1"
+ROTATIONS_FILE = "rotations"
+"""Path of the file in which a ledger publishes the last checkpoints of earlier log keys, beside its tiles."""
 MAX_SIZE = 384 << 20
 """The largest file, in bytes. The longest stream that a client accepts (256 MiB) fits into such a file as base64."""
 MAX_NESTING = 8
@@ -119,6 +122,12 @@ def _to_json(value: Any) -> Any:
     return {name: getattr(value, name) for name in _HISTORY}
 
 
+def format_rotations(rotations: Sequence[RotationProof]) -> bytes:
+    """Format the file ``rotations`` (evidence-format.md, "The file of a ledger's rotations")."""
+    document = {"format": ROTATIONS_FORMAT, "rotations": tuple(rotations)}
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":"), default=_to_json).encode()
+
+
 # -- parse ----------------------------------------------------------------------------------------------------
 
 
@@ -132,6 +141,25 @@ def parse_evidence(content: bytes) -> Evidence:
             is not canonical; text has half of a surrogate pair; a proof has more than ``MAX_HASHES`` hashes; or the
             scope is not valid.
     """
+    file = _parse_object(content, _FILE)
+    return Evidence(
+        scope=file["scope"],
+        proof=HistoryProof(
+            checkpoint=file["checkpoint"], consistency=file["consistency"], seal=file["seal"],
+            seal_inclusion=file["seal_inclusion"], chains=file["histories"], rotations=file["rotations"],
+        ),
+        entries=file["entries"], keys=file["keys"], policy=file["policy"],
+    )  # fmt: skip
+
+
+def parse_rotations(content: bytes) -> tuple[RotationProof, ...]:
+    """Parse the bytes of a file ``rotations``. Raises as ``parse_evidence``."""
+    rotations: tuple[RotationProof, ...] = _parse_object(content, _ROTATIONS_FILE)["rotations"]
+    return rotations
+
+
+def _parse_object(content: bytes, fields: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
+    """Parse the bytes of a file that is one object with exactly these fields, as ``_object``."""
     if len(content) > MAX_SIZE:
         raise MalformedError(f"evidence is larger than {MAX_SIZE} bytes")
     try:
@@ -142,15 +170,7 @@ def parse_evidence(content: bytes) -> Evidence:
         text, max_nesting=MAX_NESTING, max_marks=FREE_MARKS + len(content) // BYTES_PER_MARK,
         parse_int=_parse_integer, parse_float=_refuse, parse_constant=_refuse,
     )  # fmt: skip
-    file = _object(value, _FILE)
-    return Evidence(
-        scope=file["scope"],
-        proof=HistoryProof(
-            checkpoint=file["checkpoint"], consistency=file["consistency"], seal=file["seal"],
-            seal_inclusion=file["seal_inclusion"], chains=file["histories"], rotations=file["rotations"],
-        ),
-        entries=file["entries"], keys=file["keys"], policy=file["policy"],
-    )  # fmt: skip
+    return _object(value, fields)
 
 
 def _parse_integer(text: str) -> int:
@@ -206,10 +226,13 @@ def _integer(value: Any) -> int:
     return value
 
 
-def _format(value: Any) -> str:
-    if value != FORMAT:
-        raise MalformedError(f"evidence is of another format: its `format` is not `{FORMAT}`")
-    return FORMAT
+def _format(expected: str) -> Callable[[Any], str]:
+    def parse_format(value: Any) -> str:
+        if value != expected:
+            raise MalformedError(f"evidence is of another format: its `format` is not `{expected}`")
+        return expected
+
+    return parse_format
 
 
 def _scope(value: Any) -> Scope:
@@ -253,9 +276,11 @@ _ROTATION = {
     "checkpoint": _bytes, "seal": _bytes, "seal_inclusion": _hashes,
     "history": lambda value: ChainProof(**_object(value, _HISTORY)), "consistency": _hashes,
 }  # fmt: skip
+_ROTATIONS = _list_of(lambda value: RotationProof(**_object(value, _ROTATION)))
+_ROTATIONS_FILE = {"format": _format(ROTATIONS_FORMAT), "rotations": _ROTATIONS}
 _FILE = {
-    "format": _format, "scope": _scope, "checkpoint": _bytes, "consistency": _hashes, "seal": _bytes,
+    "format": _format(FORMAT), "scope": _scope, "checkpoint": _bytes, "consistency": _hashes, "seal": _bytes,
     "seal_inclusion": _hashes, "histories": _list_of(lambda value: ChainProof(**_object(value, _HISTORY))),
-    "entries": _list_of(_single), "rotations": _list_of(lambda value: RotationProof(**_object(value, _ROTATION))),
+    "entries": _list_of(_single), "rotations": _ROTATIONS,
     "keys": _list_of(_text), "policy": _text,
 }  # fmt: skip

@@ -192,6 +192,15 @@ class LedgerKeys:
         elif vkey not in self.named:
             raise ProofError("ledger does not name the pinned log key as its own")
 
+    def verify_ever(self, vkey: str) -> None:
+        """Verify that the key of this vkey is, or was, a log key of the ledger.
+
+        Raises:
+            ProofError: the ledger never named the key.
+        """
+        if vkey not in (*self.named, *(log_vkey(self.origin, term.key) for term in self.log_terms)):
+            raise ProofError("ledger does not name the pinned log key as its own")
+
     def verify_term(self, key: bytes, index: int) -> None:
         """Verify that a statement key may sign the entry at this index. A key of another author is not looked at.
 

@@ -19,6 +19,17 @@ def read_key_text(path: Path) -> str:
     return read_secret_file(path).decode("ascii", "replace").strip()
 
 
+def read_hex_key(path: Path) -> bytes:
+    """Read a file with a key of 32 bytes, as 64 hex digits. Raises as ``read_signing_key``."""
+    try:
+        key = bytes.fromhex(read_key_text(path))
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise InvalidError(f"key file holds no key of 64 hex digits: `{path}`")
+    return key
+
+
 def read_signing_key(path: Path) -> note.Signer:
     """Read a file with the Ed25519 signing key (C2SP signed-note) of a log or a witness.
 

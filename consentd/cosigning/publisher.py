@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from consentd.core.checkpoint import Checkpoint, open_checkpoint
-from consentd.core.note import NoteVerifier
+from consentd.core.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
+from consentd.core.note import Verifier, parse_note
 from consentd.errors import ConsentdError, CorruptionError, VerificationError
 from consentd.files import read_file_if_exists
 from consentd.ledger import reads
+from consentd.ledger.rotations import log_verifier_at
 from consentd.store import Store
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,14 @@ class Publisher(Protocol):
         """
         ...
 
+    def is_cosigned(self, note: bytes) -> bool:
+        """Return whether a published note has the cosignatures that readers require, of any age."""
+        ...
+
+    def names_log(self, key: Verifier) -> bool:
+        """Return whether the witnesses' policy may be used with this log key: it names the key, or no log at all."""
+        ...
+
     def stop(self) -> None:
         """Publish the checkpoint offered last, if enough witnesses cosign it within the timeout; then stop."""
 
@@ -82,14 +91,21 @@ class ImmediatePublisher:
     def pending(self) -> frozenset[int]:
         return frozenset()
 
+    def is_cosigned(self, note: bytes) -> bool:
+        return True
+
+    def names_log(self, key: Verifier) -> bool:
+        return True
+
     def stop(self) -> None:
         pass
 
 
-def read_published(path: Path, log_verifier: NoteVerifier, *, store: Store, size: int) -> Published | None:
+def read_published(path: Path, log_verifier: Verifier, *, store: Store, size: int) -> Published | None:
     """Read the note published last from its file; return None if the file is absent, or its note does not verify.
 
-    *store* and *size* belong to the opened ledger. The published tree must be the beginning of the ledger's tree.
+    *log_verifier* is a log key of the ledger, the present one or an earlier one. *store* and *size* belong to the
+    opened ledger. The published tree must be the beginning of the ledger's tree.
 
     Raises:
         StorageError: the file cannot be read.
@@ -99,7 +115,9 @@ def read_published(path: Path, log_verifier: NoteVerifier, *, store: Store, size
     if note is None:
         return None
     try:
-        point, _ = open_checkpoint(note, log_verifier.name, log_verifier)
+        claimed = parse_checkpoint(parse_note(note).text)
+        signer = log_verifier_at(store, claimed.size, log_verifier)
+        point, _ = open_checkpoint(note, log_verifier.name, signer)
     except VerificationError as error:
         log.warning("file of the last published checkpoint is not used: %s", error)
         return None

@@ -11,14 +11,15 @@ from pathlib import Path
 
 from consentd.clock import Clock
 from consentd.config import WitnessConfig
-from consentd.core.checkpoint import Checkpoint, format_checkpoint, open_checkpoint
-from consentd.core.note import NoteSignature, NoteVerifier, open_note, parse_note
-from consentd.core.quorum import WitnessPolicy
+from consentd.core.checkpoint import Checkpoint, format_checkpoint, open_checkpoint, parse_checkpoint
+from consentd.core.note import NoteSignature, NoteVerifier, Verifier, open_note, parse_note
+from consentd.core.quorum import WitnessPolicy, is_satisfied
 from consentd.cosigning.publication import CosignedCheckpoint, Publication
 from consentd.cosigning.publisher import RUNBOOK, Halt, Publish, Published, read_published
 from consentd.cosigning.witness_client import WitnessClient, WitnessResponse, WitnessResult, make_clients
 from consentd.errors import ConsentdError, CorruptionError, StorageError, VerificationError
 from consentd.files import write_file
+from consentd.ledger.rotations import log_verifier_at
 from consentd.metrics import Metrics
 from consentd.store import Store
 
@@ -34,12 +35,13 @@ class SignedLog:
     """The log whose checkpoints are published, as it was when the ledger was opened.
 
     Attributes:
+        verifier: the log key that signs now, or will sign the next checkpoint.
         size: the number of leaves. If a witness knows a larger tree, leaves were lost.
         last_signed: the last signed note, already verified; None if nothing was signed yet.
         published_path: the file of the note published last.
     """
 
-    verifier: NoteVerifier
+    verifier: Verifier
     store: Store
     size: int
     last_signed: bytes | None
@@ -76,7 +78,7 @@ class QuorumPublisher:
         retry_ms: tuple[int, int] = RETRY_MS,
     ) -> None:  # fmt: skip
         """Prepare the publisher; ``start`` sends the first requests. Raises the errors of ``make_clients``."""
-        self._log = signed_log
+        self._log, self._policy = signed_log, policy
         self._clock = clock
         self._metrics = metrics
         self._timeout_ms = config.timeout_ms
@@ -154,6 +156,16 @@ class QuorumPublisher:
             target = self._publication.target
             return frozenset() if target is None else frozenset((target.point.size,))
 
+    def is_cosigned(self, note: bytes) -> bool:
+        """See ``Publisher.is_cosigned``."""
+        keys = {line.name: line.verifier for line in self._policy.witnesses if line.verifier is not None}
+        cosigners = {name for name, key in keys.items() if _find_signature(note, key) is not None}
+        return is_satisfied(self._policy, cosigners)
+
+    def names_log(self, key: Verifier) -> bool:
+        """See ``Publisher.names_log``."""
+        return not self._policy.logs or any(line.verifier == key for line in self._policy.logs)
+
     def stop(self) -> None:
         """Wait up to ``timeout_ms`` for the quorum of the checkpoint offered last, then stop all threads."""
         with self._changed:
@@ -180,7 +192,9 @@ class QuorumPublisher:
                         witness.client.size = published.checkpoint.size
         if self._log.last_signed is None:
             return
-        point, opened = open_checkpoint(self._log.last_signed, self._log.verifier.name, self._log.verifier)
+        claimed = parse_checkpoint(parse_note(self._log.last_signed).text)
+        signer = log_verifier_at(self._log.store, claimed.size, self._log.verifier)
+        point, opened = open_checkpoint(self._log.last_signed, signer.name, signer)
         now_ms = self._clock.monotonic_ms()
         first = CosignedCheckpoint(point, opened.text, parse_note(self._log.last_signed).unverified, now_ms, now_ms)
         is_published = published is not None and published.checkpoint == point

@@ -12,12 +12,13 @@ a rollback from the daemon, but not from a witness or a client. One process writ
 from pathlib import Path
 
 from consentd.core import checkpoint, codec, tiles
-from consentd.core.note import Verifier
+from consentd.core.note import Verifier, parse_note
 from consentd.errors import CorruptionError, MalformedError, ProofError, VerificationError
 from consentd.files import read_file_if_exists, write_file
 from consentd.ledger import layout
 from consentd.ledger.ledger import State
 from consentd.ledger.reads import read_tiles
+from consentd.ledger.rotations import log_verifier_at
 from consentd.store import Store
 
 RUNBOOK = "see ops/RUNBOOK.md, `ledger refuses to open`"
@@ -57,12 +58,15 @@ def check_last_signed(
 def verify_last_signed(store: Store, note: bytes, *, size: int, origin: str, log_verifier: Verifier) -> None:
     """Verify the signature in *note*, and that the tree in *store*, of *size* leaves, had the note's root at its size.
 
+    *log_verifier*: a log key of the ledger, the present one or an earlier one.
+
     Raises:
         CorruptionError: the note's signature is wrong, or the note has more leaves than the tree, or another root.
         StorageError: the store cannot be read.
     """
     try:
-        signed, _ = checkpoint.open_checkpoint(note, origin, log_verifier)
+        size_signed = checkpoint.parse_checkpoint(parse_note(note).text).size
+        signed, _ = checkpoint.open_checkpoint(note, origin, log_verifier_at(store, size_signed, log_verifier))
     except VerificationError as error:
         raise CorruptionError(f"last signed checkpoint does not verify: {error}; {RUNBOOK}") from error
     last_signed = f"last signed checkpoint has size {signed.size} root {signed.root.hex()}; {RUNBOOK}"

@@ -6,6 +6,7 @@ first  rest of the key                             value
 ``S``                                              the state row, ``State``
 ``P``                                              what was pruned, ``Pruned``; no row if nothing was
 ``V``                                              the vault's state at the last batch, see ``ledger.vault``
+``k``  size u64                                    a kept checkpoint, see ``ledger.rotations``
 ``l``  index u64                                   the leaf
 ``t``  level u8 ‖ n u64                            the tile: 1…256 hashes; only a level's last tile grows
 ``h``  tag[32]                                     count u64 ‖ head[32] of the chain
@@ -29,7 +30,7 @@ from consentd.core.kinds import REFERRING, EntryKind
 STATE = b"S"
 PRUNED = b"P"
 VAULT = b"V"
-KINDS = tuple(bytes((kind,)) for kind in b"PSVcfhilmqrtx")
+KINDS = tuple(bytes((kind,)) for kind in b"PSVcfhiklmqrtx")
 """The first byte of each kind of key, in ascending order."""
 ROOTS_PER_ROW = 16
 
@@ -47,6 +48,10 @@ ENCRYPTED = 1
 
 def leaf_key(index: int) -> bytes:
     return b"l" + _U64.pack(index)
+
+
+def kept_key(size: int) -> bytes:
+    return b"k" + _U64.pack(size)
 
 
 def tile_key(level: int, n: int) -> bytes:

@@ -3,27 +3,43 @@
 The sequencer's thread reads the tree and the new leaves back from the store, signs the tree's root hash, stores the
 signed note in a file outside the store, and offers the note to the publisher. The publisher makes the checkpoint public
 immediately, or when enough witnesses have cosigned it. The publisher waits for witnesses on a thread of its own.
+
+While the log key is being replaced, no larger tree may be sealed: the checkpoint of the seal right after the entry of
+the rotation is the last one that the old key signs. It must be published, under the witnesses' quorum, and kept, before
+the new key signs (``is_held``, ``take_next_key``). Source: ledger-format.md, "Rotation of keys".
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from consentd.clock import Clock
 from consentd.core import checkpoint
-from consentd.core.note import NoteSigner, parse_note
+from consentd.core.ed25519 import KeyPair
+from consentd.core.note import NoteSigner, Signer, parse_note
 from consentd.cosigning.publisher import Halt, ImmediatePublisher, Published, Publisher
 from consentd.errors import CorruptionError, NotFoundError
 from consentd.ledger import layout, reads
 from consentd.ledger.last_signed import read_last_signed, write_last_signed
 from consentd.ledger.ledger import Ledger, decode_state
 from consentd.ledger.map_history import MapHistory
+from consentd.ledger.rotations import keep_checkpoint
 from consentd.metrics import Metrics
 from consentd.waits import SizeWaits
 
+HELD_S = 0.05
+"""How often the sequencer asks whether the last checkpoint of a replaced log key is published."""
 _RECHECK_S = 0.25  # a publisher does not report that it lost its quorum, so it is asked at this interval
+
+
+@dataclass(frozen=True, slots=True)
+class NextLogKey:
+    """The log key that signs checkpoints of *from_size* leaves and more, as the ledger states."""
+
+    signer: Signer
+    from_size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +50,16 @@ class CheckpointSigning:
         signers: the signers of each checkpoint, the one with the log key first.
         last_signed_path: the file with the note that was signed last.
         verify_lock: raises StorageError if another process may sign in this ledger's name; see ``FileLock.verify``.
+        from_size: no smaller tree is signed with the log key of *signers*; 0: it is the ledger's first log key.
+        next_key: the key of a rotation that the ledger states, while the old key's last checkpoint is not kept yet.
     """
 
     signers: tuple[NoteSigner, ...]
     last_signed_path: Path
     publisher: Publisher = field(default_factory=ImmediatePublisher)
     verify_lock: Callable[[], None] = lambda: None
+    from_size: int = 0
+    next_key: NextLogKey | None = None
 
 
 class Checkpoints:
@@ -58,6 +78,9 @@ class Checkpoints:
         self._ledger = ledger
         self._origin = origin
         self._signing = signing
+        # The sequencer's thread owns the two below; any thread may read them, because each is replaced by assignment.
+        self._signers, self._from_size = signing.signers, signing.from_size
+        self._next_key = signing.next_key
         self.publisher = signing.publisher
         self._clock = clock
         self._metrics = metrics
@@ -77,6 +100,39 @@ class Checkpoints:
     def start(self, halt: Halt) -> None:
         """Start the publisher; see ``Publisher.start``."""
         self.publisher.start(self._publish, halt)
+
+    @property
+    def log_key(self) -> bytes:
+        """The public key of the log key that signs now. Any thread may read it."""
+        signer = self._signers[0]
+        assert isinstance(signer, Signer), "the first signer has the log key"
+        return signer.verifier.public_key
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the log key is being replaced, so that no seal may be written. Any thread may read it."""
+        return self._next_key is not None
+
+    def replace_log_key(self, key: KeyPair) -> None:
+        """Begin to replace the log key. The last leaf is the seal right after the rotation's entry, not signed yet."""
+        self._next_key = NextLogKey(Signer(self._origin, key), self._ledger.state.size + 1)
+
+    def take_next_key(self) -> bool:
+        """Sign with the next log key from now on, if the last checkpoint of the old one is public; return whether.
+
+        Raises:
+            StorageError: the last checkpoint cannot be kept now; nothing has changed.
+        """
+        following, published = self._next_key, self.published
+        if following is None or published is None or published.checkpoint.size != following.from_size - 1:
+            return False
+        if not self.publisher.is_cosigned(published.note):
+            return False  # it was published without a quorum, and readers that require one could not follow
+        keep_checkpoint(self._ledger, published.note)
+        # A crash here: the next start finds the checkpoint kept, and signs with the next key.
+        self._signers = (following.signer, *self._signers[1:])
+        self._from_size, self._next_key = following.from_size, None
+        return True
 
     def wait(self, size: int, timeout_s: float) -> Published | None:
         """Wait for a public checkpoint of at least *size* leaves; return None after *timeout_s* or ``end_waits``."""
@@ -103,6 +159,11 @@ class Checkpoints:
         if self.published is None:
             raise NotFoundError("no checkpoint is published yet")
         return self.published
+
+    def prove_heads(self, tags: Sequence[bytes]) -> tuple[reads.HeadProofs, Published]:
+        """Prove heads at the public checkpoint; see ``Sequencer.prove_heads``. For the sequencer's thread only."""
+        published = self.latest()
+        return reads.prove_heads(self._ledger, tags, published.checkpoint.size), published
 
     def end_waits(self) -> None:
         """End every ``wait``, because no further checkpoint will become public."""
@@ -134,14 +195,27 @@ class Checkpoints:
         # entry still has a copy of its statement.
         reads.verify_leaves(ledger.store, last_size, size)
         point = checkpoint.Checkpoint(self._origin, size, root)
-        note = checkpoint.sign_checkpoint(point, self._signing.signers)
+        is_new = size >= self._from_size
+        note = checkpoint.sign_checkpoint(point, self._signers) if is_new else self._last_note(point)
         # A crash here: the note is signed, but neither stored nor sent. The next start signs the same tree.
         self._signing.verify_lock()
-        write_last_signed(self._signing.last_signed_path, note)
+        if is_new:
+            write_last_signed(self._signing.last_signed_path, note)
         # A crash here: the note is stored, but not public. The next start signs the same tree and offers the note.
         self.signed = point
         self.publisher.offer(point, note)
         self._keep_maps()
+
+    def _last_note(self, point: checkpoint.Checkpoint) -> bytes:
+        """Return the note that the log key before signed of *point*, the last tree that it signed.
+
+        Raises:
+            CorruptionError: the file of the last signed checkpoint has another one.
+        """
+        note = read_last_signed(self._signing.last_signed_path)
+        if note is None or checkpoint.parse_checkpoint(parse_note(note).text) != point:
+            raise CorruptionError(f"last signed checkpoint is not that of size {point.size}, by a replaced key")
+        return note
 
     def _last_signed_size(self) -> int:
         """Return the size of the checkpoint signed last, by this process or an earlier one; 0: none was signed."""

@@ -28,17 +28,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from consentd.clock import Clock, LeafClock
+from consentd.core.rotation import RotationRole
 from consentd.cosigning.publisher import Published
-from consentd.errors import ConsentdError, PreconditionError, RequestError, StorageError
+from consentd.errors import ConsentdError, OverloadedError, RequestError, StorageError
 from consentd.files import LockedError
 from consentd.ledger import reads
 from consentd.ledger.ledger import AppendBatch, Ledger
 from consentd.metrics import Metrics
-from consentd.sequencer.checkpoints import Checkpoints, CheckpointSigning
+from consentd.sequencer.appending import SequencerLimits, append_write
+from consentd.sequencer.checkpoints import HELD_S, Checkpoints, CheckpointSigning
+from consentd.sequencer.commands.rotation import RotateKey
 from consentd.sequencer.commands.write import Author, Write, WriteContext
 from consentd.sequencer.pool import Pending, PendingCall, PendingWrite, Pool, Written
 from consentd.sequencer.quotas import QuotaCounter
@@ -57,16 +60,6 @@ BATCH_S = 0.06
 write waits for the batch before it, and then for about one write of each other caller (``pool``)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SequencerLimits:
-    """The limits and intervals that an operator configures."""
-
-    checkpoint_interval_ms: int  # minimum time between two seals, and so between two checkpoints
-    max_waiting: int  # most items in the pool
-    max_batch: int
-    idempotency_ms: int  # how long the ledger remembers a request, to recognise repeats
-
-
 class Sequencer:
     """The single writer of a ledger. Any thread may use ``submit``, ``call`` and ``checkpoints.wait``."""
 
@@ -83,6 +76,7 @@ class Sequencer:
         confirm_clock: bool = False,
         check_space: Callable[[bool], None] = lambda is_urgent: None,
         on_fault: Callable[[], None] = lambda: None,
+        on_new_key: Callable[[RotationRole, bytes], None] = lambda role, key: None,
     ) -> None:
         """Take over a ledger that was opened and verified.
 
@@ -90,6 +84,7 @@ class Sequencer:
             confirm_clock: see ``LeafClock``.
             check_space: raises StorageError if the disks have too little space for a write; True: for an urgent one.
             on_fault: called once, on the sequencer's thread, when a failure stops the sequencer.
+            on_new_key: called on the sequencer's thread with the public key that is in force now; raises nothing.
         """
         self.ledger = ledger
         self.table = table
@@ -97,7 +92,7 @@ class Sequencer:
         self._author = author
         self._limits = limits
         self._metrics = metrics
-        self._on_fault = on_fault
+        self._on_fault, self._on_new_key = on_fault, on_new_key
         self._pool = Pool(limits.max_waiting, metrics.pool_entries)
         self.quotas = QuotaCounter(metrics)
         self._repeats = Repeats(ledger, table, author, clock=clock, metrics=metrics)
@@ -158,6 +153,11 @@ class Sequencer:
         return pending.future.result()
 
     @property
+    def statement_key(self) -> bytes:
+        """The public key of the statement key that signs now."""
+        return self._author.key.public_key
+
+    @property
     def fault(self) -> ConsentdError | None:
         """The failure that stopped the sequencer; None: it has not failed."""
         return self._pool.fault
@@ -169,12 +169,7 @@ class Sequencer:
             NotFoundError: no checkpoint is published yet.
             NotReachedError: the map at the public checkpoint was dropped to limit memory; see ``MapHistory``.
         """
-
-        def prove() -> tuple[reads.HeadProofs, Published]:
-            published = self.checkpoints.latest()
-            return reads.prove_heads(self.ledger, tags, published.checkpoint.size), published
-
-        return self.call(prove)
+        return self.call(lambda: self.checkpoints.prove_heads(tags))
 
     def stop(self) -> None:
         """Refuse new writes, finish the writes that wait, seal the ledger, publish a checkpoint, end the thread."""
@@ -195,23 +190,28 @@ class Sequencer:
                 self._work(items)
             if self._is_signing_due:
                 self._sign()
-            self._write_batch([], seal=not self._is_signing_due)
+            self._write_batch([], seal=self._may_seal())
         except BaseException as error:  # noqa: BLE001
             # The error is not raised again: Python would print its text, which may hold a person's identifier.
             self._stop_on(error)
 
     def _idle_s(self) -> float:
         """Return how long to wait for writes: until a seal or the next upkeep is due."""
+        if self.checkpoints.is_held:
+            return HELD_S
         if self._is_seal_wanted():
             return min(UPKEEP_S, max(0.0, (self._due_ms() - self.clock.monotonic_ms()) / 1000))
         return UPKEEP_S
 
     def _is_seal_wanted(self) -> bool:
-        """Return whether there are entries for a seal. No seal is written while the one before it is not signed.
+        return self.ledger.state.size > self.ledger.state.sealed_size and self._may_seal()
+
+    def _may_seal(self) -> bool:
+        """Return whether a seal may be written: the one before it is signed, and the log key is not being replaced.
 
         INVARIANT: at most one seal is not covered by the last signed checkpoint; ``check_last_signed`` relies on it.
         """
-        return self.ledger.state.size > self.ledger.state.sealed_size and not self._is_signing_due
+        return not (self._is_signing_due or self.checkpoints.is_held)
 
     def _due_ms(self) -> int:
         return self._sealed_ms + self._limits.checkpoint_interval_ms
@@ -226,13 +226,14 @@ class Sequencer:
         size = self.ledger.state.size
         if writes or (due and self._is_seal_wanted()):
             try:
-                self._write_batch(writes, seal=due and not self._is_signing_due)
+                self._write_batch(writes, seal=due and self._may_seal())
             except BaseException:
                 # INVARIANT: no caller waits for ever: a write that was taken and not begun waits in the pool again.
                 self._pool.put_back([pending for pending in writes if pending.is_new()])
                 raise
         if self._upkeep.run(has_written=self.ledger.state.size > size) and self._is_signing_due:
             self._sign()
+        self._take_next_key()
 
     def _write_batch(self, writes: Sequence[PendingWrite[Any]], *, seal: bool) -> None:
         """Write one batch: the steps 1 to 8 of the module's docstring."""
@@ -253,19 +254,25 @@ class Sequencer:
             return
         prepared: list[tuple[PendingWrite[Any], Written[Any]]] = []
         refused: list[tuple[PendingWrite[Any], ConsentdError]] = []
-        waiting, begun = deque(writes), list[PendingWrite[Any]]()
+        waiting, begun, rotation = deque(writes), list[PendingWrite[Any]](), None
         until_s = time.perf_counter() + BATCH_S
         try:
             with self.table.begin() as table:
                 context = WriteContext(self._author, batch, table, self.quotas)
-                while waiting and (not begun or time.perf_counter() < until_s):
+                while waiting and rotation is None and (not begun or time.perf_counter() < until_s):
                     pending = waiting.popleft()
                     if not pending.future.set_running_or_notify_cancel():
                         continue  # the caller has gone
                     begun.append(pending)
                     index = batch.index
                     try:
-                        prepared.append((pending, self._append(pending.write, context)))
+                        write = pending.write
+                        if isinstance(write, RotateKey) and not self._may_seal():
+                            raise OverloadedError("a checkpoint is not signed yet, or a rotation is not finished")
+                        written = append_write(write, context, self.ledger.state, self._metrics)
+                        prepared.append((pending, written))
+                        if isinstance(write, RotateKey):
+                            rotation, seal = write, True
                     except RequestError as error:
                         refused.append((pending, error))
                     except StorageError as error:
@@ -280,6 +287,8 @@ class Sequencer:
                     self._metrics.seal_seconds.observe(time.perf_counter() - started)
                 if batch.index > self.ledger.state.size:
                     self._commit(context, len(prepared))
+                if rotation is not None:
+                    self._replace_key(rotation)  # after a crash before, the next start finds the rotation
         except BaseException as error:
             if isinstance(error, StorageError | MemoryError) and batch.is_droppable:
                 waiting.clear()
@@ -319,6 +328,22 @@ class Sequencer:
         self._is_signing_due = False
         self._shortages.done("sign")
 
+    def _replace_key(self, rotation: RotateKey) -> None:
+        """Use the new key of a rotation that was committed. A new log key must wait for ``_take_next_key``."""
+        if rotation.role is RotationRole.LOG:
+            self.checkpoints.replace_log_key(rotation.new)
+            return
+        self._author = replace(self._author, key=rotation.new)
+        self._on_new_key(RotationRole.STATEMENT, rotation.new.public_key)
+
+    def _take_next_key(self) -> None:
+        """Sign with the next log key, if the old one is not needed any more."""
+        try:
+            if self.checkpoints.take_next_key():
+                self._on_new_key(RotationRole.LOG, self.checkpoints.log_key)
+        except (StorageError, MemoryError) as error:
+            self._shortages.postponed("sign", error)
+
     def _refuse_all(self, writes: Sequence[PendingWrite[Any]], error: StorageError) -> None:
         """Refuse a batch, because the clock gives no valid time for its leaves."""
         self._metrics.clock_refusals.inc(self.leaf_clock.disagrees)
@@ -326,32 +351,6 @@ class Sequencer:
         for pending in writes:
             if pending.future.set_running_or_notify_cancel():
                 pending.future.set_exception(error)
-
-    def _append(self, write: Write[A], context: WriteContext) -> Written[A]:
-        """Prepare one write, append its entries, apply the entries to the table. A refused write appends nothing."""
-        state = self.ledger.state
-        if write.request is not None:
-            try:
-                recorded = context.recorded(write.request)
-            except PreconditionError:
-                self._metrics.repeats.inc("conflicting")
-                raise
-            if recorded is not None:
-                self._metrics.repeats.inc("same")
-                return Written(recorded, (), state, write.replay(context, recorded), replayed=True)
-        plan = write.prepare(context)
-        entries = []
-        for draft, message in plan.entries:
-            appended = context.batch.append(draft)
-            try:
-                context.table.apply(appended.event, message, index=appended.index)
-            except RequestError as error:
-                # INVARIANT: no write is refused after an entry was appended. ``prepare`` does the table's checks first.
-                raise AssertionError("an entry was appended that the table does not take") from error
-            entries.append(appended)
-        # The ledger remembers a request with one of its entries. A repeat gets that entry's receipt, so this call too.
-        asked = [one for one, (draft, _) in zip(entries, plan.entries, strict=True) if draft.request_key]
-        return Written(next(iter(asked or entries), None), tuple(entries), state, plan.answer)
 
     def _commit(self, context: WriteContext, count: int) -> None:
         """Write the batch, which has *count* accepted writes, to the store; then commit the table."""
@@ -379,7 +378,7 @@ class Sequencer:
         state = self.ledger.state
         if state.size == 0:
             return
-        if state.size > state.sealed_size:
+        if state.size > state.sealed_size and self._may_seal():
             self._write_batch([], seal=True)
             if self.ledger.state.size == state.size and self.leaf_clock.disagrees:
                 text = "clock disagrees with the ledger; set it right, or start with --confirm-clock"
@@ -387,6 +386,7 @@ class Sequencer:
         if self.checkpoints.signed is None and self.ledger.state.size > 1:
             # A start that cannot sign fails with the reason, and the next start tries again.
             self.checkpoints.sign()
+        self._take_next_key()
 
     def _stop_on(self, error: BaseException) -> None:
         """Log the failure, refuse all further writes and calls, and complete those that wait with an error."""

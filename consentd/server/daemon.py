@@ -19,6 +19,7 @@ from consentd.clock import Clock, SystemClock
 from consentd.config import Config
 from consentd.core import note
 from consentd.core.pruned import DAY_MS
+from consentd.core.rotation import RotationRole
 from consentd.cosigning.mldsa import format_mldsa_vkey
 from consentd.cosigning.publisher import ImmediatePublisher, Publisher
 from consentd.cosigning.quorum_publisher import QuorumPublisher, SignedLog
@@ -30,20 +31,22 @@ from consentd.ledger.recovery import open_ledger
 from consentd.ledger.vault import Vault
 from consentd.listener.server import Listener
 from consentd.metrics import Metrics
+from consentd.sequencer.appending import SequencerLimits
 from consentd.sequencer.checkpoints import CheckpointSigning
 from consentd.sequencer.commands.ledger import default_genesis
 from consentd.sequencer.commands.write import Author
-from consentd.sequencer.loop import Sequencer, SequencerLimits
+from consentd.sequencer.loop import Sequencer
 from consentd.server import http
 from consentd.server.capacity import check_space, measure_connections, measure_space
 from consentd.server.client_certificates import named_participant
 from consentd.server.keys import Keys, check_secret_files, read_keys
 from consentd.server.preflight import (
+    KeysInForce,
     check_ledger_files,
-    check_statement_key,
     check_vault_commitment,
     check_vault_files,
     check_vault_state,
+    find_keys,
     lock_data,
 )  # fmt: skip
 from consentd.server.rpc_server import RpcServer
@@ -52,6 +55,7 @@ from consentd.server.signals import Signals
 from consentd.server.tls import http_context, read_tls_files
 from consentd.service.authentication import Authentication
 from consentd.service.credentials import Credentials
+from consentd.service.key_files import KeyFiles
 from consentd.service.operations import Operations
 from consentd.service.pages import PAGE_KEY_LABEL
 from consentd.service.servicer import Services, ServiceState
@@ -182,14 +186,16 @@ class Daemon:
         self._closers.append(partial(os.close, data_lock))
         self.credentials = credentials = self._open_credentials()
         check_ledger_files(config, keys.log.verifier)
+        key_files = KeyFiles(config)
         ledger, table = self._open_ledger_and_table(keys)
         vault = self._open_vault(keys, ledger, table)
         applied = catch_up(table, ledger.store, vault, size=ledger.state.size, wall_ms=self._clock.wall_ms())
         if applied:
             log.info("table caught up with %d leaves", applied)
+        in_force = KeysInForce(keys.statement, keys.log)
         if ledger.state.size:
-            check_statement_key(table, keys.statement.public_key, config.keys.statement_key_file)
-        sequencer = self._start_sequencer(keys, ledger, table, vault)
+            in_force = find_keys(key_files, ledger, table, origin=config.ledger.origin)
+        sequencer = self._start_sequencer(keys, in_force, key_files, ledger, table, vault)
         target = ScrubTarget(
             ledger=ledger, vault=vault, table=table, last_signed_path=config.ledger.last_signed_path,
             origin=config.ledger.origin, log_verifier=keys.log.verifier,
@@ -201,7 +207,7 @@ class Daemon:
         operations = Operations(clock=self._clock, metrics=self.metrics, rest=self._rpc.rest)
         return Services(
             config=config, ledger=ledger, vault=vault, table=table, sequencer=sequencer, metrics=self.metrics,
-            credentials=credentials, authentication=authentication, operations=operations,
+            credentials=credentials, authentication=authentication, operations=operations, key_files=key_files,
             page_key=vault.derived_key(PAGE_KEY_LABEL),
         )  # fmt: skip
 
@@ -250,16 +256,19 @@ class Daemon:
             ledger.accept_vault(vault.state)
         return vault
 
-    def _start_sequencer(self, keys: Keys, ledger: Ledger, table: Table, vault: Vault) -> Sequencer:
+    def _start_sequencer(
+        self, keys: Keys, in_force: KeysInForce, key_files: KeyFiles, ledger: Ledger, table: Table, vault: Vault
+    ) -> Sequencer:
         """Start the sequencer; if the ledger is empty, write its first entries."""
         config = self.config
-        author = Author(config.ledger.origin, keys.statement, vault, os.urandom)
-        signers = (keys.log,) if keys.log_mldsa is None else (keys.log, keys.log_mldsa)
-        publisher = self._make_publisher(keys, ledger)
+        author = Author(config.ledger.origin, in_force.statement, vault, os.urandom)
+        signers = (in_force.log,) if keys.log_mldsa is None else (in_force.log, keys.log_mldsa)
+        publisher = self._make_publisher(in_force.log.verifier, ledger)
         assert self._signing_lock is not None, "the lock is taken before the ledger is opened"
         signing = CheckpointSigning(
-            signers, config.ledger.last_signed_path, publisher, verify_lock=self._signing_lock.verify
-        )
+            signers, config.ledger.last_signed_path, publisher, verify_lock=self._signing_lock.verify,
+            from_size=in_force.from_size, next_key=in_force.next_log_key,
+        )  # fmt: skip
         limits = SequencerLimits(
             checkpoint_interval_ms=config.ledger.checkpoint_interval_ms,
             max_waiting=config.pool.max_waiting,
@@ -269,7 +278,7 @@ class Daemon:
         sequencer = Sequencer(
             ledger=ledger, table=table, author=author, signing=signing, limits=limits, clock=self._clock,
             metrics=self.metrics, confirm_clock=self._confirm_clock, check_space=partial(check_space, config),
-            on_fault=lambda: self._rpc.set_serving(False),
+            on_fault=lambda: self._rpc.set_serving(False), on_new_key=partial(_settle, key_files),
         )  # fmt: skip
         sequencer.start()
         if ledger.state.size == 0:
@@ -290,13 +299,13 @@ class Daemon:
         bits, days = self.config.ledger.map_bits, self.config.ledger.retention_days
         sequencer.submit(default_genesis(author, verifier_keys=vkeys, map_bits=bits, retention_days=days)).result()
 
-    def _make_publisher(self, keys: Keys, ledger: Ledger) -> Publisher:
+    def _make_publisher(self, log_key: note.Verifier, ledger: Ledger) -> Publisher:
         """Return a publisher for the configured witness policy; without a policy, an ``ImmediatePublisher``."""
         config = self.config
         if config.witness.policy_file is None:
             return ImmediatePublisher()
         signed_log = SignedLog(
-            verifier=keys.log.verifier,
+            verifier=log_key,
             store=ledger.store,
             size=ledger.state.size,
             last_signed=read_file_if_exists(config.ledger.last_signed_path, name="last signed checkpoint"),
@@ -324,6 +333,14 @@ def serve(config: Config, *, signals: Signals | None = None, confirm_clock: bool
     while signals.next() == signal.SIGHUP:
         daemon.reload()
     daemon.stop()
+
+
+def _settle(key_files: KeyFiles, role: RotationRole, key: bytes) -> None:
+    """Put the file of a new key in its place. If that fails, the next start does it: it finds the key."""
+    try:
+        key_files.settle(role, key)
+    except ConsentdError as error:
+        log.error("key is in force, and its file is not in its place yet: %s", error)
 
 
 def _reload(reload: Callable[[], None], failed: str) -> None:

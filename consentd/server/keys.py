@@ -10,7 +10,7 @@ from pathlib import Path
 
 from consentd.config import Config
 from consentd.core import ed25519, note
-from consentd.cosigning.keyfiles import read_key_text, read_mldsa_key, read_signing_key, write_private
+from consentd.cosigning.keyfiles import read_hex_key, read_mldsa_key, read_signing_key, write_private
 from consentd.cosigning.mldsa import MldsaSigner, format_mldsa_signing_key
 from consentd.errors import InvalidError, StorageError
 from consentd.ledger.kek import KeyEncryptionKey, read_keks
@@ -94,7 +94,7 @@ def read_keys(config: Config) -> Keys:
             shows no content.
     """
     log = read_signing_key(config.keys.log_key_file)
-    statement = ed25519.KeyPair(_read_hex(config.keys.statement_key_file))
+    statement = ed25519.KeyPair(read_hex_key(config.keys.statement_key_file))
     mldsa_file = config.keys.log_mldsa_key_file
     log_mldsa = None if mldsa_file is None else read_mldsa_key(mldsa_file)
     return Keys(log, statement, read_keks(config.keys), log_mldsa)
@@ -117,13 +117,3 @@ def check_secret_files(config: Config) -> None:
         if path is not None:
             check_secret_file(path)
     check_secret_file(config.callers.credentials_file, forbidden=WRITE)
-
-
-def _read_hex(path: Path) -> bytes:
-    try:
-        key = bytes.fromhex(read_key_text(path))
-    except ValueError:
-        key = b""
-    if len(key) != 32:
-        raise InvalidError(f"key file holds no key of 64 hex digits: `{path}`")
-    return key

@@ -11,18 +11,24 @@ be at least as new as the ledger's last batch, because the end of its log may be
 
 import logging
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from consentd.config import Config
 from consentd.core import codec
+from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind, Owner
-from consentd.core.note import Verifier
+from consentd.core.note import Signer, Verifier
+from consentd.core.rotation import RotationRole
 from consentd.errors import ConsentdError, CorruptionError, StorageError
 from consentd.files import lock_directory
 from consentd.ledger import layout, reads
 from consentd.ledger.last_signed import check_last_signed
 from consentd.ledger.ledger import Ledger, decode_state, empty_state
+from consentd.ledger.rotations import is_kept, read_ledger_keys
 from consentd.ledger.vault import NO_STATE, STATE, Vault, is_older
+from consentd.sequencer.checkpoints import NextLogKey
+from consentd.service.key_files import KeyFiles
 from consentd.statements.payloads import parse
 from consentd.store import Store, prefix_end
 from consentd.store.rocks import RocksStore
@@ -156,13 +162,76 @@ def check_vault_commitment(ledger: Ledger, vault: Vault, path: Path) -> None:
         )
 
 
-def check_statement_key(table: Table, public_key: bytes, path: Path) -> None:
-    """Check that the statement key is a valid key of the ledger. Auditors reject statements signed with another key.
+@dataclass(frozen=True, slots=True)
+class KeysInForce:
+    """The keys to sign with, as the ledger states.
+
+    Attributes:
+        from_size, next_log_key: as in ``CheckpointSigning``.
+    """
+
+    statement: KeyPair = field(repr=False)
+    log: Signer = field(repr=False)
+    from_size: int = 0
+    next_log_key: NextLogKey | None = field(default=None, repr=False)
+
+
+def find_keys(files: KeyFiles, ledger: Ledger, table: Table, *, origin: str) -> KeysInForce:
+    """Find which of the key files have the keys in force, and settle the files that a crash left (``KeyFiles``).
 
     Raises:
-        StorageError: the ledger's own entries never put the key in force, or have replaced the key.
+        StorageError: no file has a key that the ledger needs, or a file cannot be read.
+        InvalidError: a file has no key of the expected kind.
     """
-    with table.read() as snapshot:
-        owner = snapshot.key_owner(public_key)
-    if owner is None or owner.owner is not Owner.LEDGER:
-        raise StorageError(f"statement key is not this ledger's: `{path}`; restore the file it was begun with")
+    statement = _find_statement_key(files, table)
+    terms = read_ledger_keys(ledger.store, origin).log_terms
+    present = files.read(RotationRole.LOG)
+    if not terms:
+        return KeysInForce(statement, Signer(origin, present))
+    last = terms[-1]
+    if is_kept(ledger.store, last.from_size - 1):
+        _settle(files, RotationRole.LOG, last.key)
+        found = _find_key(files, RotationRole.LOG, last.key)
+        return KeysInForce(statement, Signer(origin, found), last.from_size)
+    # The last checkpoint of the old key is not kept yet: it may have to be signed again, so both keys are needed.
+    old = _find_key(files, RotationRole.LOG, last.replaces)
+    following = _find_key(files, RotationRole.LOG, last.key)
+    before = terms[-2].from_size if len(terms) > 1 else 0
+    return KeysInForce(
+        statement, Signer(origin, old), before, NextLogKey(Signer(origin, following), last.from_size)
+    )
+
+
+def _find_statement_key(files: KeyFiles, table: Table) -> KeyPair:
+    """Return the statement key that is in force. Auditors reject statements signed with another key."""
+    for read in (files.read, files.read_next):  # the second file matters only if the first one has another key
+        key = read(RotationRole.STATEMENT)
+        with table.read() as snapshot:
+            owner = None if key is None else snapshot.key_owner(key.public_key)
+        if key is not None and owner is not None and owner.owner is Owner.LEDGER:
+            _settle(files, RotationRole.STATEMENT, key.public_key)
+            return key
+    path = files.path(RotationRole.STATEMENT)
+    raise StorageError(
+        f"statement key is not this ledger's: `{path}`; restore the file it was begun with, or the key that replaced it"
+    )
+
+
+def _find_key(files: KeyFiles, role: RotationRole, public_key: bytes) -> KeyPair:
+    for read in (files.read, files.read_next):
+        key = read(role)
+        if key is not None and key.public_key == public_key:
+            return key
+    places = f"`{files.path(role)}` or `{files.next_path(role)}`"
+    raise StorageError(
+        f"log key that the ledger needs is in no file: public key {public_key.hex()}: restore it as {places}; "
+        "see ops/RUNBOOK.md, `rotate keys`"
+    )
+
+
+def _settle(files: KeyFiles, role: RotationRole, public_key: bytes) -> None:
+    """Put the file of the key in force in its place. If the directory cannot be written, the files stay as they are."""
+    try:
+        files.settle(role, public_key)
+    except StorageError as error:
+        log.warning("key files stay as they are: %s", error)

@@ -67,6 +67,8 @@ _POOLS: dict[str, PoolName] = {
     "PauseConsent": PoolName.REVOKE,
     "GetHistory": PoolName.STREAM,
     "StartPruning": PoolName.ADMIN,
+    "PrepareKeyRotation": PoolName.ADMIN,
+    "StartKeyRotation": PoolName.ADMIN,
     "CancelOperation": PoolName.ADMIN,
     "AddCredential": PoolName.ADMIN,
     "RevokeCredential": PoolName.ADMIN,

@@ -13,6 +13,7 @@ from consentd.service.operations import Follower, Start
 from consentd.service.pages import Cursor, Pager, take_page
 from consentd.service.pruning import check_start, prune
 from consentd.service.requests import content_hash, make_request
+from consentd.service.rotation import check_rotation, prepare_rotation, rotate
 from consentd.service.rpc import rpc, status_message
 from consentd.service.servicer import Servicer
 from consentd.statements.payloads import check_no_unknown_fields
@@ -44,6 +45,43 @@ class AdminService(Servicer):
         if is_new:
             self.call_log.administered("operation started", "StartPruning", context, _operation_fields(operation))
         return ad.StartPruningResponse(operation=operation)
+
+    @rpc
+    def PrepareKeyRotation(
+        self, request: ad.PrepareKeyRotationRequest, context: Context
+    ) -> ad.PrepareKeyRotationResponse:
+        """Make the key that will replace another, and return its public key."""
+        self._operator(context)
+        check_no_unknown_fields(request)
+        response = prepare_rotation(self.services, request)
+        fields = {"role": str(request.role), "new_key": response.new_key.hex()}
+        self.call_log.administered("key prepared", "PrepareKeyRotation", context, fields)
+        return response
+
+    @rpc
+    def StartKeyRotation(self, request: ad.StartKeyRotationRequest, context: Context) -> ad.StartKeyRotationResponse:
+        """Begin to replace the log key or the statement key."""
+        operator, services = self._operator(context), self.services
+        check_no_unknown_fields(request)
+        content = content_hash("StartKeyRotation", str(request.role), request.new_key, request.reason)
+        asked = make_request(operator, request.request_id, content)
+        operation = services.operations.find_repeat(asked)
+        if operation is not None:
+            return ad.StartKeyRotationResponse(operation=operation)
+        write = check_rotation(services, request)
+
+        def work(follower: Follower) -> ad.KeyRotationResult:
+            return rotate(services, write, follower)
+
+        start = Start(
+            kind=ad.OPERATION_KIND_KEY_ROTATION, dry_run=False, operator=operator, request_key=asked.key,
+            content=content, work=work,
+        )  # fmt: skip
+        operation, is_new = services.operations.start(start, partial(status_message, self.metrics, "StartKeyRotation"))
+        if is_new:
+            fields = _operation_fields(operation)
+            self.call_log.administered("operation started", "StartKeyRotation", context, fields)
+        return ad.StartKeyRotationResponse(operation=operation)
 
     @rpc
     def GetOperation(self, request: ad.GetOperationRequest, context: Context) -> ad.GetOperationResponse:

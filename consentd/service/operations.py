@@ -14,14 +14,25 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from os import urandom
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from google.rpc import status_pb2
 
 from consentd.clock import Clock
-from consentd.errors import ConsentdError, NotFoundError, OperationCancelledError, PreconditionError, StorageError
+from consentd.errors import (
+    ConsentdError,
+    NotFoundError,
+    OperationCancelledError,
+    OverloadedError,
+    PreconditionError,
+    StorageError,
+)  # fmt: skip
 from consentd.metrics import Metrics
+from consentd.sequencer.commands.write import Request
 from consentd.v1 import admin_service_pb2 as ad
+from consentd.v1 import statement_pb2 as st
+
+A = TypeVar("A")
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +76,17 @@ class Follower:
             self._ended.set()
 
 
-Work: TypeAlias = Callable[[Follower], ad.PruneResult]
+Result: TypeAlias = ad.PruneResult | ad.KeyRotationResult
+Work: TypeAlias = Callable[[Follower], Result]
+
+
+def when_free(follower: Follower, call: Callable[[], A]) -> A:
+    """Return what *call* returns; repeat it while the sequencer has too much to do. Raises as ``Follower.pause``."""
+    while True:
+        try:
+            return call()
+        except OverloadedError as error:
+            follower.pause(error.retry_after_ms / 1000)
 
 
 @dataclass(slots=True)
@@ -123,11 +144,9 @@ class Operations:
             StorageError: the daemon stops, or no thread can be started now.
         """
         with self._lock:
-            for record in self._records.values():
-                if record.request_key == start.request_key:
-                    if record.content != start.content:
-                        raise PreconditionError("request_id was used for something else", "REQUEST_ID_REUSED")
-                    return record.message, False
+            repeated = self._find_repeat(start.request_key, start.content)
+            if repeated is not None:
+                return repeated, False
             if self._is_stopping:
                 raise StorageError("daemon is draining", "NOT_SERVING")
             if self._running is not None:
@@ -144,6 +163,15 @@ class Operations:
                 raise StorageError("no thread can be started now; try again") from error
             self._running, self._thread = record, thread
             return record.message, True
+
+    def find_repeat(self, request: Request) -> ad.Operation | None:
+        """Return the operation that a request has started before; None: it is new.
+
+        Raises:
+            PreconditionError: (REQUEST_ID_REUSED) the request_id was used for something else.
+        """
+        with self._lock:
+            return self._find_repeat(request.key, request.content)
 
     def get(self, operation_id: str) -> ad.Operation:
         """Return an operation as it is now. Raises ``NotFoundError``."""
@@ -177,6 +205,14 @@ class Operations:
                 self._running.follower.end(StorageError("daemon stopped; start it again to continue", "NOT_SERVING"))
         if thread is not None:
             thread.join()
+
+    def _find_repeat(self, key: bytes, content: bytes) -> ad.Operation | None:
+        for record in self._records.values():
+            if record.request_key == key:
+                if record.content != content:
+                    raise PreconditionError("request_id was used for something else", "REQUEST_ID_REUSED")
+                return record.message
+        return None
 
     def _find(self, operation_id: str) -> _Record:
         record = self._records.get(operation_id)
@@ -221,7 +257,11 @@ class Operations:
     def _run(self, record: _Record, work: Work, to_status: Callable[[Exception], status_pb2.Status]) -> None:
         changes = ad.Operation(done=True)
         try:
-            changes.pruned.CopyFrom(work(record.follower))
+            done = work(record.follower)
+            if isinstance(done, ad.PruneResult):
+                changes.pruned.CopyFrom(done)
+            else:
+                changes.key_rotation.CopyFrom(done)
             result = "done"
         except OperationCancelledError as error:
             changes.error.CopyFrom(to_status(error))
@@ -240,7 +280,11 @@ class Operations:
 
 def _log_end(message: ad.Operation, result: str) -> None:
     name = ad.OperationKind.Name(message.kind).removeprefix("OPERATION_KIND_").lower()
-    if result == "done":
+    if result == "done" and message.HasField("key_rotation"):
+        changed = message.key_rotation
+        role, old, new = st.RotationRole.Name(changed.role), changed.old_key.hex(), changed.new_key.hex()
+        log.info("operation done: `%s`: %s %s was replaced by %s", message.operation_id, role, old, new)
+    elif result == "done":
         counts = message.pruned.statement_count, message.pruned.leaf_count
         what = "would be deleted" if message.dry_run else "deleted"
         log.info("operation done: %s `%s`: %d statements and %d leaves %s", name, message.operation_id, *counts, what)

@@ -4,13 +4,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from consentd.core import codec
-from consentd.core.history import MAX_NAME
+from consentd.core.history import MAX_NAME, RotationProof
 from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX, has_author_keys
 from consentd.cosigning.publisher import Published
 from consentd.errors import CorruptionError, InvalidError, NotFoundError, NotReachedError, PreconditionError
 from consentd.ledger import layout, reads
 from consentd.ledger.reads import HeadProofs
 from consentd.ledger.retention import read_pruned
+from consentd.ledger.rotations import read_rotations
 from consentd.ledger.vault import Vault
 from consentd.service.authorization import caller_kinds
 from consentd.service.context import Context
@@ -159,6 +160,7 @@ class LedgerService(Servicer):
         store = self.services.ledger.store
         inclusion = reads.prove_inclusion(store, heads.size - 1, heads.size)
         head = ls.HistoryHead(checkpoint=published.note, seal=heads.seal, seal_inclusion=inclusion)
+        head.rotations.extend(_rotation(proof) for proof in read_rotations(store, heads.size))
         known = request.known_tree_size
         if known > heads.size:
             what = f"known_tree_size is larger than the checkpoint: `{known}` and `{heads.size}`"
@@ -323,6 +325,19 @@ def _stream_chain(
             piece, size = ls.HistoryEntries(), 0
     if piece.entries:
         yield ls.GetHistoryResponse(entries=piece)
+
+
+def _rotation(proof: RotationProof) -> ls.HistoryRotation:
+    chain = proof.history
+    header = ls.HistoryChain(
+        tag=chain.tag, public_name=chain.public_name, count=chain.count, head=chain.head, map_proof=chain.map_proof,
+        first_seq=chain.first_seq,
+    )  # fmt: skip
+    return ls.HistoryRotation(
+        checkpoint=proof.checkpoint, seal=proof.seal, seal_inclusion=proof.seal_inclusion, chain=header,
+        entries=[ls.LedgerEntry(leaf=entry.leaf, opening=_opening(entry.opening)) for entry in chain.entries],
+        consistency=proof.consistency,
+    )  # fmt: skip
 
 
 def _opening(opened: tuple[bytes, bytes] | None) -> ls.Opening | None:

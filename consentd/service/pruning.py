@@ -5,21 +5,17 @@ sequencer's thread deletes these rows between two batches, a few hundred at a ti
 is half done: a pruning that ends there, for whatever reason, is finished by the next one.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
 
 from consentd.core.pruned import DAY_MS, Pruned
-from consentd.errors import OverloadedError, StorageError
+from consentd.errors import StorageError
 from consentd.ledger import retention
 from consentd.ledger.pruning import Deleted, Stop, delete_in_batches, plan_pruning
 from consentd.sequencer.commands.ledger import StatePruning, check_kept_from
-from consentd.service.operations import Follower
+from consentd.service.operations import Follower, when_free
 from consentd.service.servicer import Services
 from consentd.statements.values import to_enum
 from consentd.v1 import admin_service_pb2 as ad
-
-A = TypeVar("A")
 
 _WAIT_S = 0.25
 """How long an operation waits for a checkpoint before its next safe point."""
@@ -92,7 +88,7 @@ def _publish(services: Services, pruned: Pruned, follower: Follower) -> None:
     """State the pruning in an entry of the ledger, and wait for a public checkpoint that covers the entry."""
     follower.report(ad.OPERATION_STEP_PUBLISHING)
     sequencer = services.sequencer
-    index = _when_free(follower, lambda: sequencer.submit(StatePruning(pruned=pruned)).result().answer)
+    index = when_free(follower, lambda: sequencer.submit(StatePruning(pruned=pruned)).result().answer)
     # INVARIANT: nothing is deleted before that entry is public. So a reader that misses a leaf can find the reason.
     while sequencer.checkpoints.wait(index + 1, _WAIT_S) is None:
         if sequencer.fault is not None:
@@ -108,14 +104,5 @@ def _delete(services: Services, pruned: Pruned, follower: Follower, *, dry_run: 
         # The last safe point is before the last batch: after that, the pruning is finished.
         follower.report(ad.OPERATION_STEP_DELETING, done.chains, max(done.chains, tags))
         if not dry_run:
-            _when_free(follower, partial(services.sequencer.call, partial(store.write, batch)))
+            when_free(follower, partial(services.sequencer.call, partial(store.write, batch)))
     return done
-
-
-def _when_free(follower: Follower, call: Callable[[], A]) -> A:
-    """Return what *call* returns; repeat it while the sequencer has too much to do."""
-    while True:
-        try:
-            return call()
-        except OverloadedError as error:
-            follower.pause(error.retry_after_ms / 1000)

@@ -162,6 +162,8 @@ GetNotice               public    -  -  -   A  A  A  A  A   A  A  A   A
 GetRules                public    -  -  -   A  A  A  A  A   A  A  A   A
 
 StartPruning            public    -  -  -   -  -  -  -  -   -  -  -   A
+PrepareKeyRotation      public    -  -  -   -  -  -  -  -   -  -  -   A
+StartKeyRotation        public    -  -  -   -  -  -  -  -   -  -  -   A
 GetOperation            public    -  -  -   -  -  -  -  -   -  -  -   A
 ListOperations          public    -  -  -   -  -  -  -  -   -  -  -   A
 CancelOperation         public    -  -  -   -  -  -  -  -   -  -  -   A

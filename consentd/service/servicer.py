@@ -25,6 +25,7 @@ from consentd.service.authorization import check_access, check_may_call
 from consentd.service.call_log import CallLog, Names, named_participants
 from consentd.service.context import Context, Waiting
 from consentd.service.credentials import Credentials
+from consentd.service.key_files import KeyFiles
 from consentd.service.operations import Operations
 from consentd.service.roles import Access, Whose, needs_credential
 from consentd.statements import payloads
@@ -50,6 +51,7 @@ class Services:
     credentials: Credentials
     authentication: Authentication
     operations: Operations
+    key_files: KeyFiles
     page_key: bytes
 
 

@@ -299,6 +299,17 @@ def stated_ledger_keys(message: st.LedgerStatement) -> StatedKeys:
     return StatedKeys(rotation=rotation, is_alone=not beside)
 
 
+def stated_of_ledger_keys(kind: int, payload: bytes) -> StatedKeys | bytes | None:
+    """Return what an entry of chain ``ledger`` states of the ledger's keys, or the statement key that it retires.
+
+    None: it states nothing of them, or this version does not understand it.
+    """
+    message = payloads.decode_known_payload(kind, payload)
+    if isinstance(message, st.LedgerStatement):
+        return stated_ledger_keys(message)
+    return message.key if isinstance(message, st.KeyStatement) and message.retired else None
+
+
 # -- enums and times ------------------------------------------------------------------------------------------
 
 

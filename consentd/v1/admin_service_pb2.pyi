@@ -31,6 +31,8 @@ class _OperationKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Operati
     """OPERATION_KIND_UNSPECIFIED is never sent."""
     OPERATION_KIND_PRUNING: _OperationKind.ValueType  # 1
     """OPERATION_KIND_PRUNING deletes what the retention policy no longer keeps."""
+    OPERATION_KIND_KEY_ROTATION: _OperationKind.ValueType  # 2
+    """OPERATION_KIND_KEY_ROTATION replaces the log key or the statement key."""
 
 class OperationKind(_OperationKind, metaclass=_OperationKindEnumTypeWrapper):
     """OperationKind says what an operation does."""
@@ -39,6 +41,8 @@ OPERATION_KIND_UNSPECIFIED: OperationKind.ValueType  # 0
 """OPERATION_KIND_UNSPECIFIED is never sent."""
 OPERATION_KIND_PRUNING: OperationKind.ValueType  # 1
 """OPERATION_KIND_PRUNING deletes what the retention policy no longer keeps."""
+OPERATION_KIND_KEY_ROTATION: OperationKind.ValueType  # 2
+"""OPERATION_KIND_KEY_ROTATION replaces the log key or the statement key."""
 Global___OperationKind: _TypeAlias = OperationKind  # noqa: Y015
 
 class _OperationStep:
@@ -52,8 +56,8 @@ class _OperationStepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Operati
     OPERATION_STEP_PLANNING: _OperationStep.ValueType  # 1
     """OPERATION_STEP_PLANNING reads all chains. Nothing is changed."""
     OPERATION_STEP_PUBLISHING: _OperationStep.ValueType  # 2
-    """OPERATION_STEP_PUBLISHING states in the ledger what will be deleted, and waits until a published checkpoint covers
-    this entry. Nothing is deleted.
+    """OPERATION_STEP_PUBLISHING states in the ledger what will be deleted, or which key is replaced, and waits until a
+    published checkpoint covers this entry. Nothing is deleted.
     """
     OPERATION_STEP_DELETING: _OperationStep.ValueType  # 3
     """OPERATION_STEP_DELETING deletes statements and leaves, or counts them if dry_run is set."""
@@ -66,8 +70,8 @@ OPERATION_STEP_UNSPECIFIED: OperationStep.ValueType  # 0
 OPERATION_STEP_PLANNING: OperationStep.ValueType  # 1
 """OPERATION_STEP_PLANNING reads all chains. Nothing is changed."""
 OPERATION_STEP_PUBLISHING: OperationStep.ValueType  # 2
-"""OPERATION_STEP_PUBLISHING states in the ledger what will be deleted, and waits until a published checkpoint covers
-this entry. Nothing is deleted.
+"""OPERATION_STEP_PUBLISHING states in the ledger what will be deleted, or which key is replaced, and waits until a
+published checkpoint covers this entry. Nothing is deleted.
 """
 OPERATION_STEP_DELETING: OperationStep.ValueType  # 3
 """OPERATION_STEP_DELETING deletes statements and leaves, or counts them if dry_run is set."""
@@ -146,6 +150,7 @@ class Operation(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     PRUNED_FIELD_NUMBER: _builtins.int
+    KEY_ROTATION_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     """operation_id is 32 hex digits."""
     kind: Global___OperationKind.ValueType
@@ -176,6 +181,10 @@ class Operation(_message.Message):
     def pruned(self) -> Global___PruneResult:
         """pruned is what a pruning deleted."""
 
+    @_builtins.property
+    def key_rotation(self) -> Global___KeyRotationResult:
+        """key_rotation is what a rotation replaced."""
+
     def __init__(
         self,
         *,
@@ -190,16 +199,65 @@ class Operation(_message.Message):
         progress: Global___OperationProgress | None = ...,
         error: _status_pb2.Status | None = ...,
         pruned: Global___PruneResult | None = ...,
+        key_rotation: Global___KeyRotationResult | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "progress", b"progress", "pruned", b"pruned", "result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "key_rotation", b"key_rotation", "progress", b"progress", "pruned", b"pruned", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_requested_by", b"cancel_requested_by", "done", b"done", "dry_run", b"dry_run", "end_time_ms", b"end_time_ms", "error", b"error", "kind", b"kind", "operation_id", b"operation_id", "progress", b"progress", "pruned", b"pruned", "result", b"result", "start_time_ms", b"start_time_ms", "started_by", b"started_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_requested_by", b"cancel_requested_by", "done", b"done", "dry_run", b"dry_run", "end_time_ms", b"end_time_ms", "error", b"error", "key_rotation", b"key_rotation", "kind", b"kind", "operation_id", b"operation_id", "progress", b"progress", "pruned", b"pruned", "result", b"result", "start_time_ms", b"start_time_ms", "started_by", b"started_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["error", "pruned"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["error", "pruned", "key_rotation"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
 Global___Operation: _TypeAlias = Operation  # noqa: Y015
+
+@_typing.final
+class KeyRotationResult(_message.Message):
+    """KeyRotationResult says which key was replaced."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    OLD_KEY_FIELD_NUMBER: _builtins.int
+    NEW_KEY_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    FROM_SIZE_FIELD_NUMBER: _builtins.int
+    VERIFIER_KEY_FIELD_NUMBER: _builtins.int
+    REPLACED_KEY_FILE_FIELD_NUMBER: _builtins.int
+    role: _statement_pb2.RotationRole.ValueType
+    """role of the key."""
+    old_key: _builtins.bytes
+    """old_key is the public key that was replaced, 32 bytes."""
+    new_key: _builtins.bytes
+    """new_key is the public key in force, 32 bytes."""
+    index: _builtins.int
+    """index of the entry that states the rotation."""
+    from_size: _builtins.int
+    """from_size is where the new key begins (ledger-format.md, "Rotation of keys"): the size of the first tree that it may
+    sign, or the index of the first statement.
+    """
+    verifier_key: _builtins.str
+    """verifier_key is the new log key as readers pin it (a C2SP vkey); empty for a statement key."""
+    replaced_key_file: _builtins.str
+    """replaced_key_file is the file of the old private key. The daemon does not read it again, and never deletes it."""
+    def __init__(
+        self,
+        *,
+        role: _statement_pb2.RotationRole.ValueType = ...,
+        old_key: _builtins.bytes = ...,
+        new_key: _builtins.bytes = ...,
+        index: _builtins.int = ...,
+        from_size: _builtins.int = ...,
+        verifier_key: _builtins.str = ...,
+        replaced_key_file: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_size", b"from_size", "index", b"index", "new_key", b"new_key", "old_key", b"old_key", "replaced_key_file", b"replaced_key_file", "role", b"role", "verifier_key", b"verifier_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyRotationResult: _TypeAlias = KeyRotationResult  # noqa: Y015
 
 @_typing.final
 class PruneResult(_message.Message):
@@ -302,6 +360,118 @@ class StartPruningResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StartPruningResponse: _TypeAlias = StartPruningResponse  # noqa: Y015
+
+@_typing.final
+class PrepareKeyRotationRequest(_message.Message):
+    """PrepareKeyRotationRequest names the key that will be replaced."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    role: _statement_pb2.RotationRole.ValueType
+    """role of the key."""
+    def __init__(
+        self,
+        *,
+        role: _statement_pb2.RotationRole.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrepareKeyRotationRequest: _TypeAlias = PrepareKeyRotationRequest  # noqa: Y015
+
+@_typing.final
+class PrepareKeyRotationResponse(_message.Message):
+    """PrepareKeyRotationResponse has the public part of the new key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEW_KEY_FIELD_NUMBER: _builtins.int
+    VERIFIER_KEY_FIELD_NUMBER: _builtins.int
+    KEY_FILE_FIELD_NUMBER: _builtins.int
+    new_key: _builtins.bytes
+    """new_key is the Ed25519 public key, 32 bytes."""
+    verifier_key: _builtins.str
+    """verifier_key is the new log key as witnesses and readers need it (a C2SP vkey); empty for a statement key."""
+    key_file: _builtins.str
+    """key_file is the path of the file that has the private key, on the daemon's machine."""
+    def __init__(
+        self,
+        *,
+        new_key: _builtins.bytes = ...,
+        verifier_key: _builtins.str = ...,
+        key_file: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_file", b"key_file", "new_key", b"new_key", "verifier_key", b"verifier_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrepareKeyRotationResponse: _TypeAlias = PrepareKeyRotationResponse  # noqa: Y015
+
+@_typing.final
+class StartKeyRotationRequest(_message.Message):
+    """StartKeyRotationRequest asks for a rotation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    NEW_KEY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.bytes
+    """request_id is 16 random bytes. A repeat with the same content returns the same operation, as long as the daemon
+    keeps it.
+    """
+    role: _statement_pb2.RotationRole.ValueType
+    """role of the key."""
+    new_key: _builtins.bytes
+    """new_key is the public key that PrepareKeyRotation returned. If the file has another key now, the call fails."""
+    reason: _builtins.str
+    """reason is recorded and public."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.bytes = ...,
+        role: _statement_pb2.RotationRole.ValueType = ...,
+        new_key: _builtins.bytes = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["new_key", b"new_key", "reason", b"reason", "request_id", b"request_id", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartKeyRotationRequest: _TypeAlias = StartKeyRotationRequest  # noqa: Y015
+
+@_typing.final
+class StartKeyRotationResponse(_message.Message):
+    """StartKeyRotationResponse has the operation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def operation(self) -> Global___Operation:
+        """operation that was started."""
+
+    def __init__(
+        self,
+        *,
+        operation: Global___Operation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartKeyRotationResponse: _TypeAlias = StartKeyRotationResponse  # noqa: Y015
 
 @_typing.final
 class GetOperationRequest(_message.Message):

@@ -41,6 +41,16 @@ class AdminServiceStub(object):
                 request_serializer=consentd_dot_v1_dot_admin__service__pb2.StartPruningRequest.SerializeToString,
                 response_deserializer=consentd_dot_v1_dot_admin__service__pb2.StartPruningResponse.FromString,
                 _registered_method=True)
+        self.PrepareKeyRotation = channel.unary_unary(
+                '/consentd.v1.AdminService/PrepareKeyRotation',
+                request_serializer=consentd_dot_v1_dot_admin__service__pb2.PrepareKeyRotationRequest.SerializeToString,
+                response_deserializer=consentd_dot_v1_dot_admin__service__pb2.PrepareKeyRotationResponse.FromString,
+                _registered_method=True)
+        self.StartKeyRotation = channel.unary_unary(
+                '/consentd.v1.AdminService/StartKeyRotation',
+                request_serializer=consentd_dot_v1_dot_admin__service__pb2.StartKeyRotationRequest.SerializeToString,
+                response_deserializer=consentd_dot_v1_dot_admin__service__pb2.StartKeyRotationResponse.FromString,
+                _registered_method=True)
         self.GetOperation = channel.unary_unary(
                 '/consentd.v1.AdminService/GetOperation',
                 request_serializer=consentd_dot_v1_dot_admin__service__pb2.GetOperationRequest.SerializeToString,
@@ -83,6 +93,27 @@ class AdminServiceServicer(object):
         follow. The operation runs whether its caller stays or not. One operation runs at a time: while another one does,
         the call fails with OPERATION_RUNNING (FAILED_PRECONDITION), and the message names it. A pruning that was
         interrupted after the ledger stated it is finished by the next one. Cost: a pass over the chains of all persons.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PrepareKeyRotation(self, request, context):
+        """PrepareKeyRotation makes the key that will replace the log key or the statement key, and returns its public key. The
+        private key is made by the daemon, stays in a file beside the one in force, and never passes through an RPC. If the
+        file is there, the call changes nothing, and returns the key that it has: an operator may put a file in its place.
+        Cost: one synced write of a small file.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartKeyRotation(self, request, context):
+        """StartKeyRotation begins to replace a key by the one that was prepared, and returns the operation to follow. It cannot
+        be undone. Once the ledger states the rotation, the daemon finishes it, also after a cancellation or a restart. A new
+        statement key signs at once. A new log key signs when the old one's last checkpoint is published, under the quorum
+        of the witnesses if there is a policy; until then no larger checkpoint is signed, and writes continue. One operation
+        runs at a time, as for StartPruning. Cost: one entry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -146,6 +177,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     request_deserializer=consentd_dot_v1_dot_admin__service__pb2.StartPruningRequest.FromString,
                     response_serializer=consentd_dot_v1_dot_admin__service__pb2.StartPruningResponse.SerializeToString,
             ),
+            'PrepareKeyRotation': grpc.unary_unary_rpc_method_handler(
+                    servicer.PrepareKeyRotation,
+                    request_deserializer=consentd_dot_v1_dot_admin__service__pb2.PrepareKeyRotationRequest.FromString,
+                    response_serializer=consentd_dot_v1_dot_admin__service__pb2.PrepareKeyRotationResponse.SerializeToString,
+            ),
+            'StartKeyRotation': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartKeyRotation,
+                    request_deserializer=consentd_dot_v1_dot_admin__service__pb2.StartKeyRotationRequest.FromString,
+                    response_serializer=consentd_dot_v1_dot_admin__service__pb2.StartKeyRotationResponse.SerializeToString,
+            ),
             'GetOperation': grpc.unary_unary_rpc_method_handler(
                     servicer.GetOperation,
                     request_deserializer=consentd_dot_v1_dot_admin__service__pb2.GetOperationRequest.FromString,
@@ -206,6 +247,60 @@ class AdminService(object):
             '/consentd.v1.AdminService/StartPruning',
             consentd_dot_v1_dot_admin__service__pb2.StartPruningRequest.SerializeToString,
             consentd_dot_v1_dot_admin__service__pb2.StartPruningResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PrepareKeyRotation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consentd.v1.AdminService/PrepareKeyRotation',
+            consentd_dot_v1_dot_admin__service__pb2.PrepareKeyRotationRequest.SerializeToString,
+            consentd_dot_v1_dot_admin__service__pb2.PrepareKeyRotationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartKeyRotation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consentd.v1.AdminService/StartKeyRotation',
+            consentd_dot_v1_dot_admin__service__pb2.StartKeyRotationRequest.SerializeToString,
+            consentd_dot_v1_dot_admin__service__pb2.StartKeyRotationResponse.FromString,
             options,
             channel_credentials,
             insecure,

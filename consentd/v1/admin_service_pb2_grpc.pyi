@@ -41,6 +41,19 @@ class AdminServiceStub:
     the call fails with OPERATION_RUNNING (FAILED_PRECONDITION), and the message names it. A pruning that was
     interrupted after the ledger stated it is finished by the next one. Cost: a pass over the chains of all persons.
     """
+    PrepareKeyRotation: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.PrepareKeyRotationRequest, _admin_service_pb2.PrepareKeyRotationResponse]
+    """PrepareKeyRotation makes the key that will replace the log key or the statement key, and returns its public key. The
+    private key is made by the daemon, stays in a file beside the one in force, and never passes through an RPC. If the
+    file is there, the call changes nothing, and returns the key that it has: an operator may put a file in its place.
+    Cost: one synced write of a small file.
+    """
+    StartKeyRotation: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.StartKeyRotationRequest, _admin_service_pb2.StartKeyRotationResponse]
+    """StartKeyRotation begins to replace a key by the one that was prepared, and returns the operation to follow. It cannot
+    be undone. Once the ledger states the rotation, the daemon finishes it, also after a cancellation or a restart. A new
+    statement key signs at once. A new log key signs when the old one's last checkpoint is published, under the quorum
+    of the witnesses if there is a policy; until then no larger checkpoint is signed, and writes continue. One operation
+    runs at a time, as for StartPruning. Cost: one entry.
+    """
     GetOperation: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetOperationRequest, _admin_service_pb2.GetOperationResponse]
     """GetOperation reads one operation. Ask again to follow it, every second for example. Cost: no read of the disk."""
     ListOperations: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListOperationsRequest, _admin_service_pb2.ListOperationsResponse]
@@ -79,6 +92,19 @@ class AdminServiceAsyncStub(AdminServiceStub):
     follow. The operation runs whether its caller stays or not. One operation runs at a time: while another one does,
     the call fails with OPERATION_RUNNING (FAILED_PRECONDITION), and the message names it. A pruning that was
     interrupted after the ledger stated it is finished by the next one. Cost: a pass over the chains of all persons.
+    """
+    PrepareKeyRotation: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.PrepareKeyRotationRequest, _admin_service_pb2.PrepareKeyRotationResponse]  # type: ignore[assignment]
+    """PrepareKeyRotation makes the key that will replace the log key or the statement key, and returns its public key. The
+    private key is made by the daemon, stays in a file beside the one in force, and never passes through an RPC. If the
+    file is there, the call changes nothing, and returns the key that it has: an operator may put a file in its place.
+    Cost: one synced write of a small file.
+    """
+    StartKeyRotation: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.StartKeyRotationRequest, _admin_service_pb2.StartKeyRotationResponse]  # type: ignore[assignment]
+    """StartKeyRotation begins to replace a key by the one that was prepared, and returns the operation to follow. It cannot
+    be undone. Once the ledger states the rotation, the daemon finishes it, also after a cancellation or a restart. A new
+    statement key signs at once. A new log key signs when the old one's last checkpoint is published, under the quorum
+    of the witnesses if there is a policy; until then no larger checkpoint is signed, and writes continue. One operation
+    runs at a time, as for StartPruning. Cost: one entry.
     """
     GetOperation: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetOperationRequest, _admin_service_pb2.GetOperationResponse]  # type: ignore[assignment]
     """GetOperation reads one operation. Ask again to follow it, every second for example. Cost: no read of the disk."""
@@ -121,6 +147,31 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         follow. The operation runs whether its caller stays or not. One operation runs at a time: while another one does,
         the call fails with OPERATION_RUNNING (FAILED_PRECONDITION), and the message names it. A pruning that was
         interrupted after the ledger stated it is finished by the next one. Cost: a pass over the chains of all persons.
+        """
+
+    @_abc_1.abstractmethod
+    def PrepareKeyRotation(
+        self,
+        request: _admin_service_pb2.PrepareKeyRotationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.PrepareKeyRotationResponse, _abc.Awaitable[_admin_service_pb2.PrepareKeyRotationResponse]]:
+        """PrepareKeyRotation makes the key that will replace the log key or the statement key, and returns its public key. The
+        private key is made by the daemon, stays in a file beside the one in force, and never passes through an RPC. If the
+        file is there, the call changes nothing, and returns the key that it has: an operator may put a file in its place.
+        Cost: one synced write of a small file.
+        """
+
+    @_abc_1.abstractmethod
+    def StartKeyRotation(
+        self,
+        request: _admin_service_pb2.StartKeyRotationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.StartKeyRotationResponse, _abc.Awaitable[_admin_service_pb2.StartKeyRotationResponse]]:
+        """StartKeyRotation begins to replace a key by the one that was prepared, and returns the operation to follow. It cannot
+        be undone. Once the ledger states the rotation, the daemon finishes it, also after a cancellation or a restart. A new
+        statement key signs at once. A new log key signs when the old one's last checkpoint is published, under the quorum
+        of the witnesses if there is a policy; until then no larger checkpoint is signed, and writes continue. One operation
+        runs at a time, as for StartPruning. Cost: one entry.
         """
 
     @_abc_1.abstractmethod

@@ -29,6 +29,7 @@ from consentd.table.table import Table, catch_up
 from consentd.verify import stored_rows as rows
 from consentd.verify import table_compare
 from consentd.verify.findings import NO_TABLE, Fault, Findings, Progress, Report, TooManyFaults
+from consentd.verify.kept_checkpoints import kept_faults
 from consentd.verify.leaf_checks import TreePoint, check_run, runs_of
 from consentd.verify.source import Opening
 from consentd.verify.statements import Authors
@@ -118,7 +119,7 @@ class _Fsck:
         self._pruned = _read_pruned(store, found)
         self._expected = Expected(
             origin=origin, vkey=format_vkey(log_verifier), pruned=self._pruned, pruned_below=self._pruned.minimum,
-            is_missing_wrong=True, with_statements=not quick,
+            is_missing_wrong=True, with_statements=not quick, is_earlier_key=True,
         )  # fmt: skip
         map_bits = _MAP_BITS if self._state is None else self._state.map_bits
         replay = Replay(map_bits, start=self._pruned.start, kept_from_ms=self._pruned.kept_from_ms)
@@ -162,6 +163,9 @@ class _Fsck:
         rows.compare_heads(store, replay, found)
         rows.compare_map(store, replay, found)
         rows.compare_requests(store, size, found)
+        if not found.faults:  # what is damaged would be named a second time
+            for what in kept_faults(store, origin=self._expected.origin, sealed_size=replay.sealed_size):
+                found.add(None, what)
         rows.find_strays(store, replay, found, statements=not self._quick)
         if not self._quick:
             rows.compare_erased(store, self._vault, replay, found)

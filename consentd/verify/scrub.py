@@ -77,6 +77,7 @@ class Scrub:
         self._check(partial(records.edge, state.size, state.root), "tiles at the right edge")
         if self.progress.damaged == before:  # Damaged tiles would make this check fail too.
             self._check(records.last_signed, "last signed checkpoint")
+            self._check(records.kept_checkpoints, "kept checkpoint of a replaced log key")
         self._scrub_rows(self._ledger.store, b"h", records.head, "head row")
         if knows_pruned and retention.read_pruned(self._ledger.store).minimum:
             self._scrub_rows(self._ledger.store, b"i", records.index_row, "index row")

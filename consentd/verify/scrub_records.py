@@ -19,6 +19,7 @@ from consentd.ledger.vault import Vault
 from consentd.table.table import Table
 from consentd.verify import stored_rows as rows
 from consentd.verify.findings import Fault
+from consentd.verify.kept_checkpoints import kept_faults
 from consentd.verify.source import tile_root
 
 Check = Callable[[], Fault | None]
@@ -70,6 +71,12 @@ class Records:
             origin=target.origin, log_verifier=target.log_verifier,
         )  # fmt: skip
         return None if what is None else Fault(None, what)
+
+    def kept_checkpoints(self) -> Fault | None:
+        """Check the kept checkpoints of log keys that were replaced."""
+        size = self._ledger.state.sealed_size
+        faults = kept_faults(self._store, origin=self.target.origin, sealed_size=size)
+        return Fault(None, faults[0]) if faults else None
 
     def entry(self, index: int) -> Fault | None:
         """Check a leaf against the tile over it. If it is an event, also check the other rows of its entry."""

@@ -28,8 +28,8 @@ CHUNK = 2048
 """Most rows in one read. A multiple of a tile's width."""
 
 _KEY_SIZES = {
-    b"P": 1, b"S": 1, b"V": 1, b"c": 41, b"f": 49, b"h": 33, b"i": 41, b"l": 9, b"m": 5, b"q": 33, b"r": 5, b"t": 10,
-    b"x": 41,
+    b"P": 1, b"S": 1, b"V": 1, b"c": 41, b"f": 49, b"h": 33, b"i": 41, b"k": 9, b"l": 9, b"m": 5, b"q": 33, b"r": 5,
+    b"t": 10, b"x": 41,
 }  # fmt: skip
 
 

@@ -37,6 +37,7 @@ class Expected:
             ``Replay.skip_pruned`` refuses only a missing seal at ``pruned.start`` - 1.
         is_missing_wrong: a statement missing from a chain without an ERASURE is a fault; otherwise it is withheld.
         with_statements: count missing statements; False if only statements of chain `ledger` are read.
+        is_earlier_key: the log key may be any that the ledger has had; otherwise it must sign this tree's checkpoint.
     """
 
     origin: str
@@ -45,6 +46,7 @@ class Expected:
     pruned_below: int = 0
     is_missing_wrong: bool
     with_statements: bool = True
+    is_earlier_key: bool = False
 
 
 @dataclass(slots=True)
@@ -165,12 +167,15 @@ class Walker:
             self.found.add(None, "source claims other entries to be pruned than the ledger states")
 
     def _compare_log_key(self) -> None:
-        """Verify that the expected key signs checkpoints of this size, if all entries of chain `ledger` were read."""
+        """Verify that the ledger states the expected log key, if all entries of chain `ledger` were read."""
         count = self.replay.heads.get(codec.LEDGER_TAG, (0, b"", False))[0]
         if not (self.expected.vkey and count and self.authors.ledger_seq == count):
             return
         try:
-            self.authors.ledger_keys.verify_log_key(self.expected.vkey, self.replay.size)
+            if self.expected.is_earlier_key:
+                self.authors.ledger_keys.verify_ever(self.expected.vkey)
+            else:
+                self.authors.ledger_keys.verify_log_key(self.expected.vkey, self.replay.size)
         except ProofError as error:
             self.found.add(0, str(error))
 

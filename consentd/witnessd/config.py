@@ -14,6 +14,7 @@ class FollowedLog:
 
     Attributes:
         vkey: the log's verifier key; the name in the key is the log's origin.
+        next_vkey: the key that will replace it, or has replaced it; empty: none is known.
         url: the base URL of the log's tiles and entries.
         token_file: a file with the token by which the log identifies the witness as an auditor.
         retention_days: how many days the log keeps entries, as its leaf 0 states; 0: the log never deletes entries.
@@ -22,6 +23,7 @@ class FollowedLog:
     vkey: str
     url: str
     token_file: Path
+    next_vkey: str = ""
     retention_days: int = bounded(0, 0, 36_525)
 
     def verifier(self) -> Verifier:
@@ -30,13 +32,30 @@ class FollowedLog:
         Raises:
             InvalidError: ``vkey`` is malformed, or is not an Ed25519 key of a log.
         """
-        try:
-            verifier = parse_vkey(self.vkey)
-        except MalformedError as error:
-            raise InvalidError(f"config: `log.vkey` is malformed: {error}") from error
-        if verifier.kind != ED25519:
-            raise InvalidError("config: `log.vkey` is not a log's key")
+        return _parse_log_key(self.vkey, option="log.vkey")
+
+    def next_verifier(self) -> Verifier | None:
+        """Return the key that replaces the log's key; None: none is known.
+
+        Raises:
+            InvalidError: ``next_vkey`` is malformed, is not an Ed25519 key of a log of the same name, or is ``vkey``.
+        """
+        if not self.next_vkey:
+            return None
+        verifier, present = _parse_log_key(self.next_vkey, option="log.next_vkey"), self.verifier()
+        if verifier.name != present.name or verifier.key_id == present.key_id:
+            raise InvalidError("config: `log.next_vkey` is of another log than `log.vkey`, or is the same key")
         return verifier
+
+
+def _parse_log_key(vkey: str, *, option: str) -> Verifier:
+    try:
+        verifier = parse_vkey(vkey)
+    except MalformedError as error:
+        raise InvalidError(f"config: `{option}` is malformed: {error}") from error
+    if verifier.kind != ED25519:
+        raise InvalidError(f"config: `{option}` is not a log's key")
+    return verifier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,4 +106,6 @@ def parse_witness_config(text: str, *, base_dir: Path) -> WitnessServerConfig:
         )
     if len({each.verifier().name for each in config.log}) != len(config.log):
         raise InvalidError("config: a log is named twice")
+    for each in config.log:
+        each.next_verifier()
     return config

@@ -30,8 +30,8 @@ from pathlib import Path
 from consentd import descriptors
 from consentd.config import parse_listen
 from consentd.core import ed25519, merkle, note
-from consentd.core.checkpoint import Checkpoint, open_checkpoint, open_own
-from consentd.core.note import Note, NoteSignature, Signer
+from consentd.core.checkpoint import Checkpoint, is_signed_by, open_checkpoint, open_own
+from consentd.core.note import Note, NoteSignature, Signer, Verifier
 from consentd.core.replay import ReplayError
 from consentd.core.submission import PATH, SIZE_TYPE, Submission, format_cosignatures, format_size, parse_submission
 from consentd.cosigning.connection import Connection
@@ -142,9 +142,10 @@ class Witness:
     def _process(self, state: "_LogState", submission: Submission, parsed: Note) -> HttpResponse:
         """Do the checks in the module's docstring from status 403 on, then cosign. The caller holds the log's lock."""
         try:
-            point, opened = open_checkpoint(submission.note, state.origin, state.verifier)
+            verifier = state.verifier_of(parsed)
+            point, opened = open_checkpoint(submission.note, state.origin, verifier)
         except UnknownKeyError as error:
-            # A witness does not follow rotations: its operator decides when it cosigns under the new key.
+            # A witness does not follow rotations: its operator names the key under which it cosigns next.
             log.warning("log `%s` signs with a key that is not configured: if it was replaced, name it", state.origin)
             return text_response(HTTPStatus.FORBIDDEN, str(error))
         except SignatureError as error:
@@ -171,6 +172,8 @@ class Witness:
         self._state_lock.verify()
         # Only the log's first signature is stored, because a request may repeat the log's signature a hundred times.
         state.write_cosigned(point, opened.text, [opened.verified[0], *lines])
+        if verifier == state.next_verifier:
+            state.verifier, state.next_verifier = verifier, None
         # If the process crashes here, the note is stored but the log got no answer. The log asks again and gets 409.
         return HttpResponse(HTTPStatus.OK, TEXT, format_cosignatures(lines))
 
@@ -181,12 +184,13 @@ class _LogState:
     Attributes:
         lock: taken by ``Witness.add_checkpoint`` and ``Witness.close``. The lock guards every attribute that changes;
             only ``note`` is also read without the lock.
+        verifier, next_verifier: the log's key, and the one that may replace it; None: none may.
         cosigned: the checkpoint cosigned last; its size is 0 if no checkpoint was cosigned yet.
         note: the note of ``cosigned``, replaced by assignment; None if no checkpoint was cosigned yet.
     """
 
     def __init__(self, followed: FollowedLog, options: WitnessOptions, witness_key: note.Verifier) -> None:
-        self.verifier = followed.verifier()
+        self.verifier, self.next_verifier = followed.verifier(), followed.next_verifier()
         self.origin = self.verifier.name
         self.origin_hash = sha256(self.origin.encode()).hexdigest()
         self.lock = threading.Lock()
@@ -194,6 +198,8 @@ class _LogState:
         self._path = options.state_dir / f"{self.origin_hash}.checkpoint"
         self.note = read_file_if_exists(self._path, name="cosigned checkpoint")
         self.cosigned = self._open_cosigned(witness_key)
+        if self.note is not None and self.verifier_of(note.parse_note(self.note)) == self.next_verifier:
+            self.verifier, self.next_verifier = self.next_verifier, None
         headers = {"Authorization": f"Bearer {_read_token(followed.token_file)}"}
         self.connection = Connection(followed.url, timeout_s=options.timeout_ms / 1000, headers=headers)
         if not self.connection.is_protected:
@@ -210,6 +216,16 @@ class _LogState:
             return open_own(self.note, self.origin, self.verifier)
         except VerificationError as error:
             raise CorruptionError(f"state of the witness is not what it wrote: `{self._path}`: {error}") from error
+
+    def verifier_of(self, submitted: Note) -> Verifier:
+        """Return the log's key that must have signed a note: the next one if the note has its line, or the present one.
+
+        INVARIANT: once a checkpoint of the next key is cosigned, it is the present one, and none of the key before is.
+        """
+        following = self.next_verifier
+        if following is not None and is_signed_by(submitted.unverified, following):
+            return following
+        return self.verifier
 
     def write_cosigned(self, point: Checkpoint, text: str, signatures: list[NoteSignature]) -> None:
         signed = note.format_note(text, signatures)

@@ -31,13 +31,14 @@ from consentd.ledger.vault import Vault
 from consentd.metrics import Metrics
 from consentd.policy import model
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
+from consentd.sequencer.appending import SequencerLimits
 from consentd.sequencer.checkpoints import CheckpointSigning
 from consentd.sequencer.commands.accesses import AuthorizeAccess, RecordOutcome
 from consentd.sequencer.commands.consents import ChangeConsent, GrantConsent
 from consentd.sequencer.commands.ledger import Genesis
 from consentd.sequencer.commands.registry import EnrolSubject, PublicWrite
 from consentd.sequencer.commands.write import Author, Request, SignedEntry, Write
-from consentd.sequencer.loop import Sequencer, SequencerLimits
+from consentd.sequencer.loop import Sequencer
 from consentd.sequencer.pool import Written
 from consentd.service.requests import content_hash, make_request
 from consentd.statements.values import consent_message, rules_message, vocabulary_message

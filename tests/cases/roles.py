@@ -10,8 +10,8 @@ from typing import Any
 
 import grpc
 
+from cases import roles_administration as administration
 from cases.daemons import consent, make_running, question, reason_of, request_id, sign_statement
-from cases.fakes import HANG_S
 from cases.services import Person, add_key, batch_request, change, new_identifier, now_ms, put_mandate, register
 from consentd.core import codec
 from consentd.core.ed25519 import KeyPair
@@ -26,7 +26,6 @@ from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import policy_service_pb2 as ps
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
-from consentd_client import Client
 
 HOLDER, RECIPIENT, RELAY = st.PARTICIPANT_ROLE_HOLDER, st.PARTICIPANT_ROLE_RECIPIENT, st.PARTICIPANT_ROLE_RELAY
 AUDITOR, COURT = st.PARTICIPANT_ROLE_AUDITOR, st.PARTICIPANT_ROLE_PUBLIC_AUTHORITY
@@ -509,34 +508,6 @@ def _enrol(call: Call) -> Access:
     return call.plain(call.running.registry.EnrolSubject, request)
 
 
-# -- administration -------------------------------------------------------------------------------------------------
-
-
-def _start_pruning(call: Call) -> Access:
-    request = ad.StartPruningRequest(request_id=request_id(), dry_run=True)
-    found = call.plain(call.running.admin.StartPruning, request)
-    if found is Access.ALLOWED:
-        _operator(call).prune(request_id=request.request_id, dry_run=True)  # a repeat: wait for its end
-    return found
-
-
-def _of_operation(call: Call, method: str, request_type: Any) -> Access:
-    """Return how a call about an operation is answered that is done."""
-    operator = _operator(call)
-    done = operator.follow_operation(operator.start_pruning(dry_run=True).operation_id)
-    return call.plain(getattr(call.running.admin, method), request_type(operation_id=done.operation_id))
-
-
-def _revoke_credential(call: Call) -> Access:
-    added = _operator(call).add_credential("app").credential
-    request = ad.RevokeCredentialRequest(credential_id=added.credential_id)
-    return call.plain(call.running.admin.RevokeCredential, request)
-
-
-def _operator(call: Call) -> Client:
-    return Client("", token=call.running.tokens["operator"], channel=call.running.channel, timeout_s=HANG_S)
-
-
 def _reads(service: str, method: str, request: Any) -> Callable[[Call], Access]:
     """Return the attempt of an RPC whose request is the same for every caller."""
     return lambda call: call.plain(getattr(getattr(call.running, service), method), request)
@@ -585,14 +556,16 @@ ATTEMPTS: dict[str, Callable[[Call], Access]] = {
     "GetVocabulary": _reads("registry", "GetVocabulary", rs.GetVocabularyRequest()),
     "GetNotice": _get_notice,
     "GetRules": _reads("registry", "GetRules", rs.GetRulesRequest()),
-    "StartPruning": _start_pruning,
-    "GetOperation": lambda call: _of_operation(call, "GetOperation", ad.GetOperationRequest),
+    "StartPruning": administration.start_pruning,
+    "PrepareKeyRotation": administration.prepare_rotation,
+    "StartKeyRotation": administration.start_rotation,
+    "GetOperation": lambda call: administration.of_operation(call, "GetOperation", ad.GetOperationRequest),
     "ListOperations": _reads("admin", "ListOperations", ad.ListOperationsRequest()),
-    "CancelOperation": lambda call: _of_operation(call, "CancelOperation", ad.CancelOperationRequest),
+    "CancelOperation": lambda call: administration.of_operation(call, "CancelOperation", ad.CancelOperationRequest),
     "AddCredential": lambda call: call.plain(
         call.running.admin.AddCredential, ad.AddCredentialRequest(request_id=request_id(), caller="app")
     ),
     "ListCredentials": _reads("admin", "ListCredentials", ad.ListCredentialsRequest()),
-    "RevokeCredential": _revoke_credential,
+    "RevokeCredential": administration.revoke_credential,
 }
 """For each RPC, the function that makes a call to it and returns how the call was answered."""

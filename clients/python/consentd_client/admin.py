@@ -1,4 +1,4 @@
-"""Operations of AdminService, for operators: prune the ledger, follow work in the daemon, and manage credentials.
+"""Operations of AdminService, for operators: prune the ledger, replace its keys, follow work, manage credentials.
 
 The daemon calls such work an operation too (AIP-151). Here it is always ``ad.Operation``. It is never an operation of
 this package.
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from consentd.errors import MalformedError, StorageError
 from consentd.v1 import admin_service_pb2 as ad
+from consentd.v1 import statement_pb2 as st
 from consentd_client.operations import ClientContext, Operation, ReadPage, Sleep, call, read_pages
 from consentd_client.transport import proto_error
 
@@ -46,6 +47,39 @@ def start_pruning(
         request_id=request_id or context.new_request_id(), dry_run=dry_run, kept_from_time_ms=kept_from_ms
     )
     return (yield from call(context, request, ad.StartPruningResponse)).operation
+
+
+def prepare_key_rotation(
+    context: ClientContext, role: "st.RotationRole.ValueType"
+) -> Operation[ad.PrepareKeyRotationResponse]:
+    """Make the key that will replace the log key or the statement key, unless it is made; return its public key.
+
+    Raises:
+        InvalidError: the file of the new key has no key, or can be read by others.
+    """
+    request = ad.PrepareKeyRotationRequest(role=role)
+    return (yield from call(context, request, ad.PrepareKeyRotationResponse))
+
+
+def start_key_rotation(
+    context: ClientContext, role: "st.RotationRole.ValueType", new_key: bytes, *, reason: str = "",
+    request_id: bytes = b"",
+) -> Operation[ad.Operation]:  # fmt: skip
+    """Begin to replace the log key or the statement key. ``follow_operation`` waits for the end. It cannot be undone.
+
+    Args:
+        new_key: the public key that ``prepare_key_rotation`` returned.
+        reason: recorded and public.
+        request_id: 16 bytes; empty: new ones.
+
+    Raises:
+        PreconditionError: the key was not prepared; another operation is running; the witness policy does not name the
+            new log key; or the witnesses are no quorum.
+    """
+    request = ad.StartKeyRotationRequest(
+        request_id=request_id or context.new_request_id(), role=role, new_key=new_key, reason=reason
+    )
+    return (yield from call(context, request, ad.StartKeyRotationResponse)).operation
 
 
 def get_operation(context: ClientContext, operation_id: str) -> Operation[ad.Operation]:
@@ -90,6 +124,19 @@ def follow_operation(
         if not (yield Sleep(pause_s)):
             raise StorageError("deadline passed; the operation continues in the daemon")
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+def rotation_result(done: ad.Operation) -> ad.KeyRotationResult:
+    """Return which key a rotation that is done has replaced.
+
+    Raises:
+        ConsentdError: the operation ended with this error; see ``ClientBase``.
+    """
+    if done.HasField("error"):
+        raise proto_error(done.error)
+    if not done.HasField("key_rotation"):
+        raise MalformedError("rotation ended without saying what was done")
+    return done.key_rotation
 
 
 def operation_result(done: ad.Operation) -> ad.PruneResult:

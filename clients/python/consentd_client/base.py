@@ -131,6 +131,8 @@ class ClientBase(ABC):
     publish_rules = _method(registry.publish_rules)
     prune = _method(admin.prune)
     start_pruning = _method(admin.start_pruning)
+    prepare_key_rotation = _method(admin.prepare_key_rotation)
+    start_key_rotation = _method(admin.start_key_rotation)
     get_operation = _method(admin.get_operation)
     list_operations = _list_method(admin.list_operations)
     cancel_operation = _method(admin.cancel_operation)

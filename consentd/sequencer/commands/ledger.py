@@ -38,7 +38,7 @@ class Genesis(Unremembered):
             (codec.VOCABULARY_PREFIX + self.vocabulary.vocabulary_id, EntryKind.VOCABULARY, self.vocabulary),
             (codec.RULES_PREFIX + self.rules.realm_id, EntryKind.RULES, self.rules),
         )
-        return Plan(tuple(_draft_public(context, *chain) for chain in chains), None)
+        return Plan(tuple(draft_public(context, *chain) for chain in chains), None)
 
 
 def default_genesis(author: Author, *, verifier_keys: Sequence[str], map_bits: int, retention_days: int) -> Genesis:
@@ -103,10 +103,11 @@ class StatePruning(Unremembered):
             origin=context.author.origin,
             pruning=st.Pruning(kept_from_time_ms=self.pruned.kept_from_ms, start_size=self.pruned.start),
         )
-        return _draft_public(context, LEDGER_CHAIN, EntryKind.LEDGER, message)
+        return draft_public(context, LEDGER_CHAIN, EntryKind.LEDGER, message)
 
 
-def _draft_public(context: WriteContext, chain: str, kind: EntryKind, message: Message) -> tuple[Draft, Message]:
+def draft_public(context: WriteContext, chain: str, kind: EntryKind, message: Message) -> tuple[Draft, Message]:
+    """Draft an entry of a public chain that no caller requests."""
     request_id = context.author.random(16)
     tag = codec.public_tag(chain)
     return context.draft(NewEntry(kind=kind, tag=tag, message=message, request_id=request_id, public=True))
