@@ -77,3 +77,36 @@ def _is_ci() -> bool:
     import os
 
     return os.environ.get("CI", "") not in ("", "0", "false")
+
+
+_FILES = sorted((ROOT / "proto/consentd/v1").glob("*.proto"))
+_MODULES = [import_module(f"consentd.v1.{path.stem}_pb2") for path in _FILES]
+_NO_WRITE = ("Get", "List", "Check", "Batch", "Cancel", "Prepare", "Revoke")
+"""How the RPCs begin that need no request_id: they write nothing, their items have one, or a repeat changes nothing."""
+
+
+def test_every_time_is_of_one_type_and_has_one_ending() -> None:
+    times = [
+        field for module in _MODULES for message in module.DESCRIPTOR.message_types_by_name.values()
+        for field in message.fields if "ms" in field.name.split("_")
+    ]  # fmt: skip
+    assert len(times) > 30
+    for field in times:
+        assert field.type == field.TYPE_INT64, field.full_name
+        assert f"_{field.name}".endswith("_time_ms"), field.full_name
+
+
+def test_every_list_has_pages_and_every_write_a_request_id() -> None:
+    rpcs = [
+        rpc for module in _MODULES for service in module.DESCRIPTOR.services_by_name.values()
+        for rpc in service.methods
+    ]  # fmt: skip
+    assert len(rpcs) > 40
+    for rpc in rpcs:
+        asked, answered = rpc.input_type, rpc.output_type
+        assert (asked.name, answered.name) == (f"{rpc.name}Request", f"{rpc.name}Response")
+        if rpc.name.startswith("List"):
+            assert {"page_size", "page_token"} <= set(asked.fields_by_name), rpc.full_name
+            assert "next_page_token" in answered.fields_by_name, rpc.full_name
+        if not rpc.name.startswith(_NO_WRITE) or rpc.name == "RevokeConsent":
+            assert "request_id" in asked.fields_by_name, rpc.full_name

@@ -440,8 +440,8 @@ def test_participants_and_delegations_are_selected(running: Running, person: pb.
 
     assert sorted(takers()) == ["app", "er"]
     assert takers(capacity=st.DELEGATION_CAPACITY_PROCESSOR) == ["er"]
-    assert takers(in_force_at_ms=now_ms(running) + 7_200_000) == ["er"]
-    assert len(takers(in_force_at_ms=now_ms(running))) == 2
+    assert takers(in_force_time_ms=now_ms(running) + 7_200_000) == ["er"]
+    assert len(takers(in_force_time_ms=now_ms(running))) == 2
 
 
 def test_leaves_and_statements_are_selected_by_time(tmp_path: Path) -> None:
@@ -479,7 +479,7 @@ def test_leaves_and_statements_are_selected_by_time(tmp_path: Path) -> None:
     ("entries", {"start_time_ms": 5, "end_time_ms": 4}, "INVALID_REQUEST"),
     ("statements", {"start_time_ms": -5}, "INVALID_REQUEST"), ("participants", {"role": 99}, "INVALID_REQUEST"),
     ("participants", {"right": 99}, "INVALID_REQUEST"), ("delegations", {"capacity": 99}, "INVALID_REQUEST"),
-    ("delegations", {"in_force_at_ms": -1}, "INVALID_REQUEST"), ("participants", {"size": -1}, "INVALID_PAGE"),
+    ("delegations", {"in_force_time_ms": -1}, "INVALID_REQUEST"), ("participants", {"size": -1}, "INVALID_PAGE"),
     ("accesses", {"token": "A" * 64}, "INVALID_PAGE"), ("entries", {"token": "x"}, "INVALID_PAGE"),
 ])  # fmt: skip
 def test_a_request_that_selects_nonsense_is_refused(

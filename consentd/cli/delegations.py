@@ -87,7 +87,7 @@ def show_all(arguments: argparse.Namespace, out: Out) -> int:
         capacity = to_enum(_CAPACITIES[arguments.capacity])
     with open_client(arguments) as client:
         for one in client.list_delegations(
-            giver=arguments.giver, taker=arguments.taker, capacity=capacity, in_force_at_ms=arguments.at
+            giver=arguments.giver, taker=arguments.taker, capacity=capacity, in_force_time_ms=arguments.at
         ):
             _show(out, one)
     return DONE

@@ -94,11 +94,11 @@ class RegistryService(Servicer):
         """Read delegations, a page at a time."""
         if request.capacity not in st.DelegationCapacity.values():
             raise InvalidError(f"capacity is not one we know: `{request.capacity}`")
-        if request.in_force_at_ms < 0:
-            raise InvalidError("in_force_at_ms is negative")
+        if request.in_force_time_ms < 0:
+            raise InvalidError("in_force_time_ms is negative")
 
         def selects(one: Delegation) -> bool:
-            now_ms = request.in_force_at_ms
+            now_ms = request.in_force_time_ms
             is_of_capacity = request.capacity in (st.DELEGATION_CAPACITY_UNSPECIFIED, one.capacity)
             return request.taker in ("", one.taker) and is_of_capacity and (not now_ms or one.is_in_force(now_ms))
 

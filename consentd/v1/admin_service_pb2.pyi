@@ -533,7 +533,9 @@ class ListOperationsRequest(_message.Message):
     page_size: _builtins.int
     """page_size is the most items of a page; 0 or more than 1,000 means 1,000."""
     page_token: _builtins.str
-    """page_token is the next_page_token of the previous page; empty: the first page."""
+    """page_token is the next_page_token of the previous page; empty: the first page. The other fields, except page_size,
+    must be those of the request for that page.
+    """
     def __init__(
         self,
         *,
@@ -772,7 +774,9 @@ class ListCredentialsRequest(_message.Message):
     page_size: _builtins.int
     """page_size is the most items of a page; 0 or more than 1,000 means 1,000."""
     page_token: _builtins.str
-    """page_token is the next_page_token of the previous page; empty: the first page."""
+    """page_token is the next_page_token of the previous page; empty: the first page. The other fields, except page_size,
+    must be those of the request for that page.
+    """
     def __init__(
         self,
         *,

@@ -186,7 +186,7 @@ class _Combining:
 class _CombiningEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Combining.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     COMBINING_UNSPECIFIED: _Combining.ValueType  # 0
-    """COMBINING_UNSPECIFIED is never sent."""
+    """COMBINING_UNSPECIFIED is refused in rules, and never sent."""
     COMBINING_DENY_OVERRIDES: _Combining.ValueType  # 1
     """COMBINING_DENY_OVERRIDES: any deny denies."""
     COMBINING_PERMIT_OVERRIDES: _Combining.ValueType  # 2
@@ -204,7 +204,7 @@ class Combining(_Combining, metaclass=_CombiningEnumTypeWrapper):
     """Combining is how several consents of a person combine: the six names of FHIR Permission."""
 
 COMBINING_UNSPECIFIED: Combining.ValueType  # 0
-"""COMBINING_UNSPECIFIED is never sent."""
+"""COMBINING_UNSPECIFIED is refused in rules, and never sent."""
 COMBINING_DENY_OVERRIDES: Combining.ValueType  # 1
 """COMBINING_DENY_OVERRIDES: any deny denies."""
 COMBINING_PERMIT_OVERRIDES: Combining.ValueType  # 2

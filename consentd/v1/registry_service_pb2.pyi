@@ -528,7 +528,7 @@ class ListDelegationsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
     CAPACITY_FIELD_NUMBER: _builtins.int
-    IN_FORCE_AT_MS_FIELD_NUMBER: _builtins.int
+    IN_FORCE_TIME_MS_FIELD_NUMBER: _builtins.int
     giver: _builtins.str
     """giver: only delegations of this giver; empty: of any."""
     taker: _builtins.str
@@ -541,8 +541,8 @@ class ListDelegationsRequest(_message.Message):
     """
     capacity: _statement_pb2.DelegationCapacity.ValueType
     """capacity: only delegations of this capacity; unspecified: of any."""
-    in_force_at_ms: _builtins.int
-    """in_force_at_ms: only delegations that are in force at this instant, UTC milliseconds; 0: whenever they are in force."""
+    in_force_time_ms: _builtins.int
+    """in_force_time_ms: only delegations that are in force at this instant, UTC milliseconds; 0: whenever they are in force."""
     @_builtins.property
     def consistency(self) -> _consent_pb2.Consistency:
         """consistency is a condition on the state to answer from: at_least_tree_size or latest. The same for all pages."""
@@ -556,11 +556,11 @@ class ListDelegationsRequest(_message.Message):
         page_token: _builtins.str = ...,
         consistency: _consent_pb2.Consistency | None = ...,
         capacity: _statement_pb2.DelegationCapacity.ValueType = ...,
-        in_force_at_ms: _builtins.int = ...,
+        in_force_time_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "consistency", b"consistency", "giver", b"giver", "in_force_at_ms", b"in_force_at_ms", "page_size", b"page_size", "page_token", b"page_token", "taker", b"taker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "consistency", b"consistency", "giver", b"giver", "in_force_time_ms", b"in_force_time_ms", "page_size", b"page_size", "page_token", b"page_token", "taker", b"taker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

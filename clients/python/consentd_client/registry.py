@@ -166,16 +166,17 @@ def end_delegation(
 
 def list_delegations(
     context: ClientContext, *, giver: str = "", taker: str = "",
-    capacity: "st.DelegationCapacity.ValueType" = st.DELEGATION_CAPACITY_UNSPECIFIED, in_force_at_ms: int = 0,
+    capacity: "st.DelegationCapacity.ValueType" = st.DELEGATION_CAPACITY_UNSPECIFIED, in_force_time_ms: int = 0,
     consistency: Reached | None = None,
 ) -> ReadPage[st.DelegationStatement]:  # fmt: skip
     """Read the delegations that were not ended and meet all conditions. An empty value or 0 is no condition.
 
-    *in_force_at_ms*: the delegation is in force at this instant, UTC milliseconds.
+    *in_force_time_ms*: the delegation is in force at this instant, UTC milliseconds.
     """
     selected = rs.ListDelegationsRequest(
-        giver=giver, taker=taker, capacity=capacity, in_force_at_ms=in_force_at_ms, consistency=condition(consistency)
-    )
+        giver=giver, taker=taker, capacity=capacity, in_force_time_ms=in_force_time_ms,
+        consistency=condition(consistency),
+    )  # fmt: skip
     return read_pages(
         context, selected, rs.ListDelegationsResponse, lambda response: (response.delegations, response.next_page_token)
     )
