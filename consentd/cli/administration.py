@@ -13,7 +13,7 @@ from consentd.errors import InvalidError, MalformedError
 from consentd.policy.dates import format_instant
 
 if TYPE_CHECKING:
-    from consentd.v1.admin_service_pb2 import KeyRotationResult, Operation, PruneResult
+    from consentd.v1.admin_service_pb2 import KeyRotationResult, Operation, PruneResult, VaultKeyRotationResult
 
 _PRUNE_HELP = """\
 The policy is the one that leaf 0 publishes (`ledger.retention_days` when the ledger began). Kept are: everything of
@@ -42,6 +42,18 @@ examples:
   consentd rotate log-key --new-key consent.example.org/1+0d2e299d+AYqI… --reason "planned, 2027"
   consentd rotate statement-key
 """
+_VAULT_KEY_HELP = """\
+Makes a new vault key, wrapped by the key-encryption key that the daemon is configured with (`keys.vault_kek`), and
+wraps the data key of each person again under it, while the daemon serves. Statements do not change. At the end the old
+vault key is deleted, and the key-encryption key before (`keys.vault_kek_previous`) opens nothing any more.
+
+It runs in the daemon, also if this verb is interrupted. If it is cancelled or the daemon stops, run it again: it
+finishes the rotation.
+
+examples:
+  consentd rotate vault-key
+  consentd rotate vault-key --no-wait
+"""
 _ENDED = {"done": ("완료", "done"), "failed": ("실패", "failed"), "running": ("진행 중", "running")}
 
 
@@ -55,7 +67,7 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument("--dry-run", action="store_true", help="only say what would be deleted, and what limits it")
     verb.add_argument("--no-wait", action="store_true", help="start it, print its id, and do not wait for its end")
     verb.set_defaults(timeout=86_400.0)
-    verb = verbs.add_parser("rotate", help="replace the ledger's log key or statement key")
+    verb = verbs.add_parser("rotate", help="replace the log key, the statement key or the vault key")
     under = verb.add_subparsers(title="verbs", metavar="KEY", required=True)
     for name, run in (("log-key", rotate_log_key), ("statement-key", rotate_statement_key)):
         one = add_verb(under, name, run, add_daemon, more=_ROTATE_HELP)
@@ -63,6 +75,9 @@ def add_verbs(verbs: Verbs) -> None:
         one.add_argument("--new-key", default="", metavar=form, help="replace the key by this one, which was prepared")
         one.add_argument("--reason", default="", metavar="TEXT", help="why; recorded and public")
         one.set_defaults(timeout=86_400.0)
+    one = add_verb(under, "vault-key", rotate_vault_key, add_daemon, more=_VAULT_KEY_HELP)
+    one.add_argument("--no-wait", action="store_true", help="start it, print its id, and do not wait for its end")
+    one.set_defaults(timeout=86_400.0)
     verb = verbs.add_parser("operation", help="list, show, follow or cancel work that runs in the daemon")
     under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
     one = add_verb(under, "list", show_all, add_daemon)
@@ -124,6 +139,21 @@ def _rotate(arguments: argparse.Namespace, out: Out, role: RotationRole, new_key
     return DONE
 
 
+def rotate_vault_key(arguments: argparse.Namespace, out: Out) -> int:
+    """Replace the key that wraps persons' data keys (for the operator)."""
+    from consentd_client.admin import vault_key_rotation_result
+
+    with open_client(arguments) as client, out.progress("rotating") as progress:
+        operation_id = client.start_vault_key_rotation().operation_id
+        if arguments.no_wait:
+            out.answer(operation_id, type="operation", operation_id=operation_id)
+            return DONE
+        out.message(f"operation {operation_id} runs in the daemon: `consentd operation cancel {operation_id}` ends it")
+        done = client.follow_operation(operation_id, progress=_bar(progress))
+    _show_vault_key(out, vault_key_rotation_result(done))
+    return DONE
+
+
 def show_all(arguments: argparse.Namespace, out: Out) -> int:
     """List the operations since the daemon's start, the latest first (for the operator)."""
     with open_client(arguments) as client:
@@ -180,6 +210,8 @@ def _show(out: Out, operation: "Operation") -> None:
         _show_pruned(out, operation.pruned, dry_run=operation.dry_run)
     if operation.HasField("key_rotation"):
         _show_rotated(out, operation.key_rotation)
+    if operation.HasField("vault_key_rotated"):
+        _show_vault_key(out, operation.vault_key_rotated)
 
 
 def _show_rotated(out: Out, done: "KeyRotationResult") -> None:
@@ -191,6 +223,15 @@ def _show_rotated(out: Out, done: "KeyRotationResult") -> None:
         index=done.index, from_size=done.from_size, replaced_key_file=done.replaced_key_file,
     )  # fmt: skip
     out.message(f"old private key: `{done.replaced_key_file}`; the daemon does not need it any more")
+
+
+def _show_vault_key(out: Out, done: "VaultKeyRotationResult") -> None:
+    number, count = done.vault_key_number, done.data_key_count
+    out.answer(
+        f"교체됨: 금고 키 {number}번이 데이터 키 {count}개를 감쌈",
+        f"replaced: vault key {number} wraps {count} data keys",
+        type="vault_key_rotation", vault_key=number, data_keys=count,
+    )  # fmt: skip
 
 
 def _show_pruned(out: Out, done: "PruneResult", *, dry_run: bool) -> None:

@@ -23,9 +23,8 @@ from consentd.store import prefix_end
 
 BATCH_ROWS = 256
 """How many rows a batch wraps again. Enrolments wait for a batch: about 10 ms, if the disk is quick."""
-_PERSON_PARTS = 16
-COMPACT_PARTS = _PERSON_PARTS + 2
-"""In how many parts the files are compacted: so many for persons' rows, and one each for index key and vault keys."""
+_PART_BYTES = 256 << 20
+"""About how much of the persons' rows is compacted in one part: RocksDB's files have 64 MB, and are rewritten whole."""
 
 
 def rewrap_all(vault: Vault) -> Iterator[int]:
@@ -46,15 +45,16 @@ def rewrap_all(vault: Vault) -> Iterator[int]:
         yield done
 
 
-def compact(vault: Vault) -> Iterator[int]:
-    """Rewrite the files of *vault* without what was deleted or replaced; yield after each part how many are done.
+def compact(vault: Vault) -> Iterator[tuple[int, int]]:
+    """Rewrite the files of *vault* without what was deleted or replaced; yield (parts done, parts).
 
     Raises:
         StorageError: the disk failed or is full.
     """
-    bounds = [b"k" + bytes((256 * part // _PERSON_PARTS,)) for part in range(1, _PERSON_PARTS)]
-    ranges: list[tuple[bytes, bytes | None]] = [(PREFIX, prefix_end(PREFIX)), (b"K", prefix_end(b"K"))]
-    ranges += list(zip([b"k", *bounds], [*bounds, prefix_end(b"k")], strict=True))
+    parts = min(256, 1 + vault.store.approximate_size() // _PART_BYTES)
+    bounds = [b"k" + bytes((256 * part // parts,)) for part in range(1, parts)]
+    ranges: list[tuple[bytes, bytes | None]] = [(b"K", prefix_end(PREFIX))]  # the index key and the vault keys
+    ranges += zip([b"k", *bounds], [*bounds, prefix_end(b"k")], strict=True)
     for done, (start, end) in enumerate(ranges, 1):
         vault.store.compact_range(start, end)
-        yield done
+        yield done, len(ranges)

@@ -254,6 +254,8 @@ class Daemon:
         if ledger.state.size:
             check_vault_commitment(ledger, vault, path)
             ledger.accept_vault(vault.state)
+        if not vault.is_rotated:
+            log.warning("rotation of the vault key is due or not finished: run `consentd rotate vault-key`")
         return vault
 
     def _start_sequencer(

@@ -69,6 +69,7 @@ _POOLS: dict[str, PoolName] = {
     "StartPruning": PoolName.ADMIN,
     "PrepareKeyRotation": PoolName.ADMIN,
     "StartKeyRotation": PoolName.ADMIN,
+    "StartVaultKeyRotation": PoolName.ADMIN,
     "CancelOperation": PoolName.ADMIN,
     "AddCredential": PoolName.ADMIN,
     "RevokeCredential": PoolName.ADMIN,

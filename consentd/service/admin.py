@@ -16,6 +16,7 @@ from consentd.service.requests import content_hash, make_request
 from consentd.service.rotation import check_rotation, prepare_rotation, rotate
 from consentd.service.rpc import rpc, status_message
 from consentd.service.servicer import Servicer
+from consentd.service.vault_rotation import rotate_vault_key
 from consentd.statements.payloads import check_no_unknown_fields
 from consentd.v1 import admin_service_pb2 as ad
 
@@ -82,6 +83,30 @@ class AdminService(Servicer):
             fields = _operation_fields(operation)
             self.call_log.administered("operation started", "StartKeyRotation", context, fields)
         return ad.StartKeyRotationResponse(operation=operation)
+
+    @rpc
+    def StartVaultKeyRotation(
+        self, request: ad.StartVaultKeyRotationRequest, context: Context
+    ) -> ad.StartVaultKeyRotationResponse:
+        """Begin to replace the vault key."""
+        operator, services = self._operator(context), self.services
+        check_no_unknown_fields(request)
+        content = content_hash("StartVaultKeyRotation")
+        asked = make_request(operator, request.request_id, content)
+
+        def work(follower: Follower) -> ad.VaultKeyRotationResult:
+            return rotate_vault_key(services, follower)
+
+        start = Start(
+            kind=ad.OPERATION_KIND_VAULT_KEY_ROTATION, dry_run=False, operator=operator, request_key=asked.key,
+            content=content, work=work,
+        )  # fmt: skip
+        to_status = partial(status_message, self.metrics, "StartVaultKeyRotation")
+        operation, is_new = services.operations.start(start, to_status)
+        if is_new:
+            fields = _operation_fields(operation)
+            self.call_log.administered("operation started", "StartVaultKeyRotation", context, fields)
+        return ad.StartVaultKeyRotationResponse(operation=operation)
 
     @rpc
     def GetOperation(self, request: ad.GetOperationRequest, context: Context) -> ad.GetOperationResponse:

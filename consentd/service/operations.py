@@ -76,7 +76,7 @@ class Follower:
             self._ended.set()
 
 
-Result: TypeAlias = ad.PruneResult | ad.KeyRotationResult
+Result: TypeAlias = ad.PruneResult | ad.KeyRotationResult | ad.VaultKeyRotationResult
 Work: TypeAlias = Callable[[Follower], Result]
 
 
@@ -260,8 +260,10 @@ class Operations:
             done = work(record.follower)
             if isinstance(done, ad.PruneResult):
                 changes.pruned.CopyFrom(done)
-            else:
+            elif isinstance(done, ad.KeyRotationResult):
                 changes.key_rotation.CopyFrom(done)
+            else:
+                changes.vault_key_rotated.CopyFrom(done)
             result = "done"
         except OperationCancelledError as error:
             changes.error.CopyFrom(to_status(error))
@@ -284,6 +286,10 @@ def _log_end(message: ad.Operation, result: str) -> None:
         changed = message.key_rotation
         role, old, new = st.RotationRole.Name(changed.role), changed.old_key.hex(), changed.new_key.hex()
         log.info("operation done: `%s`: %s %s was replaced by %s", message.operation_id, role, old, new)
+    elif result == "done" and message.HasField("vault_key_rotated"):
+        rotated = message.vault_key_rotated
+        counts = rotated.vault_key_number, rotated.data_key_count
+        log.info("operation done: %s `%s`: vault key %d wraps %d data keys", name, message.operation_id, *counts)
     elif result == "done":
         counts = message.pruned.statement_count, message.pruned.leaf_count
         what = "would be deleted" if message.dry_run else "deleted"

@@ -164,6 +164,7 @@ GetRules                public    -  -  -   A  A  A  A  A   A  A  A   A
 StartPruning            public    -  -  -   -  -  -  -  -   -  -  -   A
 PrepareKeyRotation      public    -  -  -   -  -  -  -  -   -  -  -   A
 StartKeyRotation        public    -  -  -   -  -  -  -  -   -  -  -   A
+StartVaultKeyRotation   public    -  -  -   -  -  -  -  -   -  -  -   A
 GetOperation            public    -  -  -   -  -  -  -  -   -  -  -   A
 ListOperations          public    -  -  -   -  -  -  -  -   -  -  -   A
 CancelOperation         public    -  -  -   -  -  -  -  -   -  -  -   A

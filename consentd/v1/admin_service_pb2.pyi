@@ -33,6 +33,8 @@ class _OperationKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Operati
     """OPERATION_KIND_PRUNING deletes what the retention policy no longer keeps."""
     OPERATION_KIND_KEY_ROTATION: _OperationKind.ValueType  # 2
     """OPERATION_KIND_KEY_ROTATION replaces the log key or the statement key."""
+    OPERATION_KIND_VAULT_KEY_ROTATION: _OperationKind.ValueType  # 3
+    """OPERATION_KIND_VAULT_KEY_ROTATION replaces the vault key."""
 
 class OperationKind(_OperationKind, metaclass=_OperationKindEnumTypeWrapper):
     """OperationKind says what an operation does."""
@@ -43,6 +45,8 @@ OPERATION_KIND_PRUNING: OperationKind.ValueType  # 1
 """OPERATION_KIND_PRUNING deletes what the retention policy no longer keeps."""
 OPERATION_KIND_KEY_ROTATION: OperationKind.ValueType  # 2
 """OPERATION_KIND_KEY_ROTATION replaces the log key or the statement key."""
+OPERATION_KIND_VAULT_KEY_ROTATION: OperationKind.ValueType  # 3
+"""OPERATION_KIND_VAULT_KEY_ROTATION replaces the vault key."""
 Global___OperationKind: _TypeAlias = OperationKind  # noqa: Y015
 
 class _OperationStep:
@@ -61,6 +65,10 @@ class _OperationStepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Operati
     """
     OPERATION_STEP_DELETING: _OperationStep.ValueType  # 3
     """OPERATION_STEP_DELETING deletes statements and leaves, or counts them if dry_run is set."""
+    OPERATION_STEP_REWRAPPING: _OperationStep.ValueType  # 8
+    """OPERATION_STEP_REWRAPPING wraps the data keys of persons again under the new vault key."""
+    OPERATION_STEP_COMPACTING: _OperationStep.ValueType  # 9
+    """OPERATION_STEP_COMPACTING rewrites files, so that nothing that was deleted or replaced remains in them."""
 
 class OperationStep(_OperationStep, metaclass=_OperationStepEnumTypeWrapper):
     """OperationStep is the present step of an operation."""
@@ -75,6 +83,10 @@ published checkpoint covers this entry. Nothing is deleted.
 """
 OPERATION_STEP_DELETING: OperationStep.ValueType  # 3
 """OPERATION_STEP_DELETING deletes statements and leaves, or counts them if dry_run is set."""
+OPERATION_STEP_REWRAPPING: OperationStep.ValueType  # 8
+"""OPERATION_STEP_REWRAPPING wraps the data keys of persons again under the new vault key."""
+OPERATION_STEP_COMPACTING: OperationStep.ValueType  # 9
+"""OPERATION_STEP_COMPACTING rewrites files, so that nothing that was deleted or replaced remains in them."""
 Global___OperationStep: _TypeAlias = OperationStep  # noqa: Y015
 
 class _CredentialKind:
@@ -113,9 +125,9 @@ class OperationProgress(_message.Message):
     step: Global___OperationStep.ValueType
     """step is the present step; of an operation that is done, its last one."""
     done_count: _builtins.int
-    """done_count is how many chains this step has done."""
+    """done_count is how many chains this step has done; of COMPACTING, how many parts of the files."""
     total_count: _builtins.int
-    """total_count is how many chains there are; 0: the step counts nothing."""
+    """total_count is how many chains or parts there are; 0: the step counts nothing."""
     def __init__(
         self,
         *,
@@ -151,6 +163,7 @@ class Operation(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     PRUNED_FIELD_NUMBER: _builtins.int
     KEY_ROTATION_FIELD_NUMBER: _builtins.int
+    VAULT_KEY_ROTATED_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     """operation_id is 32 hex digits."""
     kind: Global___OperationKind.ValueType
@@ -185,6 +198,10 @@ class Operation(_message.Message):
     def key_rotation(self) -> Global___KeyRotationResult:
         """key_rotation is what a rotation replaced."""
 
+    @_builtins.property
+    def vault_key_rotated(self) -> Global___VaultKeyRotationResult:
+        """vault_key_rotated is what a rotation of the vault key did."""
+
     def __init__(
         self,
         *,
@@ -200,12 +217,13 @@ class Operation(_message.Message):
         error: _status_pb2.Status | None = ...,
         pruned: Global___PruneResult | None = ...,
         key_rotation: Global___KeyRotationResult | None = ...,
+        vault_key_rotated: Global___VaultKeyRotationResult | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "key_rotation", b"key_rotation", "progress", b"progress", "pruned", b"pruned", "result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "key_rotation", b"key_rotation", "progress", b"progress", "pruned", b"pruned", "result", b"result", "vault_key_rotated", b"vault_key_rotated"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_requested_by", b"cancel_requested_by", "done", b"done", "dry_run", b"dry_run", "end_time_ms", b"end_time_ms", "error", b"error", "key_rotation", b"key_rotation", "kind", b"kind", "operation_id", b"operation_id", "progress", b"progress", "pruned", b"pruned", "result", b"result", "start_time_ms", b"start_time_ms", "started_by", b"started_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_requested_by", b"cancel_requested_by", "done", b"done", "dry_run", b"dry_run", "end_time_ms", b"end_time_ms", "error", b"error", "key_rotation", b"key_rotation", "kind", b"kind", "operation_id", b"operation_id", "progress", b"progress", "pruned", b"pruned", "result", b"result", "start_time_ms", b"start_time_ms", "started_by", b"started_by", "vault_key_rotated", b"vault_key_rotated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["error", "pruned", "key_rotation"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["error", "pruned", "key_rotation", "vault_key_rotated"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -302,6 +320,32 @@ class PruneResult(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PruneResult: _TypeAlias = PruneResult  # noqa: Y015
+
+@_typing.final
+class VaultKeyRotationResult(_message.Message):
+    """VaultKeyRotationResult says what a rotation of the vault key did."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VAULT_KEY_NUMBER_FIELD_NUMBER: _builtins.int
+    DATA_KEY_COUNT_FIELD_NUMBER: _builtins.int
+    vault_key_number: _builtins.int
+    """vault_key_number is the number of the vault key that wraps everything now. The first one of a vault is 1."""
+    data_key_count: _builtins.int
+    """data_key_count is how many data keys the vault has: one for each person, and one for each unknown chain."""
+    def __init__(
+        self,
+        *,
+        vault_key_number: _builtins.int = ...,
+        data_key_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_key_count", b"data_key_count", "vault_key_number", b"vault_key_number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VaultKeyRotationResult: _TypeAlias = VaultKeyRotationResult  # noqa: Y015
 
 @_typing.final
 class StartPruningRequest(_message.Message):
@@ -472,6 +516,52 @@ class StartKeyRotationResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StartKeyRotationResponse: _TypeAlias = StartKeyRotationResponse  # noqa: Y015
+
+@_typing.final
+class StartVaultKeyRotationRequest(_message.Message):
+    """StartVaultKeyRotationRequest asks for a rotation of the vault key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.bytes
+    """request_id is 16 random bytes. A repeat returns the same operation, as long as the daemon keeps it."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartVaultKeyRotationRequest: _TypeAlias = StartVaultKeyRotationRequest  # noqa: Y015
+
+@_typing.final
+class StartVaultKeyRotationResponse(_message.Message):
+    """StartVaultKeyRotationResponse has the operation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def operation(self) -> Global___Operation:
+        """operation that was started."""
+
+    def __init__(
+        self,
+        *,
+        operation: Global___Operation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartVaultKeyRotationResponse: _TypeAlias = StartVaultKeyRotationResponse  # noqa: Y015
 
 @_typing.final
 class GetOperationRequest(_message.Message):

@@ -51,6 +51,11 @@ class AdminServiceStub(object):
                 request_serializer=consentd_dot_v1_dot_admin__service__pb2.StartKeyRotationRequest.SerializeToString,
                 response_deserializer=consentd_dot_v1_dot_admin__service__pb2.StartKeyRotationResponse.FromString,
                 _registered_method=True)
+        self.StartVaultKeyRotation = channel.unary_unary(
+                '/consentd.v1.AdminService/StartVaultKeyRotation',
+                request_serializer=consentd_dot_v1_dot_admin__service__pb2.StartVaultKeyRotationRequest.SerializeToString,
+                response_deserializer=consentd_dot_v1_dot_admin__service__pb2.StartVaultKeyRotationResponse.FromString,
+                _registered_method=True)
         self.GetOperation = channel.unary_unary(
                 '/consentd.v1.AdminService/GetOperation',
                 request_serializer=consentd_dot_v1_dot_admin__service__pb2.GetOperationRequest.SerializeToString,
@@ -114,6 +119,16 @@ class AdminServiceServicer(object):
         statement key signs at once. A new log key signs when the old one's last checkpoint is published, under the quorum
         of the witnesses if there is a policy; until then no larger checkpoint is signed, and writes continue. One operation
         runs at a time, as for StartPruning. Cost: one entry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartVaultKeyRotation(self, request, context):
+        """StartVaultKeyRotation begins to replace the vault key, which wraps the data keys of persons, and returns the operation
+        to follow. The new key is wrapped by the key-encryption key that the daemon is configured with. Reads and writes go on.
+        A rotation that was interrupted is finished by the next one. As StartPruning, it runs alone. Cost: each data key of the
+        vault is read and written once, and the vault's files are rewritten.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -186,6 +201,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.StartKeyRotation,
                     request_deserializer=consentd_dot_v1_dot_admin__service__pb2.StartKeyRotationRequest.FromString,
                     response_serializer=consentd_dot_v1_dot_admin__service__pb2.StartKeyRotationResponse.SerializeToString,
+            ),
+            'StartVaultKeyRotation': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartVaultKeyRotation,
+                    request_deserializer=consentd_dot_v1_dot_admin__service__pb2.StartVaultKeyRotationRequest.FromString,
+                    response_serializer=consentd_dot_v1_dot_admin__service__pb2.StartVaultKeyRotationResponse.SerializeToString,
             ),
             'GetOperation': grpc.unary_unary_rpc_method_handler(
                     servicer.GetOperation,
@@ -301,6 +321,33 @@ class AdminService(object):
             '/consentd.v1.AdminService/StartKeyRotation',
             consentd_dot_v1_dot_admin__service__pb2.StartKeyRotationRequest.SerializeToString,
             consentd_dot_v1_dot_admin__service__pb2.StartKeyRotationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartVaultKeyRotation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consentd.v1.AdminService/StartVaultKeyRotation',
+            consentd_dot_v1_dot_admin__service__pb2.StartVaultKeyRotationRequest.SerializeToString,
+            consentd_dot_v1_dot_admin__service__pb2.StartVaultKeyRotationResponse.FromString,
             options,
             channel_credentials,
             insecure,

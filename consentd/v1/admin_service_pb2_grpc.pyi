@@ -54,6 +54,12 @@ class AdminServiceStub:
     of the witnesses if there is a policy; until then no larger checkpoint is signed, and writes continue. One operation
     runs at a time, as for StartPruning. Cost: one entry.
     """
+    StartVaultKeyRotation: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.StartVaultKeyRotationRequest, _admin_service_pb2.StartVaultKeyRotationResponse]
+    """StartVaultKeyRotation begins to replace the vault key, which wraps the data keys of persons, and returns the operation
+    to follow. The new key is wrapped by the key-encryption key that the daemon is configured with. Reads and writes go on.
+    A rotation that was interrupted is finished by the next one. As StartPruning, it runs alone. Cost: each data key of the
+    vault is read and written once, and the vault's files are rewritten.
+    """
     GetOperation: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetOperationRequest, _admin_service_pb2.GetOperationResponse]
     """GetOperation reads one operation. Ask again to follow it, every second for example. Cost: no read of the disk."""
     ListOperations: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListOperationsRequest, _admin_service_pb2.ListOperationsResponse]
@@ -105,6 +111,12 @@ class AdminServiceAsyncStub(AdminServiceStub):
     statement key signs at once. A new log key signs when the old one's last checkpoint is published, under the quorum
     of the witnesses if there is a policy; until then no larger checkpoint is signed, and writes continue. One operation
     runs at a time, as for StartPruning. Cost: one entry.
+    """
+    StartVaultKeyRotation: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.StartVaultKeyRotationRequest, _admin_service_pb2.StartVaultKeyRotationResponse]  # type: ignore[assignment]
+    """StartVaultKeyRotation begins to replace the vault key, which wraps the data keys of persons, and returns the operation
+    to follow. The new key is wrapped by the key-encryption key that the daemon is configured with. Reads and writes go on.
+    A rotation that was interrupted is finished by the next one. As StartPruning, it runs alone. Cost: each data key of the
+    vault is read and written once, and the vault's files are rewritten.
     """
     GetOperation: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetOperationRequest, _admin_service_pb2.GetOperationResponse]  # type: ignore[assignment]
     """GetOperation reads one operation. Ask again to follow it, every second for example. Cost: no read of the disk."""
@@ -172,6 +184,18 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         statement key signs at once. A new log key signs when the old one's last checkpoint is published, under the quorum
         of the witnesses if there is a policy; until then no larger checkpoint is signed, and writes continue. One operation
         runs at a time, as for StartPruning. Cost: one entry.
+        """
+
+    @_abc_1.abstractmethod
+    def StartVaultKeyRotation(
+        self,
+        request: _admin_service_pb2.StartVaultKeyRotationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.StartVaultKeyRotationResponse, _abc.Awaitable[_admin_service_pb2.StartVaultKeyRotationResponse]]:
+        """StartVaultKeyRotation begins to replace the vault key, which wraps the data keys of persons, and returns the operation
+        to follow. The new key is wrapped by the key-encryption key that the daemon is configured with. Reads and writes go on.
+        A rotation that was interrupted is finished by the next one. As StartPruning, it runs alone. Cost: each data key of the
+        vault is read and written once, and the vault's files are rewritten.
         """
 
     @_abc_1.abstractmethod

@@ -559,6 +559,7 @@ ATTEMPTS: dict[str, Callable[[Call], Access]] = {
     "StartPruning": administration.start_pruning,
     "PrepareKeyRotation": administration.prepare_rotation,
     "StartKeyRotation": administration.start_rotation,
+    "StartVaultKeyRotation": administration.start_vault_key_rotation,
     "GetOperation": lambda call: administration.of_operation(call, "GetOperation", ad.GetOperationRequest),
     "ListOperations": _reads("admin", "ListOperations", ad.ListOperationsRequest()),
     "CancelOperation": lambda call: administration.of_operation(call, "CancelOperation", ad.CancelOperationRequest),

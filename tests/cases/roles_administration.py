@@ -52,3 +52,11 @@ def start_rotation(call: "Call") -> Access:
         repeated = operator.start_key_rotation(role, new_key, request_id=request.request_id)
         operator.follow_operation(repeated.operation_id)
     return found
+
+
+def start_vault_key_rotation(call: "Call") -> Access:
+    request = ad.StartVaultKeyRotationRequest(request_id=request_id())
+    found = call.plain(call.running.admin.StartVaultKeyRotation, request)
+    if found is Access.ALLOWED:
+        _operator(call).rotate_vault_key(request_id=request.request_id)  # a repeat: wait for its end
+    return found

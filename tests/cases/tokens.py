@@ -1,5 +1,6 @@
 """PKCS#11 tokens of SoftHSM, the software HSM of OpenDNSSEC."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -12,9 +13,10 @@ MODULES = ("/usr/lib/softhsm/libsofthsm2.so", "/usr/lib64/pkcs11/libsofthsm2.so"
 MODULE = next((path for path in MODULES if Path(path).exists()), "")
 PIN = "482913"
 
+_IS_THERE = MODULE and shutil.which("softhsm2-util") and importlib.util.find_spec("pkcs11")
 needs_softhsm = pytest.mark.skipif(
-    (not MODULE or shutil.which("softhsm2-util") is None) and "CI" not in os.environ,
-    reason="needs SoftHSM: apt-get install softhsm2",
+    not _IS_THERE and "CI" not in os.environ,
+    reason="needs SoftHSM and python-pkcs11: apt-get install softhsm2; pip install 'consentd[hsm]'",
 )
 
 _MAKE = """

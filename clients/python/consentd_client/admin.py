@@ -139,6 +139,46 @@ def rotation_result(done: ad.Operation) -> ad.KeyRotationResult:
     return done.key_rotation
 
 
+def start_vault_key_rotation(context: ClientContext, *, request_id: bytes = b"") -> Operation[ad.Operation]:
+    """Begin to replace the vault key, or finish a rotation that was interrupted.
+
+    Args:
+        request_id: 16 bytes; empty: new ones.
+
+    Raises:
+        PreconditionError: another operation is running.
+    """
+    request = ad.StartVaultKeyRotationRequest(request_id=request_id or context.new_request_id())
+    return (yield from call(context, request, ad.StartVaultKeyRotationResponse)).operation
+
+
+def rotate_vault_key(
+    context: ClientContext, *, request_id: bytes = b"", progress: Callable[[ad.Operation], None] | None = None
+) -> Operation[ad.VaultKeyRotationResult]:
+    """Replace the vault key; return what was done. Arguments and errors as of ``follow_operation``.
+
+    Raises:
+        PreconditionError: another operation is running.
+        ConsentdError: the rotation ended with this error; see ``ClientBase``.
+    """
+    started = yield from start_vault_key_rotation(context, request_id=request_id)
+    done = yield from follow_operation(context, started.operation_id, progress=progress)
+    return vault_key_rotation_result(done)
+
+
+def vault_key_rotation_result(done: ad.Operation) -> ad.VaultKeyRotationResult:
+    """Return what a rotation of the vault key that is done did.
+
+    Raises:
+        ConsentdError: the rotation ended with this error; see ``ClientBase``.
+    """
+    if done.HasField("error"):
+        raise proto_error(done.error)
+    if not done.HasField("vault_key_rotated"):
+        raise MalformedError("rotation ended without saying what was done")
+    return done.vault_key_rotated
+
+
 def operation_result(done: ad.Operation) -> ad.PruneResult:
     """Return what a pruning that is done has deleted.
 
