@@ -258,6 +258,9 @@ class Metrics:
         self.operation_start_time_seconds = gauge(
             "operation_start_time_seconds", "When the operation that is running was started; NaN: none is running."
         )
+        self.erasure_pending_time_seconds = gauge(
+            "erasure_pending_time_seconds", "Since when an erasure is not complete; NaN: all are complete."
+        )
         self.credential_end_time_seconds = gauge(
             "credential_end_time_seconds", "When the next of the valid credentials ends; NaN: none has an end."
         )

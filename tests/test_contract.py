@@ -46,8 +46,8 @@ def test_layers_are_those_of_the_core_one_up() -> None:
 
 def test_every_kind_has_an_author_and_every_written_kind_a_message() -> None:
     assert set(AUTHORS) == set(EntryKind)
-    later = {EntryKind.AUTHORITY, EntryKind.DISPUTE, EntryKind.RESOLUTION, EntryKind.DUTY}
-    assert set(MESSAGES) == set(EntryKind) - later - {EntryKind.ERASURE}
+    later = {EntryKind.AUTHORITY, EntryKind.DISPUTE, EntryKind.RESOLUTION}
+    assert set(MESSAGES) == set(EntryKind) - later
 
 
 def test_every_file_names_its_packages_for_go_and_java() -> None:

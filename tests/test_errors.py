@@ -16,6 +16,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
 from cases.daemons import Running, consent, make_running, question, reason_of, request_id, sign_statement, status_of
+from cases.erasures import provoke_held, provoke_pending
 from cases.fakes import HANG_S, FakeClock, FaultyStore
 from cases.ledgers import held_writer
 from cases.mutual_tls import name_of_another, name_two
@@ -276,19 +277,9 @@ def _resume_what_is_not_paused(world: World) -> Any:
     return world.running.consents.ResumeConsent(write, metadata=world.running.as_("app"))
 
 
-@provokes("SUBJECT_ENROLLED")
-def _enrolled_twice(world: World) -> Any:
-    return world.running.enrol(SECRET)
-
-
-@provokes("WRONG_ROLE")
-def _relay_receives(world: World) -> Any:
-    return world.grant(consent(actors=["app"]))
-
-
-@provokes("KEY_NOT_IN_FORCE")
-def _key_of_another(world: World) -> Any:
-    return world.grant_signed(key=KeyPair(b"\x08" * 32))
+provokes("SUBJECT_ENROLLED")(lambda world: world.running.enrol(SECRET))
+provokes("WRONG_ROLE")(lambda world: world.grant(consent(actors=["app"])))
+provokes("KEY_NOT_IN_FORCE")(lambda world: world.grant_signed(key=KeyPair(b"\x08" * 32)))
 
 
 @provokes("LIMIT_REACHED")
@@ -296,6 +287,10 @@ def _too_much_of_a_person(world: World) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subject, "MAX_ROWS", 1)
         return world.grant(consent())
+
+
+provokes("ERASURE_HELD")(lambda world: provoke_held(world.other(), world.subject))
+provokes("ERASURE_PENDING")(lambda world: provoke_pending(world.other(), world.subject))
 
 
 @provokes("AHEAD_OF_LEDGER")

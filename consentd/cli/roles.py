@@ -23,6 +23,7 @@ _KINDS: dict[Kind, tuple[str, str, str]] = {
     Kind.SEE_REASONS: ("sr", "권한 SEE_REASONS", "right SEE_REASONS"),
     Kind.ACT_FOR_SUBJECTS: ("as", "권한 ACT_FOR_SUBJECTS", "right ACT_FOR_SUBJECTS"),
     Kind.READ_STATEMENTS: ("rs", "권한 READ_STATEMENTS와 감사 명령", "right READ_STATEMENTS, with a mandate"),
+    Kind.ERASE: ("er", "권한 ERASE", "right ERASE"),
     Kind.OPERATOR: ("op", "운영자", "operator"),
 }
 _ACCESS: dict[Access, tuple[str, str, str]] = {

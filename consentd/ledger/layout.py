@@ -12,6 +12,7 @@ first  rest of the key                             value
 ``h``  tag[32]                                     count u64 ‖ head[32] of the chain
 ``i``  tag[32] ‖ seq u64                           index u64
 ``c``  tag[32] ‖ seq u64                           form u8 ‖ (salt ‖ statement); see ``ENCRYPTED``
+``e``  index u64                                   tag[32] of an erasure that is not complete
 ``f``  tag[32] ‖ ref u64 ‖ seq u64                 kind u8 ‖ index u64; see ``reference_row``
 ``m``  bucket u32                                  the map's bucket: (key ‖ value ‖ leaf hash)*
 ``r``  bucket // 16 u32                            sixteen bucket roots; zeros if a bucket is empty
@@ -30,7 +31,7 @@ from consentd.core.kinds import REFERRING, EntryKind
 STATE = b"S"
 PRUNED = b"P"
 VAULT = b"V"
-KINDS = tuple(bytes((kind,)) for kind in b"PSVcfhiklmqrtx")
+KINDS = tuple(bytes((kind,)) for kind in b"PSVcefhiklmqrtx")
 """The first byte of each kind of key, in ascending order."""
 ROOTS_PER_ROW = 16
 
@@ -60,6 +61,11 @@ def tile_key(level: int, n: int) -> bytes:
 
 def head_key(tag: bytes) -> bytes:
     return b"h" + tag
+
+
+def erasure_key(index: int) -> bytes:
+    """Return the key of the row that says that the erasure by the ERASURE at *index* is not complete."""
+    return b"e" + _U64.pack(index)
 
 
 def index_key(tag: bytes, seq: int) -> bytes:

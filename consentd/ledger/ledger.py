@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from struct import Struct
 
 from consentd.core import bucketed, codec, merkle, tiles
+from consentd.core.kinds import EntryKind
 from consentd.errors import CorruptionError, PreconditionError
 from consentd.ledger import layout
 from consentd.ledger.map import TagMap
@@ -301,6 +302,9 @@ class AppendBatch:
         reference = layout.reference_row(event, self.index)
         if reference is not None:
             rows.put(*reference)
+        if draft.kind == EntryKind.ERASURE:
+            # A crash after this batch: the next open finds the row, and deletes what the erasure asks for.
+            rows.put(layout.erasure_key(self.index), draft.tag)
         if draft.request_key:
             self._requests[draft.request_key] = (self.index, draft.content)
             row = layout.REQUEST.pack(self.index, self.time_ms, draft.content)

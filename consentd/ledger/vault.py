@@ -1,8 +1,9 @@
 """The vault: the data key of each person, and for each identifier the tag, which names the person's chain.
 
 An erasure deletes both. Without the data key nobody can read the person's statements, but every proof stays valid. A
-backup would still have the key, so the vault is a store of its own, which is never in the ledger's backups. The vault
-is trusted: a person who can read the vault and has its key-encryption key can read every statement.
+backup would still have the key, so the vault is a store of its own, which is never in the ledger's backups, and every
+open compares it with the list of erasures (``erasure``). The vault is trusted: a person who can read the vault and has
+its key-encryption key can read every statement.
 
 =====  ===========================  ======================================================================
 first  rest of the key              value
@@ -32,7 +33,7 @@ synced first. So after a crash at any point the vault has the state that the led
 import hmac
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b, sha256
 
 from cryptography.exceptions import InvalidTag
@@ -140,6 +141,40 @@ class Vault:
         """Return the tags of all unknown chains, by month. The erasure of a chain whose retention ended needs them."""
         return {name[1:].decode(): tag for name, tag in self.store.scan(b"u", b"v")}
 
+    def has_key(self, tag: bytes) -> bool:
+        """Return whether the data key of a chain is stored."""
+        return self.store.get(b"k" + tag) is not None
+
+    def destroy(self, tags: Mapping[bytes, bytes | None]) -> None:
+        """Delete the data keys of these chains, and the rows that lead to their tags, durably.
+
+        The vault's state does not change. It counts keys that were added, so a backup from before an erasure is not
+        older than its ledger; the list of erasures takes care of it.
+
+        Args:
+            tags: tag → identifier hash; None: it is not known, so all identifiers are read to find it.
+        """
+        with self._lock:
+            batch, unknown = Batch(), {tag for tag, identifier_hash in tags.items() if identifier_hash is None}
+            for tag, identifier_hash in tags.items():
+                batch.delete(b"k" + tag)
+                # The person may be enrolled again, under a new tag.
+                if identifier_hash is not None and self.find(identifier_hash) == tag:
+                    batch.delete(b"i" + identifier_hash)
+            if unknown:
+                for name, tag in self.store.scan(b"i", b"j"):
+                    if tag in unknown:
+                        batch.delete(name)
+            for month, tag in self.unknown_chains().items():
+                if tag in tags:
+                    batch.delete(b"u" + month.encode())
+            self.store.write(batch)
+            # INVARIANT: the caches are emptied after the rows are deleted; ``_key`` reads the row again after it has
+            # put a key into its cache. So no cache keeps a key that is deleted.
+            self._unknown = {}
+            for tag in tags:
+                self._keys.pop(tag, None)
+
     def _store_new(self, name: bytes) -> bytes:
         """Make a tag and a data key; store the key, and the tag under row *name*, durably. The caller has the lock."""
         self._check_space()
@@ -206,6 +241,8 @@ class Vault:
             if len(self._keys) >= _CACHED_KEYS:
                 self._keys = {}
             self._keys[tag] = key
+            if not self.has_key(tag):  # destroyed meanwhile
+                self._keys.pop(tag, None)
         return key
 
     def _begin(self) -> bytes:

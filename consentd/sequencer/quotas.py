@@ -137,6 +137,12 @@ class QuotaCounter:
             if checked is not None:
                 checked.persons.discard(identifier_hash)
 
+    def forget_everywhere(self, identifier_hash: bytes) -> None:
+        """Count a person as checked by nobody, because the person was erased."""
+        with self._lock:
+            for checked in self._checked.values():
+                checked.persons.discard(identifier_hash)
+
     def _exceeded(self, name: str, message: str, retry_after_ms: int) -> OverloadedError:
         self._metrics.quota_refusals.inc(name)
         return OverloadedError(message, "QUOTA_EXCEEDED", retry_after_ms=retry_after_ms)

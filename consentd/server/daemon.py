@@ -26,6 +26,7 @@ from consentd.cosigning.quorum_publisher import QuorumPublisher, SignedLog
 from consentd.cosigning.witness_client import read_policy
 from consentd.errors import ConsentdError
 from consentd.files import FileLock, hold_reserve, read_file_if_exists
+from consentd.ledger.erasure import LIST_NAME, ErasureList, complete_list, destroy_again
 from consentd.ledger.ledger import Ledger
 from consentd.ledger.recovery import open_ledger
 from consentd.ledger.vault import Vault
@@ -35,6 +36,7 @@ from consentd.sequencer.appending import SequencerLimits
 from consentd.sequencer.checkpoints import CheckpointSigning
 from consentd.sequencer.commands.ledger import default_genesis
 from consentd.sequencer.commands.write import Author
+from consentd.sequencer.erasures import Erasures
 from consentd.sequencer.loop import Sequencer
 from consentd.server import http
 from consentd.server.capacity import check_space, measure_connections, measure_space
@@ -133,6 +135,7 @@ class Daemon:
             self._scrubber.stop()
         if services is not None:
             services.operations.stop()
+            services.erasures.stop()
             services.sequencer.stop()
         if self._http is not None:
             self._http.stop(_HTTP_GRACE_S)
@@ -195,6 +198,7 @@ class Daemon:
         in_force = KeysInForce(keys.statement, keys.log)
         if ledger.state.size:
             in_force = find_keys(key_files, ledger, table, origin=config.ledger.origin)
+        listed = self._destroy_again(ledger, table, vault)
         sequencer = self._start_sequencer(keys, in_force, key_files, ledger, table, vault)
         target = ScrubTarget(
             ledger=ledger, vault=vault, table=table, last_signed_path=config.ledger.last_signed_path,
@@ -203,12 +207,17 @@ class Daemon:
         self._scrubber = Scrubber(config, target, sequencer=sequencer, metrics=self.metrics, clock=self._clock)
         self._scrubber.start()
         credentials.begin()
+        erasures = Erasures(
+            ledger=ledger, vault=vault, table=table, sequencer=sequencer, listed=listed, clock=self._clock,
+            metrics=self.metrics,
+        )  # fmt: skip
+        erasures.start()
         authentication = Authentication(credentials, partial(named_participant, table))
         operations = Operations(clock=self._clock, metrics=self.metrics, rest=self._rpc.rest)
         return Services(
             config=config, ledger=ledger, vault=vault, table=table, sequencer=sequencer, metrics=self.metrics,
             credentials=credentials, authentication=authentication, operations=operations, key_files=key_files,
-            page_key=vault.derived_key(PAGE_KEY_LABEL),
+            erasures=erasures, page_key=vault.derived_key(PAGE_KEY_LABEL),
         )  # fmt: skip
 
     def _open_credentials(self) -> Credentials:
@@ -257,6 +266,16 @@ class Daemon:
         if not vault.is_rotated:
             log.warning("rotation of the vault key is due or not finished: run `consentd rotate vault-key`")
         return vault
+
+    def _destroy_again(self, ledger: Ledger, table: Table, vault: Vault) -> ErasureList:
+        """Delete what a restored vault or ledger still has of erased persons, before anything is served."""
+        listed = ErasureList(self.config.ledger.last_signed_path.with_name(LIST_NAME))
+        with table.read() as snapshot:
+            last = snapshot.last_erasure()
+        found = destroy_again(ledger.store, vault, complete_list(listed, ledger.store, ledger.state.size, last))
+        if found:
+            log.warning("erased persons were in a restored store, and are erased again: %d", found)
+        return listed
 
     def _start_sequencer(
         self, keys: Keys, in_force: KeysInForce, key_files: KeyFiles, ledger: Ledger, table: Table, vault: Vault

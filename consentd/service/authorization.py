@@ -20,6 +20,7 @@ _ROLES: Mapping[int, Kind] = {
 _RIGHTS: Mapping[int, Kind] = {
     st.PARTICIPANT_RIGHT_SEE_REASONS: Kind.SEE_REASONS,
     st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS: Kind.ACT_FOR_SUBJECTS,
+    st.PARTICIPANT_RIGHT_ERASE: Kind.ERASE,
 }
 """The rights that count as long as a participant has them. READ_STATEMENTS also needs a mandate."""
 _NOBODY = frozenset({Kind.NOBODY})

@@ -141,6 +141,9 @@ class LedgerService(Servicer):
             if not name:  # everybody may read public chains
                 self.check_still_known(context)
                 self.access("GetHistory", Whose.OTHER, context)
+                with self.services.table.read() as snapshot:
+                    if snapshot.subject(tag) is None:  # the person was erased meanwhile
+                        raise NotFoundError("subject is not enrolled", "SUBJECT_NOT_FOUND")
             yield message
 
     def _history(self, tag: bytes, name: str, request: ls.GetHistoryRequest) -> Iterator[ls.GetHistoryResponse]:

@@ -82,6 +82,10 @@ def _rights(servicer: Servicer, request: ls.GetReceiptRequest, leaf: bytes, cont
     if opened is None:
         return _Rights(has_leaf)
     opening = ls.Opening(salt=opened[0], statement=opened[1])
+    if event.kind == EntryKind.ERASURE:
+        # It is in the clear, because the person's key is destroyed. But its leaf shows the tag of a person.
+        owner = _author_of(servicer, opened[1])
+        return _Rights(True, opening) if has_leaf or caller == owner else _Rights()
     if reads.is_plaintext(entry):
         opens = access("GetReceipt", kinds, Whose.PUBLIC) is Access.ALLOWED
         return _Rights(has_leaf or opens, opening if opens else None)
@@ -90,6 +94,13 @@ def _rights(servicer: Servicer, request: ls.GetReceiptRequest, leaf: bytes, cont
     if access("GetReceipt", kinds, Whose.OWN) is Access.ALLOWED and caller in _parties(event.kind, opened[1], kinds):
         return _Rights(True, opening)
     return _Rights(True, opening, is_reading=True, tag=event.tag) if reads_all else _Rights(has_leaf)
+
+
+def _author_of(servicer: Servicer, statement: bytes) -> str:
+    """Return the participant whose key signed a statement; empty: it is no participant's."""
+    with servicer.services.table.read() as snapshot:
+        owner = snapshot.key_ever(codec.decode_statement(statement).key)
+    return owner.tag_or_name if owner is not None and isinstance(owner.tag_or_name, str) else ""
 
 
 def _parties(kind: int, statement: bytes, kinds: frozenset[Kind]) -> set[str]:

@@ -16,6 +16,7 @@ from consentd.sequencer.commands.callers import PARTICIPANT_ID, check_author
 from consentd.service.consistency import reach
 from consentd.service.context import Context
 from consentd.service.earlier_registry import EarlierRegistry
+from consentd.service.erasure import erase_subject, get_holds, put_duty
 from consentd.service.pages import Cursor, Pager, expired, take_page
 from consentd.service.requests import content_hash, make_request
 from consentd.service.roles import Whose
@@ -143,6 +144,30 @@ class RegistryService(Servicer):
         )
         written, receipt = await self.write(write, request.wait_for, context)
         return rs.EnrolSubjectResponse(receipt=receipt, tag=written.answer)
+
+    @rpc
+    async def EraseSubject(self, request: rs.EraseSubjectRequest, context: Context) -> rs.EraseSubjectResponse:
+        """Erase a person."""
+        return await erase_subject(self, request, context)
+
+    @rpc
+    async def PutHold(self, request: rs.PutHoldRequest, context: Context) -> rs.PutHoldResponse:
+        """Put a legal hold on a person."""
+        receipt, seq = await put_duty(self, request, context, ref=0)
+        return rs.PutHoldResponse(receipt=receipt, seq=seq)
+
+    @rpc
+    async def EndHold(self, request: rs.EndHoldRequest, context: Context) -> rs.EndHoldResponse:
+        """End a legal hold."""
+        if not 0 < request.seq <= codec.MAX_SEQ:
+            raise NotFoundError("subject has no such hold in force")
+        receipt, _ = await put_duty(self, request, context, ref=request.seq)
+        return rs.EndHoldResponse(receipt=receipt)
+
+    @rpc
+    async def GetHolds(self, request: rs.GetHoldsRequest, context: Context) -> rs.GetHoldsResponse:
+        """Read the holds that forbid an erasure."""
+        return await get_holds(self, request, context)
 
     @rpc
     async def GetParticipant(self, request: rs.GetParticipantRequest, context: Context) -> rs.GetParticipantResponse:

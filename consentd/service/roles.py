@@ -15,7 +15,7 @@ from functools import lru_cache
 
 
 class Kind(StrEnum):
-    """A kind of caller. The last four are rights, which a caller has in addition to its roles, and operators."""
+    """A kind of caller. The last five are rights, which a caller has in addition to its roles, and operators."""
 
     NOBODY = "nobody"
     UNREGISTERED = "unregistered"
@@ -28,6 +28,7 @@ class Kind(StrEnum):
     SEE_REASONS = "see-reasons"
     ACT_FOR_SUBJECTS = "act-for-subjects"
     READ_STATEMENTS = "read-statements"
+    ERASE = "erase"
     OPERATOR = "operator"
 
 
@@ -69,108 +70,118 @@ _LETTERS: Mapping[str, Access] = {
 _TABLE = """
 no: nobody, also with an unknown token      un: a credential without a registration     in: inactive
 ho: holder    re: recipient    rl: relay    au: auditor    pa: public authority
-sr: SEE_REASONS    as: ACT_FOR_SUBJECTS     rs: READ_STATEMENTS and a mandate in force    op: operator
+sr: SEE_REASONS    as: ACT_FOR_SUBJECTS     rs: READ_STATEMENTS and a mandate in force    er: ERASE    op: operator
 A: allowed    r: reduced    n: not found    -: denied
 
-RPC                     whose     no un in  ho re rl au pa  sr as rs  op
-----------------------------------------------------------------------------
-Check                   own       -  -  -   r  r  r  -  -   A  -  -   A
-Check                   subject   -  -  -   -  -  -  -  -   -  A  -   A
-Check                   own-then  -  -  -   -  -  -  -  -   A  -  -   -
-Check                   subj-then -  -  -   -  -  -  -  -   -  A  -   -
-Check                   other     -  -  -   -  -  -  -  -   -  -  -   A
-Check                   unknown   -  -  -   r  r  r  -  -   A  -  -   A
-BatchCheck              own       -  -  -   r  r  r  -  -   A  -  -   A
-BatchCheck              subject   -  -  -   -  -  -  -  -   -  A  -   A
-BatchCheck              own-then  -  -  -   -  -  -  -  -   A  -  -   -
-BatchCheck              subj-then -  -  -   -  -  -  -  -   -  A  -   -
-BatchCheck              other     -  -  -   -  -  -  -  -   -  -  -   A
-BatchCheck              unknown   -  -  -   r  r  r  -  -   A  -  -   A
+RPC                     whose     no un in  ho re rl au pa  sr as rs er  op
+-------------------------------------------------------------------------------
+Check                   own       -  -  -   r  r  r  -  -   A  -  -  -   A
+Check                   subject   -  -  -   -  -  -  -  -   -  A  -  -   A
+Check                   own-then  -  -  -   -  -  -  -  -   A  -  -  -   -
+Check                   subj-then -  -  -   -  -  -  -  -   -  A  -  -   -
+Check                   other     -  -  -   -  -  -  -  -   -  -  -  -   A
+Check                   unknown   -  -  -   r  r  r  -  -   A  -  -  -   A
+BatchCheck              own       -  -  -   r  r  r  -  -   A  -  -  -   A
+BatchCheck              subject   -  -  -   -  -  -  -  -   -  A  -  -   A
+BatchCheck              own-then  -  -  -   -  -  -  -  -   A  -  -  -   -
+BatchCheck              subj-then -  -  -   -  -  -  -  -   -  A  -  -   -
+BatchCheck              other     -  -  -   -  -  -  -  -   -  -  -  -   A
+BatchCheck              unknown   -  -  -   r  r  r  -  -   A  -  -  -   A
 
-AuthorizeAccess         own       -  -  -   r  r  r  -  -   A  -  -   -
-AuthorizeAccess         subject   -  -  -   A  A  A  -  -   -  A  -   -
-AuthorizeAccess         other     -  -  -   -  -  -  -  -   -  -  -   -
-AuthorizeAccess         unknown   -  -  -   r  r  r  -  -   A  -  -   -
-BatchAuthorizeAccesses  own       -  -  -   r  r  r  -  -   A  -  -   -
-BatchAuthorizeAccesses  subject   -  -  -   A  A  A  -  -   -  A  -   -
-BatchAuthorizeAccesses  other     -  -  -   -  -  -  -  -   -  -  -   -
-BatchAuthorizeAccesses  unknown   -  -  -   r  r  r  -  -   A  -  -   -
-RecordAccess            own       -  -  -   A  A  A  -  -   -  -  -   A
-RecordAccess            other     -  -  -   n  n  n  -  -   -  -  -   A
-RecordAccess            unknown   -  -  -   n  n  n  -  -   -  -  -   n
-BatchRecordAccesses     own       -  -  -   A  A  A  -  -   -  -  -   A
-BatchRecordAccesses     other     -  -  -   n  n  n  -  -   -  -  -   A
-BatchRecordAccesses     unknown   -  -  -   n  n  n  -  -   -  -  -   n
-GetAccess               own       -  -  -   A  A  A  -  -   -  A  -   A
-GetAccess               other     -  -  -   n  n  n  -  -   -  A  -   A
-GetAccess               unknown   -  -  -   n  n  n  -  -   -  n  -   n
-ListAccesses            other     -  -  -   -  -  -  -  -   -  A  -   A
-ListAccesses            unknown   -  -  -   -  -  -  -  -   -  n  -   n
+AuthorizeAccess         own       -  -  -   r  r  r  -  -   A  -  -  -   -
+AuthorizeAccess         subject   -  -  -   A  A  A  -  -   -  A  -  -   -
+AuthorizeAccess         other     -  -  -   -  -  -  -  -   -  -  -  -   -
+AuthorizeAccess         unknown   -  -  -   r  r  r  -  -   A  -  -  -   -
+BatchAuthorizeAccesses  own       -  -  -   r  r  r  -  -   A  -  -  -   -
+BatchAuthorizeAccesses  subject   -  -  -   A  A  A  -  -   -  A  -  -   -
+BatchAuthorizeAccesses  other     -  -  -   -  -  -  -  -   -  -  -  -   -
+BatchAuthorizeAccesses  unknown   -  -  -   r  r  r  -  -   A  -  -  -   -
+RecordAccess            own       -  -  -   A  A  A  -  -   -  -  -  -   A
+RecordAccess            other     -  -  -   n  n  n  -  -   -  -  -  -   A
+RecordAccess            unknown   -  -  -   n  n  n  -  -   -  -  -  -   n
+BatchRecordAccesses     own       -  -  -   A  A  A  -  -   -  -  -  -   A
+BatchRecordAccesses     other     -  -  -   n  n  n  -  -   -  -  -  -   A
+BatchRecordAccesses     unknown   -  -  -   n  n  n  -  -   -  -  -  -   n
+GetAccess               own       -  -  -   A  A  A  -  -   -  A  -  -   A
+GetAccess               other     -  -  -   n  n  n  -  -   -  A  -  -   A
+GetAccess               unknown   -  -  -   n  n  n  -  -   -  n  -  -   n
+ListAccesses            other     -  -  -   -  -  -  -  -   -  A  -  -   A
+ListAccesses            unknown   -  -  -   -  -  -  -  -   -  n  -  -   n
 
-GrantConsent            other     -  -  -   -  -  -  -  r   -  A  -   A
-GrantConsent            unknown   -  -  -   -  -  -  -  n   -  n  -   n
-AmendConsent            other     -  -  -   -  -  -  -  r   -  A  -   A
-AmendConsent            unknown   -  -  -   -  -  -  -  n   -  n  -   n
-RecordServed            other     -  -  -   -  -  -  -  -   -  A  -   A
-RecordServed            unknown   -  -  -   -  -  -  -  -   -  n  -   n
-PauseConsent            other     -  -  -   -  -  -  -  r   -  A  -   A
-PauseConsent            unknown   -  -  -   -  -  -  -  n   -  n  -   n
-ResumeConsent           other     -  -  -   -  -  -  -  r   -  A  -   A
-ResumeConsent           unknown   -  -  -   -  -  -  -  n   -  n  -   n
-RevokeConsent           other     -  -  -   -  -  -  -  r   -  A  -   A
-RevokeConsent           unknown   -  -  -   -  -  -  -  n   -  n  -   n
-GetConsent              other     -  -  -   -  -  -  -  -   -  A  -   A
-GetConsent              unknown   -  -  -   -  -  -  -  -   -  n  -   n
-ListConsents            other     -  -  -   -  -  -  -  -   -  A  -   A
-ListConsents            unknown   -  -  -   -  -  -  -  -   -  n  -   n
+GrantConsent            other     -  -  -   -  -  -  -  r   -  A  -  -   A
+GrantConsent            unknown   -  -  -   -  -  -  -  n   -  n  -  -   n
+AmendConsent            other     -  -  -   -  -  -  -  r   -  A  -  -   A
+AmendConsent            unknown   -  -  -   -  -  -  -  n   -  n  -  -   n
+RecordServed            other     -  -  -   -  -  -  -  -   -  A  -  -   A
+RecordServed            unknown   -  -  -   -  -  -  -  -   -  n  -  -   n
+PauseConsent            other     -  -  -   -  -  -  -  r   -  A  -  -   A
+PauseConsent            unknown   -  -  -   -  -  -  -  n   -  n  -  -   n
+ResumeConsent           other     -  -  -   -  -  -  -  r   -  A  -  -   A
+ResumeConsent           unknown   -  -  -   -  -  -  -  n   -  n  -  -   n
+RevokeConsent           other     -  -  -   -  -  -  -  r   -  A  -  -   A
+RevokeConsent           unknown   -  -  -   -  -  -  -  n   -  n  -  -   n
+GetConsent              other     -  -  -   -  -  -  -  -   -  A  -  -   A
+GetConsent              unknown   -  -  -   -  -  -  -  -   -  n  -  -   n
+ListConsents            other     -  -  -   -  -  -  -  -   -  A  -  -   A
+ListConsents            unknown   -  -  -   -  -  -  -  -   -  n  -  -   n
 
-GetCheckpoint           public    A  A  A   A  A  A  A  A   A  A  A   A
-GetConsistencyProof     public    A  A  A   A  A  A  A  A   A  A  A   A
-GetInclusionProof       public    A  A  A   A  A  A  A  A   A  A  A   A
-GetReceipt              public    r  r  r   A  A  A  A  A   A  A  A   A
-GetReceipt              own       r  r  r   A  A  A  r  A   A  A  A   A
-GetReceipt              other     r  r  r   r  r  r  r  r   r  A  A   A
-GetHistory              public    A  A  A   A  A  A  A  A   A  A  A   A
-GetHistory              other     -  -  -   -  -  -  -  -   -  A  -   A
-GetHistory              unknown   -  -  -   -  -  -  -  -   -  n  -   n
-ListLeaves             public    -  -  -   -  -  -  A  -   -  -  -   A
-ListEntries          public    -  -  -   -  -  -  A  -   -  -  A   A
-ListEntries          other     -  -  -   -  -  -  r  -   -  -  A   A
+GetCheckpoint           public    A  A  A   A  A  A  A  A   A  A  A  A   A
+GetConsistencyProof     public    A  A  A   A  A  A  A  A   A  A  A  A   A
+GetInclusionProof       public    A  A  A   A  A  A  A  A   A  A  A  A   A
+GetReceipt              public    r  r  r   A  A  A  A  A   A  A  A  A   A
+GetReceipt              own       r  r  r   A  A  A  r  A   A  A  A  r   A
+GetReceipt              other     r  r  r   r  r  r  r  r   r  A  A  r   A
+GetHistory              public    A  A  A   A  A  A  A  A   A  A  A  A   A
+GetHistory              other     -  -  -   -  -  -  -  -   -  A  -  -   A
+GetHistory              unknown   -  -  -   -  -  -  -  -   -  n  -  -   n
+ListLeaves             public    -  -  -   -  -  -  A  -   -  -  -  -   A
+ListEntries          public    -  -  -   -  -  -  A  -   -  -  A  -   A
+ListEntries          other     -  -  -   -  -  -  r  -   -  -  A  -   A
 
-EnrolSubject            unknown   -  -  -   -  -  -  -  -   -  A  -   A
-RegisterParticipant     public    -  -  -   -  -  -  -  -   -  -  -   A
-AddKey                  own       -  -  -   A  A  A  A  A   -  -  -   -
-AddKey                  other     -  -  -   -  -  -  -  -   -  -  -   A
-RetireKey               own       -  -  -   A  A  A  A  A   -  -  -   -
-RetireKey               other     -  -  -   -  -  -  -  -   -  -  -   A
-PublishVocabulary       public    -  -  -   -  -  -  -  -   -  -  -   A
-PublishNotice           public    -  -  -   -  -  -  -  -   -  -  -   A
-PublishRules            public    -  -  -   -  -  -  -  -   -  -  -   A
-PutMandate              own       -  -  -   -  -  -  -  A   -  -  -   -
-PutMandate              other     -  -  -   -  -  -  -  -   -  -  -   A
-EndMandate              own       -  -  -   -  -  -  -  A   -  -  -   -
-EndMandate              other     -  -  -   -  -  -  -  -   -  -  -   A
-PutDelegation           own       -  -  -   A  A  -  -  -   -  -  -   -
-PutDelegation           other     -  -  -   -  -  -  -  -   -  -  -   A
-EndDelegation           own       -  -  -   A  A  -  -  -   -  -  -   -
-EndDelegation           other     -  -  -   -  -  -  -  -   -  -  -   A
-ListDelegations         public    -  -  -   A  A  A  A  A   A  A  A   A
-GetParticipant          public    -  -  -   A  A  A  A  A   A  A  A   A
-ListParticipants        public    -  -  -   A  A  A  A  A   A  A  A   A
-GetVocabulary           public    -  -  -   A  A  A  A  A   A  A  A   A
-GetNotice               public    -  -  -   A  A  A  A  A   A  A  A   A
-GetRules                public    -  -  -   A  A  A  A  A   A  A  A   A
+EnrolSubject            unknown   -  -  -   -  -  -  -  -   -  A  -  -   A
+EraseSubject            other     -  -  -   -  -  -  -  -   -  -  -  A   -
+EraseSubject            unknown   -  -  -   -  -  -  -  -   -  -  -  n   -
+PutHold                 own       -  -  -   -  -  -  -  A   -  -  -  -   -
+PutHold                 other     -  -  -   -  -  -  -  -   -  -  -  -   A
+PutHold                 unknown   -  -  -   -  -  -  -  n   -  -  -  -   n
+EndHold                 own       -  -  -   -  -  -  -  A   -  -  -  -   -
+EndHold                 other     -  -  -   -  -  -  -  -   -  -  -  -   A
+EndHold                 unknown   -  -  -   -  -  -  -  n   -  -  -  -   n
+GetHolds                other     -  -  -   -  -  -  -  -   -  -  -  A   A
+GetHolds                unknown   -  -  -   -  -  -  -  -   -  -  -  n   n
+RegisterParticipant     public    -  -  -   -  -  -  -  -   -  -  -  -   A
+AddKey                  own       -  -  -   A  A  A  A  A   -  -  -  -   -
+AddKey                  other     -  -  -   -  -  -  -  -   -  -  -  -   A
+RetireKey               own       -  -  -   A  A  A  A  A   -  -  -  -   -
+RetireKey               other     -  -  -   -  -  -  -  -   -  -  -  -   A
+PublishVocabulary       public    -  -  -   -  -  -  -  -   -  -  -  -   A
+PublishNotice           public    -  -  -   -  -  -  -  -   -  -  -  -   A
+PublishRules            public    -  -  -   -  -  -  -  -   -  -  -  -   A
+PutMandate              own       -  -  -   -  -  -  -  A   -  -  -  -   -
+PutMandate              other     -  -  -   -  -  -  -  -   -  -  -  -   A
+EndMandate              own       -  -  -   -  -  -  -  A   -  -  -  -   -
+EndMandate              other     -  -  -   -  -  -  -  -   -  -  -  -   A
+PutDelegation           own       -  -  -   A  A  -  -  -   -  -  -  -   -
+PutDelegation           other     -  -  -   -  -  -  -  -   -  -  -  -   A
+EndDelegation           own       -  -  -   A  A  -  -  -   -  -  -  -   -
+EndDelegation           other     -  -  -   -  -  -  -  -   -  -  -  -   A
+ListDelegations         public    -  -  -   A  A  A  A  A   A  A  A  A   A
+GetParticipant          public    -  -  -   A  A  A  A  A   A  A  A  A   A
+ListParticipants        public    -  -  -   A  A  A  A  A   A  A  A  A   A
+GetVocabulary           public    -  -  -   A  A  A  A  A   A  A  A  A   A
+GetNotice               public    -  -  -   A  A  A  A  A   A  A  A  A   A
+GetRules                public    -  -  -   A  A  A  A  A   A  A  A  A   A
 
-StartPruning            public    -  -  -   -  -  -  -  -   -  -  -   A
-PrepareKeyRotation      public    -  -  -   -  -  -  -  -   -  -  -   A
-StartKeyRotation        public    -  -  -   -  -  -  -  -   -  -  -   A
-StartVaultKeyRotation   public    -  -  -   -  -  -  -  -   -  -  -   A
-GetOperation            public    -  -  -   -  -  -  -  -   -  -  -   A
-ListOperations          public    -  -  -   -  -  -  -  -   -  -  -   A
-CancelOperation         public    -  -  -   -  -  -  -  -   -  -  -   A
-AddCredential           public    -  -  -   -  -  -  -  -   -  -  -   A
-ListCredentials         public    -  -  -   -  -  -  -  -   -  -  -   A
-RevokeCredential        public    -  -  -   -  -  -  -  -   -  -  -   A
+StartPruning            public    -  -  -   -  -  -  -  -   -  -  -  -   A
+PrepareKeyRotation      public    -  -  -   -  -  -  -  -   -  -  -  -   A
+StartKeyRotation        public    -  -  -   -  -  -  -  -   -  -  -  -   A
+StartVaultKeyRotation   public    -  -  -   -  -  -  -  -   -  -  -  -   A
+GetOperation            public    -  -  -   -  -  -  -  -   -  -  -  -   A
+ListOperations          public    -  -  -   -  -  -  -  -   -  -  -  -   A
+CancelOperation         public    -  -  -   -  -  -  -  -   -  -  -  -   A
+AddCredential           public    -  -  -   -  -  -  -  -   -  -  -  -   A
+ListCredentials         public    -  -  -   -  -  -  -  -   -  -  -  -   A
+RevokeCredential        public    -  -  -   -  -  -  -  -   -  -  -  -   A
 """
 
 _HIDDEN = (

@@ -17,6 +17,7 @@ from consentd.ledger.ledger import Ledger, State
 from consentd.ledger.vault import Vault
 from consentd.metrics import Metrics
 from consentd.sequencer.commands.write import Request, SignedEntry, Write, enrolled_tag, verify_ahead
+from consentd.sequencer.erasures import Erasures
 from consentd.sequencer.loop import Sequencer
 from consentd.sequencer.pool import Written
 from consentd.service.auth import UnauthenticatedError
@@ -52,6 +53,7 @@ class Services:
     authentication: Authentication
     operations: Operations
     key_files: KeyFiles
+    erasures: Erasures
     page_key: bytes
 
 

@@ -30,7 +30,8 @@ MESSAGES: Final[Mapping[int, type[Message]]] = {
     EntryKind.REFUSAL: st.RefusalStatement, EntryKind.OUTCOME: st.OutcomeStatement,
     EntryKind.READ: st.ReadStatement, EntryKind.SERVED: st.ServedStatement,
     EntryKind.RULES: st.RulesStatement, EntryKind.DELEGATION: st.DelegationStatement,
-    EntryKind.MANDATE: st.MandateStatement,
+    EntryKind.MANDATE: st.MandateStatement, EntryKind.DUTY: st.DutyStatement,
+    EntryKind.ERASURE: st.ErasureStatement,
 }
 """The payload's message type for each kind of entry that has a payload in this version."""
 

@@ -104,6 +104,9 @@ class Store(Protocol):
     def compact_range(self, start: bytes, end: bytes | None) -> None:
         """Rewrite the keys in [*start*, *end*), so that no deleted keys or values of that range remain in the files."""
 
+    def old_files(self) -> list[str]:
+        """Return the names of files that still have what ``compact_range`` removed, because a scan reads them."""
+
     def approximate_size(self) -> int:
         """Return an estimate of the bytes that the store takes."""
 

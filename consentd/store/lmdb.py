@@ -28,8 +28,9 @@ The files must be on a local file system. They have LMDB's 0.9 format (``lib_ver
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Self
 
@@ -44,6 +45,8 @@ MAX_KEY = 511
 """Maximum length of a key in bytes. A longer one raises an error of LMDB."""
 STOPPED = "table stopped because a write to it failed: start the daemon again"
 OpenFiles = lmdb.Environment
+_COMMIT, _PIECE = 50_000, 500
+"""Rows in a commit of ``copy_rows``, and rows between two rests."""
 _SPARE_READERS = 32  # finished read transactions that are kept: to reuse one takes a tenth of the time
 
 
@@ -144,7 +147,9 @@ class Environment:
 
     def __init__(self, opened: OpenFiles) -> None:
         self._env = opened
+        self.path = Path(opened.path())
         self._lock: int | None = None  # the descriptor that locks the directory, if it is open for writing
+        self._is_adopted = False  # another environment has taken over the files
 
     @classmethod
     def open(cls, path: Path, *, map_size_mb: int) -> Self:
@@ -185,10 +190,11 @@ class Environment:
         Raises:
             StorageError: too many read transactions are open, or the environment is closed.
         """
+        opened = self._env  # kept until the transaction has begun: ``adopt`` may replace it meanwhile
         try:
-            return ReadTransaction(self._env.begin())
+            return ReadTransaction(opened.begin())
         except lmdb.MapResizedError:
-            self._env.set_mapsize(0)  # adopt the size of the writer's map, which has grown
+            opened.set_mapsize(0)  # adopt the size of the writer's map, which has grown
             return self.begin_read()
         except lmdb.ReadersFullError as error:
             if self.clear_dead_readers():
@@ -219,6 +225,51 @@ class Environment:
                 files.sync(written)
         except OSError as error:
             raise StorageError(f"table cannot be copied: `{path}`: {error.strerror}") from error
+
+    def copy_rows(self, other: "Environment", rest: Callable[[], None]) -> None:
+        """Copy all rows into *other*, which is empty, as of one moment, while others read and write.
+
+        The row ``R``, which says what the rows reflect, comes last. So a copy that is not finished reflects nothing.
+        *rest*: called after each ``_PIECE`` rows, to give way to others.
+        """
+        with _translating(), self.begin_read() as txn:
+            rows = txn.scan(b"", None)
+            last: list[tuple[bytes, bytes]] = []
+            while piece := list(islice(rows, _COMMIT)):
+                with other.begin_write() as out:
+                    for start in range(0, len(piece), _PIECE):
+                        for key, value in piece[start : start + _PIECE]:
+                            if key == b"R":
+                                last.append((key, value))
+                            else:
+                                out.put(key, value)
+                        rest()
+            with other.begin_write() as out:
+                for key, value in last:
+                    out.put(key, value)
+            other._env.sync(True)  # noqa: SLF001  # of this class; a commit alone may be undone by a power cut
+
+    def adopt(self, other: "Environment") -> None:
+        """Take over the files of *other* in place of those of this environment; *other* is closed then.
+
+        Only the thread that writes may call this, without a transaction. Readers that began before go on with the old
+        files, which have no name any more. The disk has their room back when the last of these readers ends. A process
+        that has opened the old files for reading sees no further commit: it opens them again when the heartbeat stops.
+
+        Raises:
+            StorageError: the files cannot be renamed. This environment has its old files, or no usable lock file.
+        """
+        try:
+            # The lock file first. A crash between the two leaves the old data, and a lock file that the next open
+            # resets.
+            for name in ("lock.mdb", "data.mdb"):
+                os.replace(other.path / name, self.path / name)
+            files.sync(self.path)
+        except OSError as error:
+            raise StorageError(f"table cannot be replaced: `{self.path}`: {error.strerror}") from error
+        # The old environment is closed when nothing uses it any more: LMDB must not close it under a reader.
+        self._env, other._is_adopted = other._env, True  # noqa: SLF001  # of this class
+        other.close()
 
     def clear_dead_readers(self) -> int:
         """Free the slots of processes that died, and the pages kept for them; return how many slots. Takes 1 µs.
@@ -252,9 +303,16 @@ class Environment:
         with _translating():
             return used / self._env.info()["map_size"]
 
+    @property
+    def map_size_mb(self) -> int:
+        """Size of the map in MiB. Raises as ``used_bytes``."""
+        with _translating():
+            return int(self._env.info()["map_size"]) >> 20
+
     def close(self) -> None:
         """Close the environment; a second call does nothing. No transaction may be open."""
-        self._env.close()
+        if not self._is_adopted:
+            self._env.close()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

@@ -58,6 +58,9 @@ class MemoryStore(Store):
     def compact_range(self, start: bytes, end: bytes | None) -> None:
         pass  # a deleted row leaves no bytes to remove
 
+    def old_files(self) -> list[str]:
+        return []
+
     def approximate_size(self) -> int:
         with self._lock:
             return sum(len(key) + len(value) for key, value in self._values.items())

@@ -52,7 +52,9 @@ class RocksStore(Store):
     Any thread may read. Only one thread may call ``write``: the sequencer's.
     """
 
-    __slots__ = ("_apart_left", "_db", "_failed", "_lock", "_path", "_read_only", "_sync", "_sync_apart")
+    __slots__ = (
+        "_apart_left", "_db", "_failed", "_lock", "_old_files", "_path", "_read_only", "_sync", "_sync_apart",
+    )  # fmt: skip
 
     def __init__(self, db: rocksdict.Rdict, path: Path, *, lock: int | None, sync_apart: bool) -> None:
         self._db = db
@@ -64,6 +66,8 @@ class RocksStore(Store):
         self._apart_left = 0  # how many of the next writes sync apart on a quick disk
         self._sync = rocksdict.WriteOptions()
         self._sync.sync = True
+        # Files that were there before a compaction, until they are seen to be deleted. One thread compacts.
+        self._old_files: set[str] = set()
 
     @classmethod
     def open(
@@ -226,12 +230,24 @@ class RocksStore(Store):
         force = rocksdict.CompactOptions()
         # By default RocksDB skips the files of the lowest level, which have the oldest rows.
         force.set_bottommost_level_compaction(rocksdict.BottommostLevelCompaction.force())
+        self._old_files |= {path.name for path in self._path.iterdir() if path.suffix in (".sst", ".log")}
         try:
             # First write the memory table to a file. Then RocksDB deletes the log, which also has the deleted rows.
             self._db.flush()
             self._db.compact_range(start, end, force)
         except Exception as error:
             raise _translated(error, self._path) from error
+
+    def old_files(self) -> list[str]:
+        """Return the names of files that still have what ``compact_range`` removed, because a scan reads them.
+
+        RocksDB deletes a file when its last reader ends. A log is deleted when all its rows are in sorted files, so
+        call this after a write and ``compact_range``.
+        """
+        live = {str(file["name"]).lstrip("/") for file in self._db.live_files()}
+        live.add(max((path.name for path in self._path.glob("*.log")), default=""))  # the log in use
+        self._old_files = {name for name in self._old_files - live if (self._path / name).exists()}
+        return sorted(self._old_files)
 
     def approximate_size(self) -> int:
         """Return the size in bytes of the sorted files and of the memory tables."""
@@ -293,6 +309,9 @@ def _open_arguments(block_cache_mb: int) -> dict[str, Any]:
     options.set_max_open_files(descriptors.share(8, most=512, least=32))
     options.set_keep_log_file_num(4)
     options.set_max_log_file_size(4 << 20)
+    # The MANIFEST lists the first and last key of each sorted file, also of files that are deleted. A new one, which is
+    # written when the old one has this size, lists the present files alone.
+    options.set_max_manifest_file_size(1 << 10)
     options.set_stats_dump_period_sec(0)
     # Why not "tolerate_corrupted_tail"? That mode refuses a damaged last record. A power cut may damage that record,
     # which was never acknowledged, and the store must still open. With point_in_time the log is read up to the first

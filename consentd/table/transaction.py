@@ -5,7 +5,7 @@ built anew. So all three give the same bytes.
 """
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Final
 
 from google.protobuf.message import Message
@@ -49,6 +49,7 @@ class TableTransaction(View):
 
     _txn: RowWriter
     _index = 0  # leaf index of the entry that ``apply`` applies
+    _named: Mapping[bytes, tuple[bytes, ...]] | None = None  # the arguments of ``name_rows``
 
     def tag_of(self, identifier_hash: bytes) -> bytes | None:
         """Return the tag under which an identifier is enrolled; None if the identifier is not enrolled.
@@ -63,6 +64,10 @@ class TableTransaction(View):
             if version and version > self.registry().codebook.vocabulary.version:
                 raise self._check.damage(b"v")
         return tag
+
+    def name_rows(self, tag: bytes, keys: tuple[bytes, ...]) -> None:
+        """State the keys of the rows ``i`` and ``k`` of a person. Without it, an ERASURE reads those of all persons."""
+        self._named = {**(self._named or {}), tag: keys}
 
     def apply(self, event: codec.Event, message: Message | None, *, index: int) -> None:
         """Apply one entry. The result depends on the table and the entry alone.
@@ -263,11 +268,16 @@ class TableTransaction(View):
         self._put_subject(tag, subjects.with_consent(self.subject(tag), stored, compiled))
 
     def _erase(self, tag: bytes) -> None:
-        """Delete the rows of a person. Reads all identifier and key rows, because no row leads from a tag to them."""
-        identifiers = [key for key, value in self._rows(b"i") if value == tag]
-        keys = [key for key, row in self._rows(b"k") if row[0] == Owner.SUBJECT and row[KEY.size :] == tag]
-        for key in (*identifiers, *keys, b"s" + tag):
-            self._txn.delete(key)
+        """Delete the rows of a person. See ``name_rows``. A tag that is not enrolled here has no rows."""
+        if self._get(b"s" + tag) is not None:
+            named = (self._named or {}).get(tag)
+            if named is None:
+                rows: Iterable[tuple[bytes, bytes]] = itertools.chain(self._rows(b"i"), self._rows(b"k"))
+            else:
+                rows = ((key, row) for key in named if (row := self._get(key)) is not None)
+            for key in [key for key, row in rows if _is_of_person(key, row, tag)]:
+                self._txn.delete(key)
+            self._txn.delete(b"s" + tag)
         self._put(b"e", U64.pack(self._index))
 
     def _put_unreadable(self, event: codec.Event) -> None:
@@ -377,6 +387,11 @@ class TableTransaction(View):
         EntryKind.MANDATE: _mandate,
     }
     """For each kind of entry, the method that applies such an entry."""
+
+
+def _is_of_person(key: bytes, row: bytes, tag: bytes) -> bool:
+    """Return whether a row ``i`` or ``k`` leads to the person of *tag*."""
+    return row == tag if key[:1] == b"i" else (row[0] == Owner.SUBJECT and row[KEY.size :] == tag)
 
 
 STEP_KINDS: Final = frozenset(TableTransaction.STEPS)

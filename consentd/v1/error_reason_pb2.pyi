@@ -189,6 +189,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_PAGE_EXPIRED: the state that page_token names cannot be read any more, because entries were pruned or the
     registry was changed since the first page (ABORTED). Begin again, without page_token.
     """
+    ERROR_REASON_ERASURE_HELD: _ErrorReason.ValueType  # 70
+    """ERROR_REASON_ERASURE_HELD: a legal hold or a STATUTORY consent is in force, so the person cannot be erased now
+    (FAILED_PRECONDITION). The duty to erase is recorded. The message says until when. Order the erasure again then.
+    """
+    ERROR_REASON_ERASURE_PENDING: _ErrorReason.ValueType  # 71
+    """ERROR_REASON_ERASURE_PENDING: the erasure is recorded, and not everything is deleted yet (UNAVAILABLE, with
+    RetryInfo). Repeat the call with the same request_id.
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 35
     """ERROR_REASON_INTERNAL: a bug in the daemon (INTERNAL). Please report it."""
 
@@ -381,6 +389,14 @@ another one first.
 ERROR_REASON_PAGE_EXPIRED: ErrorReason.ValueType  # 48
 """ERROR_REASON_PAGE_EXPIRED: the state that page_token names cannot be read any more, because entries were pruned or the
 registry was changed since the first page (ABORTED). Begin again, without page_token.
+"""
+ERROR_REASON_ERASURE_HELD: ErrorReason.ValueType  # 70
+"""ERROR_REASON_ERASURE_HELD: a legal hold or a STATUTORY consent is in force, so the person cannot be erased now
+(FAILED_PRECONDITION). The duty to erase is recorded. The message says until when. Order the erasure again then.
+"""
+ERROR_REASON_ERASURE_PENDING: ErrorReason.ValueType  # 71
+"""ERROR_REASON_ERASURE_PENDING: the erasure is recorded, and not everything is deleted yet (UNAVAILABLE, with
+RetryInfo). Repeat the call with the same request_id.
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 35
 """ERROR_REASON_INTERNAL: a bug in the daemon (INTERNAL). Please report it."""

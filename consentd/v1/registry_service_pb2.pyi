@@ -801,6 +801,314 @@ class EnrolSubjectResponse(_message.Message):
 Global___EnrolSubjectResponse: _TypeAlias = EnrolSubjectResponse  # noqa: Y015
 
 @_typing.final
+class EraseSubjectRequest(_message.Message):
+    """EraseSubjectRequest names the person, and orders the erasure."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    SIGNED_FIELD_NUMBER: _builtins.int
+    WAIT_FOR_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.bytes
+    """request_id makes the write idempotent, 16 random bytes."""
+    wait_for: _consent_pb2.WaitFor.ValueType
+    """wait_for says whether to answer once the erasure is complete, or once its entry is published too."""
+    @_builtins.property
+    def subject(self) -> _consent_pb2.Subject:
+        """subject is the person."""
+
+    @_builtins.property
+    def signed(self) -> _consent_pb2.SignedStatement:
+        """signed is an ErasureStatement, signed with a key of the caller for the person's tag, with ref 0."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.bytes = ...,
+        subject: _consent_pb2.Subject | None = ...,
+        signed: _consent_pb2.SignedStatement | None = ...,
+        wait_for: _consent_pb2.WaitFor.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["signed", b"signed", "statement", b"statement", "subject", b"subject"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "signed", b"signed", "statement", b"statement", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["signed"]  # noqa: Y015
+    _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
+
+Global___EraseSubjectRequest: _TypeAlias = EraseSubjectRequest  # noqa: Y015
+
+@_typing.final
+class EraseSubjectResponse(_message.Message):
+    """EraseSubjectResponse has the receipt of the entry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def receipt(self) -> _consent_pb2.Receipt:
+        """receipt of the ERASURE entry."""
+
+    def __init__(
+        self,
+        *,
+        receipt: _consent_pb2.Receipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseSubjectResponse: _TypeAlias = EraseSubjectResponse  # noqa: Y015
+
+@_typing.final
+class PutHoldRequest(_message.Message):
+    """PutHoldRequest has a legal hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    ATTESTED_FIELD_NUMBER: _builtins.int
+    SIGNED_FIELD_NUMBER: _builtins.int
+    WAIT_FOR_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.bytes
+    """request_id makes the write idempotent, 16 random bytes."""
+    wait_for: _consent_pb2.WaitFor.ValueType
+    """wait_for says whether to answer once the entry is on disk, or once it is published."""
+    @_builtins.property
+    def subject(self) -> _consent_pb2.Subject:
+        """subject is the person."""
+
+    @_builtins.property
+    def attested(self) -> _statement_pb2.DutyStatement:
+        """attested: the daemon signs the entry, which names the caller, an operator, as the one who attests it."""
+
+    @_builtins.property
+    def signed(self) -> _consent_pb2.SignedStatement:
+        """signed is a DutyStatement signed with a key of the caller, a public authority."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.bytes = ...,
+        subject: _consent_pb2.Subject | None = ...,
+        attested: _statement_pb2.DutyStatement | None = ...,
+        signed: _consent_pb2.SignedStatement | None = ...,
+        wait_for: _consent_pb2.WaitFor.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "signed", b"signed", "statement", b"statement", "subject", b"subject"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested", "signed"]  # noqa: Y015
+    _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
+
+Global___PutHoldRequest: _TypeAlias = PutHoldRequest  # noqa: Y015
+
+@_typing.final
+class PutHoldResponse(_message.Message):
+    """PutHoldResponse has the hold's place in the chain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    SEQ_FIELD_NUMBER: _builtins.int
+    seq: _builtins.int
+    """seq of the DUTY entry in the person's chain, by which EndHold names the hold."""
+    @_builtins.property
+    def receipt(self) -> _consent_pb2.Receipt:
+        """receipt of the DUTY entry."""
+
+    def __init__(
+        self,
+        *,
+        receipt: _consent_pb2.Receipt | None = ...,
+        seq: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "seq", b"seq"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutHoldResponse: _TypeAlias = PutHoldResponse  # noqa: Y015
+
+@_typing.final
+class EndHoldRequest(_message.Message):
+    """EndHoldRequest ends a legal hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    SEQ_FIELD_NUMBER: _builtins.int
+    ATTESTED_FIELD_NUMBER: _builtins.int
+    SIGNED_FIELD_NUMBER: _builtins.int
+    WAIT_FOR_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.bytes
+    """request_id makes the write idempotent, 16 random bytes."""
+    seq: _builtins.int
+    """seq is the seq of the DUTY entry that put the hold. It is also the ref of the entry that ends it."""
+    wait_for: _consent_pb2.WaitFor.ValueType
+    """wait_for says whether to answer once the entry is on disk, or once it is published."""
+    @_builtins.property
+    def subject(self) -> _consent_pb2.Subject:
+        """subject is the person."""
+
+    @_builtins.property
+    def attested(self) -> _statement_pb2.DutyStatement:
+        """attested: the daemon signs the entry, which names the caller, an operator, as the one who attests it."""
+
+    @_builtins.property
+    def signed(self) -> _consent_pb2.SignedStatement:
+        """signed is a DutyStatement signed with a key of the caller, a public authority."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.bytes = ...,
+        subject: _consent_pb2.Subject | None = ...,
+        seq: _builtins.int = ...,
+        attested: _statement_pb2.DutyStatement | None = ...,
+        signed: _consent_pb2.SignedStatement | None = ...,
+        wait_for: _consent_pb2.WaitFor.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "signed", b"signed", "statement", b"statement", "subject", b"subject"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "request_id", b"request_id", "seq", b"seq", "signed", b"signed", "statement", b"statement", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested", "signed"]  # noqa: Y015
+    _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
+
+Global___EndHoldRequest: _TypeAlias = EndHoldRequest  # noqa: Y015
+
+@_typing.final
+class EndHoldResponse(_message.Message):
+    """EndHoldResponse has the receipt of the entry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def receipt(self) -> _consent_pb2.Receipt:
+        """receipt of the DUTY entry that ends the hold."""
+
+    def __init__(
+        self,
+        *,
+        receipt: _consent_pb2.Receipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndHoldResponse: _TypeAlias = EndHoldResponse  # noqa: Y015
+
+@_typing.final
+class GetHoldsRequest(_message.Message):
+    """GetHoldsRequest names a person."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def subject(self) -> _consent_pb2.Subject:
+        """subject is the person."""
+
+    def __init__(
+        self,
+        *,
+        subject: _consent_pb2.Subject | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetHoldsRequest: _TypeAlias = GetHoldsRequest  # noqa: Y015
+
+@_typing.final
+class Hold(_message.Message):
+    """Hold is a legal hold that is in force."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQ_FIELD_NUMBER: _builtins.int
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    seq: _builtins.int
+    """seq of the DUTY entry that put it."""
+    @_builtins.property
+    def statement(self) -> _statement_pb2.DutyStatement:
+        """statement of that entry."""
+
+    def __init__(
+        self,
+        *,
+        seq: _builtins.int = ...,
+        statement: _statement_pb2.DutyStatement | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["seq", b"seq", "statement", b"statement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Hold: _TypeAlias = Hold  # noqa: Y015
+
+@_typing.final
+class GetHoldsResponse(_message.Message):
+    """GetHoldsResponse has what forbids an erasure now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAG_FIELD_NUMBER: _builtins.int
+    HOLDS_FIELD_NUMBER: _builtins.int
+    ERASURE_DUE_TIME_MS_FIELD_NUMBER: _builtins.int
+    IS_HELD_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    tag: _builtins.bytes
+    """tag is the person's tag, 32 bytes: an order of erasure is signed for it."""
+    erasure_due_time_ms: _builtins.int
+    """erasure_due_time_ms is when the last hold and the last STATUTORY consent end that are in force now, UTC milliseconds;
+    0: there is none, or one of them has no end (is_held says which).
+    """
+    is_held: _builtins.bool
+    """is_held is true if the person cannot be erased now."""
+    @_builtins.property
+    def holds(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hold]:
+        """holds in force, by seq."""
+
+    @_builtins.property
+    def revision(self) -> _consent_pb2.Revision:
+        """revision is the state that the answer reflects."""
+
+    def __init__(
+        self,
+        *,
+        tag: _builtins.bytes = ...,
+        holds: _abc.Iterable[Global___Hold] | None = ...,
+        erasure_due_time_ms: _builtins.int = ...,
+        is_held: _builtins.bool = ...,
+        revision: _consent_pb2.Revision | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["erasure_due_time_ms", b"erasure_due_time_ms", "holds", b"holds", "is_held", b"is_held", "revision", b"revision", "tag", b"tag"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetHoldsResponse: _TypeAlias = GetHoldsResponse  # noqa: Y015
+
+@_typing.final
 class GetParticipantRequest(_message.Message):
     """GetParticipantRequest names a participant."""
 

@@ -99,6 +99,26 @@ class RegistryServiceStub(object):
                 request_serializer=consentd_dot_v1_dot_registry__service__pb2.EnrolSubjectRequest.SerializeToString,
                 response_deserializer=consentd_dot_v1_dot_registry__service__pb2.EnrolSubjectResponse.FromString,
                 _registered_method=True)
+        self.EraseSubject = channel.unary_unary(
+                '/consentd.v1.RegistryService/EraseSubject',
+                request_serializer=consentd_dot_v1_dot_registry__service__pb2.EraseSubjectRequest.SerializeToString,
+                response_deserializer=consentd_dot_v1_dot_registry__service__pb2.EraseSubjectResponse.FromString,
+                _registered_method=True)
+        self.PutHold = channel.unary_unary(
+                '/consentd.v1.RegistryService/PutHold',
+                request_serializer=consentd_dot_v1_dot_registry__service__pb2.PutHoldRequest.SerializeToString,
+                response_deserializer=consentd_dot_v1_dot_registry__service__pb2.PutHoldResponse.FromString,
+                _registered_method=True)
+        self.EndHold = channel.unary_unary(
+                '/consentd.v1.RegistryService/EndHold',
+                request_serializer=consentd_dot_v1_dot_registry__service__pb2.EndHoldRequest.SerializeToString,
+                response_deserializer=consentd_dot_v1_dot_registry__service__pb2.EndHoldResponse.FromString,
+                _registered_method=True)
+        self.GetHolds = channel.unary_unary(
+                '/consentd.v1.RegistryService/GetHolds',
+                request_serializer=consentd_dot_v1_dot_registry__service__pb2.GetHoldsRequest.SerializeToString,
+                response_deserializer=consentd_dot_v1_dot_registry__service__pb2.GetHoldsResponse.FromString,
+                _registered_method=True)
         self.GetParticipant = channel.unary_unary(
                 '/consentd.v1.RegistryService/GetParticipant',
                 request_serializer=consentd_dot_v1_dot_registry__service__pb2.GetParticipantRequest.SerializeToString,
@@ -227,6 +247,39 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EraseSubject(self, request, context):
+        """EraseSubject erases a person: it appends ERASURE, the last entry of the person's chain, and destroys the person's data
+        key, identifier, statements and table rows, in all files. It answers when all of that is done. A caller that gets no
+        answer, or ERASURE_PENDING, repeats the call with the same request_id. While a legal hold or a STATUTORY consent is in
+        force, nothing is erased: the call records the duty to erase (DUTY), and fails with ERASURE_HELD. The caller has the
+        right ERASE. Cost: the policy table is written anew, once for all erasures that wait.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutHold(self, request, context):
+        """PutHold records a legal hold on a person (DUTY). A public authority signs it, or an operator attests it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndHold(self, request, context):
+        """EndHold ends a legal hold before its time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetHolds(self, request, context):
+        """GetHolds reads a person's tag, which an order of erasure is signed for, and the holds that forbid an erasure now.
+        Cost: it reads the kinds of all entries of the person.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetParticipant(self, request, context):
         """GetParticipant reads a participant and its valid keys. Cost: one read for each key. With tree_size: one read for each
         entry of the participant's chain; a chain of more than 2,000 entries (page_reads) at that size fails with TOO_LARGE.
@@ -327,6 +380,26 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.EnrolSubject,
                     request_deserializer=consentd_dot_v1_dot_registry__service__pb2.EnrolSubjectRequest.FromString,
                     response_serializer=consentd_dot_v1_dot_registry__service__pb2.EnrolSubjectResponse.SerializeToString,
+            ),
+            'EraseSubject': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseSubject,
+                    request_deserializer=consentd_dot_v1_dot_registry__service__pb2.EraseSubjectRequest.FromString,
+                    response_serializer=consentd_dot_v1_dot_registry__service__pb2.EraseSubjectResponse.SerializeToString,
+            ),
+            'PutHold': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutHold,
+                    request_deserializer=consentd_dot_v1_dot_registry__service__pb2.PutHoldRequest.FromString,
+                    response_serializer=consentd_dot_v1_dot_registry__service__pb2.PutHoldResponse.SerializeToString,
+            ),
+            'EndHold': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndHold,
+                    request_deserializer=consentd_dot_v1_dot_registry__service__pb2.EndHoldRequest.FromString,
+                    response_serializer=consentd_dot_v1_dot_registry__service__pb2.EndHoldResponse.SerializeToString,
+            ),
+            'GetHolds': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetHolds,
+                    request_deserializer=consentd_dot_v1_dot_registry__service__pb2.GetHoldsRequest.FromString,
+                    response_serializer=consentd_dot_v1_dot_registry__service__pb2.GetHoldsResponse.SerializeToString,
             ),
             'GetParticipant': grpc.unary_unary_rpc_method_handler(
                     servicer.GetParticipant,
@@ -683,6 +756,114 @@ class RegistryService(object):
             '/consentd.v1.RegistryService/EnrolSubject',
             consentd_dot_v1_dot_registry__service__pb2.EnrolSubjectRequest.SerializeToString,
             consentd_dot_v1_dot_registry__service__pb2.EnrolSubjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseSubject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consentd.v1.RegistryService/EraseSubject',
+            consentd_dot_v1_dot_registry__service__pb2.EraseSubjectRequest.SerializeToString,
+            consentd_dot_v1_dot_registry__service__pb2.EraseSubjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutHold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consentd.v1.RegistryService/PutHold',
+            consentd_dot_v1_dot_registry__service__pb2.PutHoldRequest.SerializeToString,
+            consentd_dot_v1_dot_registry__service__pb2.PutHoldResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndHold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consentd.v1.RegistryService/EndHold',
+            consentd_dot_v1_dot_registry__service__pb2.EndHoldRequest.SerializeToString,
+            consentd_dot_v1_dot_registry__service__pb2.EndHoldResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetHolds(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consentd.v1.RegistryService/GetHolds',
+            consentd_dot_v1_dot_registry__service__pb2.GetHoldsRequest.SerializeToString,
+            consentd_dot_v1_dot_registry__service__pb2.GetHoldsResponse.FromString,
             options,
             channel_credentials,
             insecure,

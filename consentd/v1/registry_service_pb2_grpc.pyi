@@ -78,6 +78,21 @@ class RegistryServiceStub:
     """EnrolSubject gives a person a random tag and writes the first entry of their chain. If the identifier is enrolled
     already, the call fails with SUBJECT_ENROLLED.
     """
+    EraseSubject: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.EraseSubjectRequest, _registry_service_pb2.EraseSubjectResponse]
+    """EraseSubject erases a person: it appends ERASURE, the last entry of the person's chain, and destroys the person's data
+    key, identifier, statements and table rows, in all files. It answers when all of that is done. A caller that gets no
+    answer, or ERASURE_PENDING, repeats the call with the same request_id. While a legal hold or a STATUTORY consent is in
+    force, nothing is erased: the call records the duty to erase (DUTY), and fails with ERASURE_HELD. The caller has the
+    right ERASE. Cost: the policy table is written anew, once for all erasures that wait.
+    """
+    PutHold: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.PutHoldRequest, _registry_service_pb2.PutHoldResponse]
+    """PutHold records a legal hold on a person (DUTY). A public authority signs it, or an operator attests it."""
+    EndHold: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.EndHoldRequest, _registry_service_pb2.EndHoldResponse]
+    """EndHold ends a legal hold before its time."""
+    GetHolds: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetHoldsRequest, _registry_service_pb2.GetHoldsResponse]
+    """GetHolds reads a person's tag, which an order of erasure is signed for, and the holds that forbid an erasure now.
+    Cost: it reads the kinds of all entries of the person.
+    """
     GetParticipant: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetParticipantRequest, _registry_service_pb2.GetParticipantResponse]
     """GetParticipant reads a participant and its valid keys. Cost: one read for each key. With tree_size: one read for each
     entry of the participant's chain; a chain of more than 2,000 entries (page_reads) at that size fails with TOO_LARGE.
@@ -143,6 +158,21 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     EnrolSubject: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.EnrolSubjectRequest, _registry_service_pb2.EnrolSubjectResponse]  # type: ignore[assignment]
     """EnrolSubject gives a person a random tag and writes the first entry of their chain. If the identifier is enrolled
     already, the call fails with SUBJECT_ENROLLED.
+    """
+    EraseSubject: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.EraseSubjectRequest, _registry_service_pb2.EraseSubjectResponse]  # type: ignore[assignment]
+    """EraseSubject erases a person: it appends ERASURE, the last entry of the person's chain, and destroys the person's data
+    key, identifier, statements and table rows, in all files. It answers when all of that is done. A caller that gets no
+    answer, or ERASURE_PENDING, repeats the call with the same request_id. While a legal hold or a STATUTORY consent is in
+    force, nothing is erased: the call records the duty to erase (DUTY), and fails with ERASURE_HELD. The caller has the
+    right ERASE. Cost: the policy table is written anew, once for all erasures that wait.
+    """
+    PutHold: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.PutHoldRequest, _registry_service_pb2.PutHoldResponse]  # type: ignore[assignment]
+    """PutHold records a legal hold on a person (DUTY). A public authority signs it, or an operator attests it."""
+    EndHold: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.EndHoldRequest, _registry_service_pb2.EndHoldResponse]  # type: ignore[assignment]
+    """EndHold ends a legal hold before its time."""
+    GetHolds: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetHoldsRequest, _registry_service_pb2.GetHoldsResponse]  # type: ignore[assignment]
+    """GetHolds reads a person's tag, which an order of erasure is signed for, and the holds that forbid an erasure now.
+    Cost: it reads the kinds of all entries of the person.
     """
     GetParticipant: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetParticipantRequest, _registry_service_pb2.GetParticipantResponse]  # type: ignore[assignment]
     """GetParticipant reads a participant and its valid keys. Cost: one read for each key. With tree_size: one read for each
@@ -278,6 +308,45 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_registry_service_pb2.EnrolSubjectResponse, _abc.Awaitable[_registry_service_pb2.EnrolSubjectResponse]]:
         """EnrolSubject gives a person a random tag and writes the first entry of their chain. If the identifier is enrolled
         already, the call fails with SUBJECT_ENROLLED.
+        """
+
+    @_abc_1.abstractmethod
+    def EraseSubject(
+        self,
+        request: _registry_service_pb2.EraseSubjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.EraseSubjectResponse, _abc.Awaitable[_registry_service_pb2.EraseSubjectResponse]]:
+        """EraseSubject erases a person: it appends ERASURE, the last entry of the person's chain, and destroys the person's data
+        key, identifier, statements and table rows, in all files. It answers when all of that is done. A caller that gets no
+        answer, or ERASURE_PENDING, repeats the call with the same request_id. While a legal hold or a STATUTORY consent is in
+        force, nothing is erased: the call records the duty to erase (DUTY), and fails with ERASURE_HELD. The caller has the
+        right ERASE. Cost: the policy table is written anew, once for all erasures that wait.
+        """
+
+    @_abc_1.abstractmethod
+    def PutHold(
+        self,
+        request: _registry_service_pb2.PutHoldRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.PutHoldResponse, _abc.Awaitable[_registry_service_pb2.PutHoldResponse]]:
+        """PutHold records a legal hold on a person (DUTY). A public authority signs it, or an operator attests it."""
+
+    @_abc_1.abstractmethod
+    def EndHold(
+        self,
+        request: _registry_service_pb2.EndHoldRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.EndHoldResponse, _abc.Awaitable[_registry_service_pb2.EndHoldResponse]]:
+        """EndHold ends a legal hold before its time."""
+
+    @_abc_1.abstractmethod
+    def GetHolds(
+        self,
+        request: _registry_service_pb2.GetHoldsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.GetHoldsResponse, _abc.Awaitable[_registry_service_pb2.GetHoldsResponse]]:
+        """GetHolds reads a person's tag, which an order of erasure is signed for, and the holds that forbid an erasure now.
+        Cost: it reads the kinds of all entries of the person.
         """
 
     @_abc_1.abstractmethod

@@ -63,11 +63,11 @@ class _EntryKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EntryKind.V
     ENTRY_KIND_RESOLUTION: _EntryKind.ValueType  # 17
     """ENTRY_KIND_RESOLUTION: how a dispute ended. Reserved."""
     ENTRY_KIND_DUTY: _EntryKind.ValueType  # 18
-    """ENTRY_KIND_DUTY: something must be done by a date. Reserved."""
+    """ENTRY_KIND_DUTY: DutyStatement, in the chain of the person: a legal hold, or an erasure that is due."""
     ENTRY_KIND_SERVED: _EntryKind.ValueType  # 19
     """ENTRY_KIND_SERVED: ServedStatement, a notice was shown to the person."""
     ENTRY_KIND_ERASURE: _EntryKind.ValueType  # 20
-    """ENTRY_KIND_ERASURE: the person is forgotten; the last entry of their chain. Not written yet."""
+    """ENTRY_KIND_ERASURE: ErasureStatement, the last entry of a person's chain, or of an unknown chain."""
     ENTRY_KIND_RULES: _EntryKind.ValueType  # 21
     """ENTRY_KIND_RULES: RulesStatement, chain `rules/ID`."""
     ENTRY_KIND_DELEGATION: _EntryKind.ValueType  # 22
@@ -119,11 +119,11 @@ ENTRY_KIND_DISPUTE: EntryKind.ValueType  # 16
 ENTRY_KIND_RESOLUTION: EntryKind.ValueType  # 17
 """ENTRY_KIND_RESOLUTION: how a dispute ended. Reserved."""
 ENTRY_KIND_DUTY: EntryKind.ValueType  # 18
-"""ENTRY_KIND_DUTY: something must be done by a date. Reserved."""
+"""ENTRY_KIND_DUTY: DutyStatement, in the chain of the person: a legal hold, or an erasure that is due."""
 ENTRY_KIND_SERVED: EntryKind.ValueType  # 19
 """ENTRY_KIND_SERVED: ServedStatement, a notice was shown to the person."""
 ENTRY_KIND_ERASURE: EntryKind.ValueType  # 20
-"""ENTRY_KIND_ERASURE: the person is forgotten; the last entry of their chain. Not written yet."""
+"""ENTRY_KIND_ERASURE: ErasureStatement, the last entry of a person's chain, or of an unknown chain."""
 ENTRY_KIND_RULES: EntryKind.ValueType  # 21
 """ENTRY_KIND_RULES: RulesStatement, chain `rules/ID`."""
 ENTRY_KIND_DELEGATION: EntryKind.ValueType  # 22
@@ -253,7 +253,9 @@ class _ParticipantRightEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Part
     Auditors.
     """
     PARTICIPANT_RIGHT_ERASE: _ParticipantRight.ValueType  # 5
-    """PARTICIPANT_RIGHT_ERASE: orders erasures. Not used yet. All roles but auditors."""
+    """PARTICIPANT_RIGHT_ERASE: orders the erasure of persons, and reads their tags and legal holds for it. All roles but
+    auditors.
+    """
 
 class ParticipantRight(_ParticipantRight, metaclass=_ParticipantRightEnumTypeWrapper):
     """ParticipantRight is what a participant may do in addition to its roles. Each right needs one of the roles that its
@@ -277,7 +279,9 @@ PARTICIPANT_RIGHT_READ_STATEMENTS: ParticipantRight.ValueType  # 4
 Auditors.
 """
 PARTICIPANT_RIGHT_ERASE: ParticipantRight.ValueType  # 5
-"""PARTICIPANT_RIGHT_ERASE: orders erasures. Not used yet. All roles but auditors."""
+"""PARTICIPANT_RIGHT_ERASE: orders the erasure of persons, and reads their tags and legal holds for it. All roles but
+auditors.
+"""
 Global___ParticipantRight: _TypeAlias = ParticipantRight  # noqa: Y015
 
 class _DelegationCapacity:
@@ -1615,3 +1619,150 @@ class OutcomeStatement(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OutcomeStatement: _TypeAlias = OutcomeStatement  # noqa: Y015
+
+@_typing.final
+class ErasureStatement(_message.Message):
+    """ErasureStatement orders that a person is erased. The entry is the last one of the person's chain, and is stored
+    unencrypted, so it has no personal data. A participant with the right ERASE signs it. The daemon signs it, without
+    anybody who attests it, when it erases an unknown chain whose retention has ended.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEGAL_BASIS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ATTESTATION_FIELD_NUMBER: _builtins.int
+    legal_basis: _builtins.str
+    """legal_basis is what the erasure rests on, a code of the vocabulary of kind LEGAL_BASIS. The daemon states `PIPA-21`:
+    data whose retention has ended are destroyed.
+    """
+    reason: _builtins.str
+    """reason is the order or the circumstances in words, without personal data; empty: not stated."""
+    @_builtins.property
+    def attestation(self) -> Global___Attestation:
+        """attestation is absent: nobody attests an erasure."""
+
+    def __init__(
+        self,
+        *,
+        legal_basis: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        attestation: Global___Attestation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "legal_basis", b"legal_basis", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ErasureStatement: _TypeAlias = ErasureStatement  # noqa: Y015
+
+@_typing.final
+class HoldStatement(_message.Message):
+    """HoldStatement is a legal hold: while it is in force, the person is not erased. It is in force until it is ended or its
+    time is over.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEGAL_BASIS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    UNTIL_TIME_MS_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    legal_basis: _builtins.str
+    """legal_basis is the law or the order that demands the hold, a code of the vocabulary of kind LEGAL_BASIS."""
+    reason: _builtins.str
+    """reason in words; empty: not stated."""
+    until_time_ms: _builtins.int
+    """until_time_ms is when the hold ends, UTC milliseconds; the first millisecond after it."""
+    ended: _builtins.bool
+    """ended is true if this entry ends the hold of the entry that it refers to (ref). The other fields are then empty."""
+    def __init__(
+        self,
+        *,
+        legal_basis: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        until_time_ms: _builtins.int = ...,
+        ended: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "legal_basis", b"legal_basis", "reason", b"reason", "until_time_ms", b"until_time_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HoldStatement: _TypeAlias = HoldStatement  # noqa: Y015
+
+@_typing.final
+class ErasureDueStatement(_message.Message):
+    """ErasureDueStatement says that an erasure was ordered and refused, because a hold is in force. The erasure must be
+    ordered again when it is due.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDERED_BY_FIELD_NUMBER: _builtins.int
+    LEGAL_BASIS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DUE_TIME_MS_FIELD_NUMBER: _builtins.int
+    ordered_by: _builtins.str
+    """ordered_by is the participant that ordered the erasure."""
+    legal_basis: _builtins.str
+    """legal_basis is that of the order."""
+    reason: _builtins.str
+    """reason as in ErasureStatement."""
+    due_time_ms: _builtins.int
+    """due_time_ms is when the last hold that is in force now ends, UTC milliseconds; 0: it has no end, and must be ended."""
+    def __init__(
+        self,
+        *,
+        ordered_by: _builtins.str = ...,
+        legal_basis: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        due_time_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["due_time_ms", b"due_time_ms", "legal_basis", b"legal_basis", "ordered_by", b"ordered_by", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ErasureDueStatement: _TypeAlias = ErasureDueStatement  # noqa: Y015
+
+@_typing.final
+class DutyStatement(_message.Message):
+    """DutyStatement says what must be done, or must not be done, about a person by a date."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLD_FIELD_NUMBER: _builtins.int
+    ERASURE_FIELD_NUMBER: _builtins.int
+    ATTESTATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def hold(self) -> Global___HoldStatement:
+        """hold: the person must not be erased. A public authority signs it, or an operator attests it."""
+
+    @_builtins.property
+    def erasure(self) -> Global___ErasureDueStatement:
+        """erasure: the person must be erased. The daemon states it, and who ordered it attests it."""
+
+    @_builtins.property
+    def attestation(self) -> Global___Attestation:
+        """attestation names the operator or participant that attests it; absent if its author signed it."""
+
+    def __init__(
+        self,
+        *,
+        hold: Global___HoldStatement | None = ...,
+        erasure: Global___ErasureDueStatement | None = ...,
+        attestation: Global___Attestation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "duty", b"duty", "erasure", b"erasure", "hold", b"hold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "duty", b"duty", "erasure", b"erasure", "hold", b"hold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_duty: _TypeAlias = _typing.Literal["hold", "erasure"]  # noqa: Y015
+    _WhichOneofArgType_duty: _TypeAlias = _typing.Literal["duty", b"duty"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_duty) -> _WhichOneofReturnType_duty | None: ...
+
+Global___DutyStatement: _TypeAlias = DutyStatement  # noqa: Y015

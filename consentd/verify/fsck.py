@@ -163,6 +163,7 @@ class _Fsck:
         rows.compare_heads(store, replay, found)
         rows.compare_map(store, replay, found)
         rows.compare_requests(store, size, found)
+        rows.compare_pending(store, found)
         if not found.faults:  # what is damaged would be named a second time
             for what in kept_faults(store, origin=self._expected.origin, sealed_size=replay.sealed_size):
                 found.add(None, what)

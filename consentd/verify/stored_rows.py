@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from consentd.core import bucketed, codec
+from consentd.core.kinds import EntryKind
 from consentd.core.note import Verifier
 from consentd.core.replay import Replay
 from consentd.errors import CorruptionError, VerificationError
@@ -28,8 +29,8 @@ CHUNK = 2048
 """Most rows in one read. A multiple of a tile's width."""
 
 _KEY_SIZES = {
-    b"P": 1, b"S": 1, b"V": 1, b"c": 41, b"f": 49, b"h": 33, b"i": 41, b"k": 9, b"l": 9, b"m": 5, b"q": 33, b"r": 5,
-    b"t": 10, b"x": 41,
+    b"P": 1, b"S": 1, b"V": 1, b"c": 41, b"e": 9, b"f": 49, b"h": 33, b"i": 41, b"k": 9, b"l": 9, b"m": 5, b"q": 33,
+    b"r": 5, b"t": 10, b"x": 41,
 }  # fmt: skip
 
 
@@ -325,6 +326,15 @@ def compare_index(store: Store, events: Sequence[tuple[int, codec.Event]], found
             found.add(index, f"index row {row.value}")
         elif row != layout.encode_u64(index):
             found.add(index, "index row names another index")
+
+
+def compare_pending(store: Store, found: Findings) -> None:
+    """Find rows of erasures that are not complete which name no ERASURE."""
+    for key, tag in scan_rows(store, b"e", found):
+        index = layout.decode_u64(key)
+        leaf = _read_row(store, layout.leaf_key(index))
+        if not isinstance(leaf, bytes) or (codec.kind_of(leaf), codec.tag_of(leaf)) != (EntryKind.ERASURE, tag):
+            found.add(index, "row of an erasure names another entry")
 
 
 def compare_erased(store: Store, vault: Vault | None, replay: Replay, found: Findings) -> None:

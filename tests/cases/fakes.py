@@ -121,6 +121,9 @@ class FaultyStore:
     def compact_range(self, start: bytes, end: bytes | None) -> None:
         self.inner.compact_range(start, end)
 
+    def old_files(self) -> list[str]:
+        return self.inner.old_files()
+
     def approximate_size(self) -> int:
         return self.inner.approximate_size()
 

@@ -12,6 +12,7 @@ import grpc
 
 from cases import roles_administration as administration
 from cases.daemons import consent, make_running, question, reason_of, request_id, sign_statement
+from cases.erasures import ATTEMPTS as ERASURE_ATTEMPTS
 from cases.services import Person, add_key, batch_request, change, new_identifier, now_ms, put_mandate, register
 from consentd.core import codec
 from consentd.core.ed25519 import KeyPair
@@ -36,6 +37,7 @@ REGISTERED: dict[str, tuple[int, list[int]]] = {
     "relay": (RELAY, []),
     "relay-acts": (RELAY, [st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS]),
     "recipient-sees": (RECIPIENT, [st.PARTICIPANT_RIGHT_SEE_REASONS]),
+    "recipient-erases": (RECIPIENT, [st.PARTICIPANT_RIGHT_ERASE]),
     "auditor": (AUDITOR, []),
     "auditor-reads": (AUDITOR, [st.PARTICIPANT_RIGHT_READ_STATEMENTS]),
     "auditor-waits": (AUDITOR, [st.PARTICIPANT_RIGHT_READ_STATEMENTS]),
@@ -52,6 +54,7 @@ KINDS: dict[str, frozenset[Kind]] = {
     "relay": frozenset({Kind.RELAY}),
     "relay-acts": frozenset({Kind.RELAY, Kind.ACT_FOR_SUBJECTS}),
     "recipient-sees": frozenset({Kind.RECIPIENT, Kind.SEE_REASONS}),
+    "recipient-erases": frozenset({Kind.RECIPIENT, Kind.ERASE}),
     "auditor": frozenset({Kind.AUDITOR}),
     "auditor-reads": frozenset({Kind.AUDITOR, Kind.READ_STATEMENTS}),
     "auditor-waits": frozenset({Kind.AUDITOR}),  # it has the right, and no mandate
@@ -60,7 +63,7 @@ KINDS: dict[str, frozenset[Kind]] = {
 }
 """Each caller, and of which kinds it is."""
 
-_ASKERS = ("holder", "recipient", "relay", "relay-acts", "recipient-sees", "left")
+_ASKERS = ("holder", "recipient", "relay", "relay-acts", "recipient-sees", "recipient-erases", "left")
 _STATUTORY = {"kind": pb.CONSENT_KIND_STATUTORY}
 _NO_ID = "ab" * 16
 
@@ -123,7 +126,7 @@ class World:
     def _actor(self, caller: str) -> pb.Actor:
         if caller in ("relay", "relay-acts"):
             return pb.Actor(organisation="recipient", relays=[caller])
-        if caller in ("recipient", "recipient-sees", "left"):
+        if caller in ("recipient", "recipient-sees", "recipient-erases", "left"):
             return pb.Actor(organisation=caller)
         return pb.Actor(organisation="recipient")
 
@@ -382,7 +385,7 @@ def _delegation(call: Call, *, ended: bool) -> Any:
     """Return a request to put or to end a delegation: for OWN signed by its giver, the caller."""
     giver = call.caller if call.whose is Whose.OWN else "holder"
     made = st.DelegationStatement(giver=giver, taker="app", capacity=st.DELEGATION_CAPACITY_APPLICATION)
-    if ended and giver in ("holder", "recipient", "recipient-sees"):
+    if ended and giver in ("holder", "recipient", "recipient-sees", "recipient-erases"):
         put = rs.PutDelegationRequest(request_id=request_id(), attested=made)
         call.running.registry.PutDelegation(put, metadata=call.running.as_("operator"))
     request: Any = rs.PutDelegationRequest(request_id=request_id())
@@ -499,8 +502,7 @@ def _publish_notice(call: Call) -> Access:
 
 
 def _get_notice(call: Call) -> Access:
-    request = rs.GetNoticeRequest(notice_id=_published(call).notice_id)
-    return call.plain(call.running.registry.GetNotice, request)
+    return call.plain(call.running.registry.GetNotice, rs.GetNoticeRequest(notice_id=_published(call).notice_id))
 
 
 def _enrol(call: Call) -> Access:
@@ -540,6 +542,7 @@ ATTEMPTS: dict[str, Callable[[Call], Access]] = {
     "ListLeaves": _reads("ledger", "ListLeaves", ls.ListLeavesRequest()),
     "ListEntries": _list_entries,
     "EnrolSubject": _enrol,
+    **ERASURE_ATTEMPTS,
     "RegisterParticipant": _register,
     "AddKey": _add_key,
     "RetireKey": _retire,

@@ -1,7 +1,6 @@
 """Write accesses: decide a question and record the decision; record the outcome of the transfer that follows."""
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from google.protobuf.message import Message
@@ -18,6 +17,7 @@ from consentd.policy.codebook import pack_question
 from consentd.policy.dates import format_month
 from consentd.policy.reduce import reduce_verdict
 from consentd.sequencer.commands.callers import check_active
+from consentd.sequencer.commands.erasure import unused_tag
 from consentd.sequencer.commands.registry import BY_EMERGENCY, BY_LAW
 from consentd.sequencer.commands.write import (
     NewEntry,
@@ -103,13 +103,14 @@ class AuthorizeAccess(PersonWrite):
             asked.question = question.SerializeToString(deterministic=True)
         record = st.AccessStatement(asked=asked, decision=decision)
         message = st.RefusalStatement(access=record, identifier_hash=self.identifier_hash)
-        tag = _stored(lambda: context.author.vault.unknown_chain(format_month(context.time_ms)))
+        tag = _unknown_chain(context)
         entry = NewEntry(kind=EntryKind.REFUSAL, tag=tag, message=message, request_id=self.request.id)
         return context.draft(entry, self.request)
 
     def _enrol(self, context: WriteContext) -> Plan[AuthorizedAccess]:
         """Enrol the person, then permit. The decision is taken as of after the enrolment."""
-        tag = _stored(lambda: context.author.vault.create(self.identifier_hash))
+        vault = context.author.vault
+        tag = unused_tag(context, self.identifier_hash, lambda: vault.create(self.identifier_hash))
         answer = self._decide(context, tag, enrols=True)
         method = BY_EMERGENCY if self.question.break_glass is not None else BY_LAW
         statement = st.EnrolStatement(
@@ -154,10 +155,10 @@ class AuthorizeAccess(PersonWrite):
         return answer
 
 
-def _stored(make: Callable[[], bytes]) -> bytes:
-    """Return the tag that *make* makes and stores in the vault. A fault of the vault stops no other write."""
+def _unknown_chain(context: WriteContext) -> bytes:
+    """Return the tag of this month's unknown chain. A fault of the vault stops no other write."""
     try:
-        return make()
+        return context.author.vault.unknown_chain(format_month(context.time_ms))
     except StorageError as error:
         raise OverloadedError("vault cannot be written; nothing is recorded") from error
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from consentd.core.kinds import EntryKind
+from consentd.errors import NotFoundError
 from consentd.sequencer.commands.write import NewEntry, Plan, ReceiptOnly, Request, WriteContext
 from consentd.v1 import statement_pb2 as st
 
@@ -21,5 +22,9 @@ class RecordReading(ReceiptOnly):
         return self.message.reader
 
     def prepare(self, context: WriteContext) -> Plan[None]:
+        count, _ = context.batch.head(self.tag)
+        if context.batch.kind_of(self.tag, count) == EntryKind.ERASURE:
+            # The reader found the chain before it was erased. INVARIANT: nothing follows an ERASURE.
+            raise NotFoundError("subject is not enrolled", "SUBJECT_NOT_FOUND")
         entry = NewEntry(kind=EntryKind.READ, tag=self.tag, message=self.message, request_id=self.request.id)
         return Plan((context.draft(entry, self.request),), None)

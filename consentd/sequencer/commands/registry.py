@@ -28,6 +28,7 @@ from consentd.sequencer.commands.callers import (
     check_active,
     check_right,
 )
+from consentd.sequencer.commands.erasure import unused_tag
 from consentd.sequencer.commands.write import (
     NewEntry,
     Plan,
@@ -266,7 +267,8 @@ class EnrolSubject(Requested):
     """Append a person's first entry, then an entry for the person's own key, if given. The answer is the tag.
 
     Attributes:
-        tag: the id of the person's chain. The vault already has the tag and the person's data key.
+        tag: the id that the vault has for the person's chain, with the person's data key. Another one is made if it
+            is that of a chain which was erased.
         subject_key: Ed25519 public key; empty: the person has none.
     """
 
@@ -279,7 +281,8 @@ class EnrolSubject(Requested):
         check_right(context.table, self.message.attestation.attested_by, ACT_FOR_SUBJECTS)
         if context.table.tag_of(self.message.identifier_hash) is not None:
             raise AlreadyExistsError("identifier is enrolled already", "SUBJECT_ENROLLED")
-        enrol = NewEntry(kind=EntryKind.ENROL, tag=self.tag, message=self.message, request_id=self.request.id)
+        tag = unused_tag(context, self.message.identifier_hash, lambda: self.tag)
+        enrol = NewEntry(kind=EntryKind.ENROL, tag=tag, message=self.message, request_id=self.request.id)
         entries = [context.draft(enrol, self.request)]
         if self.subject_key:
             check_key(self.subject_key)
@@ -287,10 +290,10 @@ class EnrolSubject(Requested):
             statement = st.KeyStatement(key=self.subject_key, attestation=self.message.attestation)
             # Each entry needs a request_id of its own. The second entry's id is derived from the request's id.
             derived = hashlib.sha256(self.request.id + b"\1").digest()[:16]
-            key = NewEntry(kind=EntryKind.KEY, tag=self.tag, message=statement, request_id=derived)
+            key = NewEntry(kind=EntryKind.KEY, tag=tag, message=statement, request_id=derived)
             entries.append(context.draft(key))
-        return Plan(tuple(entries), self.tag)
+        return Plan(tuple(entries), tag)
 
     def replay(self, context: ReplayContext, recorded: Appended) -> bytes:
         """Return the tag, as the original write did."""
-        return self.tag
+        return recorded.event.tag

@@ -1,0 +1,259 @@
+"""Destroy what an ERASURE asks for: keys and identifiers in the vault, statements and request rows in the ledger.
+
+An ERASURE is the last entry of its chain. The batch that appends it also writes a row of kind ``e``, which says that
+the erasure is not complete. From then on, whoever opens the ledger carries out the rest, in this order:
+
+1. Add a line to the *list of erasures*, a file beside the last signed checkpoint.
+2. Delete the data key, and the rows by which identifiers lead to the tag, from the vault.
+3. Delete the encrypted statements of the chain, and the rows of its requests, from the ledger's store.
+4. Compact both stores, so that no file has the deleted rows any more, and make the files of the policy table anew.
+5. Delete the row ``e``. The erasure is complete.
+
+Each step can be done twice. So after a crash all steps are done again (``pending``).
+
+**The list** is in no backup. A backup of the vault may be older than an erasure, and then has the person's key. So
+every open compares the vault and the store with the list (``destroy_again``), before anything is served. A line is the
+leaf index of the ERASURE, the tag, and the hash of the leaf. If the list lacks the latest ERASURE, it was lost or cut
+off, and is written anew from the leaves.
+
+Reference rows (``layout.reference_row``) remain, because they follow from the leaves. The expiry rows of requests are
+deleted, and not compacted away: they have nothing but a time and the hash of a random number.
+"""
+
+import logging
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from consentd.core import codec, merkle
+from consentd.core.kinds import EntryKind
+from consentd.errors import CorruptionError
+from consentd.files import append_line, read_file_if_exists, write_file
+from consentd.ledger import layout, reads
+from consentd.ledger.vault import Vault
+from consentd.store import Batch, Store, prefix_end
+
+log = logging.getLogger(__name__)
+
+LIST_NAME = "erasures"
+"""Name of the file that has the list. It is in the directory of the last signed checkpoint."""
+_NAME = "list of erasures"
+_ONE_BY_ONE = 16
+"""For more erasures than these, a store is compacted as a whole: that takes less time than so many ranges."""
+_PAGE = 256
+_PREFIX = 3
+"""Bytes of a key of the vault with which its range to compact begins: RocksDB logs the ends of ranges."""
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """An ERASURE: the index and hash of its leaf, and the tag (pseudonym) of the erased chain."""
+
+    index: int
+    tag: bytes
+    leaf_hash: bytes
+
+
+# -- what is to be done -----------------------------------------------------------------------------------------
+
+
+def pending(store: Store) -> list[Erased]:
+    """Return the erasures that are not complete, in order. Raises ``CorruptionError`` if a row names no ERASURE."""
+    found = []
+    for key, tag in store.scan(b"e", prefix_end(b"e")):
+        index = layout.decode_u64(key)
+        leaf = reads.read_leaf(store, index)
+        event = codec.decode_leaf(leaf)
+        if not isinstance(event, codec.Event) or (event.kind, event.tag) != (EntryKind.ERASURE, tag):
+            raise CorruptionError(f"row of an erasure names another entry: index {index}")
+        found.append(Erased(index, tag, merkle.leaf_hash(leaf)))
+    return found
+
+
+def is_erased(store: Store, tag: bytes) -> bool:
+    """Return whether the last entry of a chain is an ERASURE."""
+    row = store.get(layout.head_key(tag))
+    if row is None:
+        return False
+    count, _ = layout.HEAD.unpack(row)
+    return reads.read_entry(store, tag, count).event.kind == EntryKind.ERASURE
+
+
+class ErasureList:
+    """The list of erasures. One thread at a time may use it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: set[bytes] | None = None  # the tags of the list; None: it was not read yet
+
+    def read(self) -> list[Erased]:
+        """Return the erasures of the list; none if the file does not exist.
+
+        Raises:
+            StorageError: the file cannot be read.
+            CorruptionError: a line has another form.
+        """
+        content = read_file_if_exists(self._path, name=_NAME) or b""
+        found = [_parse_line(line, self._path) for line in content.decode(errors="replace").splitlines() if line]
+        self._known = {one.tag for one in found}
+        return found
+
+    def add(self, erasures: Iterable[Erased]) -> None:
+        """Add those erasures to the list that it lacks, durably. Raises ``StorageError`` if it cannot be written."""
+        if self._known is None:
+            self.read()
+        assert self._known is not None, "the list was read"
+        for one in erasures:
+            if one.tag not in self._known:
+                if not self._path.exists():
+                    write_file(self._path, b"", is_private=True, name=_NAME)
+                append_line(self._path, _format_line(one), name=_NAME)
+                self._known.add(one.tag)
+
+    def replace(self, erasures: Collection[Erased]) -> None:
+        """Write the list anew. Raises as ``add``."""
+        write_file(self._path, "".join(map(_format_line, erasures)).encode(), is_private=True, name=_NAME)
+        self._known = {one.tag for one in erasures}
+
+
+def _format_line(one: Erased) -> str:
+    return f"{one.index} {one.tag.hex()} {one.leaf_hash.hex()}\n"
+
+
+def _parse_line(line: str, path: Path) -> Erased:
+    try:
+        index, tag, leaf_hash = line.split(" ")
+        one = Erased(int(index), bytes.fromhex(tag), bytes.fromhex(leaf_hash))
+    except ValueError:
+        one = Erased(0, b"", b"")
+    if (len(one.tag), len(one.leaf_hash)) != (32, 32):
+        where = f"`{path}`; see ops/RUNBOOK.md, `erase a person`"
+        raise CorruptionError(f"list of erasures has a line of another form: {where}")
+    return one
+
+
+def scan_erasures(store: Store, size: int) -> Iterator[Erased]:
+    """Yield the erasures of the first *size* leaves, by reading every leaf. A million leaves take a second."""
+    for index, leaf in reads.scan_leaves(store, 0, size):
+        if codec.kind_of(leaf) == EntryKind.ERASURE:
+            yield Erased(index, codec.tag_of(leaf), merkle.leaf_hash(leaf))
+
+
+# -- destroying -------------------------------------------------------------------------------------------------
+
+
+def statement_rows(store: Store, tag: bytes) -> Batch:
+    """Return the batch that deletes the statements of an erased chain, and the rows of the requests that made it.
+
+    The statement of the ERASURE remains, and so does its request, so that a repeat is recognised.
+    """
+    batch = Batch()
+    count, _ = layout.HEAD.unpack(store.get(layout.head_key(tag)) or b"")
+    batch.delete_range(layout.statement_key(tag, 1), layout.statement_key(tag, count))
+    for key in request_keys(store, tag, count - 1):
+        batch.delete(layout.request_row_key(key))
+        time_ms = layout.REQUEST.unpack(store.get(layout.request_row_key(key)) or b"")[1]
+        batch.delete(layout.expiry_key(time_ms, key))
+    return batch
+
+
+def request_keys(store: Store, tag: bytes, last: int) -> list[bytes]:
+    """Return the keys of the requests that made the entries 1 … *last* of a chain and are still remembered.
+
+    No row leads from an entry to its request. But requests are sorted by the time of their entry.
+    """
+    entries = reads.read_chain_with_gaps(store, tag, 1, last)
+    indexes = {entry.index: entry.event.time_ms for entry in entries}
+    found = []
+    for time_ms in sorted(set(indexes.values())):
+        for key, _ in store.scan(layout.expiry_key(time_ms, b""), layout.expiry_key(time_ms + 1, b"")):
+            row = store.get(layout.request_row_key(key[9:]))
+            if row is not None and layout.REQUEST.unpack(row)[0] in indexes:
+                found.append(key[9:])
+    return found
+
+
+def has_statements(store: Store, tag: bytes) -> bool:
+    """Return whether an encrypted statement of a chain is still stored."""
+    rows = store.scan(layout.statement_key(tag, 1), layout.statement_key(tag, codec.MAX_SEQ))
+    return any(row[:1] == bytes((layout.ENCRYPTED,)) for _, row in rows)
+
+
+def destroy_again(store: Store, vault: Vault, erasures: Iterable[Erased]) -> int:
+    """Delete the keys and statements of these erased chains that a restored store or vault still has.
+
+    Returns the number of erasures of which something was left. They become pending again, so that the stores are
+    compacted too. Nothing else may use the stores meanwhile.
+    """
+    found = []
+    for one in erasures:
+        is_there = is_erased(store, one.tag)
+        if vault.has_key(one.tag) or (is_there and has_statements(store, one.tag)):
+            found.append(one)
+            if is_there:
+                batch = statement_rows(store, one.tag)
+                batch.put(layout.erasure_key(one.index), one.tag)
+                store.write(batch)
+    if found:
+        vault.destroy(dict.fromkeys(one.tag for one in found))
+        vault.store.compact_range(b"", None)
+    return len(found)
+
+
+def complete_list(listed: ErasureList, store: Store, size: int, last: int | None) -> list[Erased]:
+    """Return the list of erasures. If it lacks the ledger's latest ERASURE, at index *last*, write the list anew.
+
+    *size*: that of the ledger. Raises as ``ErasureList.read`` and ``replace``.
+    """
+    erasures, waiting = listed.read(), pending(store)
+    known = {one.index for one in (*erasures, *waiting)}
+    if last is not None and last not in known:
+        log.warning("list of erasures lacks the last erasure: it is written anew from the ledger")
+        erasures = list({one.tag: one for one in (*erasures, *scan_erasures(store, size))}.values())
+        listed.replace(erasures)
+    return [*erasures, *waiting]
+
+
+def compact_ledger(store: Store, tags: Collection[bytes], requests: Iterable[bytes]) -> None:
+    """Remove deleted statements and request rows from the files of the ledger's store. Raises as ``compact_range``."""
+    if len(tags) > _ONE_BY_ONE:
+        for kind in (b"c", b"q"):
+            store.compact_range(kind, prefix_end(kind))
+        return
+    for tag in sorted(tags):
+        store.compact_range(layout.statement_key(tag, 0), prefix_end(b"c" + tag))
+    for key in sorted(requests):
+        name = layout.request_row_key(key)
+        store.compact_range(name, name + b"\0")
+
+
+def compact_vault(store: Store, names: Collection[bytes]) -> None:
+    """Remove deleted rows from the files of the vault. *names*: their keys; empty: they are not known.
+
+    RocksDB writes the ends of each range into its own log. So a range has only the first bytes of a key.
+    """
+    starts = {name[:_PREFIX] for name in names}
+    if not 0 < len(starts) <= _ONE_BY_ONE:
+        store.compact_range(b"", None)
+        return
+    for start in sorted(starts):
+        store.compact_range(start, prefix_end(start))
+
+
+# -- what the order of an erasure depends on ----------------------------------------------------------------------
+
+
+def read_entries_of(
+    store: Store, vault: Vault, tag: bytes, kinds: Collection[int]
+) -> Iterator[tuple[codec.Event, bytes | None]]:
+    """Yield (event, payload) of the entries of a chain, in order. Raises as ``reads.read_chain_with_gaps``.
+
+    The payload is None for other kinds than *kinds*, and where the statement was deleted. So only these are decrypted.
+    """
+    count, _ = layout.HEAD.unpack(store.get(layout.head_key(tag)) or bytes(layout.HEAD.size))
+    for first in range(1, count + 1, _PAGE):
+        for entry in reads.read_chain_with_gaps(store, tag, first, first + _PAGE - 1):
+            opened = reads.open_entry(vault, entry) if entry.event.kind in kinds else None
+            yield entry.event, None if opened is None else codec.decode_statement(opened[1]).payload
+
+

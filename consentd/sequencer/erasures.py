@@ -1,0 +1,211 @@
+"""Carry out erasures: a thread destroys what the ledger's ERASURE entries ask for, beside the sequencer.
+
+``ledger.erasure`` defines the steps. Those that write the ledger's store run on the sequencer's thread, between two
+batches, and take a few milliseconds. All others run here: nobody waits for them but the callers that ask for an
+erasure. Erasures that wait together are carried out together, because to write the policy table anew takes the most
+time, and takes as long for one person as for a thousand.
+
+If a step fails, the callers that wait get an error, and all steps are repeated after ``RETRY_S``. The rows ``e`` say
+what is left to do. So nothing is lost if the daemon ends at any point.
+"""
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from functools import partial
+from typing import TypeVar
+
+from consentd.clock import Clock
+from consentd.errors import ConsentdError, NotReachedError, StorageError
+from consentd.ledger import erasure, layout
+from consentd.ledger.erasure import Erased, ErasureList
+from consentd.ledger.ledger import Ledger
+from consentd.ledger.vault import Vault
+from consentd.metrics import Metrics
+from consentd.sequencer.loop import Sequencer
+from consentd.store import Batch, Store
+from consentd.table.renewal import renew
+from consentd.table.table import Table
+
+A = TypeVar("A")
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 5.0
+"""How long after a failure the steps are repeated."""
+_FILES_S = 10.0
+_LOOK_S = 0.02
+"""How long to wait until readers have let go of the old files of a store, and how often to look."""
+
+
+class Erasures:
+    """The erasures that are not complete. Any thread may call ``expect``, ``wake`` and ``when_complete``."""
+
+    def __init__(
+        self, *, ledger: Ledger, vault: Vault, table: Table, sequencer: Sequencer, listed: ErasureList, clock: Clock,
+        metrics: Metrics, rest: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        """*rest*: called between two pieces of work, to give way to calls."""
+        self._ledger, self._vault, self._table, self._sequencer = ledger, vault, table, sequencer
+        self._list, self._clock, self._rest = listed, clock, rest
+        # This lock guards the attributes below, and signals their changes. Each method but _carry_out's steps takes it.
+        self._changed = threading.Condition()
+        self._hashes: dict[bytes, bytes] = {}  # tag → identifier hash, of erasures that were asked for
+        self._waits: dict[bytes, list[Future[None]]] = {}  # tag → the callers that wait for its erasure
+        self._is_woken = True  # a crash may have left something to do
+        self._is_stopping = False
+        self._pending_since_ms: int | None = None
+        self._thread = threading.Thread(target=self._run, name="erasures", daemon=True)
+        metrics.erasure_pending_time_seconds.follow(self._pending_time_s)
+
+    def start(self) -> None:
+        """Begin to carry out erasures."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the present step. What is left is done after the next start."""
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._fail_waits(StorageError("daemon is draining", "NOT_SERVING"))
+
+    def expect(self, tag: bytes, identifier_hash: bytes) -> None:
+        """Note the identifier hash of a person whose erasure is asked for. So it need not be looked for among all."""
+        with self._changed:
+            self._hashes[tag] = identifier_hash
+
+    def wake(self, _: object = None) -> None:
+        """Look for ERASURE entries: one may have been written."""
+        with self._changed:
+            self._is_woken = True
+            self._changed.notify_all()
+
+    def when_complete(self, tag: bytes, index: int) -> "Future[None]":
+        """Return a future that is done when the erasure of leaf *index* is complete; it is done if that is so now.
+
+        The future ends in ``NotReachedError`` (ERASURE_PENDING) if a step fails, and in ``StorageError`` if the daemon
+        stops. The caller may cancel it.
+        """
+        future: Future[None] = Future()
+        with self._changed:
+            if self._is_stopping:
+                future.set_exception(StorageError("daemon is draining", "NOT_SERVING"))
+            elif self._ledger.store.get(layout.erasure_key(index)) is None:
+                future.set_result(None)
+            else:
+                self._waits.setdefault(tag, []).append(future)
+                self._is_woken = True
+                self._changed.notify_all()
+        return future
+
+    def _pending_time_s(self) -> float:
+        with self._changed:
+            return math.nan if self._pending_since_ms is None else self._pending_since_ms / 1000
+
+    # -- the thread ---------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_woken or self._is_stopping)
+                if self._is_stopping:
+                    return
+                self._is_woken = False
+                hashes = dict(self._hashes)
+            try:
+                done = self._carry_out(hashes)
+            except Exception as error:  # noqa: BLE001  # a bug must not end the thread: what is left would stay
+                self._note_failure(error)
+                continue
+            self._note_done(done)
+
+    def _carry_out(self, hashes: Mapping[bytes, bytes]) -> list[Erased]:
+        """Carry out the erasures that are not complete; return them."""
+        store = self._ledger.store
+        erasures = erasure.pending(store)
+        if not erasures:
+            return []
+        with self._changed:
+            if self._pending_since_ms is None:
+                self._pending_since_ms = self._clock.wall_ms()
+        self._list.add(erasures)
+        self._vault.destroy({one.tag: hashes.get(one.tag) for one in erasures})
+        requests = []
+        for one in erasures:
+            requests += self._call(partial(self._delete_statements, one.tag))
+            if one.tag in hashes:
+                self._sequencer.quotas.forget_everywhere(hashes[one.tag])
+        tags = [one.tag for one in erasures]
+        names = [b"k" + tag for tag in tags]
+        names += [b"i" + hashes[tag] for tag in tags if tag in hashes]
+        erasure.compact_vault(self._vault.store, names if len(names) == 2 * len(tags) else [])
+        erasure.compact_ledger(store, tags, requests)
+        renew(self._table, store, self._vault, run_on_writer=self._call, rest=self._rest)
+        for each in (self._vault.store, store):
+            self._wait_for_files(each)
+        # A crash before this: the rows are still there, and the next start does all again.
+        self._call(partial(self._complete, erasures))
+        return erasures
+
+    def _delete_statements(self, tag: bytes) -> list[bytes]:
+        """Delete the statements of a chain and its request rows; return the keys of these requests."""
+        store = self._ledger.store
+        count, _ = self._ledger.head(tag)
+        requests = erasure.request_keys(store, tag, count - 1)
+        store.write(erasure.statement_rows(store, tag))
+        return requests
+
+    def _complete(self, erasures: list[Erased]) -> None:
+        batch = Batch()
+        for one in erasures:
+            batch.delete(layout.erasure_key(one.index))
+        self._ledger.store.write(batch)
+
+    def _wait_for_files(self, store: Store) -> None:
+        """Wait until no reader keeps old files of a store. Raises StorageError if one keeps them for long."""
+        until_s = time.monotonic() + _FILES_S
+        while left := store.old_files():
+            if time.monotonic() > until_s:
+                raise StorageError(f"files with deleted rows are still being read: `{left}`")
+            with self._changed:
+                if self._changed.wait_for(lambda: self._is_stopping, _LOOK_S):
+                    raise StorageError("daemon is draining", "NOT_SERVING")
+
+    def _call(self, call: Callable[[], A]) -> A:
+        return self._sequencer.call(call)
+
+    def _note_done(self, erasures: list[Erased]) -> None:
+        with self._changed:
+            self._pending_since_ms = None
+            waits = [future for one in erasures for future in self._waits.pop(one.tag, [])]
+            for one in erasures:
+                self._hashes.pop(one.tag, None)
+        if erasures:
+            log.info("erasures complete: %d", len(erasures))
+        for future in waits:
+            if future.set_running_or_notify_cancel():
+                future.set_result(None)
+
+    def _note_failure(self, error: Exception) -> None:
+        if isinstance(error, ConsentdError):
+            log.error("erasures are not complete: %s; see ops/RUNBOOK.md, `erasure does not complete`", error)
+        else:
+            log.error("erasures are not complete: bug: %s", type(error).__name__, exc_info=error)
+        what = "erasure is recorded, and not everything is deleted yet: repeat the call with its request_id"
+        self._fail_waits(NotReachedError(what, "ERASURE_PENDING", retry_after_ms=round(RETRY_S * 1000)))
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_stopping, RETRY_S)
+            self._is_woken = True
+
+    def _fail_waits(self, error: ConsentdError) -> None:
+        with self._changed:
+            waits = [future for futures in self._waits.values() for future in futures]
+            self._waits.clear()
+        for future in waits:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)

@@ -1,0 +1,296 @@
+"""EraseSubject: the entry, what is destroyed, what forbids it, and what everybody sees afterwards."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+
+from cases.daemons import Running, make_running, question, reason_of, request_id, serve
+from cases.erasures import AUTHORITY, add_authority, end_hold, erase, holds, order, put_hold
+from cases.fakes import HANG_S
+from cases.services import add_key, event_of, new_identifier, now_ms, put_mandate, refusal, register, services
+from consentd.core import codec
+from consentd.core.ed25519 import KeyPair
+from consentd.core.kinds import EntryKind
+from consentd.ledger import layout
+from consentd.sequencer import erasures
+from consentd.sequencer.commands.erasure import EraseSubject, PutDuty, read_person
+from consentd.sequencer.commands.readings import RecordReading
+from consentd.sequencer.commands.write import SignedEntry
+from consentd.service.requests import content_hash, make_request
+from consentd.store import Batch
+from consentd.v1 import access_service_pb2 as ac
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import consent_service_pb2 as cs
+from consentd.v1 import ledger_service_pb2 as ls
+from consentd.v1 import registry_service_pb2 as rs
+from consentd.v1 import statement_pb2 as st
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    made = make_running(tmp_path_factory.mktemp("daemon"), checkpoint_interval_ms=10)
+    add_authority(made)
+    yield from serve(made)
+
+
+def person(running: Running) -> pb.Subject:
+    subject = running.enrol(new_identifier())
+    running.grant(subject)
+    running.authorize(question(subject))
+    return subject
+
+
+def outcome(running: Running, request: rs.EraseSubjectRequest) -> str:
+    """Return the reason with which an order is refused; empty: it is carried out."""
+    try:
+        erase(running, request)
+    except grpc.RpcError as error:
+        return reason_of(error)
+    return ""
+
+
+def statements(running: Running, tag: bytes) -> list[bytes]:
+    start, end = layout.statement_key(tag, 0), layout.statement_key(tag, 1 << 62)
+    return [key for key, _ in services(running).ledger.store.scan(start, end)]
+
+
+def test_a_person_is_erased_with_all_that_the_stores_had(running: Running) -> None:
+    subject, other = person(running), person(running)
+    used, tag = services(running), holds(running, subject).tag
+    hashed = used.vault.identifier_hash(subject.scheme, subject.value)
+    before = sum(1 for _ in used.ledger.store.scan(b"q", b"r"))
+    answer = erase(running, order(running, subject))
+    event = event_of(answer.receipt)
+    assert (event.kind, event.tag, event.ref) == (EntryKind.ERASURE, tag, 0)
+    assert not used.vault.has_key(tag)
+    assert used.vault.find(hashed) is None
+    assert statements(running, tag) == [layout.statement_key(tag, event.seq)]
+    # The requests of the enrolment, the consent and the access are forgotten, and that of the erasure is not.
+    assert sum(1 for _ in used.ledger.store.scan(b"q", b"r")) == before - 3 + 1
+    assert not list(used.ledger.store.scan(b"e", b"f"))
+    assert refusal(lambda: holds(running, subject)) == "SUBJECT_NOT_FOUND"
+    assert running.check(question(subject)).outcome == pb.OUTCOME_NO_CONSENT
+    assert running.check(question(other)).permitted
+
+
+def test_a_repeat_gets_the_same_receipt_and_other_content_is_refused(running: Running) -> None:
+    subject = person(running)
+    request = order(running, subject)
+    first, again = erase(running, request), erase(running, request)
+    assert (again.receipt.index, again.receipt.replayed) == (first.receipt.index, True)
+    request.signed.payload += b"\x12\x01x"
+    assert refusal(lambda: erase(running, request)) == "REQUEST_ID_REUSED"
+
+
+def test_nothing_distinguishes_an_erased_person_from_one_who_was_never_enrolled(running: Running) -> None:
+    erased, nobody = person(running), pb.Subject(scheme="mhid", value=new_identifier())
+    erase(running, order(running, erased))
+    app, operator = running.as_("app"), running.as_("operator")
+
+    def answers(subject: pb.Subject) -> list[object]:
+        reads = (
+            lambda: running.consents.ListConsents(cs.ListConsentsRequest(subject=subject), metadata=app),
+            lambda: running.access.ListAccesses(ac.ListAccessesRequest(subject=subject), metadata=app),
+            lambda: running.access.GetAccess(ac.GetAccessRequest(subject=subject, access_seq=3), metadata=app),
+            lambda: list(running.ledger.GetHistory(ls.GetHistoryRequest(subject=subject), metadata=operator)),
+            lambda: holds(running, subject),
+            lambda: running.grant(subject),
+        )
+        found: list[object] = []
+        for read in reads:
+            with pytest.raises(grpc.RpcError) as caught:
+                read()
+            found.append((caught.value.code(), caught.value.details(), reason_of(caught.value)))
+        asked = running.authorize(question(subject))
+        return [*found, asked.decision.outcome, len(asked.decision.reasons), bool(asked.receipt.leaf)]
+
+    assert answers(erased) == answers(nobody)
+
+
+def test_a_person_enrols_again_under_a_new_tag(running: Running) -> None:
+    subject = person(running)
+    tag, old = holds(running, subject).tag, order(running, subject)
+    erase(running, old)
+    running.enrol(subject.value)
+    running.grant(subject)
+    assert holds(running, subject).tag != tag
+    assert running.check(question(subject)).permitted
+    erase(running, old)  # a repeat is about the earlier chain
+    assert running.check(question(subject)).permitted
+    assert refusal(lambda: erase(running, order(running, subject, tag=tag))) == "BAD_SIGNATURE"
+
+
+def test_an_order_needs_the_right_the_key_and_a_legal_basis(running: Running) -> None:
+    subject = person(running)
+    other = KeyPair(b"\x52" * 32)
+    register(running, "court", [st.PARTICIPANT_ROLE_PUBLIC_AUTHORITY])
+    running.add_caller("court")
+    add_key(running, "court", other.public_key)
+    request = order(running, subject)
+    assert refusal(lambda: erase(running, request, "court")) == "CALLER_NOT_ALLOWED"
+    assert refusal(lambda: erase(running, request, "operator")) == "CALLER_NOT_ALLOWED"
+    assert refusal(lambda: erase(running, order(running, subject, key=other))) == "KEY_NOT_IN_FORCE"
+    assert refusal(lambda: erase(running, order(running, subject, legal_basis="NONE"))) == "UNKNOWN_CODE"
+    assert refusal(lambda: erase(running, order(running, subject, reason="x" * 5000))) == "TOO_LARGE"
+    assert refusal(lambda: erase(running, rs.EraseSubjectRequest(request_id=request_id()))) == "INVALID_REQUEST"
+    attested = order(running, subject, attestation=st.Attestation(attested_by=AUTHORITY))
+    assert refusal(lambda: erase(running, attested)) == "INVALID_REQUEST"
+    assert running.check(question(subject)).permitted
+
+
+def test_two_orders_at_once_erase_once(running: Running) -> None:
+    subject = person(running)
+    requests = [order(running, subject) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(erase, running, one) for one in requests]
+    failed = [error for one in futures if isinstance(error := one.exception(HANG_S), grpc.RpcError)]
+    assert [reason_of(error) for error in failed] == ["SUBJECT_NOT_FOUND"] * 3
+
+
+def test_the_entry_is_opened_for_its_author_and_auditors_and_shows_others_nothing(running: Running) -> None:
+    subject = person(running)
+    receipt = erase(running, order(running, subject, reason="order 9")).receipt
+
+    def opened(who: str) -> ls.GetReceiptResponse:
+        request = ls.GetReceiptRequest(index=receipt.index, leaf_hash=receipt.leaf_hash)
+        return running.ledger.GetReceipt(request, metadata=running.as_(who))
+
+    stated = st.ErasureStatement.FromString(opened(AUTHORITY).opening.statement[121:])
+    assert (stated.legal_basis, stated.reason) == ("STATUTE", "order 9")
+    assert opened("operator").HasField("opening")
+    assert (bool(opened("pipc").receipt.leaf), opened("pipc").HasField("opening")) == (True, True)
+    for other in ("app", "clinic-b"):
+        assert (opened(other).receipt.leaf, opened(other).HasField("opening")) == (b"", False)
+
+
+# -- holds ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_hold_makes_an_erasure_a_duty_until_it_ends(running: Running) -> None:
+    subject, until_ms = person(running), now_ms(running) + 3_600_000
+    first, second = put_hold(running, subject, until_ms), put_hold(running, subject, until_ms - 1)
+    found = holds(running, subject)
+    assert ([one.seq for one in found.holds], found.is_held) == ([first, second], True)
+    assert found.erasure_due_time_ms == until_ms
+    request = order(running, subject)
+    for _ in range(2):  # a repeat is refused in the same way, and records nothing more
+        with pytest.raises(grpc.RpcError) as caught:
+            erase(running, request)
+        assert reason_of(caught.value) == "ERASURE_HELD"
+    running.wait_published()
+    entries = running.ledger.ListEntries(
+        ls.ListEntriesRequest(kinds=[EntryKind.DUTY]), metadata=running.as_("operator")
+    ).entries
+    duty = st.DutyStatement.FromString(entries[-1].opening.statement[121:])
+    assert (duty.erasure.ordered_by, duty.erasure.due_time_ms) == (AUTHORITY, until_ms)
+    assert len(entries) == 3
+    end_hold(running, subject, first)
+    assert refusal(lambda: erase(running, order(running, subject))) == "ERASURE_HELD"
+    end_hold(running, subject, second)
+    assert refusal(lambda: end_hold(running, subject, second)) == "NOT_FOUND"
+    erase(running, order(running, subject))
+
+
+def test_a_hold_of_the_same_batch_counts(running: Running) -> None:
+    subject, used = person(running), services(running)
+    tag, hashed = holds(running, subject).tag, used.vault.identifier_hash(subject.scheme, subject.value)
+    ordered = order(running, subject, tag=tag)
+    hold = st.HoldStatement(legal_basis="COURT", until_time_ms=now_ms(running) + 60_000)
+    message = st.DutyStatement(hold=hold, attestation=st.Attestation(attested_by="operator/main"))
+    found = read_person(used.ledger.store, used.vault, tag)
+    asked = make_request("operator/main", request_id(), content_hash("test"))
+    put = PutDuty(request=asked, identifier_hash=hashed, tag=tag, message=message, found=found)
+    given = ordered.signed
+    statement = codec.Statement(
+        given.key, given.signature, ordered.request_id, given.author_time_ms, given.payload
+    )
+    erasing = EraseSubject(
+        request=make_request(AUTHORITY, ordered.request_id, content_hash("test")), identifier_hash=hashed, tag=tag,
+        message=st.ErasureStatement.FromString(given.payload), found=found,
+        signed=SignedEntry(EntryKind.ERASURE, tag, 0, statement),
+    )
+    first, second = used.sequencer.call(lambda: [used.sequencer.submit(put), used.sequencer.submit(erasing)])
+    assert first.result(HANG_S).entry.index + 1 == second.result(HANG_S).entry.index
+    assert second.result(HANG_S).answer == hold.until_time_ms
+
+
+def test_a_statutory_consent_holds_an_erasure(running: Running) -> None:
+    subject = person(running)
+    made = pb.Consent(kind=pb.CONSENT_KIND_STATUTORY, legal_basis="MA-21-3", language="ko")
+    made.root.CopyFrom(
+        pb.Provision(
+            effect=pb.EFFECT_PERMIT, actors=["clinic-b"], holders=["hospital-a"], purposes=["TREAT"],
+            categories=["CLIN"],
+        )
+    )
+    request = cs.GrantConsentRequest(
+        request_id=request_id(), subject=subject, attested=st.GrantStatement(consent=made)
+    )
+    granted = running.consents.GrantConsent(request, metadata=running.as_("operator"))
+    assert holds(running, subject).is_held
+    assert holds(running, subject).erasure_due_time_ms == 0  # it has no end
+    assert refusal(lambda: erase(running, order(running, subject))) == "ERASURE_HELD"
+    revoke = cs.RevokeConsentRequest(request_id=request_id(), subject=subject, consent_id=granted.consent_id)
+    revoke.attested.SetInParent()
+    running.consents.RevokeConsent(revoke, metadata=running.as_("operator"))
+    erase(running, order(running, subject))
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"until_ms": 1}, "INVALID_REQUEST"),
+        ({"until_ms": 1 << 62}, "INVALID_REQUEST"),
+        ({"legal_basis": "NONE"}, "UNKNOWN_CODE"),
+        ({"ended": True}, "INVALID_REQUEST"),
+        ({"who": AUTHORITY}, "CALLER_NOT_ALLOWED"),
+        ({"who": "app"}, "CALLER_NOT_ALLOWED"),
+    ],
+)
+def test_a_hold_that_is_none_is_refused(running: Running, fields: dict[str, object], reason: str) -> None:
+    subject = person(running)
+    given = {"until_ms": now_ms(running) + 60_000, **fields}
+    assert refusal(lambda: put_hold(running, subject, **given)) == reason  # type: ignore[arg-type]
+    assert not holds(running, subject).is_held
+
+
+# -- what nothing may follow ---------------------------------------------------------------------------------------
+
+
+def test_no_entry_follows_an_erasure(running: Running) -> None:
+    """An auditor found the chain before, and an enrolment the old tag: neither writes to the erased chain."""
+    subject = person(running)
+    used, tag = services(running), holds(running, subject).tag
+    hashed = used.vault.identifier_hash(subject.scheme, subject.value)
+    put_mandate(running, "pipc")
+    erase(running, order(running, subject))
+    request = make_request("read/pipc", bytes(16), content_hash("Read", tag))
+    late = RecordReading(request=request, tag=tag, message=st.ReadStatement(reader="pipc"))
+    assert used.sequencer.submit(late).exception(HANG_S) is not None
+    # As between the entry and the deletion: the vault still leads to the erased tag.
+    batch = Batch()
+    batch.put(b"i" + hashed, tag)
+    used.vault.store.write(batch)
+    running.enrol(subject.value)
+    assert holds(running, subject).tag != tag
+
+
+def test_an_erasure_waits_for_a_reader_of_the_old_files(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An iterator keeps the old files. The erasure is complete when it is read to its end, or given up."""
+    subject, store = person(running), services(running).ledger.store
+    store.compact_range(b"", None)  # the person's rows are in sorted files now
+    reader = store.scan(b"c", b"d")
+    next(reader)
+    monkeypatch.setattr(erasures, "_FILES_S", 0)
+    monkeypatch.setattr(erasures, "RETRY_S", 0.05)
+    request = order(running, subject)
+    assert refusal(lambda: erase(running, request)) == "ERASURE_PENDING"
+    assert list(store.scan(b"e", b"f"))
+    del reader
+    monkeypatch.setattr(erasures, "_FILES_S", HANG_S)
+    while outcome(running, request) == "ERASURE_PENDING":  # of an attempt that began before
+        pass
+    assert erase(running, request).receipt.replayed
+    assert not list(store.scan(b"e", b"f"))
