@@ -359,6 +359,30 @@ def test_keeper_of_a_consent_limits_it_only_when_the_mapping_says_so() -> None:
     assert imported(resource, mapping).consent.root.holders == ("hospital",)
 
 
+@pytest.mark.parametrize("base", ["", "http://example.org/fhir/"])
+def test_a_reference_to_a_version_is_one_to_its_resource(base: str) -> None:
+    plain = imported(R4)
+    subject = {"reference": f"{base}Patient/ex-patient/_history/7"}
+    versioned = imported(r4(patient=subject, performer=[{"reference": "Patient/ex-patient"}]))
+    assert (versioned.subject, versioned.consent.root) == (plain.subject, plain.consent.root)
+    mapping = parse_mapping(
+        'server = "http://example.org/fhir"\n[subjects]\n"Patient/ex-patient" = { scheme = "mhid", value = "X" }\n'
+        '[holders]\n"Organization/h" = "hospital"\n[actors]\n"Organization/b" = "clinic-b"',
+        VOCABULARY,
+    )
+    # Without a match, the consent would be about the data of every holder.
+    limited = imported(r4(organization=[{"reference": f"{base}Organization/h/_history/2"}]), mapping).consent
+    assert limited.root.holders == ("hospital",)
+    actor = {
+        "role": {"coding": [{"system": f"{SYSTEM}v3-ParticipationType", "code": "IRCP"}]},
+        "reference": {"reference": f"{base}Organization/b/_history/1"},
+    }
+    assert imported(provision(actor=[actor]), mapping).consent.root.actors == ("clinic-b",)
+    for strange in ("/b/_history/", "/b/_history/1/2", "/b/_history/1\n", "/_history/1"):
+        actor["reference"] = {"reference": f"Organization{strange}"}
+        assert read(provision(actor=[actor]), mapping).cause in (Cause.UNKNOWN_PARTICIPANT, Cause.NOT_VALID), strange
+
+
 def test_codings_of_one_concept_are_translations() -> None:
     known = {"system": f"{SYSTEM}consentaction", "code": "access"}
     other = {"system": "urn:x", "code": "read"}

@@ -13,6 +13,7 @@ from consentd.policy.model import ANY, Effect
 _Value = TypeVar("_Value")
 NOT_HERE = "codes of data that this realm does not have, by the mapping, are left out"
 _RELATIVE = re.compile(r"[A-Z][A-Za-z]*/")
+_VERSION = re.compile(r"(?<=[A-Za-z0-9.-])/_history/[A-Za-z0-9.-]{1,64}\Z")
 
 
 @dataclass(slots=True)
@@ -112,8 +113,11 @@ class Reading:
         return f"{system}|{value}" if system and value else ""
 
     def keys(self, element: Element) -> list[str]:
-        """Return the keys by which tables of the mapping may have a reference: its text, and its identifier."""
-        return [key for key in (self.reference(element), self.identifier(element)) if key]
+        """Return the keys by which tables of the mapping may have a reference: its text, and its identifier.
+
+        A reference to a version of a person or organisation (R4, 2.3.0.2) is one to this person or organisation.
+        """
+        return [key for key in (_VERSION.sub("", self.reference(element)), self.identifier(element)) if key]
 
     def matches(self, table: Mapping[str, _Value], element: Element) -> set[_Value]:
         """Return the values that a table of the mapping has for the keys of a reference."""
