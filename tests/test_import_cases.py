@@ -12,9 +12,13 @@ from cases.daemons import Running, make_running, question, running_daemon
 from cases.fakes import FakeClock
 from cases.fhir_consents import CASES, SYSTEM, bundle, r4, reason
 from cases.services import listed
+from consentd.cli import imports
+from consentd.errors import NotFoundError
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
+from consentd_client import Client, Subject
 from consentd_client.consents import ALL_STATES
+from consentd_client.operations import Sleep
 
 pytest.importorskip("fhir.resources", reason="the extra `fhir` is not installed")
 
@@ -189,6 +193,28 @@ def test_a_new_version_that_is_not_published_yet_ends_the_import(tmp_path: Path)
         assert importing.fates(path) == (0, [("unchanged", None)])
     finally:
         running.stop()
+
+
+def test_who_was_enrolled_for_a_consent_that_the_daemon_refuses_is_told(importing: Importing, running: Running) -> None:
+    ended = {**of("A")["provision"], "type": "permit", "period": {"end": "2001-01-01"}}
+    refused, fine = of("A", provision=ended), of("B", id="b")
+    for document, noted in ((bundle(fine, refused), [False, True]), (bundle(fine, refused), [False, False])):
+        result = importing.run(importing.file(document), "--json", "--enrol")
+        assert (result.status, result.objects[1]["cause"]) == (1, "NOT_WRITTEN")
+        assert [any("stays enrolled" in note for note in one["notes"]) for one in result.objects] == noted
+    assert (states(running, "A"), states(running, "B")) == ([], ["ACTIVE"])
+    assert importing.fates(importing.file(of("A"))) == (0, [("imported", None)])
+
+
+def test_a_person_who_is_erased_between_two_reads_is_not_called_unpublished() -> None:
+    with Client("127.0.0.1:1", token="none") as client:
+        reading = imports._read_chain(client.context, Subject(scheme="mhid", value="A"), 1)
+        next(reading)
+        assert isinstance(reading.throw(NotFoundError("no checkpoint is published yet")), Sleep)
+        reading.send(True)
+        with pytest.raises(NotFoundError) as caught:
+            reading.throw(NotFoundError("subject is not enrolled", "SUBJECT_NOT_FOUND"))
+        assert caught.value.reason == "SUBJECT_NOT_FOUND"
 
 
 def test_given_anew_after_a_revocation_is_a_new_lineage(

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from consentd_client.operations import ClientContext, Operation
 
 _HELP = """\
-A file is imported whole or not at all: if one of its resources is refused, none is written and nobody is enrolled. A
-Bundle that is one page of several is refused. Importing a file again changes nothing. A resource that was withdrawn
-in the other system (status inactive, for example) is refused, naming the consent that is in force here; with --apply
-that consent is revoked. The daemon records a consent that has ended for an operator alone. With --dry-run no daemon
-is called and nothing is written; codes are checked against the default vocabulary.
+A file is imported whole or not at all: if one of its resources is refused, none is written and nobody is enrolled. If
+the daemon refuses a consent when it is written, those before it stay, and so does who was enrolled for it: the report
+says so. A Bundle that is one page of several is refused. Importing a file again changes nothing. A resource that was
+withdrawn in the other system (status inactive, for example) is refused, naming the consent that is in force here; with
+--apply that consent is revoked. The daemon records a consent that has ended for an operator alone. With --dry-run no
+daemon is called and nothing is written; codes are checked against the default vocabulary.
 
 exit status:
   0 every resource was imported, is unchanged or was revoked
@@ -87,6 +88,9 @@ class _DryRun:
     def stored(self, subject: "SubjectReference") -> "tuple[Stored, ...]":
         return ()
 
+    def enrol(self, subject: "SubjectReference") -> bool:
+        return False
+
     def grant(self, subject: "SubjectReference", consent: "Consent", request_id: bytes) -> tuple[str, bool]:
         return "(dry run)", False
 
@@ -124,13 +128,17 @@ class _Writer:
             if source and seq in by_lineage
         ]
 
+    def enrol(self, subject: "SubjectReference") -> bool:
+        if subject not in self._not_enrolled:
+            return False
+        self._client.enrol(self._person(subject), method="import")
+        self._not_enrolled.discard(subject)
+        return True
+
     def grant(self, subject: "SubjectReference", consent: "Consent", request_id: bytes) -> tuple[str, bool]:
         from consentd.statements import values
 
         person = self._person(subject)
-        if subject in self._not_enrolled:
-            self._client.enrol(person, method="import")
-            self._not_enrolled.discard(subject)
         granted = self._client.grant(person, values.consent_message(consent), method="import", request_id=request_id)
         return granted.consent_id, granted.receipt.replayed
 
@@ -166,6 +174,7 @@ def _read_chain(context: "ClientContext", person: "Subject", count: int) -> "Ope
 
     Raises:
         NotReachedError: they are not published before the client's timeout.
+        NotFoundError: the person, who was enrolled when the caller read the consents, is not any more.
     """
     from consentd.v1 import ledger_service_pb2 as ls
     from consentd_client.history import collect_proof
@@ -177,7 +186,10 @@ def _read_chain(context: "ClientContext", person: "Subject", count: int) -> "Ope
             chain = collect_proof((yield from call_stream(context, request, ls.GetHistoryResponse))).chains[0]
             if chain.count >= count:
                 return chain
-        except NotFoundError:
-            pass  # no entry of the person is published
+        except NotFoundError as error:
+            # Otherwise nothing is published yet. A person without a published entry has a history of no entries.
+            if error.reason == "SUBJECT_NOT_FOUND":
+                message = "person was erased while the import read their consents; import again"
+                raise NotFoundError(message, "SUBJECT_NOT_FOUND") from error
         if not (yield Sleep(context.backoff_s)):
             raise NotReachedError("the latest entries of a person are not published yet; import again")

@@ -30,6 +30,10 @@ from consentd.policy.model import Consent
 _SUFFIXES = (".json", ".xml", ".ndjson")
 """Files of a directory that are read. NDJSON is refused by name, so that none is missed."""
 
+_STAYS_ENROLLED = (
+    "the person was enrolled for this consent and stays enrolled: correct the resource or the mapping, and import again"
+)
+
 Progress = Callable[[int, int], None]
 """Called with how many steps of all files are done, and of how many. Each file counts as ``STEPS``."""
 STEPS = 1000
@@ -60,8 +64,12 @@ class Writer(Protocol):
         """
         ...
 
+    def enrol(self, subject: SubjectReference) -> bool:
+        """Enrol a person whom ``stored`` did not find; return whether this was needed. Raises as ``grant``."""
+        ...
+
     def grant(self, subject: SubjectReference, consent: Consent, request_id: bytes) -> tuple[str, bool]:
-        """Write a consent durably; return (consent id, whether this request was already recorded before).
+        """Write a consent of an enrolled person durably; return (consent id, whether this request was recorded before).
 
         The consent id is empty if the daemon refused the consent on a legal ground, and recorded the refusal.
 
@@ -257,17 +265,21 @@ def _write_all(checked: list[_Checked], writer: Writer, progress: Progress) -> I
 
 
 def _write(one: ImportedConsent | _Revocation, writer: Writer) -> ResourceReport:
+    notes: tuple[str, ...] = ()
     try:
         if isinstance(one, _Revocation):
             writer.revoke(one.subject, one.consent_id, one.request_id)
             return ResourceReport(one.resource, ImportResult.REVOKED, one.consent_id)
+        if writer.enrol(one.subject):
+            notes = (_STAYS_ENROLLED,)
         consent_id, replayed = writer.grant(one.subject, one.consent, one.request_id)
     except LaterError:
         raise
     except RequestError as error:
-        return _refused(one.resource, Cause.NOT_WRITTEN, str(error))
+        return _refused(one.resource, Cause.NOT_WRITTEN, str(error), notes)
     if not consent_id:
-        return _refused(one.resource, Cause.NOT_WRITTEN, "the daemon refused it on a legal ground that it recorded")
+        message = "the daemon refused it on a legal ground that it recorded"
+        return _refused(one.resource, Cause.NOT_WRITTEN, message, notes)
     written = ImportResult.UNCHANGED if replayed else ImportResult.IMPORTED
     return ResourceReport(one.resource, written, consent_id, notes=one.notes)
 
@@ -304,5 +316,5 @@ def format_json(report: FileReport) -> str:
     return "\n".join(lines)
 
 
-def _refused(resource: str, cause: Cause, message: str) -> ResourceReport:
-    return ResourceReport(resource, ImportResult.REFUSED, cause=cause, message=message)
+def _refused(resource: str, cause: Cause, message: str, notes: tuple[str, ...] = ()) -> ResourceReport:
+    return ResourceReport(resource, ImportResult.REFUSED, cause=cause, message=message, notes=notes)

@@ -21,12 +21,16 @@ class FakeWriter:
     failure: Exception | None = None
     fails_at: int = 0
     enrolled: bool = True
+    enrols: bool = False
 
     def stored(self, subject: SubjectReference) -> list[Stored] | None:
         if not self.enrolled and subject not in self.consents:
             return None
         kept = self.consents.get(subject, [])
         return [Stored(consent.source, consent_id, consent_id not in self.revoked) for consent_id, consent in kept]
+
+    def enrol(self, subject: SubjectReference) -> bool:
+        return self.enrols
 
     def grant(self, subject: SubjectReference, consent: Consent, request_id: bytes) -> tuple[str, bool]:
         if self.failure is not None and len(self.receipts) >= self.fails_at:
