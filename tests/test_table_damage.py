@@ -177,21 +177,28 @@ def test_a_damaged_shared_row_decides_nothing_wrong_and_says_what_to_do(
     assert right == pb.OUTCOME_PERMIT
     rest, value = next(iter(rows_of(table, kind).items()))
     key = kind.encode() + rest
-    stored, told, before = seal_row(key, value), set(), size_of(running)
+    stored, before = seal_row(key, value), size_of(running)
+    checked, told = set(), set()
     for at in range(0, len(stored), max(1, len(stored) // 40)):
         with stored_as(table, key, flip(at)(stored)):
             table._cache.registry = None  # as in a process that has just begun
+            for who in ("app", INSTITUTION, "operator"):
+                checked.add(is_undecided(running.check(question(person.subject), who), pb.REASON_CODE_DAMAGED_ROW))
+            alone, malformed = batch(running, INSTITUTION, questions=[question(person.subject), pb.Question()])
+            checked.add(is_undecided(alone.decision, pb.REASON_CODE_DAMAGED_ROW))
+            assert malformed.error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
             try:
-                assert running.check(question(person.subject)).outcome == right
                 running.authorize(question(person.subject), INSTITUTION)
             except grpc.RpcError as error:
                 told.add((error.code().name, reason_of(error), "`consentd table rebuild`" in (error.details() or "")))
         table._cache.registry = None
     if kind in "Rpgdvrc":
+        assert checked == {True}
         assert told == {("UNAVAILABLE", "STORAGE", True)}
         assert size_of(running) == before
     else:  # no decision needs these rows
-        assert told == set()
+        assert (checked, told) == ({False}, set())
+    assert running.check(question(person.subject)).outcome == right
     assert running.authorize(question(person.subject), INSTITUTION).decision.outcome == right
 
 

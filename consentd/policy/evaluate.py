@@ -237,7 +237,7 @@ def _evaluate_general(value: bytes | None, question: PackedQuestion, rules: Comp
 def undetermined(question: PackedQuestion, code: ReasonCode) -> Verdict:
     """Return the answer to a question that cannot be answered: all categories are unknown.
 
-    *code* is the reason: CLOCK (the clock disagrees with the ledger) or DAMAGED_ROW (the person's row of the table).
+    *code* is the reason: CLOCK (the clock disagrees with the ledger) or DAMAGED_ROW (a row of the table).
     """
     reasons: Reasons = [(code, None, 0, 0, 0, "")]
     return _verdict((0, 0, 0, question.categories), reasons, [0, 0], question, OPEN_END_MS)

@@ -148,6 +148,33 @@ class Answerer:
         return evaluate.evaluate(value, question, self._rules, now_ms), tag
 
 
+def answer_undetermined(
+    message: pb.Decision, question: pb.Question, subject: pb.Subject, *, now_ms: int, decision_id: str
+) -> model.Outcome:
+    """Write the answer to a question that no row of the table can be believed for into *message*; return its outcome.
+
+    A row that all checks share is damaged, so neither the caller's rights nor the codes of the question can be checked.
+
+    Raises:
+        InvalidError: the question or the subject is malformed.
+    """
+    check_size(question.SerializeToString())
+    decisions.check_fields(question)
+    check_no_break_glass(question)
+    payloads.check_own_fields(subject)
+    check_identifier(subject.scheme, subject.value)
+    if not question.categories:
+        raise InvalidError("question names no category", "EMPTY_CATEGORIES")
+    message.CopyFrom(
+        pb.Decision(
+            outcome=values.to_enum(model.Outcome.INDETERMINATE), unknown=question.categories,
+            reasons=[pb.DecisionReason(code=values.to_enum(model.ReasonCode.DAMAGED_ROW))],
+            decided_time_ms=now_ms, decision_id=decision_id,
+        )
+    )  # fmt: skip
+    return model.Outcome.INDETERMINATE
+
+
 WORK = 8
 """A batch gives way to other calls after so many answers, or after so many times ``_ROWS_BYTES`` of provisions."""
 _ROWS_BYTES = 4096

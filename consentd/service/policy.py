@@ -7,14 +7,15 @@ from consentd.errors import ConsentdError, InvalidError
 from consentd.policy import model
 from consentd.policy.codebook import PackedQuestion
 from consentd.service import requests
-from consentd.service.answerer import WORK, Answerer
+from consentd.service.answerer import WORK, Answerer, answer_undetermined
 from consentd.service.consistency import reach
 from consentd.service.context import Context
 from consentd.service.exact import Answer, Asked, answer_exactly
-from consentd.service.rpc import item_error, next_item, rpc
+from consentd.service.rpc import item_error, next_item, rpc_or
 from consentd.service.servicer import Servicer, ServiceState
 from consentd.statements import payloads
 from consentd.table.view import Snapshot
+from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import policy_service_pb2 as ps
 
 
@@ -27,7 +28,34 @@ class PolicyService(Servicer):
         self._id_prefix = os.urandom(8).hex()
         self._ids = count()
 
-    @rpc
+    def _check_undetermined(self, request: ps.CheckRequest, context: Context) -> ps.CheckResponse | None:
+        """Answer a Check while a row that all checks share is damaged; None if it asks about an earlier tree."""
+        if request.consistency.HasField("at_exact"):
+            return None
+        response, question = ps.CheckResponse(), request.question
+        outcome = self._answer_undetermined(response.decision, question, question.subject)
+        self.metrics.decisions.inc(outcome.name, "check")
+        return response
+
+    def _batch_undetermined(self, request: ps.BatchCheckRequest, context: Context) -> ps.BatchCheckResponse | None:
+        """Do as ``_check_undetermined`` for a batch."""
+        if request.consistency.HasField("at_exact"):
+            return None
+        response = ps.BatchCheckResponse()
+        for question, subject in self._asked(request):
+            result = response.results.add()
+            try:
+                outcome = self._answer_undetermined(result.decision, question, subject)
+                self.metrics.decisions.inc(outcome.name, "batch")
+            except ConsentdError as error:
+                result.error.CopyFrom(item_error(self, "BatchCheck", error, question, context))
+        return response
+
+    def _answer_undetermined(self, message: pb.Decision, question: pb.Question, subject: pb.Subject) -> model.Outcome:
+        now_ms = self.services.sequencer.clock.wall_ms()
+        return answer_undetermined(message, question, subject, now_ms=now_ms, decision_id=self._new_id())
+
+    @rpc_or(_check_undetermined)
     async def Check(self, request: ps.CheckRequest, context: Context) -> ps.CheckResponse:
         """Answer one question."""
         caller = self.caller(context)
@@ -49,7 +77,7 @@ class PolicyService(Servicer):
         self.metrics.decisions.inc(outcome.name, "check")
         return response
 
-    @rpc
+    @rpc_or(_batch_undetermined)
     async def BatchCheck(self, request: ps.BatchCheckRequest, context: Context) -> ps.BatchCheckResponse:
         """Answer many questions, each independently, all from one snapshot of the table or one earlier tree."""
         caller = self.caller(context)

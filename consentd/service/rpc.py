@@ -25,6 +25,7 @@ from consentd.service.call_log import LoggedCall
 from consentd.service.context import Context, EndedCallError, Status
 from consentd.service.servicer import Servicer, ServiceState
 from consentd.statements import payloads
+from consentd.table.checked_rows import DamagedRowError
 from consentd.v1 import consent_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ _CODES: tuple[tuple[type[ConsentdError], grpc.StatusCode], ...] = (
 )
 
 
-def rpc(method: F) -> F:
+def rpc(method: F, *, damaged: Callable[[Any, Any, Context], Any] | None = None) -> F:
     """Wrap the handler of a unary RPC: a plain function, or an ``async`` one if the call waits for a write."""
     name = method.__name__
     waits = "wait_for" in method.__annotations__["request"].DESCRIPTOR.fields_by_name
@@ -77,15 +78,32 @@ def rpc(method: F) -> F:
     async def handle_waiting(self: Servicer, request: Message, context: Context) -> Any:
         started = time.perf_counter()
         try:
-            self.authorize(name, context)
-            _check_request(request, waits=waits)
-            response = await method(self, request, context)
+            try:
+                self.authorize(name, context)
+                _check_request(request, waits=waits)
+                response = await method(self, request, context)
+            except DamagedRowError:
+                if damaged is None or not context.caller:
+                    raise
+                _check_request(request, waits=waits)
+                response = damaged(self, request, context)
+                if response is None:
+                    raise
         except Exception as error:  # noqa: BLE001
             raise _ended(self, name, started, error, request, context) from None
         _count(self.metrics, name, "OK", started)
         return response
 
     return cast(F, handle_waiting if iscoroutinefunction(method) else handle)
+
+
+def rpc_or(damaged: Callable[[Any, Any, Context], Any]) -> Callable[[F], F]:
+    """Do as ``rpc`` for an ``async`` handler. *damaged* answers while a row that all calls need is damaged.
+
+    It is given the calls of every known caller, because what a caller may do is not known then. It may return None: the
+    call fails.
+    """
+    return lambda method: rpc(method, damaged=damaged)
 
 
 def stream_rpc(method: F) -> F:

@@ -31,7 +31,7 @@ first  rest of the key               value, without its check (``checked_rows``)
 Integers of keys and of these rows are big-endian; the subject value and compiled rules have their own layout.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import TypeVar
 
@@ -53,6 +53,8 @@ from consentd.waits import SizeWaits
 T = TypeVar("T", bound=ReadTransaction)
 V = TypeVar("V", bound=View)
 
+PERSON_KINDS = frozenset((b"i", b"s"))
+"""Kinds of rows that belong to one person each. All checks share the others."""
 CATCH_UP_BATCH = 2_000
 """Maximum number of leaves that one transaction of ``catch_up`` applies."""
 
@@ -61,7 +63,8 @@ class Table(Environment):
     """The LMDB environment that has the policy table.
 
     ``begin``, ``note_size``, ``mend``, ``heartbeat`` and ``stop`` are for the sequencer's thread; any thread may call
-    the other methods. No lock is needed: LMDB isolates readers, and ``_is_stopped`` is only ever set to True.
+    the other methods. No lock is needed: LMDB isolates readers, ``_is_stopped`` is only ever set to True, and
+    ``_cache`` is replaced by assignment.
     """
 
     def __init__(self, opened: OpenFiles) -> None:
@@ -87,22 +90,23 @@ class Table(Environment):
         """
         if self._is_stopped:
             raise TableStoppedError(STOPPED)
-        return self._view(Snapshot, self.begin_read())
+        cache = self._cache  # before the transaction begins, see ``mend``
+        return self._view(Snapshot, cache, self.begin_read())
 
     def begin(self) -> TableTransaction:
         """Begin the transaction that applies the next batch of entries; waits while another thread or process has one.
 
         A power cut may undo the last commit; ``catch_up`` applies its entries again. Raises as ``read``.
         """
-        return self._view(TableTransaction, self.begin_write())
+        return self._view(TableTransaction, self._cache, self.begin_write())
 
     def keep_listed(self, registry: Registry) -> None:
         """Keep a registry for the later pages of a list (``Snapshot.registry_of``)."""
         self._cache.keep(registry)
 
-    def _view(self, view: Callable[[RegistryCache, RowCheck, T], V], txn: T) -> V:
+    def _view(self, view: Callable[[RegistryCache, RowCheck, T], V], cache: RegistryCache, txn: T) -> V:
         try:
-            return view(self._cache, self._check, txn)
+            return view(cache, self._check, txn)
         except BaseException as error:
             txn.end(error)
             raise
@@ -128,21 +132,26 @@ class Table(Environment):
         self._is_stopped = True
 
     def mend(self, key: bytes, stored: bytes | None, rebuilt: bytes | None) -> None:
-        """Replace a person's row that is not what the ledger makes it, in two steps. *stored*: the row as it is now.
+        """Replace a row that is not what the ledger makes it, in two steps. *stored*: the row as it is now.
 
         A row with a right check still decides, so it is spoiled first: nothing is decided from it any more. At the
         next call the row is spoiled, and *rebuilt*, which was computed once more, takes its place. For *rebuilt* None
         the row is deleted. Both values have their checks.
         """
+        is_spoiled = stored is not None and not is_intact(key, stored)
         with self.begin_write() as txn:
-            if stored is not None and not is_intact(key, stored):
-                if rebuilt is None:
-                    txn.delete(key)
-                else:
-                    txn.put(key, rebuilt)
-                return
-            txn.put(key, spoil_row(key, (rebuilt or stored or b"")[:-CHECK_SIZE]))
-        self._check.damage(key)
+            if not is_spoiled:
+                txn.put(key, spoil_row(key, (rebuilt or stored or b"")[:-CHECK_SIZE]))
+            elif rebuilt is None:
+                txn.delete(key)
+            else:
+                txn.put(key, rebuilt)
+        if key[:1] not in PERSON_KINDS:
+            # What was read from the wrong row must not decide any more. INVARIANT: a view that begins from now on does
+            # not get what a view of an earlier commit reads late: it has another cache.
+            self._cache = RegistryCache()
+        if not is_spoiled:
+            self._check.damage(key)
 
     def close(self) -> None:
         """Close the table; a second call does nothing. No transaction may be open."""
@@ -181,14 +190,7 @@ def catch_up(
         end = min(done + CATCH_UP_BATCH, size)
         with table.begin() as transaction:
             for index, leaf in reads.scan_leaves(store, done, end):
-                event = codec.decode_leaf(leaf)
-                time_ms = event.time_ms
-                if isinstance(event, codec.Event):
-                    try:
-                        transaction.apply(event, read_message(store, vault, event), index=index)
-                    except (RequestError, MalformedError) as error:
-                        at = f"kind {event.kind} seq {event.seq}; see ops/RUNBOOK.md"
-                        raise CorruptionError(f"entry does not apply to the table: {at}") from error
+                time_ms = _apply(transaction, store, vault, index, leaf)
                 if after_leaf is not None:
                     after_leaf(leaf)
             transaction.commit(end, reads.root_at(store, end), time_ms=time_ms, wall_ms=wall_ms)
@@ -196,6 +198,36 @@ def catch_up(
         if progress is not None:
             progress(done)
     return done - start
+
+
+def apply_entries(
+    table: Table, store: Store, vault: Vault, entries: Iterable[tuple[int, bytes]], *, size: int,
+    after_leaf: Callable[[bytes], None] | None = None,
+) -> None:  # fmt: skip
+    """Apply some entries alone, given by index and leaf in the ledger's order; the table then has the revision *size*.
+
+    Such a table has the rows of the chains that these entries are, if they are all that these chains and the public
+    chains have up to *size*. It is for comparisons, never for use. Raises as ``catch_up``.
+    """
+    with table.begin() as transaction:
+        for index, leaf in entries:
+            _apply(transaction, store, vault, index, leaf)
+            if after_leaf is not None:
+                after_leaf(leaf)
+        last = codec.decode_leaf(reads.read_leaf(store, size - 1))
+        transaction.commit(size, reads.root_at(store, size), time_ms=last.time_ms, wall_ms=0)
+
+
+def _apply(transaction: TableTransaction, store: Store, vault: Vault, index: int, leaf: bytes) -> int:
+    """Apply a leaf of the ledger, and return its time. Raises CorruptionError as ``catch_up``."""
+    event = codec.decode_leaf(leaf)
+    if isinstance(event, codec.Event):
+        try:
+            transaction.apply(event, read_message(store, vault, event), index=index)
+        except (RequestError, MalformedError) as error:
+            at = f"kind {event.kind} seq {event.seq}; see ops/RUNBOOK.md"
+            raise CorruptionError(f"entry does not apply to the table: {at}") from error
+    return event.time_ms
 
 
 def read_message(store: Store, vault: Vault, event: codec.Event) -> Message | None:

@@ -27,6 +27,7 @@ from consentd.table.view import (
     FORMAT,
     KEY,
     REVISION,
+    REVISION_KEY,
     U32,
     U64,
     ParticipantRow,
@@ -99,7 +100,7 @@ class TableTransaction(View):
             size, root: the ledger's after this batch.
             time_ms: time of the batch's last leaf. *wall_ms*: the present time, for the heartbeat.
         """
-        self._put(b"R", REVISION.pack(size, root, self._generation, time_ms, FORMAT))
+        self._put(REVISION_KEY, REVISION.pack(size, root, self._generation, time_ms, FORMAT))
         self._put(b"H", U64.pack(wall_ms))
         self._txn.commit()
         if self._changed and self._registry is not None:

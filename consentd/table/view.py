@@ -27,6 +27,7 @@ from consentd.v1 import statement_pb2 as st
 FORMAT = 3
 REVISION = Struct(">Q32sQQB")
 """Row ``R``: tree size, root, generation of the registry, time of the last entry, format."""
+REVISION_KEY = b"R"
 NO_REVISION = (0, b"", 0, 0, FORMAT)
 KEY = Struct(">BQQ")
 """Start of a row ``k``: owner, in force from ms, until ms. The owner's id or tag follows."""
@@ -68,7 +69,7 @@ class View:
         self._check = check
         self._txn = txn
         self._read = txn.get
-        row = self._get(b"R")
+        row = self._get(REVISION_KEY)
         self.size: int
         self.root: bytes
         self.time_ms: int

@@ -256,7 +256,9 @@ class _ReasonCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReasonCode
     REASON_CODE_CLOCK: _ReasonCode.ValueType  # 14
     """REASON_CODE_CLOCK: the daemon's clock disagrees with the ledger, so nothing is decided."""
     REASON_CODE_DAMAGED_ROW: _ReasonCode.ValueType  # 15
-    """REASON_CODE_DAMAGED_ROW: the person's row of the policy table is damaged, so nothing is decided."""
+    """REASON_CODE_DAMAGED_ROW: a row of the policy table is damaged, the person's or one that all share, so nothing is
+    decided. In the second case the decision has neither a revision nor a vocabulary_version.
+    """
 
 class ReasonCode(_ReasonCode, metaclass=_ReasonCodeEnumTypeWrapper):
     """ReasonCode is why a category was decided as it was."""
@@ -292,7 +294,9 @@ REASON_CODE_PERMITTED_BY_COMBINING: ReasonCode.ValueType  # 13
 REASON_CODE_CLOCK: ReasonCode.ValueType  # 14
 """REASON_CODE_CLOCK: the daemon's clock disagrees with the ledger, so nothing is decided."""
 REASON_CODE_DAMAGED_ROW: ReasonCode.ValueType  # 15
-"""REASON_CODE_DAMAGED_ROW: the person's row of the policy table is damaged, so nothing is decided."""
+"""REASON_CODE_DAMAGED_ROW: a row of the policy table is damaged, the person's or one that all share, so nothing is
+decided. In the second case the decision has neither a revision nor a vocabulary_version.
+"""
 Global___ReasonCode: _TypeAlias = ReasonCode  # noqa: Y015
 
 class _Layer:

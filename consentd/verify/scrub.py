@@ -28,16 +28,14 @@ INVARIANT: only damage is reported. A record that seems wrong is checked again o
 changes during the check.
 """
 
-import struct
 from collections.abc import Callable
 from functools import partial
 
 from consentd.core import tiles
-from consentd.errors import ConsentdError
 from consentd.ledger import layout, retention
 from consentd.store import Store, prefix_end
 from consentd.verify.findings import Fault
-from consentd.verify.scrub_records import Check, Records, ScrubTarget
+from consentd.verify.scrub_records import Check, Records, ScrubTarget, run_check
 from consentd.verify.scrub_table import RunOnWriter, ScrubOptions, ScrubProgress, TableScrub
 
 _KEYS = 256
@@ -98,9 +96,9 @@ class Scrub:
 
     def _check(self, check: Check, what: str, index: int | None = None) -> bool:
         """Run a check; if it finds a fault, run it again on the sequencer's thread. Return whether no fault remains."""
-        fault = _run_check(check, what, index)
+        fault = run_check(check, what, index)
         if fault is not None:
-            fault = self._run_on_writer(lambda: _run_check(check, what, index))
+            fault = self._run_on_writer(lambda: run_check(check, what, index))
             if fault is not None:
                 self.progress.add(fault)
         self._count(1)
@@ -137,13 +135,3 @@ class Scrub:
             for key in keys:
                 self._check(partial(check, key), what)
             start = keys[-1] + b"\0" if len(keys) == _KEYS else None
-
-
-def _run_check(check: Check, what: str, index: int | None) -> Fault | None:
-    """Run a check; return its fault, or None. A record that cannot be read is a fault too."""
-    try:
-        return check()
-    except ConsentdError as error:
-        return Fault(index, f"{what}: {error}")
-    except (struct.error, ValueError, IndexError):
-        return Fault(index, f"{what}: a row has an impossible length or value")

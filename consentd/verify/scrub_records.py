@@ -4,6 +4,7 @@ Each check returns a fault, or None if it finds none. The ledger is in use, so r
 and then seem wrong. ``scrub`` repeats such a check on the sequencer's thread, where no row changes meanwhile.
 """
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from consentd.core import bucketed, codec, merkle, tiles
 from consentd.core.kinds import EntryKind
 from consentd.core.note import Verifier
 from consentd.core.pruned import NOTHING
-from consentd.errors import NotFoundError
+from consentd.errors import ConsentdError, NotFoundError
 from consentd.ledger import layout, reads, retention
 from consentd.ledger.ledger import Ledger, decode_state
 from consentd.ledger.vault import Vault
@@ -262,3 +263,13 @@ class Records:
             return None  # The person was erased after the scan, or a crash interrupted the erasure.
         index = self.first_index(tag) if len(tag) == 32 else None
         return Fault(index, "identifier in the vault leads to no data key")
+
+
+def run_check(check: Check, what: str, index: int | None) -> Fault | None:
+    """Run a check; return its fault, or None. A record that cannot be read is a fault too."""
+    try:
+        return check()
+    except ConsentdError as error:
+        return Fault(index, f"{what}: {error}")
+    except (struct.error, ValueError, IndexError):
+        return Fault(index, f"{what}: a row has an impossible length or value")

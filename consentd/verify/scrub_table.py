@@ -3,12 +3,14 @@
 Decisions are made from the table. Its rows have checks (``checked_rows``), so a flipped bit is noticed when the row is
 read. This comparison finds it before, and also finds rows that are missing, or that a fault of ours made wrong. The
 copy is made in a scratch directory and compared page by page. A difference is a fault only if it remains on the
-sequencer's thread, where no row changes. There a wrong row of a person is mended (``Table.mend``): the pass that finds
-it spoils it, so that decisions about the person are INDETERMINATE, and the next pass puts the row that it has made from
-the ledger itself. So no row is replaced because of one copy, which may be the wrong one. Rows that all persons share
-are left to the operator.
+sequencer's thread, where no row changes. There a wrong row is mended (``Table.mend``): the scrub that finds it spoils
+it, so that all decisions that need it are INDETERMINATE, and the next scrub of the row (``scrub_recent``) puts the row
+that it has made from the ledger itself. So no row is replaced because of one copy, which may be the wrong one. A row
+that all persons share is mended in the same way: until then nothing is decided about anybody, but a wrong registry or
+vocabulary would decide about all.
 
-The copy ends at the table's revision (a tree size). The ledger may be larger, because it commits each batch first.
+The copy ends at the table's revision (a tree size). The ledger may be larger, because it commits each batch first. If
+the revision itself is damaged, the table has no size to compare at, and the revision is mended first.
 """
 
 import shutil
@@ -26,12 +28,11 @@ from consentd.ledger import reads, retention
 from consentd.table.checked_rows import CHECK_SIZE, DamagedRowError, is_intact
 from consentd.table.table import CATCH_UP_BATCH, Table, catch_up
 from consentd.table.transaction import STEP_KINDS
+from consentd.table.view import REVISION_KEY
 from consentd.verify.findings import MAX_FAULTS, Fault
 from consentd.verify.scrub_records import Records
 from consentd.verify.table_compare import Difference, compare_rows, scratch_table
 
-_OF_PERSONS = frozenset("is")
-"""Kinds of rows that belong to one person each."""
 _PAGE = 256
 """Table rows in a page, which one step compares."""
 _COPY_FACTOR = 2
@@ -42,6 +43,9 @@ _RESERVED_BYTES = 256 << 20
 """Disk space that must remain free for the ledger beside a copy."""
 _SKIPPED_PER_RECORD = 8
 """This many leaves without an effect on the table take as long as one record, and are counted as one."""
+MAX_SPOILED_TAGS = 4_096
+"""Most persons that a scrub names because it has spoiled their rows. The next pass mends the rows of others."""
+_NO_REVISION = "table row of kind `R` is damaged"
 
 T = TypeVar("T")
 _Step = Callable[[], list[Fault] | None]
@@ -93,8 +97,16 @@ class ScrubProgress:
         self._piece, self._pause = piece, pause
         self._since_pause = 0
         self.checked = self.damaged = 0
-        self.spoiled = 0  # rows that the next pass puts right
+        self.spoiled = 0  # rows that are put right when they are compared again
+        self.spoiled_tags: list[bytes] = []  # of the persons whose rows these are
         self.faults: list[Fault] = []
+
+    def spoil(self, difference: Difference) -> None:
+        """Count a row that was spoiled, and keep the tag of its person up to ``MAX_SPOILED_TAGS``."""
+        self.spoiled += 1
+        tags = {"s": difference.key[1:], "i": (difference.rebuilt or difference.stored or b"")[:-CHECK_SIZE]}
+        if difference.kind in tags and len(self.spoiled_tags) < MAX_SPOILED_TAGS:
+            self.spoiled_tags.append(tags[difference.kind])
 
     def add(self, *faults: Fault) -> None:
         """Count these faults, and keep them up to ``MAX_FAULTS``."""
@@ -141,6 +153,8 @@ class TableScrub:
         self._pruned = retention.read_pruned(self._ledger.store)
         map_size_mb = _COPY_FACTOR * self._options.map_size_mb + _FREED_MB
         with scratch_table(directory, map_size_mb=map_size_mb) as copy:
+            if not self._has_revision():
+                self._attempt(partial(self._rebuild_revision, copy), partial(self._mend_revision, copy))
             self._last = b"" if self._catch_up(copy) else None
             while self._last is not None:
                 after = self._last
@@ -159,7 +173,7 @@ class TableScrub:
     def _catch_up(self, copy: Table) -> bool:
         """Bring the copy near the table's revision, at the scrub's pace; return whether the two can be compared."""
         for _ in range(self._options.rounds):
-            if self._attempt(partial(self._check_revision, copy)) != ():
+            if self._attempt(partial(self._check_revision, copy), partial(self._spoil_revision, copy)) != ():
                 return False
             size, target = _size(copy), _size(self._table)
             if target - size <= self._options.batch:
@@ -198,6 +212,42 @@ class TableScrub:
         if not is_known or (size and root != reads.root_at(self._ledger.store, size)):
             raise CorruptionError("table row of kind `R` names a revision that the ledger never had")
 
+    def _has_revision(self) -> bool:
+        """Return whether the row with the table's revision is intact."""
+        with self._table.begin_read() as txn:
+            stored = txn.get(REVISION_KEY)
+        return stored is not None and is_intact(REVISION_KEY, stored)
+
+    def _rebuild_revision(self, copy: Table) -> list[Fault]:
+        """Bring the copy to the ledger's size, at the scrub's pace. It does not grow: no write finds a revision."""
+        while (size := _size(copy)) < self._ledger.state.size:
+            self._advance(copy, min(size + self._options.batch, self._ledger.state.size), self._count_leaf)
+        return [Fault(None, _NO_REVISION)]
+
+    def _mend_revision(self, copy: Table) -> list[Fault]:
+        """Put the copy's revision, on the sequencer's thread. There the table reflects all entries of the ledger."""
+        if self._has_revision():
+            return []
+        self._advance(copy, self._ledger.state.size)
+        with self._table.begin_read() as txn, copy.begin_read() as right:
+            stored, rebuilt = txn.get(REVISION_KEY), right.get(REVISION_KEY)
+        self._table.mend(REVISION_KEY, stored or b"", rebuilt)
+        return [Fault(None, _NO_REVISION)]
+
+    def _spoil_revision(self, copy: Table) -> None:
+        """Do as ``_check_revision``, on the sequencer's thread. Spoil a revision that is wrong."""
+        try:
+            self._check_revision(copy)
+            with self._table.read() as stored:
+                if stored.size != self._ledger.state.size:
+                    raise CorruptionError("table row of kind `R` names another size than the ledger's")
+        except CorruptionError:
+            with self._table.begin_read() as txn:
+                row = txn.get(REVISION_KEY)
+            self._table.mend(REVISION_KEY, row, row)
+            self._progress.spoiled += 1
+            raise
+
     def _advance(self, copy: Table, size: int, after_leaf: Callable[[bytes], None] | None = None) -> None:
         catch_up(copy, self._ledger.store, self._vault, size=size, after_leaf=after_leaf)
 
@@ -210,10 +260,13 @@ class TableScrub:
     def _compare_page(self, copy: Table, after: bytes, *, mends: bool = False) -> list[Fault]:
         """Compare the page of rows after key *after*. If this raises, no further page is compared.
 
-        *mends*: mend the wrong rows of persons. Only on the sequencer's thread.
+        *mends*: mend the wrong rows. Only on the sequencer's thread.
         """
         self._last = None
-        self._check_revision(copy)
+        if mends:
+            self._spoil_revision(copy)
+        else:
+            self._check_revision(copy)
         with self._table.read() as stored:
             # The copy does not pause here, because the table cannot reuse freed pages while a snapshot of it is open.
             self._advance(copy, stored.size)
@@ -224,7 +277,7 @@ class TableScrub:
         faults: list[Fault | None] = []
         differences = list(compare_rows(iter(ours), iter(theirs)))
         if mends and self._is_unpruned():
-            self._mend([one for one in differences if one.kind in _OF_PERSONS])
+            self._mend(differences)
         for difference in differences:
             index = self._records.last_index(difference.key[1:]) if difference.kind == "s" else None
             faults.append(Fault(index, difference.what))
@@ -238,7 +291,8 @@ class TableScrub:
         for one in differences:
             is_spoiled = one.stored is not None and not is_intact(one.key, one.stored)
             self._table.mend(one.key, one.stored, one.rebuilt)
-            self._progress.spoiled += not is_spoiled
+            if not is_spoiled:
+                self._progress.spoil(one)
 
     def _identifier_fault(self, identifier_hash: bytes, tag: bytes) -> Fault | None:
         """Check an identifier row of the table, which the copy has too, against the vault."""
