@@ -10,6 +10,7 @@ decision that depended on a file could not be evaluated again.
 
 import dataclasses
 import ipaddress
+import re
 import tomllib
 import types
 import typing
@@ -276,6 +277,19 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+_NOT_SHOWN = "a value that looks like a secret"
+_SECRET = re.compile(
+    r"(0x)?[0-9a-fA-F]{64}|[A-Za-z0-9+/]{43}=|[A-Za-z0-9_-]{43}|PRIVATE\+KEY\+.*|-----BEGIN.*", re.DOTALL
+)
+"""32 bytes in hex or base64, a bearer token, a C2SP signing key, PEM."""
+_PIN = re.compile(r"\d{4,}")
+
+
+def shown(given: object) -> str:
+    """Return a value of the configuration for a message, but no key or token that was given by mistake."""
+    return _NOT_SHOWN if isinstance(given, str) and _SECRET.fullmatch(given.strip()) else f"`{given}`"
+
+
 # -- TOML to dataclasses, for this configuration and for that of our witness program ------------------------------
 
 
@@ -310,7 +324,8 @@ def parse_section(kind: type[S], given: Mapping[str, object], *, base_dir: Path,
     for key in given:
         if key not in fields:
             known = ", ".join(f"`{prefix}{each}`" for each in fields)
-            raise InvalidError(f"config: unknown key `{prefix}{key}`; known here: {known}")
+            name = f"`{prefix}{key}`" if shown(key) != _NOT_SHOWN else f"below `{name}`, {_NOT_SHOWN}"
+            raise InvalidError(f"config: unknown key {name}; known here: {known}")
     hints = typing.get_type_hints(kind)
     values = {}
     for each in fields.values():
@@ -336,17 +351,19 @@ def _parse_option(hint: object, given: object, option: str, limits: Mapping[str,
         return parse_section(hint, given, name=option, base_dir=base_dir)
     if hint is bool:
         if not isinstance(given, bool):
-            raise InvalidError(f"config: `{option}` is neither true nor false: `{given}`")
+            raise InvalidError(f"config: `{option}` is neither true nor false: {shown(given)}")
         return given
     if hint is int:
         if not isinstance(given, int) or isinstance(given, bool):
-            raise InvalidError(f"config: `{option}` is not a whole number: `{given}`")
+            raise InvalidError(f"config: `{option}` is not a whole number: {shown(given)}")
         if not limits["least"] <= given <= limits["most"]:
             bounds = f"{limits['least']} … {limits['most']}"
             raise InvalidError(f"config: `{option}` is out of bounds: `{given}` is not in {bounds}")
         return given
     if not isinstance(given, str):
-        raise InvalidError(f"config: `{option}` is not a text: `{given}`")
+        raise InvalidError(f"config: `{option}` is not a text: {shown(given)}")
+    if shown(given) == _NOT_SHOWN or (_PIN.fullmatch(given) and option.endswith(("pin_file", "pin_environment"))):
+        raise InvalidError(f"config: `{option}` is a secret itself: give the name of a file or variable that has it")
     if hint is Path:
         if not given:
             raise InvalidError(f"config: `{option}` is empty")

@@ -17,9 +17,9 @@ def read_secret_file(path: Path) -> bytes:
         StorageError: the file cannot be read.
         InvalidError: as ``check_secret_file``.
     """
+    descriptor = _open_checked(path, READ)
     try:
-        with os.fdopen(_open(path), "rb") as file:
-            _check(path, os.fstat(file.fileno()), READ)
+        with os.fdopen(descriptor, "rb") as file:
             return file.read()
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -34,14 +34,7 @@ def check_secret_file(path: Path, *, forbidden: int = READ) -> None:
         StorageError: the file cannot be opened.
         InvalidError: it is a symbolic link or no regular file; it belongs to another user; or others may read it.
     """
-    try:
-        descriptor = _open(path)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    try:
-        _check(path, os.fstat(descriptor), forbidden)
-    finally:
-        os.close(descriptor)
+    os.close(_open_checked(path, forbidden))
 
 
 def _unreadable(path: Path, error: OSError) -> StorageError:
@@ -51,16 +44,25 @@ def _unreadable(path: Path, error: OSError) -> StorageError:
     )
 
 
-def _open(path: Path) -> int:
-    """Open a file for reading, but follow no symbolic link, and wait for no writer of a pipe."""
+def _open_checked(path: Path, forbidden: int) -> int:
+    """Open a file for reading, and check it; follow no symbolic link, and wait for no writer of a pipe."""
     if path.is_symlink():
         # Whoever may write the directory that the link leads to could replace the secret.
         raise InvalidError(f"secret file is a symbolic link: `{path}`: name the file itself")
-    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    try:
+        # INVARIANT: the opened file is checked, so no other file can take its place after the check.
+        _check(path, os.fstat(descriptor), forbidden)
+    except InvalidError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _check(path: Path, found: os.stat_result, forbidden: int) -> None:
-    # INVARIANT: *found* describes the opened file, so no other file can take its place after the check.
     if not stat.S_ISREG(found.st_mode):
         raise InvalidError(f"secret file is not a regular file: `{path}`")
     if found.st_uid not in (0, os.geteuid()):

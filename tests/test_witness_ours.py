@@ -312,7 +312,7 @@ def test_it_cosigns_under_both_keys_until_it_has_cosigned_one_of_the_next(
         (('"witness.key"', '"none.key"'), StorageError, "secret file cannot be read"),
         (('"witness.key"', '"token"'), InvalidError, "key file holds no signing key"),
         (('key_file = "witness.key"', 'key_file = "../keys/log.key"'), InvalidError, "does not hold a witness's key"),
-        (('token_file = "token"', 'token_file = "none"'), StorageError, "token file cannot be read"),
+        (('token_file = "token"', 'token_file = "none"'), StorageError, "secret file cannot be read"),
         (("http://127.0.0.1", "http://log.example"), InvalidError, "sent in the clear to another machine"),
         (("map_bits = 6", "map_bits = 25"), InvalidError, "`witness.map_bits` is out of bounds"),
         (("map_bits = 6", "map_bit = 6"), InvalidError, "unknown key `witness.map_bit`"),

@@ -9,6 +9,7 @@ from consentd.cli.options import Verbs, add_verb
 from consentd.cli.out import DONE, Out
 from consentd.config import Config, load
 from consentd.core.note import format_vkey
+from consentd.dumps import forbid_dumps
 from consentd.errors import InvalidError
 
 _KEYGEN_HELP = """\
@@ -49,6 +50,7 @@ def serve(arguments: argparse.Namespace, out: Out) -> int:
     from consentd.tls_files import require_tls13
 
     require_tls13()  # before the import of the daemon, which imports grpc
+    forbid_dumps()
     signals = Signals.receive()  # before the import of the daemon, which takes most of a second
     from consentd.server.daemon import serve as run
 
@@ -62,6 +64,7 @@ def witness(arguments: argparse.Namespace, out: Out) -> int:
     """Replay a ledger and cosign its checkpoints."""
     from consentd.witnessd.config import load_witness_config
 
+    forbid_dumps()
     config = load_witness_config(arguments.config)
     if arguments.keygen is not None:
         from consentd.witnessd.daemon import make_witness_key
@@ -82,6 +85,7 @@ def keygen(arguments: argparse.Namespace, out: Out) -> int:
     from consentd.cosigning.mldsa import format_mldsa_vkey
     from consentd.server.keys import make_keys
 
+    forbid_dumps()
     config = load(arguments.config)
     operator = f"operator/{arguments.operator}"
     token = make_keys(config, operator)

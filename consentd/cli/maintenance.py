@@ -9,6 +9,7 @@ from consentd.cli.daemons import add_config, load_own_config
 from consentd.cli.options import Verbs, add_pins, add_verb, read_pins
 from consentd.cli.out import DISPROVED, DONE, PROVEN, UNDETERMINED, VERDICTS, Out
 from consentd.config import load
+from consentd.dumps import forbid_dumps
 from consentd.errors import InvalidError
 
 _FSCK_HELP = """\
@@ -44,6 +45,7 @@ def fsck(arguments: argparse.Namespace, out: Out) -> int:
     with ExitStack() as stack, out.progress("verifying") as progress:
         store_dir, last_signed_path, vault, table, own = arguments.directory, None, None, None, None
         if arguments.config is not None:
+            forbid_dumps()
             config = load(arguments.config)
             keys = read_keys(config)
             store_dir, last_signed_path = config.ledger.store_dir, config.ledger.last_signed_path

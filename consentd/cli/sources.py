@@ -10,6 +10,7 @@ from consentd.cli.options import add_grpc, add_pins, read_pins, read_policy, rea
 from consentd.cli.out import Out
 from consentd.config import load
 from consentd.core.note import Verifier
+from consentd.dumps import forbid_dumps
 from consentd.errors import InvalidError
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def _files(arguments: argparse.Namespace) -> "tuple[Location, str, Verifier]":
     from consentd.cosigning.keyfiles import read_signing_key
     from consentd.ledger.kek import is_there, read_keks
 
+    forbid_dumps()
     config = load(arguments.config)
     ledger = config.ledger
     has_vault = ledger.vault_dir.exists() and is_there(config.keys.vault_kek)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from consentd.cli.out import Progress
 from consentd.config import Config
+from consentd.dumps import forbid_dumps
 from consentd.errors import StorageError
 from consentd.ledger.ledger import Ledger
 from consentd.ledger.recovery import open_ledger
@@ -66,6 +67,7 @@ def differences(config: Config, progress: Progress) -> tuple[int, int, Counter[s
 
 @contextmanager
 def _ledger(config: Config) -> Iterator[tuple[Ledger, Vault]]:
+    forbid_dumps()
     keys = read_keys(config)
     with ExitStack() as stack:
         stack.callback(os.close, lock_data(config))

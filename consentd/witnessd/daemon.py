@@ -35,7 +35,7 @@ from consentd.core.note import Note, NoteSignature, Signer, Verifier
 from consentd.core.replay import ReplayError
 from consentd.core.submission import PATH, SIZE_TYPE, Submission, format_cosignatures, format_size, parse_submission
 from consentd.cosigning.connection import Connection
-from consentd.cosigning.keyfiles import read_mldsa_key, read_signing_key, write_private
+from consentd.cosigning.keyfiles import read_key_text, read_mldsa_key, read_signing_key, write_private
 from consentd.cosigning.mldsa import MldsaSigner
 from consentd.errors import (
     CorruptionError,
@@ -266,10 +266,7 @@ def make_witness_key(path: Path, name: str) -> str:
 
 
 def _read_token(path: Path) -> str:
-    try:
-        token = path.read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StorageError(f"token file cannot be read: `{path}`") from error
+    token = read_key_text(path)
     if not token or not token.isprintable() or " " in token:
         raise InvalidError(f"token file holds no token: `{path}`")
     return token
