@@ -1,5 +1,6 @@
 """Our evidence, receipts and signatures, and what was done to them, judged by the verifier in TypeScript."""
 
+import copy
 import json
 import re
 from collections import Counter
@@ -8,6 +9,7 @@ import pytest
 
 from cases.daemons import question, running_daemon
 from cases.pruned_ledgers import DAYS, World, data_directory
+from cases.rotations import rotate
 from cases.typescript import NPM, PAGE_HEAD, ROOT, build_package, run, show
 from cases.vectors_case import b64
 from cases.write_vectors import write_vectors
@@ -15,6 +17,7 @@ from consentd.audit.evidence import make_evidence
 from consentd.audit.files import DataDirectory
 from consentd.core import note
 from consentd.core.evidence import Scope, parse_evidence
+from consentd.core.rotation import RotationRole
 from consentd.cosigning.keyfiles import read_signing_key
 from consentd.statements.evidence import verify_evidence
 from consentd.v1 import consent_pb2
@@ -172,6 +175,48 @@ def test_what_a_daemon_keeps_is_proven(package, tmp_path):
     later["histories"][0]["first_seq"] += 1
     (tmp_path / "history.json").write_text(json.dumps(later))
     assert verify(package, "history", tmp_path / "history.json", *trust, status=1)["error"] == "proof"
+
+
+@pytest.mark.slow
+def test_a_reader_in_typescript_follows_the_log_keys_of_a_daemon(package, tmp_path):
+    """With each of three log keys pinned; and no rotation that was changed leads from the first one."""
+    with running_daemon(tmp_path / "daemon") as running:
+        subject = running.enrol("SYN-000001")
+        running.grant(subject)
+        pins = [read_signing_key(running.config.keys.log_key_file).verifier]
+        for _ in range(2):
+            pins.append(note.Verifier(pins[0].name, rotate(running, RotationRole.LOG).new_key))
+            running.authorize(question(subject))
+        rotate(running, RotationRole.STATEMENT)
+        running.authorize(question(subject), wait_for=consent_pb2.WAIT_FOR_PUBLISHED)
+        client = Client("", token=running.tokens["app"], trust=pin(pins[0]), channel=running.channel)
+        found, content = client.run(save_history(client.context, subject))
+        running.check_ledger()
+    (tmp_path / "history.json").write_bytes(content)
+    vkeys = [note.format_vkey(one) for one in pins]
+    made = tmp_path / "person.json"
+    location = DataDirectory.of_config(running.config)
+    make_evidence(location, made, Scope(tag=found.tag), origin=pins[0].name, log_verifier=pins[0])
+    for position, vkey in enumerate(vkeys):
+        for verb, name in (("history", tmp_path / "history.json"), ("evidence", made)):
+            shown = verify(package, verb, name, "--log-key", vkey, "--json")
+            assert shown["verdict"] == "proven"
+            followed = [one["vkey"] for one in shown["log_keys"]]
+            assert followed == (vkeys[position:] if position < 2 else [])
+    document = json.loads(content)
+    trust = ("--log-key", vkeys[0], "--json")
+    for change, status in (
+        (lambda steps: steps.clear(), 2),
+        (lambda steps: steps.pop(0), 2),
+        (lambda steps: steps.reverse(), 1),
+        (lambda steps: steps[0].update(consistency=steps[0]["consistency"][1:]), 1),
+        (lambda steps: steps[1]["history"]["entries"].pop(), 1),
+        (lambda steps: steps[0].update(seal=steps[1]["seal"]), 1),
+    ):
+        changed = copy.deepcopy(document)
+        change(changed["rotations"])
+        (tmp_path / "changed.json").write_text(json.dumps(changed))
+        verify(package, "history", tmp_path / "changed.json", *trust, status=status)
 
 
 # -- in a browser -----------------------------------------------------------------------------------------------

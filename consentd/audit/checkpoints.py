@@ -7,13 +7,16 @@ from before the tree's last seal never counts, because a witness cannot have see
 
 from dataclasses import dataclass
 
+from consentd.audit.log_keys import follow_log_key
 from consentd.audit.remote import at_checkpoint, read_twice
 from consentd.audit.sources import Source
 from consentd.core import checkpoint, codec, quorum
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.note import NoteVerifier
 from consentd.core.quorum import WitnessPolicy
+from consentd.core.rotation import FollowedKey
 from consentd.errors import MalformedError, ProofError, VerificationError
+from consentd.statements.rotations import Followed
 from consentd.verify.source import read_leaf
 
 
@@ -34,11 +37,19 @@ class Witnesses:
 
 @dataclass(frozen=True, slots=True)
 class SignedCheckpoint:
-    """A verified checkpoint. *cosignatures*: the name of each witness that cosigned, and the time in POSIX seconds."""
+    """A verified checkpoint.
+
+    Attributes:
+        log_key: the key that signed it.
+        cosignatures: the name of each witness that cosigned, and the time in POSIX seconds.
+        log_keys: the log keys from the pinned one to *log_key*; empty if that is the pinned one.
+    """
 
     point: Checkpoint
     note: bytes
+    log_key: NoteVerifier
     cosignatures: tuple[tuple[str, int], ...] = ()
+    log_keys: tuple[FollowedKey, ...] = ()
 
 
 def read_checkpoint(
@@ -46,27 +57,35 @@ def read_checkpoint(
 ) -> SignedCheckpoint:
     """Return the latest checkpoint of a source. A remote is read twice if something is wrong, see ``read_twice``.
 
+    *log_verifier*: the pinned log key. If it was replaced, the rotations of the source lead to the one that signed.
     *at_least*: the size of a tree that the log has signed before, so that a smaller tree is wrong.
 
     Raises:
         StorageError: the checkpoint, or the leaf that ends its tree, cannot be read.
+        UnknownKeyError: another log key signed the checkpoint, and no rotation leads to it.
         SignatureError: the log did not sign the checkpoint, or the cosignatures are no quorum.
         MalformedError: the source is local and has no checkpoint. ProofError: it has one of another origin, or a
             smaller one.
     """
 
+    policy = None if witnesses is None else witnesses.policy
+
+    def follow(note: bytes) -> Followed:
+        return follow_log_key(source, note, origin=origin, log_key=log_verifier, policy=policy)
+
     def open_note(note: bytes) -> SignedCheckpoint:
-        point, _ = checkpoint.open_checkpoint(note, origin, log_verifier)
+        followed = follow(note)
+        point, _ = checkpoint.open_checkpoint(note, origin, followed.log_key)
         if point.size < at_least:
             # A cache may return an old checkpoint, but a log never does.
             raise ProofError(f"ledger is smaller than it was before: `{point.size}` and `{at_least}`")
         if witnesses is None:
-            return SignedCheckpoint(point, note)
+            return SignedCheckpoint(point, note, followed.log_key, (), followed.keys)
         cosigned = quorum.verify_cosigned(
-            note, witnesses.policy, now_s=witnesses.now_s, max_age_s=witnesses.max_age_s, logs=(log_verifier,),
+            note, witnesses.policy, now_s=witnesses.now_s, max_age_s=witnesses.max_age_s, logs=(followed.log_key,),
             seal_time_ms=_last_time_ms(at_checkpoint(source, point), point.size),
         )  # fmt: skip
-        return SignedCheckpoint(point, note, cosigned.cosignatures)
+        return SignedCheckpoint(point, note, followed.log_key, cosigned.cosignatures, followed.keys)
 
     def fault_of(note: bytes) -> object:
         try:

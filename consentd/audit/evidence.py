@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from consentd.audit.checkpoints import read_checkpoint
+from consentd.audit.log_keys import read_steps
 from consentd.audit.remote import at_checkpoint
 from consentd.audit.sources import Location, Source, write_file
 from consentd.audit.state_store import StateStore
@@ -26,6 +27,7 @@ from consentd.core.kinds import PRUNABLE, PUBLIC, EntryKind
 from consentd.core.note import NoteVerifier
 from consentd.core.pruned import Retention
 from consentd.core.replay import Replay
+from consentd.core.rotation import FollowedKey
 from consentd.errors import InvalidError, NotFoundError, ProofError
 from consentd.statements import payloads, values
 from consentd.v1 import consent_pb2 as pb
@@ -39,12 +41,16 @@ MAP_BITS = 14
 
 @dataclass(frozen=True, slots=True)
 class MadeEvidence:
-    """Counts of a file that was made: whole chains, all entries (also those of chains), entries without a statement."""
+    """Counts of a file that was made: whole chains, all entries (also those of chains), entries without a statement.
+
+    *log_keys*: as in ``SignedCheckpoint``.
+    """
 
     checkpoint: Checkpoint
     chains: int
     entries: int
     closed: int
+    log_keys: tuple[FollowedKey, ...] = ()
 
 
 def make_evidence(
@@ -79,7 +85,7 @@ def make_evidence(
         proof = HistoryProof(
             checkpoint=signed_note, consistency=(), seal=seal,
             seal_inclusion=prove_inclusion(source, point, point.size - 1, merkle.leaf_hash(seal)),
-            chains=tuple(_prove_chain(tag, collected, replay) for tag in whole),
+            chains=tuple(_prove_chain(tag, collected, replay) for tag in whole), rotations=read_steps(source, point),
         )
         hashed = ((one, merkle.leaf_hash(one.claim.leaf)) for one in collected.single)
         singles = tuple(
@@ -87,14 +93,14 @@ def make_evidence(
             for one, leaf_hash in hashed
         )
     shown = scope if scope.chain else Scope(first=scope.first, last=min(scope.last, point.size - 1))
-    keys = claimed_keys(log_verifier)
+    keys = claimed_keys(signed.log_key)
     content = format_evidence(Evidence(scope=shown, proof=proof, entries=singles, keys=keys, policy=policy))
     if len(content) > MAX_SIZE:
         raise InvalidError(f"evidence is larger than `{MAX_SIZE}` bytes; ask for a smaller scope")
     write_file(path, content, is_private=True, what="evidence")
     entries = [one for tag in whole for one in collected.by_tag[tag]] + collected.single
     closed = sum(one.claim.opening is None and one.event is not None for one in entries)
-    return MadeEvidence(point, len(whole), len(entries), closed)
+    return MadeEvidence(point, len(whole), len(entries), closed, signed.log_keys)
 
 
 @dataclass(frozen=True, slots=True)

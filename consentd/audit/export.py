@@ -20,7 +20,10 @@ from consentd.audit.sources import Location, Source, encode_openings, read_file,
 from consentd.audit.workers import submit_ahead
 from consentd.core import checkpoint, merkle, pruned, tiles
 from consentd.core.checkpoint import Checkpoint
-from consentd.core.note import MAX_NOTE_SIZE, NoteVerifier
+from consentd.core.evidence import ROTATIONS_FILE, format_rotations
+from consentd.core.history import RotationProof
+from consentd.core.note import MAX_NOTE_SIZE, NoteVerifier, parse_note
+from consentd.core.rotation import FollowedKey
 from consentd.errors import InvalidError, MalformedError, ProofError, StorageError
 from consentd.verify.findings import Progress
 from consentd.verify.source import Opening, leaf_hashes, read_leaves, tile_root, width_of
@@ -39,6 +42,7 @@ class ExportReport:
 
     Attributes:
         start: number of leaves that the directory had before, in full tiles.
+        log_keys: as in ``SignedCheckpoint``.
         files, removed: number of files written, and of partial files of an older checkpoint that were deleted.
     """
 
@@ -46,6 +50,7 @@ class ExportReport:
     start: int
     files: int
     removed: int
+    log_keys: tuple[FollowedKey, ...] = ()
 
 
 def export(
@@ -98,8 +103,19 @@ def export(
             raise ProofError(f"leaves do not hash to the root that the log signed at size {point.size}")
         if source.pruned() != found:
             raise StorageError("ledger was pruned during the export; export again")
+        steps = source.rotations()
+        kept = tuple(one for one in steps if _size_of(one) < point.size)
+        if kept:
+            # Written before the checkpoint that an earlier log key did not sign, so that every reader can follow.
+            work.write(directory / ROTATIONS_FILE, format_rotations(kept))
         work.write(directory / "checkpoint", note)
-        return ExportReport(checkpoint=point, start=start, files=work.files, removed=work.remove_partials())
+        return ExportReport(
+            checkpoint=point, start=start, files=work.files, removed=work.remove_partials(), log_keys=signed.log_keys
+        )
+
+
+def _size_of(step: RotationProof) -> int:
+    return checkpoint.parse_checkpoint(parse_note(step.checkpoint).text).size
 
 
 def _read_older(directory: Path, origin: str, log_verifier: NoteVerifier) -> Checkpoint | None:

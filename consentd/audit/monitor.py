@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from consentd.audit.log_keys import follow_log_key
 from consentd.audit.remote import at_checkpoint, read_twice
 from consentd.audit.sources import Source, read_file, write_file
 from consentd.core import checkpoint, merkle, quorum, tiles
 from consentd.core.checkpoint import Checkpoint
-from consentd.core.note import MAX_NOTE_SIZE, NoteVerifier
+from consentd.core.note import MAX_NOTE_SIZE, NoteVerifier, Verifier, format_vkey, parse_vkey
 from consentd.core.quorum import WitnessPolicy
-from consentd.errors import MalformedError, StorageError, VerificationError
+from consentd.core.rotation import FollowedKey
+from consentd.errors import MalformedError, StorageError, UnknownKeyError, VerificationError
 from consentd.verify.source import read_tiles
 
 FIRST = "first"
@@ -61,6 +63,7 @@ class Monitor:
 
     Attributes:
         latest: the largest checkpoint that was proven; None: none yet.
+        log_keys: the log keys from the pinned one to the present one, if rotations were followed since the start.
     """
 
     def __init__(
@@ -83,7 +86,9 @@ class Monitor:
         """
         self._directory = directory / "checkpoints"
         self._state_path = directory / "latest.json"
-        self._origin, self._verifier, self._max_silence_s = origin, log_verifier, max_silence_s
+        self._origin, self._pinned, self._max_silence_s = origin, log_verifier, max_silence_s
+        self._verifier = log_verifier  # the present key, which rotations led to
+        self.log_keys: tuple[FollowedKey, ...] = ()
         self._policy, self._max_age_s = policy, max_age_s
         self.latest: Checkpoint | None = None
         self._note = b""  # the note of ``latest``, with the newest cosignatures
@@ -92,11 +97,23 @@ class Monitor:
             self._restore()
 
     def observe(self, source: Source, now_s: int) -> Observation:
-        """Read the published checkpoint and compare it with the latest proven one.
+        """Read the published checkpoint and compare it with the latest proven one. A replaced log key is followed.
 
         Raises StorageError if checkpoint or tiles cannot be read, VerificationError if the checkpoint is not the log's.
         What a remote source returns is read twice before it is an alarm, see ``read_twice``.
         """
+        try:
+            return self._observe(source, now_s)
+        except UnknownKeyError:
+            followed = follow_log_key(
+                source, source.checkpoint(), origin=self._origin, log_key=self._verifier, policy=self._policy
+            )
+            if not followed.keys:
+                raise
+            self._verifier, self.log_keys = followed.log_key, followed.keys
+            return self._observe(source, now_s)
+
+    def _observe(self, source: Source, now_s: int) -> Observation:
         note = read_twice(source, lambda one: one.checkpoint(), lambda one: self._fault_of(one, now_s))
         point, _ = checkpoint.open_checkpoint(note, self._origin, self._verifier)
         before = self.latest
@@ -158,7 +175,9 @@ class Monitor:
 
     def _set_latest(self, point: Checkpoint, note: bytes, now_s: int) -> None:
         self.latest, self._note, self._since_s = point, note, now_s
-        state = {"checkpoint": self._path(point).name, "since_s": now_s}
+        state: dict[str, object] = {"checkpoint": self._path(point).name, "since_s": now_s}
+        if isinstance(self._pinned, Verifier) and isinstance(self._verifier, Verifier):
+            state |= {"pinned": format_vkey(self._pinned), "log_key": format_vkey(self._verifier)}
         write_file(self._state_path, json.dumps(state).encode() + b"\n")
 
     def _keep(self, point: Checkpoint, note: bytes, mark: str = "") -> Path:
@@ -174,6 +193,8 @@ class Monitor:
         try:
             state: dict[str, Any] = json.loads(read_file(self._state_path))
             self._since_s = int(state["since_s"])
+            if isinstance(self._pinned, Verifier) and state.get("pinned") == format_vkey(self._pinned):
+                self._verifier = parse_vkey(state["log_key"])
             self._note = read_file(self._directory / state["checkpoint"], MAX_NOTE_SIZE)
             self.latest = checkpoint.open_own(self._note, self._origin, self._verifier)
         except (ValueError, KeyError, TypeError, OverflowError, MalformedError) as error:

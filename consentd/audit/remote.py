@@ -14,6 +14,7 @@ from typing import TypeVar
 from consentd.audit.sources import Location, RemoteSource, Source
 from consentd.core import codec, merkle, tiles
 from consentd.core.checkpoint import Checkpoint
+from consentd.core.history import RotationProof
 from consentd.core.pruned import Pruned
 from consentd.errors import FetchError, MalformedError, ProofError
 from consentd.verify.source import Opening, read_leaves, split_hashes, tile_root, width_of
@@ -100,6 +101,9 @@ class _Authenticated:
 
     def pruned(self) -> Pruned:
         return read_twice(self._source, lambda source: source.pruned(), lambda _: None)
+
+    def rotations(self) -> tuple[RotationProof, ...]:
+        return read_twice(self._source, lambda source: source.rotations(), lambda _: None)
 
     def leaves(self, n: int, width: int) -> list[bytes]:
         """Return leaves as ``TileSource``. Raises FetchError if one is missing where nothing is pruned."""

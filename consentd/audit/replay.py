@@ -27,6 +27,7 @@ from consentd.audit.sources import Location
 from consentd.core import tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.note import NoteVerifier
+from consentd.core.rotation import FollowedKey
 from consentd.errors import StorageError
 from consentd.verify.findings import DECISION_UNCERTAIN, MAX_FAULTS, UNKNOWN_KIND, Fault, Progress
 
@@ -49,6 +50,7 @@ class ReplayReport:
         beyond: indexes of outcomes that name categories which their access did not permit; in order, at most
             ``MAX_FAULTS``. ``beyond_count``: how many there are. The ledger is right to record them, so they are no
             faults of it (policy.md, "What was transferred").
+        log_keys: as in ``SignedCheckpoint``.
         cosignatures: the witnesses in the caller's policy that cosigned the checkpoint, each with its time in POSIX s.
     """
 
@@ -61,6 +63,7 @@ class ReplayReport:
     beyond: tuple[int, ...] = ()
     beyond_count: int = 0
     cosignatures: tuple[tuple[str, int], ...] = ()
+    log_keys: tuple[FollowedKey, ...] = ()
 
     @property
     def is_undetermined(self) -> bool:
@@ -144,7 +147,7 @@ def _add_up(signed: SignedCheckpoint, results: Sequence[PartitionResult]) -> Rep
         beyond=tuple(beyond[:MAX_FAULTS]), beyond_count=sum(one.beyond_count for one in results),
         checkpoint=signed.point, entries=min(one.size for one in results), same=dict(same),
         not_checked=dict(not_checked), faults=faults, stopped=len(faults) == MAX_FAULTS,
-        cosignatures=signed.cosignatures,
+        cosignatures=signed.cosignatures, log_keys=signed.log_keys,
     )
 
 

@@ -11,6 +11,7 @@ from typing import ClassVar, Protocol, Self, runtime_checkable
 
 from consentd import files
 from consentd.core import tiles
+from consentd.core.history import RotationProof
 from consentd.core.note import MAX_NOTE_SIZE
 from consentd.core.pruned import Pruned
 from consentd.errors import MalformedError, StorageError
@@ -27,6 +28,14 @@ class Source(LeafSource, Protocol):
 
     def checkpoint(self) -> bytes:
         """Return the latest signed checkpoint, verbatim. Raises StorageError if it is missing or cannot be read."""
+        ...
+
+    def rotations(self) -> tuple[RotationProof, ...]:
+        """Return the last checkpoints of earlier log keys, oldest first, without proofs of consistency.
+
+        Raises:
+            StorageError: they cannot be read. MalformedError: they do not have their format.
+        """
         ...
 
     def close(self) -> None:

@@ -8,10 +8,11 @@ interrupted run, or when the ledger was smaller.
 """
 
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from consentd.audit.checkpoints import Witnesses, read_checkpoint
+from consentd.audit.checkpoints import SignedCheckpoint, Witnesses, read_checkpoint
 from consentd.audit.remote import AtCheckpoint, at_checkpoint
 from consentd.audit.sources import Location, Source
 from consentd.audit.state_store import CACHED, StateStore
@@ -78,7 +79,7 @@ def verify_ledger(
         states = StateStore(state_path, cached=cached)
         stack.callback(states.close)
         expected = Expected(
-            origin=origin, vkey=format_vkey(log_verifier) if isinstance(log_verifier, Verifier) else "",
+            origin=origin, vkey=_vkey(signed),
             pruned=pruned, pruned_below=pruned.start, is_missing_wrong=source.is_whole,
         )  # fmt: skip
         is_saved = state_path is not None
@@ -86,6 +87,7 @@ def verify_ledger(
         if walker is not None and walker.replay.size > point.size:
             signed = read(at_least=walker.replay.size)
             point = signed.point
+            walker.expected = replace(walker.expected, vkey=_vkey(signed))
         location, source = AtCheckpoint(location, point), at_checkpoint(source, point)
         if walker is None and since is not None:
             walker = _start_after(source, expected, point, _open_trusted(since, origin, log_verifier), states)
@@ -110,13 +112,20 @@ def verify_ledger(
             if walker.replay.size > start and not is_sealed:
                 walker.found.add(walker.replay.size - 1, "last leaf of the checkpoint's tree is not a seal")
         except TooManyFaults:
-            return walker.report(point, stopped=True, start=start, cosignatures=signed.cosignatures)
-        return walker.report(point, stopped=False, start=start, cosignatures=signed.cosignatures)
+            report = walker.report(point, stopped=True, start=start)
+        else:
+            report = walker.report(point, stopped=False, start=start)
+        return replace(report, cosignatures=signed.cosignatures, followed=signed.log_keys)
+
+
+def _vkey(signed: SignedCheckpoint) -> str:
+    """Return the vkey of the log key that signed a checkpoint; "" if it is not Ed25519."""
+    return format_vkey(signed.log_key) if isinstance(signed.log_key, Verifier) else ""
 
 
 def _open_trusted(note: bytes, origin: str, log_verifier: NoteVerifier) -> Checkpoint:
     try:
-        return checkpoint.open_checkpoint(note, origin, log_verifier)[0]
+        return checkpoint.open_own(note, origin, log_verifier)
     except MalformedError as error:
         # The trusted checkpoint comes from the caller, so a bad one is no evidence against the ledger.
         raise InvalidError(f"trusted checkpoint does not decode: {error}") from error

@@ -145,6 +145,7 @@ def export(arguments: argparse.Namespace, out: Out) -> int:
             location, directory, origin=origin, log_verifier=verifier, statements=arguments.statements_to,
             threads=threads, progress=progress,
         )  # fmt: skip
+    report_log_keys(out, done.log_keys)
     size = done.checkpoint.size
     out.answer(
         f"내보냄: 항목 {size}개, 새 파일 {done.files}개 (`{directory}`)",
@@ -176,7 +177,7 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
             f"{report.statements_pruned} statements"
         )
     cosigned = report_cosignatures(arguments, out, report.cosignatures)
-    log_keys = report_log_keys(out, report.log_keys, is_followed=False)
+    log_keys = report_log_keys(out, report.followed or report.log_keys, is_followed=bool(report.followed))
     statement_keys = _report_statement_keys(out, report.statement_keys)
     status = DISPROVED if report.faults else UNDETERMINED if report.is_undetermined else PROVEN
     verdict, ko = VERDICTS[status]
@@ -225,6 +226,7 @@ def replay(arguments: argparse.Namespace, out: Out) -> int:
             f"entry {index}: outcome names categories that its access did not permit",
             type="beyond_permit", index=index,
         )  # fmt: skip
+    report_log_keys(out, found.log_keys)
     cosigned = report_cosignatures(arguments, out, found.cosignatures)
     status = DISPROVED if found.faults else UNDETERMINED if found.is_undetermined else PROVEN
     verdict, ko = VERDICTS[status]
@@ -263,8 +265,12 @@ def monitor(arguments: argparse.Namespace, out: Out) -> int:
 
 def _read_once(watcher: "Monitor", source: "Source", out: Out) -> "Observation | None":
     """Read the checkpoint once. If it cannot be read: return UNREADABLE if it was read too long ago, else None."""
+    before = watcher.log_keys
     try:
-        return watcher.observe(source, int(time.time()))
+        observed = watcher.observe(source, int(time.time()))
+        if watcher.log_keys != before:
+            report_log_keys(out, watcher.log_keys)
+        return observed
     except StorageError as error:
         out.fault(error)
         return watcher.observe_silence(int(time.time()))

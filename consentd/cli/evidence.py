@@ -99,6 +99,7 @@ def make(arguments: argparse.Namespace, out: Out) -> int:
         made = make_evidence(
             location, arguments.file, scope, origin=origin, log_verifier=verifier, policy=policy, progress=progress
         )
+    report_log_keys(out, made.log_keys)
     out.answer(
         f"written: {made.entries} entries in `{arguments.file}`, {made.chains} whole chains, {made.closed} entries "
         "without their statement",

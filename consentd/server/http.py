@@ -1,4 +1,4 @@
-"""Serve `/metrics`, `/healthz`, `/checkpoint`, `/tile/…` (C2SP tlog-tiles), `/pruned` and `/kept/…`, all read-only.
+"""Serve `/metrics`, `/healthz`, `/checkpoint`, `/rotations`, `/tile/…` (C2SP tlog-tiles), `/pruned` and `/kept/…`.
 
 Anyone may fetch checkpoints, hash tiles and most metrics, which contain no identifiers; browsers may fetch all but
 metrics for pages of any origin. Metrics that change with what a person's consents say need the credential of a scraper
@@ -19,8 +19,10 @@ from http import HTTPStatus
 from consentd import descriptors
 from consentd.config import HttpConfig, parse_listen
 from consentd.core import merkle, pruned, tiles
+from consentd.core.evidence import ROTATIONS_FILE, format_rotations
 from consentd.errors import ConsentdError, CorruptionError, DeniedError, MalformedError
 from consentd.ledger import layout, reads, retention
+from consentd.ledger.rotations import kept_sizes, read_kept
 from consentd.listener.app import REST, App, Page
 from consentd.listener.messages import BRIEFLY_CACHED, TEXT, UNCACHED, HttpRequest, HttpResponse, Respond, text_response
 from consentd.listener.server import MAX_CONNECTIONS, Listener
@@ -77,6 +79,7 @@ class _Pages:
         return [
             Page(path="/checkpoint", respond=guarded(self._checkpoint), waits=False, is_public=True),
             Page(path=f"/{pruned.FILE}", respond=guarded(self._pruned), waits=False, is_public=True),
+            Page(path=f"/{ROTATIONS_FILE}", respond=guarded(self._rotations), is_public=True),
             Page(path=f"/tile/entries/{REST}", respond=guarded(self._bundle)),
             Page(path=f"/kept/{REST}", respond=guarded(self._gaps)),
             Page(path=f"/tile/{REST}", respond=guarded(self._tile), waits=False, is_public=True),
@@ -127,6 +130,15 @@ class _Pages:
         if found == pruned.NOTHING:
             return text_response(HTTPStatus.NOT_FOUND, "nothing is pruned")
         return _tagged(request, pruned.format_pruned(found), TEXT, BRIEFLY_CACHED["Cache-Control"])
+
+    def _rotations(self, request: HttpRequest, services: Services) -> HttpResponse:
+        """Serve the last checkpoints of earlier log keys, those that are smaller than the public one."""
+        published, store = services.sequencer.checkpoints.published, services.ledger.store
+        size = 0 if published is None else published.checkpoint.size
+        kept = tuple(read_kept(store, one) for one in kept_sizes(store) if one < size)
+        if not kept:
+            return text_response(HTTPStatus.NOT_FOUND, "log key was never replaced")
+        return _tagged(request, format_rotations(kept), "application/json", BRIEFLY_CACHED["Cache-Control"])
 
     def _tile(self, request: HttpRequest, services: Services) -> HttpResponse:
         """Serve a hash tile. Auditors get tiles of the whole signed tree, others only tiles of the published tree."""

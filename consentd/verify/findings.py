@@ -107,6 +107,8 @@ class Report(Counts):
         faults: ordered by index, at most ``MAX_FAULTS``.
         stopped: the verification ended at ``MAX_FAULTS`` faults, so there may be more.
         cosignatures: the witnesses in the caller's policy that cosigned the checkpoint, each with its time in POSIX s.
+        log_keys, statement_keys: the keys that rotations replaced, and those that replaced them.
+        followed: the log keys from the pinned one to the one that signed the checkpoint; empty if that is pinned.
     """
 
     checkpoint: Checkpoint
@@ -118,6 +120,7 @@ class Report(Counts):
     stopped: bool
     cosignatures: tuple[tuple[str, int], ...] = ()
     log_keys: tuple[FollowedKey, ...] = ()
+    followed: tuple[FollowedKey, ...] = ()
     statement_keys: tuple[tuple[bytes, int], ...] = ()
 
     @property

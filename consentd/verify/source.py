@@ -9,6 +9,8 @@ from typing import Protocol
 
 from consentd.core import merkle, pruned, tiles
 from consentd.core.checkpoint import Checkpoint
+from consentd.core.evidence import ROTATIONS_FILE, parse_rotations
+from consentd.core.history import RotationProof
 from consentd.core.pruned import Pruned
 from consentd.errors import MalformedError, ProofError, StorageError
 
@@ -65,6 +67,11 @@ class TlogFiles(ABC):
         """Return what the file ``pruned`` states; without that file, nothing is pruned."""
         found = self.find(pruned.FILE)
         return pruned.NOTHING if found is None else pruned.parse_pruned(found)
+
+    def rotations(self) -> tuple[RotationProof, ...]:
+        """Return what the file ``rotations`` has; without that file, the log key was never replaced."""
+        found = self.find(ROTATIONS_FILE)
+        return () if found is None else parse_rotations(found)
 
     def leaves(self, n: int, width: int) -> list[bytes]:
         """Return the first *width* leaves of a bundle, from the first of three files that exists.

@@ -6,9 +6,11 @@ Only this source imports packages of the server. An auditor who verifies an expo
 from collections.abc import Sequence
 
 from consentd.core import codec, merkle, tiles
+from consentd.core.history import RotationProof
 from consentd.core.pruned import Pruned
 from consentd.errors import CorruptionError, MalformedError, NotFoundError
 from consentd.ledger import layout, reads, retention
+from consentd.ledger.rotations import kept_sizes, read_kept
 from consentd.ledger.vault import Vault
 from consentd.store import Store
 from consentd.verify.source import Opening
@@ -29,6 +31,10 @@ class StoreSource:
     def pruned(self) -> Pruned:
         """Return what is pruned, from the store's row. Raises as ``retention.read_pruned``."""
         return retention.read_pruned(self.store)
+
+    def rotations(self) -> tuple[RotationProof, ...]:
+        """Return the checkpoints that are kept of replaced log keys. Raises CorruptionError if a row is damaged."""
+        return tuple(read_kept(self.store, size) for size in kept_sizes(self.store))
 
     def leaves(self, n: int, width: int) -> list[bytes]:
         """Return the leaves of a bundle. Raises CorruptionError if a leaf is missing where nothing is pruned."""

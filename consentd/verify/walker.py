@@ -258,15 +258,13 @@ class Walker:
         first = ((n << tiles.TILE_HEIGHT) + at // merkle.HASH_SIZE) << (tiles.TILE_HEIGHT * level)
         self.found.add(first, f"tile of level `{level}` over the entries from here is not what the leaves hash to")
 
-    def report(
-        self, point: Checkpoint, *, stopped: bool, start: int = 0, cosignatures: tuple[tuple[str, int], ...] = ()
-    ) -> Report:
+    def report(self, point: Checkpoint, *, stopped: bool, start: int = 0) -> Report:
         """Return the report of the walk."""
         found = self.found
         faults = tuple(sorted(found.faults, key=lambda fault: (fault.index is None, fault.index or 0)))
         return Report(
             checkpoint=point, start=start, size=self.replay.size, tags=len(self.replay.heads),
             not_checked={what: count for what, count in found.unchecked.items() if count}, faults=faults,
-            stopped=stopped, cosignatures=cosignatures, log_keys=self.authors.ledger_keys.replaced_log_keys(),
+            stopped=stopped, log_keys=self.authors.ledger_keys.replaced_log_keys(),
             statement_keys=self.authors.ledger_keys.replaced_statement_keys(), **asdict(found.counts),
         )  # fmt: skip

@@ -85,6 +85,9 @@ class SignedSource:
     def pruned(self) -> Pruned:
         return NOTHING
 
+    def rotations(self) -> tuple[()]:
+        return ()
+
     def leaves(self, n: int, width: int) -> list[bytes]:
         return self._leaves[256 * n : 256 * n + width]
 

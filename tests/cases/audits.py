@@ -324,6 +324,9 @@ class PrunedSource:
         seal = codec.decode_leaf(self._export.leaves(n, 256)[at])
         return Pruned(self._kept_from_ms or seal.time_ms + 1, self._start)
 
+    def rotations(self) -> tuple[()]:
+        return ()
+
     def leaves(self, n: int, width: int) -> list[bytes]:
         return [b"" if 256 * n + at in self._gone else leaf for at, leaf in enumerate(self._export.leaves(n, width))]
 

@@ -11,6 +11,7 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 from consentd_client.answers import PERMITS, CheckAnswer, copied, indeterminate
 from consentd_client.consistency import Reached, condition
+from consentd_client.log_key import following
 from consentd_client.operations import ClientContext, Operation, ReadPage, call, read_pages
 from consentd_client.policy import check_decision
 from consentd_client.receipts import (
@@ -138,13 +139,15 @@ def _authorize_answer(
 ) -> Operation[AuthorizeAnswer]:  # fmt: skip
     receipt: ReducedReceipt | None = None
     if response.access_seq:
-        receipt = access = read_new_receipt(
+        receipt = access = yield from read_new_receipt(
             context, response.receipt, kinds=(EntryKind.ACCESS,), tree_size=tree_size
         )  # fmt: skip
         if access.event.seq != response.access_seq:
             raise ProofError("receipt is for another entry of the chain than access_seq says")
     elif response.HasField("receipt"):
-        receipt = read_reduced_receipt(response.receipt, context.trust)
+        receipt = yield from following(
+            context, lambda: read_reduced_receipt(response.receipt, context.present_trust)
+        )  # fmt: skip
         verify_is_new(receipt, tree_size)
         context.learned.add_size(receipt.index + 1)
     first = response.decision
@@ -244,7 +247,7 @@ def batch_record(
         raise ProofError("batch has another number of receipts than of outcomes")
     receipts = []
     for item, message in zip(outcomes, response.receipts, strict=True):
-        receipt = read_new_receipt(context, message, kinds=(EntryKind.OUTCOME,), tree_size=tree_size)
+        receipt = yield from read_new_receipt(context, message, kinds=(EntryKind.OUTCOME,), tree_size=tree_size)
         _verify_outcome(receipt, item, None)
         receipts.append(receipt)
     return tuple(receipts)

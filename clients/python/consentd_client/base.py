@@ -15,6 +15,7 @@ from inspect import getdoc
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
+from consentd.core.note import Verifier, format_vkey, parse_vkey
 from consentd_client import access, admin, consents, ledger, policy, registry, transport
 from consentd_client.memory import Memory, RamMemory
 from consentd_client.operations import ClientContext, Operation, ReadPage, StreamCall, UnaryCall, procedure_path
@@ -171,12 +172,15 @@ class ClientBase(ABC):
         Raises:
             InvalidError: the target has no port, the token would be sent unencrypted to another machine or has
                 characters that no token has, or the TLS files do not fit.
-            StorageError: a TLS file cannot be read.
+            StorageError: a TLS file or the memory cannot be read.
         """
         self.context = ClientContext(
             trust=trust, memory=memory or RamMemory(), new_request_id=new_request_id,
             now_ms=lambda: time.time_ns() // 1_000_000, attempts=attempts, backoff_s=backoff_s,
         )  # fmt: skip
+        if trust is not None and isinstance(trust.log_key, Verifier):
+            reached = self.context.memory.log_key(format_vkey(trust.log_key))
+            self.context.learned.log_key = parse_vkey(reached) if reached else None
         self._metadata = transport.call_metadata(token)
         self._timeout_s = timeout_s
         if channel is None:

@@ -66,7 +66,7 @@ def grant(
     tree_size = context.learned.tree_size
     response = yield from call(context, request, cs.GrantConsentResponse)
     name, shown = response.consent_id, served is not None
-    answer = _grant_answer(context, response, EntryKind.GRANT, name, tree_size, has_served=shown)
+    answer = yield from _grant_answer(context, response, EntryKind.GRANT, name, tree_size, has_served=shown)
     event = answer.receipt.event
     if answer and answer.consent_id != codec.consent_id(event.tag, event.seq).hex():
         raise ProofError("consent id does not belong to the entry in the receipt")
@@ -106,21 +106,23 @@ def amend(
     tree_size = context.learned.tree_size
     response = yield from call(context, request, cs.AmendConsentResponse)
     shown = served is not None
-    return _grant_answer(context, response, EntryKind.AMEND, consent_id, tree_size, has_served=shown)
+    return (yield from _grant_answer(context, response, EntryKind.AMEND, consent_id, tree_size, has_served=shown))
 
 
 def _grant_answer(
     context: ClientContext, response: cs.GrantConsentResponse | cs.AmendConsentResponse, kind: EntryKind, name: str,
     tree_size: int, *, has_served: bool,
-) -> GrantAnswer:  # fmt: skip
+) -> Operation[GrantAnswer]:  # fmt: skip
     kinds = (kind, EntryKind.REFUSAL)
-    receipt = read_new_receipt(context, response.receipt, kinds=kinds, tree_size=tree_size)
+    receipt = yield from read_new_receipt(context, response.receipt, kinds=kinds, tree_size=tree_size)
     refused = response.refused if response.HasField("refused") else None
     if (refused is None) != (receipt.kind == kind):
         raise ProofError("answer and receipt differ on whether the consent was recorded")
     served = None
     if has_served:
-        served = read_new_receipt(context, response.served_receipt, kinds=(EntryKind.SERVED,), tree_size=tree_size)
+        served = yield from read_new_receipt(
+            context, response.served_receipt, kinds=(EntryKind.SERVED,), tree_size=tree_size
+        )
         if (served.event.tag, served.event.seq + 1) != (receipt.event.tag, receipt.event.seq):
             raise ProofError("notice that was shown is not recorded right before the consent")
     return GrantAnswer(receipt=receipt, consent_id=name, version=response.version, refused=refused, served=served)

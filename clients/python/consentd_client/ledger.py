@@ -18,6 +18,7 @@ from consentd.v1 import ledger_service_pb2 as ls
 from consentd_client.entries import History
 from consentd_client.history import collect_proof, join_parts, open_remembered, verify_history_part
 from consentd_client.history_file import HistoryState
+from consentd_client.log_key import following, remember_log_key
 from consentd_client.memory import RememberedEntry, RememberedHistory
 from consentd_client.operations import ClientContext, Operation, call, call_stream, run_blocking
 from consentd_client.receipts import ReducedReceipt, read_reduced_receipt, wait_for
@@ -31,9 +32,15 @@ Verified: TypeAlias = tuple[History, RememberedHistory, HeldPart]
 
 def get_checkpoint(context: ClientContext) -> Operation[Checkpoint]:
     """Read the latest checkpoint, verify that it extends the remembered checkpoint, and remember the new one."""
-    trust = context.pinned()
+    context.pinned()
     response = yield from call(context, ls.GetCheckpointRequest(), ls.GetCheckpointResponse)
-    point, _ = open_checkpoint(response.checkpoint, trust.origin, trust.log_key)
+
+    def open_note() -> Checkpoint:
+        trust = context.pinned()
+        return open_checkpoint(response.checkpoint, trust.origin, trust.log_key)[0]
+
+    point = yield from following(context, open_note)
+    trust = context.pinned()
     trust.verify_witnessed(response.checkpoint, now_ms=context.now_ms())
     remembered_note = yield from run_blocking(context.memory.checkpoint)
     remembered = open_remembered(remembered_note, trust)
@@ -67,7 +74,7 @@ def get_receipt(context: ClientContext, receipt: R, *, published: bool = True) -
     """
     request = ls.GetReceiptRequest(index=receipt.index, leaf_hash=receipt.leaf_hash, wait_for=wait_for(published))
     response = yield from call(context, request, ls.GetReceiptResponse)
-    found = read_reduced_receipt(response.receipt, context.trust)
+    found = yield from following(context, lambda: read_reduced_receipt(response.receipt, context.present_trust))
     if (found.index, found.leaf_hash) != (receipt.index, receipt.leaf_hash):
         raise ProofError("receipt is for another leaf than the one asked for")
     return replace(receipt, proof=found.proof, checkpoint=found.checkpoint)
@@ -135,6 +142,7 @@ def _read_history(
         proof = yield from _read_part(context, request, point, most)
     whole = RememberedHistory(found.tag, tuple(rows))
     yield from run_blocking(lambda: memory.remember(proof.checkpoint, key, whole))
+    yield from remember_log_key(context, found.log_keys)
     return join_parts(parts)
 
 

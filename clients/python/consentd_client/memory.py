@@ -1,8 +1,9 @@
 """Store what a client verified, so that the client detects if the daemon takes back what it showed before.
 
-A memory belongs to one ledger. It holds the latest verified checkpoint and, for each chain whose history was read, the
-chain's tag and entries. The next reading starts after these entries, so the daemon sends only new ones. The client
-detects if the daemon shows a smaller tree, other earlier entries, or another tag for the same person.
+A memory belongs to one ledger. It holds the latest verified checkpoint, the log key that rotations led to, and, for
+each chain whose history was read, the chain's tag and entries. The next reading starts after these entries, so the
+daemon sends only new ones. The client detects if the daemon shows a smaller tree, other earlier entries, or another tag
+for the same person.
 
 If a memory is lost, the client cannot detect that entries shown before the loss are taken back. The leaves and
 statements of a memory are verified again with every new history, so a changed entry is detected. Three things are not
@@ -22,6 +23,7 @@ from typing import Any, Protocol
 from consentd.core import codec, note
 from consentd.core.checkpoint import parse_checkpoint
 from consentd.core.history import HistoryEntry
+from consentd.core.note import format_vkey, parse_vkey
 from consentd.errors import MalformedError, StorageError
 from consentd.files import FileLock, read_file_if_exists, write_file
 
@@ -66,6 +68,12 @@ class Memory(Protocol):
         one.
         """
 
+    def log_key(self, pinned: str) -> str:
+        """Return the log key (a vkey) that verified rotations led to from the *pinned* one; empty: none did."""
+
+    def remember_log_key(self, pinned: str, reached: str) -> None:
+        """Store that verified rotations led from the *pinned* log key to another one (vkeys)."""
+
     def forget(self, key: str) -> None:
         """Forget the history under *key*, for example when a person was erased and is enrolled anew."""
 
@@ -74,15 +82,28 @@ class RamMemory:
     """A ``Memory`` that is lost when the process ends. Its size grows with each chain that is read."""
 
     def __init__(
-        self, checkpoint: bytes | None = None, histories: Mapping[str, RememberedHistory] | None = None
-    ) -> None:
+        self, checkpoint: bytes | None = None, histories: Mapping[str, RememberedHistory] | None = None,
+        log_keys: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         self._checkpoint = checkpoint
         self._histories = dict(histories or {})
+        self._log_keys = dict(log_keys or {})
 
     @property
     def histories(self) -> Mapping[str, RememberedHistory]:
         """All remembered histories, by key."""
         return self._histories
+
+    @property
+    def log_keys(self) -> Mapping[str, str]:
+        """By pinned log key, the one that rotations led to."""
+        return self._log_keys
+
+    def log_key(self, pinned: str) -> str:
+        return self._log_keys.get(pinned, "")
+
+    def remember_log_key(self, pinned: str, reached: str) -> None:
+        self._log_keys[pinned] = reached
 
     def checkpoint(self) -> bytes | None:
         return self._checkpoint
@@ -123,6 +144,13 @@ class FileMemory:
         with self._changed() as memory:
             memory.remember(checkpoint, key, history)
 
+    def log_key(self, pinned: str) -> str:
+        return self._load().log_key(pinned)
+
+    def remember_log_key(self, pinned: str, reached: str) -> None:
+        with self._changed() as memory:
+            memory.remember_log_key(pinned, reached)
+
     def forget(self, key: str) -> None:
         with self._changed() as memory:
             memory.forget(key)
@@ -151,6 +179,7 @@ def _encode(memory: RamMemory) -> bytes:
     content = {
         "version": VERSION,
         "checkpoint": None if checkpoint is None else checkpoint.decode(),
+        "log_keys": dict(sorted(memory.log_keys.items())),
         "histories": {
             key: {"tag": one.tag.hex(), "entries": list(map(encode_entry, one.entries))}
             for key, one in sorted(memory.histories.items())
@@ -176,6 +205,10 @@ def _decode(content: bytes) -> RamMemory:
         checkpoint = None if read["checkpoint"] is None else read["checkpoint"].encode()
         if checkpoint is not None:
             _size(checkpoint)
+        # A file from before log keys could be replaced has none.
+        log_keys = {format_vkey(parse_vkey(old)): str(new) for old, new in read.get("log_keys", {}).items()}
+        for reached in log_keys.values():
+            parse_vkey(reached)
         histories = {
             str(key): RememberedHistory(bytes.fromhex(one["tag"]), tuple(map(decode_entry, one["entries"])))
             for key, one in read["histories"].items()
@@ -184,7 +217,7 @@ def _decode(content: bytes) -> RamMemory:
         raise
     except (MalformedError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StorageError("memory file cannot be parsed; restore it, or start with an empty one") from error
-    return RamMemory(checkpoint, histories)
+    return RamMemory(checkpoint, histories, log_keys)
 
 
 def decode_entry(row: list[str]) -> RememberedEntry:

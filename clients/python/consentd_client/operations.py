@@ -18,12 +18,13 @@ operations, and is tested without a network. This design is known as "sans IO"; 
 
 import random
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, TypeAlias, TypeVar
 
 from google.protobuf.message import Message
 
+from consentd.core.note import NoteVerifier
 from consentd.errors import InvalidError, MalformedError, OverloadedError, StorageError
 from consentd.policy.vocabulary import Vocabulary
 from consentd_client.memory import Memory
@@ -61,10 +62,12 @@ class Learned:
     Attributes:
         tree_size: the ledger has at least this size. An entry that is written from now on has at least this index.
         vocabularies: versions of the vocabulary that were read.
+        log_key: the log key that rotations led to from the pinned one, now or earlier; None: the pinned one.
     """
 
     tree_size: int = 0
     vocabularies: dict[int, Vocabulary] = field(default_factory=dict, repr=False)
+    log_key: NoteVerifier | None = None
 
     def add_size(self, tree_size: int) -> None:
         """Note a size of the ledger."""
@@ -99,11 +102,19 @@ class ClientContext:
     max_stream_bytes: int = MAX_STREAM_BYTES
     learned: Learned = field(default_factory=Learned)
 
+    @property
+    def present_trust(self) -> Trust | None:
+        """``trust``, with the log key that rotations led to; None: no key is pinned."""
+        if self.trust is None or self.learned.log_key is None:
+            return self.trust
+        return replace(self.trust, log_key=self.learned.log_key)
+
     def pinned(self) -> Trust:
-        """Return ``trust``; InvalidError if no key is pinned."""
-        if self.trust is None:
+        """Return ``present_trust``; InvalidError if no key is pinned."""
+        found = self.present_trust
+        if found is None:
             raise InvalidError("verifying needs the ledger's log key and origin pinned; give them to the client")
-        return self.trust
+        return found
 
 
 @dataclass(frozen=True, slots=True)

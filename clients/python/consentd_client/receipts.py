@@ -11,6 +11,7 @@ from consentd.core.checkpoint import Checkpoint, parse_proof, verify_proof
 from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, ProofError
 from consentd.v1 import consent_pb2 as pb
+from consentd_client.log_key import following
 from consentd_client.operations import ClientContext, Operation, call
 from consentd_client.signing import StatementSigner
 from consentd_client.trust import Trust
@@ -235,14 +236,16 @@ def write(
     """Call the procedure that takes *request* and records one entry of *kind*; return the entry's receipt."""
     tree_size = context.learned.tree_size
     response = yield from call(context, request, response_type)
-    return read_new_receipt(context, response.receipt, kinds=(kind,), tree_size=tree_size)
+    return (yield from read_new_receipt(context, response.receipt, kinds=(kind,), tree_size=tree_size))
 
 
 def read_new_receipt(
     context: ClientContext, message: pb.Receipt, *, kinds: Collection[EntryKind], tree_size: int
-) -> Receipt:
+) -> Operation[Receipt]:
     """Parse the receipt of a write, as ``read_receipt``; verify as ``verify_is_new``, and note the ledger's size."""
-    receipt = read_receipt(message, kinds=kinds, trust=context.trust)
+    receipt = yield from following(
+        context, lambda: read_receipt(message, kinds=kinds, trust=context.present_trust)
+    )  # fmt: skip
     verify_is_new(receipt, tree_size)
     context.learned.add_size(max(receipt.index + 1, receipt.tree_size))
     return receipt

@@ -57,7 +57,7 @@ def enrol(
     )
     tree_size = context.learned.tree_size
     response = yield from call(context, request, rs.EnrolSubjectResponse)
-    receipt = read_new_receipt(context, response.receipt, kinds=(EntryKind.ENROL,), tree_size=tree_size)
+    receipt = yield from read_new_receipt(context, response.receipt, kinds=(EntryKind.ENROL,), tree_size=tree_size)
     if (receipt.event.tag, receipt.event.seq) != (response.tag, 1):
         raise ProofError("receipt is not for the first entry of the tag")
     return EnrolAnswer(tag=response.tag, receipt=receipt)
