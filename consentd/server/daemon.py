@@ -56,6 +56,7 @@ from consentd.server.scrubber import Scrubber
 from consentd.server.signals import Signals
 from consentd.server.tls import http_context, read_tls_files
 from consentd.service.authentication import Authentication
+from consentd.service.credential_rows import CredentialRows
 from consentd.service.credentials import Credentials
 from consentd.service.key_files import KeyFiles
 from consentd.service.operations import Operations
@@ -161,6 +162,8 @@ class Daemon:
         """Read the credentials file again. Raises as ``Credentials.reload``, and keeps the present ones then."""
         if self.credentials is not None:
             log.info("credentials reloaded: %d tokens, %d certificates", *self.credentials.reload())
+        if self.service_state.services is not None:
+            self.service_state.services.credential_rows.write()
 
     def _reload_certificates(self) -> None:
         check_secret_files(self.config)
@@ -204,7 +207,12 @@ class Daemon:
             ledger=ledger, vault=vault, table=table, last_signed_path=config.ledger.last_signed_path,
             origin=config.ledger.origin, log_verifier=keys.log.verifier,
         )  # fmt: skip
-        self._scrubber = Scrubber(config, target, sequencer=sequencer, metrics=self.metrics, clock=self._clock)
+        credential_rows = CredentialRows(credentials, table, sequencer.call)
+        credential_rows.write()
+        self._scrubber = Scrubber(
+            config, target, sequencer=sequencer, metrics=self.metrics, clock=self._clock,
+            put_credentials=credential_rows.write,
+        )  # fmt: skip
         self._scrubber.start()
         credentials.begin()
         erasures = Erasures(
@@ -216,8 +224,9 @@ class Daemon:
         operations = Operations(clock=self._clock, metrics=self.metrics, rest=self._rpc.rest)
         return Services(
             config=config, ledger=ledger, vault=vault, table=table, sequencer=sequencer, metrics=self.metrics,
-            credentials=credentials, authentication=authentication, operations=operations, key_files=key_files,
-            erasures=erasures, page_key=vault.derived_key(PAGE_KEY_LABEL),
+            credentials=credentials, credential_rows=credential_rows, authentication=authentication,
+            operations=operations, key_files=key_files, erasures=erasures,
+            page_key=vault.derived_key(PAGE_KEY_LABEL),
         )  # fmt: skip
 
     def _open_credentials(self) -> Credentials:

@@ -44,9 +44,17 @@ class Scrubber:
     """The thread that scrubs. Call ``start`` once, and ``stop`` before the sequencer is stopped."""
 
     def __init__(
-        self, config: Config, target: ScrubTarget, *, sequencer: Sequencer, metrics: Metrics, clock: Clock
-    ) -> None:
-        """Prepare the thread. *target* is the ledger that the daemon serves, with its vault and table."""
+        self, config: Config, target: ScrubTarget, *, sequencer: Sequencer, metrics: Metrics, clock: Clock,
+        put_credentials: Callable[[], int],
+    ) -> None:  # fmt: skip
+        """Prepare the thread.
+
+        Args:
+            target: the ledger that the daemon serves, with its vault and table.
+            put_credentials: puts the table's rows of credentials right, and returns how many were wrong. Rows of
+                credentials that ended by themselves since the last change count too.
+        """
+        self._put_credentials = put_credentials
         self._config, self._metrics, self._clock = config.scrub, metrics, clock
         self._target, self._sequencer = target, sequencer
         # A pass makes a copy of the table beside the table: a backup that leaves out the table leaves out the copy too.
@@ -153,6 +161,9 @@ class Scrubber:
                 raise _Stopped
 
         self._logged = self._spoiled = 0
+        changed = self._put_credentials()
+        if changed:
+            log.warning("scrub put credentials in the table right: %d", changed)
         scrub = Scrub(self._target, self._options, run_on_writer=self._run_on_writer, pause=pause)
         try:
             scrub.run()

@@ -145,6 +145,7 @@ class AdminService(Servicer):
             request.caller, operator=operator, request_id=request.request_id,
             certificate_hash=request.certificate_sha256, end_ms=request.expire_time_ms, label=request.label,
         )  # fmt: skip
+        self.services.credential_rows.write()
         self.call_log.administered("credential added", "AddCredential", context, _credential_fields(credential))
         return ad.AddCredentialResponse(credential=self._credential_message(credential), token=token)
 
@@ -167,6 +168,7 @@ class AdminService(Servicer):
     def RevokeCredential(self, request: ad.RevokeCredentialRequest, context: Context) -> ad.RevokeCredentialResponse:
         """End a credential at once and for ever."""
         credential = self.services.credentials.revoke(request.credential_id, operator=self._operator(context))
+        self.services.credential_rows.write()
         self.call_log.administered("credential revoked", "RevokeCredential", context, _credential_fields(credential))
         return ad.RevokeCredentialResponse(credential=self._credential_message(credential))
 

@@ -255,6 +255,15 @@ class Credentials:
         known = self._known.by_id
         return [(known[each], self.used_day(each)) for each in sorted(known)]
 
+    def that_decide(self) -> list[Credential]:
+        """Return the credentials by which calls are accepted or refused.
+
+        Those are the tokens that are valid now, and all certificates: one that was revoked, or has ended, is refused
+        though it may name a participant.
+        """
+        known, now_ms = self._known, self._clock.wall_ms()
+        return [*(one for one in known.tokens.values() if one.is_valid(now_ms)), *known.certificates.values()]
+
     def reload(self) -> tuple[int, int]:
         """Read the credentials file again; return the numbers of tokens and certificates that are valid now.
 

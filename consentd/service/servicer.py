@@ -25,6 +25,7 @@ from consentd.service.authentication import Authentication
 from consentd.service.authorization import check_access, check_may_call
 from consentd.service.call_log import CallLog, Names, named_participants
 from consentd.service.context import Context, Waiting
+from consentd.service.credential_rows import CredentialRows
 from consentd.service.credentials import Credentials
 from consentd.service.key_files import KeyFiles
 from consentd.service.operations import Operations
@@ -50,6 +51,7 @@ class Services:
     sequencer: Sequencer
     metrics: Metrics
     credentials: Credentials
+    credential_rows: CredentialRows
     authentication: Authentication
     operations: Operations
     key_files: KeyFiles

@@ -1,8 +1,9 @@
 """The policy table: the rows that a consent check reads, in LMDB.
 
-Every row is computed from the ledger's entries, and can be computed again (``catch_up``), so the table needs no
-backup, and is not trusted. The sequencer writes it, one transaction for each batch of entries. Any number of readers,
-in any process, read the last commit. ``proto/table-format.md`` describes the format for other programs that read it.
+Every row but ``H`` and ``u`` is computed from the ledger's entries, and can be computed again (``catch_up``), so the
+table needs no backup, and is not trusted. The sequencer writes it, one transaction for each batch of entries. Any
+number of readers, in any process, read the last commit. ``proto/table-format.md`` describes the format for other
+programs that read it.
 
 =====  ============================  =====================================================================
 first  rest of the key               value, without its check (``checked_rows``)
@@ -24,6 +25,7 @@ first  rest of the key               value, without its check (``checked_rows``)
 ``v``                                VocabularyStatement in force
 ``r``                                RulesStatement in force
 ``c``                                the rules, compiled
+``u``  kind u8 ‖ hash[32]            end u64 ‖ caller id: a credential (``credential_rows``)
 ``#``                                last number assigned to a participant or group, u32
 ``e``                                leaf index of the last ERASURE u64
 =====  ============================  =====================================================================
@@ -42,9 +44,11 @@ from consentd.errors import CorruptionError, MalformedError, RequestError
 from consentd.ledger import reads
 from consentd.ledger.vault import Vault
 from consentd.statements import payloads
-from consentd.store import Store
+from consentd.store import Store, prefix_end
 from consentd.store.lmdb import STOPPED, Environment, OpenFiles, ReadTransaction, TableStoppedError
+from consentd.table import credential_rows
 from consentd.table.checked_rows import CHECK_SIZE, RowCheck, is_intact, seal_row, spoil_row
+from consentd.table.credential_rows import CredentialRow, sealed_rows
 from consentd.table.registry import Registry, RegistryCache
 from consentd.table.transaction import STEP_KINDS, TableTransaction
 from consentd.table.view import U64, Snapshot, View
@@ -152,6 +156,19 @@ class Table(Environment):
             self._cache = RegistryCache()
         if not is_spoiled:
             self._check.damage(key)
+
+    def put_credentials(self, credentials: Iterable[CredentialRow]) -> int:
+        """Make the rows of credentials these; return how many rows were others. For the sequencer's thread."""
+        rows = sealed_rows(credentials)
+        with self.begin_write() as txn:
+            stored = dict(txn.scan(credential_rows.PREFIX, prefix_end(credential_rows.PREFIX)))
+            others = [key for key in stored.keys() | rows.keys() if stored.get(key) != rows.get(key)]
+            for key in others:
+                if key in rows:
+                    txn.put(key, rows[key])
+                else:
+                    txn.delete(key)
+        return len(others)
 
     def close(self) -> None:
         """Close the table; a second call does nothing. No transaction may be open."""

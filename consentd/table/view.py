@@ -20,6 +20,7 @@ from consentd.policy.delegation import Capacity, Delegation
 from consentd.statements import payloads, values
 from consentd.statements.delegations import delegation_value
 from consentd.store import RowReader, prefix_end
+from consentd.table import credential_rows
 from consentd.table.checked_rows import RowCheck
 from consentd.table.registry import Mandate, Participant, Registry, RegistryCache
 from consentd.v1 import statement_pb2 as st
@@ -41,6 +42,11 @@ def delegation_key(delegation: Delegation) -> bytes:
     """Return the key of the row that holds a delegation."""
     names = f"{delegation.giver}\0{delegation.taker}\0".encode()
     return b"d" + names + bytes([delegation.capacity])
+
+
+def is_derived(key: bytes) -> bool:
+    """Return whether a row follows from the ledger: all but the heartbeat and the rows of credentials."""
+    return key != b"H" and not key.startswith(credential_rows.PREFIX)
 
 
 def certificate_key(name: str) -> bytes:
@@ -277,11 +283,11 @@ class Snapshot(View):
         return next((one for one in self._cache.listed if one.generation == generation), None)
 
     def rows(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield every row but the heartbeat, by key, as it is stored: with its check (``checked_rows``), unverified.
+        """Yield the rows that the ledger makes, by key, as they are stored: with checks (``checked_rows``), unverified.
 
         All tables of one ledger at one size have the same rows.
         """
-        return ((key, stored) for key, stored in self._txn.scan(b"", None) if key != b"H")
+        return ((key, stored) for key, stored in self._txn.scan(b"", None) if is_derived(key))
 
     def page(self, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """Return up to *limit* rows, by key, with keys greater than *after*, as they are stored."""
