@@ -4,7 +4,7 @@
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
@@ -15,20 +15,20 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
+from cases import provoked_requests
 from cases.daemons import Running, consent, make_running, question, reason_of, request_id, sign_statement, status_of
 from cases.erasures import provoke_held, provoke_pending
 from cases.fakes import HANG_S, FakeClock, FaultyStore
 from cases.ledgers import held_writer
 from cases.mutual_tls import name_of_another, name_two
 from cases.operations import held_at
+from cases.provoked_requests import KEY, SECRET, Provoke, provoking
 from cases.reasons import REASONS, ItemError
-from cases.services import batch_request, list_late, now_ms, publish_rules, services
+from cases.services import batch_request, now_ms, publish_rules, services
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
-from consentd.core.pruned import Pruned
 from consentd.ledger import layout
-from consentd.ledger.retention import encode_pruned
-from consentd.policy import evaluate, subject
+from consentd.policy import evaluate
 from consentd.sequencer.commands.write import Plan, Unremembered, WriteContext
 from consentd.service import requests, servicer
 from consentd.service.rpc import MAX_MESSAGE
@@ -43,10 +43,6 @@ from consentd.v1 import policy_service_pb2 as ps
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
 from consentd_client import Client
-
-SECRET = "SYN-730142"
-KEY = KeyPair(b"\x07" * 32)
-FOREIGN_FIELD = b"\xf8\x3f\x01"  # field 1023, a number that no message has
 
 
 class World:
@@ -107,214 +103,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     world.close()
 
 
-Provoke = Callable[[World], Any]
 PROVOKED: dict[str, Provoke] = {
+    **provoked_requests.PROVOKED,
+    "ERASURE_HELD": lambda world: provoke_held(world.other(), world.subject),
+    "ERASURE_PENDING": lambda world: provoke_pending(world.other(), world.subject),
     "CERTIFICATE_AMBIGUOUS": lambda world: name_two(world.directory / "certificates"),
     "CERTIFICATE_NAME_TAKEN": lambda world: name_of_another(world.running),
 }
-
-
-def provokes(reason: str) -> Callable[[Provoke], Provoke]:
-    def add(provoke: Provoke) -> Provoke:
-        assert reason not in PROVOKED
-        PROVOKED[reason] = provoke
-        return provoke
-
-    return add
-
-
-# -- INVALID_ARGUMENT -----------------------------------------------------------------------------------------
-
-
-@provokes("INVALID_REQUEST")
-def _no_question(world: World) -> Any:
-    write = ac.AuthorizeAccessRequest(request_id=request_id())
-    return world.running.access.AuthorizeAccess(write, metadata=world.running.as_("app"))
-
-
-@provokes("INVALID_REQUEST_ID")
-def _short_request_id(world: World) -> Any:
-    return world.grant(consent(), request_id=b"short")
-
-
-@provokes("INVALID_IDENTIFIER")
-def _resident_registration_number(world: World) -> Any:
-    return world.running.check(question(pb.Subject(scheme="rrn", value=SECRET)))
-
-
-@provokes("INVALID_PAGE")
-def _negative_page(world: World) -> Any:
-    request = cs.ListConsentsRequest(subject=world.subject, page_size=-1)
-    return world.running.consents.ListConsents(request, metadata=world.running.as_("app"))
-
-
-@provokes("UNKNOWN_PURPOSE")
-def _unknown_purpose(world: World) -> Any:
-    return world.check(purpose="CURIOSITY")
-
-
-@provokes("UNKNOWN_ACTION")
-def _unknown_action(world: World) -> Any:
-    return world.check(action="sell")
-
-
-@provokes("UNKNOWN_CODE")
-def _unknown_category_of_a_consent(world: World) -> Any:
-    return world.grant(consent(categories=["CLIN.GOSSIP"]))
-
-
-@provokes("UNKNOWN_PARTICIPANT")
-def _unknown_recipient(world: World) -> Any:
-    return world.grant(consent(actors=["nobody"]))
-
-
-@provokes("UNKNOWN_NOTICE")
-def _unknown_notice(world: World) -> Any:
-    return world.grant(pb.Consent(kind=pb.CONSENT_KIND_CONSENT, root=consent().root, notice_id="n", notice_version=1))
-
-
-@provokes("UNKNOWN_AUTHORITY")
-def _unknown_authority(world: World) -> Any:
-    return world.grant(pb.Consent(kind=pb.CONSENT_KIND_CONSENT, root=consent().root, authority_seq=1))
-
-
-@provokes("EMPTY_CATEGORIES")
-def _no_category(world: World) -> Any:
-    return world.check(categories=[])
-
-
-@provokes("BREAK_GLASS_SHAPE")
-def _break_glass_in_check(world: World) -> Any:
-    return world.check(purpose="BTG", break_glass=pb.BreakGlass(justification="unconscious"))
-
-
-@provokes("INVALID_CONSENT")
-def _no_effect(world: World) -> Any:
-    return world.grant(consent(effect=pb.EFFECT_UNSPECIFIED))
-
-
-@provokes("TOO_LARGE")
-def _too_many_questions(world: World) -> Any:
-    request = batch_request(questions=[question(world.subject)] * 1001)
-    return world.running.policy.BatchCheck(request, metadata=world.running.as_("app"))
-
-
-@provokes("AUTHOR_CLOCK")
-def _clock_of_the_author(world: World) -> Any:
-    return world.grant_signed(time_ms=now_ms(world.running) - 11 * 60_000)
-
-
-@provokes("BAD_SIGNATURE")
-def _signed_for_another(world: World) -> Any:
-    return world.grant_signed(tag=b"\x01" * 32)
-
-
-@provokes("UNKNOWN_FIELD")
-def _field_of_a_later_version(world: World) -> Any:
-    return world.grant(pb.Consent.FromString(consent().SerializeToString() + FOREIGN_FIELD))
-
-
-# -- NOT_FOUND ------------------------------------------------------------------------------------------------
-
-
-@provokes("NOT_FOUND")
-def _no_such_notice(world: World) -> Any:
-    return world.running.registry.GetNotice(rs.GetNoticeRequest(notice_id="n"), metadata=world.running.as_("app"))
-
-
-@provokes("SUBJECT_NOT_FOUND")
-def _not_enrolled(world: World) -> Any:
-    request = cs.ListConsentsRequest(subject=pb.Subject(scheme="ci", value=SECRET))
-    return world.running.consents.ListConsents(request, metadata=world.running.as_("app"))
-
-
-@provokes("CONSENT_NOT_FOUND")
-def _no_such_consent(world: World) -> Any:
-    request = cs.GetConsentRequest(subject=world.subject, consent_id="0" * 32)
-    return world.running.consents.GetConsent(request, metadata=world.running.as_("app"))
-
-
-@provokes("PRUNED")
-def _leaf_below_the_minimum_index(world: World) -> Any:
-    running = world.other()
-    running.wait_published()
-    batch = Batch()
-    batch.put(layout.PRUNED, encode_pruned(Pruned(1, 300), finished=True))
-    services(running).ledger.store.write(batch)
-    return running.ledger.ListLeaves(ls.ListLeavesRequest(), metadata=running.as_("pipc"))
-
-
-# -- what is recorded -----------------------------------------------------------------------------------------
-
-
-@provokes("ALREADY_EXISTS")
-def _key_added_twice(world: World) -> Any:
-    add = rs.AddKeyRequest(
-        request_id=request_id(), participant_id="clinic-b", attested=st.KeyStatement(key=KEY.public_key)
-    )
-    return world.running.registry.AddKey(add, metadata=world.running.as_("operator"))
-
-provokes("PAGE_EXPIRED")(lambda world: list_late(world.other()))
-
-
-@provokes("REQUEST_ID_REUSED")
-def _request_id_reused(world: World) -> Any:
-    used = request_id()
-    world.grant(consent(), request_id=used)
-    return world.grant(consent(holders=["clinic-b"]), request_id=used)
-
-
-@provokes("VERSION_CONFLICT")
-def _another_version_in_force(world: World) -> Any:
-    return world.amend(version=7)
-
-
-@provokes("WRONG_STATE")
-def _resume_what_is_not_paused(world: World) -> Any:
-    write = cs.ResumeConsentRequest(
-        request_id=request_id(), subject=world.subject, consent_id=world.consent_id, attested=st.ResumeStatement()
-    )
-    return world.running.consents.ResumeConsent(write, metadata=world.running.as_("app"))
-
-
-provokes("SUBJECT_ENROLLED")(lambda world: world.running.enrol(SECRET))
-provokes("WRONG_ROLE")(lambda world: world.grant(consent(actors=["app"])))
-provokes("KEY_NOT_IN_FORCE")(lambda world: world.grant_signed(key=KeyPair(b"\x08" * 32)))
-
-
-@provokes("LIMIT_REACHED")
-def _too_much_of_a_person(world: World) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(subject, "MAX_ROWS", 1)
-        return world.grant(consent())
-
-
-provokes("ERASURE_HELD")(lambda world: provoke_held(world.other(), world.subject))
-provokes("ERASURE_PENDING")(lambda world: provoke_pending(world.other(), world.subject))
-
-
-@provokes("AHEAD_OF_LEDGER")
-def _history_is_shorter(world: World) -> Any:
-    world.running.wait_published()
-    request = ls.GetHistoryRequest(public_name="ledger", known_count=1 << 20)
-    return list(world.running.ledger.GetHistory(request))
-
-
-@provokes("REF_MOVED")
-def _signed_for_another_ref(world: World) -> Any:
-    key, request = KeyPair(b"\x09" * 32), request_id()
-    add = rs.AddKeyRequest(request_id=request_id(), participant_id="app", attested=st.KeyStatement(key=key.public_key))
-    world.running.registry.AddKey(add, metadata=world.running.as_("operator"))
-    world.running.grant(world.subject)
-    access = world.running.authorize(question(world.subject))
-    sent, tag = st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT), access.decision.tag
-    signed = sign_statement(
-        key, sent, kind=EntryKind.OUTCOME, tag=tag, request=request, time_ms=now_ms(world.running), ref=1
-    )
-    write = ac.RecordAccessRequest(
-        request_id=request, subject=world.subject, access_seq=access.access_seq, signed=signed
-    )
-    return world.running.access.RecordAccess(write, metadata=world.running.as_("app"))
+provokes = provoking(PROVOKED)
 
 
 # -- the caller -----------------------------------------------------------------------------------------------
@@ -531,7 +327,7 @@ def test_errors_are_counted_by_reason_and_calls_by_code(world: World) -> None:
     before = metrics.value("consentd_errors_total", reason="UNKNOWN_PURPOSE")
     calls = metrics.value("consentd_rpcs_total", method="Check", code="INVALID_ARGUMENT")
     with pytest.raises(grpc.RpcError):
-        _unknown_purpose(world)
+        PROVOKED["UNKNOWN_PURPOSE"](world)
     assert metrics.value("consentd_errors_total", reason="UNKNOWN_PURPOSE") == before + 1
     assert metrics.value("consentd_rpcs_total", method="Check", code="INVALID_ARGUMENT") == calls + 1
 
