@@ -163,9 +163,17 @@ class Metrics:
         # Figures that change with what a person's consents say. Who asks one question and reads them before and after
         # would learn what the answer hides. So they are rendered for authenticated scrapers only.
         self._private_registry = prometheus_client.CollectorRegistry()
-        counter, gauge, histogram = self._counter, self._gauge, self._histogram
+        self._add_calls()
+        self._add_decisions()
+        self._add_writing()
+        self._add_checkpoints()
+        self._add_witnesses()
+        self._add_scrubbing()
+        self._add_administration()
+        self._add_readiness()
 
-        # -- calls
+    def _add_calls(self) -> None:
+        counter, gauge, histogram = self._counter, self._gauge, self._histogram
         self.rpcs = counter("rpcs", "RPCs answered.", _METHOD, _CODE)
         self.rpc_seconds = histogram("rpc_seconds", "Time from request to answer.", _RPC_SECONDS, _METHOD)
         self.errors = counter("errors", "Errors sent, by ErrorReason.", _ERROR_REASON)
@@ -185,7 +193,8 @@ class Metrics:
             "repeats", "Requests with a known request_id: same, answered again; conflicting, refused.", _REPEAT
         )
 
-        # -- decisions
+    def _add_decisions(self) -> None:
+        counter = self._counter
         private = partial(self._counter, is_private=True)
         self.decisions = private("decisions", "Decisions taken.", _OUTCOME, _VIA)
         self.unenrolled_questions = private("unenrolled_questions", "Questions about subjects not enrolled.")
@@ -197,7 +206,8 @@ class Metrics:
             "quota_refusals", "Calls refused because the caller had used up a quota of the realm's rules.", _QUOTA
         )
 
-        # -- writing
+    def _add_writing(self) -> None:
+        counter, gauge, histogram = self._counter, self._gauge, self._histogram
         self.pool_entries = gauge("pool_entries", "Writes that wait for the sequencer.")
         self.batch_entries = histogram("batch_entries", "Entries of one synced write.", _SIZES)
         self.commit_seconds = histogram("commit_seconds", "Time of one commit, synced.", _DISK_SECONDS, _STORE)
@@ -223,7 +233,8 @@ class Metrics:
         self.http_connections = gauge("http_connections", "Open connections of the HTTP listener.")
         self.http_connections_limit = gauge("http_connections_limit", "Most connections of the HTTP listener.")
 
-        # -- checkpoints
+    def _add_checkpoints(self) -> None:
+        counter, gauge, histogram = self._counter, self._gauge, self._histogram
         self.seal_seconds = histogram("seal_seconds", "Time to update the map and seal.", _DISK_SECONDS)
         self.checkpoint_size = gauge("checkpoint_size", "Size of the last checkpoint published.")
         self.checkpoint_time_seconds = gauge("checkpoint_time_seconds", "When the last one was published.")
@@ -235,7 +246,8 @@ class Metrics:
         self.checkpoints_waiting = gauge("checkpoints_waiting", "Checkpoints signed and not published yet.")
         self.quorum = gauge("quorum", "1 while checkpoints get the cosignatures they need, else 0.")
 
-        # -- witnesses
+    def _add_witnesses(self) -> None:
+        counter, histogram = self._counter, self._histogram
         self.witness_answers = counter(
             "witness_answers", "Results of asking a witness; w2 is the second one of the policy.", _WITNESS, _ANSWER
         )
@@ -244,7 +256,8 @@ class Metrics:
         )
         self.witness_alarms = counter("witness_alarms", "Answers of witnesses that know another tree.", _ALARM)
 
-        # -- scrubbing
+    def _add_scrubbing(self) -> None:
+        counter, gauge = self._counter, self._gauge
         self.scrub_records = counter("scrub_records", "Stored records read again in the background.")
         self.scrub_damaged_records = gauge(
             "scrub_damaged_records", "Records found damaged by the last scrub, or by this one so far if more."
@@ -253,7 +266,8 @@ class Metrics:
         self.scrub_pass_time_seconds = gauge("scrub_pass_time_seconds", "When a scrub last read all records.")
         self.scrub_failures = counter("scrub_failures", "Scrubs that failed before their end.")
 
-        # -- administration
+    def _add_administration(self) -> None:
+        counter, gauge = self._counter, self._gauge
         self.operations = counter("operations", "Operations that have ended, by result.", _RESULT)
         self.operation_start_time_seconds = gauge(
             "operation_start_time_seconds", "When the operation that is running was started; NaN: none is running."
@@ -265,7 +279,8 @@ class Metrics:
             "credential_end_time_seconds", "When the next of the valid credentials ends; NaN: none has an end."
         )
 
-        # -- readiness
+    def _add_readiness(self) -> None:
+        gauge = self._gauge
         self.tls_certificate_end_time_seconds = gauge(
             "tls_certificate_end_time_seconds", "When the certificate of a listener ends.", _LISTENER
         )
