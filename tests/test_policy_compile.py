@@ -326,6 +326,18 @@ def test_one_form_only(at: int, change: int) -> None:
         decode_subject(bytes(value))
 
 
+def test_the_first_row_with_a_side_record_has_the_first_record() -> None:
+    """A reader relies on it, to see with one look whether a lineage's record has reserved fields."""
+    root = permit(permit(actors=("a", "c")), actors=("a", "b"))
+    value = bytearray(World([consent(root)], Rules()).value or b"")
+    first, second = (HEADER.size + ENTRY.size + at + 46 for at in (0, ROW_SIZE))
+    assert decode_subject(bytes(value))
+    assert value[first] == 0 < value[second]
+    value[first], value[second] = value[second], value[first]
+    with pytest.raises(MalformedError):
+        decode_subject(bytes(value))
+
+
 def test_editing_a_subject() -> None:
     first, second = consent(permit()), consent(deny(), 2)
     one = with_consent(None, first, compiled(first))

@@ -16,9 +16,6 @@ from consentd.policy.codebook import Codebook, PackedQuestion
 from consentd.policy.compile import CompiledRules
 from consentd.policy.match import (
     CONSENT,
-    DENIES,
-    PERMITS,
-    UNKNOWNS,
     Matches,
     Tree,
     match,
@@ -27,7 +24,17 @@ from consentd.policy.match import (
     prepare,
     prepare_realm,
 )
-from consentd.policy.match_row import BEST_CASE, STATED_CASE, WORST_CASE, Fits, denied_leaves
+from consentd.policy.match_row import (
+    BEST_CASE,
+    DENIES,
+    PERMITS,
+    STATED_CASE,
+    UNKNOWNS,
+    WORST_CASE,
+    Fits,
+    RowMatcher,
+    denied_leaves,
+)
 from consentd.policy.model import OPEN_END_MS, Combining, Decision, Effect, Obligation, Outcome, Reason, ReasonCode
 from consentd.policy.residual import Condition, conditions, data_permitted, expand
 from consentd.policy.rows import ROW_SIZE
@@ -169,10 +176,11 @@ def evaluate(value: bytes | None, question: PackedQuestion, rules: CompiledRules
         for index, flags, mask in reversed(met) if rules.combining in _NEWEST_FIRST else met:
             found.add(CONSENT, PERMITS if flags else DENIES, mask, _ids(value, index))
         trees: list[Tree] = []
-        mask, key = prepare_realm(trees, question, rules, enrolled=value is not None)
+        matcher = RowMatcher(question, now_ms)
+        otherwise = prepare_realm(trees, matcher, rules, enrolled=value is not None)
         fits = Fits(question, STATED_CASE, rules.normal_level)
         match_trees(found, trees, fits, now_ms)
-        found.otherwise = mask and mask & fits[key]
+        found.otherwise = otherwise.mask and otherwise.mask & fits[otherwise.key]
         return _verdict(*_decide(found, question.categories, rules.combining), question, until)
     permits &= ~denies
     without = question.categories & ~(permits | denies)
@@ -290,12 +298,14 @@ def _decide(
     reasons: Reasons = []
     refs = [0, 0]
     # A row is a reason only if the row's layer decided one of the row's categories, with the row's effect.
-    for layer, kind, mask, ids, where in found.rows:
+    for layer, kind, mask, ids, where in found.rows():
         if not mask & decided[layer][kind]:
             continue
         if kind != UNKNOWNS:
             refs[kind] = refs[kind] or ids[0]
         if len(reasons) >= most:
+            if (refs[PERMITS] or not permitted) and (refs[DENIES] or not denied):
+                break
             continue
         if kind == UNKNOWNS:
             reasons.append((ReasonCode.UNREADABLE_CONSENT, None, *ids, path_of(where)))

@@ -9,32 +9,38 @@ loop needs one accumulator for each depth. Bit masks let one loop decide all cat
 its own, in a lower layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Final, NamedTuple
+from operator import itemgetter
+from typing import Any, Final, NamedTuple
 
 from consentd.errors import MalformedError
 from consentd.policy.codebook import PackedQuestion
 from consentd.policy.compile import POLICY_ROWS, POLICY_SHIFT, STATUTORY, UNREADABLE, CompiledRules
-from consentd.policy.match_row import NO_LIMITS, NO_MATCH, UNKNOWN, Fits, Limits, RowMatcher
+from consentd.policy.match_row import (
+    DENIES,
+    NEVER,
+    NO_LIMITS,
+    NO_RECORD,
+    PERMITS,
+    Fits,
+    Limits,
+    RowMatcher,
+    Shape,
+)
 from consentd.policy.model import MAX_DEPTH, OPEN_END_MS, Layer
-from consentd.policy.rows import PERMIT, ROW, ROW_SIZE, SIDE, Fields, uses_reserved_at
+from consentd.policy.rows import DEPTH_AT, RESERVED, ROW, ROW_SHAPE, ROW_SIDE, ROW_SIZE
 from consentd.policy.subject import (
     ENTRY,
     FORMAT,
     HAS_SIDE,
     HEADER,
     PAUSED,
-    SIDE_LENGTH,
     Ids,
     is_closed,
     policy_rows,
 )
 from consentd.policy.tree import paths
-
-PERMITS: Final = 0
-DENIES: Final = 1
-UNKNOWNS: Final = 2
 
 STATUTE: Final = int(Layer.STATUTE)
 BREAK_GLASS: Final = int(Layer.BREAK_GLASS)
@@ -43,21 +49,25 @@ IMPLICIT: Final = int(Layer.IMPLICIT)
 REALM: Final = int(Layer.REALM)
 
 NO_IDS: Final[Ids] = (0, 0, 0)
+SINGLE: Final = b"\0"
+"""The depths of the rows of a tree that is a single row."""
+_SEVERAL: Final = -1
+_reserved: Final = itemgetter(RESERVED)
 
 
 class Paths:
     """The paths of the provisions of one consent. They are computed when the first is asked for."""
 
-    __slots__ = ("_found", "_rows")
+    __slots__ = ("_depths", "_found")
 
-    def __init__(self, rows: Sequence[Fields]) -> None:
-        self._rows = rows
+    def __init__(self, depths: bytes) -> None:
+        self._depths = depths
         self._found: list[str] = []
 
     def of(self, node: int) -> str:
         """Return the path of the row *node*."""
         if not self._found:
-            self._found = paths([row[10] for row in self._rows])
+            self._found = paths(self._depths)
         return self._found[node]
 
 
@@ -70,16 +80,15 @@ class Matches:
 
     Attributes:
         masks: ``masks[layer][kind]`` is a mask of categories; kind is ``PERMITS``, ``DENIES`` or ``UNKNOWNS``.
-        rows: (layer, kind, categories, ids, where) of each match, in the order in which they were added.
         otherwise: categories that combining permits if no consent says anything about them.
         until_ms: the earliest start or end after now, among all rows that match if their windows are ignored.
     """
 
-    __slots__ = ("masks", "otherwise", "rows", "until_ms")
+    __slots__ = ("_rows", "masks", "otherwise", "until_ms")
 
     def __init__(self, until_ms: int = OPEN_END_MS) -> None:
         self.masks: Final = ([0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0])
-        self.rows: Final[list[tuple[int, int, int, Ids, Where]]] = []
+        self._rows: Final[list[tuple[int, int, int, Ids, Any]]] = []
         self.otherwise = 0
         self.until_ms = until_ms
 
@@ -87,7 +96,35 @@ class Matches:
         """Add a row that permits, denies or makes unknown the categories of ``mask``. Ignore an empty mask."""
         if mask:
             self.masks[layer][kind] |= mask
-            self.rows.append((layer, kind, mask, ids, where))
+            self._rows.append((layer, kind, mask, ids, where))
+
+    def add_tree(
+        self, layer: int, permits: int, denies: int, ids: Ids, where: "str | Paths", decisive: "list[Decisive]"
+    ) -> None:
+        """Add a tree that permits and denies these categories. *decisive*: its nodes that decided, the last first.
+
+        A nested permit did not decide those categories that a deny elsewhere in the tree denies.
+        """
+        of_layer = self.masks[layer]
+        of_layer[PERMITS] |= permits
+        of_layer[DENIES] |= denies
+        self._rows.append((layer, _SEVERAL, permits, ids, (where, decisive)))
+
+    def rows(self) -> Iterator[tuple[int, int, int, Ids, Where]]:
+        """Yield (layer, kind, categories, ids, where) of each row that decided, in the order in which they were added.
+
+        A person may have thousands, and few become reasons. So they are made when they are asked for.
+        """
+        for row in self._rows:
+            layer, kind, permits, ids, what = row
+            if kind != _SEVERAL:
+                yield row
+                continue
+            where, decisive = what
+            for node, kind, mask in reversed(decisive):
+                counted = mask & permits if kind == PERMITS else mask
+                if counted:
+                    yield layer, kind, counted, ids, where if isinstance(where, str) else (where, node)
 
     def in_force(self, start_ms: int, end_ms: int, now_ms: int) -> bool:
         """Return whether the window of a matching row contains now; lower ``until_ms`` to the window's next bound."""
@@ -110,14 +147,14 @@ def path_of(where: Where) -> str:
     return of_consent.of(node)
 
 
-Candidate = tuple[Fields, int, int]
-"""A row, and the mask and the key with which it may match (``match_row``)."""
+Decisive = tuple[int, int, int]
+"""(node, kind, categories that the node's own effect decided)."""
 
-
-Tree = tuple[int, Ids, str | None, bytes, Sequence[Candidate]]
+Tree = tuple[int, Ids, str | None, Sequence[Shape], bytes, Limits, int, Sequence[int]]
 """The rows of one consent, of one implicit policy, or one rule of the realm, of which at least one may match: (layer,
-ids, path, side block, rows). The path is that of the rows in reasons; None: each row has its own, by its place in the
-tree. A tree is no class, because that takes longer, and a person may have many."""
+ids, path, shapes of the rows, their depths, the side blocks, the word at which the consent's own begins, and the words
+of the rows' side records in it). The path is that of the rows in reasons; None: each row has its own, by its place in
+the tree. A tree is no class, because that takes longer, and a person may have many."""
 
 
 class Prepared(NamedTuple):
@@ -126,12 +163,12 @@ class Prepared(NamedTuple):
     Attributes:
         trees: in the order of reasons: rules of the realm, lineages with their policies, the realm's policy.
         is_closed: everything is denied in layer CONSENT, and its lineages are not read.
-        otherwise: mask and key of what combining permits if no consent says anything.
+        otherwise: the shape of what combining permits if no consent says anything; NEVER: nothing.
     """
 
     trees: list[Tree]
     is_closed: bool
-    otherwise: tuple[int, int]
+    otherwise: Shape
 
 
 def prepare(
@@ -143,122 +180,137 @@ def prepare(
     """
     closed = is_closed(value)
     if not question.categories:
-        return Prepared([], closed, NO_MATCH)
-    matcher = RowMatcher(question)
+        return Prepared([], closed, NEVER)
+    matcher = RowMatcher(question, now_ms)
     of_rules = Limits(rules.block)
     trees: list[Tree] = []
     break_glass = rules.break_glass if question.break_glass else ()
     for layer, applicable in (STATUTE, rules.by_purpose.get(question.purpose, ())), (BREAK_GLASS, break_glass):
         for row, where in applicable:
-            if row[5] > now_ms:
-                mask, key = matcher.match(row, of_rules, rules.since)
-                if mask:
-                    trees.append((layer, NO_IDS, where, rules.block, ((row, mask, key),)))
+            shape = matcher.match(row, of_rules, rules.since)
+            if shape is not NEVER:
+                trees.append((layer, NO_IDS, where, (shape,), SINGLE, of_rules, 0, (row[8],)))
     begin = len(trees)
     if value:
-        _add_lineages(trees, value, matcher, question, now_ms)
+        _add_lineages(trees, value, matcher, question.version)
     if newest_first:
         trees[begin:] = sorted(trees[begin:], key=lambda tree: tree[1][1], reverse=True)
-    otherwise = prepare_realm(trees, question, rules, enrolled=value is not None)
+    otherwise = prepare_realm(trees, matcher, rules, enrolled=value is not None)
     return Prepared(trees, closed, otherwise)
 
 
-def _add_lineages(
-    trees: list[Tree], value: bytes, matcher: RowMatcher, question: PackedQuestion, now_ms: int
-) -> None:
-    """Add the trees of a person's lineages.
+def _add_lineages(trees: list[Tree], value: bytes, matcher: RowMatcher, version: int) -> None:
+    """Add the trees of a person's lineages. *version*: that of the question's vocabulary.
 
     A person may have thousands of lineages. So one loop reads the directory and the rows beside each other, and a
-    lineage that is a single row, as most are, needs no more than a look at its masks if they do not match.
+    lineage that is a single row, as most are, needs no more than a look at its shape if it does not match.
 
     Raises:
         MalformedError: the format of the value is unknown, or the policy of an entry, or the value is cut short.
     """
     form, _, _, lineages, count = HEADER.unpack_from(value)
     row_at = HEADER.size + lineages * ENTRY.size
-    side_end = row_at + count * ROW_SIZE
-    if form != FORMAT or len(value) < side_end:
+    side_at = row_at + count * ROW_SIZE
+    if form != FORMAT or len(value) < side_at:
         raise MalformedError("subject value has an unknown format, or is cut short")
-    entries, rows = ENTRY.iter_unpack(value[HEADER.size : row_at]), ROW.iter_unpack(value[row_at:side_end])
-    version, closed = question.version, is_closed(value)
-    # The masks of denies include those of permits.
-    purposes, categories = question.deny_purposes, question.leaves.deny_mask
-    first_at = side_end
-    limits = Limits(value[first_at:])
-    for (lineage, seq, number, vocabulary, more, flags, since, authority, notice), row in zip(
-        entries, rows, strict=False
+    rows, block, closed = value[row_at:side_at], Limits(value[side_at:]), is_closed(value)
+    words, record_at, limit = block.numbers, block.record, matcher.limit
+    shapes = map(matcher.__getitem__, ROW_SHAPE.iter_unpack(rows))
+    entries = ENTRY.iter_unpack(value[HEADER.size : row_at])
+    # The number of the lineage's first row, and the word at which the next side block begins, with its length.
+    number_of_row = following = 0
+    for (lineage, seq, number, vocabulary, more, flags, since, authority, notice), shape in zip(
+        entries, shapes, strict=False
     ):
-        side_at = side_end
         if flags & HAS_SIDE:
-            side_at += SIDE_LENGTH.size
-            side_end = side_at + SIDE_LENGTH.unpack_from(value, side_end)[0]
-        is_known = vocabulary <= version and not (authority or notice)
-        if more or flags & ~HAS_SIDE or not is_known or (row[9] & SIDE and uses_reserved_at(value, row[8], side_at)):
-            every = [row, *islice(rows, more + policy_rows(flags))]
+            block.first = first = following + 1
+            following = first + (words[following] >> 2)
+            record = record_at(first)  # that of the first row, if the row has one (``SideBlock.add``)
+        else:
+            record = NO_RECORD
+        is_known = vocabulary <= version and not (authority or notice or record[RESERVED])
+        if more or not is_known or flags & ~HAS_SIDE:
+            ids, every = (seq, lineage, number), [shape, *islice(shapes, more + policy_rows(flags))]
+            end = number_of_row + len(every)
             if not closed or flags & STATUTORY:
-                ids, side = (seq, lineage, number), value[side_at:side_end]
-                limits.first = (side_at - first_at) // 4
-                _add_lineage(
-                    trees, ids, flags, since, every, side, limits, matcher, question, now_ms, is_known=is_known
-                )
-        elif row[2] & purposes and row[3] & categories and row[5] > now_ms and not closed:
-            limits.first = (side_at - first_at) // 4
-            mask, key = matcher.match(row, limits, since)
-            if mask:
-                trees.append((CONSENT, (seq, lineage, number), "", value[side_at:side_end], ((row, mask, key),)))
+                some = rows[number_of_row * ROW_SIZE : end * ROW_SIZE]
+                _add_lineage(trees, ids, flags, since, every, some, matcher, block, is_known=is_known)
+            number_of_row = end
+            continue
+        number_of_row += 1
+        if shape is not NEVER and not closed:
+            if shape.is_partial:
+                shape = limit(shape, record, block, since)
+            if shape is not NEVER:
+                trees.append((CONSENT, (seq, lineage, number), "", (shape,), SINGLE, block, block.first, SINGLE))
 
 
 def _add_lineage(
-    trees: list[Tree], ids: Ids, flags: int, since: int, rows: Sequence[Fields], side: bytes, block: Limits,
-    matcher: RowMatcher, question: PackedQuestion, now_ms: int, *, is_known: bool,
+    trees: list[Tree], ids: Ids, flags: int, since: int, shapes: Sequence[Shape], rows: bytes, matcher: RowMatcher,
+    block: Limits, *, is_known: bool,
 ) -> None:  # fmt: skip
     """Add the trees of a lineage: its consent, and the implicit policy that the consent selects.
 
-    *is_known*: its directory entry is one that this version can interpret.
+    *is_known*: its directory entry and its first record are such that this version can interpret them.
     """
     layer = STATUTE if flags & STATUTORY else CONSENT
-    if not is_known or flags & UNREADABLE or (side and block.has_reserved(rows)):
-        if matcher.matches_unreadable(rows[0], block, since):
-            trees.append((layer, ids, "", side, ((rows[0], question.categories, UNKNOWN),)))
+    sides = [side for (side,) in ROW_SIDE.iter_unpack(rows)]
+    records = block.records(sides) if flags & HAS_SIDE else [NO_RECORD] * len(sides)
+    if not is_known or flags & UNREADABLE or any(map(_reserved, records)):
+        shape = matcher.match_unreadable(ROW.unpack_from(rows), block, since)
+        if shape is not NEVER:
+            trees.append((layer, ids, "", (shape,), SINGLE, block, block.first, SINGLE))
         return
-    silent = flags & PAUSED
-    tree = len(rows) - POLICY_ROWS[flags >> POLICY_SHIFT]
-    candidates = _candidates(rows[:tree], matcher, block, since, now_ms, silent=silent)
-    if candidates:
-        trees.append((layer, ids, "" if tree == 1 else None, side, candidates))
-    if len(rows) > tree:
-        candidates = _candidates(rows[tree:], matcher, block, since, now_ms, silent=silent)
-        if candidates:
-            trees.append((IMPLICIT, ids, "", side, candidates))
+    if flags & PAUSED:
+        shapes = without_permits(shapes)
+    limit = matcher.limit
+    shapes = [
+        limit(shape, record, block, since) if shape.is_partial else shape
+        for shape, record in zip(shapes, records, strict=True)
+    ]
+    depths = rows[DEPTH_AT::ROW_SIZE]
+    tree = len(shapes) - POLICY_ROWS[flags >> POLICY_SHIFT]
+    for where, begin, end in (layer, 0, tree), (IMPLICIT, tree, len(shapes)):
+        some = shapes[begin:end]
+        if some.count(NEVER) < len(some):
+            path = "" if begin or tree == 1 else None
+            trees.append((where, ids, path, some, depths[begin:end], block, block.first, sides[begin:end]))
 
 
-def _candidates(
-    rows: Sequence[Fields], matcher: RowMatcher, block: Limits, since: int, now_ms: int, *, silent: int
-) -> list[Candidate]:
-    """Return the rows of a tree; empty: none may match. *silent*: the permits do not match."""
-    found: list[Candidate] = []
-    matched = 0
-    for row in rows:
-        mask = key = 0
-        if row[5] > now_ms and not (silent and row[9] & PERMIT):
-            mask, key = matcher.match(row, block, since)
-            matched |= mask
-        found.append((row, mask, key))
-    return found if matched else []
+def without_permits(shapes: Sequence[Shape]) -> list[Shape]:
+    """Return the shapes of rows whose permits do not match."""
+    return [NEVER if shape.kind == PERMITS else shape for shape in shapes]
 
 
-def prepare_realm(
-    trees: list[Tree], question: PackedQuestion, rules: CompiledRules, *, enrolled: bool
-) -> tuple[int, int]:
-    """Add the realm's implicit policy to *trees*. Return the mask and key of what combining permits otherwise.
+def prepare_realm(trees: list[Tree], matcher: RowMatcher, rules: CompiledRules, *, enrolled: bool) -> Shape:
+    """Add the realm's implicit policy to *trees*. Return the shape of what combining permits otherwise; NEVER: nothing.
 
     Neither permits anything about a person who is not enrolled.
     """
-    matcher = RowMatcher(question)
-    candidates = _candidates(rules.policy, matcher, NO_LIMITS, rules.since, 0, silent=not enrolled)
-    if candidates:
-        trees.append((REALM, NO_IDS, "", b"", candidates))
-    return NO_MATCH if rules.otherwise is None or not enrolled else matcher.match(rules.otherwise, NO_LIMITS, 0)
+    shapes = [matcher.match(row, NO_LIMITS, rules.since) for row in rules.policy]
+    if not enrolled:
+        shapes = without_permits(shapes)
+    if shapes.count(NEVER) < len(shapes):
+        depths = bytes([row.depth for row in rules.policy])
+        trees.append((REALM, NO_IDS, "", shapes, depths, NO_LIMITS, 0, bytes(len(shapes))))
+    return NEVER if rules.otherwise is None or not enrolled else matcher.match(rules.otherwise, NO_LIMITS, 0)
+
+
+class _Live(dict[Shape, int]):
+    """Shape → the leaves asked for that its rows match in one case, at one instant; *found* gets their ends."""
+
+    __slots__ = ("_fits", "_found", "_now_ms")
+
+    def __init__(self, found: Matches, fits: Fits, now_ms: int) -> None:
+        super().__init__()
+        self._found, self._fits, self._now_ms = found, fits, now_ms
+
+    def __missing__(self, shape: Shape) -> int:
+        mask = shape.mask and shape.mask & self._fits[shape.key]
+        if mask and not self._found.in_force(shape.row[4], shape.row[5], self._now_ms):
+            mask = 0
+        self[shape] = mask
+        return mask
 
 
 def match(prepared: Prepared, fits: Fits, question: PackedQuestion, now_ms: int) -> Matches:
@@ -267,30 +319,24 @@ def match(prepared: Prepared, fits: Fits, question: PackedQuestion, now_ms: int)
     if prepared.is_closed:
         found.add(CONSENT, DENIES, question.categories)
     match_trees(found, prepared.trees, fits, now_ms)
-    mask, key = prepared.otherwise
-    found.otherwise = mask and mask & fits[key]
+    otherwise = prepared.otherwise
+    found.otherwise = otherwise.mask and otherwise.mask & fits[otherwise.key]
     return found
 
 
 def match_trees(found: Matches, trees: Sequence[Tree], fits: Fits, now_ms: int) -> None:
     """Add what the trees permit, deny or make unknown."""
-    masks, rows = found.masks, found.rows
-    in_force, add = found.in_force, rows.append
-    for layer, ids, path, _, candidates in trees:
-        if len(candidates) > 1:
-            _match_tree(found, layer, ids, path, candidates, fits, now_ms)
-            continue
-        row, mask, key = candidates[0]
-        mask &= fits[key]
-        # A row without an end needs no call to see that it is in force.
-        if mask and ((row[5] == OPEN_END_MS and row[4] <= now_ms) or in_force(row[4], row[5], now_ms)):
-            kind = PERMITS if key & PERMIT else UNKNOWNS if key & UNKNOWN else DENIES
-            masks[layer][kind] |= mask
-            add((layer, kind, mask, ids, path or ""))
+    live, add = _Live(found, fits, now_ms), found.add
+    for layer, ids, path, shapes, depths, _, _, _ in trees:
+        if len(shapes) > 1:
+            _match_tree(found, layer, ids, path, shapes, depths, live)
+        else:
+            shape = shapes[0]
+            add(layer, shape.kind, live[shape], ids, path or "")
 
 
 def _match_tree(
-    found: Matches, layer: int, ids: Ids, path: str | None, candidates: Sequence[Candidate], fits: Fits, now_ms: int
+    found: Matches, layer: int, ids: Ids, path: str | None, shapes: Sequence[Shape], depths: bytes, live: _Live
 ) -> None:
     """Compute what one tree permits and denies, children before parents. *found* gets each node that decided.
 
@@ -299,32 +345,23 @@ def _match_tree(
     """
     permitted = [0] * (MAX_DEPTH + 1)
     denied = [0] * (MAX_DEPTH + 1)
-    decisive: list[tuple[int, int, int]] = []  # (node, kind, categories that the node's own effect decided)
-    for row, mask, key in reversed(candidates):
-        depth = row[10]
-        inner = depth + 1
-        permits, denies = permitted[inner], denied[inner]
-        permitted[inner] = denied[inner] = 0
-        mask = mask and mask & fits[key]
-        if mask and ((row[5] == OPEN_END_MS and row[4] <= now_ms) or found.in_force(row[4], row[5], now_ms)):
+    decisive: list[Decisive] = []
+    below = 0  # the depth of the row after this one
+    for node, shape, depth in zip(range(len(shapes) - 1, -1, -1), reversed(shapes), reversed(depths), strict=True):
+        mask = live[shape]
+        if depth < below:  # the rows after it are its children
+            permits, denies = permitted[below], denied[below]
+            permitted[below] = denied[below] = 0
             mask &= ~(permits | denies)
-            if mask:
-                if key & PERMIT:
-                    permits |= mask
-                    decisive.append((row[11], PERMITS, mask))
-                else:
-                    denies |= mask
-                    decisive.append((row[11], DENIES, mask))
-        if permits or denies:
             permitted[depth] |= permits & ~denies
             denied[depth] |= denies
-    if not decisive:
-        return
-    of_consent = Paths([row for row, _, _ in candidates]) if path is None else None
-    of_layer, add, root_permits = found.masks[layer], found.rows.append, permitted[0]
-    for node, kind, mask in reversed(decisive):
-        # A nested permit did not decide those categories that a deny elsewhere in the tree denies.
-        counted = mask if kind == DENIES else mask & root_permits
-        if counted:
-            of_layer[kind] |= counted
-            add((layer, kind, counted, ids, path or "" if of_consent is None else (of_consent, node)))
+        if mask:
+            if shape.kind == PERMITS:
+                permitted[depth] |= mask
+            else:
+                denied[depth] |= mask
+            decisive.append((node, shape.kind, mask))
+        below = depth
+    if decisive:
+        where = Paths(depths) if path is None else path
+        found.add_tree(layer, permitted[0], denied[0], ids, where, decisive)

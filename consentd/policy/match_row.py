@@ -5,13 +5,13 @@ resources or a data period. A row may limit the same four properties. A permit m
 inside the limits; a deny matches if some of the data are inside. What a row without labels or level covers follows
 from the labels and levels of the categories (rule 9).
 
-A question may leave a property open (rule 5). The *case* determines which limits on that
-property match. A row is
+A question may leave a property open (rule 5). The *case* determines which limits on that property match. A row is
 matched in two steps, because a question may be answered for several cases: ``RowMatcher`` compares what does not depend
 on the case, and ``Fits`` the rest.
 """
 
 from collections.abc import Iterable
+from itertools import repeat
 from typing import Final, NamedTuple
 
 from consentd.policy.codebook import AskedLeaves, Groups, Numbers, PackedQuestion
@@ -20,12 +20,13 @@ from consentd.policy.rows import (
     LEVEL_SHIFT,
     NORMAL,
     PERMIT,
-    RESERVED_WORD,
     SIDE,
-    SIDE_RECORD,
+    SIDE_FIELDS,
     SIDE_WINDOW,
     Fields,
+    Record,
     decode_references,
+    unpack_shape,
     unpack_words,
 )
 from consentd.policy.vocabulary import HIGHEST_LEVEL, Sensitivity
@@ -63,61 +64,62 @@ KEY_SHIFT: Final = 8
 the row is that of an unreadable consent; IS_OPEN: the row limits resources or data period, and the question leaves them
 open. From bit 8 on it has the labels that the row names."""
 
-NO_MATCH: Final = (0, 0)
+PERMITS: Final = 0
+DENIES: Final = 1
+UNKNOWNS: Final = 2
+
 _FEW: Final = 8  # to compare a list of so many numbers takes less time than to remember the result
+
+NO_RECORD: Final[Record] = (0, 0, 0, 0, 0)
+"""The side record of a row that has none: it limits nothing."""
 
 
 class Limits:
     """The side blocks of a person, or that of the realm's rules, for the evaluation of one question.
 
-    A person may have thousands of lists. So all blocks are unpacked at once, when the first list is asked for. Many
-    rows may share a list. So each list is compared with the question once.
+    A person may have thousands of lists. So all blocks are unpacked at once. Many rows may share a list. So each list
+    is compared with the question once, unless it is short.
 
     Attributes:
-        unpacked: what ``unpack`` returns; empty until it is called.
+        numbers: all words of the blocks. A word of a record has two fields; the first is its lower half.
         first: the word at which the side block of the consent begins whose rows are matched now.
     """
 
-    __slots__ = ("_meets", "blocks", "first", "unpacked")
+    __slots__ = ("_meets", "_padded", "blocks", "first", "numbers")
 
     def __init__(self, blocks: bytes = b"") -> None:
         """*blocks*: side blocks, and between them anything; all in whole words."""
         self.blocks: Final = blocks
-        self.unpacked: tuple[int, ...] = ()
+        self.numbers: Final = unpack_words(blocks) if blocks else ()
+        self._padded: Final = blocks + bytes(SIDE_WINDOW.size)  # so that a record without a period can be unpacked too
         self._meets: dict[int, bool] = {}  # 8 × the list's word + what it is compared with → the result
         self.first = 0
 
-    def unpack(self) -> tuple[int, ...]:
-        """Return the words of all blocks. A word has two fields; the first is its lower half."""
-        if not self.unpacked:
-            self.unpacked = unpack_words(self.blocks)
-        return self.unpacked
+    def record(self, word: int) -> Record:
+        """Return the side record at *word*."""
+        return SIDE_FIELDS.unpack_from(self._padded, 4 * word)
 
-    def has_reserved(self, rows: Iterable[Fields]) -> bool:
-        """Return whether a side record of *rows* has a value in the reserved field: then a later version wrote it.
-
-        Raises:
-            IndexError: a record is cut short.
-        """
-        words, reserved = self.unpack(), self.first + RESERVED_WORD
-        return any(map(words.__getitem__, [reserved + row[8] for row in rows if row[9] & SIDE]))
+    def records(self, sides: Iterable[int]) -> list[Record]:
+        """Return the side records at these words of the consent's side block."""
+        begin = 4 * self.first
+        return [*map(SIDE_FIELDS.unpack_from, repeat(self._padded), [begin + 4 * word for word in sides])]
 
     def names(self, word: int, asked: Numbers, groups: Groups, side: int, since: int) -> bool:
         """Return whether the list at *word* names one of *asked*, or one of *groups* that counts.
 
         *side*: 0 to 3, PERMIT for a permit, and 2 more for holders.
         """
-        word += self.first
-        words = self.unpacked or self.unpack()
-        count = words[word]
-        found = self._meets.get(8 * word + side) if count > _FEW else None
+        words, begin = self.numbers, self.first + word + 1
+        end = begin + words[begin - 1]
+        if not groups and end - begin <= _FEW:
+            return not asked.isdisjoint(words[begin:end])
+        found = self._meets.get(8 * begin + side)
         if found is None:
-            named = words[word + 1 : word + 1 + count]
+            named = words[begin:end]
             found = not asked.isdisjoint(named)
             if groups and not found and not groups.keys().isdisjoint(named):
                 found = any(group_counts(number, groups, side & PERMIT, since) for number in named)
-            if count > _FEW:
-                self._meets[8 * word + side] = found
+            self._meets[8 * begin + side] = found
         return found
 
     def covers(self, word: int, references: frozenset[str], permit: int) -> bool:
@@ -147,102 +149,170 @@ def group_counts(number: int, groups: Groups, permit: int, since: int) -> bool:
     return any(end > since and (start <= since or not permit) for start, end in windows)
 
 
-class RowMatcher:
-    """Compares a question with rows, as far as that does not depend on the case."""
+class Shape:
+    """How rows match a question that differ only in their side records and their places in a tree.
+
+    A person may have thousands of rows, and most of them have one of few shapes. So the fields of a shape are compared
+    with the question once.
+
+    Attributes:
+        row: one of the rows; its side record and its place are not those of the others.
+        mask: the leaves asked for that such a row may match; 0: it never does.
+        key: see ``KEY_SHIFT``.
+        kind: PERMITS, DENIES or UNKNOWNS.
+        is_party: whether the row's own actor and holder match.
+        first_by, last_from: a data period fits if it starts and ends so; 0 if the question leaves the period open.
+        has_side, has_group: flags of the rows.
+        is_partial: whether ``RowMatcher.limit`` must compare the rest of each row: side record, or groups.
+    """
 
     __slots__ = (
-        "_action", "_categories", "_data_period", "_deny_actions", "_deny_actors", "_deny_groups", "_deny_mask",
-        "_deny_purposes", "_holder_groups", "_holders", "_leaves", "_permit_actors", "_permit_groups", "_purpose",
-        "_resources",
+        "_others", "first_by", "has_group", "has_side", "is_partial", "is_party", "key", "kind", "last_from", "mask",
+        "row",
     )  # fmt: skip
 
-    def __init__(self, question: PackedQuestion) -> None:
-        # Attributes of its own: a person may have thousands of rows, and two reads for each field take longer than one.
-        self._action: Final = question.action
-        self._categories: Final = question.categories
+    def __init__(
+        self, row: Fields, mask: int, key: int, *, is_party: bool, first_by: int = 0, last_from: int = 0
+    ) -> None:
+        self.row: Final = row
+        self.mask: Final = mask
+        self.key: Final = key
+        self.kind: Final = PERMITS if key & PERMIT else UNKNOWNS if key & UNKNOWN else DENIES
+        self.is_party: Final = is_party
+        self.first_by: Final = first_by
+        self.last_from: Final = last_from
+        self.has_side: Final = row[9] & SIDE
+        self.has_group: Final = row[9] & GROUP
+        self.is_partial: Final = row[9] & (SIDE | GROUP)
+        self._others: dict[int, Shape] = {}
+
+    def with_key(self, key: int) -> "Shape":
+        """Return the shape of those of the rows that have another *key*, because of their side records."""
+        found = self._others.get(key)
+        if found is None:
+            found = self._others[key] = Shape(self.row, self.mask, key, is_party=self.is_party)
+        return found
+
+
+NEVER: Final = Shape((0,) * 13, 0, 0, is_party=False)
+"""The shape of rows that do not match."""
+
+
+class RowMatcher(dict[tuple[bytes, bytes], Shape]):
+    """Compares a question with rows, as far as that does not depend on the case.
+
+    What ``ROW_SHAPE`` unpacks → the shape. A shape is computed when a row is the first to have it.
+    """
+
+    __slots__ = ("_data_period", "_now_ms", "_parties", "_question", "_resources")
+
+    def __init__(self, question: PackedQuestion, now_ms: int) -> None:
+        super().__init__()
+        self._question: Final = question
+        self._parties: Final = question.parties
+        self._now_ms: Final = now_ms
         self._data_period: Final = question.data_period
-        self._deny_actions: Final = question.deny_actions
-        self._deny_mask: Final = question.leaves.deny_mask
-        self._deny_purposes: Final = question.deny_purposes
-        self._leaves: Final = question.leaves
-        self._purpose: Final = question.purpose
         self._resources: Final = question.resources
-        parties = question.parties
-        self._holders: Final = parties.holders
-        self._holder_groups: Final = parties.holder_groups
-        self._permit_actors: Final = parties.permit_actors
-        self._permit_groups: Final = parties.permit_groups
-        self._deny_actors: Final = parties.deny_actors
-        self._deny_groups: Final = parties.deny_groups
 
-    def match(self, row: Fields, block: Limits, since: int) -> tuple[int, int]:
-        """Return the mask of the leaves asked for that a row may match, and its key. Mask 0: the row does not match.
+    def __missing__(self, fields: tuple[bytes, bytes]) -> Shape:
+        shape = self[fields] = self.shape_of(unpack_shape(fields))
+        return shape
 
-        The row's window is ignored. *block* is the side block. It has the row's side record, if the row has flag SIDE.
-        *since* is the leaf index of the entry of the consent or of the rules.
-        """
-        actor, holder, purposes, categories, _, _, labels, actions, word, flags, _, _, _ = row
-        permit = flags & PERMIT
-        if permit:
-            mask = categories & self._categories
-            if not (mask and purposes & self._purpose and actions & self._action):
-                return NO_MATCH
-            actors = self._permit_actors
+    def shape_of(self, row: Fields) -> Shape:
+        """Return the shape of a row; NEVER: its fields do not match, or it has ended."""
+        actor, holder, purposes, categories, _, end_ms, labels, actions, _, flags, _, _, _ = row
+        if end_ms <= self._now_ms:
+            return NEVER
+        question, parties = self._question, self._parties
+        if flags & PERMIT:
+            mask = categories & question.categories
+            if not (mask and purposes & question.purpose and actions & question.action):
+                return NEVER
+            actors = parties.permit_actors
         else:
-            if not (categories & self._deny_mask and purposes & self._deny_purposes and actions & self._deny_actions):
-                return NO_MATCH
-            mask = denied_leaves(categories, self._leaves)
-            actors = self._deny_actors
-        key = labels << KEY_SHIFT | flags & ~(SIDE | GROUP)
-        lists = more = 0
-        if flags & SIDE:
-            words = block.unpacked or block.unpack()
-            word += block.first
-            lists, more = words[word], words[word + 1]
-        if lists or not (actor in actors and holder in self._holders):
-            is_plain = not flags & GROUP and not lists
-            if is_plain or not self._participants_match(actor, holder, permit, block, since, lists):
-                return NO_MATCH
+            leaves = question.leaves
+            if not (
+                categories & leaves.deny_mask
+                and purposes & question.deny_purposes
+                and actions & question.deny_actions
+            ):
+                return NEVER
+            mask = denied_leaves(categories, leaves)
+            actors = parties.deny_actors
+        is_party = actor in actors and holder in parties.holders
+        if not (is_party or flags & (SIDE | GROUP)):
+            return NEVER
+        key, first_by, last_from = labels << KEY_SHIFT | flags & ~(SIDE | GROUP), 0, 0
+        if self._data_period is not None:
+            start, end = self._data_period
+            # The period of a permit has all that is asked for; that of a deny has some of it. Windows are half-open.
+            first_by, last_from = (start, end) if flags & PERMIT else (end - 1, start + 1)
+        return Shape(row, mask, key, is_party=is_party, first_by=first_by, last_from=last_from)
+
+    def match(self, row: Fields, block: Limits, since: int) -> Shape:
+        """Return the shape of a row, after its side record and its groups were compared too; NEVER: no match.
+
+        *block* is the side block. It has the row's side record, if the row has flag SIDE. *since* is the leaf index of
+        the entry of the consent or of the rules.
+        """
+        shape = self.shape_of(row)
+        if not shape.is_partial:
+            return shape
+        record = block.record(block.first + row[8]) if shape.has_side else NO_RECORD
+        return self.limit(shape, record, block, since)
+
+    def limit(self, shape: Shape, record: Record, block: Limits, since: int) -> Shape:
+        """Compare what is not in a row's *shape*; return its shape then, or NEVER if the row does not match.
+
+        *record*: the row's side record; ignored if the row has none.
+        """
+        lists, more, _, first, last = record if shape.has_side else NO_RECORD
+        if lists or not shape.is_party:
+            is_plain = not (lists or shape.has_group)
+            if is_plain or not self._participants_match(shape.row, shape.key & PERMIT, block, since, lists):
+                return NEVER
+        if not more:
+            return shape
+        key = shape.key
         if more >> 16:
             if self._data_period is None:
                 key |= IS_OPEN
-            else:
-                start, end = self._data_period
-                first, last = SIDE_WINDOW.unpack_from(block.blocks, 4 * word + SIDE_RECORD.size)
-                if not (first <= start and end <= last if permit else start < last and first < end):
-                    return NO_MATCH
+            elif first > shape.first_by or last < shape.last_from:
+                return NEVER
         resources = more & 0xFFFF
         if resources:
             key |= NAMES_RESOURCES
             if self._resources is None:
                 key |= IS_OPEN
-            elif not block.covers(resources, self._resources, permit):
-                return NO_MATCH
-        return mask, key
+            elif not block.covers(resources, self._resources, key & PERMIT):
+                return NEVER
+        return shape if key == shape.key else shape.with_key(key)
 
-    def matches_unreadable(self, row: Fields, block: Limits, since: int) -> bool:
-        """Return whether an unreadable consent may match. Its participants alone are compared, as those of a deny."""
-        lists = block.unpack()[block.first + row[8]] if row[9] & SIDE else 0
-        return self._participants_match(row[0], row[1], 0, block, since, lists)
+    def match_unreadable(self, row: Fields, block: Limits, since: int) -> Shape:
+        """Return the shape of an unreadable consent. Its participants alone are compared, as those of a deny."""
+        lists = block.numbers[block.first + row[8]] if row[9] & SIDE else 0
+        if not self._participants_match(row, 0, block, since, lists):
+            return NEVER
+        return Shape(row, self._question.categories, UNKNOWN, is_party=True)
 
-    def _participants_match(self, actor: int, holder: int, permit: int, block: Limits, since: int, lists: int) -> bool:
+    def _participants_match(self, row: Fields, permit: int, block: Limits, since: int, lists: int) -> bool:
         """Return whether the actors and the holders of a row match.
 
         *lists*: the words of the lists of actors (lower half) and of holders; 0: the row's own field.
         """
-        many_actors, many_holders = lists & 0xFFFF, lists >> 16
+        many_actors, many_holders, parties = lists & 0xFFFF, lists >> 16, self._parties
         if permit:
-            asked, groups = self._permit_actors, self._permit_groups
+            asked, groups = parties.permit_actors, parties.permit_groups
         else:
-            asked, groups = self._deny_actors, self._deny_groups
+            asked, groups = parties.deny_actors, parties.deny_groups
         if many_actors:
             if not block.names(many_actors, asked, groups, permit, since):
                 return False
-        elif actor not in asked and not group_counts(actor, groups, permit, since):
+        elif row[0] not in asked and not group_counts(row[0], groups, permit, since):
             return False
         if many_holders:
-            return block.names(many_holders, self._holders, self._holder_groups, permit + 2, since)
-        return holder in self._holders or group_counts(holder, self._holder_groups, permit, since)
+            return block.names(many_holders, parties.holders, parties.holder_groups, permit + 2, since)
+        return row[1] in parties.holders or group_counts(row[1], parties.holder_groups, permit, since)
 
 
 class Fits(dict[int, int]):

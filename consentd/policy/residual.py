@@ -13,17 +13,23 @@ from typing import Final, NamedTuple
 from consentd import limits
 from consentd.policy.codebook import Codebook, PackedQuestion
 from consentd.policy.compile import CompiledRules
-from consentd.policy.match import CONSENT, NO_IDS, UNKNOWNS, Candidate, Matches, Prepared, Tree
-from consentd.policy.match_row import EITHER_CASE, UNKNOWN, Fits, level_of, top_level
+from consentd.policy.match import CONSENT, NO_IDS, SINGLE, Matches, Prepared, Tree
+from consentd.policy.match_row import (
+    EITHER_CASE,
+    KEY_SHIFT,
+    NO_LIMITS,
+    UNKNOWNS,
+    Fits,
+    Limits,
+    Shape,
+    level_of,
+    top_level,
+)
 from consentd.policy.model import ANY, LEVELS, MAX_DEPTH, Combining, Effect, Layer, Period, ResidualRule, Resource
 from consentd.policy.rows import (
     ALL_64,
     NORMAL,
     PERMIT,
-    SIDE,
-    SIDE_RECORD,
-    Fields,
-    Row,
     Side,
     decode_side,
 )
@@ -66,7 +72,7 @@ def conditions(
     combining = rules.combining
     trees = prepared.trees
     if rules.otherwise is not None:
-        trees = [*trees, (CONSENT, NO_IDS, "", b"", ((rules.otherwise, *prepared.otherwise),))]
+        trees = [*trees, (CONSENT, NO_IDS, "", (prepared.otherwise,), SINGLE, NO_LIMITS, 0, (0,))]
     if combining is Combining.DENY_UNLESS_PERMIT:
         trees = [tree for tree in trees if tree[0] <= CONSENT]  # layer CONSENT decides every category
     builder = _Builder(question, rules, now_ms, permitted)
@@ -100,21 +106,21 @@ class _Builder:
         self._now_ms = now_ms
         self._permitted = permitted
 
-    def _holds(self, candidate: Candidate) -> int:
+    def _holds(self, shape: Shape) -> int:
         """Return the mask of categories that a row matches now, if every limit on an open attribute is met."""
-        row, mask, key = candidate
-        if key & UNKNOWN or not mask or not row[4] <= self._now_ms < row[5]:
+        row = shape.row
+        if shape.kind == UNKNOWNS or not shape.mask or not row[4] <= self._now_ms < row[5]:
             return 0
-        return mask & self._fits[key] & self._permitted
+        return shape.mask & self._fits[shape.key] & self._permitted
 
     def is_over_limits(self, trees: Iterable[Tree]) -> bool:
         """Return whether the conditions would be over ``MAX_CONDITIONS`` or ``MAX_REFERENCES``."""
         rows = references = 0
-        for _, _, _, block, candidates in trees:
-            for candidate in candidates:
-                if self._holds(candidate):
+        for _, _, _, shapes, _, block, first, sides in trees:
+            for shape, side in zip(shapes, sides, strict=True):
+                if self._holds(shape):
                     rows += 1
-                    references += _reference_count(candidate[0], block)
+                    references += _reference_count(shape, block, first, side)
                     if rows > MAX_CONDITIONS or references > MAX_REFERENCES:
                         return True
         return False
@@ -129,16 +135,14 @@ class _Builder:
         the rows in reverse.
         """
         below: list[list[Condition]] = [[] for _ in range(MAX_DEPTH + 1)]
-        layer, _, _, block, candidates = tree
-        for candidate in reversed(candidates):
-            row = candidate[0]
-            depth = row[10]
+        layer, _, _, shapes, depths, block, first, sides = tree
+        for shape, depth, word in zip(reversed(shapes), reversed(depths), reversed(sides), strict=True):
             children = below[depth + 1]
             below[depth + 1] = []
-            mask = self._holds(candidate)
-            own = self._own(layer, row, block, mask) if mask else []
+            mask = self._holds(shape)
+            own = self._own(layer, shape, mask, _side_of(shape, block, first, word)) if mask else []
             exceptions: list[Condition] = []
-            if mask and not row[9] & PERMIT:
+            if mask and not shape.key & PERMIT:
                 exceptions = [one for one in children if one.effect is Effect.PERMIT or one.children]
                 children = [one for one in children if one.effect is Effect.DENY and not one.children]
                 children += _within(exceptions, ~mask)
@@ -148,20 +152,19 @@ class _Builder:
             )
         return below[0][::-1]
 
-    def _own(self, layer: int, fields: Fields, block: bytes, mask: int) -> list[Condition]:
+    def _own(self, layer: int, shape: Shape, mask: int, side: Side) -> list[Condition]:
         """Make conditions from those limits of a row whose attributes the question leaves open."""
-        row, question = Row._make(fields), self._question
-        side = decode_side(block, row.side) if row.flags & SIDE else Side()
+        question, permit = self._question, shape.key & PERMIT
         found: dict[tuple[int, int, int], int] = {}
         for data in question.leaves.sensitivities:
             leaves = mask & data.leaves
             if leaves:
-                limits = self._permit(row, side, data) if row.flags & PERMIT else self._deny(row, data)
+                limits = self._permit(shape.key, side, data) if permit else self._deny(shape.key, data)
                 found[limits] = found.get(limits, 0) | leaves
         return [
             Condition(
                 layer=layer,
-                effect=Effect.PERMIT if row.flags & PERMIT else Effect.DENY,
+                effect=Effect.PERMIT if permit else Effect.DENY,
                 categories=leaves,
                 covered_labels=covered,
                 any_labels=some,
@@ -172,27 +175,27 @@ class _Builder:
             for (covered, some, level), leaves in found.items()
         ]
 
-    def _permit(self, row: Row, side: Side, data: Sensitivity) -> tuple[int, int, int]:
+    def _permit(self, key: int, side: Side, data: Sensitivity) -> tuple[int, int, int]:
         """Return (covered labels, labels of which one is needed, highest level) of a permit, for such data.
 
         A property that the question states limits the resource to what was stated.
         """
-        question = self._question
+        question, labels = self._question, key >> KEY_SHIFT
         some = 0
         if question.labels is not None:
             covered = question.labels[0] | data.labels
         else:
-            covered = ALL_64 if side.resources and not row.flags & NORMAL else row.labels | data.labels
-            some = 0 if row.labels & data.labels else row.labels
-        top = top_level(row.flags, data.level, self._normal_level)
+            covered = ALL_64 if side.resources and not key & NORMAL else labels | data.labels
+            some = 0 if labels & data.labels else labels
+        top = top_level(key, data.level, self._normal_level)
         level = question.level_of(data.level) if question.level else top
         return covered, some, 0 if level == HIGHEST_LEVEL else level
 
-    def _deny(self, row: Row, data: Sensitivity) -> tuple[int, int, int]:
+    def _deny(self, key: int, data: Sensitivity) -> tuple[int, int, int]:
         """Return (0, labels of which one is needed, lowest level) of a deny, for such data."""
-        question = self._question
-        some = row.labels if question.labels is None and not row.labels & data.labels_above else 0
-        level = level_of(row.flags)
+        question, labels = self._question, key >> KEY_SHIFT
+        some = labels if question.labels is None and not labels & data.labels_above else 0
+        level = level_of(key)
         return 0, some, level if not question.level and level > data.level else 0
 
 
@@ -206,10 +209,17 @@ def _within(some: Iterable[Condition], categories: int) -> list[Condition]:
     return found
 
 
-def _reference_count(row: Fields, block: bytes) -> int:
+def _side_of(shape: Shape, block: Limits, first: int, word: int) -> Side:
+    """Return the side record at *word* of the consent's side block, which begins at the word *first* of all blocks."""
+    return decode_side(block.blocks[4 * first :], word) if shape.has_side else Side()
+
+
+def _reference_count(shape: Shape, block: Limits, first: int, word: int) -> int:
     """Return how many references the row's list of resources has."""
-    word = SIDE_RECORD.unpack_from(block, row[8] * 4)[2] if row[9] & SIDE else 0
-    return int.from_bytes(block[4 * word : 4 * word + 4], "little") if word else 0
+    if not shape.has_side:
+        return 0
+    resources = block.numbers[first + word + 1] & 0xFFFF
+    return block.numbers[first + resources] if resources else 0
 
 
 def expand(rest: Iterable[Condition], codebook: Codebook) -> tuple[ResidualRule, ...]:

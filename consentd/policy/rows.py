@@ -20,6 +20,13 @@ ROW: Final = struct.Struct("<IIQQQQIHHBBBB")
 
 ROW_SIZE: Final = ROW.size  # 52
 FLAGS_AT: Final = 48  # offset of the flags in a row
+DEPTH_AT: Final = 49  # offset of the depth
+
+ROW_SHAPE: Final = struct.Struct("<46s2xc3x")
+"""The fields of a row that many rows of a person have in common: actor to actions, and the flags."""
+
+ROW_SIDE: Final = struct.Struct("<46xH4x")
+"""The field ``side`` of a row."""
 
 PERMIT: Final = 1
 """Flag: the provision permits. Without this flag, the provision denies."""
@@ -51,10 +58,19 @@ block (0: there is no such list); how many data periods (0 or 1) follow; and a r
 SIDE_WINDOW: Final = struct.Struct("<qq")
 """The part of a side record that states the data period, if there is one: start, end."""
 
-RESERVED_WORD: Final = 2
-"""The word of a side record, from its first, that is the reserved field."""
+SIDE_FIELDS: Final = struct.Struct("<IIIqq")
+"""A side record in words, as evaluation reads it: the lists of actors (lower half) and of holders; the list of
+resources (lower half) and how many data periods; the reserved field; start and end of the data period, if there is one.
+"""
 
-_RESERVED: Final = struct.Struct(f"<{4 * RESERVED_WORD}xI")
+Record = tuple[int, int, int, int, int]
+"""What ``SIDE_FIELDS`` unpacks."""
+
+RESERVED: Final = 2
+"""The index of the reserved field in a ``Record``."""
+
+
+_RESERVED: Final = struct.Struct("<8xI")
 """The reserved field of a side record."""
 
 _NONE: Final = (0,)  # what the reserved field unpacks to if nothing is in it
@@ -115,7 +131,8 @@ class SideBlock:
         if word is not None:
             return word
         word = self._records[side] = len(self.encoded) // 4
-        # INVARIANT: a list comes after the first record that refers to it, so no list is at word 0.
+        # INVARIANT: a list comes after the first record that refers to it, so no list is at word 0. The first row that
+        # has a record has it there.
         at = word + (SIDE_RECORD.size + (0 if side.data_period is None else SIDE_WINDOW.size)) // 4
         lists, starts = b"", []
         encodings = (
@@ -197,17 +214,8 @@ def uses_reserved(block: bytes, rows: Iterable[Fields]) -> bool:
     Raises:
         struct.error: a record is cut short.
     """
-    words = [row[8] for row in rows if row[9] & SIDE]
-    return any(uses_reserved_at(block, word) for word in set(words))
-
-
-def uses_reserved_at(block: bytes, word: int, at: int = 0) -> bool:
-    """Return whether the side record at *word* of the block at byte *at* has a value in the reserved field.
-
-    Raises:
-        struct.error: the record is cut short.
-    """
-    return _RESERVED.unpack_from(block, at + 4 * word) != _NONE
+    words = {row[8] for row in rows if row[9] & SIDE}
+    return any(_RESERVED.unpack_from(block, 4 * word) != _NONE for word in words)
 
 
 def decode_numbers(block: bytes, word: int) -> frozenset[int]:
@@ -245,6 +253,12 @@ def decode_references(block: bytes, word: int) -> frozenset[str]:
     except (struct.error, IndexError, UnicodeDecodeError) as error:
         raise MalformedError("list of a side block is malformed") from error
     return frozenset(references)
+
+
+def unpack_shape(fields: tuple[bytes, bytes]) -> Fields:
+    """Return the row whose fields ``ROW_SHAPE`` has unpacked; side, depth, node and below are 0."""
+    begin, flags = fields
+    return ROW.unpack(b"".join((begin, b"\0\0", flags, b"\0\0\0")))
 
 
 def unpack_rows(rows: bytes | memoryview) -> list[Row]:

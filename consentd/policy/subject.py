@@ -315,7 +315,10 @@ def _check(lineage: Lineage) -> None:
         raise MalformedError("subject value is cut short")
     if flags & UNREADABLE and (tree > 1 or policy):
         raise MalformedError("unreadable lineage has several rows")
-    decode_sides(lineage.compiled.side, (row.side for row in rows if row.flags & SIDE))
+    sides = [row.side for row in rows if row.flags & SIDE]
+    decode_sides(lineage.compiled.side, sides)
+    if sides and sides[0]:
+        raise MalformedError("side block does not begin with the record of the first row that has one")
     is_normal = policy in (ImplicitPolicy.BASIC_NORMAL, ImplicitPolicy.ALL_NORMAL)
     for part, normal in ((rows[:tree], 0), (rows[tree:], NORMAL if is_normal else 0)):
         _check_tree(part)

@@ -180,13 +180,16 @@ def put_verdict(
         message.unknown.extend(codes(verdict.unknown) + question.unknown)
     if verdict.obligations:
         message.obligations.extend(map(to_enum, verdict.obligations))
+    ids: dict[int, str] = {}  # many reasons may be of one consent, and an id is a hash
     for code, effect, _, lineage, version, path in verdict.reasons:
         reason = message.reasons.add()
         reason.code = to_enum(code)
         if effect is not None:
             reason.effect = to_enum(effect)
         if lineage:
-            reason.consent_id = consent_id(tag, lineage)
+            if lineage not in ids:
+                ids[lineage] = consent_id(tag, lineage)
+            reason.consent_id = ids[lineage]
             reason.version = version
         if path:
             reason.path = path
