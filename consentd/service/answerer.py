@@ -42,15 +42,16 @@ class Answerer:
         self._metrics = services.metrics
         self._identifier_hash = services.vault.identifier_hash
         self._count_person = services.sequencer.quotas.count_person
+        self._counted = self._caller  # whose quota the persons count against; None: nobody's
         self._codebook = registry.codebook
         self._rules = registry.rules
-        # All answers share these fields. To copy this message is faster than to set the fields in each answer.
+        # All answers share these fields. To parse their bytes is faster than to copy a message or to set each field.
         self._common = pb.Decision(
             revision=revision(view.size, view.root),
             vocabulary_version=self._codebook.vocabulary.version,
             combining=values.to_enum(self._rules.combining),
             decided_time_ms=view.time_ms if now_ms is None else now_ms,
-        )
+        ).SerializeToString()
 
     def check(self, question: pb.Question) -> PackedQuestion:
         """Check a question, but for its subject, and return it packed.
@@ -76,14 +77,14 @@ class Answerer:
         return self._registry.pack(self._caller, question, form, now_ms)
 
     def answer(self, message: pb.Decision, question: PackedQuestion, subject: pb.Subject) -> model.Outcome:
-        """Write the decision about a subject into *message*; return the outcome for a caller who may see reasons.
+        """Write the decision about a subject into the empty *message*; return the outcome for callers who see reasons.
 
         If the caller may not see reasons, the decision is reduced (``policy.reduce``); but an answer that a fault of
         ours prevents is the same for all: INDETERMINATE, with the reason.
 
         Raises:
             RequestError: the subject is malformed, or the provisions of a batch or the caller's quota of persons are
-                used up.
+                used up (BATCH_LIMIT, QUOTA_EXCEEDED).
         """
         payloads.check_own_fields(subject)
         scheme, value = subject.scheme, subject.value
@@ -98,7 +99,8 @@ class Answerer:
                 verdict = evaluate.undetermined(question, model.ReasonCode.CLOCK)
                 outcome = verdict.outcome
             else:
-                self._count(identifier_hash)
+                if self._counted is not None:
+                    self._count_person(self._counted, identifier_hash, self._registry.quotas, now_ms=self._now_ms)
                 # INVARIANT: for a caller who may not see reasons, every person counts alike, enrolled or not. Otherwise
                 # the first item that is refused would show how many provisions the persons before it have.
                 if not in_full:
@@ -111,15 +113,10 @@ class Answerer:
         except DamagedRowError:
             verdict = evaluate.undetermined(question, model.ReasonCode.DAMAGED_ROW)
             outcome = verdict.outcome
-        message.CopyFrom(self._common)
+        message.MergeFromString(self._common)
         decisions.put_verdict(message, verdict, question, self._codebook, self._rules, shown_tag)
         message.decision_id = self._new_id()
         return outcome
-
-    def _count(self, identifier_hash: bytes) -> None:
-        """Count a person whom the caller checks. Raises ``OverloadedError`` (QUOTA_EXCEEDED)."""
-        if self._caller is not None and self._now_ms is not None:
-            self._count_person(self._caller, identifier_hash, self._registry.quotas, now_ms=self._now_ms)
 
     def _find(self, identifier_hash: bytes) -> bytes | None:
         """Return the tag of a person; None: the person is not enrolled."""

@@ -160,6 +160,7 @@ class _EarlierAnswerer(Answerer):
         self, services: Services, view: View, today: _Today, time_ms: int, new_id: Callable[[], str]
     ) -> None:
         super().__init__(services, view, today.caller, time_ms, new_id)
+        self._counted = None  # the persons were counted when the questions were examined
         self._today = today
 
     def try_answer(self, question: pb.Question, subject: pb.Subject) -> Answer:
@@ -174,9 +175,6 @@ class _EarlierAnswerer(Answerer):
 
     def _pack(self, question: pb.Question, form: bytes, now_ms: int) -> PackedQuestion:
         return self._registry.pack(self._caller, question, form, now_ms, asker=self._today.asker(question))
-
-    def _count(self, identifier_hash: bytes) -> None:
-        pass  # counted when the question was examined
 
     def _find(self, identifier_hash: bytes) -> bytes | None:
         tag = super()._find(identifier_hash)

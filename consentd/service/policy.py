@@ -3,7 +3,7 @@
 import os
 from itertools import count
 
-from consentd.errors import ConsentdError, InvalidError
+from consentd.errors import ConsentdError, InvalidError, OverloadedError
 from consentd.policy import model
 from consentd.policy.codebook import PackedQuestion
 from consentd.service import requests
@@ -24,9 +24,9 @@ class PolicyService(Servicer):
 
     def __init__(self, service_state: ServiceState) -> None:
         super().__init__(service_state)
-        # The id of an unrecorded decision is this random prefix and a counter: it must be unique, but not secret.
-        self._id_prefix = os.urandom(8).hex()
-        self._ids = count()
+        # The id of an unrecorded decision is a random prefix and a counter: it must be unique, but not secret. Each id
+        # is made in one step of the interpreter, so that no two threads get the same.
+        self._new_id = map((os.urandom(8).hex() + "{:016x}").format, count()).__next__
 
     def _check_undetermined(self, request: ps.CheckRequest, context: Context) -> ps.CheckResponse | None:
         """Answer a Check while a row that all checks share is damaged; None if it asks about an earlier tree."""
@@ -99,7 +99,8 @@ class PolicyService(Servicer):
                     raise answer
                 result.decision.CopyFrom(answer)
                 answered_bytes += result.ByteSize()
-                _check_room(answered_bytes)
+                if answered_bytes > requests.MAX_BATCH_ANSWER:
+                    raise _too_many_bytes()
             except ConsentdError as error:
                 result.error.CopyFrom(item_error(self, "BatchCheck", error, question, context))
         return response
@@ -137,7 +138,8 @@ class PolicyService(Servicer):
                         packed = answerer.check(question)
                     outcome = answerer.answer(result.decision, packed, subject)
                     answered_bytes += result.ByteSize()
-                    _check_room(answered_bytes)
+                    if answered_bytes > requests.MAX_BATCH_ANSWER:
+                        raise _too_many_bytes()
                     outcomes[outcome] += 1
                 except ConsentdError as error:
                     result.error.CopyFrom(item_error(self, "BatchCheck", error, question, context))
@@ -151,11 +153,7 @@ class PolicyService(Servicer):
         now_ms = self.services.sequencer.leaf_clock.decision_ms(snapshot.time_ms)
         return Answerer(self.services, snapshot, caller, now_ms, self._new_id)
 
-    def _new_id(self) -> str:
-        return f"{self._id_prefix}{next(self._ids):016x}"
 
-
-def _check_room(answered_bytes: int) -> None:
-    """Check that the answers of a batch are not too long. Raises ``OverloadedError`` (BATCH_LIMIT)."""
-    if answered_bytes > requests.MAX_BATCH_ANSWER:
-        raise requests.batch_is_over(f"{requests.MAX_BATCH_ANSWER} bytes of answers")
+def _too_many_bytes() -> OverloadedError:
+    """Return the error of an item whose answer does not fit into the answer of its batch (BATCH_LIMIT)."""
+    return requests.batch_is_over(f"{requests.MAX_BATCH_ANSWER} bytes of answers")
