@@ -17,6 +17,7 @@ from consentd.cosigning.keyfiles import write_private
 from consentd.server.daemon import Daemon
 from consentd.service.auth import token_hash
 from consentd.table.credential_rows import REVOKED, CredentialRow
+from consentd.table.renewal import renew
 from consentd.table.table import Table
 from consentd.table.view import is_derived
 from consentd_client import Client
@@ -89,6 +90,20 @@ def test_a_start_writes_them_again_and_they_hold_no_secret(running: Running, tmp
     assert rows(services(running).table) == before
     running.channel.close()
     running.channel = grpc.insecure_channel(f"127.0.0.1:{running.daemon.grpc_port}")
+
+
+def test_a_table_that_is_written_anew_has_the_last_of_them(running: Running) -> None:
+    opened = services(running)
+    table, changed = opened.table, list[int]()
+
+    def revoke_all() -> None:
+        """Change them while the rows are copied."""
+        if not changed:
+            changed.append(opened.sequencer.call(lambda: table.put_credentials([])))
+
+    renew(table, opened.ledger.store, opened.vault, run_on_writer=opened.sequencer.call, rest=revoke_all)
+    assert changed == [len(running.tokens)]
+    assert rows(table) == {}
 
 
 def test_the_scrub_puts_them_right(running: Running, caplog: pytest.LogCaptureFixture) -> None:

@@ -59,6 +59,7 @@ def _take_place(table: Table, copy: Table, store: Store, vault: Vault) -> None:
     with table.read() as snapshot:
         size, heartbeat_ms = snapshot.size, snapshot.heartbeat_ms()
     catch_up(copy, store, vault, size=size)
+    copy.put_sealed_credentials(table.sealed_credentials())  # some may have been revoked since the rows were copied
     copy.heartbeat(heartbeat_ms)
     table.adopt(copy)
 

@@ -33,7 +33,7 @@ first  rest of the key               value, without its check (``checked_rows``)
 Integers of keys and of these rows are big-endian; the subject value and compiled rules have their own layout.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from typing import TypeVar
 
@@ -159,7 +159,15 @@ class Table(Environment):
 
     def put_credentials(self, credentials: Iterable[CredentialRow]) -> int:
         """Make the rows of credentials these; return how many rows were others. For the sequencer's thread."""
-        rows = sealed_rows(credentials)
+        return self.put_sealed_credentials(sealed_rows(credentials))
+
+    def sealed_credentials(self) -> dict[bytes, bytes]:
+        """Return the rows of credentials by key, as they are stored: with their checks."""
+        with self.begin_read() as txn:
+            return dict(txn.scan(credential_rows.PREFIX, prefix_end(credential_rows.PREFIX)))
+
+    def put_sealed_credentials(self, rows: Mapping[bytes, bytes]) -> int:
+        """Make the rows of credentials these, which have their checks; return how many rows were others."""
         with self.begin_write() as txn:
             stored = dict(txn.scan(credential_rows.PREFIX, prefix_end(credential_rows.PREFIX)))
             others = [key for key in stored.keys() | rows.keys() if stored.get(key) != rows.get(key)]
