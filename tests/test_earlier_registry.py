@@ -10,6 +10,7 @@ import pytest
 
 from cases.command_lines import CommandLine
 from cases.daemons import Running, make_running, reason_of, request_id
+from cases.pruned_ledgers import World
 from cases.services import add_key, participant, publish_rules, put_mandate, refusal, register, retire_key, services
 from consentd.core.ed25519 import KeyPair
 from consentd.ledger import reads
@@ -181,3 +182,13 @@ def test_the_client_and_the_verbs(running: Running) -> None:
         assert talk("vocabulary", "--tree-size", wrong).status == 2
 
 
+def test_a_pruned_ledger_still_has_every_public_chain(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    before = size(world.running)
+    asked = [("Rules", {}), ("Vocabulary", {}), ("Participant", {"participant_id": "app"})]
+    was = [read(world.running, name, **fields, tree_size=before) for name, fields in asked]
+    world.outlive(3)
+    assert world.prune().start_size > before
+    assert [read(world.running, name, **fields, tree_size=before) for name, fields in asked] == was
+    world.running.check_ledger()
+    world.running.stop()

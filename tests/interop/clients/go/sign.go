@@ -31,7 +31,7 @@ func signGrant(requestID []byte, origin string, tag []byte, key ed25519.PrivateK
 	now := uint64(time.Now().UnixMilli())
 	signature := ed25519.Sign(key, signedBytes(origin, pb.EntryKind_ENTRY_KIND_GRANT, tag, 0, requestID, now, payload))
 	return &pb.GrantConsentRequest_Signed{Signed: &pb.SignedStatement{
-		Key: key.Public().(ed25519.PublicKey), Signature: signature, AuthorTimeMs: now, Payload: payload,
+		Key: key.Public().(ed25519.PublicKey), Signature: signature, AuthorTimeMs: int64(now), Payload: payload,
 	}}, nil
 }
 
