@@ -1,5 +1,6 @@
 """The daemon replaces its log key and its statement key while it serves."""
 
+import random
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -13,12 +14,14 @@ from cases.fakes import HANG_S
 from cases.ledgers import DAEMON, LOG, LedgerCase
 from cases.operations import held_at
 from cases.rotations import ROLES, check_followed, client, in_file, in_force, prepare, rotate, start
+from cases.scrubs import damaged, scrub, write
 from consentd.core import note
 from consentd.core.checkpoint import Checkpoint, open_checkpoint
 from consentd.core.ed25519 import KeyPair
 from consentd.core.rotation import RotationRole
 from consentd.cosigning.publisher import ImmediatePublisher
 from consentd.errors import ConsentdError, InvalidError, OverloadedError, PreconditionError
+from consentd.ledger import layout
 from consentd.ledger.rotations import kept_sizes, read_ledger_keys
 from consentd.sequencer.commands.rotation import RotateKey
 from consentd.server.keys import read_keys
@@ -208,6 +211,28 @@ def test_a_key_that_was_used_before_replaces_none(tmp_path: Path, role: Rotation
         case.write(replaces(role, NEW.public_key, LOG.key if role is RotationRole.LOG else DAEMON))
     case.write(replaces(role, NEW.public_key, NEXT))
     case.write(case.participant("two"))
+    case.close()
+
+
+def test_a_scrub_finds_damage_in_the_checkpoint_that_is_kept(tmp_path: Path) -> None:
+    case = LedgerCase(tmp_path)
+    size = case.write(replaces(RotationRole.LOG, LOG_KEY)).answer - 1
+    assert scrub(case) == []
+    case.write(case.participant("one"))
+    case.seal()
+    assert scrub(case) == []
+    key = layout.kept_key(size)
+    row = case.store.get(key)
+    assert row is not None
+    for at in random.Random(3).sample(range(len(row)), 40):
+        assert len(damaged(case, case.store, key, row[:at] + bytes((row[at] ^ 1,)) + row[at + 1 :])) == 1, at
+    for changed in (None, b"", row[:-1], row + b" ."):
+        assert len(damaged(case, case.store, key, changed)) == 1
+    stray = layout.kept_key(size + 1)
+    write(case.store, stray, row)
+    assert len(scrub(case)) == 1
+    write(case.store, stray, None)
+    assert scrub(case) == []
     case.close()
 
 

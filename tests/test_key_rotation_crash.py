@@ -15,10 +15,14 @@ from cases.rotations import ROLES, check_followed, in_file, in_force, prepare, r
 from consentd.core.ed25519 import KeyPair
 from consentd.core.rotation import RotationRole
 from consentd.errors import InvalidError, StorageError
+from consentd.ledger.reads import read_leaf
+from consentd.ledger.rotations import kept_sizes
 from consentd.server.keys import read_keys
 from consentd.service.key_files import KeyFiles
+from consentd.v1 import access_service_pb2 as ac
+from consentd.v1 import access_service_pb2_grpc, admin_service_pb2_grpc, ledger_service_pb2_grpc
 from consentd.v1 import admin_service_pb2 as ad
-from consentd.v1 import admin_service_pb2_grpc
+from consentd.v1 import ledger_service_pb2 as ls
 
 BOTH = pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
 NEW = KeyPair(b"\x31" * 32)
@@ -44,6 +48,8 @@ for one in path:
 inner = getattr(owner, name)
 
 def crash(*args, **kwargs):
+    if when == "never":
+        return False
     if when == "after":
         inner(*args, **kwargs)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -52,7 +58,8 @@ setattr(owner, name, crash)
 logs.configure("debug")
 daemon.serve(make_config(Path(sys.argv[1])))
 """
-"""Serves a daemon that kills itself before or after its first call of a function: ``before module:Class.method``."""
+"""Serves a daemon that kills itself before or after its first call of a function: ``before module:Class.method``. With
+``never``, the function does nothing, and returns false."""
 
 _FILES, _CHECKPOINTS = "consentd.service.key_files", "consentd.sequencer.checkpoints"
 COMMITTED = "before consentd.sequencer.loop:Sequencer._replace_key"
@@ -131,6 +138,48 @@ def test_a_kill_before_the_ledger_states_the_rotation_leaves_the_prepared_key(
         assert prepared is not None
         assert prepare(last, role).new_key == prepared.public_key
         assert rotate(last, role).new_key == prepared.public_key
+        last.check_ledger()
+    finally:
+        last.stop()
+
+
+@pytest.mark.parametrize("ends", ["kill", "stop"])
+def test_entries_that_follow_the_last_seal_of_the_old_log_key_wait_for_its_checkpoint(
+    tmp_path: Path, ends: str
+) -> None:
+    begun = make_running(tmp_path)
+    subject = begun.enrol("SYN-000001")
+    begun.grant(subject)
+    first = read_keys(begun.config).log.verifier
+    made = prepare(begun, RotationRole.LOG)
+    begun.stop()
+    point = f"never {_CHECKPOINTS}:Checkpoints.take_next_key"
+    process = DaemonProcess(tmp_path, command=[sys.executable, "-c", PROGRAM, str(tmp_path), point])
+    admin = admin_service_pb2_grpc.AdminServiceStub(process.channel)
+    request = ad.StartKeyRotationRequest(
+        request_id=request_id(), role=ROLES[RotationRole.LOG], new_key=made.new_key
+    )
+    admin.StartKeyRotation(request, metadata=begun.as_("operator"))
+    access = access_service_pb2_grpc.AccessServiceStub(process.channel)
+    ledger = ledger_service_pb2_grpc.LedgerServiceStub(process.channel)
+
+    def is_stated() -> bool:
+        pieces = list(ledger.GetHistory(ls.GetHistoryRequest(public_name="ledger")))
+        return any(piece.chain.count == 2 for piece in pieces)
+
+    while not is_stated():  # the operation states the rotation and then waits for ever
+        pass
+    asked = [ac.AuthorizeAccessRequest(request_id=request_id(), question=question(subject)) for _ in range(5)]
+    indexes = [access.AuthorizeAccess(one, metadata=begun.as_("app")).receipt.index for one in asked]
+    getattr(process, ends)()
+    last = Running(make_config(tmp_path), begun.tokens)
+    try:
+        assert in_force(last, RotationRole.LOG) == in_file(last, RotationRole.LOG) == made.new_key
+        store = last.wait_published().ledger.store
+        [size] = kept_sizes(store)
+        assert all(len(read_leaf(store, index)) == 122 for index in indexes)
+        assert size <= min(indexes)
+        assert check_followed(last, subject, first) == 2
         last.check_ledger()
     finally:
         last.stop()
