@@ -19,8 +19,9 @@ from consentd.core.kinds import EntryKind
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
 from consentd.sequencer.commands.consents import GrantConsent
 from consentd.sequencer.commands.registry import PublicWrite
-from consentd.server.daemon import Daemon, shorten_pauses
+from consentd.server.daemon import Daemon
 from consentd.server.keys import FIRST_OPERATOR
+from consentd.server.pauses import shorten_pauses
 from consentd.service.servicer import Services
 from consentd.statements.values import vocabulary_message, vocabulary_value
 from consentd.v1 import statement_pb2 as st

@@ -10,7 +10,8 @@ from typing import Self
 from benchmarks.apart import Spawned
 from benchmarks.load import pin
 from consentd import config
-from consentd.server.daemon import Daemon, shorten_pauses
+from consentd.server.daemon import Daemon
+from consentd.server.pauses import shorten_pauses
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,28 +8,13 @@ No option affects a decision on an access. The rules for decisions are entries o
 decision that depended on a file could not be evaluated again.
 """
 
-import dataclasses
 import ipaddress
-import re
-import tomllib
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from consentd import limits
 from consentd.errors import InvalidError
-
-if typing.TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-S = typing.TypeVar("S", bound="DataclassInstance")
-
-
-def bounded(default: int, least: int, most: int) -> int:
-    """Return a dataclass field for a whole number in *least* … *most*; ``parse_section`` checks the limits."""
-    return field(default=default, metadata={"least": least, "most": most})
+from consentd.sections import bounded, parse_section, parse_toml, read_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +146,63 @@ class CallersConfig:
     credentials_file: Path
 
 
+ID_TOKEN_ALGORITHMS = ("ES256", "ES384", "ES512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "EdDSA")
+"""The algorithms that an ID provider may sign with. With all of them the daemon needs public keys only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssuranceConfig:
+    """The level of assurance that a value of the claim ``acr`` means."""
+
+    acr: str
+    level: int = bounded(1, 1, 9)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderConfig:
+    """An OpenID Connect provider at which persons log in."""
+
+    issuer: str
+    audience: str
+    participant: str
+    scheme: str
+    subject_claim: str = "sub"
+    algorithms: tuple[str, ...] = field(
+        default=("ES256", "RS256", "EdDSA"), metadata={"one_of": ID_TOKEN_ALGORITHMS}
+    )
+    jwks_file: Path | None = None
+    jwks_url: str = ""
+    refresh_s: int = bounded(3_600, 60, 86_400)
+    least_refresh_s: int = bounded(60, 5, 3_600)
+    clock_skew_s: int = bounded(30, 0, 60)
+    max_age_s: int = bounded(3_600, 60, 86_400)
+    max_auth_age_s: int = bounded(0, 0, 31_536_000)
+    assurance: tuple[AssuranceConfig, ...] = ()
+    least_level: int = bounded(1, 0, 9)
+    write_level: int = bounded(2, 0, 9)
+
+    def __post_init__(self) -> None:
+        if not self.issuer or not self.audience:
+            raise InvalidError("config: `citizens.provider.issuer` or `citizens.provider.audience` is empty")
+        if (self.jwks_file is None) is not bool(self.jwks_url):
+            raise InvalidError(
+                f"config: provider has not one of `jwks_file` and `jwks_url`, or has both: `{self.issuer}`"
+            )
+        if self.jwks_url and not self.jwks_url.startswith("https://"):
+            raise InvalidError(f"config: `citizens.provider.jwks_url` is not https: `{self.jwks_url}`")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CitizensConfig:
+    """How persons call by themselves."""
+
+    provider: tuple[ProviderConfig, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len({one.issuer for one in self.provider}) < len(self.provider):
+            raise InvalidError("config: two sections `citizens.provider` have the same issuer")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolConfig:
     """The queue of writes that wait for the sequencer."""
@@ -204,6 +246,7 @@ class Config:
     table: TableConfig
     grpc: GrpcConfig = GrpcConfig()
     http: HttpConfig = HttpConfig()
+    citizens: CitizensConfig = CitizensConfig()
     pool: PoolConfig = PoolConfig()
     witness: WitnessConfig = WitnessConfig()
     scrub: ScrubConfig = ScrubConfig()
@@ -275,99 +318,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-_NOT_SHOWN = "a value that looks like a secret"
-_SECRET = re.compile(
-    r"(0x)?[0-9a-fA-F]{64}|[A-Za-z0-9+/]{43}=|[A-Za-z0-9_-]{43}|PRIVATE\+KEY\+.*|-----BEGIN.*", re.DOTALL
-)
-"""32 bytes in hex or base64, a bearer token, a C2SP signing key, PEM."""
-_PIN = re.compile(r"\d{4,}")
-
-
-def shown(given: object) -> str:
-    """Return a value of the configuration for a message, but no key or token that was given by mistake."""
-    return _NOT_SHOWN if isinstance(given, str) and _SECRET.fullmatch(given.strip()) else f"`{given}`"
-
-
-# -- TOML to dataclasses, for this configuration and for that of our witness program ------------------------------
-
-
-def read_text(path: Path) -> str:
-    """Return the text of a configuration file. Raises InvalidError if it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidError(f"config: file cannot be read: `{path}`: {error}") from error
-
-
-def parse_toml(text: str) -> dict[str, object]:
-    """Parse TOML. Raises InvalidError if *text* is not TOML."""
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidError(f"config: not TOML: {error}") from error
-
-
-def parse_section(kind: type[S], given: Mapping[str, object], *, base_dir: Path, name: str = "") -> S:
-    """Make a value of the dataclass *kind* from a TOML table.
-
-    The type of each field decides what the option may be: bool, int (with the limits of ``bounded``), str, Path
-    (relative to *base_dir*), another dataclass (a table), or a tuple of one dataclass (an array of tables). *name* is
-    the table's name, for messages; empty for the whole document.
-
-    Raises:
-        InvalidError: an option is unknown, missing, or not of its type.
-    """
-    fields = {each.name: each for each in dataclasses.fields(kind)}
-    prefix = f"{name}." if name else ""
-    for key in given:
-        if key not in fields:
-            known = ", ".join(f"`{prefix}{each}`" for each in fields)
-            name = f"`{prefix}{key}`" if shown(key) != _NOT_SHOWN else f"below `{name}`, {_NOT_SHOWN}"
-            raise InvalidError(f"config: unknown key {name}; known here: {known}")
-    hints = typing.get_type_hints(kind)
-    values = {}
-    for each in fields.values():
-        if each.name in given:
-            option = prefix + each.name
-            values[each.name] = _parse_option(hints[each.name], given[each.name], option, each.metadata, base_dir)
-        elif each.default is dataclasses.MISSING:
-            raise InvalidError(f"config: `{prefix}{each.name}` is missing")
-    return kind(**values)
-
-
-def _parse_option(hint: object, given: object, option: str, limits: Mapping[str, typing.Any], base_dir: Path) -> object:
-    if isinstance(hint, types.UnionType):  # X | None: TOML has no null, so a given option is an X
-        (hint,) = (each for each in typing.get_args(hint) if each is not types.NoneType)
-    if typing.get_origin(hint) is tuple:
-        kind = typing.get_args(hint)[0]
-        if not isinstance(given, list) or not given:
-            raise InvalidError(f"config: `{option}` is not a list of sections")
-        return tuple(_parse_option(kind, each, option, limits, base_dir) for each in given)
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        if not isinstance(given, dict):
-            raise InvalidError(f"config: `{option}` is not a section")
-        return parse_section(hint, given, name=option, base_dir=base_dir)
-    if hint is bool:
-        if not isinstance(given, bool):
-            raise InvalidError(f"config: `{option}` is neither true nor false: {shown(given)}")
-        return given
-    if hint is int:
-        if not isinstance(given, int) or isinstance(given, bool):
-            raise InvalidError(f"config: `{option}` is not a whole number: {shown(given)}")
-        if not limits["least"] <= given <= limits["most"]:
-            bounds = f"{limits['least']} … {limits['most']}"
-            raise InvalidError(f"config: `{option}` is out of bounds: `{given}` is not in {bounds}")
-        return given
-    if not isinstance(given, str):
-        raise InvalidError(f"config: `{option}` is not a text: {shown(given)}")
-    if shown(given) == _NOT_SHOWN or (_PIN.fullmatch(given) and option.endswith(("pin_file", "pin_environment"))):
-        raise InvalidError(f"config: `{option}` is a secret itself: give the name of a file or variable that has it")
-    if hint is Path:
-        if not given:
-            raise InvalidError(f"config: `{option}` is empty")
-        return base_dir / given
-    if "one_of" in limits and given not in limits["one_of"]:
-        raise InvalidError(f"config: `{option}` is none of {', '.join(limits['one_of'])}: `{given}`")
-    return given

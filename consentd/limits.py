@@ -173,3 +173,13 @@ AUTHOR_CLOCK."""
 
 ERROR_MESSAGE_CHARACTERS: Final = 300
 """At most 300 characters: the message of an error. Otherwise: it is cut."""
+
+ID_TOKEN_BYTES: Final = 8_192
+"""At most 8,192 bytes: an ID token. Otherwise: INVALID_ID_TOKEN."""
+
+CALL_SKEW_MS: Final = 60_000
+"""At most 60,000 milliseconds: between the time in a call signature and the daemon's clock. Otherwise:
+INVALID_CALL_SIGNATURE."""
+
+PERSON_KEYS: Final = 8
+"""At most 8 keys: the keys of one person that are in force. Otherwise: LIMIT_REACHED."""

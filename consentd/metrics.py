@@ -59,6 +59,8 @@ _CODE = _one_of(
     "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
 )
 _RESULT = _one_of("result", "done", "cancelled", "failed")
+_TOKEN = _one_of("result", "accepted", "expired", "refused")
+_FETCH = _one_of("result", "ok", "failed")
 _QUOTA = _one_of("quota", "entries", "refusals", "persons")
 _OUTCOME = _one_of("outcome", "PERMIT", "PARTIAL", "DENY", "NO_CONSENT", "INDETERMINATE")
 _VIA = _one_of("via", "check", "batch", "authorize", "exact")
@@ -278,6 +280,11 @@ class Metrics:
         self.credential_end_time_seconds = gauge(
             "credential_end_time_seconds", "When the next of the valid credentials ends; NaN: none has an end."
         )
+
+        # -- logins of persons
+        self.id_tokens = counter("id_tokens", "ID tokens of calls, by result.", _TOKEN)
+        self.id_key_fetches = counter("id_key_fetches", "Fetches of the keys of ID providers, by result.", _FETCH)
+        self.id_keys_failed = gauge("id_keys_failed", "ID providers whose keys could not be fetched last time.")
 
     def _add_readiness(self) -> None:
         gauge = self._gauge

@@ -34,7 +34,8 @@ class Case:
         self.forge.participant("hospital-app", roles=[RECIPIENT], rights=[ACT])
         self.forge.participant("left", roles=[RECIPIENT], active=False)
         self.tag = self.forge.enrol(999)
-        self.forge.add(EntryKind.KEY, self.tag, st.KeyStatement(key=PERSON.public_key))
+        attestation = st.Attestation(attested_by="app")
+        self.forge.add(EntryKind.KEY, self.tag, st.KeyStatement(key=PERSON.public_key, attestation=attestation))
         self.wrong: list[int] = []
 
     def add(self, message: Any, kind: EntryKind, who: str = "app", *, is_fault: bool, **more: Any) -> int:
@@ -206,7 +207,51 @@ def test_an_entry_that_the_daemon_signed_for_nobody_is_named(case: Case, tmp_pat
 def test_a_key_that_no_signer_has_is_named(case: Case, tmp_path: Path) -> None:
     for key in (bytes(31) + b"\x80", b"\x01" + bytes(31), b"\xff" * 32, bytes(32)):
         case.add(st.KeyStatement(key=key), EntryKind.KEY, is_fault=True)
-    case.add(st.KeyStatement(key=KeyPair(b"\x52" * 32).public_key), EntryKind.KEY, is_fault=False)
+    further = st.KeyStatement(key=KeyPair(b"\x52" * 32).public_key, attestation=st.Attestation(method="passport"))
+    case.add(further, EntryKind.KEY, is_fault=False)
+    assert case.faults(tmp_path) == case.wrong
+
+
+def login(**changed: Any) -> st.Authentication:
+    return st.Authentication(**{"issuer": "https://login.test", "acr": "loa2", **changed})
+
+
+def test_a_key_of_a_person_that_must_not_be_is_named(case: Case, tmp_path: Path) -> None:
+    def add(who: str, *, is_fault: bool, retired: bool = False, key: KeyPair | None = None, **attestation: Any) -> None:
+        made = PERSON if retired else KeyPair(bytes([case.forge.size]) * 31 + b"k")
+        message = st.KeyStatement(key=made.public_key, retired=retired)
+        if key is None:
+            message.attestation.CopyFrom(st.Attestation(**attestation))
+        case.add(message, EntryKind.KEY, who, is_fault=is_fault, **({} if key is None else {"key": key}))
+
+    # A replay applies wrong entries too, and a person has at most eight keys.
+    for who in ("bank", "left"):
+        add(who, is_fault=True, method="passport")
+    add("app", is_fault=True)  # a further key without a method
+    add("app", is_fault=True, authentication=login())  # a further key by a login
+    add("app", is_fault=False, method="passport")
+    add("", is_fault=False, key=PERSON)
+    add("app", is_fault=False, retired=True, authentication=login())
+    add("app", is_fault=True, retired=True)  # it is out of force already
+    assert case.faults(tmp_path) == case.wrong
+
+
+def test_a_login_that_nobody_may_answer_for_is_named(case: Case, tmp_path: Path) -> None:
+    def grant(who: str, *, is_fault: bool, method: str = "", **changed: Any) -> None:
+        root = pb.Provision(effect=pb.EFFECT_PERMIT, actors=["bank"], purposes=["CAREMGT"], categories=["CLIN.DX"])
+        made = st.GrantStatement(consent=pb.Consent(kind=pb.CONSENT_KIND_CONSENT, root=root, language="ko"))
+        made.attestation.CopyFrom(st.Attestation(method=method, authentication=login(**changed)))
+        case.add(made, EntryKind.GRANT, who, is_fault=is_fault)
+
+    grant("app", is_fault=False)
+    grant("app", is_fault=True, method="passport")
+    grant("app", is_fault=True, issuer="")
+    for who in ("operator/main", "bank", "left", "court", "stranger"):
+        grant(who, is_fault=True)
+    name = st.ParticipantStatement(participant_id="new", name={"en": "new"}, roles=[RECIPIENT], active=True)
+    name.attestation.CopyFrom(st.Attestation(attested_by="operator/main", authentication=login()))
+    case.wrong.append(case.forge.size)
+    case.forge.add(EntryKind.PARTICIPANT, codec.public_tag("participant/new"), name)
     assert case.faults(tmp_path) == case.wrong
 
 

@@ -1,6 +1,7 @@
 """The configuration: the example loads, defaults match it, and everything doubtful is refused by name."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -52,8 +53,9 @@ def test_the_example_loads_and_shows_every_default() -> None:
 def test_the_example_names_every_option() -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
     names = {name.rpartition(".")[2] for name in leaves(config.load(EXAMPLE))} | {"cert_file", "key_file"}
-    for name in sorted(names - {"tls"}):
-        assert f"\n{name} = " in text or f"\n# {name} = " in text, name
+    names |= {each.name for each in dataclasses.fields(config.ProviderConfig)}
+    for name in sorted(names - {"tls", "provider", "assurance"}):
+        assert re.search(f"^(# ){{0,2}}{name} = ", text, re.MULTILINE), name
 
 
 def test_the_commented_sections_of_the_example_load_too() -> None:
@@ -65,6 +67,38 @@ def test_the_commented_sections_of_the_example_load_too() -> None:
     assert loaded.grpc.tls == config.TlsConfig(
         cert_file=BASE / "tls/server.pem", key_file=BASE / "tls/server.key", client_ca_file=BASE / "tls/clients-ca.pem"
     )
+
+
+def test_the_commented_provider_of_the_example_loads_too() -> None:
+    lines = EXAMPLE.read_text(encoding="utf-8").splitlines()
+    start = lines.index("# [[citizens.provider]]")
+    section = [line[2:] for line in lines[start : lines.index("", start)]]
+    (provider,) = config.parse("\n".join((MINIMAL, *section)), base_dir=BASE).citizens.provider
+    assert provider == config.ProviderConfig(
+        issuer="https://login.example", audience="consentd", participant="platform", scheme="mhid",
+        jwks_url="https://login.example/jwks", assurance=(config.AssuranceConfig(acr="urn:example:loa2", level=2),),
+    )  # fmt: skip
+
+
+PROVIDER = """
+[[citizens.provider]]
+issuer = "https://login.example"
+audience = "consentd"
+participant = "platform"
+scheme = "mhid"
+"""
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["", 'jwks_url = "http://login.example/jwks"', 'jwks_url = "https://l/k"\njwks_file = "k"',
+     'jwks_file = "k"\nalgorithms = ["HS256"]', 'jwks_file = "k"\nalgorithms = ["none"]',
+     'jwks_file = "k"\nalgorithms = "ES256"', 'jwks_file = "k"\nalgorithms = []', 'jwks_file = "k"\nclock_skew_s = 61',
+     'jwks_file = "k"' + PROVIDER + 'jwks_file = "k"'],
+)  # fmt: skip
+def test_a_provider_is_refused(options: str) -> None:
+    with pytest.raises(InvalidError):
+        config.parse(MINIMAL + PROVIDER + options, base_dir=BASE)
 
 
 def test_paths_are_relative_to_the_file() -> None:

@@ -15,7 +15,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
-from cases import provoked_requests
+from cases import logins, provoked_requests
 from cases.daemons import Running, consent, make_running, question, reason_of, request_id, sign_statement, status_of
 from cases.erasures import provoke_held, provoke_pending
 from cases.fakes import HANG_S, FakeClock, FaultyStore
@@ -51,7 +51,8 @@ class World:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._others: list[Running] = []
-        self.running = make_running(directory / "shared")
+        self.provider, self.key = logins.Provider(directory), KEY
+        self.running = make_running(directory / "shared", self.provider.config())
         self.subject = pb.Subject(scheme="mhid", value=SECRET)
         enrol = rs.EnrolSubjectRequest(request_id=request_id(), subject=self.subject, subject_key=KEY.public_key)
         self.tag = self.running.registry.EnrolSubject(enrol, metadata=self.running.as_("app")).tag
@@ -104,6 +105,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 PROVOKED: dict[str, Provoke] = {
+    **logins.PROVOKED,
     **provoked_requests.PROVOKED,
     "ERASURE_HELD": lambda world: provoke_held(world.other(), world.subject),
     "ERASURE_PENDING": lambda world: provoke_pending(world.other(), world.subject),

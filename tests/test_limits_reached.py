@@ -16,7 +16,9 @@ import pytest
 from cases.daemons import Running, question, reason_in, reason_of, request_id
 from cases.ledgers import CITIZEN, LedgerCase
 from cases.limits import LIMITS, value_of
+from cases.logins import Provider, id_tokens_of
 from cases.services import batch, new_identifier, put_delegation, register
+from consentd.core.ed25519 import KeyPair
 from consentd.errors import ConsentdError
 from consentd.metrics import Metrics
 from consentd.policy import check, subject
@@ -29,7 +31,7 @@ from consentd.policy.vocabulary import Code
 from consentd.sequencer.commands import acting
 from consentd.sequencer.quotas import QuotaCounter
 from consentd.service import answerer, auth, requests
-from consentd.service.statements import read_statement
+from consentd.service.statements import Attester, read_statement
 from consentd.statements import payloads
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
@@ -45,8 +47,8 @@ LOWERED: dict[str, tuple[ModuleType, str, int]] = {
     "given_delegations": (acting, "MAX_GIVEN", 3),
 }
 """The limits that are lowered for the test, because it would take too long to reach them: where, and to what."""
-ELSEWHERE = {"batch_answer_bytes", "author_skew_ms", "exact_batch_items", "exact_entries"}
-"""The limits that have a test of their own: below, and in ``tests/test_at_exact.py``."""
+ELSEWHERE = {"batch_answer_bytes", "author_skew_ms", "exact_batch_items", "exact_entries", "call_skew_ms"}
+"""The limits that have a test of their own: below, in ``tests/test_at_exact.py`` and in ``tests/test_citizens.py``."""
 _numbers = itertools.count()
 
 
@@ -86,8 +88,8 @@ def _statement(_: Running, size: int) -> str:
     message = statement_of(size)
     signed = pb.SignedStatement(payload=message.SerializeToString())
     (reason,) = {
-        refused(lambda: read_statement(cs.GrantConsentRequest(attested=message), st.GrantStatement, "app")),
-        refused(lambda: read_statement(cs.GrantConsentRequest(signed=signed), st.GrantStatement, "app")),
+        refused(lambda: read_statement(cs.GrantConsentRequest(attested=message), st.GrantStatement, Attester("app"))),
+        refused(lambda: read_statement(cs.GrantConsentRequest(signed=signed), st.GrantStatement, Attester("app"))),
         refused(lambda: payloads.encode_payload(message)),
     }
     return reason
@@ -440,6 +442,31 @@ for _name in ("purposes", "categories", "actions", "labels", "refusal_grounds", 
 @probes("vocabulary_code_characters")
 def _code(_: Running, count: int) -> str:
     return with_codes("labels", value_of("vocabulary_labels"), count)
+
+
+# -- persons that call --------------------------------------------------------------------------------------------
+
+
+@probes("id_token_bytes")
+def _id_token(running: Running, size: int) -> str:
+    provider, time_ms = Provider(running.config.ledger.data_dir), 10**12
+    tokens = id_tokens_of(provider)
+    filled = size * 3 // 4 - 200
+    for header, payload in itertools.product(range(4), range(filled - 200, filled)):
+        more = {"header": {"x": "x" * header}, "more": "x" * payload}
+        if len(token := provider.token("SYN", time_ms, **more)) == size:
+            return refused(lambda: tokens.verify(token, now_ms=time_ms))
+    raise AssertionError("no token has this size")
+
+
+@probes("person_keys")
+def _person_keys(running: Running, count: int) -> str:
+    subject, found = running.enrol(new_identifier()), ""
+    for _ in range(count):
+        stated = st.KeyStatement(key=KeyPair(request_id() * 2).public_key, attestation=st.Attestation(method="visit"))
+        request = rs.AddKeyRequest(request_id=request_id(), subject=subject, attested=stated)
+        found = refused(lambda request=request: running.registry.AddKey(request, metadata=running.as_("app")))
+    return found
 
 
 # -- the tests ----------------------------------------------------------------------------------------------------

@@ -89,6 +89,8 @@ def test_two_daemons_in_a_process_count_apart() -> None:
 PROPER: dict[str, tuple[str, ...]] = {
     "shortages": ("sign",),
     "operations": ("failed",),
+    "id_tokens": ("expired",),
+    "id_key_fetches": ("failed",),
     "rpcs": ("BatchCheck", "DATA_LOSS"),
     "rpc_seconds": ("AuthorizeAccess",),
     "errors": ("UNKNOWN_PURPOSE",),

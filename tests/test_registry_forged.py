@@ -56,7 +56,8 @@ def begun() -> Forge:
     forge.participant("left", active=False)
     for name, key in (("bank", BANK), ("auditor", AUDITOR)):
         forge.add(EntryKind.KEY, codec.public_tag(f"participant/{name}"), st.KeyStatement(key=key.public_key))
-    forge.add(EntryKind.KEY, forge.enrol(0), st.KeyStatement(key=CITIZEN.public_key))
+    by_app = st.Attestation(attested_by="app")
+    forge.add(EntryKind.KEY, forge.enrol(0), st.KeyStatement(key=CITIZEN.public_key, attestation=by_app))
     return forge
 
 

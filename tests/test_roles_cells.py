@@ -33,6 +33,7 @@ def test_the_callers_are_of_every_kind_and_every_rpc_is_called() -> None:
 def test_every_cell_of_an_rpc_is_as_the_table_says(world: World, rpc: str) -> None:
     for caller, kinds in KINDS.items():
         for whose in kinds_of_data(rpc):
+            world.begin(caller, enrols=rpc == "EnrolSubject")
             call = Call(world, caller, whose)
             found, expected = ATTEMPTS[rpc](call), access(rpc, kinds, whose)
             assert (found.name, caller, whose) == (expected.name, caller, whose)

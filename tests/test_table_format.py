@@ -4,7 +4,7 @@ import re
 import struct
 from pathlib import Path
 
-from cases.daemons import question, running_daemon
+from cases.daemons import question, request_id, running_daemon
 from cases.ledgers import LedgerCase
 from cases.services import add_key, put_delegation, put_mandate, register, services
 from cases.stored_rows import rows_of
@@ -12,10 +12,12 @@ from cases.writes import Raw
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.policy.subject import decode_subject
+from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
 
 PAGE = (Path(__file__).resolve().parent.parent / "proto/table-format.md").read_text()
 CLINIC = KeyPair(b"\x61" * 32).public_key
+PERSON = KeyPair(b"\x62" * 32).public_key
 DOCUMENTED = set(re.findall(r"^\| `(.)` \|", PAGE, re.MULTILINE))
 
 
@@ -29,13 +31,15 @@ def test_every_row_is_documented_and_has_its_form(tmp_path: Path) -> None:
         roles, names = [st.PARTICIPANT_ROLE_RECIPIENT], ["dns:b.example"]
         left = register(running, "clinic-b", roles, groups=["group/b"], certificate_names=names)
         add_key(running, "clinic-b", CLINIC)
+        adding = rs.AddKeyRequest(request_id=request_id(), subject=subject, attested=st.KeyStatement(key=PERSON))
+        running.registry.AddKey(adding, metadata=running.as_("app"))
         table = services(running).table
         rows = {kind: list(rows_of(table, kind).items()) for kind in sorted(DOCUMENTED)}
         decision = running.check(question(subject))
         last_ms = services(running).ledger.state.time_ms
     assert {kind for kind, found in rows.items() if not found} == {"e", "n", "~"}
     size, root, generation, time_ms, form = struct.unpack(">Q32sQQB", rows["R"][0][1])
-    assert (size, root, form) == (decision.revision.tree_size, decision.revision.root_hash, 3)
+    assert (size, root, form) == (decision.revision.tree_size, decision.revision.root_hash, 4)
     assert (time_ms, generation > 0) == (last_ms, True)
     assert struct.unpack(">Q", rows["H"][0][1])[0] >= time_ms
     ((identifier_hash, tag),) = rows["i"]
@@ -53,6 +57,8 @@ def test_every_row_is_documented_and_has_its_form(tmp_path: Path) -> None:
     assert st.ParticipantStatement.FromString(member[48:]).groups == ["group/b"]
     keys = dict(rows["k"])
     owners = {key: (owner[0], owner[9:17], owner[17:]) for key, owner in keys.items()}
+    assert owners.pop(PERSON) == (3, b"\xff" * 8, tag)
+    assert rows["q"] == [(tag + PERSON, b"")]
     assert owners.pop(CLINIC) == (2, b"\xff" * 8, b"clinic-b")
     assert list(owners.values()) == [(1, b"\xff" * 8, b"")]
     assert rows["o"] == [(b"clinic-b\0" + CLINIC, b"")]

@@ -21,10 +21,12 @@ from consentd.policy.subject import Lineage
 from consentd.sequencer.commands.acting import check_giver
 from consentd.sequencer.commands.authorship import (
     check_attester,
+    check_login,
     check_same_kind,
     check_writer,
     check_written_version,
 )
+from consentd.sequencer.commands.person_keys import check_person_key
 from consentd.sequencer.commands.registry import (
     check_certificate_names,
     check_enrolment,
@@ -43,6 +45,8 @@ CHECKED = CONSENTS | {
     EntryKind.MANDATE, EntryKind.SERVED,
 }  # fmt: skip
 """The kinds of entries that ``check_written`` checks."""
+OF_LOGINS = CONSENTS | {EntryKind.ENROL, EntryKind.KEY}
+"""The kinds of entries that a person writes who has logged in."""
 
 
 def check_written(
@@ -58,11 +62,18 @@ def check_written(
     Raises:
         RequestError: the daemon must refuse such a write.
     """
+    attestation = getattr(message, "attestation", None)
+    if attestation is not None and attestation.HasField("authentication"):
+        if event.kind not in OF_LOGINS:
+            raise InvalidError("a person who has logged in writes no entry of this kind")
+        check_login(view, attestation)
     if isinstance(message, st.EnrolStatement):
         check_scheme(message.scheme)
         check_enrolment(view, message)
     elif isinstance(message, st.KeyStatement):
         check_key(message.key)
+        if view.subject(event.tag) is not None:
+            check_person_key(view, event.tag, message, author=key)
     elif isinstance(message, st.ParticipantStatement):
         check_name(message.name)
         check_certificate_names(message)

@@ -24,6 +24,8 @@ _KINDS: dict[Kind, tuple[str, str, str]] = {
     Kind.ACT_FOR_SUBJECTS: ("as", "권한 ACT_FOR_SUBJECTS", "right ACT_FOR_SUBJECTS"),
     Kind.READ_STATEMENTS: ("rs", "권한 READ_STATEMENTS와 감사 명령", "right READ_STATEMENTS, with a mandate"),
     Kind.ERASE: ("er", "권한 ERASE", "right ERASE"),
+    Kind.CITIZEN: ("ci", "로그인한 본인", "citizen who has logged in"),
+    Kind.CITIZEN_KEY: ("ck", "본인 키로 서명한 본인", "citizen whose own key signed the call"),
     Kind.OPERATOR: ("op", "운영자", "operator"),
 }
 _ACCESS: dict[Access, tuple[str, str, str]] = {

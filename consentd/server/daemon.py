@@ -6,11 +6,9 @@ in flight end, the sequencer writes, seals and publishes the waiting writes, and
 write is lost by a start or a drain.
 """
 
-import gc
 import logging
 import os
 import signal
-import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -42,6 +40,7 @@ from consentd.server import http
 from consentd.server.capacity import check_space, measure_connections, measure_space
 from consentd.server.client_certificates import named_participant
 from consentd.server.keys import Keys, check_secret_files, read_keys
+from consentd.server.pauses import shorten_pauses
 from consentd.server.preflight import (
     KeysInForce,
     check_ledger_files,
@@ -58,6 +57,7 @@ from consentd.server.tls import http_context, read_tls_files
 from consentd.service.authentication import Authentication
 from consentd.service.credential_rows import CredentialRows
 from consentd.service.credentials import Credentials
+from consentd.service.id_tokens import IdTokens, open_id_tokens
 from consentd.service.key_files import KeyFiles
 from consentd.service.operations import Operations
 from consentd.service.pages import PAGE_KEY_LABEL
@@ -72,8 +72,6 @@ log = logging.getLogger(__name__)
 _VAULT_CACHE_MB = 8
 _HTTP_GRACE_S = 5
 """How long a stop waits for HTTP answers in flight. They read the stores, which are closed afterwards."""
-_SWITCH_S = 0.0005
-"""How long a thread may compute while others wait for the processor. By default it is 5 ms, longer than a check."""
 
 
 class Daemon:
@@ -94,6 +92,7 @@ class Daemon:
         self._scrubber: Scrubber | None = None
         self._signing_lock: FileLock | None = None
         self.credentials: Credentials | None = None
+        self._tokens: IdTokens | None = None
         self.grpc_port = 0
 
     @property
@@ -153,8 +152,13 @@ class Daemon:
         log.info("stopped")
 
     def reload(self) -> None:
-        """Read credentials and TLS files again. What cannot be read stays as it is, and the log says why."""
+        """Read credentials, TLS files and the keys of ID providers again.
+
+        What cannot be read stays as it is, and the log says why.
+        """
         _reload(self.reload_credentials, "credentials not reloaded")
+        if self._tokens is not None:
+            _reload(self._tokens.reload, "keys of ID providers not reloaded")
         if self.config.grpc.tls is not None or self.config.http.tls is not None:
             _reload(self._reload_certificates, "TLS files not reloaded")
 
@@ -220,7 +224,12 @@ class Daemon:
             metrics=self.metrics,
         )  # fmt: skip
         erasures.start()
-        authentication = Authentication(credentials, partial(named_participant, table))
+        self._tokens = tokens = open_id_tokens(config.citizens, self.metrics)
+        self._closers.append(tokens.close)
+        authentication = Authentication(
+            credentials, partial(named_participant, table), tokens, table=table, vault=vault, clock=self._clock,
+            origin=config.ledger.origin,
+        )  # fmt: skip
         operations = Operations(clock=self._clock, metrics=self.metrics, rest=self._rpc.rest)
         return Services(
             config=config, ledger=ledger, vault=vault, table=table, sequencer=sequencer, metrics=self.metrics,
@@ -382,12 +391,3 @@ def _reload(reload: Callable[[], None], failed: str) -> None:
     except Exception as error:
         # The message of an unknown exception may show a line of the file: log only its type and traceback.
         log.error("%s: bug: %s", failed, type(error).__name__, exc_info=error)
-
-
-def shorten_pauses() -> None:
-    """Let no thread of this process keep the others waiting for long: neither one that computes, nor the collector."""
-    sys.setswitchinterval(_SWITCH_S)
-    # What the start has made lives as long as the process. The collector would take 20 ms to scan it, and nothing runs
-    # meanwhile.
-    gc.collect()
-    gc.freeze()

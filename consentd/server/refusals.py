@@ -39,10 +39,11 @@ class RefusalBudget:
 
     PER_S, BURST = 50.0, 100.0
     ALL_PER_S, ALL_BURST = 200.0, 400.0
+    MOST_CALLERS = 10_000
 
     def __init__(self) -> None:
         self._all = _Bucket(self.ALL_PER_S, self.ALL_BURST, self.ALL_BURST, 0.0)
-        self._of_caller: dict[str, _Bucket] = {}  # few, because callers have credentials
+        self._of_caller: OrderedDict[str, _Bucket] = OrderedDict()  # who was refused longest ago is first
 
     def take(self, caller: str, now_s: float, *, cost: float = 1.0) -> bool:
         """Take a refusal of *caller* from the budgets; return False, and take nothing, if one of them is used up.
@@ -52,6 +53,9 @@ class RefusalBudget:
         own = self._of_caller.get(caller)
         if own is None:
             own = self._of_caller[caller] = _Bucket(self.PER_S, self.BURST, self.BURST, now_s)
+            if len(self._of_caller) > self.MOST_CALLERS:
+                self._of_caller.popitem(last=False)  # its budget begins anew; the one of all callers still limits it
+        self._of_caller.move_to_end(caller)
         if not (own.is_left(now_s) and self._all.is_left(now_s)):
             return False
         own.left -= cost

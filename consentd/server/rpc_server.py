@@ -31,7 +31,7 @@ from consentd.server.tls import RpcCertificates
 from consentd.server.transport import Transport
 from consentd.service.access import AccessService
 from consentd.service.admin import AdminService
-from consentd.service.authentication import Authentication, Caller
+from consentd.service.authentication import Authentication, Caller, check_message
 from consentd.service.consents import ConsentService
 from consentd.service.context import Status
 from consentd.service.policy import PolicyService
@@ -290,6 +290,7 @@ class RpcServer:
             return
         try:
             ticket.take_bytes(len(message))
+            check_message(call.person, message)
         except ConsentdError as error:
             # A long message has taken as much work as many refusals without one.
             self._refuse(call, refusal(error, self._state, route.name, call), cost=1 + len(message) / _WINDOW)

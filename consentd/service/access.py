@@ -14,7 +14,6 @@ from consentd.sequencer.pool import Written
 from consentd.service import requests
 from consentd.service.access_records import NO_ACCESS, AccessReader, parties_that_may_know, read_filter
 from consentd.service.answerer import check_size
-from consentd.service.authorization import caller_kinds
 from consentd.service.consistency import check_reached, reach, reach_largest
 from consentd.service.context import Context, Waiting
 from consentd.service.pages import NO_END_MS, Cursor, Deletions, Pager, take_page
@@ -22,7 +21,7 @@ from consentd.service.readings import record_readings
 from consentd.service.roles import Access, Whose, access
 from consentd.service.rpc import item_error, next_item, rpc
 from consentd.service.servicer import Servicer, reduce_receipt, revision
-from consentd.service.statements import read_statement
+from consentd.service.statements import Attester, read_statement
 from consentd.statements import decisions, payloads
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
@@ -174,7 +173,7 @@ class AccessService(Servicer):
 
     def _outcome(self, request: ac.RecordAccessRequest, caller: str) -> accesses.RecordOutcome:
         """Check the caller's part in the access, and the signature, if any; return the write for the request."""
-        stated, entry = read_statement(request, st.OutcomeStatement, caller), None
+        stated, entry = read_statement(request, st.OutcomeStatement, Attester(caller)), None
         message = stated.message
         if message.status not in st.TransferStatus.values() or not message.status:
             raise InvalidError(f"transfer status is unknown: `{message.status}`")
@@ -202,8 +201,9 @@ class AccessService(Servicer):
         caller, services = self.caller(context), self.services
         await reach(services, request.consistency, context)
         with services.table.read() as snapshot:
-            kinds = caller_kinds(snapshot, caller, services.sequencer.clock.wall_ms())
-            may_list = access("GetAccess", kinds, Whose.OTHER) is Access.ALLOWED
+            kinds = self.kinds(snapshot, context)
+            # A person reads their own accesses alone (``check_own``).
+            may_list = context.person is not None or access("GetAccess", kinds, Whose.OTHER) is Access.ALLOWED
             if may_list:
                 tag = self.tag(snapshot, request.subject)
             else:

@@ -4,8 +4,15 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from consentd.errors import DeniedError
-from consentd.sequencer.commands.callers import is_operator, may_read_statements
+from consentd.sequencer.commands.callers import (
+    ACT_FOR_SUBJECTS,
+    has_right,
+    is_operator,
+    is_person,
+    may_read_statements,
+)
 from consentd.service.auth import UnauthenticatedError
+from consentd.service.context import Person
 from consentd.service.roles import Access, Kind, Whose, access, may_call
 from consentd.table.view import View
 from consentd.v1 import statement_pb2 as st
@@ -25,14 +32,26 @@ _RIGHTS: Mapping[int, Kind] = {
 """The rights that count as long as a participant has them. READ_STATEMENTS also needs a mandate."""
 _NOBODY = frozenset({Kind.NOBODY})
 _OPERATOR = frozenset({Kind.OPERATOR})
+_CITIZEN = frozenset({Kind.CITIZEN})
+_CITIZEN_KEY = frozenset({Kind.CITIZEN_KEY})
 _UNREGISTERED = frozenset({Kind.UNREGISTERED})
 _INACTIVE = frozenset({Kind.INACTIVE})
 
 
-def caller_kinds(view: View, caller: str, now_ms: int) -> frozenset[Kind]:
-    """Return the kinds of a caller at *now_ms*, but not before the last entry's time. Empty *caller*: none is known."""
+def caller_kinds(view: View, caller: str, now_ms: int, person: Person | None = None) -> frozenset[Kind]:
+    """Return the kinds of a caller at *now_ms*, but not before the last entry's time. Empty *caller*: none is known.
+
+    *person*: the caller as a person. A login is the word of a participant, and counts as long as that participant acts
+    for persons.
+    """
     if not caller:
         return _NOBODY
+    if person is not None:
+        if not person.participant:
+            return _CITIZEN_KEY
+        return _CITIZEN if has_right(view, person.participant, ACT_FOR_SUBJECTS) else _INACTIVE
+    if is_person(caller):
+        return _UNREGISTERED
     if is_operator(caller):
         return _OPERATOR
     participant = view.participant(caller)
@@ -56,21 +75,23 @@ def _kinds_of(roles: frozenset[int], rights: frozenset[int]) -> frozenset[Kind]:
     )  # fmt: skip
 
 
-def check_may_call(view: View, caller: str, rpc: str, now_ms: int) -> None:
+def check_may_call(view: View, caller: str, rpc: str, now_ms: int, person: Person | None = None) -> None:
     """Check that a caller may call an RPC for some data.
 
     Raises:
         UnauthenticatedError: the call has no known credential, and needs one.
         DeniedError: the caller's roles and rights do not cover the RPC.
     """
-    kinds = caller_kinds(view, caller, now_ms)
+    kinds = caller_kinds(view, caller, now_ms, person)
     if not may_call(rpc, kinds):
         raise _refusal(caller)
 
 
-def check_access(view: View, caller: str, rpc: str, whose: Whose, now_ms: int) -> Access:
+def check_access(
+    view: View, caller: str, rpc: str, whose: Whose, now_ms: int, person: Person | None = None
+) -> Access:
     """Return how a call about data of this kind is answered: allowed, reduced or not found. Raises as above."""
-    found = access(rpc, caller_kinds(view, caller, now_ms), whose)
+    found = access(rpc, caller_kinds(view, caller, now_ms, person), whose)
     if found is Access.DENIED:
         raise _refusal(caller)
     return found

@@ -5,12 +5,12 @@ from typing import Any
 
 from consentd.core import codec, merkle
 from consentd.core.kinds import EntryKind
-from consentd.errors import InvalidError, NotFoundError
+from consentd.errors import DeniedError, InvalidError, NotFoundError
 from consentd.ledger import reads
 from consentd.ledger.ledger import Appended
 from consentd.metrics import GROUNDS
 from consentd.sequencer.commands import consents
-from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, check_right
+from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, check_acts_for, check_right, is_person
 from consentd.sequencer.commands.served import RecordServed
 from consentd.sequencer.commands.write import Request, SignedEntry, enrolled_tag
 from consentd.sequencer.pool import Written
@@ -22,7 +22,7 @@ from consentd.service.pages import Cursor, Deletions, Pager, take_page
 from consentd.service.readings import record_readings
 from consentd.service.rpc import rpc
 from consentd.service.servicer import Servicer, revision
-from consentd.service.statements import Stated, read_attested, read_statement
+from consentd.service.statements import Attester, Stated, read_attested, read_statement
 from consentd.statements import decisions
 from consentd.table.view import Snapshot
 from consentd.v1 import consent_pb2 as pb
@@ -35,14 +35,16 @@ Change = st.PauseStatement | st.ResumeStatement | st.RevokeStatement
 class ConsentService(Servicer):
     """``consentd.v1.ConsentService``.
 
-    Every call needs the right to act for persons; a write about a STATUTORY consent is a public authority's instead.
+    Every call needs the right to act for persons, or is the person's own; a write about a STATUTORY consent is a public
+    authority's instead.
     """
 
     @rpc
     async def GrantConsent(self, request: cs.GrantConsentRequest, context: Context) -> cs.GrantConsentResponse:
         """Record a person's new consent."""
         caller = self.caller(context)
-        stated, served = read_statement(request, st.GrantStatement, caller), _read_served(request, caller)
+        attester = self.attester(context)
+        stated, served = read_statement(request, st.GrantStatement, attester), _read_served(request, attester)
         identity, identifier_hash, entry = self._asked(EntryKind.GRANT, request, stated, caller, served=served)
         write = consents.GrantConsent(
             request=identity, identifier_hash=identifier_hash, signed=entry, message=stated.message, served=served
@@ -61,7 +63,8 @@ class ConsentService(Servicer):
     async def AmendConsent(self, request: cs.AmendConsentRequest, context: Context) -> cs.AmendConsentResponse:
         """Replace a consent by its next version."""
         caller = self.caller(context)
-        stated, served = read_statement(request, st.AmendStatement, caller), _read_served(request, caller)
+        attester = self.attester(context)
+        stated, served = read_statement(request, st.AmendStatement, attester), _read_served(request, attester)
         more = request.consent_id, str(request.based_on_version)
         identity, identifier_hash, entry = self._asked(EntryKind.AMEND, request, stated, caller, *more, served=served)
         write = consents.AmendConsent(
@@ -82,7 +85,7 @@ class ConsentService(Servicer):
     async def RecordServed(self, request: cs.RecordServedRequest, context: Context) -> cs.RecordServedResponse:
         """Record that a notice was shown to a person."""
         caller = self.caller(context)
-        stated = read_statement(request, st.ServedStatement, caller)
+        stated = read_statement(request, st.ServedStatement, self.attester(context))
         identity, identifier_hash, entry = self._asked(EntryKind.SERVED, request, stated, caller)
         write = RecordServed(
             request=identity, identifier_hash=identifier_hash, signed=entry, message=stated.message
@@ -158,8 +161,10 @@ class ConsentService(Servicer):
             return requests.make_request(asker, request.request_id, content), identifier_hash, None
         identity = requests.make_signed_request(asker, request.request_id, content, signer=signed.key)
         with self.services.table.read() as snapshot:
-            check_right(snapshot, asker, ACT_FOR_SUBJECTS)
+            if not is_person(asker):
+                check_right(snapshot, asker, ACT_FOR_SUBJECTS)
             tag = enrolled_tag(snapshot, identifier_hash)
+            check_acts_for(snapshot, asker, tag)
         return identity, identifier_hash, self.signed_entry(kind, tag, identity, signed)
 
     async def _served_receipt(
@@ -179,7 +184,7 @@ class ConsentService(Servicer):
     async def _change(self, request: Any, kind: EntryKind, message_type: type[Change], context: Context) -> pb.Receipt:
         """Pause, resume or revoke a consent, with a statement of *message_type*."""
         caller = self.caller(context)
-        stated = read_statement(request, message_type, caller)
+        stated = read_statement(request, message_type, self.attester(context))
         identity, identifier_hash, entry = self._asked(kind, request, stated, caller, request.consent_id)
         write = consents.ChangeConsent(
             request=identity,
@@ -208,13 +213,22 @@ class ConsentService(Servicer):
         return self.services.sequencer.leaf_clock.decision_ms(snapshot.time_ms) or snapshot.time_ms
 
 
-def _read_served(request: cs.GrantConsentRequest | cs.AmendConsentRequest, caller: str) -> st.ServedStatement | None:
-    """Return the statement of the notice that was shown with a consent; None: none was. Raises ``InvalidError``."""
+def _read_served(
+    request: cs.GrantConsentRequest | cs.AmendConsentRequest, attester: Attester
+) -> st.ServedStatement | None:
+    """Return the statement of the notice that was shown with a consent; None: none was.
+
+    Raises:
+        InvalidError: the consent is signed, or as ``read_attested``.
+        DeniedError: the caller is a person.
+    """
     if not request.HasField("served"):
         return None
     if request.HasField("signed"):
         raise InvalidError("a signed consent names a SERVED entry that is recorded: call RecordServed before")
-    return read_attested(request.served, caller)
+    if attester.login is not None:
+        raise DeniedError("that a notice was shown is stated by a participant that showed it, and not by the person")
+    return read_attested(request.served, attester)
 
 
 def parse_consent_id(text: str) -> bytes:

@@ -37,7 +37,7 @@ async def erase_subject(
     """
     caller, services = servicer.caller(context), servicer.services
     servicer.access("EraseSubject", Whose.OTHER, context)
-    stated = read_statement(request, st.ErasureStatement, caller)
+    stated = read_statement(request, st.ErasureStatement, servicer.attester(context))
     assert stated.signed is not None, "the request has no other form"
     identifier_hash = servicer.identifier_hash(request.subject)
     # The signature covers the tag, so it says which person is meant. After the erasure no identifier does.
@@ -97,7 +97,7 @@ async def put_duty(
     """Put a hold, or end the hold of entry *ref*; return receipt and seq of the entry. Raises as ``PutDuty``."""
     caller, services = servicer.caller(context), servicer.services
     name = request.DESCRIPTOR.name.removesuffix("Request")
-    stated = read_statement(request, st.DutyStatement, caller)
+    stated = read_statement(request, st.DutyStatement, servicer.attester(context))
     servicer.access(name, Whose.OTHER if stated.signed is None else Whose.OWN, context)
     if not stated.message.HasField("hold"):
         raise InvalidError("statement is no hold")

@@ -13,7 +13,6 @@ from consentd.ledger.reads import HeadProofs
 from consentd.ledger.retention import read_pruned
 from consentd.ledger.rotations import read_rotations
 from consentd.ledger.vault import Vault
-from consentd.service.authorization import caller_kinds
 from consentd.service.context import Context
 from consentd.service.pages import Cursor, Pager, expired, pruned_mark, read_range
 from consentd.service.readings import record_readings, submit_readings
@@ -140,7 +139,7 @@ class LedgerService(Servicer):
         for message in self._history(tag, name, request):
             if not name:  # everybody may read public chains
                 self.check_still_known(context)
-                self.access("GetHistory", Whose.OTHER, context)
+                self.access("GetHistory", self.whose(context), context)
                 with self.services.table.read() as snapshot:
                     if snapshot.subject(tag) is None:  # the person was erased meanwhile
                         raise NotFoundError("subject is not enrolled", "SUBJECT_NOT_FOUND")
@@ -187,7 +186,7 @@ class LedgerService(Servicer):
             return self._public_chain(request.public_name, context), request.public_name
         if request.WhichOneof("chain") != "subject":
             raise InvalidError("request names no chain")
-        self.access("GetHistory", Whose.OTHER, context)
+        self.access("GetHistory", self.whose(context), context)
         with self.services.table.read() as snapshot:
             tag = self.tag(snapshot, request.subject)
         for future in submit_readings(self, context, [tag], st.READ_SCOPE_HISTORY):
@@ -203,8 +202,7 @@ class LedgerService(Servicer):
         size = services.sequencer.checkpoints.latest().checkpoint.size
         if reads.head_at(services.ledger.store, tag, size)[0] == 0:
             with services.table.read() as snapshot:
-                now_ms = self.services.sequencer.clock.wall_ms()
-                if not may_call("ListLeaves", caller_kinds(snapshot, self.known_caller(context), now_ms)):
+                if not may_call("ListLeaves", self.kinds(snapshot, context)):
                     raise NotFoundError("no such public chain")
         return tag
 

@@ -2,7 +2,7 @@
 
 Each chain gets one READ entry for each reader and day (in Asia/Seoul). The request_id of the entry is derived from
 reader, chain and day, and the ledger remembers requests for at least a week. So a second reading of a day finds the
-request of the first. An app that acts for a person reads for the person, and leaves no entry.
+request of the first. An app that acts for a person reads for the person, and leaves no entry; nor does the person.
 """
 
 import hashlib
@@ -16,7 +16,6 @@ from consentd.ledger import layout
 from consentd.policy.dates import format_day
 from consentd.sequencer.commands.callers import is_operator
 from consentd.sequencer.commands.readings import RecordReading
-from consentd.service.authorization import caller_kinds
 from consentd.service.context import Context, Waiting
 from consentd.service.requests import content_hash, make_request
 from consentd.service.roles import Kind
@@ -48,7 +47,9 @@ def submit_readings(
     reader, services = servicer.caller(context), servicer.services
     now_ms = services.sequencer.clock.wall_ms()
     with services.table.read() as snapshot:
-        if scope in _OF_ONE_PERSON and Kind.ACT_FOR_SUBJECTS in caller_kinds(snapshot, reader, now_ms):
+        if context.person is not None:
+            return []
+        if scope in _OF_ONE_PERSON and Kind.ACT_FOR_SUBJECTS in servicer.kinds(snapshot, context):
             return []
         mandate = None if is_operator(reader) else snapshot.registry().mandates.get(reader)
     message = st.ReadStatement(reader=reader, scope=scope, mandate_seq=0 if mandate is None else mandate.seq)

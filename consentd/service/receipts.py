@@ -12,7 +12,6 @@ from consentd.core.kinds import EntryKind
 from consentd.errors import NotFoundError
 from consentd.ledger import layout, reads
 from consentd.service.access_records import parties_that_may_know
-from consentd.service.authorization import caller_kinds
 from consentd.service.context import Context
 from consentd.service.readings import record_readings
 from consentd.service.roles import Access, Kind, Whose, access, may_call
@@ -68,8 +67,8 @@ def _rights(servicer: Servicer, request: ls.GetReceiptRequest, leaf: bytes, cont
     if not caller or not isinstance(event, codec.Event):
         return _Rights()
     with services.table.read() as snapshot:
-        kinds = caller_kinds(snapshot, caller, services.sequencer.clock.wall_ms())
-        acts = False
+        kinds = servicer.kinds(snapshot, context)
+        acts = context.person is not None and context.person.tag == event.tag
         if request.HasField("subject") and Kind.ACT_FOR_SUBJECTS in kinds:
             acts = snapshot.tag_of(servicer.identifier_hash(request.subject)) == event.tag
     reads_all = access("ListEntries", kinds, Whose.OTHER) is Access.ALLOWED

@@ -11,18 +11,19 @@ from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, NotFoundError
 from consentd.ledger import reads
 from consentd.policy.delegation import Delegation
-from consentd.sequencer.commands import registry
-from consentd.sequencer.commands.callers import PARTICIPANT_ID, check_author
+from consentd.sequencer.commands import person_keys, registry
+from consentd.sequencer.commands.callers import PARTICIPANT_ID, check_author, unenrolled_id
+from consentd.sequencer.commands.write import enrolled_tag
 from consentd.service.consistency import reach
 from consentd.service.context import Context
 from consentd.service.earlier_registry import EarlierRegistry
 from consentd.service.erasure import erase_subject, get_holds, put_duty
 from consentd.service.pages import Cursor, Pager, expired, take_page
-from consentd.service.requests import content_hash, make_request
+from consentd.service.requests import content_hash, make_request, make_signed_request
 from consentd.service.roles import Whose
 from consentd.service.rpc import rpc
 from consentd.service.servicer import Servicer, revision
-from consentd.service.statements import Stated, read_statement
+from consentd.service.statements import Stated, attested, read_statement
 from consentd.statements.delegations import delegation_message
 from consentd.table.registry import Participant, Registry
 from consentd.table.view import Snapshot
@@ -41,19 +42,19 @@ class RegistryService(Servicer):
         self, request: rs.RegisterParticipantRequest, context: Context
     ) -> rs.RegisterParticipantResponse:
         """Register a participant, or replace the registration of a known participant."""
-        stated = read_statement(request, st.ParticipantStatement, self.caller(context))
+        stated = read_statement(request, st.ParticipantStatement, self.attester(context))
         chain = PARTICIPANT_PREFIX + stated.message.participant_id
         receipt = await self._publish(EntryKind.PARTICIPANT, chain, stated, request, context)
         return rs.RegisterParticipantResponse(receipt=receipt)
 
     @rpc
     async def AddKey(self, request: rs.AddKeyRequest, context: Context) -> rs.AddKeyResponse:
-        """Put a participant's key in force. A key that was ever in force is refused."""
+        """Put a key in force. A key that was ever in force is refused."""
         return rs.AddKeyResponse(receipt=await self._change_key(request, context, retired=False))
 
     @rpc
     async def RetireKey(self, request: rs.RetireKeyRequest, context: Context) -> rs.RetireKeyResponse:
-        """Put a participant's key out of force."""
+        """Put a key out of force."""
         return rs.RetireKeyResponse(receipt=await self._change_key(request, context, retired=True))
 
     @rpc
@@ -61,7 +62,7 @@ class RegistryService(Servicer):
         self, request: rs.PublishVocabularyRequest, context: Context
     ) -> rs.PublishVocabularyResponse:
         """Publish the next version of the vocabulary."""
-        stated = read_statement(request, st.VocabularyStatement, self.caller(context))
+        stated = read_statement(request, st.VocabularyStatement, self.attester(context))
         chain = codec.VOCABULARY_PREFIX + stated.message.vocabulary_id
         receipt = await self._publish(EntryKind.VOCABULARY, chain, stated, request, context)
         return rs.PublishVocabularyResponse(receipt=receipt)
@@ -69,14 +70,14 @@ class RegistryService(Servicer):
     @rpc
     async def PublishNotice(self, request: rs.PublishNoticeRequest, context: Context) -> rs.PublishNoticeResponse:
         """Publish the next version of a notice."""
-        stated = read_statement(request, st.NoticeStatement, self.caller(context))
+        stated = read_statement(request, st.NoticeStatement, self.attester(context))
         chain = codec.NOTICE_PREFIX + stated.message.notice_id
         return rs.PublishNoticeResponse(receipt=await self._publish(EntryKind.NOTICE, chain, stated, request, context))
 
     @rpc
     async def PublishRules(self, request: rs.PublishRulesRequest, context: Context) -> rs.PublishRulesResponse:
         """Publish the next version of the realm's rules."""
-        stated = read_statement(request, st.RulesStatement, self.caller(context))
+        stated = read_statement(request, st.RulesStatement, self.attester(context))
         chain = codec.RULES_PREFIX + stated.message.realm_id
         return rs.PublishRulesResponse(receipt=await self._publish(EntryKind.RULES, chain, stated, request, context))
 
@@ -131,6 +132,8 @@ class RegistryService(Servicer):
             raise InvalidError(f"method is one that the daemon alone states: `{request.method}`")
         identifier_hash = self.identifier_hash(request.subject)
         content = content_hash("EnrolSubject", identifier_hash, request.method, request.subject_key)
+        if context.person is not None:
+            caller = unenrolled_id(identifier_hash)  # so a repeat after the enrolment has the same caller
         write = registry.EnrolSubject(
             request=make_request(caller, request.request_id, content),
             # The vault stores tag and data key first. So a crash can leave an unused tag, but no ENROL without its key.
@@ -138,7 +141,7 @@ class RegistryService(Servicer):
             message=st.EnrolStatement(
                 identifier_hash=identifier_hash,
                 scheme=request.subject.scheme,
-                attestation=st.Attestation(attested_by=caller, method=request.method),
+                attestation=attested(st.Attestation(method=request.method), self.attester(context)),
             ),
             subject_key=request.subject_key,
         )
@@ -257,11 +260,31 @@ class RegistryService(Servicer):
         return rs.GetRulesResponse(rules=rules, revision=now)
 
     async def _change_key(self, request: Any, context: Context, *, retired: bool) -> pb.Receipt:
-        """Write a KEY entry of a participant."""
-        stated, owner = read_statement(request, st.KeyStatement, self.caller(context)), request.participant_id
+        """Write a KEY entry of a participant or of a person."""
+        stated, owner = read_statement(request, st.KeyStatement, self.attester(context)), request.participant_id
         _check_ends(stated.message.retired, expected=retired)
+        if request.HasField("subject"):
+            return await self._change_person_key(stated, request, context)
         self._check_author(stated, owner, request, context)
         return await self._publish(EntryKind.KEY, PARTICIPANT_PREFIX + owner, stated, request, context)
+
+    async def _change_person_key(self, stated: Stated[st.KeyStatement], request: Any, context: Context) -> pb.Receipt:
+        caller, name = self.caller(context), request.DESCRIPTOR.name.removesuffix("Request")
+        if context.person is None:
+            self.access(name, Whose.SUBJECT, context)
+        identifier_hash, signed, entry = self.identifier_hash(request.subject), stated.signed, None
+        content = content_hash(name, identifier_hash, stated.content)
+        identity = make_request(caller, request.request_id, content)
+        if signed is not None:
+            identity = make_signed_request(caller, request.request_id, content, signer=signed.key)
+            with self.services.table.read() as snapshot:
+                tag = enrolled_tag(snapshot, identifier_hash)
+            entry = self.signed_entry(EntryKind.KEY, tag, identity, signed)
+        write = person_keys.ChangePersonKey(
+            request=identity, identifier_hash=identifier_hash, message=stated.message, signed=entry
+        )
+        _, receipt = await self.write(write, request.wait_for, context)
+        return receipt
 
     def _registry_at(self, pager: Pager) -> tuple[Registry, Cursor]:
         """Return the registry that all pages of a list read, and where the page begins.
@@ -293,7 +316,7 @@ class RegistryService(Servicer):
 
     async def _delegate(self, request: Any, context: Context, *, ended: bool) -> pb.Receipt:
         """Write a DELEGATION entry."""
-        stated = read_statement(request, st.DelegationStatement, self.caller(context))
+        stated = read_statement(request, st.DelegationStatement, self.attester(context))
         _check_ends(stated.message.ended, expected=ended)
         giver = stated.message.giver
         self._check_author(stated, giver, request, context)
@@ -301,7 +324,7 @@ class RegistryService(Servicer):
 
     async def _mandate(self, request: Any, context: Context, *, ended: bool) -> pb.Receipt:
         """Write a MANDATE entry."""
-        stated = read_statement(request, st.MandateStatement, self.caller(context))
+        stated = read_statement(request, st.MandateStatement, self.attester(context))
         _check_ends(stated.message.ended, expected=ended)
         self._check_author(stated, stated.message.giver, request, context)
         chain = PARTICIPANT_PREFIX + stated.message.auditor

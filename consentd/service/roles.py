@@ -15,7 +15,11 @@ from functools import lru_cache
 
 
 class Kind(StrEnum):
-    """A kind of caller. The last five are rights, which a caller has in addition to its roles, and operators."""
+    """A kind of caller.
+
+    SEE_REASONS, ACT_FOR_SUBJECTS, READ_STATEMENTS and ERASE are rights, which a caller has in addition to its roles.
+    CITIZEN is a person who has logged in, CITIZEN_KEY a person whose own key signed the call.
+    """
 
     NOBODY = "nobody"
     UNREGISTERED = "unregistered"
@@ -29,6 +33,8 @@ class Kind(StrEnum):
     ACT_FOR_SUBJECTS = "act-for-subjects"
     READ_STATEMENTS = "read-statements"
     ERASE = "erase"
+    CITIZEN = "citizen"
+    CITIZEN_KEY = "citizen-key"
     OPERATOR = "operator"
 
 
@@ -37,9 +43,10 @@ class Whose(StrEnum):
 
     PUBLIC: no person's: checkpoints, leaves, public chains, the registry.
     OWN: the data of an access in which the caller has a part, an entry that it attested; the caller's own keys, and the
-        delegations and mandates that it gives and signs.
-    SUBJECT: the data of the person for whom a question asks (organisation SUBJECT). The caller of AuthorizeAccess needs
-        no right if the person signed the question, and it names the caller.
+        delegations and mandates that it gives and signs. Of a caller that is a person: the data of that person, who
+        need not be enrolled.
+    SUBJECT: the data of the person for whom a question asks (organisation SUBJECT); a person's keys. The caller of
+        AuthorizeAccess needs no right if the person signed the question, and it names the caller.
     OWN_THEN, SUBJECT_THEN: as OWN and SUBJECT, answered from an earlier tree (``Consistency.at_exact``).
     OTHER: other data of a person who is enrolled; another participant's keys, delegations and mandates.
     UNKNOWN: the data of a person who is not enrolled.
@@ -70,118 +77,133 @@ _LETTERS: Mapping[str, Access] = {
 _TABLE = """
 no: nobody, also with an unknown token      un: a credential without a registration     in: inactive
 ho: holder    re: recipient    rl: relay    au: auditor    pa: public authority
-sr: SEE_REASONS    as: ACT_FOR_SUBJECTS     rs: READ_STATEMENTS and a mandate in force    er: ERASE    op: operator
+sr: SEE_REASONS    as: ACT_FOR_SUBJECTS     rs: READ_STATEMENTS and a mandate in force    er: ERASE
+ci: citizen (ID token)    ck: citizen with a key of their own                             op: operator
 A: allowed    r: reduced    n: not found    -: denied
 
-RPC                     whose     no un in  ho re rl au pa  sr as rs er  op
--------------------------------------------------------------------------------
-Check                   own       -  -  -   r  r  r  -  -   A  -  -  -   A
-Check                   subject   -  -  -   -  -  -  -  -   -  A  -  -   A
-Check                   own-then  -  -  -   -  -  -  -  -   A  -  -  -   -
-Check                   subj-then -  -  -   -  -  -  -  -   -  A  -  -   -
-Check                   other     -  -  -   -  -  -  -  -   -  -  -  -   A
-Check                   unknown   -  -  -   r  r  r  -  -   A  -  -  -   A
-BatchCheck              own       -  -  -   r  r  r  -  -   A  -  -  -   A
-BatchCheck              subject   -  -  -   -  -  -  -  -   -  A  -  -   A
-BatchCheck              own-then  -  -  -   -  -  -  -  -   A  -  -  -   -
-BatchCheck              subj-then -  -  -   -  -  -  -  -   -  A  -  -   -
-BatchCheck              other     -  -  -   -  -  -  -  -   -  -  -  -   A
-BatchCheck              unknown   -  -  -   r  r  r  -  -   A  -  -  -   A
+RPC                     whose     no un in  ho re rl au pa  sr as rs er  ci ck  op
+---------------------------------------------------------------------------------------
+Check                   own       -  -  -   r  r  r  -  -   A  -  -  -   -  -   A
+Check                   subject   -  -  -   -  -  -  -  -   -  A  -  -   A  A   A
+Check                   own-then  -  -  -   -  -  -  -  -   A  -  -  -   -  -   -
+Check                   subj-then -  -  -   -  -  -  -  -   -  A  -  -   -  -   -
+Check                   other     -  -  -   -  -  -  -  -   -  -  -  -   n  n   A
+Check                   unknown   -  -  -   r  r  r  -  -   A  -  -  -   n  n   A
+BatchCheck              own       -  -  -   r  r  r  -  -   A  -  -  -   -  -   A
+BatchCheck              subject   -  -  -   -  -  -  -  -   -  A  -  -   -  -   A
+BatchCheck              own-then  -  -  -   -  -  -  -  -   A  -  -  -   -  -   -
+BatchCheck              subj-then -  -  -   -  -  -  -  -   -  A  -  -   -  -   -
+BatchCheck              other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
+BatchCheck              unknown   -  -  -   r  r  r  -  -   A  -  -  -   -  -   A
 
-AuthorizeAccess         own       -  -  -   r  r  r  -  -   A  -  -  -   -
-AuthorizeAccess         subject   -  -  -   A  A  A  -  -   -  A  -  -   -
-AuthorizeAccess         other     -  -  -   -  -  -  -  -   -  -  -  -   -
-AuthorizeAccess         unknown   -  -  -   r  r  r  -  -   A  -  -  -   -
-BatchAuthorizeAccesses  own       -  -  -   r  r  r  -  -   A  -  -  -   -
-BatchAuthorizeAccesses  subject   -  -  -   A  A  A  -  -   -  A  -  -   -
-BatchAuthorizeAccesses  other     -  -  -   -  -  -  -  -   -  -  -  -   -
-BatchAuthorizeAccesses  unknown   -  -  -   r  r  r  -  -   A  -  -  -   -
-RecordAccess            own       -  -  -   A  A  A  -  -   -  -  -  -   A
-RecordAccess            other     -  -  -   n  n  n  -  -   -  -  -  -   A
-RecordAccess            unknown   -  -  -   n  n  n  -  -   -  -  -  -   n
-BatchRecordAccesses     own       -  -  -   A  A  A  -  -   -  -  -  -   A
-BatchRecordAccesses     other     -  -  -   n  n  n  -  -   -  -  -  -   A
-BatchRecordAccesses     unknown   -  -  -   n  n  n  -  -   -  -  -  -   n
-GetAccess               own       -  -  -   A  A  A  -  -   -  A  -  -   A
-GetAccess               other     -  -  -   n  n  n  -  -   -  A  -  -   A
-GetAccess               unknown   -  -  -   n  n  n  -  -   -  n  -  -   n
-ListAccesses            other     -  -  -   -  -  -  -  -   -  A  -  -   A
-ListAccesses            unknown   -  -  -   -  -  -  -  -   -  n  -  -   n
+AuthorizeAccess         own       -  -  -   r  r  r  -  -   A  -  -  -   -  -   -
+AuthorizeAccess         subject   -  -  -   A  A  A  -  -   -  A  -  -   -  -   -
+AuthorizeAccess         other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   -
+AuthorizeAccess         unknown   -  -  -   r  r  r  -  -   A  -  -  -   -  -   -
+BatchAuthorizeAccesses  own       -  -  -   r  r  r  -  -   A  -  -  -   -  -   -
+BatchAuthorizeAccesses  subject   -  -  -   A  A  A  -  -   -  A  -  -   -  -   -
+BatchAuthorizeAccesses  other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   -
+BatchAuthorizeAccesses  unknown   -  -  -   r  r  r  -  -   A  -  -  -   -  -   -
+RecordAccess            own       -  -  -   A  A  A  -  -   -  -  -  -   -  -   A
+RecordAccess            other     -  -  -   n  n  n  -  -   -  -  -  -   -  -   A
+RecordAccess            unknown   -  -  -   n  n  n  -  -   -  -  -  -   -  -   n
+BatchRecordAccesses     own       -  -  -   A  A  A  -  -   -  -  -  -   -  -   A
+BatchRecordAccesses     other     -  -  -   n  n  n  -  -   -  -  -  -   -  -   A
+BatchRecordAccesses     unknown   -  -  -   n  n  n  -  -   -  -  -  -   -  -   n
+GetAccess               own       -  -  -   A  A  A  -  -   -  A  -  -   A  A   A
+GetAccess               other     -  -  -   n  n  n  -  -   -  A  -  -   n  n   A
+GetAccess               unknown   -  -  -   n  n  n  -  -   -  n  -  -   n  n   n
+ListAccesses            own       -  -  -   -  -  -  -  -   -  A  -  -   A  A   A
+ListAccesses            other     -  -  -   -  -  -  -  -   -  A  -  -   n  n   A
+ListAccesses            unknown   -  -  -   -  -  -  -  -   -  n  -  -   n  n   n
 
-GrantConsent            other     -  -  -   -  -  -  -  r   -  A  -  -   A
-GrantConsent            unknown   -  -  -   -  -  -  -  n   -  n  -  -   n
-AmendConsent            other     -  -  -   -  -  -  -  r   -  A  -  -   A
-AmendConsent            unknown   -  -  -   -  -  -  -  n   -  n  -  -   n
-RecordServed            other     -  -  -   -  -  -  -  -   -  A  -  -   A
-RecordServed            unknown   -  -  -   -  -  -  -  -   -  n  -  -   n
-PauseConsent            other     -  -  -   -  -  -  -  r   -  A  -  -   A
-PauseConsent            unknown   -  -  -   -  -  -  -  n   -  n  -  -   n
-ResumeConsent           other     -  -  -   -  -  -  -  r   -  A  -  -   A
-ResumeConsent           unknown   -  -  -   -  -  -  -  n   -  n  -  -   n
-RevokeConsent           other     -  -  -   -  -  -  -  r   -  A  -  -   A
-RevokeConsent           unknown   -  -  -   -  -  -  -  n   -  n  -  -   n
-GetConsent              other     -  -  -   -  -  -  -  -   -  A  -  -   A
-GetConsent              unknown   -  -  -   -  -  -  -  -   -  n  -  -   n
-ListConsents            other     -  -  -   -  -  -  -  -   -  A  -  -   A
-ListConsents            unknown   -  -  -   -  -  -  -  -   -  n  -  -   n
+GrantConsent            own       -  -  -   -  -  -  -  r   -  A  -  -   A  A   A
+GrantConsent            other     -  -  -   -  -  -  -  r   -  A  -  -   n  n   A
+GrantConsent            unknown   -  -  -   -  -  -  -  n   -  n  -  -   n  n   n
+AmendConsent            own       -  -  -   -  -  -  -  r   -  A  -  -   A  A   A
+AmendConsent            other     -  -  -   -  -  -  -  r   -  A  -  -   n  n   A
+AmendConsent            unknown   -  -  -   -  -  -  -  n   -  n  -  -   n  n   n
+RecordServed            other     -  -  -   -  -  -  -  -   -  A  -  -   -  -   A
+RecordServed            unknown   -  -  -   -  -  -  -  -   -  n  -  -   -  -   n
+PauseConsent            own       -  -  -   -  -  -  -  r   -  A  -  -   A  A   A
+PauseConsent            other     -  -  -   -  -  -  -  r   -  A  -  -   n  n   A
+PauseConsent            unknown   -  -  -   -  -  -  -  n   -  n  -  -   n  n   n
+ResumeConsent           own       -  -  -   -  -  -  -  r   -  A  -  -   A  A   A
+ResumeConsent           other     -  -  -   -  -  -  -  r   -  A  -  -   n  n   A
+ResumeConsent           unknown   -  -  -   -  -  -  -  n   -  n  -  -   n  n   n
+RevokeConsent           own       -  -  -   -  -  -  -  r   -  A  -  -   A  A   A
+RevokeConsent           other     -  -  -   -  -  -  -  r   -  A  -  -   n  n   A
+RevokeConsent           unknown   -  -  -   -  -  -  -  n   -  n  -  -   n  n   n
+GetConsent              own       -  -  -   -  -  -  -  -   -  A  -  -   A  A   A
+GetConsent              other     -  -  -   -  -  -  -  -   -  A  -  -   n  n   A
+GetConsent              unknown   -  -  -   -  -  -  -  -   -  n  -  -   n  n   n
+ListConsents            own       -  -  -   -  -  -  -  -   -  A  -  -   A  A   A
+ListConsents            other     -  -  -   -  -  -  -  -   -  A  -  -   n  n   A
+ListConsents            unknown   -  -  -   -  -  -  -  -   -  n  -  -   n  n   n
 
-GetCheckpoint           public    A  A  A   A  A  A  A  A   A  A  A  A   A
-GetConsistencyProof     public    A  A  A   A  A  A  A  A   A  A  A  A   A
-GetInclusionProof       public    A  A  A   A  A  A  A  A   A  A  A  A   A
-GetReceipt              public    r  r  r   A  A  A  A  A   A  A  A  A   A
-GetReceipt              own       r  r  r   A  A  A  r  A   A  A  A  r   A
-GetReceipt              other     r  r  r   r  r  r  r  r   r  A  A  r   A
-GetHistory              public    A  A  A   A  A  A  A  A   A  A  A  A   A
-GetHistory              other     -  -  -   -  -  -  -  -   -  A  -  -   A
-GetHistory              unknown   -  -  -   -  -  -  -  -   -  n  -  -   n
-ListLeaves             public    -  -  -   -  -  -  A  -   -  -  -  -   A
-ListEntries          public    -  -  -   -  -  -  A  -   -  -  A  -   A
-ListEntries          other     -  -  -   -  -  -  r  -   -  -  A  -   A
+GetCheckpoint           public    A  A  A   A  A  A  A  A   A  A  A  A   A  A   A
+GetConsistencyProof     public    A  A  A   A  A  A  A  A   A  A  A  A   A  A   A
+GetInclusionProof       public    A  A  A   A  A  A  A  A   A  A  A  A   A  A   A
+GetReceipt              public    r  r  r   A  A  A  A  A   A  A  A  A   A  A   A
+GetReceipt              own       r  r  r   A  A  A  r  A   A  A  A  r   A  A   A
+GetReceipt              other     r  r  r   r  r  r  r  r   r  A  A  r   r  r   A
+GetHistory              public    A  A  A   A  A  A  A  A   A  A  A  A   A  A   A
+GetHistory              own       -  -  -   -  -  -  -  -   -  A  -  -   A  A   A
+GetHistory              other     -  -  -   -  -  -  -  -   -  A  -  -   n  n   A
+GetHistory              unknown   -  -  -   -  -  -  -  -   -  n  -  -   n  n   n
+ListLeaves              public    -  -  -   -  -  -  A  -   -  -  -  -   -  -   A
+ListEntries             public    -  -  -   -  -  -  A  -   -  -  A  -   -  -   A
+ListEntries             other     -  -  -   -  -  -  r  -   -  -  A  -   -  -   A
 
-EnrolSubject            unknown   -  -  -   -  -  -  -  -   -  A  -  -   A
-EraseSubject            other     -  -  -   -  -  -  -  -   -  -  -  A   -
-EraseSubject            unknown   -  -  -   -  -  -  -  -   -  -  -  n   -
-PutHold                 own       -  -  -   -  -  -  -  A   -  -  -  -   -
-PutHold                 other     -  -  -   -  -  -  -  -   -  -  -  -   A
-PutHold                 unknown   -  -  -   -  -  -  -  n   -  -  -  -   n
-EndHold                 own       -  -  -   -  -  -  -  A   -  -  -  -   -
-EndHold                 other     -  -  -   -  -  -  -  -   -  -  -  -   A
-EndHold                 unknown   -  -  -   -  -  -  -  n   -  -  -  -   n
-GetHolds                other     -  -  -   -  -  -  -  -   -  -  -  A   A
-GetHolds                unknown   -  -  -   -  -  -  -  -   -  -  -  n   n
-RegisterParticipant     public    -  -  -   -  -  -  -  -   -  -  -  -   A
-AddKey                  own       -  -  -   A  A  A  A  A   -  -  -  -   -
-AddKey                  other     -  -  -   -  -  -  -  -   -  -  -  -   A
-RetireKey               own       -  -  -   A  A  A  A  A   -  -  -  -   -
-RetireKey               other     -  -  -   -  -  -  -  -   -  -  -  -   A
-PublishVocabulary       public    -  -  -   -  -  -  -  -   -  -  -  -   A
-PublishNotice           public    -  -  -   -  -  -  -  -   -  -  -  -   A
-PublishRules            public    -  -  -   -  -  -  -  -   -  -  -  -   A
-PutMandate              own       -  -  -   -  -  -  -  A   -  -  -  -   -
-PutMandate              other     -  -  -   -  -  -  -  -   -  -  -  -   A
-EndMandate              own       -  -  -   -  -  -  -  A   -  -  -  -   -
-EndMandate              other     -  -  -   -  -  -  -  -   -  -  -  -   A
-PutDelegation           own       -  -  -   A  A  -  -  -   -  -  -  -   -
-PutDelegation           other     -  -  -   -  -  -  -  -   -  -  -  -   A
-EndDelegation           own       -  -  -   A  A  -  -  -   -  -  -  -   -
-EndDelegation           other     -  -  -   -  -  -  -  -   -  -  -  -   A
-ListDelegations         public    -  -  -   A  A  A  A  A   A  A  A  A   A
-GetParticipant          public    -  -  -   A  A  A  A  A   A  A  A  A   A
-ListParticipants        public    -  -  -   A  A  A  A  A   A  A  A  A   A
-GetVocabulary           public    -  -  -   A  A  A  A  A   A  A  A  A   A
-GetNotice               public    -  -  -   A  A  A  A  A   A  A  A  A   A
-GetRules                public    -  -  -   A  A  A  A  A   A  A  A  A   A
+EnrolSubject            own       -  -  -   -  -  -  -  -   -  A  -  -   A  -   A
+EnrolSubject            unknown   -  -  -   -  -  -  -  -   -  A  -  -   -  -   A
+EraseSubject            other     -  -  -   -  -  -  -  -   -  -  -  A   -  -   -
+EraseSubject            unknown   -  -  -   -  -  -  -  -   -  -  -  n   -  -   -
+PutHold                 own       -  -  -   -  -  -  -  A   -  -  -  -   -  -   -
+PutHold                 other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
+PutHold                 unknown   -  -  -   -  -  -  -  n   -  -  -  -   -  -   n
+EndHold                 own       -  -  -   -  -  -  -  A   -  -  -  -   -  -   -
+EndHold                 other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
+EndHold                 unknown   -  -  -   -  -  -  -  n   -  -  -  -   -  -   n
+GetHolds                other     -  -  -   -  -  -  -  -   -  -  -  A   -  -   A
+GetHolds                unknown   -  -  -   -  -  -  -  -   -  -  -  n   -  -   n
+RegisterParticipant     public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
+AddKey                  own       -  -  -   A  A  A  A  A   -  -  -  -   A  A   -
+AddKey                  subject   -  -  -   -  -  -  -  -   -  A  -  -   A  A   A
+AddKey                  other     -  -  -   -  -  -  -  -   -  -  -  -   n  n   A
+AddKey                  unknown   -  -  -   -  -  -  -  -   -  n  -  -   n  n   n
+RetireKey               own       -  -  -   A  A  A  A  A   -  -  -  -   A  A   -
+RetireKey               subject   -  -  -   -  -  -  -  -   -  A  -  -   A  A   A
+RetireKey               other     -  -  -   -  -  -  -  -   -  -  -  -   n  n   A
+RetireKey               unknown   -  -  -   -  -  -  -  -   -  n  -  -   n  n   n
+PublishVocabulary       public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
+PublishNotice           public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
+PublishRules            public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
+PutMandate              own       -  -  -   -  -  -  -  A   -  -  -  -   -  -   -
+PutMandate              other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
+EndMandate              own       -  -  -   -  -  -  -  A   -  -  -  -   -  -   -
+EndMandate              other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
+PutDelegation           own       -  -  -   A  A  -  -  -   -  -  -  -   -  -   -
+PutDelegation           other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
+EndDelegation           own       -  -  -   A  A  -  -  -   -  -  -  -   -  -   -
+EndDelegation           other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
+ListDelegations         public    -  -  -   A  A  A  A  A   A  A  A  A   -  -   A
+GetParticipant          public    -  -  -   A  A  A  A  A   A  A  A  A   A  A   A
+ListParticipants        public    -  -  -   A  A  A  A  A   A  A  A  A   A  A   A
+GetVocabulary           public    -  -  -   A  A  A  A  A   A  A  A  A   A  A   A
+GetNotice               public    -  -  -   A  A  A  A  A   A  A  A  A   A  A   A
+GetRules                public    -  -  -   A  A  A  A  A   A  A  A  A   A  A   A
 
-StartPruning            public    -  -  -   -  -  -  -  -   -  -  -  -   A
-PrepareKeyRotation      public    -  -  -   -  -  -  -  -   -  -  -  -   A
-StartKeyRotation        public    -  -  -   -  -  -  -  -   -  -  -  -   A
-StartVaultKeyRotation   public    -  -  -   -  -  -  -  -   -  -  -  -   A
-GetOperation            public    -  -  -   -  -  -  -  -   -  -  -  -   A
-ListOperations          public    -  -  -   -  -  -  -  -   -  -  -  -   A
-CancelOperation         public    -  -  -   -  -  -  -  -   -  -  -  -   A
-AddCredential           public    -  -  -   -  -  -  -  -   -  -  -  -   A
-ListCredentials         public    -  -  -   -  -  -  -  -   -  -  -  -   A
-RevokeCredential        public    -  -  -   -  -  -  -  -   -  -  -  -   A
+StartPruning            public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
+PrepareKeyRotation      public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
+StartKeyRotation        public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
+StartVaultKeyRotation   public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
+GetOperation            public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
+ListOperations          public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
+CancelOperation         public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
+AddCredential           public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
+ListCredentials         public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
+RevokeCredential        public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
 """
 
 _HIDDEN = (
@@ -200,6 +222,7 @@ REDUCED: Mapping[str, tuple[str, str]] = {
 """For each RPC that has a reduced answer, what the answer lacks or is limited to, in Korean and in English."""
 
 Cells = Mapping[Kind, Access]
+_NONE: Cells = dict.fromkeys(Kind, Access.DENIED)
 
 
 def _parse(text: str) -> dict[str, dict[Whose, Cells]]:
@@ -219,10 +242,15 @@ TABLE: Mapping[str, Mapping[Whose, Cells]] = _parse(_TABLE)
 """RPC → whose data → kind of caller → how the call is answered."""
 
 
+def is_write(rpc: str) -> bool:
+    """Return whether an RPC writes: all do but Check, BatchCheck and those that get or list."""
+    return not rpc.startswith(("Get", "List")) and rpc not in ("Check", "BatchCheck")
+
+
 def access(rpc: str, kinds: Iterable[Kind], whose: Whose) -> Access:
     """Return how a call is answered. An RPC that has no line for own data answers as for other data of persons."""
     lines = TABLE[rpc]
-    cells = lines[whose] if whose in lines else lines[Whose.OTHER]
+    cells = lines[whose] if whose in lines else lines.get(Whose.OTHER, _NONE)
     return max(cells[kind] for kind in kinds)
 
 

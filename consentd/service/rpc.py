@@ -68,6 +68,7 @@ def rpc(method: F, *, damaged: Callable[[Any, Any, Context], Any] | None = None)
         try:
             self.authorize(name, context)
             _check_request(request, waits=waits)
+            self.check_own(name, request, context)
             response = method(self, request, context)
         except Exception as error:  # noqa: BLE001  # the caller gets an answer even after a bug
             raise _ended(self, name, started, error, request, context) from None
@@ -81,9 +82,10 @@ def rpc(method: F, *, damaged: Callable[[Any, Any, Context], Any] | None = None)
             try:
                 self.authorize(name, context)
                 _check_request(request, waits=waits)
+                self.check_own(name, request, context)
                 response = await method(self, request, context)
             except DamagedRowError:
-                if damaged is None or not context.caller:
+                if damaged is None or not context.caller or context.person is not None:
                     raise
                 _check_request(request, waits=waits)
                 response = damaged(self, request, context)
@@ -116,6 +118,7 @@ def stream_rpc(method: F) -> F:
         try:
             self.authorize(name, context)
             _check_request(request)
+            self.check_own(name, request, context)
             yield from method(self, request, context)
         except GeneratorExit:
             _count(self.metrics, name, "CANCELLED", started)

@@ -11,29 +11,32 @@ from consentd.config import Config
 from consentd.core import codec, merkle
 from consentd.core.identifier import check_identifier
 from consentd.core.kinds import EntryKind
-from consentd.errors import InvalidError, StorageError
+from consentd.errors import DeniedError, InvalidError, NotFoundError, StorageError
 from consentd.ledger import reads
 from consentd.ledger.ledger import Ledger, State
 from consentd.ledger.vault import Vault
 from consentd.metrics import Metrics
+from consentd.policy.model import SUBJECT
 from consentd.sequencer.commands.write import Request, SignedEntry, Write, enrolled_tag, verify_ahead
 from consentd.sequencer.erasures import Erasures
 from consentd.sequencer.loop import Sequencer
 from consentd.sequencer.pool import Written
 from consentd.service.auth import UnauthenticatedError
 from consentd.service.authentication import Authentication
-from consentd.service.authorization import check_access, check_may_call
+from consentd.service.authorization import caller_kinds, check_access, check_may_call
 from consentd.service.call_log import CallLog, Names, named_participants
-from consentd.service.context import Context, Waiting
+from consentd.service.context import Context, Person, Waiting
 from consentd.service.credential_rows import CredentialRows
 from consentd.service.credentials import Credentials
 from consentd.service.key_files import KeyFiles
 from consentd.service.operations import Operations
-from consentd.service.roles import Access, Whose, needs_credential
+from consentd.service.roles import Access, Kind, Whose, is_write, needs_credential
+from consentd.service.statements import Attester
 from consentd.statements import payloads
 from consentd.table.table import Table
 from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import statement_pb2 as st
 
 A = TypeVar("A")
 MAX_WAIT_S: float = limits.WAIT_SECONDS
@@ -106,13 +109,66 @@ class Servicer:
         if not needs_credential(rpc):
             return  # every caller may call it for some data, so the registry is not needed
         with services.table.read() as snapshot:
-            check_may_call(snapshot, caller, rpc, services.sequencer.clock.wall_ms())
+            check_may_call(snapshot, caller, rpc, services.sequencer.clock.wall_ms(), context.person)
 
     def access(self, rpc: str, whose: Whose, context: Context) -> Access:
         """Return how a call about data of this kind is answered. Raises as ``authorization.check_access``."""
         caller = self.known_caller(context)
         with self.services.table.read() as snapshot:
-            return check_access(snapshot, caller, rpc, whose, self.services.sequencer.clock.wall_ms())
+            return check_access(snapshot, caller, rpc, whose, self.services.sequencer.clock.wall_ms(), context.person)
+
+    @staticmethod
+    def whose(context: Context) -> Whose:
+        """Return whose data an RPC is about that persons call about themselves, and others about persons."""
+        return Whose.OTHER if context.person is None else Whose.OWN
+
+    def check_own(self, rpc: str, request: Any, context: Context) -> None:
+        """Check that a caller that is a person asks about themselves, with a login of the level that the call needs.
+
+        Every RPC that a person may call passes here, so no handler can answer a person about another one. Whether the
+        other one is enrolled does not matter to the answer.
+
+        Raises:
+            DeniedError: ASSURANCE_TOO_LOW; or persons may not make such a call.
+            NotFoundError: (SUBJECT_NOT_FOUND) the call is about another person.
+            InvalidError: the identifier is malformed.
+        """
+        person = context.person
+        if person is None:
+            return
+        if self.access(rpc, self._whose_of(request, person), context) is Access.NOT_FOUND:
+            raise NotFoundError("subject is not enrolled", "SUBJECT_NOT_FOUND")
+        if not (person.may_write if is_write(rpc) else person.may_read):
+            raise DeniedError("level of assurance of the login is too low for this call", "ASSURANCE_TOO_LOW")
+
+    def _whose_of(self, request: Any, person: Person) -> Whose:
+        """Return whose data the request of a person is about; PUBLIC: it names no person."""
+        asked = getattr(request, "question", request)
+        if "subject" not in asked.DESCRIPTOR.fields_by_name or not asked.HasField("subject"):
+            return Whose.PUBLIC
+        identifier_hash = self.identifier_hash(asked.subject)
+        if person.identifier_hash:
+            is_own = identifier_hash == person.identifier_hash
+        else:
+            with self.services.table.read() as snapshot:
+                is_own = snapshot.tag_of(identifier_hash) == person.tag
+        if not is_own:
+            return Whose.OTHER
+        return Whose.SUBJECT if asked is not request and asked.actor.organisation == SUBJECT else Whose.OWN
+
+    def kinds(self, view: View, context: Context) -> frozenset[Kind]:
+        """Return the kinds of the caller now."""
+        return caller_kinds(view, context.caller, self.services.sequencer.clock.wall_ms(), context.person)
+
+    def attester(self, context: Context) -> Attester:
+        """Return the attester of the statements that the caller makes in the form `attested`."""
+        caller, person = self.caller(context), context.person
+        if person is None:
+            return Attester(caller)
+        login = st.Authentication(
+            issuer=person.issuer, acr=person.acr, amr=person.amr, auth_time_ms=person.auth_time_ms
+        )
+        return Attester(person.participant, login)
 
     def names_in(self, asked: object) -> Names:
         """Return the participants that a request or question names; see ``call_log.named_participants``."""

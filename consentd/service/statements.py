@@ -29,6 +29,20 @@ _FILLED_IN: Mapping[type[Message], tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Attester:
+    """The attester of the statements of a call.
+
+    Attributes:
+        id: a participant or an operator; empty: the caller is a person whose own key signed the call. Nobody attests
+            the statements of that call.
+        login: the login of a caller that is a person; None: the caller is the attester itself.
+    """
+
+    id: str
+    login: st.Authentication | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Stated(Generic[M]):
     """The statement of a request.
 
@@ -43,7 +57,7 @@ class Stated(Generic[M]):
     content: bytes
 
 
-def read_statement(request: Message, message_type: type[M], caller: str) -> Stated[M]:
+def read_statement(request: Message, message_type: type[M], attester: Attester) -> Stated[M]:
     """Read the statement of *request*, a message with the oneof ``statement``.
 
     Raises:
@@ -58,25 +72,39 @@ def read_statement(request: Message, message_type: type[M], caller: str) -> Stat
     if form == "signed":
         payloads.check_own_fields(given)
         return Stated(_parse_signed(message_type, given), given, content_hash(form, given))
-    return Stated(read_attested(given, caller), None, content_hash(form, given))
+    return Stated(read_attested(given, attester), None, content_hash(form, given))
 
 
-def read_attested(given: M, caller: str) -> M:
-    """Return an attested statement as the daemon signs it: it names the caller. Raises as ``read_statement``."""
+def read_attested(given: M, attester: Attester) -> M:
+    """Return an attested statement as the daemon signs it: it names the attester. Raises as ``read_statement``."""
     if given.ByteSize() > codec.MAX_PAYLOAD:
         # Checked before the statement is converted to values: to convert a million provisions takes seconds.
         raise InvalidError(f"statement is over its limit of {codec.MAX_PAYLOAD} bytes", "TOO_LARGE")
     payloads.check_no_unknown_fields(given)
     stated: Any = given
-    if stated.attestation.attested_by:
-        raise InvalidError("attested_by is the caller: leave it empty")
+    attestation = attested(stated.attestation, attester)
     for name in _FILLED_IN.get(type(given), ()):
         if getattr(given, name):
             raise InvalidError(f"daemon fills in a field of an attested statement: leave `{name}` empty")
     message: Any = type(given)()
     message.CopyFrom(given)
-    message.attestation.attested_by = caller
+    message.attestation.CopyFrom(attestation)
     return cast(M, message)
+
+
+def attested(given: st.Attestation, attester: Attester) -> st.Attestation:
+    """Return an attestation as the daemon records it: with the attester, and the login of a caller that is a person.
+
+    Raises:
+        InvalidError: *given* has more than a method, or has one although the caller is the person; or nobody attests.
+    """
+    if not attester.id:
+        raise InvalidError("person who signs the call signs the statement too: give it in the form `signed`")
+    if given.attested_by or given.HasField("authentication"):
+        raise InvalidError("attester is the caller, and the daemon fills in the login: state the method alone")
+    if attester.login is not None and given.method:
+        raise InvalidError("method is for a caller that is not the person: leave it empty")
+    return st.Attestation(attested_by=attester.id, method=given.method, authentication=attester.login)
 
 
 def _parse_signed(message_type: type[M], signed: pb.SignedStatement) -> M:

@@ -37,6 +37,7 @@ from consentd.table.view import (
     delegation_key,
     encode_participant,
     owner_prefix,
+    person_prefix,
 )
 from consentd.v1 import statement_pb2 as st
 
@@ -276,9 +277,9 @@ class TableTransaction(View):
                 rows: Iterable[tuple[bytes, bytes]] = itertools.chain(self._rows(b"i"), self._rows(b"k"))
             else:
                 rows = ((key, row) for key in named if (row := self._get(key)) is not None)
-            for key in [key for key, row in rows if _is_of_person(key, row, tag)]:
+            keys = [key for key, row in rows if _is_of_person(key, row, tag)]
+            for key in (*keys, *[key for key, _ in self._rows(person_prefix(tag))], b"s" + tag):
                 self._txn.delete(key)
-            self._txn.delete(b"s" + tag)
         self._put(b"e", U64.pack(self._index))
 
     def _put_unreadable(self, event: codec.Event) -> None:
@@ -292,9 +293,7 @@ class TableTransaction(View):
     def _put_subject(self, tag: bytes, value: bytes) -> None:
         self._put(b"s" + tag, value)
 
-    def _put_key(
-        self, key: bytes, owner: Owner, from_ms: int, whose: bytes | str, until_ms: int = FOREVER_MS
-    ) -> None:
+    def _put_key(self, key: bytes, owner: Owner, from_ms: int, whose: bytes | str, until_ms: int = FOREVER_MS) -> None:
         if len(key) != ed25519.KEY_SIZE:
             return  # no statement can name such a key
         rest = whose.encode() if isinstance(whose, str) else whose
@@ -304,6 +303,8 @@ class TableTransaction(View):
                 self._put(owner_prefix(whose) + key, b"")
             else:
                 self._txn.delete(owner_prefix(whose) + key)
+        if owner is Owner.SUBJECT and isinstance(whose, bytes):
+            self._put(person_prefix(whose) + key, b"")
 
     def _compile_rules(self, message: st.RulesStatement) -> None:
         vocabulary_message = self.vocabulary_statement()

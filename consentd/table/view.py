@@ -25,7 +25,7 @@ from consentd.table.checked_rows import RowCheck
 from consentd.table.registry import Mandate, Participant, Registry, RegistryCache
 from consentd.v1 import statement_pb2 as st
 
-FORMAT = 3
+FORMAT = 4
 REVISION = Struct(">Q32sQQB")
 """Row ``R``: tree size, root, generation of the registry, time of the last entry, format."""
 REVISION_KEY = b"R"
@@ -57,6 +57,11 @@ def certificate_key(name: str) -> bytes:
 def owner_prefix(participant_id: str) -> bytes:
     """Return how the keys of the rows begin that list the keys of a participant."""
     return b"o" + participant_id.encode() + b"\0"
+
+
+def person_prefix(tag: bytes) -> bytes:
+    """Return how the keys of the rows begin that list the keys of a person."""
+    return b"q" + tag
 
 
 class View:
@@ -163,6 +168,13 @@ class View:
         keys = [key[len(start) :] for key, _ in self._rows(start)]
         owners = [(key, self.key_owner(key)) for key in keys]
         return [key for key, owner in owners if owner is not None and owner.tag_or_name == participant_id]
+
+    def person_keys(self, tag: bytes) -> dict[bytes, bool]:
+        """Return the keys that were ever put in force for a person, by their bytes, and whether each is in force."""
+        start = person_prefix(tag)
+        keys = [key[len(start) :] for key, _ in self._rows(start)]
+        owners = [(key, self.key_owner(key)) for key in keys]
+        return {key: owner is not None and owner.tag_or_name == tag for key, owner in owners}
 
     def lineage(self, tag: bytes, consent_id: bytes) -> subjects.Lineage:
         """Return the lineage (a consent with its amendments) of this consent ID.

@@ -197,6 +197,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_ERASURE_PENDING: the erasure is recorded, and not everything is deleted yet (UNAVAILABLE, with
     RetryInfo). Repeat the call with the same request_id.
     """
+    ERROR_REASON_INVALID_ID_TOKEN: _ErrorReason.ValueType  # 80
+    """ERROR_REASON_INVALID_ID_TOKEN: the ID token of the call is malformed, of another issuer or audience, not begun yet, or
+    not signed by a key of the provider (UNAUTHENTICATED). The message says what is wrong. Log in again.
+    """
+    ERROR_REASON_INVALID_CALL_SIGNATURE: _ErrorReason.ValueType  # 81
+    """ERROR_REASON_INVALID_CALL_SIGNATURE: the signature of the call does not verify, is of another time or message, or is
+    not by a key of a person that is in force (UNAUTHENTICATED).
+    """
+    ERROR_REASON_ASSURANCE_TOO_LOW: _ErrorReason.ValueType  # 82
+    """ERROR_REASON_ASSURANCE_TOO_LOW: the person has logged in with a level of assurance below the one that the call needs
+    (PERMISSION_DENIED). Log in again with a higher level.
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 35
     """ERROR_REASON_INTERNAL: a bug in the daemon (INTERNAL). Please report it."""
 
@@ -397,6 +409,18 @@ ERROR_REASON_ERASURE_HELD: ErrorReason.ValueType  # 70
 ERROR_REASON_ERASURE_PENDING: ErrorReason.ValueType  # 71
 """ERROR_REASON_ERASURE_PENDING: the erasure is recorded, and not everything is deleted yet (UNAVAILABLE, with
 RetryInfo). Repeat the call with the same request_id.
+"""
+ERROR_REASON_INVALID_ID_TOKEN: ErrorReason.ValueType  # 80
+"""ERROR_REASON_INVALID_ID_TOKEN: the ID token of the call is malformed, of another issuer or audience, not begun yet, or
+not signed by a key of the provider (UNAUTHENTICATED). The message says what is wrong. Log in again.
+"""
+ERROR_REASON_INVALID_CALL_SIGNATURE: ErrorReason.ValueType  # 81
+"""ERROR_REASON_INVALID_CALL_SIGNATURE: the signature of the call does not verify, is of another time or message, or is
+not by a key of a person that is in force (UNAUTHENTICATED).
+"""
+ERROR_REASON_ASSURANCE_TOO_LOW: ErrorReason.ValueType  # 82
+"""ERROR_REASON_ASSURANCE_TOO_LOW: the person has logged in with a level of assurance below the one that the call needs
+(PERMISSION_DENIED). Log in again with a higher level.
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 35
 """ERROR_REASON_INTERNAL: a bug in the daemon (INTERNAL). Please report it."""

@@ -80,44 +80,55 @@ Global___RegisterParticipantResponse: _TypeAlias = RegisterParticipantResponse  
 
 @_typing.final
 class AddKeyRequest(_message.Message):
-    """AddKeyRequest has a new key of a participant."""
+    """AddKeyRequest has a new key of a participant or of a person."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
     ATTESTED_FIELD_NUMBER: _builtins.int
     SIGNED_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
     participant_id: _builtins.str
-    """participant_id is the owner of the key."""
+    """participant_id names a participant."""
     wait_for: _consent_pb2.WaitFor.ValueType
     """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
+    def subject(self) -> _consent_pb2.Subject:
+        """subject is a person, who is enrolled."""
+
+    @_builtins.property
     def attested(self) -> _statement_pb2.KeyStatement:
-        """attested: the daemon signs the entry, which names the caller, an operator, as the one who attests it."""
+        """attested: the daemon signs the entry, which names the one who attests it (see Attestation)."""
 
     @_builtins.property
     def signed(self) -> _consent_pb2.SignedStatement:
-        """signed is a KeyStatement signed with a valid key of the participant, which is the caller."""
+        """signed is a KeyStatement signed with a valid key of the owner. A participant sends its own statements itself."""
 
     def __init__(
         self,
         *,
         request_id: _builtins.bytes = ...,
         participant_id: _builtins.str = ...,
+        subject: _consent_pb2.Subject | None = ...,
         attested: _statement_pb2.KeyStatement | None = ...,
         signed: _consent_pb2.SignedStatement | None = ...,
         wait_for: _consent_pb2.WaitFor.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "signed", b"signed", "statement", b"statement"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "owner", b"owner", "participant_id", b"participant_id", "signed", b"signed", "statement", b"statement", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "participant_id", b"participant_id", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "owner", b"owner", "participant_id", b"participant_id", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_owner: _TypeAlias = _typing.Literal["participant_id", "subject"]  # noqa: Y015
+    _WhichOneofArgType_owner: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015
     _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested", "signed"]  # noqa: Y015
     _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_owner) -> _WhichOneofReturnType_owner | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
 
 Global___AddKeyRequest: _TypeAlias = AddKeyRequest  # noqa: Y015
@@ -154,38 +165,49 @@ class RetireKeyRequest(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
     ATTESTED_FIELD_NUMBER: _builtins.int
     SIGNED_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
     participant_id: _builtins.str
-    """participant_id is the owner of the key."""
+    """participant_id names a participant."""
     wait_for: _consent_pb2.WaitFor.ValueType
     """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
+    def subject(self) -> _consent_pb2.Subject:
+        """subject is a person, who is enrolled."""
+
+    @_builtins.property
     def attested(self) -> _statement_pb2.KeyStatement:
-        """attested: the daemon signs the entry, which names the caller, an operator, as the one who attests it."""
+        """attested: the daemon signs the entry, which names the one who attests it (see Attestation)."""
 
     @_builtins.property
     def signed(self) -> _consent_pb2.SignedStatement:
-        """signed is a KeyStatement signed with a valid key of the participant, which is the caller."""
+        """signed is a KeyStatement signed with a valid key of the owner. A participant sends its own statements itself."""
 
     def __init__(
         self,
         *,
         request_id: _builtins.bytes = ...,
         participant_id: _builtins.str = ...,
+        subject: _consent_pb2.Subject | None = ...,
         attested: _statement_pb2.KeyStatement | None = ...,
         signed: _consent_pb2.SignedStatement | None = ...,
         wait_for: _consent_pb2.WaitFor.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "signed", b"signed", "statement", b"statement"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "owner", b"owner", "participant_id", b"participant_id", "signed", b"signed", "statement", b"statement", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "participant_id", b"participant_id", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "owner", b"owner", "participant_id", b"participant_id", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_owner: _TypeAlias = _typing.Literal["participant_id", "subject"]  # noqa: Y015
+    _WhichOneofArgType_owner: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015
     _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested", "signed"]  # noqa: Y015
     _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_owner) -> _WhichOneofReturnType_owner | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
 
 Global___RetireKeyRequest: _TypeAlias = RetireKeyRequest  # noqa: Y015

@@ -162,16 +162,19 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def AddKey(self, request, context):
-        """AddKey makes a signing key of a participant valid. The participant signs with a valid key, or an operator attests
-        it, as the first key always is.
+        """AddKey makes a signing key of a participant valid, or of a person. A participant signs with a valid key, or an
+        operator attests it, as the first key always is. A person signs with a valid key. A person's first key is attested by
+        a caller that acts for persons, or by the person who has logged in. Who has lost all keys is identified again by a
+        caller that acts for persons, which attests the new key and states the method.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RetireKey(self, request, context):
-        """RetireKey ends the validity of a participant's signing key. Earlier signatures stay valid. The participant signs with
-        this key or another valid one, or an operator attests it.
+        """RetireKey ends the validity of a signing key. Earlier signatures stay valid. The owner signs with this key or
+        another valid one. Or it is attested: a participant's by an operator, a person's by a caller that acts for persons, or
+        by the person who has logged in.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

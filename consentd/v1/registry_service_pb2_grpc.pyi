@@ -41,12 +41,15 @@ class RegistryServiceStub:
     RegisterParticipant: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.RegisterParticipantRequest, _registry_service_pb2.RegisterParticipantResponse]
     """RegisterParticipant adds a participant, or replaces its record."""
     AddKey: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.AddKeyRequest, _registry_service_pb2.AddKeyResponse]
-    """AddKey makes a signing key of a participant valid. The participant signs with a valid key, or an operator attests
-    it, as the first key always is.
+    """AddKey makes a signing key of a participant valid, or of a person. A participant signs with a valid key, or an
+    operator attests it, as the first key always is. A person signs with a valid key. A person's first key is attested by
+    a caller that acts for persons, or by the person who has logged in. Who has lost all keys is identified again by a
+    caller that acts for persons, which attests the new key and states the method.
     """
     RetireKey: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.RetireKeyRequest, _registry_service_pb2.RetireKeyResponse]
-    """RetireKey ends the validity of a participant's signing key. Earlier signatures stay valid. The participant signs with
-    this key or another valid one, or an operator attests it.
+    """RetireKey ends the validity of a signing key. Earlier signatures stay valid. The owner signs with this key or
+    another valid one. Or it is attested: a participant's by an operator, a person's by a caller that acts for persons, or
+    by the person who has logged in.
     """
     PublishVocabulary: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.PublishVocabularyRequest, _registry_service_pb2.PublishVocabularyResponse]
     """PublishVocabulary publishes the next version of a vocabulary. New codes are appended; existing ones are never moved
@@ -122,12 +125,15 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     RegisterParticipant: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.RegisterParticipantRequest, _registry_service_pb2.RegisterParticipantResponse]  # type: ignore[assignment]
     """RegisterParticipant adds a participant, or replaces its record."""
     AddKey: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.AddKeyRequest, _registry_service_pb2.AddKeyResponse]  # type: ignore[assignment]
-    """AddKey makes a signing key of a participant valid. The participant signs with a valid key, or an operator attests
-    it, as the first key always is.
+    """AddKey makes a signing key of a participant valid, or of a person. A participant signs with a valid key, or an
+    operator attests it, as the first key always is. A person signs with a valid key. A person's first key is attested by
+    a caller that acts for persons, or by the person who has logged in. Who has lost all keys is identified again by a
+    caller that acts for persons, which attests the new key and states the method.
     """
     RetireKey: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.RetireKeyRequest, _registry_service_pb2.RetireKeyResponse]  # type: ignore[assignment]
-    """RetireKey ends the validity of a participant's signing key. Earlier signatures stay valid. The participant signs with
-    this key or another valid one, or an operator attests it.
+    """RetireKey ends the validity of a signing key. Earlier signatures stay valid. The owner signs with this key or
+    another valid one. Or it is attested: a participant's by an operator, a person's by a caller that acts for persons, or
+    by the person who has logged in.
     """
     PublishVocabulary: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.PublishVocabularyRequest, _registry_service_pb2.PublishVocabularyResponse]  # type: ignore[assignment]
     """PublishVocabulary publishes the next version of a vocabulary. New codes are appended; existing ones are never moved
@@ -212,8 +218,10 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.AddKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.AddKeyResponse, _abc.Awaitable[_registry_service_pb2.AddKeyResponse]]:
-        """AddKey makes a signing key of a participant valid. The participant signs with a valid key, or an operator attests
-        it, as the first key always is.
+        """AddKey makes a signing key of a participant valid, or of a person. A participant signs with a valid key, or an
+        operator attests it, as the first key always is. A person signs with a valid key. A person's first key is attested by
+        a caller that acts for persons, or by the person who has logged in. Who has lost all keys is identified again by a
+        caller that acts for persons, which attests the new key and states the method.
         """
 
     @_abc_1.abstractmethod
@@ -222,8 +230,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.RetireKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.RetireKeyResponse, _abc.Awaitable[_registry_service_pb2.RetireKeyResponse]]:
-        """RetireKey ends the validity of a participant's signing key. Earlier signatures stay valid. The participant signs with
-        this key or another valid one, or an operator attests it.
+        """RetireKey ends the validity of a signing key. Earlier signatures stay valid. The owner signs with this key or
+        another valid one. Or it is attested: a participant's by an operator, a person's by a caller that acts for persons, or
+        by the person who has logged in.
         """
 
     @_abc_1.abstractmethod

@@ -443,25 +443,69 @@ class Attestation(_message.Message):
 
     ATTESTED_BY_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
+    AUTHENTICATION_FIELD_NUMBER: _builtins.int
     attested_by: _builtins.str
     """attested_by is the participant or operator that attests the statement."""
     method: _builtins.str
     """method is how the author of the statement (a person, or a participant) was identified, as the caller names it;
     empty: not stated.
     """
+    @_builtins.property
+    def authentication(self) -> Global___Authentication:
+        """authentication is the login by which the person made the statement; absent: the caller was not the person. Then
+        attested_by is the participant that answers for the ID provider, and method is empty. The daemon fills it in.
+        """
+
     def __init__(
         self,
         *,
         attested_by: _builtins.str = ...,
         method: _builtins.str = ...,
+        authentication: Global___Authentication | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["authentication", b"authentication"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested_by", b"attested_by", "method", b"method"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested_by", b"attested_by", "authentication", b"authentication", "method", b"method"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Attestation: _TypeAlias = Attestation  # noqa: Y015
+
+@_typing.final
+class Authentication(_message.Message):
+    """Authentication is what an ID token states of the login of a person."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ISSUER_FIELD_NUMBER: _builtins.int
+    ACR_FIELD_NUMBER: _builtins.int
+    AMR_FIELD_NUMBER: _builtins.int
+    AUTH_TIME_MS_FIELD_NUMBER: _builtins.int
+    issuer: _builtins.str
+    """issuer is the ID provider."""
+    acr: _builtins.str
+    """acr is the level of assurance, as the provider names it; empty: not stated."""
+    auth_time_ms: _builtins.int
+    """auth_time_ms is when the person logged in, UTC milliseconds; 0: not stated."""
+    @_builtins.property
+    def amr(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """amr are the methods of the login, as the provider names them."""
+
+    def __init__(
+        self,
+        *,
+        issuer: _builtins.str = ...,
+        acr: _builtins.str = ...,
+        amr: _abc.Iterable[_builtins.str] | None = ...,
+        auth_time_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acr", b"acr", "amr", b"amr", "auth_time_ms", b"auth_time_ms", "issuer", b"issuer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Authentication: _TypeAlias = Authentication  # noqa: Y015
 
 @_typing.final
 class Pruning(_message.Message):
@@ -704,7 +748,8 @@ Global___ParticipantStatement: _TypeAlias = ParticipantStatement  # noqa: Y015
 @_typing.final
 class KeyStatement(_message.Message):
     """KeyStatement makes a key valid, or ends its validity. The owner signs it with a key that is valid before, or the daemon
-    signs it. The first key of a participant is attested by an operator.
+    signs it. The first key of a participant is attested by an operator, that of a person by a caller that acts for persons,
+    or under a login of the person.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -718,7 +763,7 @@ class KeyStatement(_message.Message):
     """retired is true if this entry ends the key's validity."""
     @_builtins.property
     def attestation(self) -> Global___Attestation:
-        """attestation names the participant or operator that registered it; absent if the owner signed it."""
+        """attestation names the participant or operator that attests it; absent if the owner signed it."""
 
     def __init__(
         self,

@@ -11,14 +11,18 @@ from typing import Any
 import grpc
 
 from cases import roles_administration as administration
+from cases import roles_keys as keys
+from cases import roles_publications as publications
 from cases.daemons import consent, make_running, question, reason_of, request_id, sign_statement
 from cases.erasures import ATTEMPTS as ERASURE_ATTEMPTS
+from cases.logins import Provider, bearer, call_metadata
 from cases.services import Person, add_key, batch_request, change, new_identifier, now_ms, put_mandate, register
 from consentd.core import codec
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.service.auth import make_token
 from consentd.service.roles import Access, Kind, Whose
+from consentd.statements import decisions
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import admin_service_pb2 as ad
 from consentd.v1 import consent_pb2 as pb
@@ -44,6 +48,7 @@ REGISTERED: dict[str, tuple[int, list[int]]] = {
     "court": (COURT, []),
     "left": (RECIPIENT, []),
 }
+CITIZEN, CITIZEN_KEY = "citizen", "citizen-key"
 KINDS: dict[str, frozenset[Kind]] = {
     "nobody": frozenset({Kind.NOBODY}),
     "unknown-token": frozenset({Kind.NOBODY}),
@@ -60,6 +65,8 @@ KINDS: dict[str, frozenset[Kind]] = {
     "auditor-waits": frozenset({Kind.AUDITOR}),  # it has the right, and no mandate
     "court": frozenset({Kind.PUBLIC_AUTHORITY}),
     "operator": frozenset({Kind.OPERATOR}),
+    CITIZEN: frozenset({Kind.CITIZEN}),
+    CITIZEN_KEY: frozenset({Kind.CITIZEN_KEY}),
 }
 """Each caller, and of which kinds it is."""
 
@@ -72,7 +79,11 @@ class World:
     """A daemon with the callers of ``KINDS``. ``clinic-b`` and ``hospital-a`` are others, and ``app`` helps."""
 
     def __init__(self, directory: Path) -> None:
-        self.running = running = make_running(directory, checkpoint_interval_ms=10, retention_days=30)
+        self.provider = Provider(directory)
+        section = self.provider.config()
+        self.running = running = make_running(directory, section, checkpoint_interval_ms=10, retention_days=30)
+        self.me: pb.Subject | None = None
+        self.my_tag, self.my_key = b"", KeyPair(bytes(32))
         self.keys: dict[str, KeyPair] = {}
         for number, (name, (role, rights)) in enumerate(REGISTERED.items(), 1):
             register(running, name, [role], rights=rights)
@@ -88,11 +99,38 @@ class World:
         register(running, "left", [RECIPIENT], active=False)
         running.wait_published()
 
-    def metadata(self, caller: str) -> Any:
+    def metadata(self, caller: str, method: Any, request: Any) -> Any:
+        """Return the metadata of a call of this *method*, the callable of a stub."""
+        if caller == CITIZEN:
+            assert self.me is not None
+            return bearer(self.provider.token(self.me.value, now_ms(self.running)))
+        if caller == CITIZEN_KEY:
+            path, message = method._method, request.SerializeToString()
+            path = path.decode() if isinstance(path, bytes) else path
+            return call_metadata(self.my_key, path, message, now_ms(self.running))
         return None if caller == "nobody" else self.running.as_(caller)
 
+    def begin(self, caller: str, *, enrols: bool) -> None:
+        """Let the next calls be those of *caller*. A citizen is a new person, enrolled unless the call enrols."""
+        self.me = None
+        if caller not in (CITIZEN, CITIZEN_KEY):
+            return
+        self.me = pb.Subject(scheme="mhid", value=new_identifier())
+        if enrols and caller == CITIZEN:
+            return
+        self.my_key = KeyPair(request_id() * 2)
+        request = rs.EnrolSubjectRequest(
+            request_id=request_id(), subject=self.me,
+            subject_key=self.my_key.public_key if caller == CITIZEN_KEY else b"",
+        )  # fmt: skip
+        self.my_tag = self.running.registry.EnrolSubject(request, metadata=self.running.as_("app")).tag
+
     def person(self, whose: Whose) -> pb.Subject:
-        """Return a new person: not enrolled for UNKNOWN, else enrolled and with a consent."""
+        """Return the caller, if it is a person and the data are its own. Else return a new person: not enrolled for
+        UNKNOWN, else enrolled and with a consent.
+        """
+        if self.me is not None and whose in (Whose.OWN, Whose.SUBJECT, Whose.OWN_THEN, Whose.SUBJECT_THEN):
+            return self.me
         if whose is Whose.UNKNOWN:
             return pb.Subject(scheme="mhid", value=new_identifier())
         subject = self.running.enrol(new_identifier())
@@ -115,10 +153,13 @@ class World:
             return self.person(whose), 2, pb.Receipt()
         if whose is Whose.OWN and caller == "left":
             return self._left
-        return self._make_access(caller if whose is Whose.OWN and caller in _ASKERS else "clinic-b")
+        subject = self.me if whose is Whose.OWN else None
+        if subject is not None:
+            self.running.grant(subject, actors=["*"], holders=["*"])
+        return self._make_access(caller if whose is Whose.OWN and caller in _ASKERS else "clinic-b", subject)
 
-    def _make_access(self, caller: str) -> tuple[pb.Subject, int, pb.Receipt]:
-        subject = self.person(Whose.OTHER)
+    def _make_access(self, caller: str, subject: pb.Subject | None = None) -> tuple[pb.Subject, int, pb.Receipt]:
+        subject = subject or self.person(Whose.OTHER)
         whose = Whose.OTHER if caller == "clinic-b" else Whose.OWN
         answer = self.running.authorize(self.question(caller, whose, subject), caller)
         return subject, answer.access_seq, answer.receipt
@@ -138,11 +179,12 @@ class Call:
         self.world, self.caller, self.whose = world, caller, whose
         self.running = world.running
         self.code: grpc.StatusCode | None = None
+        self.is_signed = caller == CITIZEN_KEY and whose in (Whose.OWN, Whose.SUBJECT)
 
     def make(self, method: Any, request: Any) -> Any:
         """Return the response, the responses of a stream, or the ``Access`` with which the call was refused."""
         try:
-            answer = method(request, metadata=self.world.metadata(self.caller))
+            answer = method(request, metadata=self.world.metadata(self.caller, method, request))
             return list(answer) if isinstance(answer, grpc.Call) and hasattr(answer, "__iter__") else answer
         except grpc.RpcError as error:
             self.code = error.code()
@@ -151,6 +193,30 @@ class Call:
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 return Access.NOT_FOUND
             raise
+
+    def state(self, request: Any, kind: EntryKind, message: Any, *, ref: int = 0) -> Any:
+        """Put a statement into a request about a person: signed, if the person's own key signs the call."""
+        if not self.is_signed:
+            request.attested.CopyFrom(message)
+            return request
+        signed = sign_statement(
+            self.world.my_key, message, kind=kind, tag=self.world.my_tag, request=request.request_id,
+            time_ms=now_ms(self.running), ref=ref,
+        )  # fmt: skip
+        request.signed.CopyFrom(signed)
+        return request
+
+    def sign(self, request: Any, kind: EntryKind, message: Any, chain: str) -> Any:
+        """Put a statement into a request: for OWN signed by the caller, else to be attested."""
+        if self.whose is Whose.OWN:
+            key, tag = self.world.keys.get(self.caller, KeyPair(b"\x63" * 32)), codec.public_tag(f"participant/{chain}")
+            signed = sign_statement(
+                key, message, kind=kind, tag=tag, request=request.request_id, time_ms=now_ms(self.running)
+            )
+            request.signed.CopyFrom(signed)
+        else:
+            request.attested.CopyFrom(message)
+        return request
 
     def plain(self, method: Any, request: Any) -> Access:
         """Return ALLOWED if the call succeeds."""
@@ -268,17 +334,15 @@ def _either(call: Call, attempt: Callable[[dict[str, Any]], Access]) -> Access:
 
 def _grant(call: Call) -> Access:
     def attempt(fields: dict[str, Any]) -> Access:
-        request = cs.GrantConsentRequest(
-            request_id=request_id(), subject=call.world.person(call.whose),
-            attested=st.GrantStatement(consent=_basis(consent(**fields)))
-        )
+        request = cs.GrantConsentRequest(request_id=request_id(), subject=call.world.person(call.whose))
+        call.state(request, EntryKind.GRANT, st.GrantStatement(consent=_basis(consent(**fields))))
         return call.plain(call.running.consents.GrantConsent, request)
 
     return _either(call, attempt)
 
 
 def _record_served(call: Call) -> Access:
-    shown = st.ServedStatement(notice_id=_published(call).notice_id, notice_version=1, language="ko")
+    shown = st.ServedStatement(notice_id=publications.published(call).notice_id, notice_version=1, language="ko")
     shown.channel, shown.served_time_ms = "app", 1
     request = cs.RecordServedRequest(request_id=request_id(), subject=call.world.person(call.whose), attested=shown)
     return call.plain(call.running.consents.RecordServed, request)
@@ -299,22 +363,35 @@ def _amend(call: Call) -> Access:
     def attempt(fields: dict[str, Any]) -> Access:
         subject, consent_id = _given(call, fields)
         request = cs.AmendConsentRequest(
-            request_id=request_id(), subject=subject, consent_id=consent_id, based_on_version=1,
-            attested=st.AmendStatement(consent=_basis(consent(**fields))),
-        )  # fmt: skip
+            request_id=request_id(), subject=subject, consent_id=consent_id, based_on_version=1
+        )
+        message, seq = st.AmendStatement(consent=_basis(consent(**fields))), 0
+        if call.is_signed:
+            seq = _seq_of(call, consent_id)
+            message.lineage_seq, message.version = seq, 2
+        call.state(request, EntryKind.AMEND, message, ref=seq)
         return call.plain(call.running.consents.AmendConsent, request)
 
     return _either(call, attempt)
 
 
-def _changes(kind: EntryKind, method: str, request_type: Any) -> Callable[[Call], Access]:
+def _seq_of(call: Call, consent_id: str) -> int:
+    """Return the seq of the entry that begins a consent of the caller."""
+    seqs = (seq for seq in range(1, 20) if decisions.consent_id(call.world.my_tag, seq) == consent_id)
+    return next(seqs)
+
+
+def _changes(kind: EntryKind, method: str, request_type: Any, statement_type: Any) -> Callable[[Call], Access]:
     def of(call: Call) -> Access:
         def attempt(fields: dict[str, Any]) -> Access:
             subject, consent_id = _given(call, fields)
             if kind is EntryKind.RESUME and call.whose is not Whose.UNKNOWN:
                 change(call.running, EntryKind.PAUSE, subject, consent_id, who="operator")
             request = request_type(request_id=request_id(), subject=subject, consent_id=consent_id)
-            request.attested.SetInParent()
+            message, seq = statement_type(), 0
+            if call.is_signed:
+                seq = message.lineage_seq = _seq_of(call, consent_id)
+            call.state(request, kind, message, ref=seq)
             return call.plain(getattr(call.running.consents, method), request)
 
         return _either(call, attempt)
@@ -392,20 +469,7 @@ def _delegation(call: Call, *, ended: bool) -> Any:
     if ended:
         made.ended = True
         request = rs.EndDelegationRequest(request_id=request_id())
-    return _sign(call, request, EntryKind.DELEGATION, made, giver)
-
-
-def _sign(call: Call, request: Any, kind: EntryKind, message: Any, chain: str) -> Any:
-    """Put a statement into a request: for OWN signed by the caller, else to be attested."""
-    if call.whose is Whose.OWN:
-        key, tag = call.world.keys.get(call.caller, KeyPair(b"\x63" * 32)), codec.public_tag(f"participant/{chain}")
-        signed = sign_statement(
-            key, message, kind=kind, tag=tag, request=request.request_id, time_ms=now_ms(call.running)
-        )
-        request.signed.CopyFrom(signed)
-    else:
-        request.attested.CopyFrom(message)
-    return request
+    return call.sign(request, EntryKind.DELEGATION, made, giver)
 
 
 def _mandate(call: Call, auditor: str, *, ended: bool) -> Any:
@@ -417,7 +481,7 @@ def _mandate(call: Call, auditor: str, *, ended: bool) -> Any:
     else:
         message.scope, message.reason, message.end_time_ms = "accesses", "order 12", now_ms(call.running) + 60_000
         request = rs.PutMandateRequest(request_id=request_id())
-    return _sign(call, request, EntryKind.MANDATE, message, auditor)
+    return call.sign(request, EntryKind.MANDATE, message, auditor)
 
 
 def _put_mandate(call: Call) -> Access:
@@ -436,77 +500,16 @@ def _end_mandate(call: Call) -> Access:
     return call.plain(call.running.registry.EndMandate, _mandate(call, "pipc", ended=True))
 
 
-def _new_key(call: Call) -> bytes:
-    return KeyPair(request_id() * 2).public_key
-
-
-def _add_key(call: Call) -> Access:
-    owner = call.caller if call.whose is Whose.OWN else "clinic-b"
-    request = rs.AddKeyRequest(request_id=request_id(), participant_id=owner)
-    message = st.KeyStatement(key=_new_key(call))
-    return call.plain(call.running.registry.AddKey, _sign(call, request, EntryKind.KEY, message, owner))
-
-
-def _retire(call: Call) -> Access:
-    key, owner = _new_key(call), call.caller if call.whose is Whose.OWN else "clinic-b"
-    if owner == "clinic-b" or owner in REGISTERED:
-        add_key(call.running, owner, key)
-    request = rs.RetireKeyRequest(request_id=request_id(), participant_id=owner)
-    message = st.KeyStatement(key=key, retired=True)
-    return call.plain(call.running.registry.RetireKey, _sign(call, request, EntryKind.KEY, message, owner))
-
-
 def _register(call: Call) -> Access:
     made = st.ParticipantStatement(participant_id="new", name={"en": "new"}, roles=[HOLDER], active=True)
     request = rs.RegisterParticipantRequest(request_id=request_id(), attested=made)
     return call.plain(call.running.registry.RegisterParticipant, request)
 
 
-def _next(call: Call, what: str) -> Any:
-    """Return the next version of the vocabulary or of the rules, as it is."""
-    registry, operator = call.running.registry, call.running.as_("operator")
-    if what == "vocabulary":
-        message: Any = registry.GetVocabulary(rs.GetVocabularyRequest(), metadata=operator).vocabulary
-    else:
-        message = registry.GetRules(rs.GetRulesRequest(), metadata=operator).rules
-    message.version += 1
-    message.ClearField("attestation")
-    return message
-
-
-def _publish_vocabulary(call: Call) -> Access:
-    request = rs.PublishVocabularyRequest(request_id=request_id(), attested=_next(call, "vocabulary"))
-    return call.plain(call.running.registry.PublishVocabulary, request)
-
-
-def _publish_rules(call: Call) -> Access:
-    request = rs.PublishRulesRequest(request_id=request_id(), attested=_next(call, "rules"))
-    return call.plain(call.running.registry.PublishRules, request)
-
-
-def _notice() -> st.NoticeStatement:
-    name = f"n{request_id().hex()[:8]}"
-    return st.NoticeStatement(notice_id=name, version=1, title={"ko": "고지"}, content_sha256=bytes(32))
-
-
-def _published(call: Call) -> st.NoticeStatement:
-    notice = _notice()
-    request = rs.PublishNoticeRequest(request_id=request_id(), attested=notice)
-    call.running.registry.PublishNotice(request, metadata=call.running.as_("operator"))
-    return notice
-
-
-def _publish_notice(call: Call) -> Access:
-    request = rs.PublishNoticeRequest(request_id=request_id(), attested=_notice())
-    return call.plain(call.running.registry.PublishNotice, request)
-
-
-def _get_notice(call: Call) -> Access:
-    return call.plain(call.running.registry.GetNotice, rs.GetNoticeRequest(notice_id=_published(call).notice_id))
-
-
 def _enrol(call: Call) -> Access:
-    request = rs.EnrolSubjectRequest(request_id=request_id(), subject=call.world.person(call.whose))
+    is_other = call.caller not in (CITIZEN, CITIZEN_KEY) or call.whose is not Whose.OWN
+    subject = call.world.person(Whose.UNKNOWN if is_other else Whose.OWN)
+    request = rs.EnrolSubjectRequest(request_id=request_id(), subject=subject)
     return call.plain(call.running.registry.EnrolSubject, request)
 
 
@@ -529,9 +532,9 @@ ATTEMPTS: dict[str, Callable[[Call], Access]] = {
     "GrantConsent": _grant,
     "AmendConsent": _amend,
     "RecordServed": _record_served,
-    "PauseConsent": _changes(EntryKind.PAUSE, "PauseConsent", cs.PauseConsentRequest),
-    "ResumeConsent": _changes(EntryKind.RESUME, "ResumeConsent", cs.ResumeConsentRequest),
-    "RevokeConsent": _changes(EntryKind.REVOKE, "RevokeConsent", cs.RevokeConsentRequest),
+    "PauseConsent": _changes(EntryKind.PAUSE, "PauseConsent", cs.PauseConsentRequest, st.PauseStatement),
+    "ResumeConsent": _changes(EntryKind.RESUME, "ResumeConsent", cs.ResumeConsentRequest, st.ResumeStatement),
+    "RevokeConsent": _changes(EntryKind.REVOKE, "RevokeConsent", cs.RevokeConsentRequest, st.RevokeStatement),
     "GetConsent": _get_consent,
     "ListConsents": _list_consents,
     "GetCheckpoint": _reads("ledger", "GetCheckpoint", ls.GetCheckpointRequest()),
@@ -544,11 +547,11 @@ ATTEMPTS: dict[str, Callable[[Call], Access]] = {
     "EnrolSubject": _enrol,
     **ERASURE_ATTEMPTS,
     "RegisterParticipant": _register,
-    "AddKey": _add_key,
-    "RetireKey": _retire,
-    "PublishVocabulary": _publish_vocabulary,
-    "PublishNotice": _publish_notice,
-    "PublishRules": _publish_rules,
+    "AddKey": keys.add_key,
+    "RetireKey": keys.retire_key,
+    "PublishVocabulary": publications.publish_vocabulary,
+    "PublishNotice": publications.publish_notice,
+    "PublishRules": publications.publish_rules,
     "PutDelegation": lambda call: call.plain(call.running.registry.PutDelegation, _delegation(call, ended=False)),
     "EndDelegation": lambda call: call.plain(call.running.registry.EndDelegation, _delegation(call, ended=True)),
     "PutMandate": _put_mandate,
@@ -557,7 +560,7 @@ ATTEMPTS: dict[str, Callable[[Call], Access]] = {
     "GetParticipant": _reads("registry", "GetParticipant", rs.GetParticipantRequest(participant_id="clinic-b")),
     "ListParticipants": _reads("registry", "ListParticipants", rs.ListParticipantsRequest()),
     "GetVocabulary": _reads("registry", "GetVocabulary", rs.GetVocabularyRequest()),
-    "GetNotice": _get_notice,
+    "GetNotice": publications.get_notice,
     "GetRules": _reads("registry", "GetRules", rs.GetRulesRequest()),
     "StartPruning": administration.start_pruning,
     "PrepareKeyRotation": administration.prepare_rotation,

@@ -14,10 +14,13 @@ from consentd.policy.subject import Lineage, check_limits, with_consent
 from consentd.sequencer.commands.callers import (
     ACT_FOR_SUBJECTS,
     RECEIVING_ROLES,
+    check_acts_for,
     check_right,
     is_operator,
+    is_person,
     is_public_authority,
 )
+from consentd.sequencer.commands.write import PersonWrite
 from consentd.table.registry import Participant, Registry
 from consentd.table.view import View
 from consentd.v1 import statement_pb2 as st
@@ -38,6 +41,44 @@ def check_writer(view: View, caller: str, *, statutory: bool, signed: bool) -> N
         raise DeniedError("only an operator or a public authority writes a STATUTORY consent")
     elif signed:
         raise InvalidError("a person does not sign a STATUTORY consent", "INVALID_CONSENT")
+
+
+def check_caller(view: View, write: PersonWrite, tag: bytes, *, attester: str, statutory: bool) -> None:
+    """Check that the caller of *write* may write, change or end a consent of the person with this tag.
+
+    A person writes their own consents: those that they signed, or else on the word of the participant that answers for
+    the login, *attester*.
+
+    Raises:
+        DeniedError, InvalidError: as ``check_writer``; or the caller is another person.
+    """
+    caller, signed = write.request.asker, write.signed is not None
+    if not is_person(caller):
+        check_writer(view, caller, statutory=statutory, signed=signed)
+        return
+    check_acts_for(view, caller, tag)
+    if statutory:
+        raise DeniedError("only an operator or a public authority writes a STATUTORY consent")
+    if not signed:
+        check_right(view, attester, ACT_FOR_SUBJECTS)
+
+
+def check_login(view: View, attestation: st.Attestation) -> None:
+    """Check a recorded login: whether the participant that answers for it acts for persons.
+
+    ``audit replay`` calls this.
+
+    Raises:
+        DeniedError: the participant does not act for persons, or an operator answers for the login.
+        InvalidError: the login names no issuer, or a method is stated beside it.
+    """
+    if not attestation.HasField("authentication"):
+        return
+    if is_operator(attestation.attested_by):
+        raise DeniedError("an operator answers for no login of a person")
+    check_right(view, attestation.attested_by, ACT_FOR_SUBJECTS)
+    if attestation.method or not attestation.authentication.issuer:
+        raise InvalidError("login of a person names an issuer, and no method beside it")
 
 
 def check_same_kind(lineage: Lineage, *, statutory: bool) -> None:

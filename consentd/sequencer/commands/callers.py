@@ -3,6 +3,7 @@
 A service checks on a snapshot that the caller may make the call. A write checks its content in its transaction.
 """
 
+import hashlib
 import re
 
 from consentd import limits
@@ -16,6 +17,7 @@ OPERATOR_ID = re.compile(rf"operator/{PARTICIPANT_ID.pattern}")
 """The caller id of a person or program that operates the daemon. It differs from all participant ids by its ``/``."""
 SCRAPER_ID = re.compile(rf"scraper/{PARTICIPANT_ID.pattern}")
 """The caller id of a program that reads all metrics, and may call nothing."""
+_PERSON = "subject/"
 RESERVED_ID = "operator"
 RESERVED_IDS = frozenset({RESERVED_ID, "subject", "any", "none"})
 """No participant may have one of these ids, because people could take it for an operator, a person, or for no limit."""
@@ -28,6 +30,27 @@ ACT_FOR_SUBJECTS = st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS
 def is_operator(caller: str) -> bool:
     """Return whether a caller id is an operator's."""
     return caller.startswith(OPERATOR_PREFIX)
+
+
+def person_id(tag: bytes) -> str:
+    """Return the caller id of the person with this tag: ``subject/`` and 32 hex digits."""
+    return _PERSON + hashlib.sha256(b"consentd/caller/v1\0" + tag).hexdigest()[:32]
+
+
+def unenrolled_id(identifier_hash: bytes) -> str:
+    """Return the caller id of a person who is not enrolled, made from the keyed hash of the identifier."""
+    return _PERSON + hashlib.sha256(b"consentd/unenrolled-caller/v1\0" + identifier_hash).hexdigest()[:32]
+
+
+def is_person(caller: str) -> bool:
+    """Return whether a caller id is a person's."""
+    return caller.startswith(_PERSON)  # no participant id has a ``/``
+
+
+def check_acts_for(view: View, caller: str, tag: bytes) -> None:
+    """Check that the caller is the person with this tag, or acts for persons. Raises ``DeniedError``."""
+    if caller != person_id(tag):
+        check_right(view, caller, ACT_FOR_SUBJECTS)
 
 
 def has_right(view: View, caller: str, right: "st.ParticipantRight.ValueType") -> bool:

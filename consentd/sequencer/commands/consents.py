@@ -17,11 +17,12 @@ from consentd.policy import check, model
 from consentd.policy.subject import Lineage, only_denies
 from consentd.sequencer.commands.authorship import (
     check_attester,
+    check_caller,
     check_same_kind,
     check_writer,
     check_written_version,
 )
-from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, check_right, has_right
+from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, check_right, has_right, is_person
 from consentd.sequencer.commands.served import Shown, check_rests_on, check_served, read_shown, shown_by
 from consentd.sequencer.commands.write import (
     NewEntry,
@@ -37,6 +38,11 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
 A = TypeVar("A")
+
+
+def attester_of(write: "GrantConsent | AmendConsent | ChangeConsent") -> str:
+    """Return who attests the statement of a write; empty: the person signed it."""
+    return "" if write.signed is not None else write.message.attestation.attested_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +124,16 @@ class GrantConsent(_VersionWrite):
 
     def prepare(self, context: WriteContext) -> Plan[ConsentAnswer]:
         is_statutory = self.message.consent.kind == pb.CONSENT_KIND_STATUTORY
-        check_writer(context.table, self.request.asker, statutory=is_statutory, signed=self.signed is not None)
+        if not is_person(self.request.asker):  # before the person is looked up: the answer does not depend on that
+            check_writer(context.table, self.request.asker, statutory=is_statutory, signed=self.signed is not None)
         tag = enrolled_tag(context.table, self.identifier_hash)
+        check_caller(context.table, self, tag, attester=attester_of(self), statutory=is_statutory)
         message = st.GrantStatement()
         message.CopyFrom(self.message)
         self.name_served(message, context, tag)
-        refusal = _check_consent(self, context, message.consent, tag, lineage=None, version=1)
+        refusal = _check_consent(
+            self, context, message.consent, tag, attester=attester_of(self), lineage=None, version=1
+        )
         if refusal is not None:
             refusal.grant.CopyFrom(message)
             return self.plan(context, EntryKind.REFUSAL, tag, refusal, ConsentAnswer(0, refusal))
@@ -149,8 +159,9 @@ class AmendConsent(_VersionWrite):
             raise AbortedError("signed lineage or version is not what this write makes", "REF_MOVED")
         self.name_served(message, context, tag)
         refusal = _check_consent(
-            self, context, message.consent, tag, lineage=lineage.lineage, version=message.version, replaced=lineage
-        )
+            self, context, message.consent, tag, attester=attester_of(self), lineage=lineage.lineage,
+            version=message.version, replaced=lineage,
+        )  # fmt: skip
         if refusal is not None:
             refusal.grant.consent.CopyFrom(message.consent)
             refusal.grant.attestation.CopyFrom(message.attestation)
@@ -176,7 +187,7 @@ class ChangeConsent(PersonWrite, ReceiptOnly):
         if self.signed is None:
             resumed = lineage.compiled if self.kind is EntryKind.RESUME else None
             ended = lineage if self.kind is EntryKind.REVOKE else None
-            check_attester(context.table, self.request.asker, permits=resumed, ends=ended)
+            check_attester(context.table, attester_of(self), permits=resumed, ends=ended)
         message = type(self.message).FromString(self.message.SerializeToString())
         message.lineage_seq = lineage.lineage
         if self.signed is not None and message != self.message:
@@ -199,20 +210,21 @@ def _find_lineage(write: AmendConsent | ChangeConsent, context: WriteContext) ->
         tag = enrolled_tag(table, write.identifier_hash)
         lineage = table.lineage(tag, write.consent_id)
     except NotFoundError as error:
-        if has_right(table, caller, ACT_FOR_SUBJECTS):
+        if is_person(caller) or has_right(table, caller, ACT_FOR_SUBJECTS):
             raise
         raise NotFoundError("subject has no such consent in force", "CONSENT_NOT_FOUND") from error
-    check_writer(table, caller, statutory=lineage.is_statutory, signed=write.signed is not None)
+    check_caller(table, write, tag, attester=attester_of(write), statutory=lineage.is_statutory)
     return tag, lineage
 
 
 def _check_consent(
     write: _VersionWrite, context: WriteContext, message: pb.Consent, tag: bytes,
-    *, lineage: int | None, version: int, replaced: Lineage | None = None,
+    *, attester: str, lineage: int | None, version: int, replaced: Lineage | None = None,
 ) -> st.RefusalStatement | None:
     """Check a consent (``check_written_version``), and count it for the caller's quota.
 
     Args:
+        attester: as in ``check_version``.
         lineage: seq of the GRANT entry that begins the lineage; None: the entry of this consent begins it.
         replaced: the version in force that the consent replaces; None: the consent is the first version.
 
@@ -227,7 +239,7 @@ def _check_consent(
     seq = context.batch.head(tag)[0] + (1 if write.served is None else 2)
     checked = check_written_version(
         context.table, tag, model.StoredConsent(lineage=lineage or seq, seq=seq, version=version, consent=consent),
-        time_ms=context.batch.time_ms, attester=write.request.asker if write.signed is None else "", replaced=replaced,
+        time_ms=context.batch.time_ms, attester=attester, replaced=replaced,
     )  # fmt: skip
     if write.served is not None:
         context.count_entry(write)

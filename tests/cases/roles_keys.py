@@ -1,0 +1,68 @@
+"""How a test changes keys of participants and of persons: attempts of ``cases.roles``."""
+
+from typing import TYPE_CHECKING
+
+from cases.daemons import request_id
+from cases.services import add_key as add_participant_key
+from consentd.core.ed25519 import KeyPair
+from consentd.core.kinds import EntryKind
+from consentd.service.roles import Access, Whose
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import registry_service_pb2 as rs
+from consentd.v1 import statement_pb2 as st
+
+if TYPE_CHECKING:
+    from cases.roles import Call
+
+PERSONS = ("citizen", "citizen-key")
+
+
+def _new_key(call: "Call") -> bytes:
+    return KeyPair(request_id() * 2).public_key
+
+
+def _is_of_person(call: "Call") -> bool:
+    """Return whether a call about a key is about a person's."""
+    is_own = call.caller in PERSONS and call.whose is not Whose.OTHER
+    return is_own or call.whose in (Whose.SUBJECT, Whose.UNKNOWN)
+
+
+def _add_person_key(call: "Call", key: bytes) -> Access:
+    request = rs.AddKeyRequest(request_id=request_id(), subject=_person_of_key(call))
+    message = st.KeyStatement(key=key)
+    return call.plain(call.running.registry.AddKey, call.state(request, EntryKind.KEY, message))
+
+
+def _person_of_key(call: "Call") -> pb.Subject:
+    return call.world.person(call.whose)
+
+
+def _retire_person_key(call: "Call", key: bytes) -> Access:
+    subject = _person_of_key(call)
+    if call.whose is not Whose.UNKNOWN:
+        attested = st.KeyStatement(key=key, attestation=st.Attestation(method="passport"))
+        adding = rs.AddKeyRequest(request_id=request_id(), subject=subject, attested=attested)
+        call.running.registry.AddKey(adding, metadata=call.running.as_("app"))
+    request = rs.RetireKeyRequest(request_id=request_id(), subject=subject)
+    message = st.KeyStatement(key=key, retired=True)
+    return call.plain(call.running.registry.RetireKey, call.state(request, EntryKind.KEY, message))
+
+
+def add_key(call: "Call") -> Access:
+    if _is_of_person(call):
+        return _add_person_key(call, _new_key(call))
+    owner = call.caller if call.whose is Whose.OWN else "clinic-b"
+    request = rs.AddKeyRequest(request_id=request_id(), participant_id=owner)
+    message = st.KeyStatement(key=_new_key(call))
+    return call.plain(call.running.registry.AddKey, call.sign(request, EntryKind.KEY, message, owner))
+
+
+def retire_key(call: "Call") -> Access:
+    if _is_of_person(call):
+        return _retire_person_key(call, _new_key(call))
+    key, owner = _new_key(call), call.caller if call.whose is Whose.OWN else "clinic-b"
+    if owner == "clinic-b" or owner in call.world.keys:
+        add_participant_key(call.running, owner, key)
+    request = rs.RetireKeyRequest(request_id=request_id(), participant_id=owner)
+    message = st.KeyStatement(key=key, retired=True)
+    return call.plain(call.running.registry.RetireKey, call.sign(request, EntryKind.KEY, message, owner))
