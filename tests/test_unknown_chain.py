@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
-from cases.daemons import ORIGIN, Running, make_running, question, request_id, running_daemon
-from cases.fakes import FakeClock
+from cases.daemons import ORIGIN, Running, make_running, question, reason_of, request_id, running_daemon
+from cases.fakes import FakeClock, FaultyStore
 from cases.ledgers import Person, check_ledger
 from cases.pruned_ledgers import PruningCase
 from cases.services import (
@@ -241,3 +242,25 @@ def test_a_pinned_tag_of_another_person_gets_the_answer_of_no_consent(running: R
                 denials.append(seen(answer.decision))
     assert denials == [denials[0]] * 6
     assert refusal(lambda: ask_signed(running, clinic_key, permitting, b"short")) == "INVALID_REQUEST"
+
+
+@pytest.mark.parametrize("persisted", [False, True])
+def test_a_fault_of_the_vault_is_a_fault_of_storage_and_stops_nobody_else(tmp_path: Path, persisted: bool) -> None:
+    running = make_running(tmp_path)
+    known = running.enrol("SYN-1")
+    running.grant(known)
+    vault = services(running).vault
+    inner = vault.store
+    store = FaultyStore(inner)
+    store.fail_write(persisted=persisted)
+    vault.store = store
+    before = running.wait_published().ledger.state.size
+    with pytest.raises(grpc.RpcError) as failed:
+        running.authorize(question(stranger()))
+    assert (failed.value.code(), reason_of(failed.value)) == (grpc.StatusCode.UNAVAILABLE, "STORAGE")
+    assert services(running).ledger.state.size == before
+    assert running.authorize(question(known)).decision.outcome == pb.OUTCOME_PERMIT
+    vault.store = inner
+    running.authorize(question(stranger()))
+    running.check_ledger()
+    running.stop()

@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from consentd import limits
 from consentd.core import codec
 from consentd.core.kinds import EntryKind, Owner
-from consentd.errors import InvalidError, NotFoundError, OverloadedError, PreconditionError, StorageError
+from consentd.errors import InvalidError, NotFoundError, PreconditionError
 from consentd.ledger import reads
 from consentd.ledger.ledger import Appended, Draft
 from consentd.ledger.vault import Vault
@@ -103,7 +103,7 @@ class AuthorizeAccess(PersonWrite):
             asked.question = question.SerializeToString(deterministic=True)
         record = st.AccessStatement(asked=asked, decision=decision)
         message = st.RefusalStatement(access=record, identifier_hash=self.identifier_hash)
-        tag = _unknown_chain(context)
+        tag = context.author.vault.unknown_chain(format_month(context.time_ms))
         entry = NewEntry(kind=EntryKind.REFUSAL, tag=tag, message=message, request_id=self.request.id)
         return context.draft(entry, self.request)
 
@@ -153,14 +153,6 @@ class AuthorizeAccess(PersonWrite):
         )  # fmt: skip
         answer.decision.decision_id = context.author.random(16).hex()
         return answer
-
-
-def _unknown_chain(context: WriteContext) -> bytes:
-    """Return the tag of this month's unknown chain. A fault of the vault stops no other write."""
-    try:
-        return context.author.vault.unknown_chain(format_month(context.time_ms))
-    except StorageError as error:
-        raise OverloadedError("vault cannot be written; nothing is recorded") from error
 
 
 def _recorded_decision(context: ReplayContext, recorded: Appended) -> pb.Decision:

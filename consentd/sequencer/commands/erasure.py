@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from consentd.core import codec
 from consentd.core.kinds import EntryKind, Owner
-from consentd.errors import DeniedError, InvalidError, NotFoundError, OverloadedError, PreconditionError, StorageError
+from consentd.errors import DeniedError, InvalidError, NotFoundError, PreconditionError
 from consentd.ledger.erasure import read_entries_of
 from consentd.ledger.ledger import Appended
 from consentd.ledger.vault import Vault
@@ -284,16 +284,13 @@ def unused_tag(context: WriteContext, identifier_hash: bytes, make: Callable[[],
     the erased tag for the identifier. So these rows are deleted now.
 
     Raises:
-        OverloadedError: the vault cannot be written; nothing is recorded.
+        StorageError: the vault cannot be written; nothing is recorded.
     """
     vault = context.author.vault
-    try:
-        tag = make()
-        if context.batch.head(tag)[0]:
-            vault.destroy({tag: identifier_hash})
-            tag = vault.create(identifier_hash)
-    except StorageError as error:
-        raise OverloadedError("vault cannot be written; nothing is recorded") from error
+    tag = make()
+    if context.batch.head(tag)[0]:
+        vault.destroy({tag: identifier_hash})
+        tag = vault.create(identifier_hash)
     assert not context.batch.head(tag)[0], "a new tag has no entry"
     return tag
 
