@@ -128,6 +128,10 @@ class HttpConfig:
     """The HTTP server: checkpoint, tiles, metrics, health."""
 
     listen: str = "127.0.0.1:7401"
+    max_connections: int = bounded(256, 2, 1 << 16)
+    receive_timeout_ms: int = bounded(10_000, 10, 600_000)
+    send_timeout_ms: int = bounded(30_000, 10, 600_000)
+    idle_timeout_ms: int = bounded(30_000, 1_000, 86_400_000)
     tls: TlsConfig | None = None
 
 

@@ -183,3 +183,15 @@ INVALID_CALL_SIGNATURE."""
 
 PERSON_KEYS: Final = 8
 """At most 8 keys: the keys of one person that are in force. Otherwise: LIMIT_REACHED."""
+
+HTTP_HEAD_BYTES: Final = 16_384
+"""At most 16,384 bytes: the first line and the headers of an HTTP request. Otherwise: the request is refused with
+status 431."""
+
+EVIDENCE_BYTES: Final = 402_653_184
+"""At most 402,653,184 bytes: a file of evidence. Otherwise: no such file is made, and a verifier does not read it: ask
+for a smaller scope."""
+
+EVIDENCE_ENTRIES: Final = 1_000_000
+"""At most 1,000,000 entries: the single entries of a file of evidence; those of whole chains are not counted.
+Otherwise: no such file is made: ask for a smaller scope."""

@@ -6,7 +6,7 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import grpc
@@ -17,11 +17,15 @@ from cases.daemons import Running, make_running, question, request_id, running_d
 from cases.fakes import HANG_S, FaultyStore
 from cases.http_requests import SECRET, get, latest, start_busy_daemon
 from cases.services import refusal, services
+from consentd.config import HttpConfig
 from consentd.core import codec, merkle, tiles
 from consentd.core.replay import Replay
 from consentd.cosigning.keyfiles import write_private
 from consentd.errors import StorageError
+from consentd.metrics import Metrics
+from consentd.server import http as server_http
 from consentd.service.auth import format_credential, make_token
+from consentd.service.servicer import ServiceState
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import registry_service_pb2 as rs
@@ -307,3 +311,20 @@ def test_a_client_that_never_shakes_hands_holds_up_nobody(tmp_path: Path) -> Non
         assert connection.getresponse().status == 200
         connection.close()
     running.stop()
+
+
+def test_the_limits_of_the_server_are_options() -> None:
+    config = HttpConfig(
+        listen="127.0.0.1:0", max_connections=4, receive_timeout_ms=1_500, send_timeout_ms=2_500, idle_timeout_ms=60_000
+    )
+    listener = server_http.listen(config, ServiceState(Metrics()))
+    try:
+        assert (listener.receive_s, listener.send_s, listener.idle_s) == (1.5, 2.5, 60.0)
+        with ExitStack() as stack:
+            address = ("127.0.0.1", listener.port)
+            peers = [stack.enter_context(socket.create_connection(address, timeout=HANG_S)) for _ in range(12)]
+            for peer in peers[:8]:  # the two that came last may stay: one address has half of the connections
+                with suppress(ConnectionError):
+                    assert peer.recv(1) == b""
+    finally:
+        listener.stop()

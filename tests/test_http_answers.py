@@ -16,7 +16,9 @@ from consentd.core import tiles
 from consentd.ledger import layout
 
 PUBLIC = ["/checkpoint", "/tile/0/000", "/tile/0/001.p/9", "/tile/1/000.p/1", "/tile/0/999", "/tile/x", "/pruned"]
-NOT_PUBLIC = ["/metrics", "/healthz", "/tile/entries/000", "/kept/000"]
+WITH_TOKEN = ["/tile/entries/000", "/kept/000"]
+SHARED = [*PUBLIC, *WITH_TOKEN]
+NOT_SHARED = ["/metrics", "/healthz"]
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +39,15 @@ def test_browsers_may_show_what_is_public_to_every_origin(running: Running, path
     assert get(running, path, method="HEAD").headers["Access-Control-Allow-Origin"] == "*"
 
 
+@pytest.mark.parametrize("path", WITH_TOKEN)
+def test_a_page_of_every_origin_may_read_entries_with_a_token_that_it_has(running: Running, path: str) -> None:
+    for who, status in ((None, 401), ("clinic-b", 403), ("pipc", 200 if "entries" in path else 404)):
+        answer = get(running, path, who=who, Origin="https://elsewhere.example")
+        assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (status, "*")
+        assert answer.headers["Access-Control-Allow-Credentials"] is None
+        assert "public" not in answer.headers["Cache-Control"]
+
+
 def test_also_when_nothing_or_a_part_is_sent(running: Running) -> None:
     tag = get(running, "/tile/0/000").headers["ETag"]
     asked = [("If-None-Match", tag, 304), ("Range", "bytes=0-31", 206), ("Range", "bytes=9999-", 416)]
@@ -55,19 +66,19 @@ def test_also_while_the_daemon_starts(running: Running) -> None:
         running.daemon.service_state.services = kept
 
 
-@pytest.mark.parametrize("path", PUBLIC)
+@pytest.mark.parametrize("path", SHARED)
 def test_a_browser_that_asks_before_it_fetches_is_answered(running: Running, path: str) -> None:
     asked = {"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "GET"}
-    answer = get(running, path, method="OPTIONS", **asked, **{"Access-Control-Request-Headers": "range"})
+    answer = get(running, path, method="OPTIONS", **asked, **{"Access-Control-Request-Headers": "authorization, range"})
     assert (answer.status, answer.body) == (204, b"")
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
     assert answer.headers["Access-Control-Allow-Methods"] == "GET, HEAD"
-    assert answer.headers["Access-Control-Allow-Headers"] == "If-None-Match, If-Range, Range"
+    assert answer.headers["Access-Control-Allow-Headers"] == "Authorization, If-None-Match, If-Range, Range"
     assert answer.headers["Cache-Control"] == "no-store"
     assert answer.headers["Access-Control-Allow-Credentials"] is None
 
 
-@pytest.mark.parametrize("path", NOT_PUBLIC)
+@pytest.mark.parametrize("path", NOT_SHARED)
 def test_other_pages_are_for_their_own_origin(running: Running, path: str) -> None:
     asked = {"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "GET"}
     for method in ("GET", "OPTIONS"):

@@ -22,7 +22,7 @@ PAGE = PAGE_HEAD + """\
   import { openCheckpoint } from "/dist/src/checkpoint.js";
   import { leafHash, nodeHash, verifyInclusion } from "/dist/src/merkle.js";
 
-  const { daemon, origin, logKey, tag, leaf, index, history } = PASSED;
+  const { daemon, token, origin, logKey, tag, leaf, index, history } = PASSED;
   const bytes = (text) => Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
   const content = async (answer) => new Uint8Array(await answer.arrayBuffer());
   const split = (count) => { let half = 1; while (half * 2 < count) half *= 2; return half; };
@@ -60,7 +60,10 @@ PAGE = PAGE_HEAD + """\
     const part = await fetch(`${daemon}/tile/0/000.p/${checkpoint.size}`, { headers: { Range: "bytes=0-31" } });
     said.part = [part.status, (await content(part)).length, part.headers.get("Content-Range")];
     said.missing = (await fetch(`${daemon}/tile/0/999`)).status;
-    for (const page of ["metrics", "healthz", "tile/entries/000"]) {
+    const entries = `${daemon}/tile/entries/000.p/${checkpoint.size}`;
+    const auditor = { headers: { Authorization: `Bearer ${token}` } };
+    said.entries = [(await fetch(entries)).status, (await fetch(entries, auditor)).status];
+    for (const page of ["metrics", "healthz"]) {
       said[page] = await fetch(`${daemon}/${page}`).then(() => "shown", (error) => error.name);
     }
   } catch (error) {
@@ -84,6 +87,7 @@ def test_a_page_of_another_origin_verifies_what_the_daemon_serves(tmp_path: Path
             found, history = client.run(save_history(client.context, subject))
         passed = {
             "daemon": f"http://127.0.0.1:{running.daemon.http_port}",
+            "token": running.tokens["pipc"],
             "origin": log.name,
             "logKey": note.format_vkey(log.verifier),
             "tag": found.tag.hex(),
@@ -99,5 +103,5 @@ def test_a_page_of_another_origin_verifies_what_the_daemon_serves(tmp_path: Path
     assert json.loads(answer[1]) == {
         "size": size, "included": True, "changed": "ProofError", "history": ["ENROL", "GRANT", "ACCESS"], "again": 304,
         "part": [206, 32, f"bytes 0-31/{size * 32}"], "missing": 404, "metrics": "TypeError", "healthz": "TypeError",
-        "tile/entries/000": "TypeError",
+        "entries": [401, 200],
     }  # fmt: skip

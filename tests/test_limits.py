@@ -78,9 +78,11 @@ def test_every_limit_that_refuses_is_stated_to_callers() -> None:
         ("codec.ts", "MAX_PAYLOAD", "statement_bytes"),
         ("history.ts", "MAX_NAME", "public_name_characters"),
         ("key_validity.ts", "MAX_AUTHOR_SKEW_MS", "author_skew_ms"),
+        ("evidence.ts", "MAX_EVIDENCE_SIZE", "evidence_bytes"),
     ],
 )
 def test_the_second_verifier_has_the_same_figures(file: str, constant: str, name: str) -> None:
     text = (ROOT / "clients/typescript/src" / file).read_text()
     (product,) = re.findall(rf"const {constant} = ([\d_ *]+)n?;", text)
-    assert math.prod(int(factor) for factor in product.split("*")) == value_of(name)
+    factors = [factor.split("**") for factor in re.split(r"(?<!\*)\*(?!\*)", product)]
+    assert math.prod(int(base) ** math.prod(map(int, power)) for base, *power in factors) == value_of(name)

@@ -99,10 +99,9 @@ def test_a_peer_that_sends_a_byte_now_and_then_does_not_keep_its_thread() -> Non
         wait_empty(listener)
 
 
-def test_a_peer_that_does_not_take_its_answer_does_not_keep_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SEND_S", SHORT_S)
+def test_a_peer_that_does_not_take_its_answer_does_not_keep_its_thread() -> None:
     large = HttpResponse(200, "text/plain", bytes(64 << 20))
-    with listening(lambda request: large) as listener, connect(listener) as peer:
+    with listening(lambda request: large, send_s=SHORT_S) as listener, connect(listener) as peer:
         peer.sendall(b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
         assert peer.recv(15) == b"HTTP/1.1 200 OK"
         wait_empty(listener)
@@ -149,9 +148,8 @@ def test_a_listener_survives_a_lack_of_descriptors(caplog: pytest.LogCaptureFixt
     assert lines == ["HTTP connections cannot be accepted: Too many open files"]
 
 
-def test_a_peer_that_sends_a_body_byte_by_byte_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "RECEIVE_S", SHORT_S)
-    with listening(max_body=1_000) as listener, connect(listener) as peer:
+def test_a_peer_that_sends_a_body_byte_by_byte_does_not_stay() -> None:
+    with listening(max_body=1_000, receive_s=SHORT_S) as listener, connect(listener) as peer:
         peer.sendall(b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
         with suppress(ConnectionError):
             while True:
@@ -161,9 +159,8 @@ def test_a_peer_that_sends_a_body_byte_by_byte_does_not_stay(monkeypatch: pytest
 
 
 def test_a_connection_may_be_idle_for_longer_than_a_request_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "RECEIVE_S", SHORT_S)
     monkeypatch.setattr(module, "_SWEEP_S", SHORT_S / 4)
-    with listening() as listener, connect(listener) as peer:
+    with listening(receive_s=SHORT_S) as listener, connect(listener) as peer:
         for _ in range(2):
             threading.Event().wait(3 * SHORT_S)
             peer.sendall(b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from consentd import limits
 from consentd.audit.checkpoints import read_checkpoint
 from consentd.audit.log_keys import read_steps
 from consentd.audit.remote import at_checkpoint
@@ -34,7 +35,7 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.verify.findings import Progress
 from consentd.verify.source import leaf_hashes, prove_inclusion, read_leaf, read_leaves, width_of
 
-MAX_ENTRIES = 1_000_000
+MAX_ENTRIES = limits.EVIDENCE_ENTRIES
 """Most single entries of one file. While the file is made, all are in memory, about a kilobyte each."""
 MAP_BITS = 14
 

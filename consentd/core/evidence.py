@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from consentd import limits
 from consentd.core import codec, merkle, note
 from consentd.core.history import ChainProof, HistoryEntry, HistoryProof, RotationProof
 from consentd.core.key_validity import PARTICIPANT_PREFIX
@@ -21,7 +22,7 @@ FORMAT = "consentd/evidence/v2"
 ROTATIONS_FORMAT = "consentd/rotations/v1"
 ROTATIONS_FILE = "rotations"
 """Path of the file in which a ledger publishes the last checkpoints of earlier log keys, beside its tiles."""
-MAX_SIZE = 384 << 20
+MAX_SIZE = limits.EVIDENCE_BYTES
 """The largest file, in bytes. The longest stream that a client accepts (256 MiB) fits into such a file as base64."""
 MAX_NESTING = 8
 """The deepest nesting of arrays and objects. The format itself needs seven levels."""

@@ -30,7 +30,7 @@ _ANY_ORIGIN = {
 }
 _PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, HEAD",
-    "Access-Control-Allow-Headers": "If-None-Match, If-Range, Range",
+    "Access-Control-Allow-Headers": "Authorization, If-None-Match, If-Range, Range",
     "Access-Control-Max-Age": "86400",
 }
 
@@ -43,15 +43,17 @@ class Page:
         path: the path, or its beginning and ``REST``.
         method: GET, which includes HEAD, or POST.
         waits: the function may wait for a disk or a lock, so it runs on a thread; otherwise on the server's own.
-        is_public: browsers may show the answer to pages of every origin (CORS), because it is the same for everybody.
-            The header is part of every answer, also to requests without an origin: a cache keeps one answer for all.
+        is_shared: browsers may show the answer to pages of every origin (CORS): it is the same for everybody, or it
+            needs a token that the page itself sends. A browser adds nothing of its own to such a request, neither
+            cookies nor certificates (`Access-Control-Allow-Origin: *`, without `Allow-Credentials`). The header is part
+            of every answer, also to requests without an origin: a cache keeps one answer for all.
     """
 
     path: str
     respond: Respond
     method: str = "GET"
     waits: bool = True
-    is_public: bool = False
+    is_shared: bool = False
 
 
 class App:
@@ -72,7 +74,7 @@ class App:
     def _route(self, page: Page) -> Route:
         async def answer(request: Request) -> Response:
             if request.method == "OPTIONS":
-                if not page.is_public:
+                if not page.is_shared:
                     raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": page.method})
                 return Response(status_code=HTTPStatus.NO_CONTENT, headers={**_PREFLIGHT, **_ANY_ORIGIN, **UNCACHED})
             body = await request.body() if request.method == "POST" else b""  # no other request may have one
@@ -83,14 +85,14 @@ class App:
                 response = await loop.run_in_executor(self._threads, page.respond, asked)
             else:
                 response = page.respond(asked)
-            return _encode(response, is_public=page.is_public)
+            return _encode(response, is_shared=page.is_shared)
 
         # Every page answers OPTIONS: a request with a method that a page lacks would go on to a later page's path.
         return Route(page.path, answer, methods=[page.method, "OPTIONS"])
 
 
-def _encode(response: HttpResponse, *, is_public: bool) -> Response:
-    headers = {**response.headers, **_ANY_ORIGIN} if is_public else dict(response.headers)
+def _encode(response: HttpResponse, *, is_shared: bool) -> Response:
+    headers = {**response.headers, **_ANY_ORIGIN} if is_shared else dict(response.headers)
     if response.status != HTTPStatus.NOT_MODIFIED:
         headers["Content-Type"] = response.content_type
     return Response(response.body, response.status, headers)
@@ -101,11 +103,11 @@ async def _explain(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException), "Starlette calls this for such errors only"
     text = "no such page" if error.status_code == HTTPStatus.NOT_FOUND else error.detail.lower()
     headers = {**UNCACHED, **(error.headers or {})}
-    is_public = error.status_code == HTTPStatus.NOT_FOUND
-    return _encode(text_response(error.status_code, text, headers), is_public=is_public)
+    is_shared = error.status_code == HTTPStatus.NOT_FOUND
+    return _encode(text_response(error.status_code, text, headers), is_shared=is_shared)
 
 
 async def _report(_: Request, error: Exception) -> Response:
     """Answer a request at which our code failed. The log names no text of the error, which may name a person."""
     log.error("HTTP answer failed: bug: %s", type(error).__name__)
-    return _encode(text_response(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error"), is_public=False)
+    return _encode(text_response(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error"), is_shared=False)

@@ -24,6 +24,7 @@ import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from consentd import limits
 from consentd.errors import StorageError
 from consentd.listener.app import ASGI
 from consentd.listener.messages import TEXT
@@ -32,12 +33,13 @@ log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 256
 """How many connections a listener accepts at a time, unless its owner says less."""
-MAX_HEAD = 16 * 1024
+MAX_HEAD = limits.HTTP_HEAD_BYTES
 """The longest beginning of a request in bytes: its first line and its headers."""
 RECEIVE_S = 10.0
-"""How long a peer may take for a TLS handshake, or from the first byte of a request to the last."""
+"""How long a peer may take for a TLS handshake, or from the first byte of a request to the last, unless its owner says
+otherwise."""
 SEND_S = 30.0
-"""How long a peer may take to receive an answer."""
+"""How long a peer may take to receive an answer, unless its owner says otherwise."""
 _LINGER_S = 2.0  # how long we read on after a refusal; a connection that is closed before has no time to deliver it
 _SWEEP_S = 0.5  # how often connections are looked at whose time limit may have passed
 _PAUSE_S = 0.1  # how long no connection is accepted after the system refused one
@@ -58,19 +60,22 @@ class Listener:
     """
 
     def __init__(
-        self, address: tuple[str, int], app: ASGI, *, idle_s: float, max_body: int = 0,
-        max_connections: int = MAX_CONNECTIONS, tls: ssl.SSLContext | None = None,
+        self, address: tuple[str, int], app: ASGI, *, idle_s: float, receive_s: float = RECEIVE_S,
+        send_s: float = SEND_S, max_body: int = 0, max_connections: int = MAX_CONNECTIONS,
+        tls: ssl.SSLContext | None = None,
     ) -> None:  # fmt: skip
         """Start to listen on *address* (host, port), and answer requests with *app*.
 
-        A connection is closed if it is idle for *idle_s* seconds, or if a request takes longer than ``RECEIVE_S`` or
-        its answer longer than ``SEND_S``. A body of over *max_body* bytes is refused. At most *max_connections* are
-        open, and half as many from one address; a further one replaces the connection that has waited longest.
+        A connection is closed if it is idle for *idle_s* seconds, if a request or a handshake takes longer than
+        *receive_s*, or if an answer takes longer than *send_s*. A body of over *max_body* bytes is refused. At most
+        *max_connections* are open, and half as many from one address; a further one replaces the connection that has
+        waited longest.
 
         Raises:
             StorageError: the address cannot be listened on.
         """
-        self.idle_s, self.max_body, self.max_connections, self.tls = idle_s, max_body, max_connections, tls
+        self.idle_s, self.receive_s, self.send_s = idle_s, receive_s, send_s
+        self.max_body, self.max_connections, self.tls = max_body, max_connections, tls
         self.open: set[_Connection] = set()
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         try:
@@ -168,7 +173,7 @@ class Listener:
 
     async def _connect(self, connection: "_Connection", accepted: socket.socket) -> None:
         tls = self.tls
-        limit_s = None if tls is None else RECEIVE_S
+        limit_s = None if tls is None else self.receive_s
         try:
             await self._loop.connect_accepted_socket(
                 lambda: connection, accepted, ssl=tls, ssl_handshake_timeout=limit_s
@@ -313,7 +318,7 @@ class _Connection(HttpToolsProtocol):
             self._wait(_LINGER_S)
         else:
             self.transport.close()
-            self._wait(SEND_S)
+            self._wait(self._listener.send_s)
 
     # -- callbacks of the parser ----------------------------------------------------------------------------------
 
@@ -321,7 +326,7 @@ class _Connection(HttpToolsProtocol):
         if self._is_answering():
             raise _PipelinedError
         self._in_head, self._is_whole, self._head_size = True, False, 0
-        self._wait(min(self._listener.idle_s, RECEIVE_S))
+        self._wait(min(self._listener.idle_s, self._listener.receive_s))
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -366,7 +371,7 @@ class _Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Wait for the next request. uvicorn's method would begin a request that waits, and a timer of its own."""
         self._is_sending = self.transport.get_write_buffer_size() > 0
-        self._wait(SEND_S if self._is_sending else self._listener.idle_s)
+        self._wait(self._listener.send_s if self._is_sending else self._listener.idle_s)
         self.flow.resume_reading()
 
 

@@ -1,11 +1,11 @@
 """Serve `/metrics`, `/healthz`, `/checkpoint`, `/rotations`, `/tile/…` (C2SP tlog-tiles), `/pruned` and `/kept/…`.
 
-Anyone may fetch checkpoints, hash tiles and most metrics, which contain no identifiers; browsers may fetch all but
-metrics for pages of any origin. Metrics that change with what a person's consents say need the credential of a scraper
-or an operator. Entry bundles (256 entries in one file) need an auditor's credential, because a bundle shows how often
-something happened to each person, though not who the person is. Responses with tiles, bundles and checkpoints support
-conditional and range requests (RFC 9110, sections 13 and 14). An entity tag is computed from the response's bytes
-alone, so every host that serves the same ledger sends equal tags.
+Anyone may fetch checkpoints, hash tiles and most metrics, which contain no identifiers. Browsers may fetch all but
+metrics and health for pages of any origin: an auditor's page sends the token itself. Metrics that change with what a
+person's consents say need the credential of a scraper or an operator. Entry bundles (256 entries in one file) need an
+auditor's credential, because a bundle shows how often something happened to each person, though not who the person is.
+Responses with tiles, bundles and checkpoints support conditional and range requests (RFC 9110, sections 13 and 14). An
+entity tag is computed from the response's bytes alone, so every host that serves the same ledger sends equal tags.
 """
 
 import json
@@ -25,7 +25,7 @@ from consentd.ledger import layout, reads, retention
 from consentd.ledger.rotations import kept_sizes, read_kept
 from consentd.listener.app import REST, App, Page
 from consentd.listener.messages import BRIEFLY_CACHED, TEXT, UNCACHED, HttpRequest, HttpResponse, Respond, text_response
-from consentd.listener.server import MAX_CONNECTIONS, Listener
+from consentd.listener.server import Listener
 from consentd.metrics import CONTENT_TYPE
 from consentd.sequencer.commands.callers import SCRAPER_ID, is_operator
 from consentd.server.tls import http_context
@@ -36,8 +36,6 @@ from consentd.service.servicer import Services, ServiceState
 
 log = logging.getLogger(__name__)
 
-IDLE_S = 30
-"""How many seconds a connection may stay open without a request."""
 _BYTES = "application/octet-stream"
 _IMMUTABLE = "max-age=31536000, immutable"
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))")
@@ -52,9 +50,12 @@ def listen(config: HttpConfig, service_state: ServiceState) -> Listener:
     """
     tls = None if config.tls is None else http_context(config.tls)
     address = parse_listen(config.listen, option="http.listen")
-    most = descriptors.share(8, most=MAX_CONNECTIONS)
     app = App(_Pages(service_state).pages())
-    return Listener(address, app, idle_s=IDLE_S, max_connections=most, tls=tls)
+    return Listener(
+        address, app, idle_s=config.idle_timeout_ms / 1000, receive_s=config.receive_timeout_ms / 1000,
+        send_s=config.send_timeout_ms / 1000, max_connections=descriptors.share(8, most=config.max_connections),
+        tls=tls,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +78,12 @@ class _Pages:
     def pages(self) -> list[Page]:
         guarded = self._guarded
         return [
-            Page(path="/checkpoint", respond=guarded(self._checkpoint), waits=False, is_public=True),
-            Page(path=f"/{pruned.FILE}", respond=guarded(self._pruned), waits=False, is_public=True),
-            Page(path=f"/{ROTATIONS_FILE}", respond=guarded(self._rotations), is_public=True),
-            Page(path=f"/tile/entries/{REST}", respond=guarded(self._bundle)),
-            Page(path=f"/kept/{REST}", respond=guarded(self._gaps)),
-            Page(path=f"/tile/{REST}", respond=guarded(self._tile), waits=False, is_public=True),
+            Page(path="/checkpoint", respond=guarded(self._checkpoint), waits=False, is_shared=True),
+            Page(path=f"/{pruned.FILE}", respond=guarded(self._pruned), waits=False, is_shared=True),
+            Page(path=f"/{ROTATIONS_FILE}", respond=guarded(self._rotations), is_shared=True),
+            Page(path=f"/tile/entries/{REST}", respond=guarded(self._bundle), is_shared=True),
+            Page(path=f"/kept/{REST}", respond=guarded(self._gaps), is_shared=True),
+            Page(path=f"/tile/{REST}", respond=guarded(self._tile), waits=False, is_shared=True),
             Page(path="/metrics", respond=self._metrics),
             Page(path="/healthz", respond=self._healthz, waits=False),
         ]

@@ -282,7 +282,7 @@ class WitnessServer:
         most = descriptors.share(4, most=MAX_CONNECTIONS)
         pages = [
             Page(path=PATH, method="POST", respond=lambda request: self.witness.add_checkpoint(request.body)),
-            Page(path="/{origin_hash}/checkpoint", respond=self._checkpoint, waits=False, is_public=True),
+            Page(path="/{origin_hash}/checkpoint", respond=self._checkpoint, waits=False, is_shared=True),
         ]
         app = App(pages, threads=THREADS)
         self._listener = Listener(address, app, idle_s=IDLE_S, max_body=MAX_BODY, max_connections=most)
