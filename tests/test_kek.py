@@ -78,6 +78,14 @@ def test_the_previous_key_is_read_too(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [one.key for one in found if isinstance(one, SoftwareKek)] == [KEY, b"\x05" * 32]
 
 
+def test_both_keys_may_name_one_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For example the PIN of one token, in which one key replaces another."""
+    monkeypatch.setenv("TEST_KEK", KEY.hex())
+    found = read_keks(keys(KekConfig(environment="TEST_KEK"), KekConfig(environment="TEST_KEK")))
+    assert [one.key for one in found if isinstance(one, SoftwareKek)] == [KEY, KEY]
+    assert "TEST_KEK" not in os.environ
+
+
 @pytest.mark.parametrize(
     "given",
     [{}, {"file": Path("a"), "environment": "B"}, {"environment": "A", "pkcs11": Pkcs11Config(

@@ -147,6 +147,23 @@ def test_every_file_of_secrets_is_checked(made: Config, tmp_path: Path) -> None:
     assert found == {tmp_path / name for name in SECRET_FILES}
 
 
+def test_a_reload_needs_no_key_files_but_those_of_tls(
+    made: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    daemon = Daemon(made)
+    daemon.start()
+    try:
+        (tmp_path / "keys/vault.kek").unlink()
+        caplog.set_level("INFO")
+        daemon.reload()
+        assert "TLS files reloaded" in caplog.text
+        (tmp_path / "http/key.pem").chmod(0o644)
+        daemon.reload()
+        assert "TLS files not reloaded: secret file can be read by others" in caplog.text
+    finally:
+        daemon.stop()
+
+
 def _paths(value: object, prefix: str = "") -> Iterator[tuple[str, Path]]:
     for each in dataclasses.fields(value):  # type: ignore[arg-type]  # only dataclasses reach it
         inner = getattr(value, each.name)

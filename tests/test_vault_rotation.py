@@ -248,7 +248,8 @@ def test_a_row_of_another_place_does_not_open() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda store: _drop(store, b"V"), "vault is of an earlier format"),
+        (lambda store: _put(store, b"K", bytes(60)) or _drop(store, b"V"), "vault is of an earlier format"),
+        (lambda store: _drop(store, b"V"), "vault row names no vault key"),
         (lambda store: _drop(store, b"K"), "vault has no index key"),
         (lambda store: _put(store, b"K", b"\0\0\0\x09" + bytes(60)), "vault row names no vault key"),
         (lambda store: _put(store, b"K", b"\0\0\0\x01" + bytes(60)), "vault row is damaged"),

@@ -73,8 +73,8 @@ def read_keks(config: KeysConfig) -> tuple[KeyEncryptionKey, ...]:
         StorageError: a file cannot be read, a variable is not set, or the library for tokens is not installed.
         InvalidError: a file or variable has no key, or others may read the file. The message shows no content.
     """
-    sources = (config.vault_kek, config.vault_kek_previous)
-    return tuple(_read(source) for source in sources if source is not None)
+    sources, environment = (config.vault_kek, config.vault_kek_previous), Environment()
+    return tuple(_read(source, environment) for source in sources if source is not None)
 
 
 def is_there(config: KekConfig) -> bool:
@@ -95,21 +95,28 @@ def parse_key(text: str) -> bytes | None:
     return key if len(key) == KEY else None
 
 
-def read_variable(name: str) -> str:
-    """Return a secret of the environment, and remove it there. Raises StorageError if it is not set."""
-    text = os.environ.pop(name, None)
-    if text is None:
-        raise StorageError(f"secret is not set in the environment: `{name}`: set the variable, and start again")
-    return text.strip()
+class Environment:
+    """Secrets of the environment. Each is removed there when it is read, and may be read again from this value."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, str] = {}
+
+    def read(self, name: str) -> str:
+        """Return a secret without white space at its ends. Raises StorageError if the variable is not set."""
+        text = self._taken.get(name, os.environ.pop(name, None))
+        if text is None:
+            raise StorageError(f"secret is not set in the environment: `{name}`: set the variable, and start again")
+        self._taken[name] = text
+        return text.strip()
 
 
-def _read(config: KekConfig) -> KeyEncryptionKey:
+def _read(config: KekConfig, environment: Environment) -> KeyEncryptionKey:
     if config.pkcs11 is not None:
         from consentd.ledger.pkcs11_kek import open_kek  # the library for tokens is not part of every installation
 
-        return open_kek(config.pkcs11)
+        return open_kek(config.pkcs11, environment)
     if config.environment is not None:
-        source, text = f"variable {config.environment}", read_variable(config.environment)
+        source, text = f"variable {config.environment}", environment.read(config.environment)
     else:
         assert config.file is not None, "the configuration names one source"
         source, text = f"file {config.file}", read_secret_file(config.file).decode("ascii", "replace").strip()

@@ -21,7 +21,7 @@ from pkcs11.exceptions import EncryptedDataInvalid, EncryptedDataLenRange, Gener
 
 from consentd.config import Pkcs11Config
 from consentd.errors import StorageError
-from consentd.ledger.kek import NONCE, TAG, read_variable
+from consentd.ledger.kek import NONCE, TAG, Environment
 from consentd.secret_files import read_secret_file
 
 _lock = threading.Lock()
@@ -76,14 +76,14 @@ class Pkcs11Kek:
             raise StorageError(f"PKCS#11 token cannot be used: `{self.token}`, key `{self.key}`: {detail}") from error
 
 
-def open_kek(config: Pkcs11Config) -> Pkcs11Kek:
+def open_kek(config: Pkcs11Config, environment: Environment) -> Pkcs11Kek:
     """Return the KEK that *config* names, and read its PIN. The token is not used yet.
 
     Raises:
         StorageError, InvalidError: the PIN cannot be read; see ``read_secret_file``.
     """
     if config.pin_environment is not None:
-        pin = read_variable(config.pin_environment)
+        pin = environment.read(config.pin_environment)
     else:
         assert config.pin_file is not None, "the configuration names one source of the PIN"
         pin = read_secret_file(config.pin_file).decode("utf-8", "replace").strip()

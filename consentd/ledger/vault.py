@@ -52,6 +52,8 @@ STATE = b"N"
 NO_STATE = bytes(40)
 """The state before the first write of a key."""
 _COMPACT = b"C"
+_EARLIER_ROW = NONCE + 32 + 16
+"""Length of a row of an earlier format: it names no vault key."""
 _CACHED_KEYS = 4096
 
 
@@ -261,6 +263,7 @@ class Vault:
 
     def _read_key(self, name: bytes) -> bytes | None:
         """Return the unwrapped key of the row *name*; None: there is no such row. Raises StorageError for damage."""
+        row = None
         for _ in range(2):
             row = self.store.get(name)
             if row is None:
@@ -269,7 +272,7 @@ class Vault:
             if key is not None:
                 return key
             # Perhaps a rotation ended after the row was read. Then the row is now under the vault key that is left.
-        if not self.keys.keys:
+        if not self.keys.keys and row is not None and len(row) == _EARLIER_ROW:
             raise StorageError("vault is of an earlier format: open it with the version that wrote it")
         raise StorageError(f"vault row names no vault key that is there: of kind `{name[:1].decode()}`")
 

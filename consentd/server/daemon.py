@@ -39,7 +39,7 @@ from consentd.sequencer.loop import Sequencer
 from consentd.server import http
 from consentd.server.capacity import check_space, measure_connections, measure_space
 from consentd.server.client_certificates import named_participant
-from consentd.server.keys import Keys, check_secret_files, read_keys
+from consentd.server.keys import Keys, check_secret_files, check_tls_keys, read_keys
 from consentd.server.pauses import shorten_pauses
 from consentd.server.preflight import (
     KeysInForce,
@@ -170,7 +170,7 @@ class Daemon:
             self.service_state.services.credential_rows.write()
 
     def _reload_certificates(self) -> None:
-        check_secret_files(self.config)
+        check_tls_keys(self.config)
         context = None if self.config.http.tls is None else http_context(self.config.http.tls)
         if self._rpc.certificates is not None:
             self._rpc.certificates.reload()

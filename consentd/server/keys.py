@@ -112,8 +112,15 @@ def check_secret_files(config: Config) -> None:
     for kek in (keys.vault_kek, keys.vault_kek_previous):
         if kek is not None:
             files += [kek.file, None if kek.pkcs11 is None else kek.pkcs11.pin_file]
-    files += [None if tls is None else tls.key_file for tls in (config.grpc.tls, config.http.tls)]
     for path in files:
         if path is not None:
             check_secret_file(path)
+    check_tls_keys(config)
     check_secret_file(config.callers.credentials_file, forbidden=WRITE)
+
+
+def check_tls_keys(config: Config) -> None:
+    """Check that nobody but the daemon's user may read the keys of TLS. Raises as ``check_secret_files``."""
+    for tls in (config.grpc.tls, config.http.tls):
+        if tls is not None:
+            check_secret_file(tls.key_file)
