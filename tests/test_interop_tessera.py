@@ -15,10 +15,13 @@ from typing import Any
 import pytest
 
 from cases.audits import LOG, ORIGIN, Forge, make_forge
-from cases.daemons import Running, make_running, question, request_id
+from cases.daemons import Running, make_running, question, request_id, running_daemon
+from cases.rotations import rotate
 from cases.services import publish_rules
 from consentd.audit.export import export
+from consentd.audit.files import DataDirectory
 from consentd.core import ed25519, merkle, note, tiles
+from consentd.core.rotation import RotationRole
 from consentd.cosigning.keyfiles import read_signing_key
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import statement_pb2 as st
@@ -75,6 +78,21 @@ def test_fsck_accepts_an_export(fsck: Path, large: Forge, tmp_path: Path, size: 
     log = exported(large, size, tmp_path)
     vkey = note.format_vkey(LOG.verifier)
     assert is_accepted(fsck, f"file://{log}/", vkey, tmp_path, f"--origin={ORIGIN}")
+
+
+@needs_go
+def test_fsck_accepts_the_export_of_a_daemon_under_its_new_log_key_alone(fsck: Path, tmp_path: Path) -> None:
+    with running_daemon(tmp_path / "daemon") as running:
+        old = read_signing_key(running.config.keys.log_key_file).verifier
+        running.enrol("SYN-000001")
+        rotate(running, RotationRole.STATEMENT)
+        new = note.Verifier(old.name, rotate(running, RotationRole.LOG).new_key)
+        running.enrol("SYN-000002")
+    log = tmp_path / "log"
+    export(DataDirectory.of_config(running.config), log, origin=old.name, log_verifier=old)
+    for key, is_right in ((new, True), (old, False)):
+        vkey = note.format_vkey(key)
+        assert is_accepted(fsck, f"file://{log}/", vkey, tmp_path, f"--origin={old.name}") is is_right
 
 
 @needs_go

@@ -13,6 +13,8 @@ import pytest
 
 from cases.command_lines import CommandLine
 from cases.daemons import ORIGIN, Running, config_text, make_running, question, running_daemon
+from cases.pruned_ledgers import World as Pruned
+from cases.pruned_ledgers import pruned_world
 from cases.rotations import check_followed, client, rotate
 from consentd.audit.evidence import make_evidence
 from consentd.audit.export import export
@@ -251,6 +253,28 @@ def test_a_monitor_follows_and_keeps_the_key(tmp_path: Path) -> None:
         with closing(made.live.open()) as source:
             assert newest.observe(source, 1_003).status == SAME
         running.check_ledger()
+
+
+def test_a_reader_follows_past_what_was_pruned_since(tmp_path: Path) -> None:
+    made = Pruned(tmp_path)
+    try:
+        running = made.running
+        pins = [read_keys(running.config).log.verifier]
+        pins.append(Verifier(ORIGIN, rotate(running, LOG).new_key))
+        person = pruned_world(made)  # the seal before the kept checkpoint's end is older than the retention
+        assert made.services.ledger.store.get(layout.leaf_key(kept_sizes(made.services.ledger.store)[0] - 1)) is None
+        rotate(running, STATEMENT)
+        pins.append(Verifier(ORIGIN, rotate(running, LOG).new_key))
+        made.use(person)
+        made.settle()
+        assert check_followed(running, person, pins[0]) == 3
+        url = f"http://127.0.0.1:{running.daemon.http_port}"
+        live = LiveDaemon(url=url, token=running.tokens["operator"])
+        report = verify_ledger(live, origin=ORIGIN, log_verifier=pins[0])
+        assert (report.faults, [one.vkey for one in report.followed]) == ((), [format_vkey(one) for one in pins])
+        running.check_ledger()
+    finally:
+        made.running.stop()
 
 
 # -- the client -------------------------------------------------------------------------------------------------

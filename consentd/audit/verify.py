@@ -52,8 +52,9 @@ def verify_ledger(
 
     Args:
         witnesses: the witnesses that must have cosigned the checkpoint; None: nobody must.
-        since: a trusted checkpoint. The leaves that it covers are not verified, so the heads of older chains are
-            unknown, and map roots are not compared. If there is a saved state, *since* is ignored.
+        since: a trusted checkpoint, perhaps by an earlier log key (``open_own``). The leaves that it covers are not
+            verified, so the heads of older chains are unknown, and map roots are not compared. If there is a saved
+            state, *since* is ignored.
         state_path: the file in which the state is saved, and from which a later run continues; None: not saved.
         save_every: fewest leaves between two saves. A save comes after a seal.
         jobs: number of processes that check leaves; 1: only this process.

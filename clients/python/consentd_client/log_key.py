@@ -2,9 +2,11 @@
 
 A checkpoint that another log key signed proves nothing to a reader that pinned the old one. So the client reads the
 history of chain ``ledger``, whose rotations lead from its key to the present one, each under its witness policy
-(``consentd.statements.rotations``). From then on it verifies with the present key, and its memory keeps that.
+(``consentd.statements.rotations``). From then on it verifies with the present key, and its memory keeps that. A warning
+in the log names the key, because the user should pin it.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
@@ -18,6 +20,8 @@ from consentd_client.history import collect_proof, verify_history_part
 from consentd_client.operations import ClientContext, Operation, call_stream, run_blocking
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 def following(context: ClientContext, verify: Callable[[], T]) -> Operation[T]:
@@ -50,3 +54,4 @@ def remember_log_key(context: ClientContext, keys: Sequence[FollowedKey]) -> Ope
     reached, origin = keys[-1].vkey, format_vkey(pinned)
     yield from run_blocking(lambda: context.memory.remember_log_key(origin, reached))
     context.learned.log_key = parse_vkey(reached)
+    log.warning("log key `%s` was replaced by `%s`, which is used from now on: pin it", keys[0].vkey, reached)
