@@ -63,7 +63,7 @@ def log_verifier_at(store: Store, size: int, own: Verifier) -> Verifier:
 def keep_checkpoint(ledger: Ledger, note: bytes) -> None:
     """Store a published checkpoint of the last seal, with what proves chain ``ledger`` at it, durably.
 
-    Must run on the sequencer's thread, while no entry of chain ``ledger`` follows the seal.
+    Must run on the sequencer's thread. Entries may follow the seal.
 
     Raises:
         StorageError: the row cannot be stored.
