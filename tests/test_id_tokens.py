@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from cases.logins import AUDIENCE, ISSUER, LOW, Provider, SigningKey, base64url, id_tokens_of, key_set, sign_parts
-from consentd.errors import ConsentdError, InvalidError, MalformedError, StorageError
+from consentd.errors import ConsentdError, InvalidError, MalformedError, OverloadedError, StorageError
 from consentd.service.auth import UnauthenticatedError
-from consentd.service.id_tokens import IdTokens, is_id_token
+from consentd.service.id_tokens import MAX_REFUSED, IdTokens, is_id_token
 from consentd.service.key_set import parse_key_set
 
 NOW_MS = 1_800_000_000_000
@@ -26,7 +26,7 @@ def provider(tmp_path_factory: pytest.TempPathFactory) -> Provider:
     return Provider(tmp_path_factory.mktemp("provider"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def tokens(provider: Provider) -> IdTokens:
     return id_tokens_of(provider)
 
@@ -252,14 +252,14 @@ def test_a_token_within_a_token_is_none(provider: Provider, tokens: IdTokens) ->
     assert reason(lambda: tokens.verify(token, now_ms=NOW_MS)) == "INVALID_ID_TOKEN"
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(some.one_of(some.text(max_size=200), some.binary(max_size=200).map(lambda data: data.decode("latin-1"))))
 def test_any_text_is_refused(provider: Provider, tokens: IdTokens, text: str) -> None:
     for token in (text, f"{text}.{text}.{text}", f"{base64url(text.encode('utf-8', 'replace'))}." * 2 + "AA"):
         assert reason(lambda token=token: tokens.verify(token, now_ms=NOW_MS)) == "INVALID_ID_TOKEN"
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(some.data())
 def test_a_changed_byte_is_noticed(provider: Provider, tokens: IdTokens, data: some.DataObject) -> None:
     token = provider.token("MH-1", NOW_MS)
@@ -372,6 +372,19 @@ def test_what_is_remembered_is_bounded(provider: Provider, monkeypatch: pytest.M
     for token in (*made, made[0]):
         tokens.verify(token, now_ms=NOW_MS)
     assert len(tokens._verified) == 3
+
+
+def test_a_flood_of_forged_tokens_is_not_verified(provider: Provider) -> None:
+    tokens, stranger, good = id_tokens_of(provider), SigningKey("k1"), provider.token("MH-1", NOW_MS)
+    tokens.verify(good, now_ms=NOW_MS)
+    for number in range(MAX_REFUSED):
+        forged = provider.token(f"MH-{number}", NOW_MS, key=stranger)
+        assert reason(lambda forged=forged: tokens.verify(forged, now_ms=NOW_MS)) == "INVALID_ID_TOKEN"
+    other = provider.token("MH-2", NOW_MS)
+    with pytest.raises(OverloadedError):
+        tokens.verify(other, now_ms=NOW_MS)
+    assert tokens.verify(good, now_ms=NOW_MS).value == "MH-1"  # it is remembered
+    assert tokens.verify(other, now_ms=NOW_MS + 1000).value == "MH-2"
 
 
 def test_an_error_has_nothing_of_the_token(provider: Provider, tokens: IdTokens) -> None:

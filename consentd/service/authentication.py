@@ -80,6 +80,7 @@ class Authentication:
 
         Raises:
             StorageError: (NOT_SERVING) the keys of an ID provider are not read yet.
+            OverloadedError: (TOO_MANY_CALLS) too many tokens and call signatures are refused now.
         """
         tokens = [value for key, value in call.metadata if key == "authorization"]
         signatures = [value for key, value in call.metadata if key == call_signature.HEADER]
@@ -123,9 +124,11 @@ class Authentication:
         try:
             found = decode_call_signature(value if isinstance(value, bytes) else value.encode())
             if is_new:
+                self._tokens.refusals.check(self._clock.wall_ms())
                 method = call.method.decode("utf-8", "replace")
                 verify_call_signature(found, origin=self._origin, method=method, now_ms=self._clock.wall_ms())
         except (MalformedError, SignatureError) as error:
+            self._tokens.refusals.add()
             raise UnauthenticatedError(f"call signature is not accepted: {error}", "INVALID_CALL_SIGNATURE") from error
         # The key is looked up after the signature, so that nobody finds out whether somebody else's key is in force.
         with self._table.read() as snapshot:

@@ -18,13 +18,15 @@ from typing import Any, Final
 
 from consentd import limits
 from consentd.config import CitizensConfig, ProviderConfig
-from consentd.errors import MalformedError, SignatureError
+from consentd.errors import MalformedError, OverloadedError, SignatureError
 from consentd.metrics import Metrics
 from consentd.service.auth import UnauthenticatedError
 from consentd.service.key_set import MAX_KID, decode_base64url, parse_object
 from consentd.service.key_source import KeySource, open_keys
 
 MAX_TOKEN = limits.ID_TOKEN_BYTES
+MAX_REFUSED = 200
+"""How many tokens and call signatures that are refused may be verified in a second, of all callers together."""
 MAX_CACHED = 16_384
 """How many verified tokens are remembered: at most about 10 MB."""
 _FORM: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
@@ -61,6 +63,26 @@ def is_id_token(token: str) -> bool:
     return token.count(".") == 2
 
 
+class Refusals:
+    """Counts what is verified and refused, so that a flood of forged tokens does not take all of the processor."""
+
+    def __init__(self) -> None:
+        self._second = self._count = 0
+
+    def check(self, now_ms: int) -> None:
+        """Check that something may be verified now. Raises ``OverloadedError`` (TOO_MANY_CALLS)."""
+        second = now_ms // 1000
+        if second != self._second:
+            self._second, self._count = second, 0
+        if self._count >= MAX_REFUSED:
+            text = "too many tokens and call signatures are refused now"
+            raise OverloadedError(text, "TOO_MANY_CALLS", retry_after_ms=1000)
+
+    def add(self) -> None:
+        """Count a token or a signature that was refused."""
+        self._count += 1
+
+
 @dataclass(frozen=True, slots=True)
 class _Provider:
     config: ProviderConfig
@@ -78,6 +100,7 @@ class IdTokens:
             config.issuer: _Provider(config, keys, {one.acr: one.level for one in config.assurance})
             for config, keys in providers
         }
+        self.refusals = Refusals()
         self._lock = threading.Lock()
         # SHA-256 of the token → what it says, and the generation of the keys that verified it.
         self._verified: OrderedDict[bytes, tuple[Login, int]] = OrderedDict()
@@ -99,6 +122,7 @@ class IdTokens:
             UnauthenticatedError: INVALID_ID_TOKEN: it is malformed, of another issuer or audience, or not signed by a
                 key of the provider. CREDENTIAL_EXPIRED: its time is over.
             StorageError: (NOT_SERVING) the keys of the provider are not read yet.
+            OverloadedError: (TOO_MANY_CALLS) too many tokens are refused now.
         """
         try:
             login = self._remembered(token, now_ms)
@@ -122,7 +146,12 @@ class IdTokens:
             if found is not None:
                 self._verified.move_to_end(digest)
         if found is None or found[1] != self._providers[found[0].provider.issuer].keys.generation:
-            found = self._verify(token, now_ms)
+            self.refusals.check(now_ms)
+            try:
+                found = self._verify(token, now_ms)
+            except UnauthenticatedError:
+                self.refusals.add()
+                raise
             with self._lock:
                 self._verified[digest] = found
                 if len(self._verified) > MAX_CACHED:
