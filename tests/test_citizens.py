@@ -9,7 +9,9 @@ from typing import Any
 import grpc
 import pytest
 
+from cases.command_lines import CommandLine
 from cases.daemons import ORIGIN, consent, make_running, question, reason_of, request_id, serve, sign_statement
+from cases.fakes import HANG_S
 from cases.logins import HIGH, ISSUER, LOW, Provider, bearer, call_metadata
 from cases.services import Person, new_identifier, now_ms, refusal, register
 from consentd import limits
@@ -19,8 +21,8 @@ from consentd.core import codec
 from consentd.core.call_signature import HEADER, decode_call_signature, sign_call, verify_call_signature
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
-from consentd.cosigning.keyfiles import read_signing_key
-from consentd.errors import MalformedError, SignatureError
+from consentd.cosigning.keyfiles import read_signing_key, write_private
+from consentd.errors import InvalidError, MalformedError, NotFoundError, SignatureError
 from consentd.sequencer.commands.callers import person_id, unenrolled_id
 from consentd.statements import payloads
 from consentd.v1 import access_service_pb2 as ac
@@ -30,6 +32,7 @@ from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import policy_service_pb2 as ps
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
+from consentd_client import CallSigner, Client, StatementSigner, Trust
 
 
 class World:
@@ -371,6 +374,40 @@ def test_the_time_of_a_call_differs_by_no_more_than_the_limit() -> None:
         verify_call_signature(found, **named, now_ms=10**12 + sign * limits.CALL_SKEW_MS)
         with pytest.raises(SignatureError):
             verify_call_signature(found, **named, now_ms=10**12 + sign * (limits.CALL_SKEW_MS + 1))
+
+
+# -- the client library and the command line ------------------------------------------------------------------
+
+
+def test_the_client_calls_as_a_person(world: World, person: Person) -> None:
+    running = world.running
+    running.wait_published()
+    pinned = read_signing_key(running.config.keys.log_key_file).verifier
+    more = {"channel": running.channel, "timeout_s": HANG_S, "trust": Trust(ORIGIN, pinned)}
+    by_key = Client("", call_signer=CallSigner(key=person.key, origin=ORIGIN), **more)
+    assert [entry.seq for entry in by_key.history(person.subject).entries] == [1, 2]
+    signer = StatementSigner(key=person.key, origin=ORIGIN, tag=person.tag)
+    given = by_key.grant(person.subject, consent(), signer=signer)
+    token = world.provider.token(person.subject.value, now_ms(running))
+    by_login = Client("", token=token, **more)
+    assert [one.consent_id for one in by_login.list_consents(person.subject)] == [given.consent_id]
+    with pytest.raises(NotFoundError):
+        list(by_key.list_consents(pb.Subject(scheme="mhid", value=new_identifier())))
+    with pytest.raises(InvalidError):
+        Client("", token=token, call_signer=CallSigner(key=person.key, origin=ORIGIN), **more)
+
+
+def test_the_command_line_calls_as_a_person(world: World, person: Person, tmp_path: Path) -> None:
+    running, key_file, token_file = world.running, tmp_path / "key", tmp_path / "token"
+    write_private(key_file, person.key.seed.hex() + "\n")
+    write_private(token_file, world.provider.token(person.subject.value, now_ms(running)))
+    target = ("--target", f"127.0.0.1:{running.daemon.grpc_port}")
+    named = ("consents", f"mhid:{person.subject.value}", *target)
+    shown = CommandLine()
+    assert shown(*named, "--id-token-file", token_file).status == 0
+    assert shown(*named, "--subject-key", key_file, "--origin", ORIGIN).status == 0
+    assert shown(*named, "--subject-key", key_file).status == 2
+    assert shown(*named, "--subject-key", key_file, "--id-token-file", token_file, "--origin", ORIGIN).status == 2
 
 
 # -- changes of keys ------------------------------------------------------------------------------------------

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from consentd.cli.out import Out
+from consentd.core.ed25519 import KEY_SIZE, KeyPair
 from consentd.core.note import NoteVerifier, Verifier, parse_vkey
 from consentd.core.quorum import WitnessPolicy, parse_policy
 from consentd.core.rotation import FollowedKey
 from consentd.errors import InvalidError, MalformedError, StorageError
 from consentd.policy import dates
 from consentd.policy.language import canonical_tag
+from consentd.secret_files import read_secret_file
 
 if TYPE_CHECKING:
-    from consentd_client import Client, Subject, Trust
+    from consentd_client import CallSigner, Client, Subject, Trust
 
 Verbs = Any  # argparse's subparsers, which have no public type
 Run = Callable[[argparse.Namespace, Out], int]
@@ -78,6 +80,11 @@ def add_daemon(verb: argparse.ArgumentParser) -> None:
     add_grpc(group, target=target, help=f"the daemon (CONSENTD_TARGET; default {DEFAULT_TARGET})")
     group.add_argument("--tls-cert", type=Path, metavar="FILE", help="the client's certificate, PEM; with --tls-key")
     group.add_argument("--tls-key", type=Path, metavar="FILE", help="key of the client's certificate, PEM")
+    group.add_argument("--id-token-file", type=Path, metavar="FILE", help="call as a person: file with an ID token")
+    group.add_argument(
+        "--subject-key", type=Path, metavar="FILE",
+        help="call as a person, to read: file with the person's Ed25519 key, 64 hex digits; with --origin or --log-key",
+    )  # fmt: skip
     group.add_argument("--timeout", type=float, default=10.0, metavar="S", help="deadline in seconds (default 10)")
     add_pins(verb)
 
@@ -155,11 +162,26 @@ def open_client(arguments: argparse.Namespace) -> "Client":
     tls = None
     if arguments.tls or arguments.tls_ca or arguments.tls_cert:
         tls = Tls(ca_file=arguments.tls_ca, cert_file=arguments.tls_cert, key_file=arguments.tls_key)
+    id_token, key = arguments.id_token_file, arguments.subject_key
+    if id_token is not None and key is not None:
+        raise InvalidError("person calls with --id-token-file or with --subject-key, not with both")
     return Client(
-        arguments.target, token=read_token(arguments.token_file), tls=tls, timeout_s=arguments.timeout,
+        arguments.target, token="" if key is not None else read_token(id_token or arguments.token_file),
+        call_signer=None if key is None else _read_subject_key(key, arguments), tls=tls, timeout_s=arguments.timeout,
         attempts=_ATTEMPTS,
         trust=read_trust(arguments) if arguments.log_key else None, memory=FileMemory(memory) if memory else None,
     )  # fmt: skip
+
+
+def _read_subject_key(path: Path, arguments: argparse.Namespace) -> "CallSigner":
+    """Return what signs the calls of a person with the key in a file that nobody else may read."""
+    from consentd_client import CallSigner
+
+    seed = read_hex(read_secret_file(path).decode("ascii", "replace").strip(), "key file of a person", KEY_SIZE)
+    origin = arguments.origin or (_read_log_keys(arguments)[0].name if arguments.log_key else "")
+    if not seed or not origin:
+        raise InvalidError("--subject-key needs a key of 64 hex digits, and the ledger's name: --origin or --log-key")
+    return CallSigner(key=KeyPair(seed), origin=origin)
 
 
 def read_token(path: Path | None) -> str:

@@ -41,14 +41,14 @@ from consentd_client.history_file import HistoryFile, HistoryState
 from consentd_client.memory import FileMemory, Memory, RamMemory, RememberedEntry, RememberedHistory
 from consentd_client.receipts import Receipt, ReducedReceipt, verify_inclusion, verify_receipt
 from consentd_client.registry import EnrolAnswer
-from consentd_client.signing import StatementSigner
+from consentd_client.signing import CallSigner, StatementSigner
 from consentd_client.transport import Tls
 from consentd_client.trust import Trust, pin
 
 __all__ = [
-    "Actor", "AsyncClient", "AtExact", "AtLeast", "AuthorizeAnswer", "BreakGlass", "CheckAnswer", "Checkpoint",
-    "Client", "CodeSet", "Consent", "DataPeriod", "Decision", "EnrolAnswer", "Entry", "EntryKind", "FileMemory",
-    "GrantAnswer", "History", "HistoryFile", "HistoryState", "KeyPair", "Memory", "NotPermittedError",
+    "Actor", "AsyncClient", "AtExact", "AtLeast", "AuthorizeAnswer", "BreakGlass", "CallSigner", "CheckAnswer",
+    "Checkpoint", "Client", "CodeSet", "Consent", "DataPeriod", "Decision", "EnrolAnswer", "Entry", "EntryKind",
+    "FileMemory", "GrantAnswer", "History", "HistoryFile", "HistoryState", "KeyPair", "Memory", "NotPermittedError",
     "OutcomeStatement", "ParticipantStatement", "Period", "Provision", "Question", "RamMemory", "Receipt",
     "ReducedReceipt", "RememberedEntry", "RememberedHistory", "Resource", "ServedStatement", "StatementSigner",
     "Subject", "Tls", "TransferOutcome", "Trust", "consent_pb2", "new_request_id", "open_history", "pin",

@@ -73,7 +73,8 @@ class AsyncClient(ClientBase):
             await asyncio.sleep(step.seconds)
             return True
         with transport.translated_errors(closed=grpc.aio.UsageError):
-            call = self._callable(step)(step.request, timeout=remaining, metadata=self._metadata)
+            request, metadata = self._prepare(step)
+            call = self._callable(step)(request, timeout=remaining, metadata=metadata)
             if isinstance(step, UnaryCall):
                 return await call
             try:

@@ -16,9 +16,11 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
 from consentd.core.note import Verifier, format_vkey, parse_vkey
+from consentd.errors import InvalidError
 from consentd_client import access, admin, consents, ledger, policy, registry, transport
 from consentd_client.memory import Memory, RamMemory
 from consentd_client.operations import ClientContext, Operation, ReadPage, StreamCall, UnaryCall, procedure_path
+from consentd_client.signing import CallSigner
 from consentd_client.transport import DEFAULT_TIMEOUT_S, Tls
 from consentd_client.trust import Trust
 
@@ -149,6 +151,7 @@ class ClientBase(ABC):
         target: str,
         *,
         token: str = "",
+        call_signer: CallSigner | None = None,
         tls: Tls | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         trust: Trust | None = None,
@@ -161,7 +164,8 @@ class ClientBase(ABC):
 
         Args:
             target: ``host:port`` of the daemon.
-            token: the caller's bearer token.
+            token: the caller's bearer token, or the ID token of a person who has logged in.
+            call_signer: signs the calls of a person who has a key, instead of a token.
             tls: TLS settings; None is allowed only if *target* is this machine.
             timeout_s: how long a method may take in seconds, with all repeated calls; ``within`` sets another time.
             trust: the pinned keys (``pin``). Without them receipts are not verified and histories cannot be read.
@@ -170,8 +174,8 @@ class ClientBase(ABC):
             channel: a gRPC channel to use instead of *target* and *tls*, which are then ignored.
 
         Raises:
-            InvalidError: the target has no port, the token would be sent unencrypted to another machine or has
-                characters that no token has, or the TLS files do not fit.
+            InvalidError: there are both a token and a *call_signer*, the target has no port, the token would be sent
+                unencrypted to another machine or has characters that no token has, or the TLS files do not fit.
             StorageError: a TLS file or the memory cannot be read.
         """
         self.context = ClientContext(
@@ -181,7 +185,10 @@ class ClientBase(ABC):
         if trust is not None and isinstance(trust.log_key, Verifier):
             reached = self.context.memory.log_key(format_vkey(trust.log_key))
             self.context.learned.log_key = parse_vkey(reached) if reached else None
+        if token and call_signer is not None:
+            raise InvalidError("caller has a token or signs its calls, not both")
         self._metadata = transport.call_metadata(token)
+        self._call_signer = call_signer
         self._timeout_s = timeout_s
         if channel is None:
             transport.check_target(target)
@@ -200,6 +207,13 @@ class ClientBase(ABC):
         other._timeout_s = timeout_s  # noqa: SLF001  # ``other`` is of this class
         return other
 
+    def _prepare(self, step: UnaryCall | StreamCall) -> tuple[Any, tuple[tuple[str, str | bytes], ...]]:
+        """Return what a call sends: the request, or the bytes of it that are signed; and the metadata."""
+        if self._call_signer is None:
+            return step.request, self._metadata
+        path, message = procedure_path(type(step.request), step.response_type), step.request.SerializeToString()
+        return message, (self._call_signer.sign(path, message, now_ms=self.context.now_ms()),)
+
     def _callable(self, step: UnaryCall | StreamCall) -> Any:
         """Return the gRPC callable for a step's procedure. Each procedure's callable is made once and reused."""
         request_type, response_type = type(step.request), step.response_type
@@ -208,10 +222,15 @@ class ClientBase(ABC):
             make = self._channel.unary_unary if isinstance(step, UnaryCall) else self._channel.unary_stream
             found = self._callables[request_type] = make(
                 procedure_path(request_type, response_type),
-                request_serializer=request_type.SerializeToString,
+                request_serializer=_encode,
                 response_deserializer=response_type.FromString,
             )
         return found
+
+
+def _encode(request: Any) -> bytes:
+    """Serialise a request, unless it was serialised to be signed: a second time its bytes could differ."""
+    return request if isinstance(request, bytes) else bytes(request.SerializeToString())
 
 
 def remaining_s(deadline: float) -> float:

@@ -74,7 +74,8 @@ class Client(ClientBase):
             time.sleep(step.seconds)
             return True
         with transport.translated_errors(closed=ValueError):
-            call = self._callable(step)(step.request, timeout=remaining, metadata=self._metadata)
+            request, metadata = self._prepare(step)
+            call = self._callable(step)(request, timeout=remaining, metadata=metadata)
             if isinstance(step, UnaryCall):
                 return call
             try:

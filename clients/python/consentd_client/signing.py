@@ -10,11 +10,32 @@ from dataclasses import dataclass, field
 from google.protobuf.message import Message
 
 from consentd.core import codec
+from consentd.core.call_signature import HEADER, sign_call
 from consentd.core.ed25519 import KeyPair
 from consentd.core.key_validity import PARTICIPANT_PREFIX
 from consentd.statements.payloads import encode_payload
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallSigner:
+    """A key of a person with which a client signs its calls, so that the daemon knows the person (callers.md).
+
+    Such a call attests nothing: its statements are signed too, by a ``StatementSigner``.
+
+    Attributes:
+        key: the key pair; a KEY entry of the person's chain put the public key in force.
+        origin: the ledger's name.
+    """
+
+    key: KeyPair
+    origin: str
+
+    def sign(self, method: str, message: bytes, *, now_ms: int) -> tuple[str, bytes]:
+        """Return the header that signs a call of *method*, the path of the RPC, with this request message."""
+        signed = sign_call(self.key, origin=self.origin, method=method, time_ms=now_ms, message=message)
+        return HEADER, signed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
