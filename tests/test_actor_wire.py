@@ -20,6 +20,7 @@ from consentd.policy.model import SUBJECT
 from consentd.statements.decisions import question_value
 from consentd.statements.delegations import delegation_message
 from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import registry_service_pb2 as rs
 
 HOUR_MS = 3_600_000
 COUNT = 250
@@ -127,3 +128,36 @@ def test_a_daemon_answers_whom_the_reference_answers(tmp_path: Path, seed: int) 
     verifier = read_signing_key(running.config.keys.log_key_file).verifier
     replayed = replay_decisions(DataDirectory.of_config(running.config), origin=ORIGIN, log_verifier=verifier)
     assert (replayed.faults, replayed.not_checked) == ((), {})
+
+
+def test_a_misspelt_id_is_named_with_what_to_do(tmp_path: Path) -> None:
+    """Every participant may read the registry, so no error hides who is in it."""
+    running = make_running(tmp_path)
+    person = running.enrol("SYN-1")
+    wrong = "clinic-bb"
+
+    def refused(call: Any) -> str:
+        with pytest.raises(grpc.RpcError) as failed:
+            call()
+        return str(failed.value.details())
+
+    asked = question(person)
+    actors = [
+        {"actor": pb.Actor(organisation=wrong)}, {"holder": wrong},
+        {"actor": pb.Actor(organisation="clinic-b", on_behalf_of=wrong)},
+        {"actor": pb.Actor(organisation="clinic-b", relays=[wrong])},
+        {"actor": pb.Actor(organisation="clinic-b", application=wrong)},
+    ]  # fmt: skip
+    told = [refused(lambda one=one: running.check(question(person, **one))) for one in actors]
+    told += [refused(lambda one=one: running.authorize(question(person, **one))) for one in actors]
+    told.append(refused(lambda: running.grant(person, actors=[wrong])))
+    told.append(refused(lambda: running.delegate("clinic-b", wrong)))
+    told.append(refused(lambda: running.delegate(wrong, "app")))
+    get = rs.GetParticipantRequest(participant_id=wrong)
+    told.append(refused(lambda: running.registry.GetParticipant(get, metadata=running.as_("app"))))
+    for text in told:
+        assert f"`{wrong}`" in text
+        assert "ListParticipants" in text
+    asked.actor.relays.append("er")
+    assert "PutDelegation" in refused(lambda: running.check(asked))
+    running.stop()

@@ -193,7 +193,7 @@ class _Check:
         """Return a participant. A group is none."""
         found = self._directory.participant(name)
         if found is None:
-            raise _actor_error("question names an actor or holder that is no registered participant", name)
+            raise _actor_error("question names an actor or holder that is no registered participant", name, _LISTED)
         return found
 
     def _check_processor(self) -> None:
@@ -216,7 +216,8 @@ class _Check:
             is_delegated = self._has_delegation(givers, name, (capacity,))
             # The person who signs a question delegates to those whom the question names.
             if not one.active or not (is_delegated or asked.is_signed_by_subject or self._acts_for_subject(one)):
-                raise _actor_error(f"question names a participant without a delegation as {capacity.name}", name)
+                what = f"question names a participant without a delegation as {capacity.name}"
+                raise _actor_error(what, name, "the organisation or the holder gives one with PutDelegation")
 
     def check_caller(self) -> Participant | None:
         """Check that the caller may ask the question; return the caller, or None for an operator."""
@@ -225,7 +226,7 @@ class _Check:
             return None
         one = self._asker or self._directory.participant(asked.caller)
         if one is None or not one.active:
-            raise DeniedError("caller is not an active participant")
+            raise DeniedError(f"caller is not an active participant: `{asked.caller}`: an operator registers it")
         # This is done for an asker of today too, for the times of the delegations that it had.
         is_party = self._carries_for_subject(one) if asked.organisation == SUBJECT else self._is_party(asked.caller)
         if not is_party and self._asker is None:
@@ -273,5 +274,9 @@ class _Check:
             self._until_ms = min(self._until_ms, at_ms)
 
 
-def _actor_error(message: str, name: str) -> DeniedError:
-    return DeniedError(f"{message}: `{name}`", "ACTOR_NOT_ALLOWED")
+_LISTED = "ListParticipants has the ids"
+
+
+def _actor_error(message: str, name: str, then: str = "") -> DeniedError:
+    """Return the error for a name in a question. *then*: what to do."""
+    return DeniedError(f"{message}: `{name}`" + (then and f": {then}"), "ACTOR_NOT_ALLOWED")

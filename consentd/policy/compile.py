@@ -225,7 +225,7 @@ class _Compiler:
         for name in names:
             number = self._numbers.get(name)
             if number is None:
-                raise PreconditionError(f"participant is not registered: `{name}`", "UNKNOWN_PARTICIPANT")
+                raise PreconditionError(f"not registered: `{name}`; see ListParticipants", "UNKNOWN_PARTICIPANT")
             numbers.add(number)
         return (numbers.pop(), frozenset()) if len(numbers) == 1 else (ANY_NUMBER, frozenset(numbers))
 

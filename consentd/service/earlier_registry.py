@@ -76,7 +76,7 @@ class EarlierRegistry:
             elif kind == EntryKind.MANDATE:
                 found.mandate.CopyFrom(message)
         if not found.HasField("participant"):
-            raise NotFoundError("no such participant in this tree")
+            raise NotFoundError(f"no such participant in this tree: `{participant_id}`")
         found.keys.extend(sorted(keys))
         return found
 

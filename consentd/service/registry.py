@@ -184,7 +184,7 @@ class RegistryService(Servicer):
         with self.services.table.read() as snapshot:
             found = snapshot.participant(request.participant_id)
             if found is None:
-                raise NotFoundError("no such participant")
+                raise NotFoundError(f"no such participant: `{request.participant_id}`: ListParticipants has the ids")
             keys = snapshot.keys_of(found.id)
             mandate = snapshot.registry().mandates.get(found.id)
             return rs.GetParticipantResponse(

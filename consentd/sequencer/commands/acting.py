@@ -5,6 +5,7 @@ from consentd.errors import DeniedError, InvalidError, NotFoundError, Preconditi
 from consentd.policy.delegation import Capacity, check_delegation
 from consentd.sequencer.commands.callers import RECEIVING_ROLES, is_public_authority
 from consentd.statements.delegations import check_mandate, delegation_value
+from consentd.table.registry import Participant, Registry
 from consentd.table.view import View
 from consentd.v1 import statement_pb2 as st
 
@@ -35,9 +36,7 @@ def check_delegation_statement(message: st.DelegationStatement, view: View, time
     check_delegation(value, registry.codebook.vocabulary.purpose.bits)
     if value.end_ms <= time_ms:
         raise InvalidError("end of the delegation has passed")
-    giver, taker = (registry.participants.get(one) for one in (value.giver, value.taker))
-    if giver is None or taker is None or not (giver.active and taker.active):
-        raise PreconditionError("giver or taker of the delegation is no active participant", "UNKNOWN_PARTICIPANT")
+    giver, taker = (_active(registry, one) for one in (value.giver, value.taker))
     if giver.roles.isdisjoint(RECEIVING_ROLES):
         raise PreconditionError("giver of a delegation is neither a holder nor a recipient", "WRONG_ROLE")
     if taker.roles.isdisjoint(_ROLES_OF_TAKERS.get(value.capacity, taker.roles)):
@@ -46,6 +45,16 @@ def check_delegation_statement(message: st.DelegationStatement, view: View, time
     given = registry.delegations.get(value.giver, {})
     if (value.taker, value.capacity) not in given and len(given) >= MAX_GIVEN:
         raise PreconditionError(f"giver has its limit of {MAX_GIVEN} delegations: end one", "LIMIT_REACHED")
+
+
+def _active(registry: Registry, participant_id: str) -> Participant:
+    """Return an active participant. Raises PreconditionError (UNKNOWN_PARTICIPANT) if it is none."""
+    found = registry.participants.get(participant_id)
+    if found is None:
+        raise PreconditionError(f"not registered: `{participant_id}`; see ListParticipants", "UNKNOWN_PARTICIPANT")
+    if not found.active:
+        raise PreconditionError(f"participant is not active: `{participant_id}`", "UNKNOWN_PARTICIPANT")
+    return found
 
 
 def check_giver(message: st.MandateStatement, view: View) -> None:
@@ -73,8 +82,6 @@ def check_mandate_statement(message: st.MandateStatement, view: View, time_ms: i
         return
     if message.end_time_ms <= time_ms:
         raise InvalidError("end of the mandate has passed")
-    auditor = registry.participants.get(message.auditor)
-    if auditor is None or not auditor.active:
-        raise PreconditionError("auditor of the mandate is no active participant", "UNKNOWN_PARTICIPANT")
+    auditor = _active(registry, message.auditor)
     if st.PARTICIPANT_ROLE_AUDITOR not in auditor.roles:
         raise PreconditionError("mandate is given to a participant without the role AUDITOR", "WRONG_ROLE")

@@ -147,7 +147,7 @@ def _check_key_change(write: PublicWrite[st.KeyStatement], context: WriteContext
     check_key(key)
     participant_id = write.chain.removeprefix(PARTICIPANT_PREFIX)
     if table.participant(participant_id) is None:
-        raise NotFoundError("no such participant")
+        raise NotFoundError(f"no such participant: `{participant_id}`: ListParticipants has the ids")
     if not write.message.retired:
         _check_new_key(table, key)
         return
