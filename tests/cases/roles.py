@@ -10,25 +10,25 @@ from typing import Any
 
 import grpc
 
+from cases import roles_accesses as accesses
 from cases import roles_administration as administration
+from cases import roles_consents as consents
 from cases import roles_keys as keys
 from cases import roles_publications as publications
 from cases.daemons import consent, make_running, question, reason_of, request_id, sign_statement
 from cases.erasures import ATTEMPTS as ERASURE_ATTEMPTS
 from cases.logins import Provider, bearer, call_metadata
-from cases.services import Person, add_key, batch_request, change, new_identifier, now_ms, put_mandate, register
+from cases.services import add_key, new_identifier, now_ms, put_mandate, register
 from consentd.core import codec
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.service.auth import make_token
 from consentd.service.roles import Access, Kind, Whose
-from consentd.statements import decisions
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import admin_service_pb2 as ad
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import ledger_service_pb2 as ls
-from consentd.v1 import policy_service_pb2 as ps
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
 
@@ -71,8 +71,6 @@ KINDS: dict[str, frozenset[Kind]] = {
 """Each caller, and of which kinds it is."""
 
 _ASKERS = ("holder", "recipient", "relay", "relay-acts", "recipient-sees", "recipient-erases", "left")
-_STATUTORY = {"kind": pb.CONSENT_KIND_STATUTORY}
-_NO_ID = "ab" * 16
 
 
 class World:
@@ -224,191 +222,6 @@ class Call:
         return answer if isinstance(answer, Access) else Access.ALLOWED
 
 
-# -- questions and accesses -----------------------------------------------------------------------------------------
-
-
-def _seen(decision: pb.Decision) -> Access:
-    """Return how a question was answered about which no consent says anything: only some see that it is none."""
-    return Access.ALLOWED if decision.outcome == pb.OUTCOME_NO_CONSENT else Access.REDUCED
-
-
-def _open_question(call: Call) -> pb.Question:
-    return call.world.question(call.caller, call.whose, call.world.person(call.whose), purpose="HRESCH")
-
-
-def _state(call: Call) -> pb.Consistency | None:
-    """Return the state to ask from: an earlier one, if the call is about that."""
-    if call.whose not in (Whose.OWN_THEN, Whose.SUBJECT_THEN):
-        return None
-    services = call.running.daemon.service_state.services
-    assert services is not None
-    with services.table.read() as snapshot:  # the ledger may be a seal ahead of it
-        return pb.Consistency(at_exact=pb.ExactState(tree_size=snapshot.size, time_ms=snapshot.time_ms))
-
-
-def _check(call: Call) -> Access:
-    question = _open_question(call)
-    answer = call.make(call.running.policy.Check, ps.CheckRequest(question=question, consistency=_state(call)))
-    return answer if isinstance(answer, Access) else _seen(answer.decision)
-
-
-def _batch_check(call: Call) -> Access:
-    question = _open_question(call)
-    request = batch_request(questions=[question], consistency=_state(call))
-    answer = call.make(call.running.policy.BatchCheck, request)
-    return answer if isinstance(answer, Access) else _item(answer.results[0], "decision")
-
-
-def _item(result: Any, field: str) -> Access:
-    if result.HasField("error"):
-        return Access.DENIED if result.error.code == grpc.StatusCode.PERMISSION_DENIED.value[0] else Access.NOT_FOUND
-    decision = result.decision if field == "decision" else result.response.decision
-    return _seen(decision)
-
-
-def _authorize_request(call: Call) -> ac.AuthorizeAccessRequest:
-    request = ac.AuthorizeAccessRequest(request_id=request_id())
-    if call.whose is not Whose.SUBJECT or call.caller == "relay-acts":
-        request.question.CopyFrom(_open_question(call))
-        return request
-    person = Person(call.running)
-    asked = call.world.question(call.caller, call.whose, person.subject, purpose="HRESCH")
-    asked.actor.application = call.caller  # the person says who carries the question
-    signed = sign_statement(
-        person.key, asked, kind=codec.QUESTION_KIND, tag=person.tag, request=request.request_id,
-        time_ms=now_ms(call.running),
-    )  # fmt: skip
-    request.signed_question.CopyFrom(
-        ac.SignedQuestion(
-            key=signed.key, signature=signed.signature, author_time_ms=signed.author_time_ms,
-            question=signed.payload, tag=person.tag,
-        )
-    )  # fmt: skip
-    return request
-
-
-def _authorize(call: Call) -> Access:
-    answer = call.make(call.running.access.AuthorizeAccess, _authorize_request(call))
-    return answer if isinstance(answer, Access) else _seen(answer.decision)
-
-
-def _batch_authorize(call: Call) -> Access:
-    request = ac.BatchAuthorizeAccessesRequest(requests=[_authorize_request(call)])
-    answer = call.make(call.running.access.BatchAuthorizeAccesses, request)
-    return answer if isinstance(answer, Access) else _item(answer.results[0], "response")
-
-
-def _outcome(call: Call) -> ac.RecordAccessRequest:
-    subject, seq, _ = call.world.access(call.caller, call.whose)
-    outcome = st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT)
-    return ac.RecordAccessRequest(request_id=request_id(), subject=subject, access_seq=seq, attested=outcome)
-
-
-def _get_access(call: Call) -> Access:
-    subject, seq, _ = call.world.access(call.caller, call.whose)
-    return call.plain(call.running.access.GetAccess, ac.GetAccessRequest(subject=subject, access_seq=seq))
-
-
-def _list_accesses(call: Call) -> Access:
-    subject, _, _ = call.world.access(call.caller, call.whose)
-    return call.plain(call.running.access.ListAccesses, ac.ListAccessesRequest(subject=subject))
-
-
-# -- consents -------------------------------------------------------------------------------------------------------
-
-
-def _basis(made: pb.Consent) -> pb.Consent:
-    if made.kind == pb.CONSENT_KIND_STATUTORY:
-        made.legal_basis = "MA-21-3"
-    return made
-
-
-def _either(call: Call, attempt: Callable[[dict[str, Any]], Access]) -> Access:
-    """Return ALLOWED if a consent of the person may be written, REDUCED if only a STATUTORY one may be."""
-    found = attempt({})
-    if found is Access.DENIED:
-        found = attempt(_STATUTORY)
-        return Access.REDUCED if found is Access.ALLOWED else found
-    return found
-
-
-def _grant(call: Call) -> Access:
-    def attempt(fields: dict[str, Any]) -> Access:
-        request = cs.GrantConsentRequest(request_id=request_id(), subject=call.world.person(call.whose))
-        call.state(request, EntryKind.GRANT, st.GrantStatement(consent=_basis(consent(**fields))))
-        return call.plain(call.running.consents.GrantConsent, request)
-
-    return _either(call, attempt)
-
-
-def _record_served(call: Call) -> Access:
-    shown = st.ServedStatement(notice_id=publications.published(call).notice_id, notice_version=1, language="ko")
-    shown.channel, shown.served_time_ms = "app", 1
-    request = cs.RecordServedRequest(request_id=request_id(), subject=call.world.person(call.whose), attested=shown)
-    return call.plain(call.running.consents.RecordServed, request)
-
-
-def _given(call: Call, fields: dict[str, Any]) -> tuple[pb.Subject, str]:
-    """Return a person with a consent, and its id; for UNKNOWN, an id that nobody has."""
-    subject = call.world.person(call.whose)
-    if call.whose is Whose.UNKNOWN:
-        return subject, _NO_ID
-    request = cs.GrantConsentRequest(
-        request_id=request_id(), subject=subject, attested=st.GrantStatement(consent=_basis(consent(**fields)))
-    )
-    return subject, call.running.consents.GrantConsent(request, metadata=call.running.as_("operator")).consent_id
-
-
-def _amend(call: Call) -> Access:
-    def attempt(fields: dict[str, Any]) -> Access:
-        subject, consent_id = _given(call, fields)
-        request = cs.AmendConsentRequest(
-            request_id=request_id(), subject=subject, consent_id=consent_id, based_on_version=1
-        )
-        message, seq = st.AmendStatement(consent=_basis(consent(**fields))), 0
-        if call.is_signed:
-            seq = _seq_of(call, consent_id)
-            message.lineage_seq, message.version = seq, 2
-        call.state(request, EntryKind.AMEND, message, ref=seq)
-        return call.plain(call.running.consents.AmendConsent, request)
-
-    return _either(call, attempt)
-
-
-def _seq_of(call: Call, consent_id: str) -> int:
-    """Return the seq of the entry that begins a consent of the caller."""
-    seqs = (seq for seq in range(1, 20) if decisions.consent_id(call.world.my_tag, seq) == consent_id)
-    return next(seqs)
-
-
-def _changes(kind: EntryKind, method: str, request_type: Any, statement_type: Any) -> Callable[[Call], Access]:
-    def of(call: Call) -> Access:
-        def attempt(fields: dict[str, Any]) -> Access:
-            subject, consent_id = _given(call, fields)
-            if kind is EntryKind.RESUME and call.whose is not Whose.UNKNOWN:
-                change(call.running, EntryKind.PAUSE, subject, consent_id, who="operator")
-            request = request_type(request_id=request_id(), subject=subject, consent_id=consent_id)
-            message, seq = statement_type(), 0
-            if call.is_signed:
-                seq = message.lineage_seq = _seq_of(call, consent_id)
-            call.state(request, kind, message, ref=seq)
-            return call.plain(getattr(call.running.consents, method), request)
-
-        return _either(call, attempt)
-
-    return of
-
-
-def _get_consent(call: Call) -> Access:
-    subject, consent_id = _given(call, {})
-    return call.plain(call.running.consents.GetConsent, cs.GetConsentRequest(subject=subject, consent_id=consent_id))
-
-
-def _list_consents(call: Call) -> Access:
-    request = cs.ListConsentsRequest(subject=call.world.person(call.whose))
-    return call.plain(call.running.consents.ListConsents, request)
-
-
 # -- the ledger -----------------------------------------------------------------------------------------------------
 
 
@@ -418,7 +231,7 @@ def _receipt_of(call: Call) -> tuple[pb.Subject, pb.Receipt]:
         return pb.Subject(), register(call.running, "clinic-b", [RECIPIENT])
     if call.whose is Whose.OWN and call.caller in ("relay-acts", "court"):
         subject = call.world.person(call.whose)
-        made = _basis(consent(**(_STATUTORY if call.caller == "court" else {})))
+        made = consents.basis(consent(**(consents.STATUTORY if call.caller == "court" else {})))
         request = cs.GrantConsentRequest(
             request_id=request_id(), subject=subject, attested=st.GrantStatement(consent=made)
         )
@@ -519,24 +332,24 @@ def _reads(service: str, method: str, request: Any) -> Callable[[Call], Access]:
 
 
 ATTEMPTS: dict[str, Callable[[Call], Access]] = {
-    "Check": _check,
-    "BatchCheck": _batch_check,
-    "AuthorizeAccess": _authorize,
-    "BatchAuthorizeAccesses": _batch_authorize,
-    "RecordAccess": lambda call: call.plain(call.running.access.RecordAccess, _outcome(call)),
+    "Check": accesses.check,
+    "BatchCheck": accesses.batch_check,
+    "AuthorizeAccess": accesses.authorize,
+    "BatchAuthorizeAccesses": accesses.batch_authorize,
+    "RecordAccess": lambda call: call.plain(call.running.access.RecordAccess, accesses.outcome(call)),
     "BatchRecordAccesses": lambda call: call.plain(
-        call.running.access.BatchRecordAccesses, ac.BatchRecordAccessesRequest(requests=[_outcome(call)])
+        call.running.access.BatchRecordAccesses, ac.BatchRecordAccessesRequest(requests=[accesses.outcome(call)])
     ),
-    "GetAccess": _get_access,
-    "ListAccesses": _list_accesses,
-    "GrantConsent": _grant,
-    "AmendConsent": _amend,
-    "RecordServed": _record_served,
-    "PauseConsent": _changes(EntryKind.PAUSE, "PauseConsent", cs.PauseConsentRequest, st.PauseStatement),
-    "ResumeConsent": _changes(EntryKind.RESUME, "ResumeConsent", cs.ResumeConsentRequest, st.ResumeStatement),
-    "RevokeConsent": _changes(EntryKind.REVOKE, "RevokeConsent", cs.RevokeConsentRequest, st.RevokeStatement),
-    "GetConsent": _get_consent,
-    "ListConsents": _list_consents,
+    "GetAccess": accesses.get_access,
+    "ListAccesses": accesses.list_accesses,
+    "GrantConsent": consents.grant,
+    "AmendConsent": consents.amend,
+    "RecordServed": consents.record_served,
+    "PauseConsent": consents.changes(EntryKind.PAUSE, "PauseConsent", cs.PauseConsentRequest, st.PauseStatement),
+    "ResumeConsent": consents.changes(EntryKind.RESUME, "ResumeConsent", cs.ResumeConsentRequest, st.ResumeStatement),
+    "RevokeConsent": consents.changes(EntryKind.REVOKE, "RevokeConsent", cs.RevokeConsentRequest, st.RevokeStatement),
+    "GetConsent": consents.get_consent,
+    "ListConsents": consents.list_consents,
     "GetCheckpoint": _reads("ledger", "GetCheckpoint", ls.GetCheckpointRequest()),
     "GetConsistencyProof": _reads("ledger", "GetConsistencyProof", ls.GetConsistencyProofRequest(first_tree_size=1)),
     "GetInclusionProof": _reads("ledger", "GetInclusionProof", ls.GetInclusionProofRequest()),
