@@ -13,6 +13,7 @@ from cases.audits import JOBS, LOG, ORIGIN, SIZE, Forge, PrunedLocation, make_fo
 from cases.daemons import ORIGIN as RUNNING_ORIGIN
 from cases.daemons import Running, make_running, question, request_id
 from cases.ledgers import flip
+from cases.services import add_reader
 from cases.stored_rows import get_stored, put_stored, rows_of
 from consentd.audit.files import DataDirectory
 from consentd.audit.live import LiveDaemon
@@ -519,7 +520,7 @@ def test_what_a_daemon_decided_comes_out_again(tmp_path: Path) -> None:
         daemon = running.daemon
         live = LiveDaemon(
             url=f"http://127.0.0.1:{daemon.http_port}", target=f"127.0.0.1:{daemon.grpc_port}",
-            token=running.tokens["operator"],
+            token=running.tokens[add_reader(running)],
         )
         options: dict[str, Any] = {
             "origin": RUNNING_ORIGIN, "log_verifier": read_signing_key(running.config.keys.log_key_file).verifier,

@@ -11,6 +11,7 @@ from cases.audited import grow, named, verify
 from cases.audits import DAEMON, LOG, ORIGIN, SIZE, START_MS, Forge, make_forge, make_half
 from cases.daemons import ORIGIN as RUNNING_ORIGIN
 from cases.daemons import make_running, question, request_id
+from cases.services import add_reader
 from consentd.audit.files import DataDirectory
 from consentd.audit.live import LiveDaemon
 from consentd.audit.sources import ExportDirectory
@@ -435,7 +436,7 @@ def test_a_daemon_is_verified_while_it_runs_and_when_it_is_stopped(tmp_path: Pat
         live = LiveDaemon(
             url=f"http://127.0.0.1:{daemon.http_port}",
             target=f"127.0.0.1:{daemon.grpc_port}",
-            token=running.tokens["operator"],
+            token=running.tokens[add_reader(running)],
         )
         report = verify_ledger(live, **options)
         assert report.faults == ()

@@ -45,7 +45,7 @@ class World:
 
     def calls(self) -> dict[str, Callable[[pb.Consistency], Any]]:
         """Return, for each RPC with a condition, a function that begins a call with this condition."""
-        running, asked, operator = self.running, question(self.subject), self.running.as_("operator")
+        running, asked, app = self.running, question(self.subject), self.running.as_("app")
 
         def begin(stub: Any, name: str, request: Any, who: Any = None) -> Callable[[pb.Consistency], Any]:
             def call(consistency: pb.Consistency) -> Any:
@@ -54,11 +54,10 @@ class World:
                 message.consistency.CopyFrom(consistency)
                 if hasattr(message, "request_id"):
                     message.request_id = request_id()
-                return getattr(stub, name).future(message, metadata=who or operator, timeout=HANG_S)
+                return getattr(stub, name).future(message, metadata=who or app, timeout=HANG_S)
 
             return call
 
-        app = running.as_("app")
         return {
             "Check": begin(running.policy, "Check", ps.CheckRequest(question=asked)),
             "BatchCheck": begin(running.policy, "BatchCheck", batch_request(questions=[asked])),
@@ -198,16 +197,16 @@ def test_a_page_token_goes_with_the_condition_of_its_first_page(world: World, na
     request = getattr(module, f"{name}Request")(page_size=1, consistency=at_least(size))
     if hasattr(request, "subject"):
         request.subject.CopyFrom(world.subject)
-    operator = running.as_("operator")
-    token = getattr(stub, name)(request, metadata=operator).next_page_token
+    app = running.as_("app")
+    token = getattr(stub, name)(request, metadata=app).next_page_token
     assert token
     request.page_token = token
-    assert getattr(stub, name)(request, metadata=operator)
+    assert getattr(stub, name)(request, metadata=app)
     for other in (at_least(size - 1), at_least(size + 1), LATEST, None):
         request.ClearField("consistency")
         if other is not None:
             request.consistency.CopyFrom(other)
-        assert refusal(partial(getattr(stub, name), request, metadata=operator)) == "INVALID_PAGE"
+        assert refusal(partial(getattr(stub, name), request, metadata=app)) == "INVALID_PAGE"
 
 
 def test_no_more_wait_than_the_pool_of_waits_holds(tmp_path: Path) -> None:

@@ -9,7 +9,17 @@ import pytest
 from cases.daemons import Running, make_running, question, reason_of, request_id, serve
 from cases.erasures import AUTHORITY, add_authority, end_hold, erase, holds, order, put_hold
 from cases.fakes import HANG_S
-from cases.services import add_key, event_of, new_identifier, now_ms, put_mandate, refusal, register, services
+from cases.services import (
+    add_key,
+    add_reader,
+    event_of,
+    new_identifier,
+    now_ms,
+    put_mandate,
+    refusal,
+    register,
+    services,
+)
 from consentd.core import codec
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
@@ -87,14 +97,14 @@ def test_a_repeat_gets_the_same_receipt_and_other_content_is_refused(running: Ru
 def test_nothing_distinguishes_an_erased_person_from_one_who_was_never_enrolled(running: Running) -> None:
     erased, nobody = person(running), pb.Subject(scheme="mhid", value=new_identifier())
     erase(running, order(running, erased))
-    app, operator = running.as_("app"), running.as_("operator")
+    app, auditor = running.as_("app"), running.as_(add_reader(running))
 
     def answers(subject: pb.Subject) -> list[object]:
         reads = (
             lambda: running.consents.ListConsents(cs.ListConsentsRequest(subject=subject), metadata=app),
             lambda: running.access.ListAccesses(ac.ListAccessesRequest(subject=subject), metadata=app),
             lambda: running.access.GetAccess(ac.GetAccessRequest(subject=subject, access_seq=3), metadata=app),
-            lambda: list(running.ledger.GetHistory(ls.GetHistoryRequest(subject=subject), metadata=operator)),
+            lambda: list(running.ledger.GetHistory(ls.GetHistoryRequest(subject=subject), metadata=auditor)),
             lambda: holds(running, subject),
             lambda: running.grant(subject),
         )
@@ -181,7 +191,7 @@ def test_a_hold_makes_an_erasure_a_duty_until_it_ends(running: Running) -> None:
         assert reason_of(caught.value) == "ERASURE_HELD"
     running.wait_published()
     entries = running.ledger.ListEntries(
-        ls.ListEntriesRequest(kinds=[EntryKind.DUTY]), metadata=running.as_("operator")
+        ls.ListEntriesRequest(kinds=[EntryKind.DUTY]), metadata=running.as_(add_reader(running))
     ).entries
     duty = st.DutyStatement.FromString(entries[-1].opening.statement[121:])
     assert (duty.erasure.ordered_by, duty.erasure.due_time_ms) == (AUTHORITY, until_ms)

@@ -10,6 +10,7 @@ import pytest
 from cases.audits import LOG, ORIGIN, Forge, make_forge
 from cases.daemons import Running
 from cases.http_requests import start_busy_daemon
+from cases.services import add_reader
 from consentd.audit.export import ExportReport, export
 from consentd.audit.live import LiveDaemon
 from consentd.audit.sources import ExportDirectory
@@ -149,7 +150,7 @@ def test_a_running_daemon_is_exported(running: Running, tmp_path: Path) -> None:
     daemon, log = running.daemon, read_signing_key(running.config.keys.log_key_file).verifier
     location = LiveDaemon(
         url=f"http://127.0.0.1:{daemon.http_port}", target=f"127.0.0.1:{daemon.grpc_port}",
-        token=running.tokens["operator"],
+        token=running.tokens[add_reader(running)],
     )
     options: dict[str, Any] = {"origin": log.name, "log_verifier": log}
     done = export(location, tmp_path / "copy", statements=tmp_path / "openings", threads=2, **options)

@@ -16,6 +16,7 @@ from cases.daemons import ORIGIN, Running, config_text, make_running, question, 
 from cases.pruned_ledgers import World as Pruned
 from cases.pruned_ledgers import pruned_world
 from cases.rotations import check_followed, client, rotate
+from cases.services import add_reader
 from consentd.audit.evidence import make_evidence
 from consentd.audit.export import export
 from consentd.audit.files import DataDirectory
@@ -60,9 +61,11 @@ class World:
 
     @property
     def live(self) -> LiveDaemon:
+        if "reader" not in self.running.tokens:
+            add_reader(self.running)
         daemon = self.running.daemon
         url, target = f"http://127.0.0.1:{daemon.http_port}", f"127.0.0.1:{daemon.grpc_port}"
-        return LiveDaemon(url=url, target=target, token=self.running.tokens["operator"])
+        return LiveDaemon(url=url, target=target, token=self.running.tokens["reader"])
 
     def rotate_log(self) -> None:
         self.pins.append(Verifier(ORIGIN, rotate(self.running, LOG).new_key))

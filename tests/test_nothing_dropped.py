@@ -12,6 +12,7 @@ from google.protobuf.message_factory import GetMessageClass
 from cases.daemons import Running, consent, make_running, question, reason_of, request_id, serve
 from cases.services import FOREIGN_FIELD, accesses, batch, new_identifier, refusal
 from consentd.ledger import reads
+from consentd.service.roles import Kind, may_call
 from consentd.v1 import (
     access_service_pb2,
     admin_service_pb2,
@@ -69,7 +70,7 @@ def answer(running: Running, method: MethodDescriptor, request: Message, who: st
 
 def caller_of(method: MethodDescriptor) -> str:
     """Return a caller that may call the RPC for some data."""
-    return "app" if "Authorize" in method.name else "operator"
+    return "operator" if may_call(method.name, frozenset({Kind.OPERATOR})) else "app"
 
 
 @pytest.mark.parametrize("method", METHODS, ids=NAMES)
@@ -103,7 +104,7 @@ def test_a_subject_with_an_unknown_field_is_refused(
         request.consent_id = "ab" * 16
     if method.name == "GetReceipt":  # it reads the subject of an entry that exists
         request.leaf = reads.read_leaf(running.wait_published().ledger.store, 0)
-    who = "app" if method.name == "GetReceipt" else "operator"
+    who = "app" if method.name in ("GetReceipt", "GetHistory") else caller_of(method)
     assert answer(running, method, request, who) == "UNKNOWN_FIELD"
 
 

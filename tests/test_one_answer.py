@@ -253,7 +253,7 @@ def test_a_leaf_hash_gives_no_right_to_a_leaf(running: Running, subject: pb.Subj
         (access, INSTITUTION, {}, "opening"),
         (access, "hospital-a", {}, "opening"),
         (access, "pipc", {}, "leaf"),
-        (access, "operator", {}, "opening"),
+        (access, "operator", {}, "leaf"),
         (refused, INSTITUTION, {}, "reduced"),
         (refused, "hospital-a", {}, "reduced"),
         (refused, "app", {"subject": subject}, "opening"),

@@ -8,7 +8,7 @@ import pytest
 
 from cases.daemons import ORIGIN, Running, make_running, question
 from cases.fakes import FakeClock
-from cases.services import event_of, new_identifier, put_mandate, register, services
+from cases.services import add_reader, event_of, new_identifier, put_mandate, register, services
 from consentd.audit.live import LiveDaemon
 from consentd.audit.replay import replay_decisions
 from consentd.core import codec
@@ -23,7 +23,7 @@ from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import statement_pb2 as st
 
-OPERATOR = "operator/main"
+READER = "reader"
 
 
 @pytest.fixture
@@ -37,6 +37,7 @@ def running(tmp_path: Path, clock: FakeClock) -> Iterator[Running]:
     running = make_running(tmp_path, daemon={"clock": clock})
     register(running, "pipc", [st.PARTICIPANT_ROLE_AUDITOR], rights=[st.PARTICIPANT_RIGHT_READ_STATEMENTS])
     put_mandate(running, "pipc", end_time_ms=clock.wall_ms() + 100 * DAY_MS)
+    add_reader(running)
     publish(running, clock)
     yield running
     publish(running, clock)
@@ -79,14 +80,14 @@ def read_all(running: Running, subject: pb.Subject, who: str) -> dict[int, Calla
 
 
 @pytest.mark.parametrize("scope", [st.READ_SCOPE_HISTORY, st.READ_SCOPE_ACCESSES, st.READ_SCOPE_CONSENTS])
-def test_an_operator_leaves_an_entry_and_the_persons_app_none(running: Running, clock: FakeClock, scope: int) -> None:
+def test_an_auditor_leaves_an_entry_and_the_persons_app_none(running: Running, clock: FakeClock, scope: int) -> None:
     subject = running.enrol(new_identifier())
     running.grant(subject)
     publish(running, clock)
     read_all(running, subject, "app")[scope]()
     assert readings(running, subject) == []
-    read_all(running, subject, "operator")[scope]()
-    assert readings(running, subject) == [(OPERATOR, scope, 0)]
+    read_all(running, subject, READER)[scope]()
+    assert readings(running, subject) == [(READER, scope, 2)]
 
 
 def test_there_is_one_entry_for_each_reader_person_and_day(running: Running, clock: FakeClock) -> None:
@@ -94,13 +95,13 @@ def test_there_is_one_entry_for_each_reader_person_and_day(running: Running, clo
     running.grant(first)
     publish(running, clock)
     for _ in range(2):
-        for call in read_all(running, first, "operator").values():
+        for call in read_all(running, first, READER).values():
             call()
-    assert readings(running, first) == [(OPERATOR, st.READ_SCOPE_HISTORY, 0)]
+    assert readings(running, first) == [(READER, st.READ_SCOPE_HISTORY, 2)]
     assert readings(running, second) == []
     clock.advance(DAY_MS)
-    read_all(running, first, "operator")[st.READ_SCOPE_ACCESSES]()
-    assert readings(running, first)[1:] == [(OPERATOR, st.READ_SCOPE_ACCESSES, 0)]
+    read_all(running, first, READER)[st.READ_SCOPE_ACCESSES]()
+    assert readings(running, first)[1:] == [(READER, st.READ_SCOPE_ACCESSES, 2)]
 
 
 def test_an_audit_leaves_an_entry_in_each_chain_that_it_reads(running: Running, clock: FakeClock) -> None:
@@ -145,6 +146,6 @@ def test_one_entry_that_is_read_by_its_index_counts_too(running: Running, clock:
         answer = running.ledger.GetReceipt(asked, metadata=running.as_(who))
         assert answer.HasField("opening") is opens
         assert readings(running, subject) == []
-    for who in ("pipc", "operator"):
+    for who in ("pipc", READER):
         assert running.ledger.GetReceipt(own, metadata=running.as_(who)).HasField("opening")
-    assert readings(running, subject) == [("pipc", st.READ_SCOPE_ENTRY, 3), (OPERATOR, st.READ_SCOPE_ENTRY, 0)]
+    assert readings(running, subject) == [("pipc", st.READ_SCOPE_ENTRY, 3), (READER, st.READ_SCOPE_ENTRY, 2)]

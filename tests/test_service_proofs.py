@@ -16,6 +16,7 @@ from cases.services import (
     FOREIGN_FIELD,
     Person,
     add_key,
+    add_reader,
     amend,
     batch,
     event_of,
@@ -215,7 +216,7 @@ def test_an_asker_signs_its_question(running: Running, subject: pb.Subject) -> N
     receipt = send().receipt
     services(running).sequencer.checkpoints.wait(receipt.index + 1, HANG_S)
     request = ls.ListEntriesRequest(start_index=receipt.index, page_size=1)
-    opened = running.ledger.ListEntries(request, metadata=running.as_("operator"))
+    opened = running.ledger.ListEntries(request, metadata=running.as_(add_reader(running)))
     payload = codec.decode_statement(opened.entries[0].opening.statement).payload
     assert st.AccessStatement.FromString(payload).asked.key == key.public_key
     assert refusal(lambda: send("hospital-a")) == "KEY_NOT_IN_FORCE"
@@ -343,7 +344,7 @@ def test_an_auditor_sees_what_the_mandate_covers_and_how_much_it_does_not(
     def read(who: str, **more: Any) -> ls.ListEntriesResponse:
         return running.ledger.ListEntries(ls.ListEntriesRequest(**more), metadata=running.as_(who))
 
-    page, whole = read("pipc"), read("operator")
+    page, whole = read("pipc"), read(add_reader(running))
     assert [one.leaf for one in page.entries] == [one.leaf for one in whole.entries][: len(page.entries)]
     closed = [one for one in page.entries if not one.HasField("opening")]
     assert page.withheld_count == len(closed) > 0

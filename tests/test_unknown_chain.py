@@ -15,6 +15,7 @@ from cases.pruned_ledgers import PruningCase
 from cases.services import (
     accesses,
     add_key,
+    add_reader,
     event_of,
     kind_of,
     new_identifier,
@@ -119,7 +120,7 @@ def test_the_chain_is_served_to_auditors_alone(running: Running) -> None:
             request = ls.GetReceiptRequest(index=receipt.index, leaf_hash=receipt.leaf_hash, **more)
             answer = running.ledger.GetReceipt(request, metadata=running.as_(who))
             assert (answer.receipt.leaf, answer.HasField("opening")) == (b"", False)
-    auditors: dict[str, bool] = {"pipc": False, "operator": True}
+    auditors: dict[str, bool] = {"pipc": False, "operator": False, add_reader(running): True}
     for who, opens in auditors.items():
         request = ls.ListEntriesRequest(start_index=receipt.index)
         entry = running.ledger.ListEntries(request, metadata=running.as_(who)).entries[0]
@@ -137,7 +138,7 @@ def test_audits_take_the_decisions_again(tmp_path: Path) -> None:
         running.check_ledger()
         verifier = read_signing_key(running.config.keys.log_key_file).verifier
         url, target = f"http://127.0.0.1:{running.daemon.http_port}", f"127.0.0.1:{running.daemon.grpc_port}"
-        location = LiveDaemon(url=url, target=target, token=running.tokens["operator"])
+        location = LiveDaemon(url=url, target=target, token=running.tokens[add_reader(running)])
         report = replay_decisions(location, origin=ORIGIN, log_verifier=verifier)
         assert (report.faults, report.not_checked) == ((), {})
         assert report.same == {"ACCESS": 1, "REFUSAL": 2}

@@ -1,7 +1,10 @@
 """``consentd import fhir``: grant the consents of FHIR files, and report on each file."""
 
 import argparse
+import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +27,9 @@ A file is imported whole or not at all: if one of its resources is refused, none
 the daemon refuses a consent when it is written, those before it stay, and so does who was enrolled for it: the report
 says so. A Bundle that is one page of several is refused. Importing a file again changes nothing. A resource that was
 withdrawn in the other system (status inactive, for example) is refused, naming the consent that is in force here; with
---apply that consent is revoked. The daemon records a consent that has ended for an operator alone. With --dry-run no
-daemon is called and nothing is written; codes are checked against the default vocabulary.
+--apply that consent is revoked. The daemon records a consent that has ended for an operator alone, who in turn may not
+read consents: give the operator's token with --operator-token-file beside that of a caller who acts for persons. With
+--dry-run no daemon is called and nothing is written; codes are checked against the default vocabulary.
 
 exit status:
   0 every resource was imported, is unchanged or was revoked
@@ -45,6 +49,7 @@ def add_verbs(verbs: Verbs) -> None:
     one.add_argument("--test-data", action="store_true", help="import resources labelled as test data too")
     one.add_argument("--enrol", action="store_true", help="enrol persons who are not enrolled")
     one.add_argument("--apply", action="store_true", help="revoke consents that were withdrawn in the other system")
+    one.add_argument("--operator-token-file", type=Path, metavar="FILE", help="to record consents that have ended")
     one.add_argument("--dry-run", action="store_true", help="only report what would be imported")
 
 
@@ -62,12 +67,14 @@ def import_fhir(arguments: argparse.Namespace, out: Out) -> int:
         return UNDETERMINED
     counts: Counter[str] = Counter()
     refused = unreadable = False
-    with open_client(arguments) as client, out.progress("importing") as progress:
+    with (
+        open_client(arguments) as client, _open_operator(arguments) as operator, out.progress("importing") as progress
+    ):  # fmt: skip
         vocabulary = DEFAULT_VOCABULARY
         if not arguments.dry_run:
             vocabulary = values.vocabulary_value(client.get_vocabulary())
         mapping = load_mapping(path, vocabulary) if path else parse_mapping("", vocabulary)
-        writer = _DryRun() if arguments.dry_run else _Writer(client, enrol=arguments.enrol)
+        writer = _DryRun() if arguments.dry_run else _Writer(client, operator, enrol=arguments.enrol)
 
         reports = importer.import_paths(
             files, mapping, writer, test_data=arguments.test_data, apply=arguments.apply, progress=progress
@@ -80,6 +87,16 @@ def import_fhir(arguments: argparse.Namespace, out: Out) -> int:
     summary = ", ".join(f"{counts[result]} {result}" for result in importer.ImportResult if counts[result])
     out.message(f"{len(files)} files: {summary}")
     return UNDETERMINED if unreadable else REFUSED if refused else DONE
+
+
+@contextmanager
+def _open_operator(arguments: argparse.Namespace) -> "Iterator[Client | None]":
+    """Open a client with the token of an operator; None: no such token is given, or no daemon is called."""
+    if arguments.operator_token_file is None or arguments.dry_run:
+        yield None
+        return
+    with open_client(argparse.Namespace(**{**vars(arguments), "token_file": arguments.operator_token_file})) as client:
+        yield client
 
 
 class _DryRun:
@@ -99,10 +116,10 @@ class _DryRun:
 
 
 class _Writer:
-    """The writer with which the importer records consents at a daemon."""
+    """The writer with which the importer records consents at a daemon; by *operator*, if any, those that have ended."""
 
-    def __init__(self, client: "Client", *, enrol: bool) -> None:
-        self._client = client
+    def __init__(self, client: "Client", operator: "Client | None", *, enrol: bool) -> None:
+        self._client, self._operator = client, operator
         self._enrol = enrol
         self._not_enrolled: set[SubjectReference] = set()
 
@@ -138,8 +155,9 @@ class _Writer:
     def grant(self, subject: "SubjectReference", consent: "Consent", request_id: bytes) -> tuple[str, bool]:
         from consentd.statements import values
 
-        person = self._person(subject)
-        granted = self._client.grant(person, values.consent_message(consent), method="import", request_id=request_id)
+        person, has_ended = self._person(subject), consent.root.end_ms <= time.time() * 1000
+        writer = self._operator if self._operator is not None and has_ended else self._client
+        granted = writer.grant(person, values.consent_message(consent), method="import", request_id=request_id)
         return granted.consent_id, granted.receipt.replayed
 
     def revoke(self, subject: "SubjectReference", consent_id: str, request_id: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Record readings of persons' statements by auditors and operators, before they get an answer.
+"""Record readings of persons' statements by auditors, before they get an answer.
 
 Each chain gets one READ entry for each reader and day (in Asia/Seoul). The request_id of the entry is derived from
 reader, chain and day, and the ledger remembers requests for at least a week. So a second reading of a day finds the
@@ -14,7 +14,6 @@ from typing import Any
 from consentd.errors import NotFoundError
 from consentd.ledger import layout
 from consentd.policy.dates import format_day
-from consentd.sequencer.commands.callers import is_operator
 from consentd.sequencer.commands.readings import RecordReading
 from consentd.service.context import Context, Waiting
 from consentd.service.requests import content_hash, make_request
@@ -51,7 +50,7 @@ def submit_readings(
             return []
         if scope in _OF_ONE_PERSON and Kind.ACT_FOR_SUBJECTS in servicer.kinds(snapshot, context):
             return []
-        mandate = None if is_operator(reader) else snapshot.registry().mandates.get(reader)
+        mandate = snapshot.registry().mandates.get(reader)
     message = st.ReadStatement(reader=reader, scope=scope, mandate_seq=0 if mandate is None else mandate.seq)
     day = format_day(now_ms).encode()
     writes = []

@@ -110,12 +110,12 @@ RecordAccess            unknown   -  -  -   n  n  n  -  -   -  -  -  -   -  -   
 BatchRecordAccesses     own       -  -  -   A  A  A  -  -   -  -  -  -   -  -   A
 BatchRecordAccesses     other     -  -  -   n  n  n  -  -   -  -  -  -   -  -   A
 BatchRecordAccesses     unknown   -  -  -   n  n  n  -  -   -  -  -  -   -  -   n
-GetAccess               own       -  -  -   A  A  A  -  -   -  A  -  -   A  A   A
-GetAccess               other     -  -  -   n  n  n  -  -   -  A  -  -   n  n   A
-GetAccess               unknown   -  -  -   n  n  n  -  -   -  n  -  -   n  n   n
-ListAccesses            own       -  -  -   -  -  -  -  -   -  A  -  -   A  A   A
-ListAccesses            other     -  -  -   -  -  -  -  -   -  A  -  -   n  n   A
-ListAccesses            unknown   -  -  -   -  -  -  -  -   -  n  -  -   n  n   n
+GetAccess               own       -  -  -   A  A  A  -  -   -  A  A  -   A  A   -
+GetAccess               other     -  -  -   n  n  n  -  -   -  A  A  -   n  n   -
+GetAccess               unknown   -  -  -   n  n  n  -  -   -  n  n  -   n  n   -
+ListAccesses            own       -  -  -   -  -  -  -  -   -  A  A  -   A  A   -
+ListAccesses            other     -  -  -   -  -  -  -  -   -  A  A  -   n  n   -
+ListAccesses            unknown   -  -  -   -  -  -  -  -   -  n  n  -   n  n   -
 
 GrantConsent            own       -  -  -   -  -  -  -  r   -  A  -  -   A  A   A
 GrantConsent            other     -  -  -   -  -  -  -  r   -  A  -  -   n  n   A
@@ -134,26 +134,26 @@ ResumeConsent           unknown   -  -  -   -  -  -  -  n   -  n  -  -   n  n   
 RevokeConsent           own       -  -  -   -  -  -  -  r   -  A  -  -   A  A   A
 RevokeConsent           other     -  -  -   -  -  -  -  r   -  A  -  -   n  n   A
 RevokeConsent           unknown   -  -  -   -  -  -  -  n   -  n  -  -   n  n   n
-GetConsent              own       -  -  -   -  -  -  -  -   -  A  -  -   A  A   A
-GetConsent              other     -  -  -   -  -  -  -  -   -  A  -  -   n  n   A
-GetConsent              unknown   -  -  -   -  -  -  -  -   -  n  -  -   n  n   n
-ListConsents            own       -  -  -   -  -  -  -  -   -  A  -  -   A  A   A
-ListConsents            other     -  -  -   -  -  -  -  -   -  A  -  -   n  n   A
-ListConsents            unknown   -  -  -   -  -  -  -  -   -  n  -  -   n  n   n
+GetConsent              own       -  -  -   -  -  -  -  -   -  A  A  -   A  A   -
+GetConsent              other     -  -  -   -  -  -  -  -   -  A  A  -   n  n   -
+GetConsent              unknown   -  -  -   -  -  -  -  -   -  n  n  -   n  n   -
+ListConsents            own       -  -  -   -  -  -  -  -   -  A  A  -   A  A   -
+ListConsents            other     -  -  -   -  -  -  -  -   -  A  A  -   n  n   -
+ListConsents            unknown   -  -  -   -  -  -  -  -   -  n  n  -   n  n   -
 
 GetCheckpoint           public    A  A  A   A  A  A  A  A   A  A  A  A   A  A   A
 GetConsistencyProof     public    A  A  A   A  A  A  A  A   A  A  A  A   A  A   A
 GetInclusionProof       public    A  A  A   A  A  A  A  A   A  A  A  A   A  A   A
 GetReceipt              public    r  r  r   A  A  A  A  A   A  A  A  A   A  A   A
-GetReceipt              own       r  r  r   A  A  A  r  A   A  A  A  r   A  A   A
-GetReceipt              other     r  r  r   r  r  r  r  r   r  A  A  r   r  r   A
+GetReceipt              own       r  r  r   A  A  A  r  A   A  A  A  r   A  A   r
+GetReceipt              other     r  r  r   r  r  r  r  r   r  A  A  r   r  r   r
 GetHistory              public    A  A  A   A  A  A  A  A   A  A  A  A   A  A   A
-GetHistory              own       -  -  -   -  -  -  -  -   -  A  -  -   A  A   A
-GetHistory              other     -  -  -   -  -  -  -  -   -  A  -  -   n  n   A
-GetHistory              unknown   -  -  -   -  -  -  -  -   -  n  -  -   n  n   n
+GetHistory              own       -  -  -   -  -  -  -  -   -  A  A  -   A  A   -
+GetHistory              other     -  -  -   -  -  -  -  -   -  A  A  -   n  n   -
+GetHistory              unknown   -  -  -   -  -  -  -  -   -  n  n  -   n  n   -
 ListLeaves              public    -  -  -   -  -  -  A  -   -  -  -  -   -  -   A
 ListEntries             public    -  -  -   -  -  -  A  -   -  -  A  -   -  -   A
-ListEntries             other     -  -  -   -  -  -  r  -   -  -  A  -   -  -   A
+ListEntries             other     -  -  -   -  -  -  r  -   -  -  A  -   -  -   r
 
 EnrolSubject            own       -  -  -   -  -  -  -  -   -  A  -  -   A  -   A
 EnrolSubject            unknown   -  -  -   -  -  -  -  -   -  A  -  -   -  -   A
@@ -216,7 +216,10 @@ REDUCED: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(
         ("GrantConsent", "AmendConsent", "PauseConsent", "ResumeConsent", "RevokeConsent"), _STATUTORY
     ),
-    "GetReceipt": ("진술 없음; 감사기관에게만 리프", "without the statement; with the leaf for auditors only"),
+    "GetReceipt": (
+        "진술 없음; 감사기관과 운영자에게만 리프",
+        "without the statement; with the leaf for auditors and operators only",
+    ),
     "ListEntries": ("개인의 진술은 내용 없이", "statements of persons are withheld"),
 }
 """For each RPC that has a reduced answer, what the answer lacks or is limited to, in Korean and in English."""

@@ -1581,7 +1581,7 @@ Global___RefusalStatement: _TypeAlias = RefusalStatement  # noqa: Y015
 
 @_typing.final
 class ReadStatement(_message.Message):
-    """ReadStatement records that an auditor or an operator read a person's statements. There is one for each reader, person
+    """ReadStatement records that an auditor read a person's statements. Operators may read none. There is one for each reader, person
     and day (in Asia/Seoul), written before the first reading of that day is answered.
     """
 
@@ -1591,13 +1591,11 @@ class ReadStatement(_message.Message):
     SCOPE_FIELD_NUMBER: _builtins.int
     MANDATE_SEQ_FIELD_NUMBER: _builtins.int
     reader: _builtins.str
-    """reader is the auditor, or the operator as `operator/NAME`."""
+    """reader is the auditor."""
     scope: Global___ReadScope.ValueType
     """scope is what was read first on that day."""
     mandate_seq: _builtins.int
-    """mandate_seq is the seq, in chain `participant/READER`, of the MANDATE under which an auditor read; 0: an operator
-    read.
-    """
+    """mandate_seq is the seq, in chain `participant/READER`, of the MANDATE under which the auditor read."""
     def __init__(
         self,
         *,

@@ -144,6 +144,15 @@ def put_mandate(running: Running, auditor: str, **more: Any) -> pb.Receipt:
     return running.registry.PutMandate(request, metadata=running.as_("operator")).receipt
 
 
+def add_reader(running: Running) -> str:
+    """Make `reader` an auditor that may read statements of persons for a thousand days; return its id."""
+    rights = [st.PARTICIPANT_RIGHT_READ_STATEMENTS]
+    register(running, "reader", [st.PARTICIPANT_ROLE_AUDITOR], rights=rights)
+    put_mandate(running, "reader", end_time_ms=now_ms(running) + 1_000 * 86_400_000)
+    running.add_caller("reader")
+    return "reader"
+
+
 def list_late(running: Running) -> rs.ListParticipantsResponse:
     """Ask for the second page of a list when the daemon does not keep the state of the first page any more."""
     request, tokens = rs.ListParticipantsRequest(page_size=1), list[str]()

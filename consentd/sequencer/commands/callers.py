@@ -62,12 +62,10 @@ def has_right(view: View, caller: str, right: "st.ParticipantRight.ValueType") -
 
 
 def may_read_statements(view: View, caller: str, now_ms: int) -> bool:
-    """Return whether the caller is an operator, or an auditor that may read statements of persons at *now_ms*.
+    """Return whether the caller is an auditor that may read statements of persons at *now_ms*. No operator may.
 
-    That auditor has the right READ_STATEMENTS and a mandate in force.
+    The auditor has the right READ_STATEMENTS and a mandate in force.
     """
-    if is_operator(caller):
-        return True
     mandate = view.registry().mandates.get(caller)
     has_mandate = mandate is not None and mandate.is_in_force(now_ms)
     return has_mandate and has_right(view, caller, st.PARTICIPANT_RIGHT_READ_STATEMENTS)
