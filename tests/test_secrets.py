@@ -176,12 +176,16 @@ def _paths(value: object, prefix: str = "") -> Iterator[tuple[str, Path]]:
 # -- memory -----------------------------------------------------------------------------------------------------
 
 _STATE = """
-import ctypes, json, resource, sys
+import ctypes, json, os, resource, sys
 from consentd import cli
 def state():
     return ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), resource.getrlimit(resource.RLIMIT_CORE)[0]
 resource.setrlimit(resource.RLIMIT_CORE, (resource.getrlimit(resource.RLIMIT_CORE)[1],) * 2)
 before = state()
+if os.environ.get("FILTERED"):  # as the systemd unit forbids it
+    def refuse(*given):
+        raise PermissionError(1, "Operation not permitted")
+    resource.setrlimit = refuse
 import consentd.server.daemon, consentd.witnessd.daemon
 shown = lambda *given, **more: print(json.dumps([before, state()]))
 consentd.server.daemon.serve = consentd.witnessd.daemon.serve_witness = shown
@@ -202,6 +206,14 @@ def test_a_process_that_has_keys_cannot_be_dumped(tmp_path: Path, verb: tuple[st
     before, after = json.loads(done.stdout)
     assert before[0] == 1
     assert after == [0, 0]
+
+
+def test_where_limits_cannot_be_set_the_process_cannot_be_dumped_either(tmp_path: Path) -> None:
+    path = tmp_path / "consentd.toml"
+    path.write_text(config_text())
+    command = [sys.executable, "-c", _STATE, "serve", "--config", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "FILTERED": "1"})
+    assert (done.returncode, json.loads(done.stdout)[1][0]) == (0, 0), done.stderr
 
 
 @pytest.mark.slow
