@@ -17,7 +17,7 @@ from cases.services import batch_request, new_identifier, publish_rules, refusal
 from consentd.errors import AbortedError, InvalidError, StorageError
 from consentd.logs import JsonFormatter
 from consentd.service import answerer
-from consentd.service.call_log import MAX_ADDRESSES, CallLog, named_participants
+from consentd.service.call_log import MAX_ADDRESSES, MAX_ASKED, CallLog, named_participants
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
@@ -45,6 +45,25 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     found = [json.loads(JsonFormatter().format(one)) for one in caplog.records if one.name == NAME]
     caplog.clear()
     return found
+
+
+def test_a_flood_asks_for_few_addresses(caplog: pytest.LogCaptureFixture) -> None:
+    """To ask grpcio for the address of a peer takes longer than the rest of a line."""
+    caplog.set_level(logging.INFO, NAME)
+    asked: list[int] = []
+
+    @dataclass
+    class Asked(Caller):
+        def peer(self) -> str:
+            asked.append(1)
+            return super().peer()
+
+    calls = CallLog(lambda flush: None)
+    for _ in range(1_000):
+        calls.refused("Check", InvalidError("no"), Asked(""))
+    calls.flush()
+    assert [(line["count"], line["addresses"]) for line in lines(caplog)] == [(1_000, ["192.0.2.7"])]
+    assert len(asked) == MAX_ASKED
 
 
 def test_a_flood_is_one_line_for_each_caller_and_reason(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,7 +4,8 @@ A line shows an operator which caller is responsible. It has no identifier, tag 
 authenticated, reasons and RPCs are from closed sets, and a name in a question is logged only if it is a participant's.
 
 A flood of calls must not fill the disk. So there is at most one line a second for each kind of line, caller and reason,
-with the count of its calls; the other fields are those of its first call. A line is written when its second is over.
+with the count of its calls, and the addresses of the first ones; the other fields are those of its first call. A line
+is written when its second is over.
 """
 
 import logging
@@ -27,6 +28,9 @@ log = logging.getLogger("consentd.calls")
 
 MAX_ADDRESSES = 8
 """Most addresses in one line. Callers without a credential may call from any number of them."""
+MAX_ASKED = 64
+"""Of how many calls of a line the address is asked for: of the first ones. A flood of refused calls would take a fifth
+of its time for that."""
 PERIOD_S = 1.0
 
 _MAX_RELAYS = 8
@@ -119,7 +123,7 @@ class CallLog:
     ) -> None:
         if not log.isEnabledFor(level):
             return
-        key, address = (message, call.caller, reason), _address(call.peer())
+        key = message, call.caller, reason
         with self._lock:
             line = self._lines.get(key)
             if line is None:
@@ -130,8 +134,10 @@ class CallLog:
                 is_first = False
             line.count += 1
             is_new = line.count == 1
-            if address not in line.addresses and len(line.addresses) < MAX_ADDRESSES:
-                line.addresses.append(address)
+            if line.count <= MAX_ASKED and len(line.addresses) < MAX_ADDRESSES:
+                address = _address(call.peer())
+                if address not in line.addresses:
+                    line.addresses.append(address)
         if is_new:
             # Names are read without the lock, because they may need a read of the table.
             line.fields = {**line.fields, **_read(names)}
