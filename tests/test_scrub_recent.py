@@ -16,6 +16,7 @@ from cases.scrubs import SCRATCH, scrub, write
 from cases.services import services
 from cases.stored_rows import get_stored, put_stored, rows_of
 from cases.writes import Raw
+from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.ledger import layout
 from consentd.table.checked_rows import CHECK_SIZE, DamagedRowError, seal_row
@@ -145,6 +146,19 @@ def test_a_wrong_row_that_all_share_is_spoiled_and_then_right(case: LedgerCase, 
     assert short.run() == []
     with table.read() as snapshot:
         assert snapshot.registry().participants
+
+
+def test_rows_of_persons_who_did_not_change_are_left_alone(case: LedgerCase) -> None:
+    """Whatever kinds of rows persons have: a small copy lacks those of others, and none of them is spoiled."""
+    for number in range(3):
+        case.write(case.grant(case.enrol(f"with a key {number}", KeyPair(bytes([150 + number]) * 32)), signed=True))
+    short = ShortPasses(case)
+    case.write(case.grant(case.enrol("with a key, changed", KeyPair(bytes([160]) * 32)), signed=True))
+    before = all_rows(table_of(case))
+    assert {key[:1] for key, _ in before} >= {b"q", b"k", b"i", b"s"}
+    for _ in range(2):
+        assert short.run() == []
+    assert [row for row in all_rows(table_of(case)) if row[0] != b"H"] == [row for row in before if row[0] != b"H"]
 
 
 @pytest.mark.parametrize("key", [b"R", b"#", b"p"])

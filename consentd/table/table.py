@@ -57,7 +57,7 @@ from consentd.waits import SizeWaits
 T = TypeVar("T", bound=ReadTransaction)
 V = TypeVar("V", bound=View)
 
-PERSON_KINDS = frozenset((b"i", b"s"))
+PERSON_KINDS = frozenset((b"i", b"s", b"q"))
 """Kinds of rows that belong to one person each. All checks share the others."""
 CATCH_UP_BATCH = 2_000
 """Maximum number of leaves that one transaction of ``catch_up`` applies."""

@@ -45,8 +45,9 @@ _FIRST_LEAVES = 1_000
 """Vocabulary and rules begin among the first leaves."""
 _NOT_COMPARED = frozenset((b"H", b"e"))
 """Kinds of rows that a small copy cannot have: the heartbeat, and the last erasure of all persons."""
-_BY_KEY = frozenset((b"i", b"s", b"k"))
-"""Kinds of rows of which the table has too many to read all: only those that the small copy has are compared."""
+_SHARED = frozenset(bytes((kind,)) for kind in b"#Rcdgmnoprvx")
+"""Kinds of rows that follow from the public chains alone, so that a small copy has all of them. Of every other kind the
+table may have rows that the small copy lacks, as those of other persons: only the keys of the copy are compared."""
 
 
 class RecentScrub:
@@ -159,10 +160,10 @@ class _SmallTableScrub(TableScrub):
             with copy.begin_read() as right:
                 theirs = list(right.scan(b"", None))
             keys = {key for key, _ in theirs} | {b"s" + tag for tag in self._tags}
-            shared = {key[:1] for key in keys} - _BY_KEY - _NOT_COMPARED
+            by_key = [key for key in keys if key[:1] not in _SHARED | _NOT_COMPARED]
             with self._table.begin_read() as txn:
-                single = [(key, row) for key in keys if key[:1] in _BY_KEY and (row := txn.get(key)) is not None]
-                whole = [row for kind in shared for row in txn.scan(kind, bytes((kind[0] + 1,)))]
+                single = [(key, row) for key in by_key if (row := txn.get(key)) is not None]
+                whole = [row for kind in _SHARED for row in txn.scan(kind, bytes((kind[0] + 1,)))]
         expected = [row for row in theirs if row[0][:1] not in _NOT_COMPARED]
         differences = list(compare_rows(iter(sorted(single + whole)), iter(expected)))
         if not _is_whole(dict(whole), dict(expected)):
