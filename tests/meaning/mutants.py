@@ -94,7 +94,6 @@ MUTANTS = (
     Mutant("match", "if shape is not NEVER and not closed", "if shape is not NEVER"),
     Mutant("match", "if not closed or flags & STATUTORY:", "if not closed:"),
     Mutant("match", "else:\n            record = NO_RECORD", "else:\n            record = record_at(0)"),
-    Mutant("match_row", "if end_ms <= self._now_ms:", "if end_ms < self._now_ms:"),
     Mutant("match_row", "purposes & question.deny_purposes", "purposes & question.purpose"),
     Mutant("match_row", "categories & leaves.deny_mask", "categories & leaves.mask"),
     Mutant("match", "key=lambda tree: tree[1][1], reverse=True", "key=lambda tree: tree[1][1]"),
