@@ -27,6 +27,7 @@ class LedgerConfig:
     checkpoint_interval_ms: int = bounded(200, 10, 60_000)
     map_bits: int = bounded(17, 1, 24)
     retention_days: int = bounded(0, 0, 36_525)
+    refusal_retention_days: int = bounded(1096, 31, 36_525)
     idempotency_days: int = bounded(7, 7, 365)
     block_cache_mb: int = bounded(256, 8, 1 << 20)
     min_free_mb: int = bounded(256, 1, 1 << 20)

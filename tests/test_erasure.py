@@ -1,14 +1,16 @@
 """EraseSubject: the entry, what is destroyed, what forbids it, and what everybody sees afterwards."""
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import pytest
 
-from cases.daemons import Running, make_running, question, reason_of, request_id, serve
-from cases.erasures import AUTHORITY, add_authority, end_hold, erase, holds, order, put_hold
-from cases.fakes import HANG_S
+from cases.daemons import ORIGIN, Running, make_config, make_running, question, reason_of, request_id, serve
+from cases.erasures import AUTHORITY, KEY, add_authority, end_hold, erase, holds, order, put_hold
+from cases.fakes import HANG_S, FakeClock
 from cases.services import (
     add_key,
     add_reader,
@@ -20,9 +22,15 @@ from cases.services import (
     register,
     services,
 )
+from consentd.audit.files import DataDirectory
+from consentd.audit.replay import replay_decisions
+from consentd.cli import main
 from consentd.core import codec
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
+from consentd.core.note import format_vkey
+from consentd.cosigning.keyfiles import read_signing_key
+from consentd.errors import InvalidError, PreconditionError
 from consentd.ledger import layout
 from consentd.sequencer import erasures
 from consentd.sequencer.commands.erasure import EraseSubject, PutDuty, read_person
@@ -36,6 +44,7 @@ from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
+from consentd_client import Client, StatementSigner
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +52,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     made = make_running(tmp_path_factory.mktemp("daemon"), checkpoint_interval_ms=10)
     add_authority(made)
     yield from serve(made)
+    verifier = read_signing_key(made.config.keys.log_key_file).verifier
+    replayed = replay_decisions(DataDirectory.of_config(made.config), origin=ORIGIN, log_verifier=verifier)
+    assert replayed.faults == ()
 
 
 def person(running: Running) -> pb.Subject:
@@ -304,3 +316,72 @@ def test_an_erasure_waits_for_a_reader_of_the_old_files(running: Running, monkey
         pass
     assert erase(running, request).receipt.replayed
     assert not list(store.scan(b"e", b"f"))
+
+
+# -- unknown chains, the client library and the command line --------------------------------------------------------
+
+
+def test_an_unknown_chain_is_erased_when_its_retention_ends(tmp_path: Path) -> None:
+    clock = FakeClock()
+    first = make_running(tmp_path, daemon={"clock": clock})
+    nobody = pb.Subject(scheme="mhid", value=new_identifier())
+    assert not first.authorize(question(nobody)).decision.permitted
+    (tag,) = services(first).vault.unknown_chains().values()
+    first.stop()
+    for days, is_kept in ((1090, True), (40, False)):
+        clock.advance(days * 86_400_000)
+        again = Running(make_config(tmp_path), first.tokens, clock=clock)
+        used = services(again)
+        complete = used.erasures.looked.wait(HANG_S)
+        assert complete
+        assert (used.vault.has_key(tag), bool(used.vault.unknown_chains())) == (is_kept, is_kept)
+        clock.advance(1_000)  # a checkpoint is due
+        again.check_ledger()
+        again.stop()
+    assert len((tmp_path / "data/erasures").read_text().splitlines()) == 1
+
+
+def client_of(running: Running, who: str) -> Client:
+    return Client("", token=running.tokens[who], channel=running.channel, timeout_s=HANG_S)
+
+
+def test_the_client_orders_erasures_and_puts_holds(running: Running) -> None:
+    subject, client, operator = person(running), client_of(running, AUTHORITY), client_of(running, "operator")
+    order_of = st.ErasureStatement(legal_basis="STATUTE")
+    signer = StatementSigner(key=KEY, origin=ORIGIN, tag=client.get_holds(subject).tag)
+    with pytest.raises(InvalidError):
+        client.erase(subject, order_of)
+    hold = st.HoldStatement(legal_basis="COURT", until_time_ms=now_ms(running) + 60_000)
+    put = operator.put_hold(subject, hold)
+    signed = client.put_hold(subject, hold, signer=signer)
+    assert [one.seq for one in client.get_holds(subject).holds] == [put.event.seq, signed.event.seq]
+    with pytest.raises(PreconditionError):
+        client.erase(subject, order_of, signer=signer)
+    operator.end_hold(subject, put.event.seq)
+    client.end_hold(subject, signed.event.seq, signer=signer)
+    assert client.erase(subject, order_of, signer=signer).event.kind == EntryKind.ERASURE
+
+
+def test_the_command_line_erases_a_list_of_persons(
+    running: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subjects = [person(running) for _ in range(5)]
+    listed, key, token = tmp_path / "persons", tmp_path / "key", tmp_path / "token"
+    listed.write_text("".join(f"mhid:{one.value}\n" for one in subjects) + "mhid:SYN-NOBODY\n")
+    key.write_text("51" * 32 + "\n")
+    common = ["--target", f"127.0.0.1:{running.daemon.grpc_port}", "--token-file", str(token), "--json"]
+    token.write_text(running.tokens["operator"])
+    held = f"mhid:{subjects[0].value}"
+    assert main(["subject", "hold", held, "--legal-basis", "COURT", "--until", "2999", *common]) == 0
+    seq = json.loads(capsys.readouterr().out)["seq"]
+    assert main(["subject", "holds", held, *common]) == 1
+    assert main(["subject", "end-hold", held, str(seq), *common]) == 0
+    capsys.readouterr()
+    token.write_text(running.tokens[AUTHORITY])
+    vkey = format_vkey(read_signing_key(running.config.keys.log_key_file).verifier)
+    ordered = ["--file", str(listed), "--key", str(key), "--legal-basis", "STATUTE", "--log-key", vkey]
+    assert main(["subject", "erase", *ordered, *common]) == 1  # of the last one, who was never enrolled
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert ["index" in line for line in lines] == [True] * 5 + [False]
+    assert lines[-1]["reason"] == "SUBJECT_NOT_FOUND"
+    assert [outcome(running, order(running, one, tag=bytes(32))) for one in subjects] == ["SUBJECT_NOT_FOUND"] * 5

@@ -182,6 +182,8 @@ class Partition:
             transaction.apply(event, None, index=index)
             return
         if event.kind == EntryKind.ERASURE:
+            if opening is not None:
+                self._check_erasure(transaction, index, event, opening)
             transaction.apply(event, None, index=index)
             served.forget(transaction, event.tag)
             return
@@ -232,6 +234,16 @@ class Partition:
             served.check_rests_on_served(view, event, message)
         except RequestError as error:
             self._add_fault(index, f"entry must not be written so: {error}")
+
+    def _check_erasure(self, view: TableTransaction, index: int, event: codec.Event, opening: bytes) -> None:
+        """Add a fault for an ERASURE that nobody with the right to it ordered."""
+        try:
+            statement = open_statement(event, opening)
+            message = payloads.decode_payload(event.kind, statement.payload)
+        except VerificationError as error:
+            self._add_fault(index, f"erasure cannot be read: {error}")
+            return
+        self._check_written(view, index, event, message, statement.key)
 
     def _compare_outcome(
         self, view: TableTransaction, index: int, event: codec.Event, message: st.OutcomeStatement, key: bytes

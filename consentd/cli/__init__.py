@@ -32,6 +32,7 @@ from consentd.cli import (
     participants,
     receipts,
     roles,
+    subjects,
 )
 from consentd.cli.out import DISPROVED, UNDETERMINED, Out, drop_output
 from consentd.errors import ConsentdError, CorruptionError, StorageError, UnknownKeyError, VerificationError
@@ -44,7 +45,7 @@ a person is written SCHEME:VALUE, as in `mhid:MH-0001`; `-` reads it from stdin,
 """
 _MODULES = (
     daemons, certificates, credentials, participants, roles, consents, notices, accesses, histories, receipts, imports,
-    administration, maintenance,
+    administration, subjects, maintenance,
 )  # fmt: skip
 _SERVER_MODULES = frozenset(
     {"rocksdict", "lmdb", "cryptography", "prometheus_client", "grpc_health", "grpc_reflection"}

@@ -154,6 +154,7 @@ REFUSAL_GROUNDS: Final = (
 
 LEGAL_BASES: Final = (
     _basis("PIPA-18-2", "공공기관의 목적 외 이용·제공", "use or provision beyond the purpose (PIPA 18(2))"),
+    _basis("PIPA-21", "보유기간 경과 등에 따른 파기", "destruction when retention has ended (PIPA 21)"),
     _basis("PIPA-23-1-2", "법령이 요구·허용하는 민감정보 처리", "sensitive data that a law permits (PIPA 23(1)2)"),
     _basis("PIPA-28-2", "가명정보 처리", "pseudonymised processing (PIPA 28-2)"),
     _basis("PIPA-28-12", "보호위원회 의결에 따른 인공지능 개발", "AI development by decision of the PIPC (PIPA 28-12)"),

@@ -19,12 +19,15 @@ from functools import partial
 from typing import TypeVar
 
 from consentd.clock import Clock
+from consentd.core.pruned import DAY_MS
 from consentd.errors import ConsentdError, NotReachedError, StorageError
 from consentd.ledger import erasure, layout
 from consentd.ledger.erasure import Erased, ErasureList
 from consentd.ledger.ledger import Ledger
 from consentd.ledger.vault import Vault
 from consentd.metrics import Metrics
+from consentd.policy.dates import format_month
+from consentd.sequencer.commands.erasure import EraseUnknownChain
 from consentd.sequencer.loop import Sequencer
 from consentd.store import Batch, Store
 from consentd.table.renewal import renew
@@ -36,21 +39,31 @@ log = logging.getLogger(__name__)
 
 RETRY_S = 5.0
 """How long after a failure the steps are repeated."""
+LOOK_S = 3600.0
+"""How often to look for unknown chains whose retention has ended."""
 _FILES_S = 10.0
 _LOOK_S = 0.02
 """How long to wait until readers have let go of the old files of a store, and how often to look."""
 
 
 class Erasures:
-    """The erasures that are not complete. Any thread may call ``expect``, ``wake`` and ``when_complete``."""
+    """The erasures that are not complete. Any thread may call ``expect``, ``wake`` and ``when_complete``.
+
+    Attributes:
+        looked: set when what was left at the start has been carried out.
+    """
 
     def __init__(
         self, *, ledger: Ledger, vault: Vault, table: Table, sequencer: Sequencer, listed: ErasureList, clock: Clock,
-        metrics: Metrics, rest: Callable[[], None] = lambda: None,
+        metrics: Metrics, refusal_retention_days: int, rest: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
-        """*rest*: called between two pieces of work, to give way to calls."""
+        """*rest*: called between two pieces of work, to give way to calls.
+
+        *refusal_retention_days*: age at which refusals about persons who are not enrolled are erased.
+        """
         self._ledger, self._vault, self._table, self._sequencer = ledger, vault, table, sequencer
         self._list, self._clock, self._rest = listed, clock, rest
+        self._retention_ms = refusal_retention_days * DAY_MS
         # This lock guards the attributes below, and signals their changes. Each method but _carry_out's steps takes it.
         self._changed = threading.Condition()
         self._hashes: dict[bytes, bytes] = {}  # tag → identifier hash, of erasures that were asked for
@@ -58,6 +71,7 @@ class Erasures:
         self._is_woken = True  # a crash may have left something to do
         self._is_stopping = False
         self._pending_since_ms: int | None = None
+        self.looked = threading.Event()
         self._thread = threading.Thread(target=self._run, name="erasures", daemon=True)
         metrics.erasure_pending_time_seconds.follow(self._pending_time_s)
 
@@ -112,17 +126,26 @@ class Erasures:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._is_woken or self._is_stopping)
+                self._changed.wait_for(lambda: self._is_woken or self._is_stopping, LOOK_S)
                 if self._is_stopping:
                     return
                 self._is_woken = False
                 hashes = dict(self._hashes)
             try:
+                self._erase_unknown_chains()
                 done = self._carry_out(hashes)
             except Exception as error:  # noqa: BLE001  # a bug must not end the thread: what is left would stay
                 self._note_failure(error)
                 continue
             self._note_done(done)
+            self.looked.set()
+
+    def _erase_unknown_chains(self) -> None:
+        """Append the ERASUREs of the unknown chains whose retention has ended."""
+        kept_from = format_month(max(0, self._clock.wall_ms() - self._retention_ms))
+        for month, tag in self._vault.unknown_chains().items():
+            if month < kept_from and self._ledger.head(tag)[0]:
+                self._sequencer.submit(EraseUnknownChain(tag=tag)).result()
 
     def _carry_out(self, hashes: Mapping[bytes, bytes]) -> list[Erased]:
         """Carry out the erasures that are not complete; return them."""

@@ -221,7 +221,7 @@ class Daemon:
         credentials.begin()
         erasures = Erasures(
             ledger=ledger, vault=vault, table=table, sequencer=sequencer, listed=listed, clock=self._clock,
-            metrics=self.metrics,
+            metrics=self.metrics, refusal_retention_days=self.config.ledger.refusal_retention_days,
         )  # fmt: skip
         erasures.start()
         self._tokens = tokens = open_id_tokens(config.citizens, self.metrics)

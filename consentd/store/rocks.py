@@ -46,6 +46,12 @@ SLOW_WRITE_S, APART = 0.005, 256
 after them holds the GIL again, to measure the disk."""
 
 
+_FILES = ("*.sst", "*.log", "MANIFEST-*")
+"""Files that have rows, or keys of rows."""
+_NO_ROW = b"\xff"
+"""A key that no store has."""
+
+
 class RocksStore(Store):
     """A ``Store`` in one RocksDB directory. Made by ``open`` or ``open_read_only``.
 
@@ -230,11 +236,15 @@ class RocksStore(Store):
         force = rocksdict.CompactOptions()
         # By default RocksDB skips the files of the lowest level, which have the oldest rows.
         force.set_bottommost_level_compaction(rocksdict.BottommostLevelCompaction.force())
-        self._old_files |= {path.name for path in self._path.iterdir() if path.suffix in (".sst", ".log")}
+        self._old_files |= {path.name for pattern in _FILES for path in self._path.glob(pattern)}
         try:
             # First write the memory table to a file. Then RocksDB deletes the log, which also has the deleted rows.
             self._db.flush()
             self._db.compact_range(start, end, force)
+            # RocksDB lists the first and last keys of sorted files in the MANIFEST. It writes a new one before it
+            # applies a change. So one more change makes a MANIFEST without the old files. It deletes no row.
+            self._db.delete(_NO_ROW)
+            self._db.flush()
         except Exception as error:
             raise _translated(error, self._path) from error
 
@@ -245,7 +255,8 @@ class RocksStore(Store):
         call this after a write and ``compact_range``.
         """
         live = {str(file["name"]).lstrip("/") for file in self._db.live_files()}
-        live.add(max((path.name for path in self._path.glob("*.log")), default=""))  # the log in use
+        # The last one of each is in use.
+        live |= {max((path.name for path in self._path.glob(one)), default="") for one in _FILES[1:]}
         self._old_files = {name for name in self._old_files - live if (self._path / name).exists()}
         return sorted(self._old_files)
 
@@ -309,9 +320,8 @@ def _open_arguments(block_cache_mb: int) -> dict[str, Any]:
     options.set_max_open_files(descriptors.share(8, most=512, least=32))
     options.set_keep_log_file_num(4)
     options.set_max_log_file_size(4 << 20)
-    # The MANIFEST lists the first and last key of each sorted file, also of files that are deleted. A new one, which is
-    # written when the old one has this size, lists the present files alone.
-    options.set_max_manifest_file_size(1 << 10)
+    # Write a new MANIFEST at each change: see ``compact_range``. It has 150 bytes for each sorted file of 64 MiB.
+    options.set_max_manifest_file_size(1)
     options.set_stats_dump_period_sec(0)
     # Why not "tolerate_corrupted_tail"? That mode refuses a damaged last record. A power cut may damage that record,
     # which was never acknowledged, and the store must still open. With point_in_time the log is read up to the first

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, Ty
 
 from consentd.core.note import Verifier, format_vkey, parse_vkey
 from consentd.errors import InvalidError
-from consentd_client import access, admin, consents, ledger, policy, registry, transport
+from consentd_client import access, admin, consents, erasures, ledger, policy, registry, transport
 from consentd_client.memory import Memory, RamMemory
 from consentd_client.operations import ClientContext, Operation, ReadPage, StreamCall, UnaryCall, procedure_path
 from consentd_client.signing import CallSigner
@@ -125,7 +125,13 @@ class ClientBase(ABC):
     put_delegation = _method(registry.put_delegation)
     end_delegation = _method(registry.end_delegation)
     put_mandate = _method(registry.put_mandate)
+    put_hold = _method(erasures.put_hold)
+    end_hold = _method(erasures.end_hold)
+    get_holds = _method(erasures.get_holds)
     end_mandate = _method(registry.end_mandate)
+
+    # Only a participant with the right ERASE may call this method.
+    erase = _method(erasures.erase)
 
     # Only the operator may call these methods.
     register_participant = _method(registry.register_participant)

@@ -21,7 +21,15 @@ from consentd.policy.model import OPEN_END_MS
 from consentd.policy.rows import unpack_rows
 from consentd.policy.subject import Lineage
 from consentd.sequencer.commands.callers import check_right, is_operator, is_public_authority
-from consentd.sequencer.commands.write import NewEntry, PersonWrite, Plan, ReceiptOnly, ReplayContext, WriteContext
+from consentd.sequencer.commands.write import (
+    NewEntry,
+    PersonWrite,
+    Plan,
+    ReceiptOnly,
+    ReplayContext,
+    Unremembered,
+    WriteContext,
+)
 from consentd.statements import payloads
 from consentd.store import Store
 from consentd.table.view import View
@@ -169,12 +177,12 @@ def _entries_now(context: WriteContext, tag: bytes, found: PersonEntries) -> Per
 # -- the writes ---------------------------------------------------------------------------------------------------
 
 
-def check_erasure(view: View, message: st.ErasureStatement, key: bytes, *, is_person: bool) -> None:
+def check_erasure(view: View, message: st.ErasureStatement, key: bytes, *, is_enrolled: bool) -> None:
     """Check an order of erasure and its author. The sequencer and ``audit replay`` call this.
 
     Args:
         key: the key that signed the statement.
-        is_person: whether the chain is a person's; else it is an unknown chain, which the daemon alone erases.
+        is_enrolled: whether the chain is that of a person who is enrolled. The daemon erases unknown chains alone.
 
     Raises:
         DeniedError: who signed it is no active participant with the right ERASE.
@@ -182,11 +190,9 @@ def check_erasure(view: View, message: st.ErasureStatement, key: bytes, *, is_pe
     """
     owner = view.key_ever(key)
     if owner is None or owner.owner is Owner.LEDGER:
-        if is_person:
+        if is_enrolled:
             raise DeniedError("erasure of a person is ordered by a participant, and signed")
         return
-    if not is_person:
-        raise DeniedError("unknown chain is erased by the daemon alone")
     check_right(view, str(owner.tag_or_name), st.PARTICIPANT_RIGHT_ERASE)
     check_legal_basis(view, message.legal_basis)
 
@@ -215,7 +221,7 @@ class EraseSubject(PersonWrite):
             signed=self.signed, signer=self.request.asker,
         )  # fmt: skip
         drafted = context.draft(order, self.request)
-        check_erasure(context.table, self.message, self.signed.statement.key, is_person=True)
+        check_erasure(context.table, self.message, self.signed.statement.key, is_enrolled=True)
         entries = _entries_now(context, self.tag, self.found)
         due_ms = erasure_due_ms(entries, context.table.lineages(self.tag), context.time_ms)
         if due_ms is None:
@@ -272,6 +278,24 @@ class PutDuty(PersonWrite, ReceiptOnly):
         key = context.author.key.public_key if self.signed is None else self.signed.statement.key
         check_duty_author(context.table, self.message, key)
         return Plan((drafted,), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EraseUnknownChain(Unremembered):
+    """Append the ERASURE of an unknown chain whose retention has ended, unless it is erased or has no entry."""
+
+    tag: bytes
+
+    def prepare(self, context: WriteContext) -> Plan[None]:
+        count, _ = context.batch.head(self.tag)
+        if not count or context.batch.kind_of(self.tag, count) == EntryKind.ERASURE:
+            return Plan((), None)
+        assert context.batch.kind_of(self.tag, 1) == EntryKind.REFUSAL, "an unknown chain begins with a refusal"
+        message, request_id = st.ErasureStatement(legal_basis=RETENTION_ENDED), context.author.random(16)
+        entry = NewEntry(
+            kind=EntryKind.ERASURE, tag=self.tag, message=message, request_id=request_id, public=True
+        )
+        return Plan((context.draft(entry),), None)
 
 
 # -- enrolments after an erasure ----------------------------------------------------------------------------------

@@ -1,0 +1,157 @@
+"""``consentd subject``: erase persons, and put legal holds on them."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from consentd.cli.options import (
+    Verbs,
+    add_daemon,
+    add_subject,
+    add_verb,
+    open_client,
+    read_end_ms,
+    read_identifier,
+    read_pins,
+    read_subject,
+    read_text,
+)
+from consentd.cli.out import DISPROVED, DONE, Out
+from consentd.errors import ConsentdError, InvalidError, StorageError
+
+if TYPE_CHECKING:
+    from consentd_client import Client, Subject
+
+_AT_ONCE = 256
+"""Erasures that are ordered at the same time: the daemon carries out together what waits together."""
+_HELP = """\
+examples:
+  consentd subject holds mhid:MH-0001
+  consentd subject erase mhid:MH-0001 --key authority.key --legal-basis STATUTE --reason "order 7"
+  consentd subject erase --file persons.txt --key authority.key --legal-basis STATUTE
+The caller has the right ERASE. --key is its own Ed25519 key, 64 hexadecimal digits. It signs for the pinned ledger.
+The verb ends when nothing of the persons is left in the daemon's files. Backups of the vault still have their keys.
+"""
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Add the verbs of this module to the parser."""
+    verb = verbs.add_parser(
+        "subject", help="erase persons, and put legal holds on them", epilog=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
+    one = add_verb(under, "erase", erase, add_daemon, more=_HELP)
+    one.add_argument("subject", nargs="?", metavar="SCHEME:VALUE", help="the person; `-` reads it from stdin")
+    one.add_argument("--file", type=Path, metavar="FILE", help="persons, one a line")
+    one.add_argument("--key", type=Path, required=True, metavar="FILE", help="signing key of the caller")
+    one.add_argument("--legal-basis", required=True, metavar="CODE", help="a code of the vocabulary")
+    one.add_argument("--reason", default="", metavar="TEXT", help="the order, without personal data")
+    add_verb(under, "holds", holds, add_subject, add_daemon)
+    one = add_verb(under, "hold", hold, add_subject, add_daemon)
+    one.add_argument("--legal-basis", required=True, metavar="CODE", help="a code of the vocabulary")
+    one.add_argument("--reason", default="", metavar="TEXT", help="in words")
+    one.add_argument("--until", dest="end_ms", type=read_end_ms, required=True, metavar="TIME",
+                     help="when it ends: an instant or a date, that day included")  # fmt: skip
+    one = add_verb(under, "end-hold", end_hold, add_subject, add_daemon)
+    one.add_argument("seq", type=int, metavar="SEQ", help="the number that `subject holds` shows")
+
+
+def erase(arguments: argparse.Namespace, out: Out) -> int:
+    """Erase persons for ever; exit 1 if one of them was not erased."""
+    from consentd_client import Subject
+
+    if (arguments.subject is None) == (arguments.file is None):
+        raise InvalidError("give SCHEME:VALUE or --file FILE, one of both")
+    given = [arguments.subject]
+    if arguments.file is not None:
+        given = [line for line in read_text(arguments.file, "list of persons").splitlines() if line]
+    named = [read_identifier(one) for one in given]
+    subjects = [Subject(scheme=scheme, value=value) for scheme, value in named]
+    failed = 0
+    with open_client(arguments) as client:
+        for number, found in enumerate(_erase_all(client, subjects, arguments), 1):
+            # The person is named by the line: whoever reads the output need not learn the identifier.
+            if isinstance(found, ConsentdError):
+                failed += 1
+                out.answer(f"{number}  not erased: {found}", type="erase", number=number, reason=found.reason)
+            else:
+                out.answer(f"{number}  erased: entry {found}", type="erase", number=number, index=found)
+    return DISPROVED if failed else DONE
+
+
+def _erase_all(
+    client: "Client", subjects: "Sequence[Subject]", arguments: argparse.Namespace
+) -> "Iterator[int | ConsentdError]":
+    """Yield for each person the index of the ERASURE, or why the person was not erased."""
+    from consentd.core.ed25519 import KeyPair
+    from consentd.v1.statement_pb2 import ErasureStatement
+    from consentd_client import StatementSigner
+
+    key, (origin, _) = KeyPair(_read_key(arguments.key)), read_pins(arguments)
+    order = ErasureStatement(legal_basis=arguments.legal_basis, reason=arguments.reason)
+
+    def erase_one(subject: "Subject") -> int | ConsentdError:
+        try:
+            signer = StatementSigner(key=key, origin=origin, tag=client.get_holds(subject).tag)
+            return client.erase(subject, order, signer=signer).index
+        except ConsentdError as error:
+            return error
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        yield from pool.map(erase_one, subjects)
+
+
+def _read_key(path: Path) -> bytes:
+    try:
+        key = bytes.fromhex(read_text(path, "signing key").strip())
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise StorageError(f"signing key is not 64 hexadecimal digits: `{path}`")
+    return key
+
+
+def holds(arguments: argparse.Namespace, out: Out) -> int:
+    """Show a person's tag, and the legal holds that forbid an erasure; exit 1 if there is one."""
+    from consentd.policy.dates import format_instant
+
+    with open_client(arguments) as client:
+        found = client.get_holds(read_subject(arguments))
+    for one in found.holds:
+        stated = one.statement.hold
+        until = format_instant(stated.until_time_ms)
+        out.answer(
+            f"#{one.seq}  {stated.legal_basis}  until {until}  {stated.reason}", type="hold", seq=one.seq,
+            legal_basis=stated.legal_basis, reason=stated.reason, until_time_ms=stated.until_time_ms,
+        )  # fmt: skip
+    due_ms = found.erasure_due_time_ms
+    until = f"held until {format_instant(due_ms)}" if due_ms else "held, without an end"
+    out.answer(
+        f"{found.tag.hex()}  {until if found.is_held else 'may be erased'}", type="holds", tag=found.tag.hex(),
+        is_held=found.is_held, erasure_due_time_ms=due_ms,
+    )  # fmt: skip
+    return DISPROVED if found.is_held else DONE
+
+
+def hold(arguments: argparse.Namespace, out: Out) -> int:
+    """Put a legal hold on a person (for the operator)."""
+    from consentd.v1.statement_pb2 import HoldStatement
+
+    made = HoldStatement(
+        legal_basis=arguments.legal_basis, reason=arguments.reason, until_time_ms=arguments.end_ms
+    )
+    with open_client(arguments) as client:
+        receipt = client.put_hold(read_subject(arguments), made)
+    out.answer(f"#{receipt.event.seq}", type="hold", seq=receipt.event.seq, index=receipt.index)
+    return DONE
+
+
+def end_hold(arguments: argparse.Namespace, out: Out) -> int:
+    """End a legal hold before its time (for the operator)."""
+    with open_client(arguments) as client:
+        receipt = client.end_hold(read_subject(arguments), arguments.seq)
+    out.answer(f"#{arguments.seq} ended", type="end-hold", seq=arguments.seq, index=receipt.index)
+    return DONE
