@@ -111,7 +111,7 @@ class GrpcConfig:
 
     listen: str = "127.0.0.1:7400"
     threads: int = bounded(4, 1, 64)
-    max_connections: int = bounded(500, 1, 1 << 20)
+    max_connections: int = bounded(1000, 1, 1 << 20)
     max_calls: int = bounded(1024, 16, 1 << 20)
     max_calls_per_caller: int = bounded(512, 1, 1 << 20)
     max_streams: int = bounded(64, 2, 1 << 16)

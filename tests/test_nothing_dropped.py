@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from cases.daemons import Running, consent, make_running, question, reason_of, request_id, serve
+from cases.erasures import AUTHORITY, add_authority, order
 from cases.services import FOREIGN_FIELD, accesses, batch, new_identifier, refusal
 from consentd.ledger import reads
 from consentd.service.roles import Kind, may_call
@@ -43,7 +44,9 @@ NAMES = [method.name for method in METHODS]
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    yield from serve(make_running(tmp_path_factory.mktemp("dropped")))
+    made = make_running(tmp_path_factory.mktemp("dropped"))
+    add_authority(made)
+    yield from serve(made)
 
 
 @pytest.fixture
@@ -70,7 +73,9 @@ def answer(running: Running, method: MethodDescriptor, request: Message, who: st
 
 def caller_of(method: MethodDescriptor) -> str:
     """Return a caller that may call the RPC for some data."""
-    return "operator" if may_call(method.name, frozenset({Kind.OPERATOR})) else "app"
+    if may_call(method.name, frozenset({Kind.OPERATOR})):
+        return "operator"
+    return "app" if may_call(method.name, frozenset({Kind.ACT_FOR_SUBJECTS})) else AUTHORITY
 
 
 @pytest.mark.parametrize("method", METHODS, ids=NAMES)
@@ -96,10 +101,18 @@ def test_a_subject_with_an_unknown_field_is_refused(
 ) -> None:
     strange = pb.Subject.FromString(subject.SerializeToString() + FOREIGN_FIELD)
     request: Any = GetMessageClass(method.input_type)(subject=strange)
-    if "statement" in method.input_type.oneofs_by_name:
+    if method.name == "EraseSubject":
+        request.signed.CopyFrom(order(running, subject).signed)
+    elif "statement" in method.input_type.oneofs_by_name:
         request.attested.SetInParent()
-        if method.name == "RecordAccess":
-            request.attested.status = st.TRANSFER_STATUS_SENT
+    if method.name == "RecordAccess":
+        request.attested.status = st.TRANSFER_STATUS_SENT
+    if method.name == "RetireKey":
+        request.attested.retired = True
+    if method.name in ("PutHold", "EndHold"):
+        request.attested.hold.ended = method.name == "EndHold"
+        if method.name == "EndHold":
+            request.seq = 1
     if method.name == "GetConsent":
         request.consent_id = "ab" * 16
     if method.name == "GetReceipt":  # it reads the subject of an entry that exists
