@@ -237,7 +237,12 @@ def test_a_login_counts_as_long_as_its_participant_acts_for_persons(tmp_path: Pa
     subject = world.running.enrol(new_identifier())
     login = world.login(subject)
     assert world.history(subject, login)
+    receipt = world.running.consents.GrantConsent(grant_request(subject), metadata=login).receipt
+    of_entry = ls.GetReceiptRequest(index=receipt.index, leaf_hash=receipt.leaf_hash)
+    assert world.running.ledger.GetReceipt(of_entry, metadata=login).HasField("opening")
     register(world.running, "app", [st.PARTICIPANT_ROLE_RELAY], rights=[])
+    reduced = world.running.ledger.GetReceipt(of_entry, metadata=login)  # as nobody
+    assert (reduced.HasField("opening"), reduced.receipt.leaf) == (False, b"")
     for call in (
         lambda: world.history(subject, login),
         lambda: world.running.consents.GrantConsent(grant_request(subject), metadata=login),

@@ -96,6 +96,14 @@ def test_a_call_with_a_token_is_the_tokens_caller(world: MutualTls) -> None:
     assert world.ask(two, token) == "hospital-a"
 
 
+@pytest.mark.parametrize("header", ["bearer x", "BEARER x", "Basic abc", "DPoP e.y.j", "", "Bearer", " Bearer x"])
+def test_a_header_that_is_no_bearer_token_does_not_fall_back_to_the_certificate(world: MutualTls, header: str) -> None:
+    """A gateway carries the headers of others, who must not call as the gateway."""
+    with world.connect(world.certificate(*dns("gw.clinic-b.example"))) as stubs:
+        assert world.ask_on(stubs) == "clinic-b"
+        assert world.ask_with(stubs, (("authorization", header),)) == "UNAUTHENTICATED"
+
+
 def test_a_line_for_a_certificate_counts_before_its_names(world: MutualTls) -> None:
     shown, path = world.certificate(*dns("gw.clinic-b.example")), world.config.callers.credentials_file
     before = path.read_text()

@@ -1,7 +1,9 @@
 """Determine the caller of a call: by a credential, or a person by an ID token or by a key of their own.
 
 A caller is known by one thing only. A call with a bearer token is the token's caller, whatever certificate its
-connection has. A call with two tokens, or with a token and a call signature, is refused. Source: proto/callers.md.
+connection has. A call with two tokens, or with a token and a call signature, is refused. So is one with a header
+`authorization` of another form: otherwise a call that a gateway passes on would be the gateway's.
+Source: proto/callers.md.
 
 A person's caller id is made from the person's tag, and before the enrolment from the keyed hash of the identifier. So
 logs may have it, and calls are counted by it, and it does not show who the person is.
@@ -89,10 +91,10 @@ class Authentication:
                 raise UnauthenticatedError("call has more than one token or call signature: send one")
             if signatures:
                 return self._by_key(call, signatures[0], is_new=is_new)
+            token = _read_bearer(tokens[0]) if tokens else ""
             found = self._credentials.authenticate(call.metadata, certificate, self._named)
-            token = tokens[0] if tokens else ""
-            if not found and isinstance(token, str) and token.startswith(BEARER) and is_id_token(token[len(BEARER):]):
-                return self._by_login(self._tokens.verify(token[len(BEARER):], now_ms=self._clock.wall_ms()))
+            if not found and is_id_token(token):
+                return self._by_login(self._tokens.verify(token, now_ms=self._clock.wall_ms()))
         except UnauthenticatedError as error:
             return Caller("", fault=error)
         return Caller(found) if found else NOBODY
@@ -138,6 +140,13 @@ class Authentication:
             raise UnauthenticatedError(what, "INVALID_CALL_SIGNATURE")
         tag = owner.tag_or_name
         return Caller(person_id(tag), Person(tag=tag, message_hash=found.message_hash))
+
+
+def _read_bearer(value: str | bytes) -> str:
+    """Return the token of an ``authorization`` header. Raises ``UnauthenticatedError`` if the header has none."""
+    if not isinstance(value, str) or not value.startswith(BEARER):
+        raise UnauthenticatedError("header `authorization` is not `Bearer`, a space and a token")
+    return value[len(BEARER):]
 
 
 def check_message(person: Person | None, message: bytes) -> None:

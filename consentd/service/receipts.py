@@ -68,7 +68,9 @@ def _rights(servicer: Servicer, request: ls.GetReceiptRequest, leaf: bytes, cont
         return _Rights()
     with services.table.read() as snapshot:
         kinds = servicer.kinds(snapshot, context)
-        acts = context.person is not None and context.person.tag == event.tag
+        # A login is no word about a person while its participant does not act for persons: `kinds` is INACTIVE then.
+        is_person = context.person is not None and context.person.tag == event.tag
+        acts = is_person and access("GetReceipt", kinds, Whose.OWN) is Access.ALLOWED
         if request.HasField("subject") and Kind.ACT_FOR_SUBJECTS in kinds:
             acts = snapshot.tag_of(servicer.identifier_hash(request.subject)) == event.tag
     reads_all = access("ListEntries", kinds, Whose.OTHER) is Access.ALLOWED

@@ -94,7 +94,10 @@ class MutualTls:
 
     def ask_on(self, stubs: Stubs, bearer: str = "") -> str:
         """Return as whom a call on a connection is known, or why it is refused."""
-        metadata = (("authorization", f"Bearer {bearer}"),) if bearer else ()
+        return self.ask_with(stubs, (("authorization", f"Bearer {bearer}"),) if bearer else ())
+
+    def ask_with(self, stubs: Stubs, metadata: tuple[tuple[str, str], ...]) -> str:
+        """Do as ``ask_on``, with these headers."""
         nobody, refused = consent_pb2.Subject(scheme="mhid", value="SYN-1"), ""
         for name in ("clinic-b", "hospital-a"):  # a participant asks for itself, about the data of `er`
             asked = question(nobody, actor=consent_pb2.Actor(organisation=name), holder="er")
