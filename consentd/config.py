@@ -9,12 +9,16 @@ decision that depended on a file could not be evaluated again.
 """
 
 import ipaddress
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from consentd import limits
+from consentd.core.identifier import check_scheme
 from consentd.errors import InvalidError
 from consentd.sections import bounded, parse_section, parse_toml, read_text
+
+_PARTICIPANT_ID = re.compile(f"[a-z0-9][a-z0-9._-]{{0,{limits.PARTICIPANT_ID_CHARACTERS - 1}}}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +193,14 @@ class ProviderConfig:
     def __post_init__(self) -> None:
         if not self.issuer or not self.audience:
             raise InvalidError("config: `citizens.provider.issuer` or `citizens.provider.audience` is empty")
+        if not _PARTICIPANT_ID.fullmatch(self.participant):  # no operator answers for logins
+            raise InvalidError(f"config: `citizens.provider.participant` is no participant's id: `{self.participant}`")
+        if not self.subject_claim:
+            raise InvalidError("config: `citizens.provider.subject_claim` is empty")
+        try:
+            check_scheme(self.scheme)
+        except InvalidError as error:
+            raise InvalidError(f"config: `citizens.provider.scheme`: {error}") from error
         if (self.jwks_file is None) is not bool(self.jwks_url):
             raise InvalidError(
                 f"config: provider has not one of `jwks_file` and `jwks_url`, or has both: `{self.issuer}`"

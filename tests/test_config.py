@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,20 @@ scheme = "mhid"
 def test_a_provider_is_refused(options: str) -> None:
     with pytest.raises(InvalidError):
         config.parse(MINIMAL + PROVIDER + options, base_dir=BASE)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("participant", "operator/main"), ("participant", ""), ("participant", "subject/00"), ("participant", "Platform"),
+     ("scheme", "MHID"), ("scheme", "rrn"), ("scheme", ""), ("subject_claim", "")],
+)  # fmt: skip
+def test_who_answers_for_logins_and_whom_they_name_has_its_form(name: str, value: str) -> None:
+    given = {"participant": "platform", "scheme": "mhid", "subject_claim": "sub"}
+    text = '[[citizens.provider]]\nissuer = "https://l"\naudience = "a"\njwks_file = "k"\n'
+    for changed, is_refused in (({}, False), ({name: value}, True)):
+        options = "".join(f'{key} = "{one}"\n' for key, one in {**given, **changed}.items())
+        with pytest.raises(InvalidError, match=f"`citizens.provider.{name}`") if is_refused else nullcontext():
+            config.parse(MINIMAL + text + options, base_dir=BASE)
 
 
 def test_paths_are_relative_to_the_file() -> None:
