@@ -1,5 +1,6 @@
 """The names of client certificates: their form, whose they are, and what the names in a certificate are read as."""
 
+import ssl
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -208,6 +209,14 @@ def test_names_that_cannot_be_registered_match_none() -> None:
 def test_malformed_alternative_names_are_none(der: bytes) -> None:
     certificate = make_certificate(AUTHORITY, "clinic", raw_names=der)
     assert certificate_names(certificate.pem.encode()) == ()
+
+
+@pytest.mark.parametrize("version", [1, 3, 127])
+def test_a_certificate_of_another_version_has_no_names(version: int) -> None:
+    """``cryptography`` raises a class of its own for such a certificate. Version 2 is the number 1."""
+    der = ssl.PEM_cert_to_DER_cert(make_certificate(AUTHORITY, "client", dns("a.example")).pem)
+    changed = der.replace(b"\xa0\x03\x02\x01\x02", bytes((0xA0, 3, 2, 1, version)), 1)
+    assert certificate_names(ssl.DER_cert_to_PEM_cert(changed).encode()) == ()
 
 
 @pytest.mark.parametrize(

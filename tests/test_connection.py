@@ -7,9 +7,10 @@ from contextlib import suppress
 
 import pytest
 
+from cases.fakes import HANG_S
 from consentd.audit.live import LiveDaemon
 from consentd.cosigning.connection import Connection
-from consentd.errors import FetchError, StorageError
+from consentd.errors import FetchError, InvalidError, StorageError
 
 Feed = Callable[[socket.socket], None]
 
@@ -140,3 +141,9 @@ def test_an_address_of_version_6_keeps_its_end() -> None:
     connection = Connection("http://[2001:db8::abc]/w", timeout_s=1)
     assert (connection.host, connection._http.host, connection._http.port) == ("2001:db8::abc", "2001:db8::abc", 80)
     assert Connection("https://witness.example/", timeout_s=1)._http.port == 443
+
+
+@pytest.mark.parametrize("url", ["https://a b/", "https://a\0/", "https://a/ b", "https://a/\n", "https://a/\r\nX: y"])
+def test_an_address_with_a_character_that_no_url_has_is_refused(url: str) -> None:
+    with pytest.raises(InvalidError, match="URL is malformed"):
+        Connection(url, timeout_s=HANG_S)

@@ -45,6 +45,8 @@ class Connection:
             # Encode host and path here: otherwise a bad host or path would fail only at the first request.
             self.host.encode("idna")
             parts.path.encode("ascii")
+            if " " in url or not url.isprintable():
+                raise ValueError
         except ValueError:
             raise InvalidError(f"URL is malformed: `{url}`") from None
         if not self.host or parts.scheme not in _PORTS or parts.username is not None or {*url} & {*"?#"}:

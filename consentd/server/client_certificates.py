@@ -47,6 +47,7 @@ def certificate_names(pem: bytes) -> tuple[str, ...]:
         extensions = x509.load_pem_x509_certificate(pem).extensions
         stated = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         hosts, uris = (stated.get_values_for_type(kind) for kind in (x509.DNSName, x509.UniformResourceIdentifier))
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+    except (ValueError, x509.InvalidVersion, x509.ExtensionNotFound, x509.DuplicateExtension,
+            x509.UnsupportedGeneralNameType):  # fmt: skip
         return ()
     return (*(f"{DNS}{host.lower()}" for host in hosts), *(f"{URI}{uri}" for uri in uris))
