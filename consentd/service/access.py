@@ -109,10 +109,12 @@ class AccessService(Servicer):
         else:
             raise InvalidError("request asks no question")
         decisions.check_fields(question)
-        content = requests.content_hash("AuthorizeAccess", asked.question)
+        # The hash is stored in the clear. Without the keyed hash in it, it would test who and what a question names.
+        identifier_hash = self.identifier_hash(question.subject)
+        content = requests.content_hash("AuthorizeAccess", identifier_hash, asked.question)
         return accesses.AuthorizeAccess(
             request=requests.make_request(caller, request.request_id, content),
-            identifier_hash=self.identifier_hash(question.subject),
+            identifier_hash=identifier_hash,
             scheme=question.subject.scheme,
             question=decisions.question_value(question),
             asked=asked,

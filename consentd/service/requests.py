@@ -37,6 +37,8 @@ def content_hash(method: str, *parts: Message | bytes | str) -> bytes:
     """Return the hash of a request's content: SHA-256 of *method*, then of each part's length (u32) and the part.
 
     A repeat of a request has the same hash. The ledger remembers hashes, so a method must always hash the same parts.
+    The ledger's store has them in the clear. So what is about a person has a part that cannot be guessed, as the keyed
+    hash of the identifier is: else whoever has a copy of the store could test which person an entry is about.
     """
     hasher = hashlib.sha256(method.encode())
     for part in parts:
