@@ -157,6 +157,8 @@ def test_an_order_needs_the_right_the_key_and_a_legal_basis(running: Running) ->
     assert refusal(lambda: erase(running, order(running, subject, legal_basis="NONE"))) == "UNKNOWN_CODE"
     assert refusal(lambda: erase(running, order(running, subject, reason="x" * 5000))) == "TOO_LARGE"
     assert refusal(lambda: erase(running, rs.EraseSubjectRequest(request_id=request_id()))) == "INVALID_REQUEST"
+    named = order(running, subject, reason=f"of {subject.value.lower()}")
+    assert refusal(lambda: erase(running, named)) == "INVALID_REQUEST"
     attested = order(running, subject, attestation=st.Attestation(attested_by=AUTHORITY))
     assert refusal(lambda: erase(running, attested)) == "INVALID_REQUEST"
     assert running.check(question(subject)).permitted

@@ -89,13 +89,19 @@ class ErasureList:
     def read(self) -> list[Erased]:
         """Return the erasures of the list; none if the file does not exist.
 
+        A power cut may leave a part of the last line. Then that erasure is still pending, and the part is cut off.
+
         Raises:
-            StorageError: the file cannot be read.
+            StorageError: the file cannot be read or written.
             CorruptionError: a line has another form.
         """
-        content = read_file_if_exists(self._path, name=_NAME) or b""
-        found = [_parse_line(line, self._path) for line in content.decode(errors="replace").splitlines() if line]
+        content = (read_file_if_exists(self._path, name=_NAME) or b"").decode(errors="replace")
+        whole, end, part = content.rpartition("\n")
+        found = [_parse_line(line, self._path) for line in whole.splitlines() if line]
         self._known = {one.tag for one in found}
+        if part:
+            log.warning("list of erasures has no end of its last line, which is cut off")
+            write_file(self._path, (whole + end).encode(), is_private=True, name=_NAME)
         return found
 
     def add(self, erasures: Iterable[Erased]) -> None:
@@ -179,16 +185,20 @@ def has_statements(store: Store, tag: bytes) -> bool:
     return any(row[:1] == bytes((layout.ENCRYPTED,)) for _, row in rows)
 
 
-def destroy_again(store: Store, vault: Vault, erasures: Iterable[Erased]) -> int:
+def destroy_again(store: Store, vault: Vault, erasures: Iterable[Erased], *, table_size: int) -> int:
     """Delete the keys and statements of these erased chains that a restored store or vault still has.
 
     Returns the number of erasures of which something was left. They become pending again, so that the stores are
-    compacted too. Nothing else may use the stores meanwhile.
+    compacted too, and the policy table is written anew. Nothing else may use the stores meanwhile.
+
+    *table_size*: that of the table before it caught up. The table that an erasure leaves has its ERASURE. So an older
+    table was restored, and its files have the rows of whom it learned to be erased just now.
     """
     found = []
     for one in erasures:
         is_there = is_erased(store, one.tag)
-        if vault.has_key(one.tag) or (is_there and has_statements(store, one.tag)):
+        is_in_table = one.index >= table_size and store.get(layout.erasure_key(one.index)) is None
+        if vault.has_key(one.tag) or (is_there and (is_in_table or has_statements(store, one.tag))):
             found.append(one)
             if is_there:
                 batch = statement_rows(store, one.tag)

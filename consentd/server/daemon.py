@@ -199,13 +199,15 @@ class Daemon:
         key_files = KeyFiles(config)
         ledger, table = self._open_ledger_and_table(keys)
         vault = self._open_vault(keys, ledger, table)
+        with table.read() as snapshot:
+            table_size = snapshot.size or ledger.state.size  # a new table has rows of nobody
         applied = catch_up(table, ledger.store, vault, size=ledger.state.size, wall_ms=self._clock.wall_ms())
         if applied:
             log.info("table caught up with %d leaves", applied)
         in_force = KeysInForce(keys.statement, keys.log)
         if ledger.state.size:
             in_force = find_keys(key_files, ledger, table, origin=config.ledger.origin)
-        listed = self._destroy_again(ledger, table, vault)
+        listed = self._destroy_again(ledger, table, vault, table_size)
         sequencer = self._start_sequencer(keys, in_force, key_files, ledger, table, vault)
         target = ScrubTarget(
             ledger=ledger, vault=vault, table=table, last_signed_path=config.ledger.last_signed_path,
@@ -285,12 +287,13 @@ class Daemon:
             log.warning("rotation of the vault key is due or not finished: run `consentd rotate vault-key`")
         return vault
 
-    def _destroy_again(self, ledger: Ledger, table: Table, vault: Vault) -> ErasureList:
-        """Delete what a restored vault or ledger still has of erased persons, before anything is served."""
+    def _destroy_again(self, ledger: Ledger, table: Table, vault: Vault, table_size: int) -> ErasureList:
+        """Delete what a restored vault, ledger or table has of erased persons. *table_size*: see ``destroy_again``."""
         listed = ErasureList(self.config.ledger.last_signed_path.with_name(LIST_NAME))
         with table.read() as snapshot:
             last = snapshot.last_erasure()
-        found = destroy_again(ledger.store, vault, complete_list(listed, ledger.store, ledger.state.size, last))
+        erasures = complete_list(listed, ledger.store, ledger.state.size, last)
+        found = destroy_again(ledger.store, vault, erasures, table_size=table_size)
         if found:
             log.warning("erased persons were in a restored store, and are erased again: %d", found)
         return listed

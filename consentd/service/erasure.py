@@ -33,6 +33,7 @@ async def erase_subject(
     Raises:
         PreconditionError: (ERASURE_HELD) a hold is in force; the duty to erase is recorded.
         NotReachedError: (ERASURE_PENDING) a step failed; the daemon repeats it.
+        InvalidError: the reason has the identifier, which would stay in the clear for ever.
         RequestError: as the command ``EraseSubject``.
     """
     caller, services = servicer.caller(context), servicer.services
@@ -40,6 +41,8 @@ async def erase_subject(
     stated = read_statement(request, st.ErasureStatement, servicer.attester(context))
     assert stated.signed is not None, "the request has no other form"
     identifier_hash = servicer.identifier_hash(request.subject)
+    if request.subject.value.casefold() in stated.message.reason.casefold():
+        raise InvalidError("reason has the identifier of the person: the entry is never deleted, and not encrypted")
     # The signature covers the tag, so it says which person is meant. After the erasure no identifier does.
     asked = make_request(caller, request.request_id, content_hash("EraseSubject", stated.content))
     tag = _recorded_tag(servicer, asked) or _tag_of(servicer, identifier_hash)

@@ -72,7 +72,7 @@ class RocksStore(Store):
         self._apart_left = 0  # how many of the next writes sync apart on a quick disk
         self._sync = rocksdict.WriteOptions()
         self._sync.sync = True
-        # Files that were there before a compaction, until they are seen to be deleted. One thread compacts.
+        # Files that were there before a compaction, until they are seen to be deleted. Several threads may compact.
         self._old_files: set[str] = set()
 
     @classmethod
@@ -236,7 +236,7 @@ class RocksStore(Store):
         force = rocksdict.CompactOptions()
         # By default RocksDB skips the files of the lowest level, which have the oldest rows.
         force.set_bottommost_level_compaction(rocksdict.BottommostLevelCompaction.force())
-        self._old_files |= {path.name for pattern in _FILES for path in self._path.glob(pattern)}
+        self._old_files.update([path.name for pattern in _FILES for path in self._path.glob(pattern)])
         try:
             # First write the memory table to a file. Then RocksDB deletes the log, which also has the deleted rows.
             self._db.flush()
@@ -257,8 +257,12 @@ class RocksStore(Store):
         live = {str(file["name"]).lstrip("/") for file in self._db.live_files()}
         # The last one of each is in use.
         live |= {max((path.name for path in self._path.glob(one)), default="") for one in _FILES[1:]}
-        self._old_files = {name for name in self._old_files - live if (self._path / name).exists()}
-        return sorted(self._old_files)
+        # INVARIANT: a name is dropped only when its file is deleted, and RocksDB never uses a name again. A file that is
+        # in use now may become an old one by the compaction of another thread, which noted the name before.
+        known = set(self._old_files)
+        left = {name for name in known if (self._path / name).exists()}
+        self._old_files.difference_update(known - left)
+        return sorted(left - live)
 
     def approximate_size(self) -> int:
         """Return the size in bytes of the sorted files and of the memory tables."""
