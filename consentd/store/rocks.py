@@ -257,8 +257,8 @@ class RocksStore(Store):
         live = {str(file["name"]).lstrip("/") for file in self._db.live_files()}
         # The last one of each is in use.
         live |= {max((path.name for path in self._path.glob(one)), default="") for one in _FILES[1:]}
-        # INVARIANT: a name is dropped only when its file is deleted, and RocksDB never uses a name again. A file that is
-        # in use now may become an old one by the compaction of another thread, which noted the name before.
+        # INVARIANT: a name is dropped only when its file is deleted, and RocksDB never uses a name again. A file in use
+        # may become an old one by the compaction of another thread, which noted its name before.
         known = set(self._old_files)
         left = {name for name in known if (self._path / name).exists()}
         self._old_files.difference_update(known - left)
