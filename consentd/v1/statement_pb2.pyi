@@ -1680,7 +1680,9 @@ class ErasureStatement(_message.Message):
     data whose retention has ended are destroyed.
     """
     reason: _builtins.str
-    """reason is the order or the circumstances in words, without personal data; empty: not stated."""
+    """reason is the order or the circumstances in words, without personal data; empty: not stated. One that has the
+    person's identifier is refused.
+    """
     @_builtins.property
     def attestation(self) -> Global___Attestation:
         """attestation is absent: nobody attests an erasure."""
