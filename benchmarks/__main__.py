@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import accesses, audits, in_process, limits, negatives, over_wire, publishing, recovery, tag_map
+from benchmarks import accesses, audits, in_process, limits, mtls, negatives, over_wire, publishing, recovery, tag_map
 from benchmarks.against import compare
 from benchmarks.over_wire import Bench
 from benchmarks.pace import measure_pace, scale_bars
@@ -33,6 +33,7 @@ OVER_WIRE: dict[str, Callable[[Bench], list[Row]]] = {
     "repeat": accesses.measure_repeat,
     "signed": accesses.measure_signed,
     "published": accesses.measure_published,
+    "mtls": mtls.measure_mtls,
     "revoke": over_wire.measure_revoke,
     "start": over_wire.measure_start,
     "negatives": negatives.measure_negatives,

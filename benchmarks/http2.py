@@ -10,6 +10,7 @@ requests refer to them by index (RFC 7541, 6.1 and 6.2.1). Frames: RFC 9113, 4 a
 """
 
 import socket
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from struct import Struct
@@ -62,17 +63,22 @@ class _Unsent:
 class Connection:
     """One connection. ``send`` begins a call; ``receive`` yields ended calls as (number, message or None)."""
 
-    def __init__(self, host: str, port: int, path: str, token: str) -> None:
-        """Connect; every call goes to *path* with the bearer *token*."""
-        self.socket = socket.create_connection((host, port))
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        entered = (
+    def __init__(self, host: str, port: int, path: str, token: str, tls: ssl.SSLContext | None = None) -> None:
+        """Connect; every call goes to *path* with the bearer *token*, or with none if it is empty.
+
+        *tls* makes the connection one of TLS; a certificate that it holds is shown to the server.
+        """
+        plain = socket.create_connection((host, port))
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket: socket.socket = plain if tls is None else tls.wrap_socket(plain, server_hostname=host)
+        entered = [
             (":path", path),
             (":authority", f"{host}:{port}"),
             ("content-type", "application/grpc"),
             ("te", "trailers"),
-            ("authorization", f"Bearer {token}"),
-        )
+        ]
+        if token:
+            entered.append(("authorization", f"Bearer {token}"))
         self._headers = b"\x83\x86" + b"".join(_literal(*field) for field in entered)
         self._short_headers = b"\x83\x86" + bytes(0x80 | 62 + location for location in range(len(entered)))
         self._next = 1
@@ -126,9 +132,7 @@ class Connection:
         Raises:
             ConnectionError: the server closed the connection, or will not go on.
         """
-        arrived = self.socket.recv(1 << 18)
-        if not arrived:
-            raise ConnectionError("server closed the connection")
+        arrived = self._read()
         buffer, at = self._buffer + arrived, 0
         while len(buffer) - at >= 9:
             high, low, kind, flags, stream = _HEAD.unpack_from(buffer, at)
@@ -150,6 +154,28 @@ class Connection:
                 yield location, body[5:] if body else None
             at = end
         self._buffer = buffer[at:]
+
+    def _read(self) -> bytes:
+        """Return the bytes that have come. Raises ``ConnectionError`` if the server closed the connection.
+
+        Over TLS one read returns one record at most, and bytes that OpenSSL holds do not make the socket readable. So
+        this reads until nothing is left. A record of TLS itself, such as a session ticket, has no bytes for the caller.
+        """
+        if not isinstance(self.socket, ssl.SSLSocket):
+            arrived = self.socket.recv(1 << 18)
+            if not arrived:
+                raise ConnectionError("server closed the connection")
+            return arrived
+        parts: list[bytes] = []
+        self.socket.settimeout(0)
+        try:
+            while part := self.socket.recv(1 << 14):
+                parts.append(part)
+        except ssl.SSLWantReadError:
+            return b"".join(parts)
+        finally:
+            self.socket.settimeout(None)
+        raise ConnectionError("server closed the connection")
 
     def _control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if kind == _SETTINGS and not flags & _ACK:

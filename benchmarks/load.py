@@ -2,10 +2,12 @@
 
 import os
 import select
+import ssl
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
 from statistics import median
 
 from benchmarks.apart import Spawned
@@ -13,6 +15,22 @@ from benchmarks.http2 import Connection, grpc_message
 
 """Never fork: gRPC's threads do not survive it."""
 WINDOW_S = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientTls:
+    """The files of a client's TLS: the authority of the server, and the client's own certificate and key."""
+
+    ca_file: Path
+    cert_file: Path
+    key_file: Path
+
+    def context(self) -> ssl.SSLContext:
+        """Return a context for HTTP/2 that verifies the server and shows the certificate."""
+        context = ssl.create_default_context(cafile=str(self.ca_file))
+        context.load_cert_chain(self.cert_file, self.key_file)
+        context.set_alpn_protocols(["h2"])
+        return context
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,6 +44,7 @@ class Load:
         rate: calls a second at fixed times; 0: the next call is sent when one is answered. With a rate, latency counts
             from the time at which a call was due, so a stall counts for every call that it delays.
         once: end with the last message.
+        tls: connect over TLS with these files; None: without TLS.
     """
 
     port: int
@@ -38,6 +57,7 @@ class Load:
     warm_s: float = 1.0
     rate: float = 0.0
     once: bool = False
+    tls: ClientTls | None = None
 
 
 @dataclass(slots=True)
@@ -112,7 +132,8 @@ def _generate(pipe: Pipe, load: Load, core: int | None) -> None:
 def run_here(load: Load) -> Loaded:
     """Run one load in this thread."""
     bodies = [grpc_message(message) for message in load.messages]
-    connections = [Connection("127.0.0.1", load.port, load.path, load.token) for _ in range(load.connections)]
+    tls = load.tls.context() if load.tls is not None else None
+    connections = [Connection("127.0.0.1", load.port, load.path, load.token, tls) for _ in range(load.connections)]
     by_number = {one.socket.fileno(): one for one in connections}
     poll = select.epoll()
     for number in by_number:

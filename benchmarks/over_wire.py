@@ -67,8 +67,8 @@ class Bench:
         """Return a load of *messages*, serialised now."""
         more.setdefault("seconds", self.seconds)
         more.setdefault("warm_s", min(1.0, self.seconds / 2))
-        serialised = [message.SerializeToString() for message in messages]
-        return Load(port=port, path=path, token=self.world.token, messages=serialised, **more)
+        more.setdefault("token", self.world.token)
+        return Load(port=port, path=path, messages=[message.SerializeToString() for message in messages], **more)
 
     def run(self, server: Server, path: str, messages: Sequence[Message], **more: Any) -> Loaded:
         """Run a load; fail unless every call was answered."""

@@ -24,6 +24,7 @@ from typing import Any
 
 from benchmarks.tag_map import tag_of
 from consentd import config
+from consentd.core.certificate_name import DNS
 from consentd.core.codec import RULES_PREFIX
 from consentd.core.ed25519 import KeyPair
 from consentd.core.key_validity import PARTICIPANT_PREFIX
@@ -36,6 +37,7 @@ from consentd.sequencer.commands.ledger import REALM
 from consentd.sequencer.commands.registry import EnrolSubject, PublicWrite
 from consentd.sequencer.commands.write import Request
 from consentd.server.daemon import Daemon
+from consentd.server.development_certificates import DOMAIN
 from consentd.server.keys import FIRST_OPERATOR, KEY_SECTIONS, make_keys
 from consentd.service.auth import format_credential, make_token
 from consentd.service.requests import make_request
@@ -47,6 +49,8 @@ from consentd.v1 import statement_pb2 as st
 
 PARTICIPANTS = 40
 RELAY = "relay"
+RELAY_NAME = f"{DNS}{RELAY}.{DOMAIN}"
+"""The name in the relay's certificate, as ``make_development_certificates`` makes it."""
 RELAY_KEY = KeyPair(hashlib.sha256(b"the key the relay signs with").digest())
 SCHEME = "mhid"
 VAULT_BATCH = 1_000
@@ -170,7 +174,8 @@ def _registrations() -> Iterator[PublicWrite[Any]]:
     ]
     for name, role, held in named:
         message = st.ParticipantStatement(
-            participant_id=name, name={"ko": "모의 기관", "en": name}, roles=[role], rights=held, active=True
+            participant_id=name, name={"ko": "모의 기관", "en": name}, roles=[role], rights=held, active=True,
+            certificate_names=[RELAY_NAME] if name == RELAY else [],
         )
         chain = PARTICIPANT_PREFIX + name
         yield PublicWrite(kind=EntryKind.PARTICIPANT, request=new_request(FIRST_OPERATOR), chain=chain, message=message)

@@ -12,15 +12,16 @@ import pytest
 
 from benchmarks.against import Compared, _keyed, cases_of
 from benchmarks.http2 import grpc_message
-from benchmarks.load import Load, Loaded, run_here
+from benchmarks.load import ClientTls, Load, Loaded, run_here
 from benchmarks.negatives import auc
-from benchmarks.over_wire import CHECK, GRANT, weigh
+from benchmarks.over_wire import BATCH_CHECK, CHECK, GRANT, weigh
 from benchmarks.pace import measure_pace, scale_bars
 from benchmarks.questions import MIX, count_wrong, make_question, make_questions
 from benchmarks.report import Row, number, percentile
 from benchmarks.tag_map import naive_root
 from benchmarks.world import consents, recipient
 from cases.daemons import question, running_daemon
+from cases.mutual_tls import MutualTls, dns
 from cases.reference_tree import root_of
 from cases.services import batch_request
 from consentd.v1 import consent_pb2 as pb
@@ -107,6 +108,40 @@ def test_messages_larger_than_a_frame_arrive_whole(tmp_path: Path) -> None:
         )
     assert loaded.failed == 0
     assert [len(ps.BatchCheckResponse.FromString(answer).results) for _, answer in loaded.answers] == [300] * 12
+
+
+def test_a_load_over_mutual_tls_is_that_of_the_participant_whom_the_certificate_names(tmp_path: Path) -> None:
+    world = MutualTls(tmp_path)
+    try:
+        world.register("clinic-b", "dns:gw.clinic-b.example")
+        asked = question(
+            pb.Subject(scheme="mhid", value="SYN-1"), actor=pb.Actor(organisation="clinic-b"), holder="er"
+        )
+        small = ps.CheckRequest(question=asked).SerializeToString()
+        large = batch_request(questions=[asked] * 300).SerializeToString()
+        assert len(large) > 1 << 14, "more than a record of TLS"
+
+        def load(name: str, path: str, message: bytes) -> Loaded:
+            certificate = world.certificate(*dns(name))
+            certificate.write(tmp_path / name)
+            (tmp_path / "servers.pem").write_text(world.servers.pem)
+            files = (tmp_path / "servers.pem", tmp_path / name / "cert.pem", tmp_path / name / "key.pem")
+            tls = ClientTls(**dict(zip(("ca_file", "cert_file", "key_file"), files, strict=True)))
+            port = world.daemon.grpc_port
+            return run_here(
+                Load(port=port, path=path, token="", tls=tls, messages=[message] * 12, in_flight=6, once=True, warm_s=0)
+            )
+
+        known, unknown = "gw.clinic-b.example", "gw.nobody.example"
+        answered = load(known, CHECK, small)
+        assert (answered.failed, len(answered.answers)) == (0, 12)
+        together = load(known, BATCH_CHECK, large)
+        assert [len(ps.BatchCheckResponse.FromString(one).results) for _, one in together.answers] == [300] * 12
+        assert max(len(one) for _, one in together.answers) > 1 << 14, "an answer has more than a record of TLS"
+        refused = load(unknown, CHECK, small)
+        assert (refused.failed, refused.answers) == (12, [])
+    finally:
+        world.stop()
 
 
 def test_the_world_s_consents_answer_as_the_arithmetic_says() -> None:
