@@ -89,6 +89,23 @@ _DISK_SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a metric is, for dashboards.
+
+    Attributes:
+        name: as it is exported, ``_total`` of counters included.
+        kind: ``counter``, ``gauge`` or ``histogram``.
+        is_private: it is rendered for authenticated scrapers only.
+    """
+
+    name: str
+    kind: str
+    text: str
+    labels: tuple[str, ...]
+    is_private: bool
+
+
 class _Children(Generic[T]):
     """A metric and its children, one for each tuple of label values. Counting costs one look-up in a dict."""
 
@@ -165,6 +182,7 @@ class Metrics:
         # Figures that change with what a person's consents say. Who asks one question and reads them before and after
         # would learn what the answer hides. So they are rendered for authenticated scrapers only.
         self._private_registry = prometheus_client.CollectorRegistry()
+        self._descriptions: list[Description] = []
         self._add_calls()
         self._add_decisions()
         self._add_writing()
@@ -309,6 +327,10 @@ class Metrics:
         public = prometheus_client.generate_latest(self._registry)
         return public + prometheus_client.generate_latest(self._private_registry) if with_private else public
 
+    def descriptions(self) -> list[Description]:
+        """Return what each metric is, in the order of their definition."""
+        return list(self._descriptions)
+
     def _counter(self, name: str, text: str, *labels: Label, is_private: bool = False) -> Counter:
         registry = self._private_registry if is_private else self._registry
         made = self._made(prometheus_client.Counter, f"{name}_total", text, labels, registry=registry)
@@ -325,5 +347,10 @@ class Metrics:
         return Histogram(self._made(prometheus_client.Histogram, name, text, labels, buckets=buckets), labels)
 
     def _made(self, kind: Callable[..., T], name: str, text: str, labels: tuple[Label, ...], **options: object) -> T:
-        names = [each.name for each in labels]
-        return kind(f"consentd_{name}", text, names, **{"registry": self._registry, **options})
+        names = tuple(each.name for each in labels)
+        made = kind(f"consentd_{name}", text, names, **{"registry": self._registry, **options})
+        is_private = options.get("registry") is self._private_registry
+        self._descriptions.append(
+            Description(f"consentd_{name}", type(made).__name__.lower(), text, names, is_private)
+        )
+        return made
