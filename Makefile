@@ -15,7 +15,7 @@ KEEP ?=
 export KEEP
 
 .DEFAULT_GOAL := help
-.PHONY: help demo certs test bench lint proto clean
+.PHONY: help demo certs test bench lint proto sbom clean
 # A failed installation leaves no stamp that says it worked.
 .DELETE_ON_ERROR:
 
@@ -45,8 +45,14 @@ lint: $(VENV)/.dev  ## Check style, types, the floors, the proto files and the c
 proto:  ## Generate consentd/v1 from proto/
 	$(PYTHON) proto/generate.py
 
+sbom: $(VENV)-sbom/.installed  ## Write dist/sbom.json, all packages of an installation, and check their licences
+	mkdir -p dist
+	$(VENV)-sbom/tool/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o dist/sbom.json \
+	  $(VENV)-sbom/bin/python
+	$(PYTHON) .ci/licences.py dist/sbom.json
+
 clean:  ## Remove .venv and the tools' files
-	rm -rf $(VENV) .venv-proto build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .demo .certs
+	rm -rf $(VENV) $(VENV)-sbom .venv-proto build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .demo .certs
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "consentd needs Python 3.11 or later")'
@@ -63,3 +69,12 @@ $(VENV)/.server: $(BIN)/python $(SETUP)
 $(VENV)/.bench: $(BIN)/python $(SETUP)
 	$(PIP) -e '.[server,bench]' -e clients/python
 	@touch $@ $(VENV)/.server
+
+# What an installation has, without the tools of development; and beside it the tool that lists it.
+$(VENV)-sbom/.installed: $(SETUP)
+	$(PYTHON) -m venv $(VENV)-sbom
+	$(VENV)-sbom/bin/python -m pip install --quiet --disable-pip-version-check '.[server,fhir,hsm]' ./clients/python
+	$(VENV)-sbom/bin/python -m pip uninstall --quiet --yes setuptools pip
+	$(PYTHON) -m venv $(VENV)-sbom/tool
+	$(VENV)-sbom/tool/bin/python -m pip install --quiet --disable-pip-version-check 'cyclonedx-bom>=7,<8'
+	@touch $@
