@@ -357,6 +357,18 @@ def test_keys_of_a_file_are_replaced_and_their_tokens_end(tmp_path: Path) -> Non
     assert tokens.verify(provider.token("MH-1", NOW_MS), now_ms=NOW_MS).value == "MH-1"
 
 
+def test_a_damaged_file_does_not_keep_the_key_of_another_provider(tmp_path: Path) -> None:
+    first, second = Provider(tmp_path), Provider(tmp_path, issuer="https://other.test", name="other")
+    tokens, token = id_tokens_of(first, second), second.token("SYN-1", NOW_MS)
+    assert tokens.verify(token, now_ms=NOW_MS).value == "SYN-1"
+    first.path.write_bytes(b"damaged")
+    second.path.write_bytes(key_set(SigningKey("k2")))
+    with pytest.raises(InvalidError, match="file is no key set of a provider"):
+        tokens.reload()
+    assert reason(lambda: tokens.verify(token, now_ms=NOW_MS)) == "INVALID_ID_TOKEN"
+    assert tokens.verify(first.token("SYN-1", NOW_MS), now_ms=NOW_MS).value == "SYN-1"
+
+
 def test_two_providers_keep_their_keys_apart(tmp_path: Path) -> None:
     one, other = Provider(tmp_path), Provider(tmp_path, issuer="https://other.test", name="other")
     tokens = id_tokens_of(one, other)

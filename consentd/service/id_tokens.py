@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from consentd import limits
 from consentd.config import CitizensConfig, ProviderConfig
-from consentd.errors import MalformedError, OverloadedError, SignatureError
+from consentd.errors import ConsentdError, InvalidError, MalformedError, OverloadedError, SignatureError
 from consentd.metrics import Metrics
 from consentd.service.auth import UnauthenticatedError
 from consentd.service.key_set import MAX_KID, decode_base64url, parse_object
@@ -106,9 +106,19 @@ class IdTokens:
         self._verified: OrderedDict[bytes, tuple[Login, int]] = OrderedDict()
 
     def reload(self) -> None:
-        """Read the keys of all providers again; see ``KeySource.reload``."""
+        """Read the keys of all providers again; see ``KeySource.reload``.
+
+        Raises:
+            InvalidError: the keys of some providers cannot be read, and stay as they are. Those of all others are new.
+        """
+        failed = []
         for one in self._providers.values():
-            one.keys.reload()
+            try:
+                one.keys.reload()
+            except ConsentdError as error:
+                failed.append(str(error))
+        if failed:
+            raise InvalidError("; ".join(failed))
 
     def close(self) -> None:
         """Stop reading keys."""
