@@ -8,6 +8,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from cases.daemons import Running, consent, make_running, question, request_id, serve, sign_statement
+from cases.erasures import AUTHORITY, add_authority
 from cases.services import (
     FOREIGN_FIELD,
     Person,
@@ -49,6 +50,7 @@ def find_writes() -> dict[str, tuple[str, Any]]:
 
 
 WRITES = find_writes()
+ATTESTED = sorted(name for name, (_, kind) in WRITES.items() if "attested" in kind.DESCRIPTOR.fields_by_name)
 SIGNED = sorted(name for name, (_, kind) in WRITES.items() if "signed" in kind.DESCRIPTOR.fields_by_name)
 FILLED_IN = {
     "AmendConsent": ("lineage_seq", "version"), "PauseConsent": ("lineage_seq",), "ResumeConsent": ("lineage_seq",),
@@ -58,11 +60,15 @@ FILLED_IN = {
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    yield from serve(make_running(tmp_path_factory.mktemp("forms")))
+    for served in serve(make_running(tmp_path_factory.mktemp("forms"))):
+        add_authority(served)
+        yield served
 
 
 def send(running: Running, name: str, request: Message) -> Callable[[], Any]:
-    return lambda: getattr(getattr(running, WRITES[name][0]), name)(request, metadata=running.as_("operator"))
+    """Return the call, of somebody who may call the RPC: who may not is refused whatever the form is."""
+    who = AUTHORITY if name == "EraseSubject" else "operator"
+    return lambda: getattr(getattr(running, WRITES[name][0]), name)(request, metadata=running.as_(who))
 
 
 def attested(name: str, **fields: Any) -> Any:
@@ -85,15 +91,20 @@ def test_every_write_of_a_statement_has_the_same_form() -> None:
     assert set(WRITES) == {
         "GrantConsent", "AmendConsent", "PauseConsent", "ResumeConsent", "RevokeConsent", "RecordServed",
         "RecordAccess", "RegisterParticipant", "AddKey", "RetireKey", "PublishVocabulary", "PublishNotice",
-        "PublishRules", "PutDelegation", "EndDelegation", "PutMandate", "EndMandate",
+        "PublishRules", "PutDelegation", "EndDelegation", "PutMandate", "EndMandate", "EraseSubject", "PutHold",
+        "EndHold",
     }  # fmt: skip
     located = {"request_id", "wait_for", "subject", "consent_id", "based_on_version", "access_seq", "participant_id"}
+    located |= {"seq"}  # of the hold that EndHold ends
     located |= {"served"}  # a statement of its own, attested too, for an entry of its own
-    for _, request_type in WRITES.values():
+    for name, (_, request_type) in WRITES.items():
         forms = [field.name for field in request_type.DESCRIPTOR.oneofs_by_name["statement"].fields]
-        assert forms in (["attested"], ["attested", "signed"])
         fields = request_type.DESCRIPTOR.fields_by_name
-        assert "attestation" in fields["attested"].message_type.fields_by_name
+        if name == "EraseSubject":  # an authority orders it, and nobody attests the order
+            assert forms == ["signed"]
+        else:
+            assert forms in (["attested"], ["attested", "signed"])
+            assert "attestation" in fields["attested"].message_type.fields_by_name
         assert set(fields) - {"attested", "signed"} <= located
         if "signed" in forms:
             assert fields["signed"].message_type is pb.SignedStatement.DESCRIPTOR
@@ -104,7 +115,7 @@ def test_a_request_without_a_statement_is_refused(running: Running, name: str) -
     assert refusal(send(running, name, WRITES[name][1](request_id=request_id()))) == "INVALID_REQUEST"
 
 
-@pytest.mark.parametrize("name", sorted(WRITES))
+@pytest.mark.parametrize("name", ATTESTED)
 def test_what_the_daemon_fills_in_is_refused(running: Running, name: str) -> None:
     for whom in ("operator", "clinic-b"):
         request = attested(name, attestation=st.Attestation(attested_by=whom))
@@ -114,14 +125,19 @@ def test_what_the_daemon_fills_in_is_refused(running: Running, name: str) -> Non
 
 
 def test_all_fields_that_the_daemon_fills_in_are_tried() -> None:
-    for name, (_, request_type) in WRITES.items():
-        fields = set(request_type.DESCRIPTOR.fields_by_name["attested"].message_type.fields_by_name)
+    for name in ATTESTED:
+        fields = set(WRITES[name][1].DESCRIPTOR.fields_by_name["attested"].message_type.fields_by_name)
         # A caller may state served_seq, of an entry that is recorded; the daemon fills it in beside `served` alone.
         assert fields & {"lineage_seq"} <= set(FILLED_IN.get(name, ())), name
 
 
 @pytest.mark.parametrize("name", sorted(WRITES))
 def test_unknown_fields_are_refused_at_any_depth(running: Running, name: str) -> None:
+    bare = WRITES[name][1](request_id=request_id(), signed=pb.SignedStatement()) if name in SIGNED else attested(name)
+    bare.MergeFromString(FOREIGN_FIELD)
+    assert refusal(send(running, name, bare)) == "UNKNOWN_FIELD"
+    if name not in ATTESTED:
+        return
     for place in (lambda one: one, lambda one: one.attested, lambda one: one.attested.attestation):
         request = attested(name)
         place(request).MergeFromString(FOREIGN_FIELD)
@@ -130,8 +146,9 @@ def test_unknown_fields_are_refused_at_any_depth(running: Running, name: str) ->
 
 @pytest.mark.parametrize("name", sorted(WRITES))
 def test_a_statement_that_is_too_large_is_refused(running: Running, name: str) -> None:
-    long = st.Attestation(method="x" * codec.MAX_PAYLOAD)
-    assert refusal(send(running, name, attested(name, attestation=long))) == "TOO_LARGE"
+    if name in ATTESTED:
+        long = st.Attestation(method="x" * codec.MAX_PAYLOAD)
+        assert refusal(send(running, name, attested(name, attestation=long))) == "TOO_LARGE"
     if name in SIGNED:
         request = WRITES[name][1](request_id=request_id(), signed=pb.SignedStatement(payload=bytes(16_385)))
         assert refusal(send(running, name, request)) == "TOO_LARGE"
@@ -139,7 +156,7 @@ def test_a_statement_that_is_too_large_is_refused(running: Running, name: str) -
 
 @pytest.mark.parametrize("name", SIGNED)
 def test_a_signed_statement_has_no_attestation_and_no_unknown_field(running: Running, name: str) -> None:
-    statement_type = type(attested(name).attested)
+    statement_type = type(attested(name).attested) if name in ATTESTED else st.ErasureStatement
 
     def signed(payload: bytes, more: bytes = b"") -> Any:
         given = pb.SignedStatement.FromString(pb.SignedStatement(payload=payload).SerializeToString() + more)

@@ -1,5 +1,6 @@
 """Answer EraseSubject, and the calls about legal holds."""
 
+from consentd.core import codec
 from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, NotFoundError, PreconditionError
 from consentd.ledger import layout
@@ -37,8 +38,8 @@ async def erase_subject(
         RequestError: as the command ``EraseSubject``.
     """
     caller, services = servicer.caller(context), servicer.services
-    servicer.access("EraseSubject", Whose.OTHER, context)
     stated = read_statement(request, st.ErasureStatement, servicer.attester(context))
+    servicer.access("EraseSubject", Whose.OTHER, context)
     assert stated.signed is not None, "the request has no other form"
     identifier_hash = servicer.identifier_hash(request.subject)
     if request.subject.value.casefold() in stated.message.reason.casefold():
@@ -95,13 +96,16 @@ def _tag_of(servicer: Servicer, identifier_hash: bytes) -> bytes:
 
 
 async def put_duty(
-    servicer: Servicer, request: rs.PutHoldRequest | rs.EndHoldRequest, context: Context, *, ref: int
+    servicer: Servicer, request: rs.PutHoldRequest | rs.EndHoldRequest, context: Context
 ) -> tuple[pb.Receipt, int]:
-    """Put a hold, or end the hold of entry *ref*; return receipt and seq of the entry. Raises as ``PutDuty``."""
+    """Put a hold, or end the one that the request names; return receipt and seq of the entry. Raises as ``PutDuty``."""
     caller, services = servicer.caller(context), servicer.services
     name = request.DESCRIPTOR.name.removesuffix("Request")
     stated = read_statement(request, st.DutyStatement, servicer.attester(context))
     servicer.access(name, Whose.OTHER if stated.signed is None else Whose.OWN, context)
+    ref = request.seq if isinstance(request, rs.EndHoldRequest) else 0
+    if isinstance(request, rs.EndHoldRequest) and not 0 < ref <= codec.MAX_SEQ:
+        raise NotFoundError("subject has no such hold in force")
     if not stated.message.HasField("hold"):
         raise InvalidError("statement is no hold")
     identifier_hash = servicer.identifier_hash(request.subject)

@@ -156,15 +156,13 @@ class RegistryService(Servicer):
     @rpc
     async def PutHold(self, request: rs.PutHoldRequest, context: Context) -> rs.PutHoldResponse:
         """Put a legal hold on a person."""
-        receipt, seq = await put_duty(self, request, context, ref=0)
+        receipt, seq = await put_duty(self, request, context)
         return rs.PutHoldResponse(receipt=receipt, seq=seq)
 
     @rpc
     async def EndHold(self, request: rs.EndHoldRequest, context: Context) -> rs.EndHoldResponse:
         """End a legal hold."""
-        if not 0 < request.seq <= codec.MAX_SEQ:
-            raise NotFoundError("subject has no such hold in force")
-        receipt, _ = await put_duty(self, request, context, ref=request.seq)
+        receipt, _ = await put_duty(self, request, context)
         return rs.EndHoldResponse(receipt=receipt)
 
     @rpc
