@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cases.certificates import Certificate, make_authority, make_certificate
+from cases.command_lines import CommandLine
 from cases.daemons import make_config, question
 from cases.fakes import HANG_S
 from consentd.cosigning.keyfiles import read_signing_key
@@ -187,3 +188,23 @@ def test_a_deadline_shorter_than_a_handshake_is_kept(open_to_all: Served) -> Non
         pytest.raises(StorageError),
     ):
         client.get_checkpoint()
+
+
+def test_the_command_line_takes_its_tls_files_from_the_environment(mutual: Served) -> None:
+    directory, own = mutual.directory, mutual.directory / "client"
+    run = CommandLine({"CONSENTD_TARGET": mutual.target(), "CONSENTD_TOKEN": mutual.token})
+    with_files = run.given(
+        CONSENTD_TLS_CA=str(directory / "ca.pem"), CONSENTD_TLS_CERT=str(own / "cert.pem"),
+        CONSENTD_TLS_KEY=str(own / "key.pem"),
+    )  # fmt: skip
+    assert with_files("participants", "list").status == 0
+    assert with_files("participants", "list", "--tls-ca", directory / "stranger.pem").status == 2
+    assert run("participants", "list").status == 2
+
+
+def test_a_credential_for_nobody_is_named_as_such(mutual: Served) -> None:
+    own = mutual.directory / "client"
+    run = CommandLine({"CONSENTD_TARGET": mutual.target(), "CONSENTD_TOKEN": mutual.token})
+    tls = ("--tls-ca", mutual.directory / "ca.pem", "--tls-cert", own / "cert.pem", "--tls-key", own / "key.pem")
+    assert "no participant is registered as clinic-z" in run("credential", "add", "clinic-z", *tls).err
+    assert "no participant" not in run("credential", "add", "operator/night", *tls).err

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from cases.daemons import Running, make_config, make_running, question
-from consentd.errors import CorruptionError
+from cases.logins import Provider
+from consentd.errors import CorruptionError, InvalidError, StorageError
 from consentd.ledger.vault import Vault
 from consentd.server.daemon import Daemon
-from consentd.server.keys import read_keys
+from consentd.server.keys import make_keys, read_keys
 from consentd.store.rocks import RocksStore
 from consentd.v1 import consent_pb2 as pb
 
@@ -163,3 +164,17 @@ def test_a_table_that_knows_more_is_seen_before_the_ledger_is_opened(cut: Runnin
     with pytest.raises(CorruptionError, match="table is ahead of its ledger"):
         Daemon(cut.config).start()
     assert log.stat().st_size == len(whole)
+
+
+def test_a_provider_without_keys_is_found_before_the_ledger_begins(tmp_path: Path) -> None:
+    provider = Provider(tmp_path)
+    config = make_config(tmp_path, provider.config())
+    make_keys(config)
+    provider.path.write_text("{}")
+    with pytest.raises(InvalidError, match="no key set of a provider"):
+        Daemon(config).start()
+    provider.path.unlink()
+    with pytest.raises(StorageError, match="key set of a provider cannot be read"):
+        Daemon(config).start()
+    assert not config.ledger.store_dir.exists()
+    assert not config.ledger.vault_dir.exists()

@@ -1,4 +1,4 @@
-"""The README does what it says: its blocks are run in order against a real daemon, what they print is what it shows.
+"""README and the guide to production do what they say: their blocks are run against a daemon, and print what is shown.
 
 The info string of a block says what it is: ``sh run`` and ``python run`` are run; ``sh run=daemon`` is started and
 waited for; ``needs=TOOL`` skips where that tool is missing; ``sh skip=REASON`` is not run. ``text output`` is what the
@@ -15,12 +15,14 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "ops" / "GOING-TO-PRODUCTION.md").read_text(encoding="utf-8")
 GRPC, HTTP = "127.0.0.1:7400", "127.0.0.1:7401"
 
 
@@ -34,10 +36,10 @@ class Block:
     heading: str
 
 
-def blocks() -> list[Block]:
+def blocks(text: str) -> list[Block]:
     found, heading = [], ""
     form = r"^## (?P<heading>[^\n]*)$|^```(?P<info>[^\n]*)\n(?P<text>.*?)^```$"
-    for part in re.finditer(form, README, re.DOTALL | re.MULTILINE):
+    for part in re.finditer(form, text, re.DOTALL | re.MULTILINE):
         if part["heading"] is not None:
             heading = part["heading"]
             continue
@@ -47,8 +49,23 @@ def blocks() -> list[Block]:
     return found
 
 
-BLOCKS = blocks()
-RUN = [index for index, block in enumerate(BLOCKS) if "run" in block.marks]
+TEXTS = {"README.md": blocks(README), "GOING-TO-PRODUCTION.md": blocks(GUIDE)}
+BLOCKS = TEXTS["README.md"]
+SUDO = """\
+#!/bin/sh
+# As sudo, but as the present user.
+[ "$1" = -u ] && shift 2
+exec "$@"
+"""
+INSTALL = """\
+#!/bin/bash
+# As install, but as the present user: without -o and -g.
+kept=()
+while [ $# -gt 0 ]; do
+    case "$1" in -o|-g) shift 2 ;; *) kept+=("$1"); shift ;; esac
+done
+exec /usr/bin/install "${kept[@]}"
+"""
 
 
 def free_address() -> str:
@@ -63,14 +80,19 @@ class Walk:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.ports = {GRPC: free_address(), HTTP: free_address()}
+        self.places = {path: f"{home}{path}" for path in ("/etc/consentd", "/var/lib/consentd", "/opt/consentd")}
         self._state = home / "state"
-        programs = home / "programs"
-        programs.mkdir()
-        for name, module in (("consentd", "consentd.cli"), ("python3", "")):
+        (home / "etc").mkdir()
+        programs = home / "opt" / "consentd" / "bin"
+        programs.mkdir(parents=True)
+        for name, module in (("consentd", "consentd.cli"), ("python3", ""), ("python", "")):
             program = programs / name
             run = f"{sys.executable} -m {module}" if module else sys.executable
             program.write_text(f'#!/bin/sh\nexec {run} "$@"\n')
             program.chmod(0o755)
+        for name, text in (("sudo", SUDO), ("install", INSTALL), ("chgrp", "#!/bin/sh\n")):
+            (programs / name).write_text(text)
+            (programs / name).chmod(0o755)
         start = home / "repository"
         start.mkdir()
         shutil.copytree(ROOT / "ops", start / "ops", ignore=shutil.ignore_patterns("data", "keys", "credentials"))
@@ -89,8 +111,8 @@ class Walk:
         self.daemon: subprocess.Popen[bytes] | None = None
 
     def placed(self, text: str) -> str:
-        """Return *text* with the walk's own ports."""
-        for documented, ours in self.ports.items():
+        """Return *text* with the walk's own ports and directories."""
+        for documented, ours in (*self.ports.items(), *self.places.items()):
             text = text.replace(documented, ours)
         return text
 
@@ -106,7 +128,7 @@ class Walk:
 
     def serve(self, block: Block) -> None:
         """Start the daemon as a block says, and wait until it serves."""
-        script = f"set -euo pipefail\n. {self._state}\nexec {block.text}"
+        script = f"set -euo pipefail\n. {self._state}\nexec {self.placed(block.text)}"
         with (self.home / "daemon.log").open("wb") as log:
             self.daemon = subprocess.Popen(["bash", "-c", script], stdout=log, stderr=log)
         until = time.monotonic() + 60
@@ -147,11 +169,13 @@ def assert_shown(shown: str, printed: str) -> None:
 
 
 @pytest.mark.slow
-def test_every_block_runs_and_prints_what_is_shown(walk: Walk) -> None:
+@pytest.mark.parametrize("text", TEXTS)
+def test_every_block_runs_and_prints_what_is_shown(walk: Walk, text: str) -> None:
     if shutil.which("bash") is None:
         pytest.skip("bash is not installed")
-    for index in RUN:
-        block, follows = BLOCKS[index], BLOCKS[index + 1]
+    for block, follows in pairwise((*TEXTS[text], Block("", {}, "", ""))):
+        if "run" not in block.marks:
+            continue
         if block.marks["run"] == "daemon":
             walk.serve(block)
             continue
@@ -171,17 +195,28 @@ def test_help_is_what_is_shown(block: Block, walk: Walk) -> None:
     assert walk.run(Block("sh", {}, f"consentd {block.marks['help']} --help\n", "")) == block.text
 
 
-def test_every_block_is_marked() -> None:
+@pytest.mark.parametrize("text", TEXTS)
+def test_every_block_is_marked(text: str) -> None:
     marks = {"run", "skip", "output", "help"}
-    for block in BLOCKS:
+    for block in TEXTS[text]:
         assert block.language == "mermaid" or marks & set(block.marks), block.text
-    assert len(RUN) >= 10
-    assert any(block.marks.get("run") == "daemon" for block in BLOCKS)
+    runs = [block.marks["run"] for block in TEXTS[text] if "run" in block.marks]
+    assert len(runs) >= 10
+    assert "daemon" in runs
 
 
-def test_what_is_linked_exists() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+def anchors(text: str) -> set[str]:
+    """Return the anchors that GitHub gives the headings of a text."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(("text", "directory"), [(README, ROOT), (GUIDE, ROOT / "ops")], ids=list(TEXTS))
+def test_what_is_linked_exists(text: str, directory: Path) -> None:
+    assert "ops/GOING-TO-PRODUCTION.md" in README
+    for target, anchor in re.findall(r"\]\(([^)#]+)#?([^)]*)\)", text):
+        assert (directory / target).exists(), target
+        assert not anchor or anchor in anchors((directory / target).read_text(encoding="utf-8")), anchor
 
 
 def test_it_is_short_and_its_make_targets_exist() -> None:

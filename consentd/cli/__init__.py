@@ -40,7 +40,7 @@ from consentd.errors import ConsentdError, CorruptionError, StorageError, Unknow
 _EPILOG = """\
 exit status: 0 done or proven, 1 refused or disproved, 2 could not be determined.
 environment: CONSENTD_TARGET, CONSENTD_TOKEN, CONSENTD_TOKEN_FILE, CONSENTD_LOG_KEY, CONSENTD_ORIGIN,
-  CONSENTD_POLICY, CONSENTD_MEMORY.
+  CONSENTD_POLICY, CONSENTD_MEMORY, CONSENTD_TLS_CA, CONSENTD_TLS_CERT, CONSENTD_TLS_KEY.
 a person is written SCHEME:VALUE, as in `mhid:MH-0001`; `-` reads it from stdin, so that no other user can see it.
 """
 _MODULES = (

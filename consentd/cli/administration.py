@@ -112,7 +112,8 @@ def rotate_log_key(arguments: argparse.Namespace, out: Out) -> int:
         try:
             new_key = parse_vkey(arguments.new_key.strip()).public_key
         except MalformedError as error:
-            raise InvalidError(f"new key is not a C2SP verifier key: {error}") from error
+            what = f"new key is not a C2SP verifier key: {error}"
+            raise InvalidError(f"{what}; give what `consentd rotate log-key` printed") from error
     return _rotate(arguments, out, RotationRole.LOG, new_key)
 
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from consentd.cli.options import Verbs, add_daemon, add_verb, open_client, read_end_ms, read_text
 from consentd.cli.out import DONE, Out
-from consentd.errors import InvalidError
+from consentd.errors import InvalidError, NotFoundError
 from consentd.policy.dates import format_day, format_instant
 
 if TYPE_CHECKING:
     from consentd.v1.admin_service_pb2 import Credential
+    from consentd_client import Client
 
 _ADD_HELP = """\
 The token is printed once, on stdout: only its hash is stored. ID is a participant's id, `operator/NAME` for a person or
@@ -54,12 +55,23 @@ def add(arguments: argparse.Namespace, out: Out) -> int:
         added = client.add_credential(
             arguments.caller, certificate_sha256=certificate, expire_time_ms=arguments.until, label=arguments.label
         )
+        is_missing = "/" not in arguments.caller and not _is_registered(client, arguments.caller)
     found = added.credential
     out.message(f"credential {found.credential_id} of {found.caller} is valid now")
+    if is_missing:
+        out.message(f"no participant is registered as {found.caller} yet: `consentd participants add` registers it")
     if added.token:
         out.message("stdout has the token; only its hash is stored, and the token is not shown again")
     out.answer(added.token or found.credential_id, token=added.token, **_fields(found))
     return DONE
+
+
+def _is_registered(client: "Client", participant_id: str) -> bool:
+    try:
+        client.get_participant(participant_id)
+    except NotFoundError:
+        return False
+    return True
 
 
 def _add_line(arguments: argparse.Namespace, out: Out, certificate: bytes) -> int:

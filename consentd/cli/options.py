@@ -78,8 +78,14 @@ def add_daemon(verb: argparse.ArgumentParser) -> None:
     group = verb.add_argument_group("daemon")
     target = os.environ.get("CONSENTD_TARGET", DEFAULT_TARGET)
     add_grpc(group, target=target, help=f"the daemon (CONSENTD_TARGET; default {DEFAULT_TARGET})")
-    group.add_argument("--tls-cert", type=Path, metavar="FILE", help="the client's certificate, PEM; with --tls-key")
-    group.add_argument("--tls-key", type=Path, metavar="FILE", help="key of the client's certificate, PEM")
+    group.add_argument(
+        "--tls-cert", type=Path, default=_path("CONSENTD_TLS_CERT"), metavar="FILE",
+        help="the client's certificate, PEM; with --tls-key (CONSENTD_TLS_CERT)",
+    )  # fmt: skip
+    group.add_argument(
+        "--tls-key", type=Path, default=_path("CONSENTD_TLS_KEY"), metavar="FILE",
+        help="key of the client's certificate, PEM (CONSENTD_TLS_KEY)",
+    )  # fmt: skip
     group.add_argument("--id-token-file", type=Path, metavar="FILE", help="call as a person: file with an ID token")
     group.add_argument(
         "--subject-key", type=Path, metavar="FILE",
@@ -97,7 +103,10 @@ def add_grpc(group: Any, *, target: str, help: str) -> None:  # noqa: A002  # as
         help="file with the caller's token (CONSENTD_TOKEN_FILE; or set CONSENTD_TOKEN to the token)",
     )  # fmt: skip
     group.add_argument("--tls", action="store_true", help="use TLS; trust the system's authorities")
-    group.add_argument("--tls-ca", type=Path, metavar="FILE", help="use TLS; trust these authorities, PEM")
+    group.add_argument(
+        "--tls-ca", type=Path, default=_path("CONSENTD_TLS_CA"), metavar="FILE",
+        help="use TLS; trust these authorities, PEM (CONSENTD_TLS_CA)",
+    )  # fmt: skip
 
 
 def add_pins(verb: argparse.ArgumentParser, *, witnesses: bool = True) -> None:
@@ -331,7 +340,7 @@ def read_hex(text: str, name: str, length: int = 0) -> bytes:
     try:
         found = bytes.fromhex(text)
     except ValueError as error:
-        raise InvalidError(f"{name} is not in hex") from error
+        raise InvalidError(f"{name} is not in hex{f': {2 * length} digits' if length else ''}") from error
     if length and len(found) not in (0, length):
         raise InvalidError(f"{name} is not {length} bytes in hex")
     return found

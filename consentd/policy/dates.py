@@ -56,7 +56,7 @@ def parse_instant_ms(text: str) -> int:
     """
     found = _INSTANT.fullmatch(text)
     if found is None:
-        raise InvalidError(f"not an instant with time and zone: `{text}`")
+        raise InvalidError(f"not an instant with time and zone, as in 2027-12-31T09:00:00+09:00: `{text}`")
     *numbers, fraction, zone = found.groups()
     year, month, day, hour, minute, second = map(int, numbers)
     try:

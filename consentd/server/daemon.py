@@ -195,6 +195,8 @@ class Daemon:
         data_lock = lock_data(config)
         self._closers.append(partial(os.close, data_lock))
         self.credentials = credentials = self._open_credentials()
+        self._tokens = tokens = open_id_tokens(config.citizens, self.metrics)
+        self._closers.append(tokens.close)
         check_ledger_files(config, keys.log.verifier)
         key_files = KeyFiles(config)
         ledger, table = self._open_ledger_and_table(keys)
@@ -226,8 +228,6 @@ class Daemon:
             metrics=self.metrics, refusal_retention_days=self.config.ledger.refusal_retention_days,
         )  # fmt: skip
         erasures.start()
-        self._tokens = tokens = open_id_tokens(config.citizens, self.metrics)
-        self._closers.append(tokens.close)
         authentication = Authentication(
             credentials, partial(named_participant, table), tokens, table=table, vault=vault, clock=self._clock,
             origin=config.ledger.origin,

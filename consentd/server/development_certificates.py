@@ -42,7 +42,8 @@ def make_development_certificates(directory: Path, clients: Sequence[str]) -> di
     for client, name in names.items():
         check_certificate_name(name)
         if client in (AUTHORITY, SERVER) or (directory / f"{client}.pem").exists():
-            raise InvalidError(f"certificate exists already: `{directory / client}.pem`: give another name")
+            what = f"certificate exists already: `{directory / client}.pem`"
+            raise InvalidError(f"{what}: give another name, or delete the file")
     now = datetime.now(UTC)
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -44,6 +44,12 @@ _ID = re.compile(r"[0-9a-f]{32}")
 MAX_LABEL = limits.CREDENTIAL_LABEL_CHARACTERS
 
 
+NO_CREDENTIAL = (
+    "call has no credential that is known here: send a token, a client certificate whose name is registered, or, as a "
+    "person, an ID token or a signature"
+)
+
+
 class UnauthenticatedError(DeniedError, reason="UNAUTHENTICATED"):
     """A call has no valid credential. The gRPC status is UNAUTHENTICATED; other denials have PERMISSION_DENIED."""
 

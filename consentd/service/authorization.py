@@ -11,7 +11,7 @@ from consentd.sequencer.commands.callers import (
     is_person,
     may_read_statements,
 )
-from consentd.service.auth import UnauthenticatedError
+from consentd.service.auth import NO_CREDENTIAL, UnauthenticatedError
 from consentd.service.context import Person
 from consentd.service.roles import Access, Kind, Whose, access, may_call
 from consentd.table.view import View
@@ -99,5 +99,5 @@ def check_access(
 
 def _refusal(caller: str) -> DeniedError:
     if not caller:
-        return UnauthenticatedError("call has no credential that is known here")
+        return UnauthenticatedError(NO_CREDENTIAL)
     return DeniedError("caller's roles and rights do not cover this call; `consentd roles` lists who may call what")

@@ -30,6 +30,7 @@ from consentd.errors import AlreadyExistsError, InvalidError, NotFoundError, Pre
 from consentd.files import read_file_if_exists, write_file
 from consentd.sequencer.commands.callers import is_operator
 from consentd.service.auth import (
+    NO_CREDENTIAL,
     Credential,
     CredentialKind,
     CredentialLines,
@@ -137,7 +138,7 @@ class Credentials:
         found = self._find(metadata, certificate)
         if found is not None and not found.revoked_ms and found.is_expired(self._clock.wall_ms()):
             return UnauthenticatedError("credential of the call has expired", "CREDENTIAL_EXPIRED")
-        return UnauthenticatedError("call has no credential that is known here", "UNAUTHENTICATED")
+        return UnauthenticatedError(NO_CREDENTIAL, "UNAUTHENTICATED")
 
     def _find(self, metadata: Metadata, certificate: bytes | None) -> Credential | None:
         token = _bearer(metadata)
@@ -222,7 +223,7 @@ class Credentials:
         with self._lock:
             found, now_ms = self._known.by_id.get(credential_id), self._clock.wall_ms()
             if found is None:
-                raise NotFoundError("no such credential")
+                raise NotFoundError("no such credential: ListCredentials has the ids (`consentd credential list`)")
             if not found.revoked_ms:
                 self._check_operators_left(found, now_ms)
                 found = replace(found, revoked_ms=now_ms, revoked_by=operator)

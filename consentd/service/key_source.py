@@ -81,7 +81,8 @@ class FileKeys:
     def _read(self) -> KeySet:
         content = read_file_if_exists(self._path, name="key set of a provider")
         if content is None:
-            raise StorageError(f"key set of a provider cannot be read: `{self._path}`: No such file or directory")
+            what = f"key set of a provider cannot be read: `{self._path}`: No such file or directory"
+            raise StorageError(f"{what}; the provider publishes it, as `jwks_uri` of its configuration says")
         try:
             return parse_key_set(content)
         except MalformedError as error:

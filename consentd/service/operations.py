@@ -217,7 +217,8 @@ class Operations:
     def _find(self, operation_id: str) -> _Record:
         record = self._records.get(operation_id)
         if record is None:
-            raise NotFoundError("no such operation; if the daemon was restarted since, start it again to continue")
+            again = "after a restart of the daemon, start it again to continue"
+            raise NotFoundError(f"no such operation: ListOperations has the ids; {again}")
         return record
 
     def _keep(self, start: Start) -> _Record:

@@ -21,7 +21,7 @@ from consentd.sequencer.commands.write import Request, SignedEntry, Write, enrol
 from consentd.sequencer.erasures import Erasures
 from consentd.sequencer.loop import Sequencer
 from consentd.sequencer.pool import Written
-from consentd.service.auth import UnauthenticatedError
+from consentd.service.auth import NO_CREDENTIAL, UnauthenticatedError
 from consentd.service.authentication import Authentication
 from consentd.service.authorization import caller_kinds, check_access, check_may_call
 from consentd.service.call_log import CallLog, Names, named_participants
@@ -91,7 +91,7 @@ class Servicer:
     def caller(self, context: Context) -> str:
         """Return the caller's id (``Context.caller``). Raises ``UnauthenticatedError``."""
         if not context.caller:
-            raise UnauthenticatedError("call has no credential that is known here")
+            raise UnauthenticatedError(NO_CREDENTIAL)
         return context.caller
 
     def check_still_known(self, context: Context) -> None:
