@@ -39,8 +39,8 @@ def check_secret_file(path: Path, *, forbidden: int = READ) -> None:
 
 def _unreadable(path: Path, error: OSError) -> StorageError:
     return StorageError(
-        f"secret file cannot be read: `{path}`: {error.strerror}; restore it: `consentd keygen` makes keys of a new "
-        "ledger"
+        f"secret file cannot be read: `{path}`: {error.strerror}; correct the name, or restore the file: `consentd "
+        "keygen` makes the keys of a new ledger alone"
     )
 
 

@@ -371,6 +371,7 @@ def test_the_command_line_erases_a_list_of_persons(
     listed, key, token = tmp_path / "persons", tmp_path / "key", tmp_path / "token"
     listed.write_text("".join(f"mhid:{one.value}\n" for one in subjects) + "mhid:SYN-NOBODY\n")
     key.write_text("51" * 32 + "\n")
+    key.chmod(0o644)
     common = ["--target", f"127.0.0.1:{running.daemon.grpc_port}", "--token-file", str(token), "--json"]
     token.write_text(running.tokens["operator"])
     held = f"mhid:{subjects[0].value}"
@@ -382,6 +383,11 @@ def test_the_command_line_erases_a_list_of_persons(
     token.write_text(running.tokens[AUTHORITY])
     vkey = format_vkey(read_signing_key(running.config.keys.log_key_file).verifier)
     ordered = ["--file", str(listed), "--key", str(key), "--legal-basis", "STATUTE", "--log-key", vkey]
+    assert main(["subject", "erase", *ordered, *common]) == 2  # others may read the key
+    key.chmod(0o600)
+    nowhere = [*ordered, "--token-file", str(token), "--target", "127.0.0.1:1"]
+    assert main(["subject", "erase", *nowhere]) == 2
+    capsys.readouterr()
     assert main(["subject", "erase", *ordered, *common]) == 1  # of the last one, who was never enrolled
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert ["index" in line for line in lines] == [True] * 5 + [False]

@@ -13,13 +13,16 @@ from consentd.cli.options import (
     add_verb,
     open_client,
     read_end_ms,
+    read_hex,
     read_identifier,
     read_pins,
     read_subject,
     read_text,
 )
-from consentd.cli.out import DISPROVED, DONE, Out
-from consentd.errors import ConsentdError, InvalidError, StorageError
+from consentd.cli.out import DISPROVED, DONE, UNDETERMINED, Out
+from consentd.core.ed25519 import KEY_SIZE
+from consentd.errors import ConsentdError, InvalidError, LaterError, StorageError
+from consentd.secret_files import read_secret_file
 
 if TYPE_CHECKING:
     from consentd_client import Client, Subject
@@ -60,7 +63,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def erase(arguments: argparse.Namespace, out: Out) -> int:
-    """Erase persons for ever; exit 1 if one of them was not erased."""
+    """Erase persons for ever; exit 1 if one of them was not erased, 2 if that is not known of one."""
     from consentd_client import Subject
 
     if (arguments.subject is None) == (arguments.file is None):
@@ -70,15 +73,19 @@ def erase(arguments: argparse.Namespace, out: Out) -> int:
         given = [line for line in read_text(arguments.file, "list of persons").splitlines() if line]
     named = [read_identifier(one) for one in given]
     subjects = [Subject(scheme=scheme, value=value) for scheme, value in named]
-    failed = 0
+    failed, is_unknown = 0, False
     with open_client(arguments) as client:
         for number, found in enumerate(_erase_all(client, subjects, arguments), 1):
             # The person is named by the line: whoever reads the output need not learn the identifier.
             if isinstance(found, ConsentdError):
                 failed += 1
+                is_unknown = is_unknown or isinstance(found, (StorageError, LaterError))
                 out.answer(f"{number}  not erased: {found}", type="erase", number=number, reason=found.reason)
             else:
                 out.answer(f"{number}  erased: entry {found}", type="erase", number=number, index=found)
+    if is_unknown:
+        out.message("some may be erased or not: repeat the verb for those")
+        return UNDETERMINED
     return DISPROVED if failed else DONE
 
 
@@ -105,12 +112,9 @@ def _erase_all(
 
 
 def _read_key(path: Path) -> bytes:
-    try:
-        key = bytes.fromhex(read_text(path, "signing key").strip())
-    except ValueError:
-        key = b""
-    if len(key) != 32:
-        raise StorageError(f"signing key is not 64 hexadecimal digits: `{path}`")
+    key = read_hex(read_secret_file(path).decode("ascii", "replace").strip(), "signing key", KEY_SIZE)
+    if not key:
+        raise InvalidError(f"signing key is empty: `{path}`: the file has 64 hexadecimal digits")
     return key
 
 

@@ -8,6 +8,7 @@ from consentd.ledger.ledger import decode_request, read_recorded
 from consentd.policy.dates import format_instant
 from consentd.sequencer.commands.callers import is_operator
 from consentd.sequencer.commands.erasure import (
+    NO_HOLD,
     EraseSubject,
     PutDuty,
     erasure_due_ms,
@@ -105,7 +106,7 @@ async def put_duty(
     servicer.access(name, Whose.OTHER if stated.signed is None else Whose.OWN, context)
     ref = request.seq if isinstance(request, rs.EndHoldRequest) else 0
     if isinstance(request, rs.EndHoldRequest) and not 0 < ref <= codec.MAX_SEQ:
-        raise NotFoundError("subject has no such hold in force")
+        raise NotFoundError(NO_HOLD)
     if not stated.message.HasField("hold"):
         raise InvalidError("statement is no hold")
     identifier_hash = servicer.identifier_hash(request.subject)

@@ -16,7 +16,7 @@ from consentd.errors import DeniedError, InvalidError, NotFoundError, Preconditi
 from consentd.ledger.erasure import read_entries_of
 from consentd.ledger.ledger import Appended
 from consentd.ledger.vault import Vault
-from consentd.policy.dates import is_instant
+from consentd.policy.dates import format_instant, is_instant
 from consentd.policy.model import OPEN_END_MS
 from consentd.policy.rows import unpack_rows
 from consentd.policy.subject import Lineage
@@ -37,6 +37,7 @@ from consentd.v1 import statement_pb2 as st
 
 RETENTION_ENDED = "PIPA-21"
 """The legal basis of the daemon's own erasures, of unknown chains whose retention has ended."""
+NO_HOLD = "subject has no such hold in force: GetHolds lists the holds (`consentd subject holds`)"
 _READ_KINDS = frozenset({EntryKind.KEY, EntryKind.DUTY})
 
 
@@ -73,7 +74,7 @@ def check_duty(view: View, message: st.DutyStatement, *, ref: int, time_ms: int)
         return
     check_legal_basis(view, hold.legal_basis)
     if not is_instant(hold.until_time_ms) or hold.until_time_ms <= time_ms:
-        raise InvalidError(f"hold ends at no time, or in the past: `{hold.until_time_ms}`")
+        raise InvalidError(f"hold ends at no time, or in the past: `{format_instant(hold.until_time_ms)}`")
 
 
 def check_duty_author(view: View, message: st.DutyStatement, key: bytes) -> None:
@@ -269,7 +270,7 @@ class PutDuty(PersonWrite, ReceiptOnly):
             raise NotFoundError("subject is not enrolled", "SUBJECT_NOT_FOUND")
         check_duty(context.table, self.message, ref=self.ref, time_ms=context.time_ms)
         if self.ref and self.ref not in _entries_now(context, self.tag, self.found).in_force(context.time_ms):
-            raise NotFoundError("subject has no such hold in force")
+            raise NotFoundError(NO_HOLD)
         entry = NewEntry(
             kind=EntryKind.DUTY, tag=self.tag, message=self.message, request_id=self.request.id, ref=self.ref,
             signed=self.signed, signer="" if self.signed is None else self.request.asker,

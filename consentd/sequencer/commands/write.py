@@ -192,7 +192,8 @@ class WriteContext:
         owner = self.table.key_owner(statement.key)
         is_other = owner is not None and owner.owner is Owner.SUBJECT and owner.tag_or_name != signed.tag
         if owner is None or owner.owner not in owners or is_other:
-            raise PreconditionError("author's key is not in force for this entry", "KEY_NOT_IN_FORCE")
+            what = "author's key is not in force for this entry: sign with one that is, or add this one (AddKey)"
+            raise PreconditionError(what, "KEY_NOT_IN_FORCE")
         if signer and owner.tag_or_name != signer:
             raise PreconditionError("author's key is not in force for this caller", "KEY_NOT_IN_FORCE")
         if not signed.is_verified:
