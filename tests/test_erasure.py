@@ -30,8 +30,9 @@ from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.core.note import format_vkey
 from consentd.cosigning.keyfiles import read_signing_key
-from consentd.errors import InvalidError, PreconditionError
+from consentd.errors import InvalidError, PreconditionError, StorageError
 from consentd.ledger import layout
+from consentd.ledger.erasure import ErasureList
 from consentd.sequencer import erasures
 from consentd.sequencer.commands.erasure import EraseSubject, PutDuty, read_person
 from consentd.sequencer.commands.readings import RecordReading
@@ -318,6 +319,29 @@ def test_an_erasure_waits_for_a_reader_of_the_old_files(running: Running, monkey
         pass
     assert erase(running, request).receipt.replayed
     assert not list(store.scan(b"e", b"f"))
+
+
+def test_a_repeat_that_names_another_person_keeps_no_identifier(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The erasure stops before the vault, and is repeated with the same order beside another identifier."""
+    subject, other, used = person(running), person(running), services(running)
+    hashed = [used.vault.identifier_hash(one.scheme, one.value) for one in (subject, other)]
+
+    def add(*_: object) -> None:
+        raise StorageError("disk is full")
+
+    request = order(running, subject)
+    monkeypatch.setattr(erasures, "RETRY_S", 0.05)
+    with monkeypatch.context() as patch:
+        patch.setattr(ErasureList, "add", add)
+        assert refusal(lambda: erase(running, request)) == "ERASURE_PENDING"
+        request.subject.CopyFrom(other)
+        assert refusal(lambda: erase(running, request)) == "ERASURE_PENDING"
+    while outcome(running, request) == "ERASURE_PENDING":  # of an attempt that began before
+        pass
+    assert [used.vault.find(one) is None for one in hashed] == [True, False]
+    assert running.check(question(other)).permitted
 
 
 # -- unknown chains, the client library and the command line --------------------------------------------------------
