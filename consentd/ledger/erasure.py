@@ -39,7 +39,7 @@ LIST_NAME = "erasures"
 """Name of the file that has the list. It is in the directory of the last signed checkpoint."""
 _NAME = "list of erasures"
 _ONE_BY_ONE = 16
-"""For more erasures than these, a store is compacted as a whole: that takes less time than so many ranges."""
+"""For more rows or chains than these, all of their kind are compacted: that takes less time than so many ranges."""
 _PAGE = 256
 _PREFIX = 3
 """Bytes of a key of the vault with which its range to compact begins: RocksDB logs the ends of ranges."""
@@ -226,15 +226,14 @@ def complete_list(listed: ErasureList, store: Store, size: int, last: int | None
 
 def compact_ledger(store: Store, tags: Collection[bytes], requests: Iterable[bytes]) -> None:
     """Remove deleted statements and request rows from the files of the ledger's store. Raises as ``compact_range``."""
-    if len(tags) > _ONE_BY_ONE:
-        for kind in (b"c", b"q"):
-            store.compact_range(kind, prefix_end(kind))
-        return
-    for tag in sorted(tags):
-        store.compact_range(layout.statement_key(tag, 0), prefix_end(b"c" + tag))
-    for key in sorted(requests):
-        name = layout.request_row_key(key)
-        store.compact_range(name, name + b"\0")
+    statements = [(b"c" + tag, prefix_end(b"c" + tag)) for tag in sorted(tags)]
+    names = sorted(map(layout.request_row_key, requests))
+    rows: list[tuple[bytes, bytes | None]] = [(name, name + b"\0") for name in names]
+    for kind, ranges in ((b"c", statements), (b"q", rows)):
+        if len(ranges) > _ONE_BY_ONE:
+            ranges = [(kind, prefix_end(kind))]
+        for start, end in ranges:
+            store.compact_range(start, end)
 
 
 def compact_vault(store: Store, names: Collection[bytes]) -> None:
