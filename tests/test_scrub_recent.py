@@ -1,6 +1,7 @@
 """The short passes of the scrub: what changed lately, and the rows that all persons share, are compared soon."""
 
 import random
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +17,13 @@ from cases.scrubs import SCRATCH, scrub, write
 from cases.services import services
 from cases.stored_rows import get_stored, put_stored, rows_of
 from cases.writes import Raw
+from consentd.core import codec
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
-from consentd.ledger import layout
+from consentd.ledger import layout, reads
 from consentd.table.checked_rows import CHECK_SIZE, DamagedRowError, seal_row
-from consentd.table.table import Table
+from consentd.table.table import PERSON_KINDS, Table, apply_entries
+from consentd.table.view import is_derived
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 from consentd.verify import scrub_recent
@@ -28,8 +31,10 @@ from consentd.verify.findings import Fault
 from consentd.verify.scrub_recent import RecentScrub
 from consentd.verify.scrub_records import ScrubTarget
 from consentd.verify.scrub_table import ScrubOptions
+from consentd.verify.table_compare import scratch_table
 
 RECENT = SCRATCH + ".recent"
+FORMAT = (Path(__file__).parents[1] / "proto/table-format.md").read_text()
 
 
 class ShortPasses:
@@ -63,10 +68,15 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LedgerCase]:
     """A ledger with all kinds of rows."""
     made = fill_all_kinds(LedgerCase(tmp_path_factory.mktemp("recent")))
     made.write(made.public("notice/notice", EntryKind.NOTICE, st.NoticeStatement(notice_id="notice", version=1)))
-    grouped = st.ParticipantStatement(participant_id="clinic", groups=["clinics"], active=True)
+    names = ["dns:clinic.example"]
+    grouped = st.ParticipantStatement(participant_id="clinic", groups=["clinics"], active=True, certificate_names=names)
     made.write(made.public("participant/clinic", EntryKind.PARTICIPANT, grouped))
     given = st.DelegationStatement(giver="clinic", taker="hospital", capacity=st.DELEGATION_CAPACITY_RELAY)
     made.write(made.public("participant/clinic", EntryKind.DELEGATION, given))
+    end_ms = made.clock.wall_ms() + 86_400_000
+    mandate = st.MandateStatement(auditor="hospital", scope="accesses", reason="order 12", end_time_ms=end_ms)
+    mandate.attestation.attested_by = "operator/test"
+    made.write(made.public("participant/hospital", EntryKind.MANDATE, mandate))
     yield made
     assert scrub(made) == []
     made.close()
@@ -113,6 +123,32 @@ def test_a_wrong_row_of_a_person_who_changed_lately_is_spoiled_and_then_right(ca
         assert short.run() == []
 
 
+def test_the_format_says_which_kinds_of_rows_all_share(case: LedgerCase) -> None:
+    """Whoever adds a kind of row decides what a short pass may compare, and the public chains bear it out."""
+    made_from = dict(re.findall(r"^\| `(.)` \| (\w+) \|", FORMAT, re.MULTILINE))
+    assert len(made_from) == len(re.findall(r"^\| `.` \|", FORMAT, re.MULTILINE))
+    assert set(made_from.values()) == {"shared", "persons", "none"}
+    kinds = {word: {kind.encode() for kind, one in made_from.items() if one == word} for word in made_from.values()}
+    assert kinds["shared"] == scrub_recent._SHARED
+    assert scrub_recent._NOT_COMPARED.isdisjoint(kinds["shared"])
+    assert kinds["persons"] >= PERSON_KINDS
+    assert {kind for kind in kinds["none"] if is_derived(kind)} == {b"~"}
+    case.write(case.grant(case.enrol("a citizen with a key", KeyPair(b"\xa1" * 32)), signed=True))
+    case.write(Raw(kind=EntryKind.ERASURE, tag=changed_person(case, "erased").tag))
+    persons, size = {person.tag for person in case.people}, case.ledger.state.size
+    leaves = reads.scan_leaves(case.store, 0, size)
+    public = [one for one in leaves if codec.kind_of(one[1]) != codec.SEAL_KIND and one[1][10:42] not in persons]
+    with scratch_table(case.directory / "public", map_size_mb=16) as copy:
+        apply_entries(copy, case.store, case.vault, public, size=size)
+        stored, made = all_rows(table_of(case)), all_rows(copy)
+    for kind, word in made_from.items():
+        found, rows = ([row for row in each if row[0][:1] == kind.encode()] for each in (stored, made))
+        if word == "shared":
+            assert found == rows != []
+        elif word == "persons":
+            assert len(found) > len(rows)
+
+
 def test_other_persons_are_left_to_the_pass_or_told(case: LedgerCase) -> None:
     person = changed_person(case, "changed before")
     short = ShortPasses(case)
@@ -125,7 +161,7 @@ def test_other_persons_are_left_to_the_pass_or_told(case: LedgerCase) -> None:
     assert short.run() == []
 
 
-@pytest.mark.parametrize("kind", list("pgvrckdno"))
+@pytest.mark.parametrize("kind", list("pgvrckdmnox"))
 def test_a_wrong_row_that_all_share_is_spoiled_and_then_right(case: LedgerCase, kind: str) -> None:
     short, table = ShortPasses(case), table_of(case)
     rows = rows_of(table, kind)
@@ -138,7 +174,7 @@ def test_a_wrong_row_that_all_share_is_spoiled_and_then_right(case: LedgerCase, 
     with table.read() as snapshot:
         snapshot.registry() if kind not in "vrc" else None
     assert short.run()
-    if kind in "pgvrcd":
+    if kind in "pgvrcdm":
         with pytest.raises(DamagedRowError), table.read() as snapshot:
             snapshot.registry()
     assert short.run()

@@ -46,8 +46,9 @@ _FIRST_LEAVES = 1_000
 _NOT_COMPARED = frozenset((b"H", b"e"))
 """Kinds of rows that a small copy cannot have: the heartbeat, and the last erasure of all persons."""
 _SHARED = frozenset(bytes((kind,)) for kind in b"#Rcdgmnoprvx")
-"""Kinds of rows that follow from the public chains alone, so that a small copy has all of them. Of every other kind the
-table may have rows that the small copy lacks, as those of other persons: only the keys of the copy are compared."""
+"""Kinds of rows that follow from the public chains alone, so that a small copy has all of them: those that
+``proto/table-format.md`` calls `shared`. Of every other kind the table may have rows that the small copy lacks, as
+those of other persons: only the keys of the copy are compared."""
 
 
 class RecentScrub:
