@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cases.ledgers import DAEMON, LedgerCase
+from cases.stored_rows import get_stored
 from cases.writes import Raw
 from consentd.core import codec
 from consentd.core.key_validity import PARTICIPANT_PREFIX
@@ -17,6 +18,7 @@ from consentd.policy.model import STILL, Effect, Provision, Rules
 from consentd.policy.vocabulary import Code
 from consentd.sequencer.pool import Written
 from consentd.statements.values import rules_message, vocabulary_message
+from consentd.table.checked_rows import DamagedRowError
 from consentd.table.table import Table
 from consentd.table.transaction import TableTransaction
 from consentd.v1 import statement_pb2 as st
@@ -190,3 +192,60 @@ def test_a_rotation_replaces_the_statement_key(table: Table) -> None:
     assert ended is not None
     assert begun is not None
     assert (ended.until_ms, begun.owner, begun.from_ms) == (1 << 45, Owner.LEDGER, 1 << 45)
+
+
+def _owner(transaction: TableTransaction, name: str) -> Owner | None:
+    """Put a key in force in the chain of *name*; return whose key the table makes it."""
+    tag, zeros = codec.public_tag(PARTICIPANT_PREFIX + name), codec.ZERO_HASH
+    key = codec.public_tag(name)
+    transaction.apply(codec.Event(EntryKind.KEY, 0, tag, 1, zeros, zeros, 0), st.KeyStatement(key=key), index=0)
+    owner = transaction.key_owner(key)
+    assert owner is not None
+    assert owner.tag_or_name == (name if owner.owner is Owner.PARTICIPANT else tag)
+    return owner.owner
+
+
+def test_the_owner_of_a_chain_is_found_without_reading_all_participants(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scanned: list[bytes] = []
+    rows = TableTransaction._rows
+
+    def counted(self: TableTransaction, prefix: bytes, **options: Any) -> Iterator[tuple[bytes, bytes]]:
+        scanned.append(prefix)
+        return rows(self, prefix, **options)
+
+    monkeypatch.setattr(TableTransaction, "_rows", counted)
+    with table.begin() as transaction:
+        assert [_owner(transaction, name) for name in ("bank", "nobody")] == [Owner.PARTICIPANT, Owner.SUBJECT]
+        _commit(transaction)
+    assert scanned == [b"p"]
+    for number in range(3):
+        name = f"clinic-{number}"
+        with table.begin() as transaction:
+            assert _owner(transaction, name) is Owner.SUBJECT
+            _register(transaction, name)
+            assert _owner(transaction, name) is Owner.PARTICIPANT
+            _commit(transaction)
+        with table.begin() as transaction:
+            assert [_owner(transaction, one) for one in ("hospital", name)] == [Owner.PARTICIPANT] * 2
+    assert scanned == [b"p"]
+
+
+def test_the_owner_of_a_chain_is_the_one_that_the_table_has(table: Table) -> None:
+    """Whatever was dropped, committed or found damaged since the tags were read."""
+    with table.begin() as dropped:
+        _register(dropped, "dropped")
+        assert _owner(dropped, "dropped") is Owner.PARTICIPANT
+    with table.begin() as transaction:
+        assert _owner(transaction, "dropped") is Owner.SUBJECT
+    with table.begin() as transaction:
+        _register(transaction, "later")
+        _commit(transaction)
+    with table.begin() as transaction:
+        assert [_owner(transaction, one) for one in ("later", "dropped")] == [Owner.PARTICIPANT, Owner.SUBJECT]
+        _register(transaction, "dropped")
+        assert _owner(transaction, "dropped") is Owner.PARTICIPANT
+    table.mend(b"phospital", get_stored(table, b"phospital"), None)  # spoils the row
+    with pytest.raises(DamagedRowError), table.begin() as transaction:
+        _owner(transaction, "bank")

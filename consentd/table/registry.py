@@ -242,16 +242,20 @@ unless a participant was registered between them."""
 class RegistryCache:
     """The registries that were read in this process.
 
-    Any thread may assign either attribute. A reader uses a registry only if its generation is the one it looks for.
+    Any thread may assign ``registry`` and ``listed``. A reader uses a registry only if its generation is the one it
+    looks for. The other attributes are for the thread that writes.
 
     Attributes:
         registry: the one that was read last.
         listed: those at which lists of several pages were begun, oldest first. If two threads assign it at the same
             time, one registry is lost: a list that needs it must begin again.
+        tags: ids of participants by the tags of their chains (``chain_owners``), for *tags_generation*; -1: for none.
     """
 
     registry: Registry | None = None
     listed: tuple[Registry, ...] = ()
+    tags: dict[bytes, str] = field(default_factory=dict)
+    tags_generation: int = -1
 
     def keep(self, registry: Registry) -> None:
         """Keep a registry for the later pages of a list, without what its functions remember."""

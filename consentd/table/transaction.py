@@ -22,6 +22,7 @@ from consentd.statements import payloads, values
 from consentd.statements.delegations import delegation_value, named_parties
 from consentd.store import RowWriter
 from consentd.store.lmdb import MAX_KEY
+from consentd.table.chain_owners import ChainOwners
 from consentd.table.checked_rows import seal_row
 from consentd.table.view import (
     FORMAT,
@@ -31,7 +32,6 @@ from consentd.table.view import (
     U32,
     U64,
     ParticipantRow,
-    View,
     certificate_key,
     decode_participant,
     delegation_key,
@@ -42,7 +42,7 @@ from consentd.table.view import (
 from consentd.v1 import statement_pb2 as st
 
 
-class TableTransaction(View):
+class TableTransaction(ChainOwners):
     """The transaction that applies a batch of entries. For the sequencer's thread only.
 
     Its reads include its own writes. Readers see none of these writes before ``commit``. Leaving the ``with`` block
@@ -104,6 +104,7 @@ class TableTransaction(View):
         self._put(REVISION_KEY, REVISION.pack(size, root, self._generation, time_ms, FORMAT))
         self._put(b"H", U64.pack(wall_ms))
         self._txn.commit()
+        self._keep_tags()
         if self._changed and self._registry is not None:
             self._cache.registry = self._registry
 
@@ -133,6 +134,7 @@ class TableTransaction(View):
         still = {group for group, _, until in before if until == model.STILL}
         memberships += [(group, self._index, model.STILL) for group in groups - still]
         self._put_named(row_key, encode_participant((number, tuple(memberships), message)))
+        self._note_participant(message.participant_id)
         for name in earlier.certificate_names:
             self._txn.delete(certificate_key(name))
         for name in message.certificate_names:
@@ -315,14 +317,6 @@ class TableTransaction(View):
         vocabulary = values.vocabulary_value(vocabulary_message)
         compiled = compiler.compile_rules(values.rules_value(message), vocabulary, numbers, since=self._index)
         self._put(b"c", compiled.encoded)
-
-    def _chain_owner(self, tag: bytes) -> tuple[Owner, bytes | str]:
-        """Return a chain's kind of owner, and the owner's tag or name (``KeyValidity``). Reads all participant rows."""
-        if tag == codec.LEDGER_TAG:
-            return Owner.LEDGER, ""
-        ids = (key[1:].decode() for key, _ in self._rows(b"p"))
-        name = next((one for one in ids if codec.public_tag(PARTICIPANT_PREFIX + one) == tag), None)
-        return (Owner.SUBJECT, tag) if name is None else (Owner.PARTICIPANT, name)
 
     def _put_named(self, key: bytes, value: bytes) -> None:
         """Set a row whose key has what an entry states. Raises ``InvalidError`` if LMDB takes no key of that length."""

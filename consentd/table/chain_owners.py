@@ -1,0 +1,53 @@
+"""Who owns a chain: the ledger, a participant or a person. A chain's tag is a hash of a participant's id.
+
+A transaction that applies a KEY must know it. To hash the ids of 10,000 participants takes 25 ms, so the process keeps
+their tags.
+"""
+
+from consentd.core import codec
+from consentd.core.key_validity import PARTICIPANT_PREFIX
+from consentd.core.kinds import Owner
+from consentd.store import RowReader
+from consentd.table.checked_rows import RowCheck
+from consentd.table.registry import RegistryCache
+from consentd.table.view import View
+
+
+class ChainOwners(View):
+    """A view of the thread that writes, which finds the owner of a chain.
+
+    INVARIANT: the tags that the cache keeps are of all participants of the table at the generation that it states for
+    them. They may be of others too, whom a transaction registered and did not commit, so each use reads the
+    participant's row.
+    """
+
+    def __init__(self, cache: RegistryCache, check: RowCheck, txn: RowReader) -> None:
+        """Take over a transaction, as ``View`` does."""
+        super().__init__(cache, check, txn)
+        self._begun_at = self._generation
+
+    def _chain_owner(self, tag: bytes) -> tuple[Owner, bytes | str]:
+        """Return a chain's kind of owner, and the owner's tag or name (``KeyValidity``)."""
+        if tag == codec.LEDGER_TAG:
+            return Owner.LEDGER, ""
+        if self._cache.tags_generation != self._begun_at:
+            ids = [key[1:].decode() for key, _ in self._rows(b"p")]
+            self._cache.tags = {_tag_of_participant(one): one for one in ids}
+            self._cache.tags_generation = self._begun_at
+        name = self._cache.tags.get(tag)
+        if name is None or self._get(b"p" + name.encode()) is None:
+            return Owner.SUBJECT, tag
+        return Owner.PARTICIPANT, name
+
+    def _note_participant(self, participant_id: str) -> None:
+        """Note that this transaction has the row of a participant."""
+        self._cache.tags[_tag_of_participant(participant_id)] = participant_id
+
+    def _keep_tags(self) -> None:
+        """Keep the tags for the next transaction, because this one was committed."""
+        if self._cache.tags_generation == self._begun_at:
+            self._cache.tags_generation = self._generation
+
+
+def _tag_of_participant(participant_id: str) -> bytes:
+    return codec.public_tag(PARTICIPANT_PREFIX + participant_id)
