@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from cases.daemons import ORIGIN, Running, make_config, make_running, question, reason_of, request_id, serve
-from cases.erasures import AUTHORITY, KEY, add_authority, end_hold, erase, holds, order, put_hold
+from cases.erasures import AUTHORITY, KEY, add_authority, end_hold, erase, erase_once, holds, order, put_hold
 from cases.fakes import HANG_S, FakeClock
 from cases.services import (
     add_key,
@@ -68,7 +68,7 @@ def person(running: Running) -> pb.Subject:
 def outcome(running: Running, request: rs.EraseSubjectRequest) -> str:
     """Return the reason with which an order is refused; empty: it is carried out."""
     try:
-        erase(running, request)
+        erase_once(running, request)
     except grpc.RpcError as error:
         return reason_of(error)
     return ""
@@ -311,7 +311,7 @@ def test_an_erasure_waits_for_a_reader_of_the_old_files(running: Running, monkey
     monkeypatch.setattr(erasures, "_FILES_S", 0)
     monkeypatch.setattr(erasures, "RETRY_S", 0.05)
     request = order(running, subject)
-    assert refusal(lambda: erase(running, request)) == "ERASURE_PENDING"
+    assert refusal(lambda: erase_once(running, request)) == "ERASURE_PENDING"
     assert list(store.scan(b"e", b"f"))
     del reader
     monkeypatch.setattr(erasures, "_FILES_S", HANG_S)
@@ -335,9 +335,9 @@ def test_a_repeat_that_names_another_person_keeps_no_identifier(
     monkeypatch.setattr(erasures, "RETRY_S", 0.05)
     with monkeypatch.context() as patch:
         patch.setattr(ErasureList, "add", add)
-        assert refusal(lambda: erase(running, request)) == "ERASURE_PENDING"
+        assert refusal(lambda: erase_once(running, request)) == "ERASURE_PENDING"
         request.subject.CopyFrom(other)
-        assert refusal(lambda: erase(running, request)) == "ERASURE_PENDING"
+        assert refusal(lambda: erase_once(running, request)) == "ERASURE_PENDING"
     while outcome(running, request) == "ERASURE_PENDING":  # of an attempt that began before
         pass
     assert [used.vault.find(one) is None for one in hashed] == [True, False]

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
+import grpc
 import pytest
 
-from cases.daemons import Running, request_id, sign_statement
+from cases.daemons import Running, reason_of, request_id, sign_statement
 from cases.services import add_key, now_ms, register, services
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
@@ -16,6 +17,8 @@ from consentd.service.roles import Access, Whose
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
+
+T = TypeVar("T")
 
 AUTHORITY = "pipc-erases"
 KEY = KeyPair(b"\x51" * 32)
@@ -47,8 +50,22 @@ def order(
     return request
 
 
-def erase(running: Running, request: rs.EraseSubjectRequest, who: str = AUTHORITY) -> rs.EraseSubjectResponse:
+def erase_once(running: Running, request: rs.EraseSubjectRequest, who: str = AUTHORITY) -> rs.EraseSubjectResponse:
     return running.registry.EraseSubject(request, metadata=running.as_(who))
+
+
+def erase(running: Running, request: rs.EraseSubjectRequest, who: str = AUTHORITY) -> rs.EraseSubjectResponse:
+    return repeat_pending(lambda: erase_once(running, request, who))
+
+
+def repeat_pending(call: Callable[[], T]) -> T:
+    """Order an erasure. As a client does, repeat the call as long as a reader, such as the scrub, keeps old files."""
+    while True:
+        try:
+            return call()
+        except grpc.RpcError as error:
+            if reason_of(error) != "ERASURE_PENDING":
+                raise
 
 
 def put_hold(running: Running, subject: pb.Subject, until_ms: int, who: str = "operator", **more: Any) -> int:
@@ -80,7 +97,7 @@ def provoke_pending(running: Running, subject: pb.Subject) -> Any:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(erasures, "renew", renew)
-        return erase(running, order(running, subject))
+        return erase_once(running, order(running, subject))
 
 
 # -- calls for the table of roles: ``call`` is a ``cases.roles.Call`` --------------------------------------------------
@@ -104,9 +121,8 @@ def attempt_erasure(call: Any) -> Access:
     subject = call.world.person(call.whose)
     request = rs.EraseSubjectRequest(request_id=request_id(), subject=subject)
     order = st.ErasureStatement(legal_basis="STATUTE")
-    return call.plain(
-        call.running.registry.EraseSubject, _signed_for(call, request, EntryKind.ERASURE, order, subject)
-    )
+    _signed_for(call, request, EntryKind.ERASURE, order, subject)
+    return repeat_pending(lambda: call.plain(call.running.registry.EraseSubject, request))
 
 
 def attempt_hold(call: Any, *, ended: bool) -> Access:
