@@ -39,7 +39,7 @@ def check_secret_file(path: Path, *, forbidden: int = READ) -> None:
 
 def _unreadable(path: Path, error: OSError) -> StorageError:
     return StorageError(
-        f"secret file cannot be read: `{path}`: {error.strerror}; correct the name, or restore the file: `consentd "
+        f"secret file cannot be read: `{path}`: {error.strerror}; correct the name, or restore it: `consentd "
         "keygen` makes the keys of a new ledger alone"
     )
 

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from cases.daemons import Running, consent, make_running, question, reason_of, request_id
+from cases.erasures import AUTHORITY, add_authority
 from cases.reasons import REASONS
 from consentd.service.roles import Kind, may_call
 from consentd.v1 import access_service_pb2 as ac
@@ -55,6 +56,7 @@ def examples(count: int) -> Callable[..., Any]:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     # Checkpoints follow each other closely, so that calls that wait for one come back.
     running = make_running(tmp_path_factory.mktemp("garbage"), checkpoint_interval_ms=10)
+    add_authority(running)
     running.enrol(SUBJECT.value)
     running.grant(SUBJECT)
     yield running
@@ -66,9 +68,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def send(running: Running, method: MethodDescriptor, data: bytes, who: str = "") -> StatusCode:
     """Send bytes to a call over the real channel; return the code, which must be OK or declared, with a reason.
 
-    *who*: the caller; empty: an operator or, if none may call, the app. So the handler is reached.
+    *who*: the caller; empty: one that may call the RPC. So the handler is reached.
     """
-    who = who or ("operator" if may_call(method.name, frozenset({Kind.OPERATOR})) else "app")
+    may = {"operator": Kind.OPERATOR, "app": Kind.ACT_FOR_SUBJECTS, AUTHORITY: Kind.ERASE}
+    who = who or next(name for name, kind in may.items() if may_call(method.name, frozenset({kind})))
     path = f"/{method.containing_service.full_name}/{method.name}"
     metadata = running.as_(who)
     try:

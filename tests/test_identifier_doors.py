@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from cases.daemons import ORIGIN, Running, consent, make_running, question, reason_in, request_id, serve
+from cases.erasures import AUTHORITY, add_authority, order
 from cases.services import batch_request, refusal, services
 from consentd.core import codec
 from consentd.core.ed25519 import KeyPair
@@ -32,7 +33,9 @@ REFUSED = [
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    yield from serve(make_running(tmp_path_factory.mktemp("daemon"), checkpoint_interval_ms=10))
+    made = make_running(tmp_path_factory.mktemp("daemon"), checkpoint_interval_ms=10)
+    add_authority(made)
+    yield from serve(made)
 
 
 def _signed_question(subject: pb.Subject) -> ac.SignedQuestion:
@@ -119,11 +122,42 @@ CALLS: dict[str, Callable[[Running, pb.Subject], tuple[Any, Any]]] = {
     "GetReceipt": lambda running, subject: (
         running.ledger.GetReceipt, ls.GetReceiptRequest(index=0, leaf=_first_leaf(running), subject=subject)
     ),
+    "AddKey": lambda running, subject: (
+        running.registry.AddKey,
+        rs.AddKeyRequest(request_id=request_id(), subject=subject, attested=st.KeyStatement(key=bytes(32))),
+    ),
+    "RetireKey": lambda running, subject: (
+        running.registry.RetireKey,
+        rs.RetireKeyRequest(
+            request_id=request_id(), subject=subject, attested=st.KeyStatement(key=bytes(32), retired=True)
+        ),
+    ),
+    "EraseSubject": lambda running, subject: (
+        running.registry.EraseSubject, order(running, subject, tag=bytes(32))
+    ),
+    "GetHolds": lambda running, subject: (running.registry.GetHolds, rs.GetHoldsRequest(subject=subject)),
+    "PutHold": lambda running, subject: (
+        running.registry.PutHold,
+        rs.PutHoldRequest(
+            request_id=request_id(), subject=subject,
+            attested=st.DutyStatement(hold=st.HoldStatement(legal_basis="COURT", until_time_ms=1 << 42)),
+        ),
+    ),
+    "EndHold": lambda running, subject: (
+        running.registry.EndHold,
+        rs.EndHoldRequest(
+            request_id=request_id(), subject=subject, seq=2,
+            attested=st.DutyStatement(hold=st.HoldStatement(ended=True)),
+        ),
+    ),
 }  # fmt: skip
+CALLERS = {"EraseSubject": AUTHORITY, "GetHolds": AUTHORITY, "PutHold": "operator", "EndHold": "operator"}
+"""The callers of calls that the app may not make."""
 
 
-def _call(running: Running, method: Any, request: Any) -> Any:
-    answer = method(request, metadata=running.as_("app"))
+def _call(running: Running, name: str, subject: pb.Subject) -> Any:
+    method, request = CALLS[name](running, subject)
+    answer = method(request, metadata=running.as_(CALLERS.get(name, "app")))
     return list(answer) if hasattr(answer, "__iter__") else answer
 
 
@@ -132,7 +166,7 @@ def test_a_call_refuses_it(running: Running, name: str) -> None:
     running.wait_published()  # no seal comes later
     size = services(running).ledger.state.size
     for subject in REFUSED:
-        assert refusal(lambda subject=subject: _call(running, *CALLS[name](running, subject))) == "INVALID_IDENTIFIER"
+        assert refusal(lambda subject=subject: _call(running, name, subject)) == "INVALID_IDENTIFIER"
     assert services(running).ledger.state.size == size
 
 

@@ -518,7 +518,9 @@ def test_a_page_token_is_for_one_list_filter_and_caller(running: Running, subjec
     for _ in range(2):
         running.grant(subject)
         running.authorize(question(subject))
-    operator, app = running.as_("operator"), running.as_("app")
+    register(running, "app-2", [st.PARTICIPANT_ROLE_RELAY], rights=[st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS])
+    running.add_caller("app-2")
+    second, app = running.as_("app-2"), running.as_("app")
 
     def consents(token: str = "", who: Any = app, **more: Any) -> str:
         request = cs.ListConsentsRequest(**{"subject": subject, "page_size": 1, "page_token": token, **more})
@@ -532,7 +534,7 @@ def test_a_page_token_is_for_one_list_filter_and_caller(running: Running, subjec
     assert consents(token) == ""
     other_subject = running.enrol(new_identifier())
     wrong: list[Callable[[], Any]] = [
-        lambda: consents(token, operator),
+        lambda: consents(token, second),
         lambda: consents(token, states=ALL_STATES),
         lambda: consents(token, subject=other_subject),
         lambda: consents(other),

@@ -432,6 +432,7 @@ class Call:
     """A call by the app, as a handler sees it."""
 
     caller: str = "app"
+    person: None = None
 
     def peer(self) -> str:
         return "ipv4:127.0.0.1:1"
