@@ -72,7 +72,8 @@ def begun() -> Forge:
     for name, key in (("hospital", HOSPITAL), ("bank", BANK)):
         forge.add(EntryKind.KEY, codec.public_tag(f"participant/{name}"), st.KeyStatement(key=key.public_key))
     person = forge.enrol(0)
-    forge.add(EntryKind.KEY, person, st.KeyStatement(key=CITIZEN.public_key))
+    attested_key = st.KeyStatement(key=CITIZEN.public_key, attestation=st.Attestation(attested_by="app"))
+    forge.add(EntryKind.KEY, person, attested_key)
     forge.add(EntryKind.DELEGATION, CHAIN, statement(**BY_OPERATOR))
     forge.add(EntryKind.DELEGATION, CHAIN, statement(purposes=["TREAT"], end_time_ms=forge.time_ms), key=HOSPITAL)
     forge.add(EntryKind.DELEGATION, CHAIN, statement(ended=True), key=HOSPITAL)
