@@ -25,7 +25,8 @@ class Spoil:
     """How a call is spoiled, and where.
 
     Attributes:
-        how: cut, reset, stall, drip, or page (an HTTP/1.1 page in place of what follows).
+        how: cut, reset, stall, drip (slowly, and the last byte never), or page (an HTTP/1.1 page in place of what
+            follows).
         after: as many bytes of the answer's messages pass; at the latest the fault comes before the call's status.
             None: the request does not reach the server.
     """
@@ -59,6 +60,7 @@ class FaultyProxy:
         spoil_of: returns how the call of a number, from 0, is spoiled; None: it passes.
         call_count: how many calls came since ``spoil``.
         answer_bytes: by call, how many bytes of its answer's messages came.
+        stalled: set once a call stalls or drips; cleared by ``spoil``.
         target: the address for clients.
     """
 
@@ -69,6 +71,7 @@ class FaultyProxy:
         self.answer_bytes: dict[int, int] = {}
         self.lock = threading.Lock()
         self.is_stopping = threading.Event()
+        self.stalled = threading.Event()
         self._connections: list[_Connection] = []
         self._threads: list[threading.Thread] = []
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -91,6 +94,7 @@ class FaultyProxy:
         """Spoil calls like this from now on, and count them from 0 again. All connections end."""
         with self.lock:
             self.spoil_of, self.call_count, self.answer_bytes = spoil_of, 0, {}
+            self.stalled.clear()
             connections, self._connections = self._connections, []
         for one in connections:
             one.end()
@@ -186,7 +190,8 @@ class _Connection:
         """Spoil the connection. *rest*: what the client would get next."""
         if how in ("stall", "drip"):
             self._is_stalled.set()
-            for at in range(len(rest) if how == "drip" else 0):
+            self._proxy.stalled.set()
+            for at in range(len(rest) - 1 if how == "drip" else 0):
                 self._client.sendall(rest[at : at + 1])
                 if self._proxy.is_stopping.wait(_DRIP_S):
                     break
