@@ -21,7 +21,8 @@ interface Fields {
 type Values = Map<number, Value>;
 type Value = bigint | bigint[] | Uint8Array | string | string[] | Values;
 
-const ATTESTATION: Fields = { 1: "text", 2: "text" };
+const AUTHENTICATION: Fields = { 1: "text", 2: "text", 3: "texts", 4: 64 };
+const ATTESTATION: Fields = { 1: "text", 2: "text", 3: AUTHENTICATION };
 const KEY_STATEMENT: Fields = { 1: "bytes", 2: 64, 3: ATTESTATION };
 const PRUNING: Fields = { 1: 64, 2: 64 };
 const ROTATION: Fields = { 1: 32, 2: "bytes", 3: "bytes", 4: 64, 5: "text", 6: "bytes" };
