@@ -347,6 +347,19 @@ def test_a_forged_history_is_disproved_once_it_arrives_whole(
     assert not (tmp_path / "memory").exists()
 
 
+def test_a_new_client_does_not_go_on_with_the_connection_of_another(network: Network, tmp_path: Path) -> None:
+    network.served.small = person()
+    network.proxy.spoil(from_call(0, Spoil("stall", 500)))
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read, network, tmp_path / "one", attempts=1)
+        assert network.proxy.stalled.wait(HANG_S)
+        network.proxy.spoil_of = lambda number: None
+        assert read(network, tmp_path / "two", attempts=1) == ["ENROL", "GRANT", "REVOKE", "OUTCOME"]
+        network.proxy.spoil()
+        with pytest.raises(StorageError):
+            reading.result(HANG_S)
+
+
 # -- the command line and a real daemon -------------------------------------------------------------------------
 
 

@@ -20,6 +20,9 @@ KEEPALIVE_MS = 20_000
 """How often a client asks a silent connection for a sign of life. The daemon accepts this twice as often."""
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 64 << 20),
+    # By default all channels of a process to one target share connections. A new client would go on with the connection
+    # of an earlier one, also if the other side has vanished.
+    ("grpc.use_local_subchannel_pool", 1),
     # By default the pauses between attempts to connect grow to two minutes, and an attempt may take 20 s. After a long
     # outage the client would not notice for so long that the daemon is back.
     ("grpc.initial_reconnect_backoff_ms", 100),
