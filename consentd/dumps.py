@@ -13,10 +13,9 @@ _PR_SET_DUMPABLE = 4
 def forbid_dumps() -> None:
     """Let the kernel write no core dump of this process, and let only root read its memory and its environment.
 
-    Programs that this process starts are dumpable again, but they get the limit of 0 bytes for core dumps, if the
-    system lets this process set it. See
-    prctl(2), PR_SET_DUMPABLE: afterwards the files in ``/proc/PID`` belong to root, and only root may attach to the
-    process.
+    Afterwards the files in ``/proc/PID`` belong to root, and only root may attach to the process (prctl(2),
+    PR_SET_DUMPABLE). Programs that this process starts are dumpable again, but they get the limit of 0 bytes for core
+    dumps, if the system lets this process set it.
 
     Raises:
         StorageError: the kernel refuses.

@@ -290,6 +290,12 @@ def forged_authors(vector: Callable[..., Vector], grant: Callable[..., Forge]) -
         yield vector(f"a KEY {name}", "ok", unread)
         unread = base().add(ME, EntryKind.KEY, DAEMON, payload)
         yield vector(f"signed by a KEY {name}", want, unread.add(ME, EntryKind.GRANT, STRANGER))
+    login = st.Authentication(issuer="https://login.example", acr="loa2", amr=["pwd", "otp"], auth_time_ms=START_MS)
+    attested = st.KeyStatement(
+        key=STRANGER.public_key, attestation=st.Attestation(attested_by="app", method="login", authentication=login)
+    )
+    logged_in = base().add(ME, EntryKind.KEY, DAEMON, attested.SerializeToString()).later()
+    yield vector("a KEY that is attested under a login", "ok", logged_in.add(ME, EntryKind.GRANT, STRANGER))
     payload = key_payload(STRANGER.public_key) + key_payload(BANK.public_key)
     for name, want, author in (("first", "signature", STRANGER), ("last", "ok", BANK)):
         twice = base().add(ME, EntryKind.KEY, DAEMON, payload).add(ME, EntryKind.GRANT, author)
