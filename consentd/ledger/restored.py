@@ -1,0 +1,146 @@
+"""Read and write ``restored.json``: the mark that a data directory was restored from a backup.
+
+A backup lacks the entries that came after it. The copy that is restored from it would sign another history under the
+same name, and would permit what a person has revoked since. So ``consentd restore`` puts this file into the data
+directory before it says that it is done, and a daemon that finds the file signs and permits nothing.
+
+The file is strict JSON, and only the daemon's user may read and write it::
+
+    {"format": 1, "origin": "…", "tree_size": …, "root": "64 hex digits", "backup_time_ms": …, "restored_time_ms": …}
+
+The daemon trusts the file: who can delete it can let the copy sign. Then only the last signed checkpoint
+(``last_signed.py``), witnesses and clients can notice the copy.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from consentd.core.note import check_name
+from consentd.core.strict_json import parse_json
+from consentd.errors import CorruptionError, MalformedError, StorageError
+from consentd.files import read_file_if_exists, sync, write_file
+
+RESTORED_NAME = "restored.json"
+"""Name of the file in the data directory."""
+_NAME = "mark of a restored copy"
+_FORMAT = 1
+_FIELDS = {"format", "origin", "tree_size", "root", "backup_time_ms", "restored_time_ms"}
+_MAX_BYTES = 4096
+_ROOT = re.compile(r"[0-9a-f]{64}")
+_MAX_NUMBER = (1 << 63) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What is known of a restored copy.
+
+    Attributes:
+        origin: the ledger's name.
+        tree_size: how many leaves the tree of the backup had.
+        root: root hash of that tree.
+        backup_time_ms: when the backup was made; Unix time.
+        restored_time_ms: when the copy was restored; Unix time.
+    """
+
+    origin: str
+    tree_size: int
+    root: bytes
+    backup_time_ms: int
+    restored_time_ms: int
+
+
+def read_restored(data_dir: Path) -> Restored | None:
+    """Return the mark of the restored copy in *data_dir*; None if the directory has no such file.
+
+    Raises:
+        StorageError: the file cannot be read.
+        CorruptionError: the file is not what ``write_restored`` writes.
+    """
+    path = data_dir / RESTORED_NAME
+    content = read_file_if_exists(path, name=_NAME)
+    if content is None:
+        return None
+    try:
+        return parse_restored(content)
+    except MalformedError as error:
+        raise CorruptionError(
+            f"{_NAME} is damaged: `{path}`: {error}; see ops/RUNBOOK.md, `a restored copy`"
+        ) from error
+
+
+def write_restored(data_dir: Path, restored: Restored) -> None:
+    """Mark *data_dir* as a restored copy, durably. Raises StorageError if the file cannot be written."""
+    write_file(data_dir / RESTORED_NAME, format_restored(restored), is_private=True, name=_NAME)
+
+
+def remove_restored(data_dir: Path) -> None:
+    """Remove the mark, durably, if there is one. From now on the copy may sign.
+
+    Raises:
+        StorageError: the file cannot be removed, or only the fsync of its directory failed.
+    """
+    path = data_dir / RESTORED_NAME
+    try:
+        path.unlink(missing_ok=True)
+        sync(data_dir)
+    except OSError as error:
+        raise StorageError(f"{_NAME} cannot be removed: `{path}`: {error.strerror}") from error
+
+
+def format_restored(restored: Restored) -> bytes:
+    """Return the content of the file."""
+    return (
+        json.dumps(
+            {
+                "format": _FORMAT, "origin": restored.origin, "tree_size": restored.tree_size,
+                "root": restored.root.hex(), "backup_time_ms": restored.backup_time_ms,
+                "restored_time_ms": restored.restored_time_ms,
+            }
+        ).encode()
+        + b"\n"
+    )  # fmt: skip
+
+
+def parse_restored(content: bytes) -> Restored:
+    """Return what the *content* of the file says.
+
+    Raises:
+        MalformedError: it is not JSON, its format is another one, a field is missing, unknown or of a wrong kind.
+    """
+    if len(content) > _MAX_BYTES:
+        raise MalformedError(f"more than {_MAX_BYTES} bytes")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise MalformedError("text is not UTF-8") from error
+    value = parse_json(text, max_nesting=1, parse_constant=_refuse_number, parse_float=_refuse_number)
+    if not isinstance(value, dict):
+        raise MalformedError("no JSON object")
+    if set(value) != _FIELDS:
+        raise MalformedError("a field is missing or unknown")
+    if type(value["format"]) is not int or value["format"] != _FORMAT:
+        raise MalformedError(f"format is not {_FORMAT}")
+    root, origin = value["root"], value["origin"]
+    if not isinstance(root, str) or not _ROOT.fullmatch(root):
+        raise MalformedError("root is not 64 lower-case hex digits")
+    if not isinstance(origin, str):
+        raise MalformedError("origin is not a text")
+    check_name(origin)
+    return Restored(
+        origin, _number(value, "tree_size"), bytes.fromhex(root), _number(value, "backup_time_ms"),
+        _number(value, "restored_time_ms"),
+    )  # fmt: skip
+
+
+def _number(value: dict[str, Any], name: str) -> int:
+    number = value[name]
+    if type(number) is not int or not 0 <= number <= _MAX_NUMBER:
+        raise MalformedError(f"{name} is not a whole number from 0 to 2^63 - 1")
+    return number
+
+
+def _refuse_number(text: str) -> Any:
+    raise MalformedError("a number is not a whole number")
