@@ -161,6 +161,7 @@ def messages(path: str, *errors: str) -> set[str]:
         ("secret_files.py", ("InvalidError",), "Other messages at the start"),
         ("cosigning/keyfiles.py", ("StorageError", "InvalidError"), "Other messages at the start"),
         ("server/keys.py", ("InvalidError",), "Other messages at the start"),
+        ("server/first_start.py", ("StorageError",), ""),
     ],
 )
 def test_every_message_of_a_refusal_to_open_is_explained(path: str, errors: tuple[str, ...], heading: str) -> None:
@@ -187,7 +188,8 @@ def test_each_message_about_a_file_beside_the_ledger_is_explained(tmp_path: Path
 
 def test_the_messages_explained_are_messages() -> None:
     # ``files`` puts the name of the file before what failed.
-    code = "".join([*SOURCES.values(), '"last signed checkpoint cannot be read'])
+    named = '"last signed checkpoint cannot be read', '"mark of the first start cannot be written'
+    code = "".join([*SOURCES.values(), *named])
     for heading in ("Ledger refuses to open", "Other messages at the start"):
         for row in re.findall(r"^\| (`.*?) \|", below(heading), re.MULTILINE):
             for message in re.findall(r"`([^`]+)`", row):

@@ -15,8 +15,10 @@ from consentd.errors import InvalidError
 _KEYGEN_HELP = """\
 Makes the log key, the statement key, the vault's key-encryption key (unless another source than a file has it) and the
 credentials file that the configuration names, and prints the token of the first operator once, on stdout. Existing
-files are not changed. Further operators get an id and a token of their own: `consentd credential add operator/NAME`.
-Entries name the operator who wrote them.
+files are not changed. With these keys one ledger can begin, once.
+
+Further operators get an id and a token of their own: `consentd credential add operator/NAME`. Entries name the operator
+who wrote them.
 
 example:
   consentd keygen --config ops/consentd.toml > operator.token

@@ -39,6 +39,7 @@ from consentd.sequencer.loop import Sequencer
 from consentd.server import http
 from consentd.server.capacity import check_space, measure_connections, measure_space
 from consentd.server.client_certificates import named_participant
+from consentd.server.first_start import check_first_start, end_first_start, note_first_start
 from consentd.server.keys import Keys, check_secret_files, check_tls_keys, read_keys
 from consentd.server.pauses import shorten_pauses
 from consentd.server.preflight import (
@@ -197,7 +198,8 @@ class Daemon:
         self.credentials = credentials = self._open_credentials()
         self._tokens = tokens = open_id_tokens(config.citizens, self.metrics)
         self._closers.append(tokens.close)
-        check_ledger_files(config, keys.log.verifier)
+        if check_ledger_files(config, keys.log.verifier) == 0:
+            check_first_start(config, keys.log.verifier)
         key_files = KeyFiles(config)
         ledger, table = self._open_ledger_and_table(keys)
         vault = self._open_vault(keys, ledger, table)
@@ -323,15 +325,15 @@ class Daemon:
             on_fault=lambda: self._rpc.set_serving(False), on_new_key=partial(_settle, key_files),
         )  # fmt: skip
         sequencer.start()
-        if ledger.state.size == 0:
-            # Log a warning, because an unmounted disk also looks like an empty ledger. In that case the start creates a
-            # second ledger of the same name.
-            log.warning("a new ledger begins: `%s` in `%s`", config.ledger.origin, config.ledger.store_dir)
-            try:
+        try:
+            if ledger.state.size == 0:
+                note_first_start(config, keys.log.verifier)
+                log.warning("a new ledger begins: `%s` in `%s`", config.ledger.origin, config.ledger.store_dir)
                 self._write_first_entries(sequencer, author, keys)
-            except BaseException:
-                sequencer.stop()  # before the stores that the sequencer writes to are closed
-                raise
+            end_first_start(config)
+        except BaseException:
+            sequencer.stop()  # before the stores that the sequencer writes to are closed
+            raise
         return sequencer
 
     def _write_first_entries(self, sequencer: Sequencer, author: Author, keys: Keys) -> None:

@@ -15,6 +15,7 @@ from consentd.cosigning.mldsa import MldsaSigner, format_mldsa_signing_key
 from consentd.errors import InvalidError, StorageError
 from consentd.ledger.kek import KeyEncryptionKey, read_keks
 from consentd.secret_files import WRITE, check_secret_file
+from consentd.server.first_start import format_mark, mark_path
 from consentd.service.auth import check_caller_id, format_credential, make_token
 
 KEY_SECTIONS = """\
@@ -49,6 +50,8 @@ class Keys:
 def make_keys(config: Config, operator: str = FIRST_OPERATOR) -> str:
     """Make every key file and the credentials file that *config* names, and return the token of *operator*.
 
+    With the keys, one ledger can begin: the mark of the first start is made too (``first_start``).
+
     If any of the files already exists or cannot be written, no new file is left and no file is changed. A
     key-encryption key that comes from the environment or a token is made by other means.
 
@@ -63,6 +66,7 @@ def make_keys(config: Config, operator: str = FIRST_OPERATOR) -> str:
         config.keys.log_key_file: note.format_signing_key(log) + "\n",
         config.keys.statement_key_file: secrets.token_hex(32) + "\n",
         config.callers.credentials_file: format_credential(token, operator),
+        mark_path(config): format_mark(log.verifier),
     }
     if config.keys.vault_kek.file is not None:
         files[config.keys.vault_kek.file] = secrets.token_hex(32) + "\n"

@@ -58,8 +58,10 @@ def lock_data(config: Config) -> int:
     return lock_directory(path)
 
 
-def check_ledger_files(config: Config, log_verifier: Verifier) -> None:
+def check_ledger_files(config: Config, log_verifier: Verifier) -> int | None:
     """Check that the ledger's store has all entries that the last signed checkpoint and the policy table cover.
+
+    Return the ledger's size: 0 if there is no store; None if the store cannot be read, which its opening later reports.
 
     Raises:
         CorruptionError: entries are missing, or the last signed checkpoint or the store is damaged.
@@ -68,7 +70,7 @@ def check_ledger_files(config: Config, log_verifier: Verifier) -> None:
     try:
         store = RocksStore.open_read_only(config.ledger.store_dir, block_cache_mb=_CACHE_MB)
     except StorageError:
-        return  # The store does not exist yet, or another daemon uses it. Opening the store later reports that.
+        return None if (config.ledger.store_dir / "CURRENT").exists() else 0
     try:
         row = store.get(layout.STATE)
         state = empty_state(1) if row is None else decode_state(row)
@@ -79,6 +81,7 @@ def check_ledger_files(config: Config, log_verifier: Verifier) -> None:
     size = _table_size(config.table.path)
     if size > state.size:
         raise CorruptionError(f"table is ahead of its ledger: size {size}, ledger has {state.size}; see ops/RUNBOOK.md")
+    return state.size
 
 
 def _table_size(path: Path) -> int:
