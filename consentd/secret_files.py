@@ -1,4 +1,4 @@
-"""Read files of secrets, and refuse those that others may read or replace. Needs only the standard library."""
+"""Make files of secrets; read them, and refuse those that others may read or replace. The standard library alone."""
 
 import os
 import stat
@@ -23,6 +23,27 @@ def read_secret_file(path: Path) -> bytes:
             return file.read()
     except OSError as error:
         raise _unreadable(path, error) from error
+
+
+def make_secret_file(path: Path, content: bytes) -> None:
+    """Write a new file that only its owner can read (mode 0600), and its directory if that does not exist; sync.
+
+    Raises:
+        StorageError: the file exists, or cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            path.unlink(missing_ok=True)  # the next attempt would refuse to replace an incomplete file
+            raise
+    except OSError as error:
+        raise StorageError(f"key file cannot be written: `{path}`: {error.strerror}") from error
 
 
 def check_secret_file(path: Path, *, forbidden: int = READ) -> None:

@@ -362,10 +362,10 @@ def test_participants_and_words(talk: CommandLine, running: Running, tmp_path: P
     more = ("--ko", "검사소", "--en", "Lab C", "--right", "see-reasons", "--group", "group/labs")
     assert talk("participants", "add", "lab-c", "--role", "holder", "--role", "recipient", *more).out == "lab-c\n"
     key = KeyPair(b"\x41" * 32).public_key.hex()
-    assert talk("participants", "add-key", "lab-c", key).status == 0
+    assert talk("key", "add", "lab-c", key).status == 0
     shown = talk("participants", "show", "lab-c", "--lang", "ko").out.splitlines()
     assert shown == ["lab-c  검사소  holder+recipient", "  right: see-reasons", f"  key: {key}"]
-    assert talk("participants", "retire-key", "lab-c", key).status == 0
+    assert talk("key", "retire", "lab-c", key).status == 0
     assert talk("participants", "add", "lab-c", "--en", "Lab C", "--role", "holder", "--inactive").status == 0
     assert "lab-c  Lab C  holder  (left)" in talk("participants", "list").out
     assert talk("participants", "list", "--no-active").out == "lab-c  Lab C  holder  (left)\n"
@@ -378,7 +378,7 @@ def test_participants_and_words(talk: CommandLine, running: Running, tmp_path: P
     assert shown == ["lab-d  Lab D  recipient", "  country: JP", "  class: general-recipient"]
     assert talk("participants", "add", "court", "--en", "Court", "--role", "public-authority").status == 0
     assert "court  Court  public-authority" in talk("participants", "list").out
-    assert talk("participants", "add-key", "lab-c", "xyz").status == 2
+    assert talk("key", "add", "lab-c", "xyz").status == 2
     named = ("--ko", "연구소", "--name", "zh-Hant=研究所", "--role", "holder")
     assert talk("participants", "add", "lab-e", *named).status == 0
     for lang, name in (("zh-Hant-TW", "研究所"), ("en", "연구소"), ("fr", "연구소")):

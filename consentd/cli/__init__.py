@@ -27,6 +27,7 @@ from consentd.cli import (
     evidence,
     histories,
     imports,
+    keys,
     maintenance,
     notices,
     participants,
@@ -44,8 +45,8 @@ environment: CONSENTD_TARGET, CONSENTD_TOKEN, CONSENTD_TOKEN_FILE, CONSENTD_LOG_
 a person is written SCHEME:VALUE, as in `mhid:MH-0001`; `-` reads it from stdin, so that no other user can see it.
 """
 _MODULES = (
-    daemons, certificates, credentials, participants, roles, consents, notices, accesses, histories, receipts, imports,
-    administration, subjects, maintenance,
+    daemons, certificates, credentials, keys, participants, roles, consents, notices, accesses, histories, receipts,
+    imports, administration, subjects, maintenance,
 )  # fmt: skip
 _SERVER_MODULES = frozenset(
     {"rocksdict", "lmdb", "cryptography", "prometheus_client", "grpc_health", "grpc_reflection"}
@@ -81,6 +82,9 @@ def run_verb(arguments: argparse.Namespace) -> int:
         if isinstance(error, StorageError) and "request_id" in arguments:
             request_id = arguments.request_id.hex()
             out.message(f"whether it was recorded is unknown: repeat it with --request-id {request_id}")
+            if getattr(arguments, "subject_key", None) or getattr(arguments, "sign_with", None):
+                # A repeat is signed at another time, so its content differs.
+                out.message("if the repeat fails with REQUEST_ID_REUSED, it was recorded")
         return UNDETERMINED
     except ModuleNotFoundError as error:
         out.message(f"error: {_missing(error)}")

@@ -17,6 +17,7 @@ from consentd.cli.options import (
 )
 from consentd.cli.out import DONE, REFUSED, UNDETERMINED, Out
 from consentd.cli.receipts import add_receipt, store_receipt, write_options
+from consentd.cli.signers import add_sign_with, question_signer
 from consentd.errors import InvalidError
 from consentd.policy.dates import format_instant, parse_instant_ms
 from consentd.policy.model import LEVELS
@@ -73,6 +74,8 @@ def add_verbs(verbs: Verbs) -> None:
     verb = add_verb(verbs, "authorize", authorize, _add_question, add_receipt, add_daemon, more=_AUTHORIZE_HELP)
     verb.add_argument("--emergency", default="", metavar="WHY", help="justification of break-glass access; purpose BTG")
     verb.add_argument("--network-origin", default="", metavar="WHERE", help="address that the request came from")
+    add_sign_with(verb, "sign the question: file with a key of the caller, or of the person if --actor is SUBJECT")
+    verb.add_argument("--tag", default="", metavar="HEX", help="with --sign-with: the person's tag, as you pinned it")
     verb = add_verb(verbs, "record", record, add_subject, add_receipt, add_daemon)
     verb.add_argument("--access-seq", type=int, required=True, metavar="N", help="as `authorize` answered it")
     verb.add_argument("--status", choices=_STATUSES, required=True, help="the outcome")
@@ -114,8 +117,11 @@ def authorize(arguments: argparse.Namespace, out: Out) -> int:
     question = _question(arguments)
     if arguments.emergency:
         question.break_glass.justification = arguments.emergency
+    signer = question_signer(arguments)
     with open_client(arguments) as client:
-        answer = client.authorize_access(question, network_origin=arguments.network_origin, **write_options(arguments))
+        answer = client.authorize_access(
+            question, signer=signer, network_origin=arguments.network_origin, **write_options(arguments)
+        )
     fields: dict[str, object] = {"access_seq": answer.access_seq, "receipt": None}
     if answer.receipt is not None:
         fields["receipt"] = store_receipt(arguments, out, answer.receipt)

@@ -22,7 +22,8 @@ from consentd.cli.options import (
     read_times,
 )
 from consentd.cli.out import DONE, REFUSED, Out
-from consentd.cli.receipts import add_receipt, consent_options, store_receipt, write_options
+from consentd.cli.receipts import add_receipt, store_receipt, write_options
+from consentd.cli.signers import add_tag, person_options
 from consentd.errors import InvalidError
 from consentd.policy.dates import format_instant
 from consentd.policy.model import ANY, LEVELS
@@ -86,7 +87,7 @@ def add_verbs(verbs: Verbs) -> None:
     """Add the verbs of this module to the parser."""
     verb = add_verb(verbs, "enrol", enrol, add_subject, add_method, add_receipt, add_daemon)
     verb.add_argument("--key", default="", metavar="HEX", help="the person's own Ed25519 public key")
-    write = (add_method, add_receipt, add_daemon)
+    write = (add_method, add_tag, add_receipt, add_daemon)
     stated = (_add_consent, add_served())
     add_verb(verbs, "grant", grant, add_subject, *stated, *write, more=_GRANT_HELP)
     verb = add_verb(verbs, "amend", amend, _add_named, *stated, *write, more=_AMEND_HELP)
@@ -128,8 +129,12 @@ def grant(arguments: argparse.Namespace, out: Out) -> int:
     given = _consent(arguments, None)
     served = served_statement(arguments, given.notice_id, given.notice_version)
     _hint(out, given)
+    subject = read_subject(arguments)
     with open_client(arguments) as client:
-        granted = client.grant(read_subject(arguments), given, served=served, **consent_options(arguments))
+        granted = client.grant(
+            subject, given, served=served, served_seq=arguments.served_seq,
+            **person_options(arguments, client, subject),
+        )  # fmt: skip
     return _show_granted(arguments, out, granted, given)
 
 
@@ -150,7 +155,7 @@ def amend(arguments: argparse.Namespace, out: Out) -> int:
         version = arguments.version or record.version
         granted = client.amend(
             subject, arguments.consent_id, after, based_on_version=version, served=served,
-            **consent_options(arguments),
+            served_seq=arguments.served_seq, **person_options(arguments, client, subject),
         )  # fmt: skip
     before = MessageToDict(record.consent, preserving_proto_field_name=True)
     return _show_granted(arguments, out, granted, after, before=before)
@@ -161,8 +166,8 @@ def change(arguments: argparse.Namespace, out: Out) -> int:
     from consentd_client import labels
 
     subject, consent_id, verb = read_subject(arguments), arguments.consent_id, arguments.change
-    options = consent_options(arguments)
     with open_client(arguments) as client:
+        options = person_options(arguments, client, subject)
         if verb == "pause":
             receipt = client.pause(subject, consent_id, **options)
         elif verb == "resume":

@@ -19,7 +19,7 @@ from consentd.cli.options import (
     read_subject,
 )
 from consentd.cli.out import DONE, Out
-from consentd.cli.receipts import add_receipt, consent_options, store_receipt
+from consentd.cli.receipts import add_receipt, store_receipt, write_options
 from consentd.errors import InvalidError
 
 if TYPE_CHECKING:
@@ -50,6 +50,11 @@ def add_served(*, required: bool = False) -> AddOptions:
             "--served-language", required=required, metavar="TAG",
             help="in which language; the entry that records it comes first" if not required else "in which language",
         )  # fmt: skip
+        if not required:
+            group.add_argument(
+                "--served-seq", type=int, default=0, metavar="N",
+                help="the entry that recorded it, as `served` printed it, instead of these options",
+            )  # fmt: skip
         group.add_argument("--channel", required=required, metavar="NAME", help="where: app, web, paper, counter, …")
         group.add_argument("--served-at", type=read_start_ms, metavar="TIME", help="when (default: now)")
         group.add_argument("--served-text", type=Path, metavar="FILE", help="the text as it was shown, to be hashed")
@@ -74,6 +79,8 @@ def served_statement(arguments: argparse.Namespace, notice_id: str, version: int
     """
     from consentd.v1 import statement_pb2 as st
 
+    if arguments.served_language is not None and arguments.subject_key is not None:
+        raise InvalidError("app records that a notice was shown (`consentd served`): name that entry with --served-seq")
     if arguments.served_language is None:
         if arguments.channel or arguments.served_at or arguments.served_text:
             raise InvalidError("how a notice was shown is stated, and not in which language: give --served-language")
@@ -96,7 +103,9 @@ def record(arguments: argparse.Namespace, out: Out) -> int:
     made = served_statement(arguments, *read_notice(arguments.notice))
     assert made is not None, "the verb needs the options"
     with open_client(arguments) as client:
-        receipt = client.record_served(read_subject(arguments), made, **consent_options(arguments))
+        receipt = client.record_served(
+            read_subject(arguments), made, method=arguments.method, **write_options(arguments)
+        )
     seq = receipt.event.seq
     out.answer(
         f"#{seq}  {show.served(made)}", type="served", seq=seq, notice_id=made.notice_id,

@@ -89,7 +89,8 @@ def add_daemon(verb: argparse.ArgumentParser) -> None:
     group.add_argument("--id-token-file", type=Path, metavar="FILE", help="call as a person: file with an ID token")
     group.add_argument(
         "--subject-key", type=Path, metavar="FILE",
-        help="call as a person, to read: file with the person's Ed25519 key, 64 hex digits; with --origin or --log-key",
+        help="call as a person, and sign what the person states: file with the person's Ed25519 key, 64 hex digits; "
+        "with --log-key, or with --origin",
     )  # fmt: skip
     group.add_argument("--timeout", type=float, default=10.0, metavar="S", help="deadline in seconds (default 10)")
     add_pins(verb)
@@ -186,11 +187,22 @@ def _read_subject_key(path: Path, arguments: argparse.Namespace) -> "CallSigner"
     """Return what signs the calls of a person with the key in a file that nobody else may read."""
     from consentd_client import CallSigner
 
-    seed = read_hex(read_secret_file(path).decode("ascii", "replace").strip(), "key file of a person", KEY_SIZE)
-    origin = arguments.origin or (_read_log_keys(arguments)[0].name if arguments.log_key else "")
-    if not seed or not origin:
-        raise InvalidError("--subject-key needs a key of 64 hex digits, and the ledger's name: --origin or --log-key")
-    return CallSigner(key=KeyPair(seed), origin=origin)
+    return CallSigner(key=read_key_pair(path), origin=read_origin(arguments))
+
+
+def read_key_pair(path: Path) -> KeyPair:
+    """Return the Ed25519 key pair of a file with 64 hex digits that nobody else may read; raises as ``read_hex``."""
+    seed = read_hex(read_secret_file(path).decode("ascii", "replace").strip(), "signing key", KEY_SIZE)
+    if not seed:
+        raise InvalidError(f"signing key is empty: `{path}`: the file has 64 hex digits")
+    return KeyPair(seed)
+
+
+def read_origin(arguments: argparse.Namespace) -> str:
+    """Return the ledger's name, for which signatures are valid; InvalidError if none is given."""
+    if not arguments.origin and not arguments.log_key:
+        raise InvalidError("signature is valid for one ledger: give its name with --origin, or its --log-key")
+    return arguments.origin or _read_log_keys(arguments)[0].name
 
 
 def read_token(path: Path | None) -> str:

@@ -1,10 +1,10 @@
-"""``consentd participants`` and ``vocabulary``: the participants, their keys and delegations; the codes in force."""
+"""``consentd participants`` and ``vocabulary``: participants, their delegations and mandates; the codes in force."""
 
 import argparse
 from typing import TYPE_CHECKING
 
 from consentd.cli import delegations, mandates
-from consentd.cli.options import Verbs, add_daemon, add_verb, open_client, read_hex
+from consentd.cli.options import Verbs, add_daemon, add_verb, open_client
 from consentd.cli.out import DONE, Out
 from consentd.errors import InvalidError
 from consentd.policy.language import best_text
@@ -26,7 +26,7 @@ Then `consentd credential add` gives the participant a token.
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs of this module to the parser."""
     verb = verbs.add_parser(
-        "participants", help="list, register and show participants, their keys and delegations", epilog=_HELP,
+        "participants", help="list, register and show participants, their delegations and mandates", epilog=_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
@@ -53,14 +53,6 @@ def add_verbs(verbs: Verbs) -> None:
     one.add_argument("--certificate-name", action="append", default=[], metavar="NAME",
                      help="how its client certificates name it, as in dns:gw.clinic.example; repeatable")  # fmt: skip
     one.add_argument("--inactive", action="store_true", help="it has left: its requests are refused")
-    for name, text in (
-        ("add-key", "put a participant's key in force (for the operator)"),
-        ("retire-key", "retire a participant's key (for the operator)"),
-    ):
-        one = add_verb(under, name, change_key, add_daemon, text=text)
-        one.set_defaults(change=name)
-        one.add_argument("id", metavar="ID", help="the participant's id")
-        one.add_argument("key", metavar="HEX", help="Ed25519 public key, 32 bytes")
     delegations.add_verbs(under)
     mandates.add_verbs(under)
     _add_tree_size(add_verb(verbs, "vocabulary", vocabulary, add_daemon))
@@ -108,16 +100,6 @@ def add(arguments: argparse.Namespace, out: Out) -> int:
     with open_client(arguments) as client:
         receipt = client.register_participant(participant)
     out.answer(arguments.id, type="participant", id=arguments.id, index=receipt.index)
-    return DONE
-
-
-def change_key(arguments: argparse.Namespace, out: Out) -> int:
-    """Put a participant's key in force, or retire the key."""
-    key = read_hex(arguments.key, "key")
-    with open_client(arguments) as client:
-        write = client.add_key if arguments.change == "add-key" else client.retire_key
-        receipt = write(arguments.id, key)
-    out.answer(f"{arguments.id} {key.hex()}", type=arguments.change, id=arguments.id, index=receipt.index)
     return DONE
 
 

@@ -34,7 +34,7 @@ from consentd.errors import InvalidError, MalformedError, ProofError
 from consentd.policy.dates import format_instant
 
 if TYPE_CHECKING:
-    from consentd_client.receipts import ReducedReceipt, StatementOptions, WriteOptions
+    from consentd_client.receipts import ReducedReceipt, WriteOptions
 
 _RECEIPT_HELP = """\
 --save FILE writes the proof as a C2SP .tlog-proof, and the proven leaf to FILE.leaf, for other programs:
@@ -94,11 +94,6 @@ def read_request_id(text: str) -> bytes:
 def write_options(arguments: argparse.Namespace) -> "WriteOptions":
     """Return the client's options for a write, as the arguments give them."""
     return {"published": arguments.receipt is not None, "request_id": arguments.request_id}
-
-
-def consent_options(arguments: argparse.Namespace) -> "StatementOptions":
-    """Return the client's options for a write about a consent, as the arguments give them."""
-    return {"signer": None, "method": arguments.method, **write_options(arguments)}
 
 
 def store_receipt(arguments: argparse.Namespace, out: Out, receipt: "ReducedReceipt") -> dict[str, object]:

@@ -13,16 +13,14 @@ from consentd.cli.options import (
     add_verb,
     open_client,
     read_end_ms,
-    read_hex,
     read_identifier,
+    read_key_pair,
     read_pins,
     read_subject,
     read_text,
 )
 from consentd.cli.out import DISPROVED, DONE, UNDETERMINED, Out
-from consentd.core.ed25519 import KEY_SIZE
 from consentd.errors import ConsentdError, InvalidError, LaterError, StorageError
-from consentd.secret_files import read_secret_file
 
 if TYPE_CHECKING:
     from consentd_client import Client, Subject
@@ -93,11 +91,10 @@ def _erase_all(
     client: "Client", subjects: "Sequence[Subject]", arguments: argparse.Namespace
 ) -> "Iterator[int | ConsentdError]":
     """Yield for each person the index of the ERASURE, or why the person was not erased."""
-    from consentd.core.ed25519 import KeyPair
     from consentd.v1.statement_pb2 import ErasureStatement
     from consentd_client import StatementSigner
 
-    key, (origin, _) = KeyPair(_read_key(arguments.key)), read_pins(arguments)
+    key, (origin, _) = read_key_pair(arguments.key), read_pins(arguments)
     order = ErasureStatement(legal_basis=arguments.legal_basis, reason=arguments.reason)
 
     def erase_one(subject: "Subject") -> int | ConsentdError:
@@ -109,13 +106,6 @@ def _erase_all(
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         yield from pool.map(erase_one, subjects)
-
-
-def _read_key(path: Path) -> bytes:
-    key = read_hex(read_secret_file(path).decode("ascii", "replace").strip(), "signing key", KEY_SIZE)
-    if not key:
-        raise InvalidError(f"signing key is empty: `{path}`: the file has 64 hexadecimal digits")
-    return key
 
 
 def holds(arguments: argparse.Namespace, out: Out) -> int:

@@ -1,15 +1,14 @@
 """Read and write files of keys and tokens. Only a file's owner can read the file; no error message shows the text."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from consentd.core import note
 from consentd.cosigning.mldsa import MldsaSigner, parse_mldsa_signing_key
-from consentd.errors import InvalidError, MalformedError, StorageError
+from consentd.errors import InvalidError, MalformedError
 from consentd.files import append_line
-from consentd.secret_files import read_secret_file
+from consentd.secret_files import make_secret_file, read_secret_file
 
 _Signer = TypeVar("_Signer")
 
@@ -62,17 +61,4 @@ def write_private(path: Path, text: str, *, append: bool = False) -> None:
     if append:
         append_line(path, text, name="key file")
         return
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, flags, 0o600)
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError:
-            path.unlink(missing_ok=True)  # the next attempt would refuse to replace an incomplete file
-            raise
-    except OSError as error:
-        raise StorageError(f"key file cannot be written: `{path}`: {error.strerror}") from error
+    make_secret_file(path, text.encode())

@@ -97,6 +97,7 @@ class ClientBase(ABC):
 
     enrol = _method(registry.enrol)
     enrol_or_get = _method(registry.enrol_or_get)
+    read_tag = _method(registry.read_tag)
     grant = _method(consents.grant)
     amend = _method(consents.amend)
     record_served = _method(consents.record_served)

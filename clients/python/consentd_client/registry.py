@@ -1,7 +1,7 @@
 """Operations of RegistryService: enrolment, participants and their keys, vocabulary, notices and rules."""
 
 from dataclasses import dataclass, field, replace
-from typing import Unpack
+from typing import Any, Unpack
 
 from google.protobuf.message import Message
 
@@ -84,6 +84,17 @@ def enrol_or_get(
     except AlreadyExistsError as error:
         if error.reason != "SUBJECT_ENROLLED":
             raise
+    return (yield from read_tag(context, subject))
+
+
+def read_tag(context: ClientContext, subject: pb.Subject) -> Operation[bytes]:
+    """Read the tag of an enrolled person, 32 bytes, with the first entry of the person's history, and verify it.
+
+    It is not proven that the tag is this person's. A statement that is signed for a wrong tag is valid nowhere.
+
+    Raises:
+        InvalidError: no key is pinned.
+    """
     found, _, _ = yield from history_part(context, subject, most=1)
     return found.tag
 
@@ -97,27 +108,49 @@ def register_participant(
 
 
 def add_key(
-    context: ClientContext, participant_id: str, key: bytes, **options: Unpack[StatementOptions]
+    context: ClientContext, owner: str | pb.Subject, key: bytes, **options: Unpack[StatementOptions]
 ) -> Operation[Receipt]:
-    """Put a participant's Ed25519 public key, 32 bytes, in force.
+    """Put an Ed25519 public key, 32 bytes, of a participant or of a person in force.
 
-    For an operator, or for the participant with a ``signer`` that has another key in force.
+    *owner*: the id of a participant. For an operator, or for the participant with a ``signer`` that has another key in
+    force. Or a person who is enrolled: callers.md says who may add which key.
     """
-    request = rs.AddKeyRequest(participant_id=participant_id, **write_fields(context, options, StatementOptions))
+    request = rs.AddKeyRequest(**_owner(owner), **write_fields(context, options, StatementOptions))
     put_statement(context, request, EntryKind.KEY, st.KeyStatement(key=key), options)
-    return _write_in_chain(context, request, rs.AddKeyResponse, EntryKind.KEY, participant_id)
+    return _write_key(context, request, rs.AddKeyResponse, owner, options)
 
 
 def retire_key(
-    context: ClientContext, participant_id: str, key: bytes, **options: Unpack[StatementOptions]
+    context: ClientContext, owner: str | pb.Subject, key: bytes, **options: Unpack[StatementOptions]
 ) -> Operation[Receipt]:
-    """Retire a participant's key. Statements that the key signed earlier stay valid.
+    """Retire a key. Statements that the key signed earlier stay valid.
 
-    For an operator, or for the participant with a ``signer`` that has this key or another one in force.
+    *owner*: the id of a participant. For an operator, or for the participant with a ``signer`` that has this key or
+    another one in force. Or a person who is enrolled: callers.md says who may retire a key.
     """
-    request = rs.RetireKeyRequest(participant_id=participant_id, **write_fields(context, options, StatementOptions))
+    request = rs.RetireKeyRequest(**_owner(owner), **write_fields(context, options, StatementOptions))
     put_statement(context, request, EntryKind.KEY, st.KeyStatement(key=key, retired=True), options)
-    return _write_in_chain(context, request, rs.RetireKeyResponse, EntryKind.KEY, participant_id)
+    return _write_key(context, request, rs.RetireKeyResponse, owner, options)
+
+
+def _owner(owner: str | pb.Subject) -> dict[str, Any]:
+    return {"participant_id": owner} if isinstance(owner, str) else {"subject": owner}
+
+
+def _write_key(
+    context: ClientContext, request: Message, response_type: type[WriteResponse], owner: str | pb.Subject,
+    options: StatementOptions,
+) -> Operation[Receipt]:  # fmt: skip
+    """Call the procedure that takes *request*, and verify that its KEY entry is in the chain of the owner.
+
+    The tag of a person is known only from the signer.
+    """
+    if isinstance(owner, str):
+        return (yield from _write_in_chain(context, request, response_type, EntryKind.KEY, owner))
+    receipt, signer = (yield from write(context, request, response_type, EntryKind.KEY)), options.get("signer")
+    if signer is not None and receipt.event.tag != signer.tag:
+        raise ProofError("receipt is not for an entry in the chain of the person")
+    return receipt
 
 
 def publish_vocabulary(
