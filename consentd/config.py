@@ -9,6 +9,8 @@ decision that depended on a file could not be evaluated again.
 """
 
 import ipaddress
+import itertools
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,6 +168,10 @@ class AssuranceConfig:
     acr: str
     level: int = bounded(1, 1, 9)
 
+    def __post_init__(self) -> None:
+        if not self.acr:  # a token without `acr` would have this level
+            raise InvalidError("config: `citizens.provider.assurance.acr` is empty")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderConfig:
@@ -207,6 +213,19 @@ class ProviderConfig:
             )
         if self.jwks_url and not self.jwks_url.startswith("https://"):
             raise InvalidError(f"config: `citizens.provider.jwks_url` is not https: `{self.jwks_url}`")
+        if self.refresh_s < self.least_refresh_s:
+            raise InvalidError("config: `citizens.provider.refresh_s` is less than `least_refresh_s`")
+        self._check_levels()
+
+    def _check_levels(self) -> None:
+        """Check that the levels of assurance fit together. Raises ``InvalidError``."""
+        if len({one.acr for one in self.assurance}) < len(self.assurance):
+            raise InvalidError("config: two sections `citizens.provider.assurance` have the same acr")
+        if self.write_level < self.least_level:
+            raise InvalidError("config: `citizens.provider.write_level` is less than `least_level`")
+        if self.least_level > max((one.level for one in self.assurance), default=0):
+            fault = "`citizens.provider.least_level` is above the level of every section `citizens.provider.assurance`"
+            raise InvalidError(f"config: {fault}: no login would be accepted")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +255,10 @@ class WitnessConfig:
     fail_open: bool = False
     timeout_ms: int = bounded(5_000, 10, 60_000)
     recosign_interval_ms: int = bounded(60_000, 100, 240_000)
+
+    def __post_init__(self) -> None:
+        if self.fail_open and self.policy_file is None:
+            raise InvalidError("config: `witness.fail_open` needs `witness.policy_file`: no quorum can fail without it")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,11 +302,28 @@ class Config:
         if self.ledger.last_signed_path.is_relative_to(self.ledger.store_dir):
             # Restoring an old copy of the store would restore this file too, and hide that the ledger was rolled back.
             raise InvalidError("config: `ledger.last_signed_path` is inside the store's own directory")
+        self._check_files()
         for section, listener in (("grpc", self.grpc), ("http", self.http)):
             host, _ = parse_listen(listener.listen, option=f"{section}.listen")
             if listener.tls is None and not is_loopback(host):
                 fault = f"`{section}.listen` is reachable from other machines without TLS: `{listener.listen}`"
                 raise InvalidError(f"config: {fault}: give a section `{section}.tls`, or listen on 127.0.0.1")
+
+
+    def _check_files(self) -> None:
+        """Check that no file or directory is two things. Raises ``InvalidError``."""
+        ledger, keys = self.ledger, self.keys
+        kinds = {
+            "ledger.last_signed_path": ledger.last_signed_path, "keys.log_key_file": keys.log_key_file,
+            "keys.statement_key_file": keys.statement_key_file, "keys.log_mldsa_key_file": keys.log_mldsa_key_file,
+            "keys.vault_kek.file": keys.vault_kek.file, "callers.credentials_file": self.callers.credentials_file,
+            "table.path": self.table.path, "file of credentials that the daemon writes": ledger.issued_credentials_path,
+            "ledger's store": ledger.store_dir, "vault": ledger.vault_dir,
+        }  # fmt: skip
+        given = [(name, Path(os.path.normpath(path))) for name, path in kinds.items() if path is not None]
+        for (name, path), (other, other_path) in itertools.permutations(given, 2):
+            if path.is_relative_to(other_path):
+                raise InvalidError(f"config: `{name}` is the same as, or inside, `{other}`: `{path}`")
 
 
 def load(path: Path) -> Config:

@@ -13,7 +13,8 @@ from cases.command_lines import CommandLine
 from cases.daemons import ORIGIN, consent, make_running, question, reason_of, request_id, serve, sign_statement
 from cases.fakes import HANG_S
 from cases.logins import HIGH, ISSUER, LOW, Provider, bearer, call_metadata
-from cases.services import Person, new_identifier, now_ms, refusal, register
+from cases.services import Person, new_identifier, now_ms, proof_of, refusal, register
+from cases.services import add_key as add_participant_key
 from consentd import limits
 from consentd.audit.files import DataDirectory
 from consentd.audit.replay import replay_decisions
@@ -136,14 +137,17 @@ def test_what_citizens_wrote_is_replayed(tmp_path: Path) -> None:
     world = World(tmp_path)
     person, subject = Person(world.running), pb.Subject(scheme="mhid", value=new_identifier())
     login = world.login(subject)
-    key = new_key().public_key
-    enrol = rs.EnrolSubjectRequest(request_id=request_id(), subject=subject, subject_key=key)
+    pair = new_key()
+    key = pair.public_key
+    enrol = rs.EnrolSubjectRequest(
+        request_id=request_id(), subject=subject, subject_key=key, possession=proof_of(pair, subject)
+    )
     world.running.registry.EnrolSubject(enrol, metadata=login)
     world.running.consents.GrantConsent(grant_request(subject), metadata=login)
-    world.running.registry.RetireKey(key_request(subject, key, retired=True), metadata=login)
-    adding = signed_key(person, st.KeyStatement(key=new_key().public_key))
+    world.running.registry.RetireKey(retire_request(subject, key), metadata=login)
+    adding = added_key(person, new_key())
     world.call(person, world.running.registry.AddKey, adding)
-    again = key_request(person.subject, new_key().public_key, method="passport")
+    again = key_request(person.subject, new_key(), method="passport")
     world.running.registry.AddKey(again, metadata=world.running.as_("app"))
     world.running.check_ledger()
     world.running.stop()
@@ -166,7 +170,7 @@ def test_another_person_is_as_an_unknown_one(world: World, subject: pb.Subject, 
         lambda: running.access.ListAccesses(ac.ListAccessesRequest(subject=other), metadata=login),
         lambda: running.policy.Check(ps.CheckRequest(question=asked), metadata=login),
         lambda: running.registry.AddKey(
-            rs.AddKeyRequest(request_id=request_id(), subject=other, attested=st.KeyStatement(key=bytes(32))),
+            key_request(other, new_key()),
             metadata=login,
         ),
     ]
@@ -354,10 +358,7 @@ def test_a_key_calls_for_its_own_person(world: World, person: Person) -> None:
 
 def test_a_participants_key_signs_no_calls(world: World, person: Person) -> None:
     key = KeyPair(b"\x55" * 32)
-    request = rs.AddKeyRequest(
-        request_id=request_id(), participant_id="clinic-b", attested=st.KeyStatement(key=key.public_key)
-    )
-    world.running.registry.AddKey(request, metadata=world.running.as_("operator"))
+    add_participant_key(world.running, "clinic-b", key)
     asked = cs.ListConsentsRequest(subject=person.subject)
     method = world.running.consents.ListConsents
     assert refusal(partial(world.call, person, method, asked, key=key)) == "INVALID_CALL_SIGNATURE"
@@ -418,21 +419,39 @@ def test_the_command_line_calls_as_a_person(world: World, person: Person, tmp_pa
 # -- changes of keys ------------------------------------------------------------------------------------------
 
 
-def key_request(subject: pb.Subject, key: bytes, *, retired: bool = False, method: str = "") -> Any:
-    stated = st.KeyStatement(key=key, retired=retired)
+def key_request(subject: pb.Subject, key: KeyPair, *, method: str = "") -> rs.AddKeyRequest:
+    stated = st.KeyStatement(key=key.public_key)
     if method:
         stated.attestation.method = method
-    made = rs.RetireKeyRequest if retired else rs.AddKeyRequest
-    return made(request_id=request_id(), subject=subject, attested=stated)
+    return rs.AddKeyRequest(
+        request_id=request_id(), subject=subject, attested=stated, possession=proof_of(key, subject)
+    )
 
 
-def signed_key(person: Person, message: st.KeyStatement, *, key: KeyPair | None = None) -> Any:
-    write_id, made = request_id(), rs.RetireKeyRequest if message.retired else rs.AddKeyRequest
-    signed = sign_statement(
-        key or person.key, message, kind=EntryKind.KEY, tag=person.tag, request=write_id,
-        time_ms=now_ms(person.running),
-    )  # fmt: skip
-    return made(request_id=write_id, subject=person.subject, signed=signed)
+def retire_request(subject: pb.Subject, key: bytes) -> rs.RetireKeyRequest:
+    stated = st.KeyStatement(key=key, retired=True)
+    return rs.RetireKeyRequest(request_id=request_id(), subject=subject, attested=stated)
+
+
+def added_key(person: Person, new: KeyPair, *, key: KeyPair | None = None) -> rs.AddKeyRequest:
+    """Return a request that adds the key *new*, signed with *key*, by default the person's."""
+    write_id = request_id()
+    signed = signed_key(person, st.KeyStatement(key=new.public_key), key or person.key, write_id)
+    return rs.AddKeyRequest(
+        request_id=write_id, subject=person.subject, signed=signed, possession=proof_of(new, person.subject)
+    )
+
+
+def retired_key(person: Person, old: bytes, *, key: KeyPair) -> rs.RetireKeyRequest:
+    write_id = request_id()
+    signed = signed_key(person, st.KeyStatement(key=old, retired=True), key, write_id)
+    return rs.RetireKeyRequest(request_id=write_id, subject=person.subject, signed=signed)
+
+
+def signed_key(person: Person, message: st.KeyStatement, key: KeyPair, write_id: bytes) -> pb.SignedStatement:
+    return sign_statement(
+        key, message, kind=EntryKind.KEY, tag=person.tag, request=write_id, time_ms=now_ms(person.running)
+    )
 
 
 def new_key() -> KeyPair:
@@ -441,25 +460,25 @@ def new_key() -> KeyPair:
 
 def test_a_login_adds_the_first_key_and_no_second_one(world: World, subject: pb.Subject) -> None:
     registry, login = world.running.registry, world.login(subject)
-    registry.AddKey(key_request(subject, new_key().public_key), metadata=login)
-    second = key_request(subject, new_key().public_key)
+    registry.AddKey(key_request(subject, new_key()), metadata=login)
+    second = key_request(subject, new_key())
     assert refusal(lambda: registry.AddKey(second, metadata=login)) == "CALLER_NOT_ALLOWED"
 
 
 def test_a_key_that_was_retired_by_a_login_is_not_replaced_by_one(world: World, subject: pb.Subject) -> None:
-    registry, login, key = world.running.registry, world.login(subject), new_key().public_key
+    registry, login, key = world.running.registry, world.login(subject), new_key()
     registry.AddKey(key_request(subject, key), metadata=login)
-    registry.RetireKey(key_request(subject, key, retired=True), metadata=login)
-    again = key_request(subject, new_key().public_key)
+    registry.RetireKey(retire_request(subject, key.public_key), metadata=login)
+    again = key_request(subject, new_key())
     assert refusal(lambda: registry.AddKey(again, metadata=login)) == "CALLER_NOT_ALLOWED"
     assert refusal(lambda: registry.AddKey(key_request(subject, key), metadata=world.running.as_("app"))) != ""
 
 
 def test_a_person_rotates_her_key(world: World, person: Person) -> None:
     registry, new = world.running.registry, new_key()
-    adding = signed_key(person, st.KeyStatement(key=new.public_key))
+    adding = added_key(person, new)
     world.call(person, registry.AddKey, adding)
-    retiring = signed_key(person, st.KeyStatement(key=person.key.public_key, retired=True), key=new)
+    retiring = retired_key(person, person.key.public_key, key=new)
     world.call(person, registry.RetireKey, retiring, key=new)
     request = cs.ListConsentsRequest(subject=person.subject)
     method = world.running.consents.ListConsents
@@ -468,26 +487,25 @@ def test_a_person_rotates_her_key(world: World, person: Person) -> None:
 
 
 def test_who_has_lost_a_key_is_identified_again(world: World, person: Person) -> None:
-    registry, app, new = world.running.registry, world.running.as_("app"), new_key().public_key
+    registry, app, new = world.running.registry, world.running.as_("app"), new_key()
     assert refusal(lambda: registry.AddKey(key_request(person.subject, new), metadata=app)) == "INVALID_REQUEST"
     registry.AddKey(key_request(person.subject, new, method="passport, at a counter"), metadata=app)
-    registry.RetireKey(key_request(person.subject, person.key.public_key, retired=True), metadata=app)
+    registry.RetireKey(retire_request(person.subject, person.key.public_key), metadata=app)
     stated = [message for kind, message in world.statements(person.subject) if kind == EntryKind.KEY]
     assert [one.attestation.method for one in stated] == ["", "passport, at a counter", ""]
 
 
 def test_a_key_is_changed_by_its_owner(world: World, person: Person) -> None:
     registry, other, stranger = world.running.registry, Person(world.running), new_key()
-    statement = st.KeyStatement(key=stranger.public_key)
-    by_other = signed_key(person, statement, key=other.key)
-    by_itself = signed_key(person, statement, key=stranger)
+    by_other = added_key(person, stranger, key=other.key)
+    by_itself = added_key(person, stranger, key=stranger)
     for request in (by_other, by_itself):
         assert refusal(partial(world.call, person, registry.AddKey, request)) == "KEY_NOT_IN_FORCE"
-    of_other = key_request(person.subject, other.key.public_key, retired=True)
+    of_other = retire_request(person.subject, other.key.public_key)
     assert refusal(lambda: registry.RetireKey(of_other, metadata=world.running.as_("app"))) == "NOT_FOUND"
-    taken = key_request(person.subject, other.key.public_key, method="passport")
+    taken = key_request(person.subject, other.key, method="passport")
     assert refusal(lambda: registry.AddKey(taken, metadata=world.running.as_("app"))) == "ALREADY_EXISTS"
     for who in ("clinic-b", "pipc"):
-        request = key_request(person.subject, stranger.public_key, method="passport")
+        request = key_request(person.subject, stranger, method="passport")
         refused = refusal(partial(registry.AddKey, request, metadata=world.running.as_(who)))
         assert refused == "CALLER_NOT_ALLOWED"

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from cases.command_lines import CommandLine
-from cases.daemons import Running, request_id
+from cases.daemons import ORIGIN, Running, request_id
+from cases.services import proof_of
 from consentd.core import checkpoint, codec, note
 from consentd.server.keys import read_keys
 from consentd.v1 import consent_pb2 as pb
@@ -361,8 +362,15 @@ def test_participants_and_words(talk: CommandLine, running: Running, tmp_path: P
     talk = talk.given(CONSENTD_TOKEN_FILE=str(token))
     more = ("--ko", "검사소", "--en", "Lab C", "--right", "see-reasons", "--group", "group/labs")
     assert talk("participants", "add", "lab-c", "--role", "holder", "--role", "recipient", *more).out == "lab-c\n"
-    key = KeyPair(b"\x41" * 32).public_key.hex()
-    assert talk("key", "add", "lab-c", key).status == 0
+    pair, key_file = KeyPair(b"\x41" * 32), tmp_path / "lab.key"
+    key = pair.public_key.hex()
+    key_file.write_text(pair.seed.hex() + "\n")
+    key_file.chmod(0o600)
+    proof, other = (proof_of(pair, who).hex() for who in ("lab-c", "lab-d"))
+    assert talk("key", "prove", "lab-c", key_file, "--origin", ORIGIN).out.split() == [key, proof]
+    assert "(BAD_POSSESSION)" in talk("key", "add", "lab-c", key, "--possession", other).err
+    assert talk("key", "add", "lab-c", key).status == 2
+    assert talk("key", "add", "lab-c", key, "--possession", proof).status == 0
     shown = talk("participants", "show", "lab-c", "--lang", "ko").out.splitlines()
     assert shown == ["lab-c  검사소  holder+recipient", "  right: see-reasons", f"  key: {key}"]
     assert talk("key", "retire", "lab-c", key).status == 0

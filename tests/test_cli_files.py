@@ -15,7 +15,7 @@ from consentd.cosigning import mldsa
 from consentd.cosigning.keyfiles import read_mldsa_key, read_signing_key
 from consentd.errors import ConsentdError
 from consentd.store.lmdb import Environment
-from consentd_client import Client, KeyPair, StatementSigner, Subject
+from consentd_client import Client, KeyPair, StatementSigner, Subject, person_owner, prove_possession
 
 
 @pytest.fixture
@@ -96,7 +96,9 @@ def test_serve_then_look_at_its_files(run: CommandLine, tmp_path: Path) -> None:
         assert denied.value.reason == "CALLER_NOT_ALLOWED"
         with Client(target, token=token["token"]) as client:
             key = KeyPair(b"\x45" * 32)
-            enrolled = client.enrol(Subject(scheme="mhid", value="1"), subject_key=key.public_key)
+            me = Subject(scheme="mhid", value="1")
+            proof = prove_possession(key, origin=token["origin"], owner=person_owner(me.scheme, me.value))
+            enrolled = client.enrol(me, subject_key=key.public_key, possession=proof)
             signer = StatementSigner(key=key, origin=token["origin"], tag=enrolled.tag)
             with pytest.raises(ConsentdError):  # nobody registered clinic-b here
                 client.grant(Subject(scheme="mhid", value="1"), consent(), signer=signer)

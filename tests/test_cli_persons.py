@@ -47,7 +47,7 @@ class World:
     def enrolled(self) -> tuple[str, Path, str]:
         """Enrol a person with a key; return the person, the key's file, and the tag."""
         person, path = f"mhid:{new_identifier()}", self.key_file()
-        tag = self.as_("app")("enrol", person, "--key", public_key(path)).out.strip()
+        tag = self.as_("app")("enrol", person, "--key", path).out.strip()
         self.running.wait_published()
         return person, path, tag
 
@@ -164,7 +164,7 @@ def test_a_question_is_signed_by_the_person_and_sent_by_a_relay(world: World) ->
     assert app("authorize", person, *ASK, "--sign-with", theirs, "--tag", tag).status != 0
     own = world.as_("er")
     first = world.key_file()
-    assert world.as_("operator")("key", "add", "er", public_key(first)).status == 0
+    assert world.as_("operator")("key", "add", "er", first).status == 0
     question = ("--actor", "er", *DATA, "--category", "CLIN.DX")
     assert own("authorize", person, *question, "--sign-with", first).status == 1  # no consent for it
     assert own("authorize", person, *question, "--sign-with", theirs).status == 2
@@ -238,8 +238,8 @@ def test_who_lost_a_key_is_identified_again_by_the_platform(world: World) -> Non
 def test_an_operator_changes_the_keys_of_a_participant_and_then_it_does_so_itself(world: World) -> None:
     operator, own = world.as_("operator"), world.as_("hospital-a")
     first, second = world.key_file(), world.key_file()
-    assert own("key", "add", "hospital-a", public_key(first)).status == 2
-    assert operator("key", "add", "hospital-a", public_key(first)).status == 0
+    assert own("key", "add", "hospital-a", first).status == 2
+    assert operator("key", "add", "hospital-a", first).status == 0
     assert operator("key", "list", "hospital-a").out == f"{public_key(first)}\n"
     assert own("key", "replace", "hospital-a", second, "--sign-with", first).status == 0
     assert in_force(operator, "hospital-a") == [public_key(second)]

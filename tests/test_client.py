@@ -13,6 +13,7 @@ import consentd_client
 from cases.clients import SENT, Recording
 from cases.daemons import Running, consent, question
 from cases.fakes import HANG_S
+from cases.services import proof_of
 from consentd.core import checkpoint, note
 from consentd.core.kinds import EntryKind
 from consentd.errors import (
@@ -178,7 +179,7 @@ def test_batches_answer_each_by_itself(client: Client, person: Subject) -> None:
 
 def test_a_person_signs_with_their_own_key(client: Client, trust: Trust, person: Subject) -> None:
     key = KeyPair(b"\x31" * 32)
-    enrolled = client.enrol(person, subject_key=key.public_key)
+    enrolled = client.enrol(person, subject_key=key.public_key, possession=proof_of(key, person))
     signer = StatementSigner(key=key, origin=trust.origin, tag=enrolled.tag)
     granted = client.grant(person, consent(), signer=signer)
     wider = consent(categories=["CLIN", "INS"])
@@ -198,7 +199,7 @@ def test_a_signature_for_another_chain_or_by_a_stranger_is_refused(
     client: Client, trust: Trust, person: Subject
 ) -> None:
     key = KeyPair(b"\x32" * 32)
-    enrolled = client.enrol(person, subject_key=key.public_key)
+    enrolled = client.enrol(person, subject_key=key.public_key, possession=proof_of(key, person))
     for signer in (
         StatementSigner(key=key, origin=trust.origin, tag=b"\x01" * 32),
         StatementSigner(key=key, origin="another", tag=enrolled.tag),
@@ -222,7 +223,7 @@ def test_a_signature_for_another_chain_or_by_a_stranger_is_refused(
 def test_a_participant_signs_questions_and_outcomes(running: Running, trust: Trust, person: Subject) -> None:
     key = KeyPair(b"\x34" * 32)
     with connected(running, trust, "operator") as operator:
-        operator.add_key("clinic-b", key.public_key)
+        operator.add_key("clinic-b", key.public_key, proof_of(key, "clinic-b"))
         assert key.public_key in operator.get_participant("clinic-b").keys
     with connected(running, trust) as app:
         tag = app.enrol(person).tag
@@ -276,7 +277,7 @@ def test_a_repeat_gets_the_first_receipt(client: Client, person: Subject) -> Non
 def test_a_repeated_access_is_the_very_same_request(running: Running, trust: Trust, person: Subject) -> None:
     key = KeyPair(b"\x36" * 32)
     with connected(running, trust, "operator") as operator:
-        operator.add_key("clinic-b", key.public_key)
+        operator.add_key("clinic-b", key.public_key, proof_of(key, "clinic-b"))
     with connected(running, trust) as app:
         tag = app.enrol(person).tag
         app.grant(person, consent())
@@ -419,9 +420,9 @@ def test_the_registry(running: Running, trust: Trust) -> None:
         notice = st.NoticeStatement(notice_id="n1", version=1, title={"ko": "고지"}, content_sha256=b"\x01" * 32)
         client.publish_notice(notice)
         assert client.get_notice("n1").title["ko"] == "고지"
-        key = KeyPair(b"\x35" * 32).public_key
-        client.add_key("hospital-a", key)
-        client.retire_key("hospital-a", key, published=True)
+        key = KeyPair(b"\x35" * 32)
+        client.add_key("hospital-a", key.public_key, proof_of(key, "hospital-a"))
+        client.retire_key("hospital-a", key.public_key, published=True)
         assert list(client.get_participant("hospital-a").keys) == []
         assert "hospital-a" in {one.participant_id for one in client.list_participants()}
         found = client.public_history("participant/hospital-a")

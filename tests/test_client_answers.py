@@ -547,7 +547,7 @@ def test_an_option_that_does_not_exist_is_an_error() -> None:
     for call in (
         lambda: client.grant(SUBJECT, consent(), **options),
         lambda: client.revoke(SUBJECT, "00" * 16, **options),
-        lambda: client.add_key("clinic-b", bytes(32), **options),
+        lambda: client.add_key("clinic-b", bytes(32), bytes(64), **options),
         lambda: client.record_access(SUBJECT, 3, SENT, **options),
         lambda: client.enrol(SUBJECT, signer=None),  # type: ignore[call-arg]  # an option of other writes
     ):

@@ -109,11 +109,62 @@ def test_a_provider_is_refused(options: str) -> None:
 )  # fmt: skip
 def test_who_answers_for_logins_and_whom_they_name_has_its_form(name: str, value: str) -> None:
     given = {"participant": "platform", "scheme": "mhid", "subject_claim": "sub"}
-    text = '[[citizens.provider]]\nissuer = "https://l"\naudience = "a"\njwks_file = "k"\n'
+    text = '[[citizens.provider]]\nissuer = "https://l"\naudience = "a"\njwks_file = "k"\nleast_level = 0\n'
     for changed, is_refused in (({}, False), ({name: value}, True)):
         options = "".join(f'{key} = "{one}"\n' for key, one in {**given, **changed}.items())
         with pytest.raises(InvalidError, match=f"`citizens.provider.{name}`") if is_refused else nullcontext():
             config.parse(MINIMAL + text + options, base_dir=BASE)
+
+
+LEVELS = """
+[[citizens.provider.assurance]]
+acr = "low"
+level = 1
+[[citizens.provider.assurance]]
+acr = "high"
+level = 2
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "more", "fault"),
+    [
+        ("least_level = 2\nwrite_level = 1", LEVELS, "write_level"),
+        ("least_level = 3\nwrite_level = 3", LEVELS, "least_level"),
+        ("", "", "least_level"),
+        ("least_refresh_s = 61\nrefresh_s = 60", LEVELS, "refresh_s"),
+        ("", LEVELS + LEVELS, "same acr"),
+        ("", LEVELS.replace('"low"', '""'), "acr` is empty"),
+        ("least_level = 2\nwrite_level = 2", LEVELS, ""),
+        ("least_level = 0\nwrite_level = 0", "", ""),
+        ("write_level = 9", LEVELS, ""),  # nobody writes under a login
+    ],
+)
+def test_options_of_a_provider_that_contradict_each_other_are_refused(options: str, more: str, fault: str) -> None:
+    text = f'{MINIMAL}{PROVIDER}jwks_file = "k"\n{options}\n{more}'
+    with pytest.raises(InvalidError, match=fault) if fault else nullcontext():
+        config.parse(text, base_dir=BASE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ('"statement.key"', '"log.key"', "statement_key_file"),
+        ('"statement.key"', '"./x/../log.key"', "statement_key_file"),
+        ('"credentials"', '"data/issued-credentials"', "credentials_file"),
+        ('"credentials"', '"log.key"', "credentials_file"),
+        ('"log.key"', '"data/vault/log.key"', "log_key_file"),
+        ('data_dir = "data"', 'data_dir = "data"\nlast_signed_path = "data/table/signed"', "last_signed_path"),
+        ('data_dir = "data"', 'data_dir = "data"\nlast_signed_path = "data/ledger/signed"', "last_signed_path"),
+        ('"credentials"', '"credentials"\n[table]\npath = "data"', "table.path"),
+        ('"credentials"', '"credentials"\n[table]\npath = "data/vault"', "table.path"),
+        ('"credentials"', '"credentials"\n[witness]\nfail_open = true', "fail_open"),
+    ],
+)
+def test_no_file_is_two_things(old: str, new: str, fault: str) -> None:
+    assert old in MINIMAL
+    with pytest.raises(InvalidError, match=fault):
+        config.parse(MINIMAL.replace(old, new), base_dir=BASE)
 
 
 def test_paths_are_relative_to_the_file() -> None:

@@ -27,8 +27,8 @@ HOSPITAL = KeyPair(b"\x32" * 32)
 def running(tmp_path: Path) -> Iterator[Running]:
     """A daemon in which two participants have keys; its ledger is verified afterwards."""
     with running_daemon(tmp_path) as running:
-        add_key(running, "clinic-b", CLINIC.public_key)
-        add_key(running, "hospital-a", HOSPITAL.public_key)
+        add_key(running, "clinic-b", CLINIC)
+        add_key(running, "hospital-a", HOSPITAL)
         for one in found(running):
             end(running, "operator", given(one.giver, one.taker, Capacity(one.capacity), ended=True))
         yield running

@@ -20,7 +20,8 @@ from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
 from consentd_client import Client
 
-KEYS = [KeyPair(bytes([number]) * 32).public_key for number in (0x51, 0x52, 0x53)]
+PAIRS = [KeyPair(bytes([number]) * 32) for number in (0x51, 0x52, 0x53)]
+KEYS = [pair.public_key for pair in PAIRS]
 
 
 @pytest.fixture
@@ -64,9 +65,9 @@ def change_everything(running: Running) -> Iterator[None]:
         lambda: publish_vocabulary(running),
         lambda: register(running, "lab", [st.PARTICIPANT_ROLE_HOLDER]),
         lambda: publish_notice(running, "n1", 2),
-        lambda: add_key(running, "lab", KEYS[2]),
+        lambda: add_key(running, "lab", PAIRS[2]),
         lambda: publish_rules(running, recipient_may_attest=True),
-        lambda: add_key(running, "lab", KEYS[0]),
+        lambda: add_key(running, "lab", PAIRS[0]),
         lambda: publish_notice(running, "n12", 1),
         lambda: retire_key(running, "lab", KEYS[2]),
         lambda: publish_vocabulary(running),
@@ -154,9 +155,9 @@ def test_names_that_nothing_has(running: Running) -> None:
 
 def test_a_chain_that_is_too_long_for_one_answer(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     register(running, "lab", [st.PARTICIPANT_ROLE_HOLDER])
-    add_key(running, "lab", KEYS[0])
+    add_key(running, "lab", PAIRS[0])
     two = size(running)
-    add_key(running, "lab", KEYS[1])
+    add_key(running, "lab", PAIRS[1])
     monkeypatch.setattr(earlier_registry, "MAX_ENTRIES", 2)
     wanted = {"participant_id": "lab"}
     assert list(read(running, "Participant", **wanted, tree_size=two).keys) == [KEYS[0]]

@@ -150,7 +150,7 @@ def test_an_order_needs_the_right_the_key_and_a_legal_basis(running: Running) ->
     other = KeyPair(b"\x52" * 32)
     register(running, "court", [st.PARTICIPANT_ROLE_PUBLIC_AUTHORITY])
     running.add_caller("court")
-    add_key(running, "court", other.public_key)
+    add_key(running, "court", other)
     request = order(running, subject)
     assert refusal(lambda: erase(running, request, "court")) == "CALLER_NOT_ALLOWED"
     assert refusal(lambda: erase(running, request, "operator")) == "CALLER_NOT_ALLOWED"

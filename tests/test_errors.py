@@ -24,7 +24,7 @@ from cases.mutual_tls import name_of_another, name_two
 from cases.operations import held_at
 from cases.provoked_requests import KEY, SECRET, Provoke, provoking
 from cases.reasons import REASONS, ItemError
-from cases.services import batch_request, now_ms, publish_rules, services
+from cases.services import batch_request, now_ms, proof_of, publish_rules, services
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.ledger import layout
@@ -55,6 +55,7 @@ class World:
         self.running = make_running(directory / "shared", self.provider.config())
         self.subject = pb.Subject(scheme="mhid", value=SECRET)
         enrol = rs.EnrolSubjectRequest(request_id=request_id(), subject=self.subject, subject_key=KEY.public_key)
+        enrol.possession = proof_of(KEY, self.subject)
         self.tag = self.running.registry.EnrolSubject(enrol, metadata=self.running.as_("app")).tag
         self.consent_id = self.running.grant(self.subject)
         self.forbidden = {SECRET.encode(), self.tag, self.tag.hex().encode()}

@@ -7,7 +7,7 @@ import pytest
 
 from cases.daemons import ORIGIN, Running, consent, make_running, question, reason_in, request_id, serve
 from cases.erasures import AUTHORITY, add_authority, order
-from cases.services import batch_request, refusal, services
+from cases.services import batch_request, proof_of, refusal, services
 from consentd.core import codec
 from consentd.core.ed25519 import KeyPair
 from consentd.ledger import layout
@@ -21,6 +21,7 @@ from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
 
 CONSENT_ID = "ab" * 16
+KEY = KeyPair(b"\x71" * 32)
 REFUSED = [
     pb.Subject(scheme="mhid", value="900101-1234567"),
     pb.Subject(scheme="mrn/hospital-a", value="2012313456789"),
@@ -124,7 +125,10 @@ CALLS: dict[str, Callable[[Running, pb.Subject], tuple[Any, Any]]] = {
     ),
     "AddKey": lambda running, subject: (
         running.registry.AddKey,
-        rs.AddKeyRequest(request_id=request_id(), subject=subject, attested=st.KeyStatement(key=bytes(32))),
+        rs.AddKeyRequest(
+            request_id=request_id(), subject=subject, attested=st.KeyStatement(key=KEY.public_key),
+            possession=proof_of(KEY, subject),
+        ),
     ),
     "RetireKey": lambda running, subject: (
         running.registry.RetireKey,

@@ -19,7 +19,7 @@ class Address:
         self.fetches, self.now_s, self.metrics = 0, 1000.0, Metrics()
         config = ProviderConfig(
             issuer=ISSUER, audience=AUDIENCE, participant="app", scheme="mhid", jwks_url="https://login.test/jwks",
-            refresh_s=3600, least_refresh_s=60,
+            refresh_s=3600, least_refresh_s=60, least_level=0,
         )  # fmt: skip
         self.keys = FetchedKeys(self.fetch, config, metrics=self.metrics, now_s=lambda: self.now_s)
 
@@ -98,8 +98,9 @@ def test_a_thread_fetches_and_ends() -> None:
 
 def test_an_address_that_nobody_serves_is_no_fault_of_the_start() -> None:
     config = ProviderConfig(
-        issuer=ISSUER, audience=AUDIENCE, participant="app", scheme="mhid", jwks_url="https://127.0.0.1:1/jwks"
-    )
+        issuer=ISSUER, audience=AUDIENCE, participant="app", scheme="mhid", jwks_url="https://127.0.0.1:1/jwks",
+        least_level=0,
+    )  # fmt: skip
     keys = open_keys(config, Metrics())
     with pytest.raises(StorageError):
         keys.get("old")

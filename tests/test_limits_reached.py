@@ -17,7 +17,7 @@ from cases.daemons import Running, question, reason_in, reason_of, request_id
 from cases.ledgers import CITIZEN, LedgerCase
 from cases.limits import LIMITS, value_of
 from cases.logins import Provider, id_tokens_of
-from cases.services import batch, new_identifier, put_delegation, register
+from cases.services import batch, new_identifier, proof_of, put_delegation, register
 from consentd.core.ed25519 import KeyPair
 from consentd.errors import ConsentdError
 from consentd.metrics import Metrics
@@ -463,8 +463,11 @@ def _id_token(running: Running, size: int) -> str:
 def _person_keys(running: Running, count: int) -> str:
     subject, found = running.enrol(new_identifier()), ""
     for _ in range(count):
-        stated = st.KeyStatement(key=KeyPair(request_id() * 2).public_key, attestation=st.Attestation(method="visit"))
-        request = rs.AddKeyRequest(request_id=request_id(), subject=subject, attested=stated)
+        key = KeyPair(request_id() * 2)
+        stated = st.KeyStatement(key=key.public_key, attestation=st.Attestation(method="visit"))
+        request = rs.AddKeyRequest(
+            request_id=request_id(), subject=subject, attested=stated, possession=proof_of(key, subject)
+        )
         found = refused(lambda request=request: running.registry.AddKey(request, metadata=running.as_("app")))
     return found
 

@@ -54,6 +54,19 @@ def statuses(received: bytes) -> list[int]:
     return [int(found) for found in re.findall(rb"^HTTP/1\.1 (\d{3})", received, re.MULTILINE)]
 
 
+@pytest.mark.parametrize("names", [("Authorization", "Authorization"), ("authorization", "AUTHORIZATION")])
+def test_two_credentials_are_refused(asked: Asked, names: tuple[str, str]) -> None:
+    first, second = (f"{name}: Bearer {token}\r\n" for name, token in zip(names, ("one", "two"), strict=True))
+    for more in (first + second, first + "Range: bytes=0-1\r\n" + second, first + first):
+        assert statuses(asked.send(f"GET / HTTP/1.1\r\nHost: here\r\n{more}\r\n".encode())) == [400]
+    assert asked.requests == []
+
+
+def test_a_header_that_is_repeated_is_a_list(asked: Asked) -> None:
+    asked.send(b"GET / HTTP/1.1\r\nHost: here\r\nIf-None-Match: \"a\"\r\nX: 1\r\nif-none-match: \"b\"\r\n\r\n")
+    assert asked.requests[0].headers.get("If-None-Match") == '"a", "b"'
+
+
 @pytest.mark.parametrize("name", variants())
 def test_a_request_in_a_request_is_none(asked: Asked, name: str) -> None:
     received = asked.send(variants()[name])

@@ -325,10 +325,11 @@ def test_a_filter_that_selects_nothing_reads_a_few_items_a_page(
 
 
 def test_a_participants_keys_are_found_without_the_keys_of_others(running: Running) -> None:
-    keys = sorted(KeyPair(bytes([number]) * 32).public_key for number in range(0x51, 0x54))
-    for key in keys:
-        add_key(running, "clinic-b", key)
-    add_key(running, "hospital-a", KeyPair(b"\x54" * 32).public_key)
+    pairs = [KeyPair(bytes([number]) * 32) for number in range(0x51, 0x54)]
+    for pair in pairs:
+        add_key(running, "clinic-b", pair)
+    add_key(running, "hospital-a", KeyPair(b"\x54" * 32))
+    keys = sorted(pair.public_key for pair in pairs)
     assert list(participant(running, "clinic-b").keys) == keys
     retire_key(running, "clinic-b", keys[1])
     assert list(participant(running, "clinic-b").keys) == [keys[0], keys[2]]

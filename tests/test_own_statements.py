@@ -6,7 +6,17 @@ from typing import Any
 import pytest
 
 from cases.daemons import ORIGIN, Running, make_running, request_id, serve, sign_statement
-from cases.services import add_key, new_number, now_ms, participant, put_mandate, refusal, register, retire_key
+from cases.services import (
+    add_key,
+    new_number,
+    now_ms,
+    participant,
+    proof_of,
+    put_mandate,
+    refusal,
+    register,
+    retire_key,
+)
 from consentd.core import codec
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
@@ -33,7 +43,7 @@ def new_participant(running: Running, roles: list[int], **more: Any) -> tuple[st
     name, key = f"p{new_number()}", new_key()
     register(running, name, roles, **more)
     running.add_caller(name)
-    add_key(running, name, key.public_key)
+    add_key(running, name, key)
     return name, key
 
 
@@ -43,16 +53,17 @@ def signed(running: Running, key: KeyPair, kind: int, message: Any, chain: str, 
 
 
 def change_key(
-    running: Running, whose: str, key: bytes, by: KeyPair, *, retired: bool = False, who: str = "", **more: Any
+    running: Running, whose: str, key: KeyPair, by: KeyPair, *, retired: bool = False, who: str = "", **more: Any
 ) -> Any:
     """Add or retire a key, signed with the key *by*, and sent by *who* (default: the owner)."""
-    request_type, call = (
-        (rs.RetireKeyRequest, running.registry.RetireKey) if retired else (rs.AddKeyRequest, running.registry.AddKey)
-    )
-    used, message = request_id(), st.KeyStatement(key=key, retired=retired)
+    used, message = request_id(), st.KeyStatement(key=key.public_key, retired=retired)
     made = signed(running, by, EntryKind.KEY, message, more.pop("chain", whose), used, **more)
-    request = request_type(request_id=used, participant_id=whose, signed=made)
-    return call(request, metadata=running.as_(who or whose))
+    fields: dict[str, Any] = {"request_id": used, "participant_id": whose, "signed": made}
+    metadata = running.as_(who or whose)
+    if retired:
+        return running.registry.RetireKey(rs.RetireKeyRequest(**fields), metadata=metadata)
+    request = rs.AddKeyRequest(**fields, possession=proof_of(key, whose))
+    return running.registry.AddKey(request, metadata=metadata)
 
 
 def keys(running: Running, whose: str) -> set[bytes]:
@@ -65,36 +76,39 @@ def keys(running: Running, whose: str) -> set[bytes]:
 def test_a_participant_adds_and_retires_its_keys(running: Running) -> None:
     name, first = new_participant(running, [st.PARTICIPANT_ROLE_HOLDER])
     second, third = new_key(), new_key()
-    change_key(running, name, second.public_key, first)
-    change_key(running, name, third.public_key, second)
-    change_key(running, name, first.public_key, third, retired=True)
-    change_key(running, name, second.public_key, second, retired=True)
+    change_key(running, name, second, first)
+    change_key(running, name, third, second)
+    change_key(running, name, first, third, retired=True)
+    change_key(running, name, second, second, retired=True)
     assert keys(running, name) == {third.public_key}
-    change_key(running, name, third.public_key, third, retired=True)  # the last one too: an operator attests the next
+    change_key(running, name, third, third, retired=True)  # the last one too: an operator attests the next
     assert keys(running, name) == set()
-    assert refusal(lambda: change_key(running, name, new_key().public_key, third)) == "KEY_NOT_IN_FORCE"
-    add_key(running, name, new_key().public_key)
+    assert refusal(lambda: change_key(running, name, new_key(), third)) == "KEY_NOT_IN_FORCE"
+    add_key(running, name, new_key())
 
 
 @pytest.mark.parametrize("role", [1, 2, 3, 4, 5])
 def test_participants_of_every_role_do(running: Running, role: int) -> None:
     name, first = new_participant(running, [role])
     second = new_key()
-    change_key(running, name, second.public_key, first)
+    change_key(running, name, second, first)
     assert keys(running, name) == {first.public_key, second.public_key}
 
 
 def test_nobody_else_signs_a_key_of_a_participant(running: Running) -> None:
     (name, first), (other, theirs) = (new_participant(running, [st.PARTICIPANT_ROLE_HOLDER]) for _ in range(2))
-    new = new_key().public_key
+    new = new_key()
     assert refusal(lambda: change_key(running, name, new, theirs)) == "KEY_NOT_IN_FORCE"
-    assert refusal(lambda: change_key(running, name, first.public_key, theirs, retired=True)) == "KEY_NOT_IN_FORCE"
+    assert refusal(lambda: change_key(running, name, first, theirs, retired=True)) == "KEY_NOT_IN_FORCE"
     for who in (other, "operator"):  # signed by the participant, and passed on by another
         assert refusal(lambda who=who: change_key(running, name, new, first, who=who)) == "CALLER_NOT_ALLOWED"
     assert refusal(lambda: change_key(running, other, new, first, who=name)) == "CALLER_NOT_ALLOWED"
     assert refusal(lambda: change_key(running, name, new, first, chain=other)) == "BAD_SIGNATURE"
     assert refusal(lambda: change_key(running, name, new, first, ref=1)) == "REF_MOVED"
-    attested = rs.AddKeyRequest(request_id=request_id(), participant_id=name, attested=st.KeyStatement(key=new))
+    attested = rs.AddKeyRequest(
+        request_id=request_id(), participant_id=name, attested=st.KeyStatement(key=new.public_key),
+        possession=proof_of(new, name),
+    )  # fmt: skip
     as_owner = {"metadata": running.as_(name)}
     assert refusal(lambda: running.registry.AddKey(attested, **as_owner)) == "CALLER_NOT_ALLOWED"
     retire_key(running, name, first.public_key)
@@ -107,7 +121,7 @@ def test_the_first_key_is_attested(running: Running) -> None:
     name, key = f"p{new_number()}", new_key()
     register(running, name, [st.PARTICIPANT_ROLE_HOLDER])
     running.add_caller(name)
-    assert refusal(lambda: change_key(running, name, key.public_key, key)) == "KEY_NOT_IN_FORCE"
+    assert refusal(lambda: change_key(running, name, key, key)) == "KEY_NOT_IN_FORCE"
 
 
 # -- mandates -----------------------------------------------------------------------------------------------------
@@ -207,7 +221,7 @@ def test_a_client_signs_and_verifies_them(running: Running, auditor: str) -> Non
     (court, key), second = new_participant(running, COURT), new_key()
     signer = StatementSigner.of_participant(key, origin=ORIGIN, participant_id=court)
     with connected(running, court) as client:
-        client.add_key(court, second.public_key, signer=signer)
+        client.add_key(court, second.public_key, proof_of(second, court), signer=signer)
         other = StatementSigner.of_participant(second, origin=ORIGIN, participant_id=court)
         client.retire_key(court, key.public_key, signer=other)
         client.put_mandate(mandate(running, auditor, court), signer=other)

@@ -9,6 +9,7 @@ from cases.daemons import ORIGIN, Running, consent, make_running, question, requ
 from cases.services import (
     FOREIGN_FIELD,
     Person,
+    add_key,
     event_of,
     listed,
     new_identifier,
@@ -42,10 +43,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     operator = {"metadata": made.as_("operator")}
     register(made, "left", [st.PARTICIPANT_ROLE_RECIPIENT])
     for owner, key in (("clinic-b", CLINIC_KEY), ("left", LEFT_KEY)):
-        statement = st.KeyStatement(key=key.public_key)
-        made.registry.AddKey(
-            rs.AddKeyRequest(request_id=request_id(), participant_id=owner, attested=statement), **operator
-        )
+        add_key(made, owner, key)
     register(made, "left", [st.PARTICIPANT_ROLE_RECIPIENT], active=False)
     for version in (1, 2):
         notice = st.NoticeStatement(

@@ -22,6 +22,7 @@ from cases.services import (
     listed,
     new_identifier,
     participant,
+    proof_of,
     publish_rules,
     record,
     refusal,
@@ -106,23 +107,25 @@ def test_fields_of_a_later_version_are_not_recorded(running: Running, subject: p
 
 
 def test_keys_come_into_force_and_go(running: Running) -> None:
-    key = KeyPair(b"\x21" * 32).public_key
-    add_key(running, "clinic-b", key)
+    pair = KeyPair(b"\x21" * 32)
+    key = pair.public_key
+    add_key(running, "clinic-b", pair)
     assert key in participant(running, "clinic-b").keys
-    assert refusal(lambda: add_key(running, "er", key)) == "ALREADY_EXISTS"
+    assert refusal(lambda: add_key(running, "er", pair)) == "ALREADY_EXISTS"
     assert refusal(lambda: retire_key(running, "er", key)) == "NOT_FOUND"
     retire_key(running, "clinic-b", key)
     assert key not in participant(running, "clinic-b").keys
     assert refusal(lambda: retire_key(running, "clinic-b", key)) == "NOT_FOUND"
-    assert refusal(lambda: add_key(running, "clinic-b", key)) == "ALREADY_EXISTS"
-    assert refusal(lambda: add_key(running, "nobody", KeyPair(b"\x22" * 32).public_key)) == "NOT_FOUND"
+    assert refusal(lambda: add_key(running, "clinic-b", pair)) == "ALREADY_EXISTS"
+    assert refusal(lambda: add_key(running, "nobody", KeyPair(b"\x22" * 32))) == "NOT_FOUND"
     assert refusal(lambda: add_key(running, "clinic-b", b"short")) == "INVALID_REQUEST"
 
 
 def test_no_participants_name_reaches_a_key_of_a_person_or_of_the_daemon(running: Running) -> None:
-    person = KeyPair(b"\x23" * 32).public_key
+    pair, subject = KeyPair(b"\x23" * 32), pb.Subject(scheme="mhid", value="SYN-900001")
+    person = pair.public_key
     enrol = rs.EnrolSubjectRequest(
-        request_id=request_id(), subject=pb.Subject(scheme="mhid", value="SYN-900001"), subject_key=person
+        request_id=request_id(), subject=subject, subject_key=person, possession=proof_of(pair, subject)
     )
     running.registry.EnrolSubject(enrol, metadata=running.as_("app"))
     daemon = services(running).sequencer._author.key.public_key
@@ -131,11 +134,11 @@ def test_no_participants_name_reaches_a_key_of_a_person_or_of_the_daemon(running
 
 
 def test_a_key_that_was_in_force_is_nobody_elses_later(running: Running) -> None:
-    key = KeyPair(b"\x24" * 32).public_key
+    key, subject = KeyPair(b"\x24" * 32), pb.Subject(scheme="mhid", value="SYN-900002")
     add_key(running, "er", key)
-    retire_key(running, "er", key)
+    retire_key(running, "er", key.public_key)
     enrol = rs.EnrolSubjectRequest(
-        request_id=request_id(), subject=pb.Subject(scheme="mhid", value="SYN-900002"), subject_key=key
+        request_id=request_id(), subject=subject, subject_key=key.public_key, possession=proof_of(key, subject)
     )
     assert refusal(lambda: running.registry.EnrolSubject(enrol, metadata=running.as_("app"))) == "ALREADY_EXISTS"
 
@@ -237,10 +240,10 @@ def test_every_check_follows_the_latest_rules(tmp_path: Path) -> None:
 
 
 def test_enrolling_twice_is_a_conflict_and_a_repeat_is_not(running: Running) -> None:
+    key, subject = KeyPair(b"\x29" * 32), pb.Subject(scheme="mhid", value="SYN-900003")
     request = rs.EnrolSubjectRequest(
-        request_id=request_id(), subject=pb.Subject(scheme="mhid", value="SYN-900003"),
-        subject_key=KeyPair(b"\x29" * 32).public_key,
-    )  # fmt: skip
+        request_id=request_id(), subject=subject, subject_key=key.public_key, possession=proof_of(key, subject)
+    )
     first = running.registry.EnrolSubject(request, metadata=running.as_("app"))
     again = running.registry.EnrolSubject(request, metadata=running.as_("app"))
     assert (again.tag, again.receipt.leaf, again.receipt.replayed) == (first.tag, first.receipt.leaf, True)

@@ -84,7 +84,7 @@ def _tampered(**changed: Any) -> Callable[[Person], Any]:
 
 def _signed_by_clinic(person: Person) -> Any:
     key = KeyPair(new_number().to_bytes(32))
-    add_key(person.running, "clinic-b", key.public_key)
+    add_key(person.running, "clinic-b", key)
     return person.grant(key=key)
 
 
@@ -163,7 +163,7 @@ def test_a_repeat_is_recognised_whatever_the_clock_says_by_then(tmp_path: Path) 
 
 def test_a_participant_signs_its_outcomes_while_its_key_is_in_force(running: Running, subject: pb.Subject) -> None:
     key = KeyPair(new_number().to_bytes(32))
-    add_key(running, "clinic-b", key.public_key)
+    add_key(running, "clinic-b", key)
     running.grant(subject)
     answer = running.authorize(question(subject), "clinic-b")
     seq, tag = answer.access_seq, answer.decision.tag
@@ -192,7 +192,7 @@ def test_a_participant_signs_its_outcomes_while_its_key_is_in_force(running: Run
 
 def test_an_asker_signs_its_question(running: Running, subject: pb.Subject) -> None:
     key = KeyPair(new_number().to_bytes(32))
-    add_key(running, "clinic-b", key.public_key)
+    add_key(running, "clinic-b", key)
     running.grant(subject)
     tag = running.check(question(subject)).tag
 
@@ -381,7 +381,7 @@ def verified(running: Running, proof: history.HistoryProof) -> list[tuple[str, i
 
 def test_a_history_comes_in_order_and_verifies(running: Running) -> None:
     key = KeyPair(new_number().to_bytes(32))
-    add_key(running, "clinic-b", key.public_key)
+    add_key(running, "clinic-b", key)
     person = Person(running)
     person.grant()
     answer = running.authorize(question(person.subject), "clinic-b")

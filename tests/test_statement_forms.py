@@ -18,6 +18,7 @@ from cases.services import (
     event_of,
     new_identifier,
     now_ms,
+    proof_of,
     record,
     refusal,
     services,
@@ -96,6 +97,7 @@ def test_every_write_of_a_statement_has_the_same_form() -> None:
     }  # fmt: skip
     located = {"request_id", "wait_for", "subject", "consent_id", "based_on_version", "access_seq", "participant_id"}
     located |= {"seq"}  # of the hold that EndHold ends
+    located |= {"possession"}  # by the key that AddKey adds, so no part of what the statement's author says
     located |= {"served"}  # a statement of its own, attested too, for an entry of its own
     for name, (_, request_type) in WRITES.items():
         forms = [field.name for field in request_type.DESCRIPTOR.oneofs_by_name["statement"].fields]
@@ -182,10 +184,11 @@ def test_an_attested_statement_is_recorded_as_stated_and_names_the_caller(runnin
     revoked = change(running, EntryKind.REVOKE, person, granted.consent_id, attested=ended)
     seq = event_of(granted.receipt).seq
     assert stated_in(running, revoked) == st.RevokeStatement(lineage_seq=seq, note="moved away", attestation=named)
-    key = KeyPair(bytes([0x41]) * 32).public_key
+    key = KeyPair(bytes([0x41]) * 32)
     add = rs.AddKeyRequest(
-        request_id=request_id(), participant_id="clinic-b", attested=st.KeyStatement(key=key, attestation=card)
-    )
+        request_id=request_id(), participant_id="clinic-b", possession=proof_of(key, "clinic-b"),
+        attested=st.KeyStatement(key=key.public_key, attestation=card),
+    )  # fmt: skip
     added = running.registry.AddKey(add, metadata=running.as_("operator")).receipt
     assert stated_in(running, added).attestation == st.Attestation(attested_by="operator/main", method="id-card")
 
@@ -211,7 +214,7 @@ def test_the_hash_of_a_request_covers_its_whole_statement(running: Running) -> N
 
 def test_the_two_forms_are_two_contents(running: Running) -> None:
     key, person, used = KeyPair(bytes([0x42]) * 32), running.enrol(new_identifier()), request_id()
-    add_key(running, "clinic-b", key.public_key)
+    add_key(running, "clinic-b", key)
     running.grant(person)
     answer, sent = running.authorize(question(person), "clinic-b"), st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT)
     record(running, person, answer.access_seq, request_id=used, attested=sent)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cases.daemons import question, request_id, running_daemon
 from cases.ledgers import LedgerCase
-from cases.services import add_key, put_delegation, put_mandate, register, services
+from cases.services import add_key, proof_of, put_delegation, put_mandate, register, services
 from cases.stored_rows import rows_of
 from cases.writes import Raw
 from consentd.core.ed25519 import KeyPair
@@ -16,8 +16,8 @@ from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
 
 PAGE = (Path(__file__).resolve().parent.parent / "proto/table-format.md").read_text()
-CLINIC = KeyPair(b"\x61" * 32).public_key
-PERSON = KeyPair(b"\x62" * 32).public_key
+CLINIC_KEY, PERSON_KEY = KeyPair(b"\x61" * 32), KeyPair(b"\x62" * 32)
+CLINIC, PERSON = CLINIC_KEY.public_key, PERSON_KEY.public_key
 DOCUMENTED = set(re.findall(r"^\| `(.)` \|", PAGE, re.MULTILINE))
 
 
@@ -30,8 +30,11 @@ def test_every_row_is_documented_and_has_its_form(tmp_path: Path) -> None:
         joined = register(running, "clinic-b", [st.PARTICIPANT_ROLE_RECIPIENT], groups=["group/b", "group/a"])
         roles, names = [st.PARTICIPANT_ROLE_RECIPIENT], ["dns:b.example"]
         left = register(running, "clinic-b", roles, groups=["group/b"], certificate_names=names)
-        add_key(running, "clinic-b", CLINIC)
-        adding = rs.AddKeyRequest(request_id=request_id(), subject=subject, attested=st.KeyStatement(key=PERSON))
+        add_key(running, "clinic-b", CLINIC_KEY)
+        adding = rs.AddKeyRequest(
+            request_id=request_id(), subject=subject, attested=st.KeyStatement(key=PERSON),
+            possession=proof_of(PERSON_KEY, subject),
+        )  # fmt: skip
         running.registry.AddKey(adding, metadata=running.as_("app"))
         table = services(running).table
         rows = {kind: list(rows_of(table, kind).items()) for kind in sorted(DOCUMENTED)}

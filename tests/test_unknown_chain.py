@@ -202,7 +202,7 @@ def ask_about_a_stranger(case: PruningCase, person: Person, number: int) -> Appe
 @pytest.fixture(scope="module")
 def clinic_key(running: Running) -> KeyPair:
     key = KeyPair(new_number().to_bytes(32))
-    add_key(running, INSTITUTION, key.public_key)
+    add_key(running, INSTITUTION, key)
     return key
 
 

@@ -15,7 +15,6 @@ from consentd.cli.options import (
     add_verb,
     open_client,
     read_end_ms,
-    read_hex,
     read_start_ms,
     read_subject,
     read_text,
@@ -23,7 +22,7 @@ from consentd.cli.options import (
 )
 from consentd.cli.out import DONE, REFUSED, Out
 from consentd.cli.receipts import add_receipt, store_receipt, write_options
-from consentd.cli.signers import add_tag, person_options
+from consentd.cli.signers import add_possession, add_tag, person_options, read_new_key
 from consentd.errors import InvalidError
 from consentd.policy.dates import format_instant
 from consentd.policy.model import ANY, LEVELS
@@ -86,7 +85,8 @@ _STATES = ("active", "paused", "not-yet", "ended", "revoked")
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs of this module to the parser."""
     verb = add_verb(verbs, "enrol", enrol, add_subject, add_method, add_receipt, add_daemon)
-    verb.add_argument("--key", default="", metavar="HEX", help="the person's own Ed25519 public key")
+    verb.add_argument("--key", default="", metavar="FILE|HEX", help="the person's own key: its file, or the public key")
+    add_possession(verb)
     write = (add_method, add_tag, add_receipt, add_daemon)
     stated = (_add_consent, add_served())
     add_verb(verbs, "grant", grant, add_subject, *stated, *write, more=_GRANT_HELP)
@@ -114,10 +114,12 @@ def add_verbs(verbs: Verbs) -> None:
 
 def enrol(arguments: argparse.Namespace, out: Out) -> int:
     """Enrol a person; print the person's tag, to be pinned."""
-    key = read_hex(arguments.key, "key")
+    subject, key, possession = read_subject(arguments), b"", b""
+    if arguments.key or arguments.possession:
+        key, possession = read_new_key(arguments, arguments.key, subject)
     with open_client(arguments) as client:
         enrolled = client.enrol(
-            read_subject(arguments), method=arguments.method, subject_key=key, **write_options(arguments)
+            subject, method=arguments.method, subject_key=key, possession=possession, **write_options(arguments)
         )
     tag = enrolled.tag.hex()
     out.answer(tag, type="enrol", tag=tag, receipt=store_receipt(arguments, out, enrolled.receipt))

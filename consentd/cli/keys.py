@@ -1,4 +1,4 @@
-"""``consentd key``: make, add, replace, retire and list the signing keys of persons and of participants."""
+"""``consentd key``: make, prove, add, replace, retire and list signing keys of persons and of participants."""
 
 import argparse
 import os
@@ -15,11 +15,20 @@ from consentd.cli.options import (
     read_hex,
     read_identifier,
     read_key_pair,
+    read_origin,
     read_trust,
 )
 from consentd.cli.out import DONE, UNDETERMINED, Out
 from consentd.cli.receipts import add_receipt, store_receipt, write_options
-from consentd.cli.signers import add_sign_with, add_tag, participant_signer, person_signer
+from consentd.cli.signers import (
+    add_possession,
+    add_sign_with,
+    add_tag,
+    participant_signer,
+    person_signer,
+    possession_of,
+    read_new_key,
+)
 from consentd.core.ed25519 import KEY_SIZE, KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.errors import AlreadyExistsError, InvalidError
@@ -38,8 +47,11 @@ examples:
   consentd key new my.key
   consentd key add mhid:MH-0001 my.key --id-token-file login.token
   consentd key replace mhid:MH-0001 new.key --subject-key my.key
+Who adds a key for its owner gets it with a proof that the owner has the private key:
+  consentd key prove clinic-b clinic.key --origin consent.example.org
+  consentd key add clinic-b HEX --possession PROOF
 A person who has lost the key is identified again, and the platform adds a new key and retires the lost one:
-  consentd key add mhid:MH-0001 new.key --method "passport, at a counter"
+  consentd key add mhid:MH-0001 HEX --possession PROOF --method "passport, at a counter"
   consentd key retire mhid:MH-0001 HEX
 """
 
@@ -47,14 +59,17 @@ A person who has lost the key is identified again, and the platform adds a new k
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs of this module to the parser."""
     verb = verbs.add_parser(
-        "key", help="make, add, replace, retire and list signing keys of persons and participants", epilog=_HELP,
+        "key", help="make, prove, add, replace, retire and list signing keys of persons and participants", epilog=_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
     one = add_verb(under, "new", new)
     one.add_argument("file", type=Path, metavar="FILE", help="the file to write; it must not exist")
+    one = add_verb(under, "prove", prove, _add_owner)
+    one.add_argument("file", type=Path, metavar="FILE", help="the file of the new key")
+    one.add_argument("--origin", required=True, metavar="NAME", help="the ledger's name")
     signed = (_add_owner, add_method, add_tag, _add_sign_with, add_receipt, add_daemon)
-    one = add_verb(under, "add", add, *signed, more=_HELP)
+    one = add_verb(under, "add", add, *signed, add_possession, more=_HELP)
     one.add_argument("key", metavar="FILE|HEX", help="the new key: its file, or the Ed25519 public key")
     one = add_verb(under, "retire", retire, *signed, more=_HELP)
     one.add_argument("key", metavar="FILE|HEX", help="the key: its file, or the Ed25519 public key")
@@ -81,11 +96,20 @@ def new(arguments: argparse.Namespace, out: Out) -> int:
     return DONE
 
 
+def prove(arguments: argparse.Namespace, out: Out) -> int:
+    """Prove that the owner has the private key; print the public key and the proof. No daemon is called."""
+    made = read_key_pair(arguments.file)
+    key, proof = made.public_key.hex(), possession_of(made, _owner(arguments), origin=arguments.origin).hex()
+    out.answer(f"{key} {proof}", type="possession", key=key, possession=proof)
+    return DONE
+
+
 def add(arguments: argparse.Namespace, out: Out) -> int:
     """Put a key in force."""
-    owner, key = _owner(arguments), _public_key(arguments.key)
+    owner = _owner(arguments)
+    key, possession = read_new_key(arguments, arguments.key, owner)
     with open_client(arguments) as client:
-        receipt = client.add_key(owner, key, **_options(arguments, client, owner))
+        receipt = client.add_key(owner, key, possession, **_options(arguments, client, owner))
     out.answer(
         key.hex(), type="key-add", key=key.hex(), index=receipt.index, receipt=store_receipt(arguments, out, receipt)
     )
@@ -109,17 +133,19 @@ def replace(arguments: argparse.Namespace, out: Out) -> int:
 
     The old key stays in force until the daemon has accepted a signature of the new one. After an error, repeat it.
     """
-    owner, new_key = _owner(arguments), read_key_pair(arguments.key).public_key
+    owner, new_pair = _owner(arguments), read_key_pair(arguments.key)
+    new_key = new_pair.public_key
     path = arguments.sign_with if isinstance(owner, str) else arguments.subject_key
     if path is None:
         raise InvalidError("old key signs: give its file with --subject-key, or with --sign-with for a participant")
     old_key = read_key_pair(path).public_key
     if old_key == new_key:
         raise InvalidError("new key is the old one: make one with `consentd key new`")
+    possession = possession_of(new_pair, owner, origin=read_origin(arguments))
     with open_client(arguments) as client:
         signer = _signer(arguments, client, owner)
         try:
-            client.add_key(owner, new_key, signer=signer)
+            client.add_key(owner, new_key, possession, signer=signer)
         except AlreadyExistsError:
             # An earlier run may have added it. If the key is not this owner's, it cannot retire the old one.
             out.message("new key was stated before")

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from consentd.cli.options import read_hex, read_key_pair, read_origin
 from consentd.cli.receipts import write_options
+from consentd.core.ed25519 import KEY_SIZE, SIGNATURE_SIZE, KeyPair
+from consentd.core.possession import participant_owner, person_owner, prove_possession
 from consentd.errors import InvalidError
 
 if TYPE_CHECKING:
@@ -65,6 +67,34 @@ def participant_signer(arguments: argparse.Namespace, participant_id: str) -> "S
         return None
     key, origin = read_key_pair(arguments.sign_with), read_origin(arguments)
     return StatementSigner.of_participant(key, origin=origin, participant_id=participant_id)
+
+
+def read_new_key(arguments: argparse.Namespace, text: str, owner: "str | Subject") -> tuple[bytes, bytes]:
+    """Return a new public key, and the proof that *owner*, a participant's id or a person, has the private key.
+
+    *text* is the key's file, from which the proof is made, or the public key, whose proof is ``arguments.possession``.
+
+    Raises:
+        InvalidError: the proof is given beside a file, or is missing.
+    """
+    is_hex = len(text) == 2 * KEY_SIZE and "/" not in text
+    if is_hex is not bool(arguments.possession):
+        raise InvalidError("new key is given by its file, or in hex with the --possession that `key prove` prints")
+    if is_hex:
+        return read_hex(text, "key", KEY_SIZE), read_hex(arguments.possession, "possession", SIGNATURE_SIZE)
+    key = read_key_pair(Path(text))
+    return key.public_key, possession_of(key, owner, origin=read_origin(arguments))
+
+
+def possession_of(key: KeyPair, owner: "str | Subject", *, origin: str) -> bytes:
+    """Return the proof that *owner*, a participant's id or a person, has the private key of *key*."""
+    named = participant_owner(owner) if isinstance(owner, str) else person_owner(owner.scheme, owner.value)
+    return prove_possession(key, origin=origin, owner=named)
+
+
+def add_possession(verb: argparse.ArgumentParser) -> None:
+    """Add the option for the proof of a new key that is given in hex."""
+    verb.add_argument("--possession", default="", metavar="HEX", help="proof of a key in hex, as `key prove` prints it")
 
 
 def question_signer(arguments: argparse.Namespace) -> "StatementSigner | None":

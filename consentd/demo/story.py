@@ -13,6 +13,7 @@ from datetime import datetime
 from rich.table import Table
 
 from consentd.core.ed25519 import KeyPair
+from consentd.core.possession import person_owner, prove_possession
 from consentd.core.pruned import DAY_MS
 from consentd.demo.output import Output, Text
 from consentd.demo.town import PUBLIC_HOLDERS, RELAY, Institution
@@ -62,7 +63,8 @@ class Story:
         """
         client, step, why = self._client, self._step, self._out.why
         key = KeyPair(secrets.token_bytes(32))
-        tag = client.enrol(CITIZEN, method="demo", subject_key=key.public_key).tag
+        proof = prove_possession(key, origin=self._origin, owner=person_owner(CITIZEN.scheme, CITIZEN.value))
+        tag = client.enrol(CITIZEN, method="demo", subject_key=key.public_key, possession=proof).tag
         signer = StatementSigner(key=key, origin=self._origin, tag=tag)
         step(1, ("동의", "consent"), ("병원에, 진료 목적으로", "to a hospital, for treatment"))
         why("본인의 키로 서명하므로 중계기관도 지어낼 수 없습니다.", "The citizen signs, so nobody can invent it.")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -79,7 +80,7 @@ class App:
                 return Response(status_code=HTTPStatus.NO_CONTENT, headers={**_PREFLIGHT, **_ANY_ORIGIN, **UNCACHED})
             body = await request.body() if request.method == "POST" else b""  # no other request may have one
             address = "" if request.client is None else request.client.host
-            asked = HttpRequest(request.method, request.scope["path"], request.headers, body, address)
+            asked = HttpRequest(request.method, request.scope["path"], _combine(request.headers), body, address)
             if page.waits:
                 loop = asyncio.get_running_loop()
                 response = await loop.run_in_executor(self._threads, page.respond, asked)
@@ -89,6 +90,11 @@ class App:
 
         # Every page answers OPTIONS: a request with a method that a page lacks would go on to a later page's path.
         return Route(page.path, answer, methods=[page.method, "OPTIONS"])
+
+
+def _combine(headers: Headers) -> Headers:
+    """Return headers with the values of a repeated name as one list (RFC 9110, 5.3)."""
+    return Headers({name: ", ".join(headers.getlist(name)) for name in headers})
 
 
 def _encode(response: HttpResponse, *, is_shared: bool) -> Response:

@@ -14,7 +14,7 @@ class HttpRequest:
 
     Attributes:
         path: as it was sent, with nothing decoded, and without the query.
-        headers: ignores the case of names; if a name is repeated, its first value.
+        headers: ignores the case of names; if a name is repeated, the list of its values.
         address: of the peer, without the port.
     """
 

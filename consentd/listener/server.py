@@ -340,6 +340,8 @@ class _Connection(HttpToolsProtocol):
         if size > MAX_HEAD:
             raise _RefusedError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "headers are too long")
         self._check_target(found.get(b"host", []))
+        if len(found.get(b"authorization", [])) > 1:  # a proxy may have checked another one than we would
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, "request has more than one Authorization")
         self._check_body(found.get(b"content-length", []), is_coded=b"transfer-encoding" in found)
         super().on_headers_complete()
 

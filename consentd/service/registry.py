@@ -8,6 +8,7 @@ from google.protobuf.message import Message
 from consentd.core import codec
 from consentd.core.key_validity import PARTICIPANT_PREFIX
 from consentd.core.kinds import EntryKind
+from consentd.core.possession import participant_owner, person_owner
 from consentd.errors import InvalidError, NotFoundError
 from consentd.ledger import reads
 from consentd.policy.delegation import Delegation
@@ -126,11 +127,11 @@ class RegistryService(Servicer):
     async def EnrolSubject(self, request: rs.EnrolSubjectRequest, context: Context) -> rs.EnrolSubjectResponse:
         """Enrol a person: make a tag (the id of the person's chain) and append the first entry."""
         caller = self.caller(context)
-        if request.subject_key:
-            registry.check_key(request.subject_key)
         if request.method in (registry.BY_LAW, registry.BY_EMERGENCY):
             raise InvalidError(f"method is one that the daemon alone states: `{request.method}`")
         identifier_hash = self.identifier_hash(request.subject)
+        if request.subject_key or request.possession:
+            self._check_possession(request.subject_key, request.possession, _person_owner(request.subject))
         content = content_hash("EnrolSubject", identifier_hash, request.method, request.subject_key)
         if context.person is not None:
             caller = unenrolled_id(identifier_hash)  # so a repeat after the enrolment has the same caller
@@ -264,13 +265,21 @@ class RegistryService(Servicer):
         if request.HasField("subject"):
             return await self._change_person_key(stated, request, context)
         self._check_author(stated, owner, request, context)
+        if not retired:
+            self._check_possession(stated.message.key, request.possession, participant_owner(owner))
         return await self._publish(EntryKind.KEY, PARTICIPANT_PREFIX + owner, stated, request, context)
+
+    def _check_possession(self, key: bytes, possession: bytes, owner: str) -> None:
+        """Check that *owner* has the private key of the new *key*. Raises ``InvalidError`` as ``check_possession``."""
+        registry.check_possession(key, possession, origin=self.services.config.ledger.origin, owner=owner)
 
     async def _change_person_key(self, stated: Stated[st.KeyStatement], request: Any, context: Context) -> pb.Receipt:
         caller, name = self.caller(context), request.DESCRIPTOR.name.removesuffix("Request")
         if context.person is None:
             self.access(name, Whose.SUBJECT, context)
         identifier_hash, signed, entry = self.identifier_hash(request.subject), stated.signed, None
+        if not stated.message.retired:
+            self._check_possession(stated.message.key, request.possession, _person_owner(request.subject))
         content = content_hash(name, identifier_hash, stated.content)
         identity = make_request(caller, request.request_id, content)
         if signed is not None:
@@ -354,6 +363,10 @@ class RegistryService(Servicer):
         )  # fmt: skip
         _, receipt = await self.write(write, request.wait_for, context)
         return receipt
+
+
+def _person_owner(subject: pb.Subject) -> str:
+    return person_owner(subject.scheme, subject.value)
 
 
 def _check_ends(ends: bool, *, expected: bool) -> None:

@@ -209,6 +209,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_ASSURANCE_TOO_LOW: the person has logged in with a level of assurance below the one that the call needs
     (PERMISSION_DENIED). Log in again with a higher level.
     """
+    ERROR_REASON_BAD_POSSESSION: _ErrorReason.ValueType  # 125
+    """ERROR_REASON_BAD_POSSESSION: possession is not a signature by the new key over this ledger and this owner
+    (INVALID_ARGUMENT).
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 35
     """ERROR_REASON_INTERNAL: a bug in the daemon (INTERNAL). Please report it."""
 
@@ -421,6 +425,10 @@ not by a key of a person that is in force (UNAUTHENTICATED).
 ERROR_REASON_ASSURANCE_TOO_LOW: ErrorReason.ValueType  # 82
 """ERROR_REASON_ASSURANCE_TOO_LOW: the person has logged in with a level of assurance below the one that the call needs
 (PERMISSION_DENIED). Log in again with a higher level.
+"""
+ERROR_REASON_BAD_POSSESSION: ErrorReason.ValueType  # 125
+"""ERROR_REASON_BAD_POSSESSION: possession is not a signature by the new key over this ledger and this owner
+(INVALID_ARGUMENT).
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 35
 """ERROR_REASON_INTERNAL: a bug in the daemon (INTERNAL). Please report it."""

@@ -90,12 +90,17 @@ class AddKeyRequest(_message.Message):
     ATTESTED_FIELD_NUMBER: _builtins.int
     SIGNED_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
+    POSSESSION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
     participant_id: _builtins.str
     """participant_id names a participant."""
     wait_for: _consent_pb2.WaitFor.ValueType
     """wait_for says whether to answer once the entry is on disk, or once it is published."""
+    possession: _builtins.bytes
+    """possession is a signature by the new key over the ledger's origin, the owner and the key, 64 bytes: callers.md, "Proof
+    of possession". It is not recorded.
+    """
     @_builtins.property
     def subject(self) -> _consent_pb2.Subject:
         """subject is a person, who is enrolled."""
@@ -117,10 +122,11 @@ class AddKeyRequest(_message.Message):
         attested: _statement_pb2.KeyStatement | None = ...,
         signed: _consent_pb2.SignedStatement | None = ...,
         wait_for: _consent_pb2.WaitFor.ValueType = ...,
+        possession: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "owner", b"owner", "participant_id", b"participant_id", "signed", b"signed", "statement", b"statement", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "owner", b"owner", "participant_id", b"participant_id", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "owner", b"owner", "participant_id", b"participant_id", "possession", b"possession", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_owner: _TypeAlias = _typing.Literal["participant_id", "subject"]  # noqa: Y015
     _WhichOneofArgType_owner: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015
@@ -763,6 +769,7 @@ class EnrolSubjectRequest(_message.Message):
     METHOD_FIELD_NUMBER: _builtins.int
     SUBJECT_KEY_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
+    POSSESSION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
     method: _builtins.str
@@ -773,6 +780,10 @@ class EnrolSubjectRequest(_message.Message):
     """subject_key is the person's own Ed25519 public key, which a KEY entry after the enrolment makes valid; empty: none."""
     wait_for: _consent_pb2.WaitFor.ValueType
     """wait_for says whether to answer once the entry is on disk, or once it is published."""
+    possession: _builtins.bytes
+    """possession is a signature by subject_key over the ledger's origin, the person and the key, 64 bytes: callers.md, "Proof
+    of possession". It is empty if there is no subject_key, and is not recorded.
+    """
     @_builtins.property
     def subject(self) -> _consent_pb2.Subject:
         """subject is the person."""
@@ -785,10 +796,11 @@ class EnrolSubjectRequest(_message.Message):
         method: _builtins.str = ...,
         subject_key: _builtins.bytes = ...,
         wait_for: _consent_pb2.WaitFor.ValueType = ...,
+        possession: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "request_id", b"request_id", "subject", b"subject", "subject_key", b"subject_key", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "possession", b"possession", "request_id", b"request_id", "subject", b"subject", "subject_key", b"subject_key", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

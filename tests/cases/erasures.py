@@ -28,7 +28,7 @@ def add_authority(running: Running, name: str = AUTHORITY, key: KeyPair = KEY) -
     """Register a public authority that has the right ERASE and a key."""
     register(running, name, [st.PARTICIPANT_ROLE_PUBLIC_AUTHORITY], rights=[st.PARTICIPANT_RIGHT_ERASE])
     running.add_caller(name)
-    add_key(running, name, key.public_key)
+    add_key(running, name, key)
 
 
 def holds(running: Running, subject: pb.Subject, who: str = AUTHORITY) -> rs.GetHoldsResponse:

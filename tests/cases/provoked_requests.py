@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cases.daemons import consent, question, request_id, sign_statement
-from cases.services import batch_request, list_late, now_ms, services
+from cases.services import add_key, batch_request, list_late, now_ms, proof_of, services
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import Pruned
@@ -133,6 +133,16 @@ def _signed_for_another(world: Any) -> Any:
     return world.grant_signed(tag=b"\x01" * 32)
 
 
+@provokes("BAD_POSSESSION")
+def _key_of_somebody_else(world: Any) -> Any:
+    key = KeyPair(b"\x0a" * 32)
+    add = rs.AddKeyRequest(
+        request_id=request_id(), participant_id="app", attested=st.KeyStatement(key=key.public_key),
+        possession=proof_of(key, "clinic-b"),
+    )  # fmt: skip
+    return world.running.registry.AddKey(add, metadata=world.running.as_("operator"))
+
+
 @provokes("UNKNOWN_FIELD")
 def _field_of_a_later_version(world: Any) -> Any:
     return world.grant(pb.Consent.FromString(consent().SerializeToString() + FOREIGN_FIELD))
@@ -173,10 +183,7 @@ def _leaf_below_the_minimum_index(world: Any) -> Any:
 
 @provokes("ALREADY_EXISTS")
 def _key_added_twice(world: Any) -> Any:
-    add = rs.AddKeyRequest(
-        request_id=request_id(), participant_id="clinic-b", attested=st.KeyStatement(key=KEY.public_key)
-    )
-    return world.running.registry.AddKey(add, metadata=world.running.as_("operator"))
+    return add_key(world.running, "clinic-b", KEY)
 
 provokes("PAGE_EXPIRED")(lambda world: list_late(world.other()))
 
@@ -223,8 +230,7 @@ def _history_is_shorter(world: Any) -> Any:
 @provokes("REF_MOVED")
 def _signed_for_another_ref(world: Any) -> Any:
     key, request = KeyPair(b"\x09" * 32), request_id()
-    add = rs.AddKeyRequest(request_id=request_id(), participant_id="app", attested=st.KeyStatement(key=key.public_key))
-    world.running.registry.AddKey(add, metadata=world.running.as_("operator"))
+    add_key(world.running, "app", key)
     world.running.grant(world.subject)
     access = world.running.authorize(question(world.subject))
     sent, tag = st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT), access.decision.tag

@@ -18,7 +18,7 @@ from cases import roles_publications as publications
 from cases.daemons import consent, make_running, question, reason_of, request_id, sign_statement
 from cases.erasures import ATTEMPTS as ERASURE_ATTEMPTS
 from cases.logins import Provider, bearer, call_metadata
-from cases.services import add_key, new_identifier, now_ms, put_mandate, register
+from cases.services import add_key, new_identifier, now_ms, proof_of, put_mandate, register
 from consentd.core import codec
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
@@ -87,7 +87,7 @@ class World:
             register(running, name, [role], rights=rights)
             running.add_caller(name)
             self.keys[name] = KeyPair(bytes([number]) * 32)
-            add_key(running, name, self.keys[name].public_key)
+            add_key(running, name, self.keys[name])
         put_mandate(running, "auditor-reads")
         running.add_caller("unregistered")
         running.tokens["unknown-token"] = make_token()
@@ -120,6 +120,7 @@ class World:
         request = rs.EnrolSubjectRequest(
             request_id=request_id(), subject=self.me,
             subject_key=self.my_key.public_key if caller == CITIZEN_KEY else b"",
+            possession=proof_of(self.my_key, self.me) if caller == CITIZEN_KEY else b"",
         )  # fmt: skip
         self.my_tag = self.running.registry.EnrolSubject(request, metadata=self.running.as_("app")).tag
 

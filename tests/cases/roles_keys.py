@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from cases.daemons import request_id
 from cases.services import add_key as add_participant_key
+from cases.services import proof_of
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.service.roles import Access, Whose
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 PERSONS = ("citizen", "citizen-key")
 
 
-def _new_key(call: "Call") -> bytes:
-    return KeyPair(request_id() * 2).public_key
+def _new_key(call: "Call") -> KeyPair:
+    return KeyPair(request_id() * 2)
 
 
 def _is_of_person(call: "Call") -> bool:
@@ -27,9 +28,10 @@ def _is_of_person(call: "Call") -> bool:
     return is_own or call.whose in (Whose.SUBJECT, Whose.UNKNOWN)
 
 
-def _add_person_key(call: "Call", key: bytes) -> Access:
-    request = rs.AddKeyRequest(request_id=request_id(), subject=_person_of_key(call))
-    message = st.KeyStatement(key=key)
+def _add_person_key(call: "Call", key: KeyPair) -> Access:
+    subject = _person_of_key(call)
+    request = rs.AddKeyRequest(request_id=request_id(), subject=subject, possession=proof_of(key, subject))
+    message = st.KeyStatement(key=key.public_key)
     return call.plain(call.running.registry.AddKey, call.state(request, EntryKind.KEY, message))
 
 
@@ -37,14 +39,16 @@ def _person_of_key(call: "Call") -> pb.Subject:
     return call.world.person(call.whose)
 
 
-def _retire_person_key(call: "Call", key: bytes) -> Access:
+def _retire_person_key(call: "Call", key: KeyPair) -> Access:
     subject = _person_of_key(call)
     if call.whose is not Whose.UNKNOWN:
-        attested = st.KeyStatement(key=key, attestation=st.Attestation(method="passport"))
-        adding = rs.AddKeyRequest(request_id=request_id(), subject=subject, attested=attested)
+        attested = st.KeyStatement(key=key.public_key, attestation=st.Attestation(method="passport"))
+        adding = rs.AddKeyRequest(
+            request_id=request_id(), subject=subject, attested=attested, possession=proof_of(key, subject)
+        )
         call.running.registry.AddKey(adding, metadata=call.running.as_("app"))
     request = rs.RetireKeyRequest(request_id=request_id(), subject=subject)
-    message = st.KeyStatement(key=key, retired=True)
+    message = st.KeyStatement(key=key.public_key, retired=True)
     return call.plain(call.running.registry.RetireKey, call.state(request, EntryKind.KEY, message))
 
 
@@ -52,8 +56,9 @@ def add_key(call: "Call") -> Access:
     if _is_of_person(call):
         return _add_person_key(call, _new_key(call))
     owner = call.caller if call.whose is Whose.OWN else "clinic-b"
-    request = rs.AddKeyRequest(request_id=request_id(), participant_id=owner)
-    message = st.KeyStatement(key=_new_key(call))
+    key = _new_key(call)
+    request = rs.AddKeyRequest(request_id=request_id(), participant_id=owner, possession=proof_of(key, owner))
+    message = st.KeyStatement(key=key.public_key)
     return call.plain(call.running.registry.AddKey, call.sign(request, EntryKind.KEY, message, owner))
 
 
@@ -64,5 +69,5 @@ def retire_key(call: "Call") -> Access:
     if owner == "clinic-b" or owner in call.world.keys:
         add_participant_key(call.running, owner, key)
     request = rs.RetireKeyRequest(request_id=request_id(), participant_id=owner)
-    message = st.KeyStatement(key=key, retired=True)
+    message = st.KeyStatement(key=key.public_key, retired=True)
     return call.plain(call.running.registry.RetireKey, call.sign(request, EntryKind.KEY, message, owner))

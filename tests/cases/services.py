@@ -8,11 +8,12 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from cases.daemons import Running, consent, reason_of, request_id, sign_statement
+from cases.daemons import ORIGIN, Running, consent, reason_of, request_id, sign_statement
 from cases.fakes import HANG_S
 from consentd.core import codec, merkle
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
+from consentd.core.possession import participant_owner, person_owner, prove_possession
 from consentd.ledger import layout
 from consentd.service.servicer import Services
 from consentd.v1 import access_service_pb2 as ac
@@ -167,9 +168,19 @@ def participant(running: Running, name: str) -> rs.GetParticipantResponse:
     return running.registry.GetParticipant(rs.GetParticipantRequest(participant_id=name), metadata=running.as_("er"))
 
 
-def add_key(running: Running, who: str, key: bytes) -> pb.Receipt:
-    request = rs.AddKeyRequest(request_id=request_id(), participant_id=who, attested=st.KeyStatement(key=key))
+def add_key(running: Running, who: str, key: KeyPair | bytes) -> pb.Receipt:
+    """Add a participant's key; bytes: a key that nobody has."""
+    public, possession = (key, b"") if isinstance(key, bytes) else (key.public_key, proof_of(key, who))
+    request = rs.AddKeyRequest(
+        request_id=request_id(), participant_id=who, attested=st.KeyStatement(key=public), possession=possession
+    )
     return running.registry.AddKey(request, metadata=running.as_("operator")).receipt
+
+
+def proof_of(key: KeyPair, owner: str | pb.Subject) -> bytes:
+    """Return the proof that a participant or a person has the private key of a new key."""
+    named = participant_owner(owner) if isinstance(owner, str) else person_owner(owner.scheme, owner.value)
+    return prove_possession(key, origin=ORIGIN, owner=named)
 
 
 def retire_key(running: Running, who: str, key: bytes) -> pb.Receipt:
@@ -217,8 +228,9 @@ class Person:
         self.key = key or KeyPair(number.to_bytes(32))
         self.subject = pb.Subject(scheme="mhid", value=f"SYN-{number:06d}")
         enrol = rs.EnrolSubjectRequest(
-            request_id=request_id(), subject=self.subject, subject_key=self.key.public_key
-        )
+            request_id=request_id(), subject=self.subject, subject_key=self.key.public_key,
+            possession=proof_of(self.key, self.subject),
+        )  # fmt: skip
         self.tag = running.registry.EnrolSubject(enrol, metadata=running.as_("app")).tag
 
     def sign(self, kind: EntryKind, message: Any, request: bytes, **more: Any) -> pb.SignedStatement:

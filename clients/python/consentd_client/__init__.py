@@ -13,6 +13,7 @@ which values a program must store, and what no client can prove.
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
+from consentd.core.possession import participant_owner, person_owner, prove_possession
 from consentd.policy.model import Period as DataPeriod
 from consentd.policy.model import Resource
 from consentd.v1 import consent_pb2, statement_pb2
@@ -51,6 +52,6 @@ __all__ = [
     "FileMemory", "GrantAnswer", "History", "HistoryFile", "HistoryState", "KeyPair", "Memory", "NotPermittedError",
     "OutcomeStatement", "ParticipantStatement", "Period", "Provision", "Question", "RamMemory", "Receipt",
     "ReducedReceipt", "RememberedEntry", "RememberedHistory", "Resource", "ServedStatement", "StatementSigner",
-    "Subject", "Tls", "TransferOutcome", "Trust", "consent_pb2", "new_request_id", "open_history", "pin",
-    "statement_pb2", "verify_inclusion", "verify_receipt",
+    "Subject", "Tls", "TransferOutcome", "Trust", "consent_pb2", "new_request_id", "open_history", "participant_owner",
+    "person_owner", "pin", "prove_possession", "statement_pb2", "verify_inclusion", "verify_receipt",
 ]  # fmt: skip

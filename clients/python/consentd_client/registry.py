@@ -46,14 +46,16 @@ def enrol(
     *,
     method: str = "",
     subject_key: bytes = b"",
+    possession: bytes = b"",
     **options: Unpack[WriteOptions],
 ) -> Operation[EnrolAnswer]:
     """Enrol a person: give the person a tag, and record the first entry of the person's chain.
 
     *method*: how the person was identified. *subject_key*: the person's Ed25519 public key, 32 bytes; empty: none.
+    *possession*: the proof that the person has the private key (``prove_possession``), 64 bytes.
     """
     request = rs.EnrolSubjectRequest(
-        subject=subject, method=method, subject_key=subject_key, **write_fields(context, options)
+        subject=subject, method=method, subject_key=subject_key, possession=possession, **write_fields(context, options)
     )
     tree_size = context.learned.tree_size
     response = yield from call(context, request, rs.EnrolSubjectResponse)
@@ -69,6 +71,7 @@ def enrol_or_get(
     *,
     method: str = "",
     subject_key: bytes = b"",
+    possession: bytes = b"",
     **options: Unpack[WriteOptions],
 ) -> Operation[bytes]:
     """Enrol a person who is not enrolled yet, and return the person's tag in either case, 32 bytes.
@@ -80,7 +83,10 @@ def enrol_or_get(
         InvalidError: the person is enrolled, and no key is pinned.
     """
     try:
-        return (yield from enrol(context, subject, method=method, subject_key=subject_key, **options)).tag
+        enrolled = yield from enrol(
+            context, subject, method=method, subject_key=subject_key, possession=possession, **options
+        )
+        return enrolled.tag
     except AlreadyExistsError as error:
         if error.reason != "SUBJECT_ENROLLED":
             raise
@@ -108,14 +114,16 @@ def register_participant(
 
 
 def add_key(
-    context: ClientContext, owner: str | pb.Subject, key: bytes, **options: Unpack[StatementOptions]
+    context: ClientContext, owner: str | pb.Subject, key: bytes, possession: bytes, **options: Unpack[StatementOptions]
 ) -> Operation[Receipt]:
     """Put an Ed25519 public key, 32 bytes, of a participant or of a person in force.
 
     *owner*: the id of a participant. For an operator, or for the participant with a ``signer`` that has another key in
-    force. Or a person who is enrolled: callers.md says who may add which key.
+    force. Or a person who is enrolled: callers.md says who may add which key. *possession*: the proof that the owner
+    has the private key (``prove_possession``), 64 bytes.
     """
-    request = rs.AddKeyRequest(**_owner(owner), **write_fields(context, options, StatementOptions))
+    fields = write_fields(context, options, StatementOptions)
+    request = rs.AddKeyRequest(**_owner(owner), possession=possession, **fields)
     put_statement(context, request, EntryKind.KEY, st.KeyStatement(key=key), options)
     return _write_key(context, request, rs.AddKeyResponse, owner, options)
 

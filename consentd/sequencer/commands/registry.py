@@ -13,7 +13,15 @@ from consentd.core import codec, ed25519
 from consentd.core.certificate_name import check_certificate_name
 from consentd.core.key_validity import PARTICIPANT_PREFIX
 from consentd.core.kinds import EntryKind
-from consentd.errors import AbortedError, AlreadyExistsError, InvalidError, MalformedError, NotFoundError
+from consentd.core.possession import verify_possession
+from consentd.errors import (
+    AbortedError,
+    AlreadyExistsError,
+    InvalidError,
+    MalformedError,
+    NotFoundError,
+    SignatureError,
+)
 from consentd.ledger.ledger import Appended
 from consentd.policy import check
 from consentd.policy.compile import compile_rules
@@ -247,6 +255,22 @@ def check_key(key: bytes) -> None:
         ed25519.check_public_key(key)
     except MalformedError as error:
         raise InvalidError("key is not an Ed25519 public key: 32 bytes, a point that a private key has") from error
+
+
+def check_possession(key: bytes, possession: bytes, *, origin: str, owner: str) -> None:
+    """Check a new key, and that *owner* has its private key (``consentd.core.possession``).
+
+    A service calls this on its own thread, as it calls ``verify_ahead``.
+
+    Raises:
+        InvalidError: *key* is no public key; or (BAD_POSSESSION) *possession* is no proof for this ledger and owner.
+    """
+    check_key(key)
+    try:
+        verify_possession(key, possession, origin=origin, owner=owner)
+    except (MalformedError, SignatureError) as error:
+        what = "possession is not a signature by the new key over this ledger and this owner: sign with the new key"
+        raise InvalidError(what, "BAD_POSSESSION") from error
 
 
 def check_enrolment(view: View, message: st.EnrolStatement) -> None:
