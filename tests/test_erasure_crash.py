@@ -24,7 +24,7 @@ from consentd.v1 import registry_service_pb2_grpc
 STEPS = (
     "consentd.ledger.erasure:ErasureList.add", "consentd.ledger.erasure:statement_rows",
     "consentd.ledger.vault:Vault.destroy", "consentd.ledger.erasure:compact_vault",
-    "consentd.ledger.erasure:compact_ledger", "consentd.store.lmdb:Environment.copy_rows", "os:replace",
+    "consentd.ledger.erasure:compact_ledger", "consentd.store.lmdb:Environment.copy", "os:replace",
     "consentd.sequencer.erasures:Erasures._complete",
 )  # fmt: skip
 """Where the process is killed. The first is in the call, and each later one in the open after the kill before it."""

@@ -27,9 +27,11 @@ The files must be on a local file system. They have LMDB's 0.9 format (``lib_ver
 """
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Self
@@ -38,6 +40,9 @@ import lmdb
 
 from consentd import files
 from consentd.errors import ConsentdError, CorruptionError, StorageError
+from consentd.store.lmdb_pages import UnknownPageError, copy_clean
+
+log = logging.getLogger(__name__)
 
 MAX_READERS = 1024
 """Maximum number of open read transactions in all processes. The first process to open the files sets the maximum."""
@@ -46,7 +51,7 @@ MAX_KEY = 511
 STOPPED = "table stopped because a write to it failed: start the daemon again"
 OpenFiles = lmdb.Environment
 _COMMIT, _PIECE = 50_000, 500
-"""Rows in a commit of ``copy_rows``, and rows between two rests."""
+"""Rows in a commit of ``_copy_rows``, and rows between two rests."""
 _SPARE_READERS = 32  # finished read transactions that are kept: to reuse one takes a tenth of the time
 
 
@@ -208,35 +213,41 @@ class Environment:
         with _translating():
             return WriteTransaction(self._env.begin(write=True))
 
-    def copy(self, path: Path) -> None:
+    def copy(self, path: Path, rest: Callable[[], None] = lambda: None) -> None:
         """Write a compact copy to the new directory *path*, synced, while others read and write.
 
-        LMDB frees pages without overwriting the rows in them, but the copy has no freed pages. So to remove deleted
-        rows from the disk: copy, let readers open the copy, delete the old directory.
+        LMDB frees pages without overwriting the rows in them. The copy has no freed pages, and nothing else of rows
+        that were deleted (``lmdb_pages``). *rest*: called between two pieces, to give way to others.
 
         Raises:
             StorageError: *path* exists, or the disk fails. The unfinished copy remains.
         """
+        opened, file = self._env, path / "data.mdb"
         try:
             path.mkdir(parents=True)
             with _translating():
-                self._env.copy(str(path), compact=True)
-            for written in (path / "data.mdb", path, path.parent):
+                try:
+                    copy_clean(partial(opened.copyfd, compact=True), file, page_size=opened.stat()["psize"], rest=rest)
+                except UnknownPageError as error:
+                    log.warning("table is copied row by row, which takes longer: %s", error)
+                    file.unlink()
+                    self._copy_rows(path, rest)
+            for written in (path, path.parent):
                 files.sync(written)
         except OSError as error:
             raise StorageError(f"table cannot be copied: `{path}`: {error.strerror}") from error
 
-    def copy_rows(self, other: "Environment", rest: Callable[[], None]) -> None:
-        """Copy all rows into *other*, which is empty, as of one moment, while others read and write.
+    def _copy_rows(self, path: Path, rest: Callable[[], None]) -> None:
+        """Copy all rows into a new environment in *path*, as of one moment, while others read and write.
 
         The row ``R``, which says what the rows reflect, comes last. So a copy that is not finished reflects nothing.
-        *rest*: called after each ``_PIECE`` rows, to give way to others.
         """
-        with _translating(), self.begin_read() as txn:
+        made = _open(path, map_size_bytes=self.map_size_mb << 20, read_only=False)
+        with contextlib.closing(made), self.begin_read() as txn:
             rows = txn.scan(b"", None)
             last: list[tuple[bytes, bytes]] = []
             while piece := list(islice(rows, _COMMIT)):
-                with other.begin_write() as out:
+                with made.begin(write=True) as out:
                     for start in range(0, len(piece), _PIECE):
                         for key, value in piece[start : start + _PIECE]:
                             if key == b"R":
@@ -244,10 +255,10 @@ class Environment:
                             else:
                                 out.put(key, value)
                         rest()
-            with other.begin_write() as out:
+            with made.begin(write=True) as out:
                 for key, value in last:
                     out.put(key, value)
-            other._env.sync(True)  # noqa: SLF001  # of this class; a commit alone may be undone by a power cut
+            made.sync(True)  # a commit alone may be undone by a power cut
 
     def adopt(self, other: "Environment") -> None:
         """Take over the files of *other* in place of those of this environment; *other* is closed then.

@@ -1,11 +1,10 @@
-"""Write the policy table anew, row by row, so that no byte of a deleted row is left in its files.
+"""Make the files of the policy table anew, so that no byte of a deleted row is left in them.
 
-LMDB does not overwrite what it deletes. A freed page keeps its rows until it is used again. A page in use has free
-bytes too, and in these LMDB leaves whatever its buffer had before: rows of other pages, perhaps deleted since. LMDB's
-own compact copy copies whole pages, and these bytes with them. So a new file is made from the rows alone, and takes the
-place of the old one. Readers of the old file go on with it; its bytes are free when the last of them ends.
+LMDB does not overwrite what it deletes. A freed page keeps its rows until it is used again, and a page in use has bytes
+of other rows between and in place of its own (``store.lmdb_pages``). So a clean copy is made, and takes the place of
+the old file. Readers of the old file go on with it; its bytes are free when the last of them ends.
 
-The rows are copied while the sequencer writes the table in use. Then the entries since are applied to the copy, on the
+The copy is made while the sequencer writes the table in use. Then the entries since are applied to the copy, on the
 sequencer's thread, and the copy takes the place of the table.
 """
 
@@ -41,9 +40,9 @@ def renew(
     directory = table.path.with_name(table.path.name + ".new")
     shutil.rmtree(directory, ignore_errors=True)  # a crash may have left one
     try:
+        table.copy(directory, rest)
         copy = Table.open(directory, map_size_mb=table.map_size_mb)
         try:
-            table.copy_rows(copy, rest)
             for _ in range(_ROUNDS):
                 if catch_up(copy, store, vault, size=_size(table)) <= _MOST_LEFT:
                     break

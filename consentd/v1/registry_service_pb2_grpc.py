@@ -255,7 +255,7 @@ class RegistryServiceServicer(object):
         key, identifier, statements and table rows, in all files. It answers when all of that is done. A caller that gets no
         answer, or ERASURE_PENDING, repeats the call with the same request_id. While a legal hold or a STATUTORY consent is in
         force, nothing is erased: the call records the duty to erase (DUTY), and fails with ERASURE_HELD. The caller has the
-        right ERASE. Cost: the policy table is written anew, once for all erasures that wait.
+        right ERASE. Cost: the policy table is copied, once for all erasures that wait.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

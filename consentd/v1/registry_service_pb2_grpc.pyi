@@ -86,7 +86,7 @@ class RegistryServiceStub:
     key, identifier, statements and table rows, in all files. It answers when all of that is done. A caller that gets no
     answer, or ERASURE_PENDING, repeats the call with the same request_id. While a legal hold or a STATUTORY consent is in
     force, nothing is erased: the call records the duty to erase (DUTY), and fails with ERASURE_HELD. The caller has the
-    right ERASE. Cost: the policy table is written anew, once for all erasures that wait.
+    right ERASE. Cost: the policy table is copied, once for all erasures that wait.
     """
     PutHold: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.PutHoldRequest, _registry_service_pb2.PutHoldResponse]
     """PutHold records a legal hold on a person (DUTY). A public authority signs it, or an operator attests it."""
@@ -170,7 +170,7 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     key, identifier, statements and table rows, in all files. It answers when all of that is done. A caller that gets no
     answer, or ERASURE_PENDING, repeats the call with the same request_id. While a legal hold or a STATUTORY consent is in
     force, nothing is erased: the call records the duty to erase (DUTY), and fails with ERASURE_HELD. The caller has the
-    right ERASE. Cost: the policy table is written anew, once for all erasures that wait.
+    right ERASE. Cost: the policy table is copied, once for all erasures that wait.
     """
     PutHold: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.PutHoldRequest, _registry_service_pb2.PutHoldResponse]  # type: ignore[assignment]
     """PutHold records a legal hold on a person (DUTY). A public authority signs it, or an operator attests it."""
@@ -329,7 +329,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         key, identifier, statements and table rows, in all files. It answers when all of that is done. A caller that gets no
         answer, or ERASURE_PENDING, repeats the call with the same request_id. While a legal hold or a STATUTORY consent is in
         force, nothing is erased: the call records the duty to erase (DUTY), and fails with ERASURE_HELD. The caller has the
-        right ERASE. Cost: the policy table is written anew, once for all erasures that wait.
+        right ERASE. Cost: the policy table is copied, once for all erasures that wait.
         """
 
     @_abc_1.abstractmethod
