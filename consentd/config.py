@@ -270,6 +270,13 @@ class ScrubConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BackupConfig:
+    """For how long backups are kept."""
+
+    retention_days: int = bounded(30, 1, 3_650)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
     """The log on stderr."""
 
@@ -290,6 +297,7 @@ class Config:
     pool: PoolConfig = PoolConfig()
     witness: WitnessConfig = WitnessConfig()
     scrub: ScrubConfig = ScrubConfig()
+    backup: BackupConfig = BackupConfig()
     log: LogConfig = LogConfig()
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """EraseSubject: the entry, what is destroyed, what forbids it, and what everybody sees afterwards."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,14 +31,14 @@ from consentd.core.kinds import EntryKind
 from consentd.core.note import format_vkey
 from consentd.cosigning.keyfiles import read_signing_key
 from consentd.errors import InvalidError, PreconditionError, StorageError
-from consentd.ledger import layout
+from consentd.ledger import erasure, layout
 from consentd.ledger.erasure import ErasureList
 from consentd.sequencer import erasures
 from consentd.sequencer.commands.erasure import EraseSubject, PutDuty, read_person
 from consentd.sequencer.commands.readings import RecordReading
 from consentd.sequencer.commands.write import SignedEntry
 from consentd.service.requests import content_hash, make_request
-from consentd.store import Batch
+from consentd.store import Batch, Store
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
@@ -344,6 +344,64 @@ def test_a_repeat_that_names_another_person_keeps_no_identifier(
     assert running.check(question(other)).permitted
 
 
+def test_what_a_failed_attempt_deleted_is_compacted_away_too(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows of the requests are deleted by then, and no list of them is left."""
+    subject, store = person(running), services(running).ledger.store
+    asked: list[object] = []
+
+    def compact_vault(*_: object) -> None:
+        raise StorageError("disk is full")
+
+    def compact_ledger(store: Store, tags: Collection[bytes], requests: Collection[bytes] | None) -> None:
+        asked.append(requests)
+        compact(store, tags, requests)
+
+    compact = erasure.compact_ledger
+    monkeypatch.setattr(erasures, "RETRY_S", 0.05)
+    monkeypatch.setattr(erasure, "compact_ledger", compact_ledger)
+    request = order(running, subject)
+    with monkeypatch.context() as patch:
+        patch.setattr(erasure, "compact_vault", compact_vault)
+        assert refusal(lambda: erase_once(running, request)) == "ERASURE_PENDING"
+    while outcome(running, request) == "ERASURE_PENDING":  # of an attempt that began before
+        pass
+    assert asked == [None]
+    erase(running, order(running, person(running)))
+    assert asked[1]  # the keys of its own requests
+    assert not list(store.scan(b"e", b"f"))
+
+
+def test_a_refused_order_leaves_no_identifier_hash(running: Running) -> None:
+    subject, expected = person(running), services(running).erasures._hashes
+    seq = put_hold(running, subject, now_ms(running) + 3_600_000)
+    request = order(running, subject)
+    assert refusal(lambda: erase(running, request)) == "ERASURE_HELD"
+    assert not expected
+    end_hold(running, subject, seq)
+    erase(running, order(running, subject))
+    assert not expected
+
+
+def test_many_persons_and_long_chains_are_deleted_in_parts(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erasure, "_BATCH", 3)
+    monkeypatch.setattr(erasure, "_PAGE", 2)
+    people, store = [person(running) for _ in range(3)], services(running).ledger.store
+    tags = [holds(running, one).tag for one in people]
+    before = sum(1 for _ in store.scan(b"q", b"r"))
+    parts = list(erasure.statement_rows(store, tags))
+    assert len(parts) > len(people)
+    assert all(len(batch) <= 5 for batch, _ in parts)
+    for one in people:
+        erase(running, order(running, one))
+    # Three requests of each person are forgotten, and the one of the erasure is kept.
+    assert sum(1 for _ in store.scan(b"q", b"r")) == before - 3 * 3 + 3
+    assert [len(statements(running, tag)) for tag in tags] == [1, 1, 1]
+
+
 # -- unknown chains, the client library and the command line --------------------------------------------------------
 
 
@@ -385,7 +443,11 @@ def test_the_client_orders_erasures_and_puts_holds(running: Running) -> None:
         client.erase(subject, order_of, signer=signer)
     operator.end_hold(subject, put.event.seq)
     client.end_hold(subject, signed.event.seq, signer=signer)
-    assert client.erase(subject, order_of, signer=signer).event.kind == EntryKind.ERASURE
+    erased = client.erase(subject, order_of, signer=signer)
+    assert erased.receipt.event.kind == EntryKind.ERASURE
+    assert erased.receipt.event.time_ms <= erased.complete_time_ms <= now_ms(running)
+    days = running.config.backup.retention_days
+    assert erased.backups_until_time_ms - erased.complete_time_ms == days * 86_400_000
 
 
 def test_the_command_line_erases_a_list_of_persons(
@@ -412,8 +474,21 @@ def test_the_command_line_erases_a_list_of_persons(
     nowhere = [*ordered, "--token-file", str(token), "--target", "127.0.0.1:1"]
     assert main(["subject", "erase", *nowhere]) == 2
     capsys.readouterr()
-    assert main(["subject", "erase", *ordered, *common]) == 1  # of the last one, who was never enrolled
+    certificate = tmp_path / "certificate"
+    stored = ["--certificate", str(certificate)]
+    assert main(["subject", "erase", *ordered, *stored, *common]) == 1  # of the last one, who was never enrolled
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert ["index" in line for line in lines] == [True] * 5 + [False]
+    for number, line in enumerate(lines[:5], 1):
+        file = certificate.with_name(f"certificate.{number}")
+        assert main(["verify", str(file), "--log-key", vkey, "--json"]) == 0
+        proven = json.loads(capsys.readouterr().out)
+        assert (proven["index"], proven["leaf"].split(",")[0]) == (line["index"], "ERASURE")
+        fields = json.loads(file.read_bytes())
+        assert fields["backups_until_time_ms"] == line["backups_until_time_ms"] > fields["complete_time_ms"]
+        assert main(["receipt", str(file), "--log-key", vkey, *common]) == 0  # which keeps the times
+        capsys.readouterr()
+        assert json.loads(file.read_bytes()) == fields
+    assert not certificate.with_name("certificate.6").exists()
     assert lines[-1]["reason"] == "SUBJECT_NOT_FOUND"
     assert [outcome(running, order(running, one, tag=bytes(32))) for one in subjects] == ["SUBJECT_NOT_FOUND"] * 5

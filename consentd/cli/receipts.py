@@ -5,6 +5,7 @@ A receipt proves that an entry is in the ledger. ``verify`` calls no daemon, and
 
 import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,8 +97,8 @@ def write_options(arguments: argparse.Namespace) -> "WriteOptions":
     return {"published": arguments.receipt is not None, "request_id": arguments.request_id}
 
 
-def store_receipt(arguments: argparse.Namespace, out: Out, receipt: "ReducedReceipt") -> dict[str, object]:
-    """Store a receipt if --receipt names a file; return the receipt's fields for ``--json``."""
+def receipt_fields(receipt: "ReducedReceipt") -> dict[str, object]:
+    """Return a receipt's fields, as a file has them."""
     from consentd_client import Receipt
 
     fields: dict[str, object] = {
@@ -106,6 +107,17 @@ def store_receipt(arguments: argparse.Namespace, out: Out, receipt: "ReducedRece
     }  # fmt: skip
     if isinstance(receipt, Receipt):
         fields["leaf"] = receipt.leaf.hex()
+    return fields
+
+
+def store_receipt(
+    arguments: argparse.Namespace, out: Out, receipt: "ReducedReceipt", *, beside: Mapping[str, object] | None = None
+) -> dict[str, object]:
+    """Store a receipt if --receipt names a file; return the receipt's fields for ``--json``.
+
+    *beside*: other fields that the file has.
+    """
+    fields = {**(beside or {}), **receipt_fields(receipt)}
     if arguments.receipt is not None:
         from consentd.audit.sources import write_file
 
@@ -123,8 +135,9 @@ def receipt(arguments: argparse.Namespace, out: Out) -> int:
 
     if str(arguments.file) == "-":
         raise InvalidError("receipt is completed in its file, so it cannot be read from stdin")
+    content = read_bytes(arguments.file, "receipt")
     with parsing("receipt", arguments.file):
-        stored = _parse_receipt(read_bytes(arguments.file, "receipt"), may_be_answer=False)
+        stored = _parse_receipt(content, may_be_answer=False)
         if stored.proof:
             parse_proof(stored.proof)
     found = ReducedReceipt(
@@ -145,7 +158,7 @@ def receipt(arguments: argparse.Namespace, out: Out) -> int:
         with open_client(arguments) as client:
             found = client.get_receipt(found)
     arguments.receipt = arguments.file
-    fields = store_receipt(arguments, out, found)
+    fields = store_receipt(arguments, out, found, beside=json.loads(content))
     if arguments.save is not None and found.proof:
         write_evidence(arguments.save, found.proof, "proof")
         out.message(f"proof saved: `{arguments.save}`")

@@ -1,6 +1,7 @@
 """``consentd subject``: erase persons, and put legal holds on them."""
 
 import argparse
+import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,14 +19,16 @@ from consentd.cli.options import (
     read_pins,
     read_subject,
     read_text,
+    write_evidence,
 )
 from consentd.cli.out import DISPROVED, DONE, UNDETERMINED, Out
+from consentd.cli.receipts import receipt_fields
 from consentd.errors import ConsentdError, InvalidError, LaterError, StorageError
 
 if TYPE_CHECKING:
-    from consentd_client import Client, Subject
+    from consentd_client import Client, Erasure, Subject
 
-_AT_ONCE = 256
+_AT_ONCE = 1_000
 """Erasures that are ordered at the same time: the daemon carries out together what waits together."""
 _HELP = """\
 examples:
@@ -33,7 +36,9 @@ examples:
   consentd subject erase mhid:MH-0001 --key authority.key --legal-basis STATUTE --reason "order 7"
   consentd subject erase --file persons.txt --key authority.key --legal-basis STATUTE
 The caller has the right ERASE. --key is its own Ed25519 key, 64 hexadecimal digits. It signs for the pinned ledger.
-The verb ends when nothing of the persons is left in the daemon's files. Backups of the vault still have their keys.
+The verb ends when nothing of the persons is left in the daemon's files. Backups of the vault still have their keys; the
+answer says until when. --certificate stores the receipt of the order beside these times: `consentd verify FILE` proves
+the order and when it was recorded, offline. The times are the daemon's word. The file does not name the person.
 """
 
 
@@ -50,6 +55,8 @@ def add_verbs(verbs: Verbs) -> None:
     one.add_argument("--key", type=Path, required=True, metavar="FILE", help="signing key of the caller")
     one.add_argument("--legal-basis", required=True, metavar="CODE", help="a code of the vocabulary")
     one.add_argument("--reason", default="", metavar="TEXT", help="the order, without personal data")
+    one.add_argument("--certificate", type=Path, metavar="FILE",
+                     help="wait for the proof, and store it; with --file in FILE.1, FILE.2, … by line")  # fmt: skip
     add_verb(under, "holds", holds, add_subject, add_daemon)
     one = add_verb(under, "hold", hold, add_subject, add_daemon)
     one.add_argument("--legal-basis", required=True, metavar="CODE", help="a code of the vocabulary")
@@ -80,27 +87,48 @@ def erase(arguments: argparse.Namespace, out: Out) -> int:
                 is_unknown = is_unknown or isinstance(found, (StorageError, LaterError))
                 out.answer(f"{number}  not erased: {found}", type="erase", number=number, reason=found.reason)
             else:
-                out.answer(f"{number}  erased: entry {found}", type="erase", number=number, index=found)
+                _answer_erased(arguments, out, number, found)
     if is_unknown:
         out.message("some may be erased or not: repeat the verb for those")
         return UNDETERMINED
     return DISPROVED if failed else DONE
 
 
+def _answer_erased(arguments: argparse.Namespace, out: Out, number: int, erased: "Erasure") -> None:
+    """Print that the person of line *number* is erased, and store the certificate."""
+    from consentd.policy.dates import format_instant
+
+    receipt, until_ms = erased.receipt, erased.backups_until_time_ms
+    times = {"complete_time_ms": erased.complete_time_ms, "backups_until_time_ms": until_ms}
+    path: Path | None = arguments.certificate
+    if path is not None:
+        path = path if arguments.file is None else path.with_name(f"{path.name}.{number}")
+        content = json.dumps({**receipt_fields(receipt), **times}).encode() + b"\n"
+        write_evidence(path, content, "certificate")
+        if not receipt.proof:
+            out.message(f"certificate has no proof yet: complete it later: `consentd receipt {path}`")
+    out.answer(
+        f"{number}  erased: entry {receipt.index}; backups of the vault until {format_instant(until_ms)}",
+        type="erase", number=number, index=receipt.index, **times,
+    )  # fmt: skip
+
+
 def _erase_all(
     client: "Client", subjects: "Sequence[Subject]", arguments: argparse.Namespace
-) -> "Iterator[int | ConsentdError]":
-    """Yield for each person the index of the ERASURE, or why the person was not erased."""
+) -> "Iterator[Erasure | ConsentdError]":
+    """Yield for each person the erasure, or why the person was not erased."""
     from consentd.v1.statement_pb2 import ErasureStatement
     from consentd_client import StatementSigner
 
     key, (origin, _) = read_key_pair(arguments.key), read_pins(arguments)
     order = ErasureStatement(legal_basis=arguments.legal_basis, reason=arguments.reason)
 
-    def erase_one(subject: "Subject") -> int | ConsentdError:
+    is_published = arguments.certificate is not None
+
+    def erase_one(subject: "Subject") -> "Erasure | ConsentdError":
         try:
             signer = StatementSigner(key=key, origin=origin, tag=client.get_holds(subject).tag)
-            return client.erase(subject, order, signer=signer).index
+            return client.erase(subject, order, signer=signer, published=is_published)
         except ConsentdError as error:
             return error
 

@@ -41,6 +41,8 @@ _NAME = "list of erasures"
 _ONE_BY_ONE = 16
 """For more rows or chains than these, all of their kind are compacted: that takes less time than so many ranges."""
 _PAGE = 256
+_BATCH = 1_000
+"""Operations of a batch that deletes: about what a batch of writes has, so that nobody waits longer for it."""
 _PREFIX = 3
 """Bytes of a key of the vault with which its range to compact begins: RocksDB logs the ends of ranges."""
 
@@ -148,35 +150,42 @@ def scan_erasures(store: Store, size: int) -> Iterator[Erased]:
 # -- destroying -------------------------------------------------------------------------------------------------
 
 
-def statement_rows(store: Store, tag: bytes) -> Batch:
-    """Return the batch that deletes the statements of an erased chain, and the rows of the requests that made it.
+def statement_rows(store: Store, tags: Iterable[bytes]) -> Iterator[tuple[Batch, list[bytes]]]:
+    """Yield batches that delete the statements of erased chains, and the rows of the requests that made them.
 
-    The statement of the ERASURE remains, and so does its request, so that a repeat is recognised.
+    With each batch come the keys of its requests. A batch has about ``_BATCH`` operations, so the thread that writes
+    them is not held up by long chains, nor by many short ones. The statement of an ERASURE remains, and so does its
+    request, so that a repeat is recognised. Raises as ``reads.read_chain_with_gaps``.
     """
-    batch = Batch()
-    count, _ = layout.HEAD.unpack(store.get(layout.head_key(tag)) or b"")
-    batch.delete_range(layout.statement_key(tag, 1), layout.statement_key(tag, count))
-    for key in request_keys(store, tag, count - 1):
-        batch.delete(layout.request_row_key(key))
-        time_ms = layout.REQUEST.unpack(store.get(layout.request_row_key(key)) or b"")[1]
-        batch.delete(layout.expiry_key(time_ms, key))
-    return batch
+    batch, requests = Batch(), list[bytes]()
+    for tag in tags:
+        count, _ = layout.HEAD.unpack(store.get(layout.head_key(tag)) or b"")
+        batch.delete_range(layout.statement_key(tag, 1), layout.statement_key(tag, count))
+        for expiry_row in _request_expiries(store, tag, count - 1):
+            key = expiry_row[9:]
+            batch.delete(layout.request_row_key(key))
+            batch.delete(expiry_row)
+            requests.append(key)
+            if len(batch) >= _BATCH:
+                yield batch, requests
+                batch, requests = Batch(), []
+    if len(batch):
+        yield batch, requests
 
 
-def request_keys(store: Store, tag: bytes, last: int) -> list[bytes]:
-    """Return the keys of the requests that made the entries 1 … *last* of a chain and are still remembered.
+def _request_expiries(store: Store, tag: bytes, last: int) -> Iterator[bytes]:
+    """Yield the expiry rows of the requests that made the entries 1 … *last* of a chain and are still remembered.
 
     No row leads from an entry to its request. But requests are sorted by the time of their entry.
     """
-    entries = reads.read_chain_with_gaps(store, tag, 1, last)
-    indexes = {entry.index: entry.event.time_ms for entry in entries}
-    found = []
-    for time_ms in sorted(set(indexes.values())):
-        for key, _ in store.scan(layout.expiry_key(time_ms, b""), layout.expiry_key(time_ms + 1, b"")):
-            row = store.get(layout.request_row_key(key[9:]))
-            if row is not None and layout.REQUEST.unpack(row)[0] in indexes:
-                found.append(key[9:])
-    return found
+    for first in range(1, last + 1, _PAGE):
+        entries = reads.read_chain_with_gaps(store, tag, first, min(first + _PAGE - 1, last))
+        times = {entry.index: entry.event.time_ms for entry in entries}
+        for time_ms in sorted(set(times.values())):
+            for name, _ in store.scan(layout.expiry_key(time_ms, b""), layout.expiry_key(time_ms + 1, b"")):
+                row = store.get(layout.request_row_key(name[9:]))
+                if row is not None and layout.REQUEST.unpack(row)[0] in times:
+                    yield name
 
 
 def has_statements(store: Store, tag: bytes) -> bool:
@@ -201,9 +210,11 @@ def destroy_again(store: Store, vault: Vault, erasures: Iterable[Erased], *, tab
         if vault.has_key(one.tag) or (is_there and (is_in_table or has_statements(store, one.tag))):
             found.append(one)
             if is_there:
-                batch = statement_rows(store, one.tag)
+                batch = Batch()
                 batch.put(layout.erasure_key(one.index), one.tag)
                 store.write(batch)
+                for batch, _ in statement_rows(store, [one.tag]):
+                    store.write(batch)
     if found:
         vault.destroy(dict.fromkeys(one.tag for one in found))
         vault.store.compact_range(b"", None)
@@ -224,13 +235,16 @@ def complete_list(listed: ErasureList, store: Store, size: int, last: int | None
     return [*erasures, *waiting]
 
 
-def compact_ledger(store: Store, tags: Collection[bytes], requests: Iterable[bytes]) -> None:
-    """Remove deleted statements and request rows from the files of the ledger's store. Raises as ``compact_range``."""
+def compact_ledger(store: Store, tags: Collection[bytes], requests: Collection[bytes] | None) -> None:
+    """Remove deleted statements and request rows from the files of the ledger's store. Raises as ``compact_range``.
+
+    *requests*: keys of the deleted requests; None: some were deleted before, and are not known any more.
+    """
     statements = [(b"c" + tag, prefix_end(b"c" + tag)) for tag in sorted(tags)]
-    names = sorted(map(layout.request_row_key, requests))
+    names = sorted(map(layout.request_row_key, requests or ()))
     rows: list[tuple[bytes, bytes | None]] = [(name, name + b"\0") for name in names]
-    for kind, ranges in ((b"c", statements), (b"q", rows)):
-        if len(ranges) > _ONE_BY_ONE:
+    for kind, ranges, is_known in ((b"c", statements, True), (b"q", rows, requests is not None)):
+        if len(ranges) > _ONE_BY_ONE or not is_known:
             ranges = [(kind, prefix_end(kind))]
         for start, end in ranges:
             store.compact_range(start, end)

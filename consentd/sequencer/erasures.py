@@ -29,6 +29,7 @@ from consentd.metrics import Metrics
 from consentd.policy.dates import format_month
 from consentd.sequencer.commands.erasure import EraseUnknownChain
 from consentd.sequencer.loop import Sequencer
+from consentd.sequencer.pool import Written
 from consentd.store import Batch, Store
 from consentd.table.renewal import renew
 from consentd.table.table import Table
@@ -41,13 +42,16 @@ RETRY_S = 5.0
 """How long after a failure the steps are repeated."""
 LOOK_S = 3600.0
 """How often to look for unknown chains whose retention has ended."""
+_GATHER_S = 0.02
+_GATHERINGS = 25
+"""How long to wait for a further order before the work begins, and how often. One costs almost as much as many."""
 _FILES_S = 10.0
 _LOOK_S = 0.02
 """How long to wait until readers have let go of the old files of a store, and how often to look."""
 
 
 class Erasures:
-    """The erasures that are not complete. Any thread may call ``expect``, ``wake`` and ``when_complete``.
+    """The erasures that are not complete. Any thread may call ``expect``, ``note_ordered`` and ``when_complete``.
 
     Attributes:
         looked: set when what was left at the start has been carried out.
@@ -71,6 +75,8 @@ class Erasures:
         self._is_woken = True  # a crash may have left something to do
         self._is_stopping = False
         self._pending_since_ms: int | None = None
+        # Whether rows may be deleted and not compacted away, of an attempt that failed or ended. For the thread alone.
+        self._is_interrupted = bool(erasure.pending(ledger.store))
         self.looked = threading.Event()
         self._thread = threading.Thread(target=self._run, name="erasures", daemon=True)
         metrics.erasure_pending_time_seconds.follow(self._pending_time_s)
@@ -93,9 +99,12 @@ class Erasures:
         with self._changed:
             self._hashes[tag] = identifier_hash
 
-    def wake(self, _: object = None) -> None:
-        """Look for ERASURE entries: one may have been written."""
+    def note_ordered(self, tag: bytes, written: "Future[Written[int | None]]") -> None:
+        """Look for the ERASURE that was perhaps written; forget what ``expect`` noted if none was."""
+        is_erased = not written.cancelled() and written.exception() is None and written.result().answer is None
         with self._changed:
+            if not is_erased:
+                self._hashes.pop(tag, None)
             self._is_woken = True
             self._changed.notify_all()
 
@@ -127,8 +136,12 @@ class Erasures:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._is_woken or self._is_stopping, LOOK_S)
-                if self._is_stopping:
-                    return
+                for _ in range(_GATHERINGS):  # as long as more orders arrive
+                    if self._is_stopping:
+                        return
+                    self._is_woken = False
+                    if not self._changed.wait_for(lambda: self._is_woken or self._is_stopping, _GATHER_S):
+                        break
                 self._is_woken = False
                 hashes = dict(self._hashes)
             try:
@@ -158,30 +171,26 @@ class Erasures:
                 self._pending_since_ms = self._clock.wall_ms()
         self._list.add(erasures)
         self._vault.destroy({one.tag: hashes.get(one.tag) for one in erasures})
-        requests = []
-        for one in erasures:
-            requests += self._call(partial(self._delete_statements, one.tag))
-            if one.tag in hashes:
-                self._sequencer.quotas.forget_everywhere(hashes[one.tag])
         tags = [one.tag for one in erasures]
+        requests = []
+        for batch, keys in erasure.statement_rows(store, tags):
+            self._call(partial(store.write, batch))
+            requests += keys
+            self._rest()
+        for tag in tags:
+            if tag in hashes:
+                self._sequencer.quotas.forget_everywhere(hashes[tag])
         names = [b"k" + tag for tag in tags]
         names += [b"i" + hashes[tag] for tag in tags if tag in hashes]
         erasure.compact_vault(self._vault.store, names if len(names) == 2 * len(tags) else [])
-        erasure.compact_ledger(store, tags, requests)
+        erasure.compact_ledger(store, tags, None if self._is_interrupted else requests)
         renew(self._table, store, self._vault, run_on_writer=self._call, rest=self._rest)
         for each in (self._vault.store, store):
             self._wait_for_files(each)
         # A crash before this: the rows are still there, and the next start does all again.
         self._call(partial(self._complete, erasures))
+        self._is_interrupted = False
         return erasures
-
-    def _delete_statements(self, tag: bytes) -> list[bytes]:
-        """Delete the statements of a chain and its request rows; return the keys of these requests."""
-        store = self._ledger.store
-        count, _ = self._ledger.head(tag)
-        requests = erasure.request_keys(store, tag, count - 1)
-        store.write(erasure.statement_rows(store, tag))
-        return requests
 
     def _complete(self, erasures: list[Erased]) -> None:
         batch = Batch()
@@ -215,6 +224,7 @@ class Erasures:
                 future.set_result(None)
 
     def _note_failure(self, error: Exception) -> None:
+        self._is_interrupted = True
         if isinstance(error, ConsentdError):
             log.error("erasures are not complete: %s; see ops/RUNBOOK.md, `erasure does not complete`", error)
         else:

@@ -2,6 +2,7 @@
 
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
+from consentd.core.pruned import DAY_MS
 from consentd.errors import InvalidError, NotFoundError, PreconditionError
 from consentd.ledger import layout
 from consentd.ledger.ledger import decode_request, read_recorded
@@ -57,15 +58,20 @@ async def erase_subject(
     if recorded_tag is None:  # a repeat may name another person: no signature covers the identifier
         services.erasures.expect(tag, identifier_hash)
     (future,) = servicer.submit([write], context)
-    future.add_done_callback(services.erasures.wake)  # also if this call is gone by then
+    # Also if this call is gone by then.
+    future.add_done_callback(lambda done: services.erasures.note_ordered(tag, done))
     written = await Waiting(future)
     _check_not_held(written)
     assert written.entry is not None, "an erasure has an entry"
     complete = services.erasures.when_complete(tag, written.entry.index)
     context.on_cancel(lambda: cancel_all([complete]))
     await Waiting(complete)
+    complete_ms = services.sequencer.clock.wall_ms()
     receipt = await servicer.written_receipt(written, request.wait_for, context)
-    return rs.EraseSubjectResponse(receipt=receipt)
+    return rs.EraseSubjectResponse(
+        receipt=receipt, complete_time_ms=complete_ms,
+        backups_until_time_ms=complete_ms + services.config.backup.retention_days * DAY_MS,
+    )  # fmt: skip
 
 
 def _check_not_held(written: Written[int | None]) -> None:

@@ -876,23 +876,36 @@ Global___EraseSubjectRequest: _TypeAlias = EraseSubjectRequest  # noqa: Y015
 
 @_typing.final
 class EraseSubjectResponse(_message.Message):
-    """EraseSubjectResponse has the receipt of the entry."""
+    """EraseSubjectResponse says that the erasure is complete in the daemon's files, and when it is in its backups."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RECEIPT_FIELD_NUMBER: _builtins.int
+    COMPLETE_TIME_MS_FIELD_NUMBER: _builtins.int
+    BACKUPS_UNTIL_TIME_MS_FIELD_NUMBER: _builtins.int
+    complete_time_ms: _builtins.int
+    """complete_time_ms is a time, UTC milliseconds, at which no file of the daemon had anything of the person: right after
+    the erasure, or for a repeat right after the repeat. No backup that was begun later has the person's data key.
+    """
+    backups_until_time_ms: _builtins.int
+    """backups_until_time_ms is when the last backup of the vault that may have the key expires, UTC milliseconds:
+    complete_time_ms and the days that the daemon's configuration says (backup.retention_days). It is the daemon's word,
+    and no part of the entry.
+    """
     @_builtins.property
     def receipt(self) -> _consent_pb2.Receipt:
-        """receipt of the ERASURE entry."""
+        """receipt of the ERASURE entry. Whoever has it can prove the erasure: the entry cannot be read by an identifier any more."""
 
     def __init__(
         self,
         *,
         receipt: _consent_pb2.Receipt | None = ...,
+        complete_time_ms: _builtins.int = ...,
+        backups_until_time_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backups_until_time_ms", b"backups_until_time_ms", "complete_time_ms", b"complete_time_ms", "receipt", b"receipt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -37,6 +37,7 @@ from consentd_client.client import Client
 from consentd_client.consents import GrantAnswer
 from consentd_client.consistency import AtExact, AtLeast
 from consentd_client.entries import Entry, History
+from consentd_client.erasures import Erasure
 from consentd_client.evidence import open_history
 from consentd_client.history_file import HistoryFile, HistoryState
 from consentd_client.memory import FileMemory, Memory, RamMemory, RememberedEntry, RememberedHistory
@@ -49,9 +50,10 @@ from consentd_client.trust import Trust, pin
 __all__ = [
     "Actor", "AsyncClient", "AtExact", "AtLeast", "AuthorizeAnswer", "BreakGlass", "CallSigner", "CheckAnswer",
     "Checkpoint", "Client", "CodeSet", "Consent", "DataPeriod", "Decision", "EnrolAnswer", "Entry", "EntryKind",
-    "FileMemory", "GrantAnswer", "History", "HistoryFile", "HistoryState", "KeyPair", "Memory", "NotPermittedError",
-    "OutcomeStatement", "ParticipantStatement", "Period", "Provision", "Question", "RamMemory", "Receipt",
-    "ReducedReceipt", "RememberedEntry", "RememberedHistory", "Resource", "ServedStatement", "StatementSigner",
-    "Subject", "Tls", "TransferOutcome", "Trust", "consent_pb2", "new_request_id", "open_history", "participant_owner",
-    "person_owner", "pin", "prove_possession", "statement_pb2", "verify_inclusion", "verify_receipt",
+    "Erasure", "FileMemory", "GrantAnswer", "History", "HistoryFile", "HistoryState", "KeyPair", "Memory",
+    "NotPermittedError", "OutcomeStatement", "ParticipantStatement", "Period", "Provision", "Question", "RamMemory",
+    "Receipt", "ReducedReceipt", "RememberedEntry", "RememberedHistory", "Resource", "ServedStatement",
+    "StatementSigner", "Subject", "Tls", "TransferOutcome", "Trust", "consent_pb2", "new_request_id",
+    "open_history", "participant_owner", "person_owner", "pin", "prove_possession", "statement_pb2",
+    "verify_inclusion", "verify_receipt",
 ]  # fmt: skip

@@ -1,5 +1,6 @@
 """Operations that erase persons, and those of the legal holds that forbid it."""
 
+from dataclasses import dataclass
 from typing import Unpack
 
 from consentd.core.kinds import EntryKind
@@ -8,12 +9,34 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
 from consentd_client.operations import ClientContext, Operation, call
-from consentd_client.receipts import Receipt, StatementOptions, put_statement, write, write_fields
+from consentd_client.receipts import (
+    Receipt,
+    StatementOptions,
+    put_statement,
+    read_new_receipt,
+    write,
+    write_fields,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """An erasure that is complete in the daemon's files.
+
+    Attributes:
+        receipt: of the ERASURE entry. Keep it: nobody finds the entry by an identifier any more.
+        complete_time_ms: a time at which it was complete. A backup that was begun later does not have the person's key.
+        backups_until_time_ms: when the last backup expires that may have the key, by the daemon's word.
+    """
+
+    receipt: Receipt
+    complete_time_ms: int
+    backups_until_time_ms: int
 
 
 def erase(
     context: ClientContext, subject: pb.Subject, order: st.ErasureStatement, **options: Unpack[StatementOptions]
-) -> Operation[Receipt]:
+) -> Operation[Erasure]:
     """Erase a person, and wait until no file of the daemon has anything of the person.
 
     For a participant with the right ERASE. Its ``signer`` signs for the person's tag (``get_holds``).
@@ -29,10 +52,13 @@ def erase(
     request = rs.EraseSubjectRequest(subject=subject, **write_fields(context, options, StatementOptions))
     signed = signer.sign(EntryKind.ERASURE, order, request_id=request.request_id, now_ms=context.now_ms())
     request.signed.CopyFrom(signed)
-    receipt = yield from write(context, request, rs.EraseSubjectResponse, EntryKind.ERASURE)
+    tree_size = context.learned.tree_size
+    answer = yield from call(context, request, rs.EraseSubjectResponse)
+    kinds = (EntryKind.ERASURE,)
+    receipt = yield from read_new_receipt(context, answer.receipt, kinds=kinds, tree_size=tree_size)
     if receipt.event.tag != signer.tag:
         raise ProofError("receipt is not for an entry in the chain that was to be erased")
-    return receipt
+    return Erasure(receipt, answer.complete_time_ms, answer.backups_until_time_ms)
 
 
 def get_holds(context: ClientContext, subject: pb.Subject) -> Operation[rs.GetHoldsResponse]:
