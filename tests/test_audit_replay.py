@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cases.audits import JOBS, LOG, ORIGIN, SIZE, Forge, PrunedLocation, make_forge, make_half
+from cases.audits import DAEMON, JOBS, LOG, ORIGIN, SIZE, Forge, PrunedLocation, make_forge, make_half
 from cases.daemons import ORIGIN as RUNNING_ORIGIN
 from cases.daemons import Running, make_running, question, request_id
 from cases.ledgers import flip
@@ -569,3 +569,27 @@ def test_a_refusal_that_says_that_an_enrolled_person_is_not_is_named(tmp_path: P
     assert [fault.index for fault in replayed.faults] == [first, second, third]
     assert all("is of one who was enrolled before" in fault.what for fault in replayed.faults[:2])
     assert "ordered by a participant" in replayed.faults[2].what  # the daemon alone signed this one
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_who_ordered_an_erasure_is_checked_once_the_statements_are_deleted(tmp_path: Path, jobs: int) -> None:
+    forge = make_forge(200)
+    orders = {"daemon": DAEMON, "pipc": ed25519.KeyPair(b"\x81" * 32), "court": ed25519.KeyPair(b"\x82" * 32)}
+    for name, rights in (("pipc", [st.PARTICIPANT_RIGHT_ERASE]), ("court", [])):
+        forge.participant(name, roles=[st.PARTICIPANT_ROLE_PUBLIC_AUTHORITY], rights=rights)
+        stated = st.KeyStatement(key=orders[name].public_key)
+        forge.add(EntryKind.KEY, codec.public_tag(f"participant/{name}"), stated)
+    unknown, erased = b"\xee" * 32, dict[str, int]()
+    forge.ask(unknown, purpose="HRESCH", hashed=b"\x91" * 32)
+    tags = {name: forge.enrol(2000 + number) for number, name in enumerate(orders)} | {"unknown": unknown}
+    forge.openings = [
+        None if any(tag in leaf for tag in tags.values()) else opening
+        for leaf, opening in zip(forge.leaves, forge.openings, strict=True)
+    ]
+    for name, tag in tags.items():
+        erased[name] = forge.size
+        forge.add(EntryKind.ERASURE, tag, st.ErasureStatement(legal_basis="STATUTE"), key=orders.get(name, DAEMON))
+    forge.seal()
+    export = forge.write(tmp_path / "a", tmp_path / "b")
+    replayed = replay(export, jobs=jobs, state_dir=tmp_path / "state")
+    assert [fault.index for fault in replayed.faults] == [erased["daemon"], erased["court"]]

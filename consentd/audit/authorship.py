@@ -26,7 +26,7 @@ from consentd.sequencer.commands.authorship import (
     check_writer,
     check_written_version,
 )
-from consentd.sequencer.commands.erasure import check_duty, check_duty_author, check_erasure
+from consentd.sequencer.commands.erasure import check_duty, check_duty_author
 from consentd.sequencer.commands.person_keys import check_person_key
 from consentd.sequencer.commands.registry import (
     check_certificate_names,
@@ -44,7 +44,6 @@ from consentd.v1 import statement_pb2 as st
 CHECKED = CONSENTS | {
     EntryKind.ENROL, EntryKind.KEY, EntryKind.PARTICIPANT, EntryKind.NOTICE, EntryKind.VOCABULARY, EntryKind.RULES,
     EntryKind.MANDATE, EntryKind.SERVED, EntryKind.DUTY,
-    EntryKind.ERASURE,
 }  # fmt: skip
 """The kinds of entries that ``check_written`` checks."""
 OF_LOGINS = CONSENTS | {EntryKind.ENROL, EntryKind.KEY}
@@ -94,9 +93,6 @@ def check_written(
     elif isinstance(message, st.DutyStatement):
         check_duty(view, message, ref=event.ref, time_ms=event.time_ms)
         check_duty_author(view, message, key)
-    elif isinstance(message, st.ErasureStatement):
-        # After the erasure nobody can read the ENROL any more. Then the chain is not known to be that of a person.
-        check_erasure(view, message, key, is_enrolled=view.subject(event.tag) is not None)
     elif isinstance(message, st.GrantStatement):
         author = _Author(view, message.attestation, key, lost)
         author.check_version(event, message.consent, lineage=event.seq, version=1, replaced=None)

@@ -40,6 +40,7 @@ from consentd.errors import (
     VerificationError,
 )
 from consentd.files import write_file
+from consentd.sequencer.commands.erasure import check_erasure
 from consentd.sequencer.commands.served import shown_by
 from consentd.statements import payloads
 from consentd.table.checked_rows import DamagedRowError
@@ -243,7 +244,14 @@ class Partition:
         except VerificationError as error:
             self._add_fault(index, f"erasure cannot be read: {error}")
             return
-        self._check_written(view, index, event, message, statement.key)
+        assert isinstance(message, st.ErasureStatement), "decoded as the kind says"
+        if self._registry_lost:
+            return  # who had the right is not known
+        is_enrolled = view.subject(event.tag) is not None or view.other(event.tag) is not None
+        try:
+            check_erasure(view, message, statement.key, is_enrolled=is_enrolled)
+        except RequestError as error:
+            self._add_fault(index, f"entry must not be written so: {error}")
 
     def _compare_outcome(
         self, view: TableTransaction, index: int, event: codec.Event, message: st.OutcomeStatement, key: bytes
@@ -278,6 +286,8 @@ class Partition:
         is_pruned = self._pruned.covers(event)
         if event.kind == EntryKind.SERVED:
             served.put_shown(transaction, event, None)
+        elif event.kind == EntryKind.ENROL:
+            transaction.put_other(event.tag, b"")  # for ``_check_erasure``; deleted by ``served.forget``
         if event.kind in DECISIONS:
             self.result.not_checked[findings.DECISION_PRUNED if is_pruned else findings.DECISION_CLOSED] += 1
         elif event.kind in REALM:

@@ -92,7 +92,8 @@ def add_daemon(verb: argparse.ArgumentParser) -> None:
         help="call as a person, and sign what the person states: file with the person's Ed25519 key, 64 hex digits; "
         "with --log-key, or with --origin",
     )  # fmt: skip
-    group.add_argument("--timeout", type=float, default=10.0, metavar="S", help="deadline in seconds (default 10)")
+    help_text = "deadline in seconds (default %(default)g)"
+    group.add_argument("--timeout", type=float, default=10.0, metavar="S", help=help_text)
     add_pins(verb)
 
 

@@ -28,8 +28,11 @@ from consentd.errors import ConsentdError, InvalidError, LaterError, StorageErro
 if TYPE_CHECKING:
     from consentd_client import Client, Erasure, Subject
 
-_AT_ONCE = 1_000
-"""Erasures that are ordered at the same time: the daemon carries out together what waits together."""
+_AT_ONCE = 400
+"""Erasures that are ordered at the same time, fewer than the calls that a caller may have in flight (512).
+
+The daemon carries out together what waits together.
+"""
 _HELP = """\
 examples:
   consentd subject holds mhid:MH-0001
@@ -50,6 +53,7 @@ def add_verbs(verbs: Verbs) -> None:
     )  # fmt: skip
     under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
     one = add_verb(under, "erase", erase, add_daemon, more=_HELP)
+    one.set_defaults(timeout=120.0)  # the answer waits for the work on the files, and for the work before it
     one.add_argument("subject", nargs="?", metavar="SCHEME:VALUE", help="the person; `-` reads it from stdin")
     one.add_argument("--file", type=Path, metavar="FILE", help="persons, one a line")
     one.add_argument("--key", type=Path, required=True, metavar="FILE", help="signing key of the caller")

@@ -42,8 +42,8 @@ RETRY_S = 5.0
 """How long after a failure the steps are repeated."""
 LOOK_S = 3600.0
 """How often to look for unknown chains whose retention has ended."""
-_GATHER_S = 0.02
-_GATHERINGS = 25
+_GATHER_S = 0.05
+_GATHERINGS = 10
 """How long to wait for a further order before the work begins, and how often. One costs almost as much as many."""
 _FILES_S = 10.0
 _LOOK_S = 0.02
