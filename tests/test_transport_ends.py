@@ -76,13 +76,15 @@ def wait_left(running: Running) -> None:
 
 @contextmanager
 def held_pool(running: Running, name: PoolName) -> Iterator[None]:
-    """Occupy all threads of a pool."""
+    """Occupy all threads of a pool, and close its shortcut."""
     pool, go = pools(running)[name], threading.Event()
+    shortcut, pool.shortcut = pool.shortcut, None
     for number in range(pool.limits.threads):
         pool.put(go.wait, f"holder {number}")
     try:
         yield
     finally:
+        pool.shortcut = shortcut
         go.set()
 
 

@@ -1,6 +1,7 @@
 """The gRPC server: admits each call into its pool, runs its handler there, and sends the answer.
 
-A call goes through these steps. Only ``handle`` and what follows it take a thread, and that of the call's own pool.
+A call goes through these steps. Only ``handle`` and what follows it take a thread, and that of the call's own pool; a
+check that is the only one in flight needs none (``pools.Shortcut``).
 
 1. ``begin``, when the headers are there: find the RPC, authenticate the caller, enter the pool. A call that fails here
    is refused, and its message is neither awaited nor decoded.
@@ -84,8 +85,8 @@ class Route:
 
     Attributes:
         is_open: whether callers without a known credential may call it.
-        handle: runs a call with its first message, on a thread of the pool, or on the transport's if the pool has none;
-            the call is held, and ``handle`` releases it.
+        handle: runs a call with its first message, on a thread of the pool or on the transport's (``Pool.begin``); the
+            call is held, and ``handle`` releases it.
     """
 
     name: str
@@ -300,11 +301,7 @@ class RpcServer:
     def _put(self, handle: Callable[[Pool, Call, bytes], None], pool: Pool, call: Call, message: bytes) -> None:
         """Run *handle* as a step. The call is held until the step has ended."""
         call.hold()
-        step = partial(handle, pool, call, message)
-        if pool.limits.threads:
-            pool.put(step, call.caller)
-        else:
-            step()
+        pool.begin(partial(handle, pool, call, message), call.caller)
 
     def _end_late(self, call: Call) -> None:
         """End a call whose message did not arrive in time."""
