@@ -195,3 +195,6 @@ for a smaller scope."""
 EVIDENCE_ENTRIES: Final = 1_000_000
 """At most 1,000,000 entries: the single entries of a file of evidence; those of whole chains are not counted.
 Otherwise: no such file is made: ask for a smaller scope."""
+
+AUTHORITY_EVIDENCE: Final = 16
+"""At most 16 papers: the evidence of one authority. Otherwise: INVALID_REQUEST."""

@@ -54,9 +54,11 @@ class Case:
             **{"effect": pb.EFFECT_PERMIT, "actors": ["bank"], "purposes": ["CAREMGT"], "categories": ["CLIN.DX"]}
             | fields
         )
+        seq = own.pop("authority_seq", 0)
         made = pb.Consent(**{"kind": pb.CONSENT_KIND_CONSENT, "root": root, "language": "ko"} | own)
         more = {} if key is None else {"key": key}
-        return self.add(st.GrantStatement(consent=made), EntryKind.GRANT, who, is_fault=is_fault, **more)
+        statement = st.GrantStatement(consent=made, authority_seq=seq)
+        return self.add(statement, EntryKind.GRANT, who, is_fault=is_fault, **more)
 
     def change(self, kind: EntryKind, seq: int, who: str = "app", *, is_fault: bool, **more: Any) -> None:
         statement: Callable[..., Any] = {
@@ -150,6 +152,47 @@ def test_a_consent_that_says_what_it_may_not_is_named(case: Case, tmp_path: Path
         root = pb.Provision(effect=pb.EFFECT_DENY, period=pb.Period(start_time_ms=start_ms))
         amended.consent.CopyFrom(pb.Consent(kind=pb.CONSENT_KIND_CONSENT, language="ko", root=root))
         case.add(amended, EntryKind.AMEND, is_fault=is_fault, ref=seq)
+    assert case.faults(tmp_path) == case.wrong
+
+
+def test_a_consent_under_an_authority_that_is_not_in_force_is_named(case: Case, tmp_path: Path) -> None:
+    """Foreign, ended, without the act, of somebody else, signed by the person, or for a person's own word."""
+    case.forge.participant("guardian", roles=[RELAY], rights=[ACT])
+    paper = st.AuthorityEvidence(kind="court-decision", sha256=bytes(32))
+
+    def put(who: str = "app", *, is_fault: bool = False, **changed: Any) -> int:
+        fields: dict[str, Any] = {
+            "participant_id": "guardian", "capacity": st.AUTHORITY_CAPACITY_LEGAL_GUARDIAN, "acts": [1, 2],
+            "reason": st.AUTHORITY_REASON_INCAPACITATED, "evidence": [paper],
+        }  # fmt: skip
+        more = {name: changed.pop(name) for name in ("key", "ref") if name in changed}
+        message = st.AuthorityStatement(**(changed if "ref" in more else {**fields, **changed}))
+        return case.add(message, EntryKind.AUTHORITY, who, is_fault=is_fault, **more)
+
+    seq = put()
+    case.grant("guardian", is_fault=False, authority_seq=seq)
+    case.grant("app", is_fault=True, authority_seq=seq)
+    case.grant(is_fault=True, key=PERSON, authority_seq=seq)
+    case.grant("guardian", is_fault=True, authority_seq=seq - 1)
+    case.grant("court", is_fault=True, authority_seq=seq, **ORDER)
+    own = case.grant(is_fault=False)
+    revoked = st.RevokeStatement(lineage_seq=own, authority_seq=seq)
+    case.add(revoked, EntryKind.REVOKE, "guardian", is_fault=True, ref=own)
+    for who in ("guardian", "operator/main", "bank", "stranger"):
+        put(who, is_fault=True)
+    put(is_fault=True, participant_id="left")
+    put(is_fault=True, evidence=[])
+    put(is_fault=True, key=PERSON)
+    put("", key=PERSON, capacity=st.AUTHORITY_CAPACITY_AGENT, reason=0, evidence=[])
+    put(ended=True, ref=seq)
+    put(is_fault=True, ended=True, ref=seq)
+    put(is_fault=True, ended=True, ref=1)
+    case.grant("guardian", is_fault=True, authority_seq=seq)
+    minor = {"reason": st.AUTHORITY_REASON_MINOR, "verified_by": 3}
+    grown = put(birth_date="2010-01-01", **minor)  # 14 years old, and not 18
+    case.grant("guardian", is_fault=True, authority_seq=grown)
+    case.grant("guardian", is_fault=False, authority_seq=grown, purposes=["HRESCH"])
+    put(is_fault=True, birth_date="2000-01-01", **minor)
     assert case.faults(tmp_path) == case.wrong
 
 

@@ -26,7 +26,7 @@ FULL = pb.Provision(
 )  # fmt: skip
 CONSENT = pb.Consent(
     kind=pb.CONSENT_KIND_TRANSFER_REQUEST, root=FULL, recurrence="P1M", retention_until_time_ms=21_000 * DAY_MS,
-    implicit_policy=pb.IMPLICIT_POLICY_BASIC_NORMAL, notice_id="notice-7", notice_version=3, authority_seq=17,
+    implicit_policy=pb.IMPLICIT_POLICY_BASIC_NORMAL, notice_id="notice-7", notice_version=3,
     source="fhir/r4", policy_uris=["https://p.test/1"], language="ko", legal_basis="MA-21-3", legal_basis_note="spouse",
 )  # fmt: skip
 
@@ -37,7 +37,7 @@ def test_a_consent_is_shown_with_everything_that_it_states() -> None:
         "transfer request, permitted: hospital-a → clinic-b+group/labs, TREAT, CLIN+GEN.RAW, actions: collect+access, "
         "labels: GDIS+PSY, resources: Observation/123, level: up to R (restricted), "
         "in force: 2022-01-08 09:00:00 KST ~ 2024-10-04 09:00:00 KST, data of: 1997-05-19 09:00:00 KST ~, "
-        "recurrence: P1M, kept until: 2027-07-01 09:00:00 KST, notice: notice-7@3, authority: #17, "
+        "recurrence: P1M, kept until: 2027-07-01 09:00:00 KST, notice: notice-7@3, "
         "under policy: https://p.test/1, imported from: fhir/r4, "
         "otherwise: normal data permitted for treatment "
         "[MA-21-3 access to records by others than the patient (MA 21(3)): spouse]"

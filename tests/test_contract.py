@@ -46,7 +46,7 @@ def test_layers_are_those_of_the_core_one_up() -> None:
 
 def test_every_kind_has_an_author_and_every_written_kind_a_message() -> None:
     assert set(AUTHORS) == set(EntryKind)
-    later = {EntryKind.AUTHORITY, EntryKind.DISPUTE, EntryKind.RESOLUTION}
+    later = {EntryKind.DISPUTE, EntryKind.RESOLUTION}
     assert set(MESSAGES) == set(EntryKind) - later
 
 

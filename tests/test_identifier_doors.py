@@ -99,6 +99,22 @@ CALLS: dict[str, Callable[[Running, pb.Subject], tuple[Any, Any]]] = {
     "ListConsents": lambda running, subject: (
         running.consents.ListConsents, cs.ListConsentsRequest(subject=subject)
     ),
+    "PutAuthority": lambda running, subject: (
+        running.consents.PutAuthority,
+        cs.PutAuthorityRequest(request_id=request_id(), subject=subject, attested=st.AuthorityStatement()),
+    ),
+    "EndAuthority": lambda running, subject: (
+        running.consents.EndAuthority,
+        cs.EndAuthorityRequest(
+            request_id=request_id(), subject=subject, authority_seq=2, attested=st.AuthorityStatement(ended=True)
+        ),
+    ),
+    "GetAuthority": lambda running, subject: (
+        running.consents.GetAuthority, cs.GetAuthorityRequest(subject=subject, authority_seq=2)
+    ),
+    "ListAuthorities": lambda running, subject: (
+        running.consents.ListAuthorities, cs.ListAuthoritiesRequest(subject=subject)
+    ),
     "Check": lambda running, subject: (running.policy.Check, ps.CheckRequest(question=question(subject))),
     "AuthorizeAccess": lambda running, subject: (
         running.access.AuthorizeAccess,

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import pytest
 
+from cases.authorities import PAPER, put_authority
 from cases.daemons import Running, question, reason_in, reason_of, request_id
 from cases.ledgers import CITIZEN, LedgerCase
 from cases.limits import LIMITS, value_of
@@ -255,6 +256,12 @@ def tag_of(count: int) -> str:
     first = rest - 9 if rest > 8 else rest
     parts = ["abcdefgh"[:first]] + (["variant2"] if rest > 8 else [])
     return "-".join((tag, *parts))
+
+
+@probes("authority_evidence")
+def _evidence(running: Running, count: int) -> str:
+    subject = running.enrol(new_identifier())
+    return refused(lambda: put_authority(running, subject, participant_id="guardian", evidence=[PAPER] * count))
 
 
 def named(running: Running, name: dict[str, str]) -> str:

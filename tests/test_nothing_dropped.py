@@ -113,6 +113,8 @@ def test_a_subject_with_an_unknown_field_is_refused(
         request.attested.hold.ended = method.name == "EndHold"
         if method.name == "EndHold":
             request.seq = 1
+    if method.name == "EndAuthority":
+        request.authority_seq = 1
     if method.name == "GetConsent":
         request.consent_id = "ab" * 16
     if method.name == "GetReceipt":  # it reads the subject of an entry that exists

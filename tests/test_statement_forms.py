@@ -68,7 +68,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 def send(running: Running, name: str, request: Message) -> Callable[[], Any]:
     """Return the call, of somebody who may call the RPC: who may not is refused whatever the form is."""
-    who = AUTHORITY if name == "EraseSubject" else "operator"
+    who = {"EraseSubject": AUTHORITY, "PutAuthority": "app", "EndAuthority": "app"}.get(name, "operator")
     return lambda: getattr(getattr(running, WRITES[name][0]), name)(request, metadata=running.as_(who))
 
 
@@ -93,10 +93,10 @@ def test_every_write_of_a_statement_has_the_same_form() -> None:
         "GrantConsent", "AmendConsent", "PauseConsent", "ResumeConsent", "RevokeConsent", "RecordServed",
         "RecordAccess", "RegisterParticipant", "AddKey", "RetireKey", "PublishVocabulary", "PublishNotice",
         "PublishRules", "PutDelegation", "EndDelegation", "PutMandate", "EndMandate", "EraseSubject", "PutHold",
-        "EndHold",
+        "EndHold", "PutAuthority", "EndAuthority",
     }  # fmt: skip
     located = {"request_id", "wait_for", "subject", "consent_id", "based_on_version", "access_seq", "participant_id"}
-    located |= {"seq"}  # of the hold that EndHold ends
+    located |= {"seq", "authority_seq"}  # of the hold that EndHold ends, and of the authority that EndAuthority ends
     located |= {"possession"}  # by the key that AddKey adds, so no part of what the statement's author says
     located |= {"served"}  # a statement of its own, attested too, for an entry of its own
     for name, (_, request_type) in WRITES.items():

@@ -4,6 +4,7 @@ import re
 import struct
 from pathlib import Path
 
+from cases.authorities import put_authority
 from cases.daemons import question, request_id, running_daemon
 from cases.ledgers import LedgerCase
 from cases.services import add_key, proof_of, put_delegation, put_mandate, register, services
@@ -25,6 +26,7 @@ def test_every_row_is_documented_and_has_its_form(tmp_path: Path) -> None:
     with running_daemon(tmp_path) as running:
         subject = running.enrol("SYN-000001")
         running.grant(subject)
+        authority_seq = put_authority(running, subject, participant_id="clinic-b", end_time_ms=2**42)
         put_delegation(running, "clinic-b", "app")
         put_mandate(running, "pipc")
         joined = register(running, "clinic-b", [st.PARTICIPANT_ROLE_RECIPIENT], groups=["group/b", "group/a"])
@@ -67,6 +69,11 @@ def test_every_row_is_documented_and_has_its_form(tmp_path: Path) -> None:
     assert rows["o"] == [(b"clinic-b\0" + CLINIC, b"")]
     given = st.DelegationStatement.FromString(dict(rows["d"])[b"clinic-b\0app\0\1"])
     assert given.attestation.attested_by == "operator/main"
+    ((key, value),) = rows["a"]
+    assert key == tag + struct.pack(">Q", authority_seq)
+    acts, start, *ends, ended_seq, is_agent = struct.unpack_from(">QQQQQ?", value)
+    assert (acts, ends, ended_seq, is_agent, value[41:]) == (0b11110, [2**42] * 2, 0, False, b"clinic-b")
+    assert start <= last_ms
     assert rows["x"] == [(b"dns:b.example", b"clinic-b")]
     ((auditor, mandate),) = rows["m"]
     assert (auditor, mandate[:8]) == (b"pipc", struct.pack(">Q", 2))

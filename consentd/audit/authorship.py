@@ -19,6 +19,12 @@ from consentd.policy.language import check_name
 from consentd.policy.model import StoredConsent
 from consentd.policy.subject import Lineage
 from consentd.sequencer.commands.acting import check_giver
+from consentd.sequencer.commands.authorities import (
+    check_authority,
+    check_authority_author,
+    check_in_force,
+    check_representative,
+)
 from consentd.sequencer.commands.authorship import (
     check_attester,
     check_login,
@@ -37,13 +43,14 @@ from consentd.sequencer.commands.registry import (
 )
 from consentd.sequencer.commands.served import check_served, check_served_author
 from consentd.statements import values
+from consentd.statements.authorities import ActingStatement
 from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
 CHECKED = CONSENTS | {
     EntryKind.ENROL, EntryKind.KEY, EntryKind.PARTICIPANT, EntryKind.NOTICE, EntryKind.VOCABULARY, EntryKind.RULES,
-    EntryKind.MANDATE, EntryKind.SERVED, EntryKind.DUTY,
+    EntryKind.MANDATE, EntryKind.SERVED, EntryKind.DUTY, EntryKind.AUTHORITY,
 }  # fmt: skip
 """The kinds of entries that ``check_written`` checks."""
 OF_LOGINS = CONSENTS | {EntryKind.ENROL, EntryKind.KEY}
@@ -90,29 +97,32 @@ def check_written(
         check_served_author(view, message.attestation.attested_by, key)
         if codec.public_tag(codec.NOTICE_PREFIX + message.notice_id) not in lost:
             check_served(view, message, time_ms=event.time_ms)
+    elif isinstance(message, st.AuthorityStatement):
+        check_authority(view, event.tag, message, ref=event.ref, time_ms=event.time_ms)
+        check_authority_author(view, event.tag, message, ref=event.ref, key=key)
     elif isinstance(message, st.DutyStatement):
         check_duty(view, message, ref=event.ref, time_ms=event.time_ms)
         check_duty_author(view, message, key)
     elif isinstance(message, st.GrantStatement):
-        author = _Author(view, message.attestation, key, lost)
+        author = _Author(view, message, key, lost)
         author.check_version(event, message.consent, lineage=event.seq, version=1, replaced=None)
     elif isinstance(message, st.AmendStatement):
-        author, seq = _Author(view, message.attestation, key, lost), message.lineage_seq
+        author, seq = _Author(view, message, key, lost), message.lineage_seq
         replaced = _lineage(view, event.tag, seq)
         author.check_version(event, message.consent, lineage=seq, version=message.version, replaced=replaced)
     elif isinstance(message, st.PauseStatement | st.ResumeStatement | st.RevokeStatement):
         lineage = _lineage(view, event.tag, message.lineage_seq)
         if lineage is not None:  # otherwise the entry cannot be applied, which is a fault of its own
-            _Author(view, message.attestation, key, lost).check_change(event, lineage)
+            _Author(view, message, key, lost).check_change(event, lineage)
 
 
 class _Author:
-    """The person who signed an entry, or the participant or operator that attests it."""
+    """The person who signed an entry, or the participant or operator that attests it, also as a representative."""
 
-    def __init__(self, view: View, attestation: st.Attestation, key: bytes, lost: Container[bytes]) -> None:
+    def __init__(self, view: View, message: ActingStatement, key: bytes, lost: Container[bytes]) -> None:
         owner = view.key_ever(key)
-        self._view, self._lost = view, lost
-        self._attester = attestation.attested_by
+        self._view, self._lost, self._message = view, lost, message
+        self._attester = message.attestation.attested_by
         self._is_person = owner is not None and owner.owner is Owner.SUBJECT
 
     def check_version(
@@ -125,15 +135,26 @@ class _Author:
         consent = values.consent_value(message)
         if codec.public_tag(codec.NOTICE_PREFIX + consent.notice) in self._lost:
             consent = replace(consent, notice="", notice_version=0)
+        authority = check_representative(
+            self._view, event.tag, self._message, kind=event.kind, statutory=statutory
+        )
+        stored = StoredConsent(
+            lineage=lineage, seq=event.seq, version=version, consent=consent, authority=self._message.authority_seq
+        )
         checked = check_written_version(
-            self._view, event.tag, StoredConsent(lineage=lineage, seq=event.seq, version=version, consent=consent),
-            time_ms=event.time_ms, attester="" if self._is_person else self._attester, replaced=replaced,
+            self._view, event.tag, stored, time_ms=event.time_ms,
+            attester="" if self._is_person else self._attester, replaced=replaced, authority=authority,
         )  # fmt: skip
         if isinstance(checked, str):
             raise InvalidError("consent lacks items that the law demands", "INVALID_CONSENT")
 
     def check_change(self, event: codec.Event, lineage: Lineage) -> None:
         self._check_writer(statutory=lineage.is_statutory)
+        authority = check_representative(
+            self._view, event.tag, self._message, kind=event.kind, statutory=lineage.is_statutory
+        )
+        vocabulary = self._view.registry().codebook.vocabulary
+        check_in_force(authority, lineage.compiled, vocabulary, time_ms=event.time_ms)
         if not self._is_person:
             resumed = lineage.compiled if event.kind == EntryKind.RESUME else None
             ended = lineage if event.kind == EntryKind.REVOKE else None

@@ -43,8 +43,8 @@ DECISIONS = frozenset({EntryKind.ACCESS, EntryKind.REFUSAL})
 CONSENTS = frozenset({EntryKind.GRANT, EntryKind.AMEND, EntryKind.PAUSE, EntryKind.RESUME, EntryKind.REVOKE})
 """Kinds that change a consent."""
 
-REFERRING = CONSENTS | {EntryKind.OUTCOME}
-"""Kinds whose entries a list finds by the entry that they refer to, and GRANT, which begins a consent."""
+REFERRING = CONSENTS | {EntryKind.OUTCOME, EntryKind.AUTHORITY}
+"""Kinds whose entries a list finds by the entry that they refer to; and GRANT and AUTHORITY, which refer to none."""
 
 PRUNABLE = CONSENTS | DECISIONS | {EntryKind.OUTCOME, EntryKind.SERVED, EntryKind.READ}
 """Kinds whose entries may be pruned. All of them are in persons' chains."""
@@ -102,7 +102,7 @@ AUTHORS: dict[EntryKind, frozenset[Owner]] = {
     EntryKind.VOCABULARY: _DAEMON,
     EntryKind.NOTICE: _DAEMON,
     EntryKind.ENROL: _DAEMON,
-    EntryKind.AUTHORITY: frozenset(Owner),
+    EntryKind.AUTHORITY: _PERSON,
     **dict.fromkeys(CONSENTS, _PERSON),
     # The daemon signs its own decision. The payload contains the question, which the asker signed.
     EntryKind.ACCESS: _DAEMON,

@@ -83,9 +83,10 @@ def reference_key(tag: bytes, ref: int, seq: int) -> bytes:
 def reference_row(event: codec.Event, index: int) -> tuple[bytes, bytes] | None:
     """Return key and value of the row by which lists find an event that refers to another; None: it has no such row.
 
-    Rows of GRANT entries have ref 0, so they are the list of a chain's consents. The other kinds of ``REFERRING`` have
-    the ref of the leaf: the version of the consent that the entry changes, or the access that it reports on. The row
-    follows from the leaf alone, is written in the leaf's batch, and is deleted with the leaf.
+    Rows of GRANT entries have ref 0, so they are the list of a chain's consents; so have rows of AUTHORITY entries that
+    end none. All others of ``REFERRING`` have the ref of the leaf: the version of the consent that the entry changes,
+    the access that it reports on, or the authority that it ends. The row follows from the leaf alone, is written in the
+    leaf's batch, and is deleted with the leaf.
     """
     if event.kind not in REFERRING:
         return None

@@ -230,7 +230,8 @@ def scan_references(
 ) -> Iterator[Reference]:
     """Yield the entries of a chain that refer to entry *ref* and have a seq less than *below*, by seq.
 
-    *ref* 0: the GRANT entries of the chain. Only kinds of ``REFERRING`` are found.
+    *ref* 0: the GRANT entries of the chain, and its AUTHORITY entries that end none. Only kinds of ``REFERRING`` are
+    found.
     """
     start, end = layout.reference_key(tag, ref, 0), layout.reference_key(tag, ref, below)
     for key, row in store.scan(start, end, reverse=reverse):

@@ -7,7 +7,7 @@ A pruning has a time T. Entries of time T or later are all retained. Of the earl
   still retained if recipients may keep the consent's data until T or later.
 - the entries of each key, unless the key was retired before T and signed no retained entry.
 - each entry that a retained entry refers to, and each SERVED entry that a retained consent rests on.
-- each entry of a kind for which this version cannot determine an end: disputes, duties, and every unknown kind.
+- each entry of a kind for which this version cannot determine an end: authorities, disputes, duties, unknown kinds.
 
 So the retained entries suffice to evaluate every decision since T again, and to verify every retained signature. The
 *statements* of all other entries are deleted. Their *leaves* are deleted only below the minimum index, which

@@ -14,6 +14,7 @@ from typing import Final
 
 from consentd import limits
 from consentd.errors import InvalidError, MalformedError, PreconditionError
+from consentd.policy.authority import NO_ENDS, Ends
 from consentd.policy.model import (
     ANY,
     BREAK_GLASS_PURPOSE,
@@ -89,20 +90,22 @@ class Compiled:
 
 
 def compile_consent(
-    stored: StoredConsent, vocabulary: Vocabulary, numbers: Mapping[str, int], *, normal_level: int
-) -> Compiled:
+    stored: StoredConsent, vocabulary: Vocabulary, numbers: Mapping[str, int], *, normal_level: int,
+    ends: Ends = NO_ENDS,
+) -> Compiled:  # fmt: skip
     """Compile the version of a consent that is in force.
 
     Args:
         vocabulary, normal_level: those of the realm at the consent's entry; the level is its number (rule 1).
         numbers: participant or group identifier → its number.
+        ends: those of the authority that the consent rests on; its permits end with it (rule 8).
 
     Raises:
         InvalidError: UNKNOWN_CODE, or INVALID_CONSENT (too large); PreconditionError: UNKNOWN_PARTICIPANT.
     """
     consent = stored.consent
     flags = STATUTORY if consent.kind is Kind.STATUTORY else 0
-    compiler = _Compiler(vocabulary, numbers, normal_level)
+    compiler = _Compiler(vocabulary, numbers, normal_level, ends)
     if stored.readable:
         nodes = walk(consent.root)
         rows = [compiler.row(node, index) for index, node in enumerate(nodes)]
@@ -115,38 +118,16 @@ def compile_consent(
     return Compiled(vocabulary.version, flags, pack_rows(rows), compiler.side, stored.since)
 
 
-def named_participants(
-    compiled: Compiled, effect: Effect, *, root: Effect | None = None
-) -> tuple[frozenset[int], frozenset[int]]:
-    """Return the numbers of the actors and of the holders that the rows with *effect* name; 0 stands for any.
-
-    The rows of the implicit policy count too: they are a tree of their own. *root*: only the trees whose root has this
-    effect count; None: all do.
-    """
-    actors: set[int] = set()
-    holders: set[int] = set()
-    rows: list[Row] = []
-    counts = True
-    for row in unpack_rows(compiled.rows):
-        if not row.depth:
-            counts = root is None or bool(row.flags & PERMIT) is (root is Effect.PERMIT)
-        if counts and bool(row.flags & PERMIT) is (effect is Effect.PERMIT):
-            rows.append(row)
-    sides = decode_sides(compiled.side, (row.side for row in rows if row.flags & SIDE))
-    for row in rows:
-        side = sides[row.side] if row.flags & SIDE else Side()
-        actors |= side.actors or {row.actor}
-        holders |= side.holders or {row.holder}
-    return frozenset(actors), frozenset(holders)
-
-
 class _Compiler:
     """Compile nodes to rows, and collect the side records of the rows."""
 
-    def __init__(self, vocabulary: Vocabulary, numbers: Mapping[str, int], normal_level: int) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, numbers: Mapping[str, int], normal_level: int, ends: Ends = NO_ENDS
+    ) -> None:
         self._vocabulary = vocabulary
         self._numbers = numbers
         self._normal_level = normal_level
+        self._ends = ends
         self._block = SideBlock()
 
     @property
@@ -154,7 +135,8 @@ class _Compiler:
         """The side block of the rows that were compiled so far."""
         return bytes(self._block.encoded)
 
-    def row(self, node: Node, index: int) -> Row:
+    def row(self, node: Node, index: int, *, purposes: int | None = None) -> Row:
+        """Return the row of a node. *purposes*: a mask, in place of those that the node states."""
         vocabulary, stated = self._vocabulary, node.provision
         permit = stated.effect is Effect.PERMIT
         actor, actors = self._participants(stated.actors)
@@ -162,7 +144,10 @@ class _Compiler:
         resources = frozenset() if ANY in stated.resources else frozenset(stated.resources)
         # A data period without bounds is no limit, as `*` is none: a child states it to drop its parent's limit.
         data_period = None if stated.data_period == Period() else stated.data_period
-        side = self._put(Side(actors, holders, resources, data_period))
+        if purposes is None:
+            purposes = _mask(vocabulary.purpose, stated.purposes, permit=permit, unlimited=ALL_64)
+        end_ms, early = self._end(purposes, stated.end_ms) if permit else (stated.end_ms, ())
+        side = self._put(Side(actors, holders, resources, data_period, early))
         labels = _mask(vocabulary.label, stated.labels, permit=permit, unlimited=0)
         categories = _mask(vocabulary.category, stated.categories, permit=permit, unlimited=ALL_64)
         if permit and not resources:
@@ -171,14 +156,14 @@ class _Compiler:
         if any(name.startswith(GROUP_PREFIX) for name in (*stated.actors, *stated.holders)):
             flags |= GROUP
         # A window that does not end after it starts is never in force. It is stored as [0, 0), which is always over.
-        opens = stated.start_ms < stated.end_ms
+        opens = stated.start_ms < end_ms
         return Row(
             actor=actor,
             holder=holder,
-            purposes=_mask(vocabulary.purpose, stated.purposes, permit=permit, unlimited=ALL_64),
+            purposes=purposes,
             categories=categories,
             start_ms=stated.start_ms if opens else 0,
-            end_ms=stated.end_ms if opens else 0,
+            end_ms=end_ms if opens else 0,
             labels=labels,
             actions=_mask(vocabulary.action, stated.actions, permit=permit, unlimited=ALL_16),
             side=side or 0,
@@ -196,17 +181,21 @@ class _Compiler:
         named = _mask(purpose, root.purposes, permit=True, unlimited=ALL_64) if _is_limit(root.purposes) else ALL_64
         permit = replace(root, effect=Effect.PERMIT)
         if policy is ImplicitPolicy.BREAK_GLASS_ONLY:
-            child = self.row(Node(permit, depth=1), 1)
-            child = child._replace(purposes=named & purpose.bits.get(BREAK_GLASS_PURPOSE, 0))
+            child = self.row(Node(permit, depth=1), 1, purposes=named & purpose.bits.get(BREAK_GLASS_PURPOSE, 0))
             return [self.row(Node(replace(root, effect=Effect.DENY), below=1), 0), child]
         basic = policy is ImplicitPolicy.BASIC_NORMAL
         purposes = purpose.permit.get(BASIC_NORMAL_PURPOSE, 0) if basic else purpose.star
         # Later rules may lower the normal level: a reader takes the lower one. They never raise it for this consent.
         level = LEVELS[min(_level(root.level) or HIGHEST_LEVEL, self._normal_level) - 1]
-        row = self.row(Node(replace(permit, level=level)), 0)
+        row = self.row(Node(replace(permit, level=level)), 0, purposes=named & purposes)
         unlabelled = sum(one.leaves for one in self._vocabulary.sensitivities if not one.labels)
-        row = row._replace(purposes=named & purposes, categories=row.categories & unlabelled, flags=row.flags | NORMAL)
-        return [row]
+        return [row._replace(categories=row.categories & unlabelled, flags=row.flags | NORMAL)]
+
+    def _end(self, purposes: int, end_ms: int) -> tuple[int, tuple[tuple[int, int], ...]]:
+        """Return when a permit that states *end_ms* ends, and which of its purposes end earlier, and when."""
+        last_ms, early = self._ends.of(purposes, self._vocabulary)
+        end_ms = min(end_ms, last_ms)
+        return end_ms, tuple([one for one in early if one[1] < end_ms])
 
     def unreadable(self, root: Provision) -> Row:
         """Make a deny row of the root's participants and period. A list with an unregistered name puts no limit."""

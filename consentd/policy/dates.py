@@ -48,6 +48,27 @@ def end_of_date_ms(text: str) -> int:
     return _midnight_ms(_bounds(text)[1]) + _DAY // _MILLISECOND
 
 
+def birthday_ms(birth_date: str, years: int) -> int:
+    """Return when somebody born on a date (``2015-02-28``) completes so many years, in UTC ms: midnight in Asia/Seoul.
+
+    The day of birth counts as the first one (Civil Act 158). Who was born on 29 February completes a year that has no
+    such day on 1 March.
+
+    Raises:
+        InvalidError: the text is no date, the calendar has no such date, or the birthday is after the year 9999.
+    """
+    day = _bounds(birth_date)[0]
+    if len(birth_date) != len("2015-02-28"):
+        raise InvalidError("birth date has no day of the month")
+    try:
+        birthday = day.replace(year=day.year + years)
+    except ValueError:
+        if day.year + years > date.max.year:
+            raise InvalidError("birthday is after the year 9999") from None
+        birthday = date(day.year + years, 3, 1)
+    return _midnight_ms(birthday)
+
+
 def parse_instant_ms(text: str) -> int:
     """Convert a FHIR ``dateTime`` with time and zone to UTC ms, rounded down.
 

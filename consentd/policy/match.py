@@ -11,7 +11,6 @@ its own, in a lower layer.
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from consentd.errors import MalformedError
@@ -20,16 +19,14 @@ from consentd.policy.compile import POLICY_ROWS, POLICY_SHIFT, STATUTORY, UNREAD
 from consentd.policy.match_row import (
     DENIES,
     NEVER,
-    NO_LIMITS,
-    NO_RECORD,
     PERMITS,
     Fits,
-    Limits,
     RowMatcher,
     Shape,
 )
 from consentd.policy.model import MAX_DEPTH, OPEN_END_MS, Layer
-from consentd.policy.rows import DEPTH_AT, RESERVED, ROW, ROW_SHAPE, ROW_SIDE, ROW_SIZE
+from consentd.policy.rows import DEPTH_AT, ENDS, RESERVED_SHIFT, ROW, ROW_SHAPE, ROW_SIDE, ROW_SIZE
+from consentd.policy.side_blocks import NO_LIMITS, NO_RECORD, Limits
 from consentd.policy.subject import (
     ENTRY,
     FORMAT,
@@ -52,7 +49,6 @@ NO_IDS: Final[Ids] = (0, 0, 0)
 SINGLE: Final = b"\0"
 """The depths of the rows of a tree that is a single row."""
 _SEVERAL: Final = -1
-_reserved: Final = itemgetter(RESERVED)
 
 
 class Paths:
@@ -219,7 +215,7 @@ def _add_lineages(trees: list[Tree], value: bytes, matcher: RowMatcher, version:
     entries = ENTRY.iter_unpack(value[HEADER.size : row_at])
     # The number of the lineage's first row, and the word at which the next side block begins, with its length.
     number_of_row = following = 0
-    for (lineage, seq, number, vocabulary, more, flags, since, authority, notice), shape in zip(
+    for (lineage, seq, number, vocabulary, more, flags, since, _, notice), shape in zip(
         entries, shapes, strict=False
     ):
         if flags & HAS_SIDE:
@@ -228,7 +224,7 @@ def _add_lineages(trees: list[Tree], value: bytes, matcher: RowMatcher, version:
             record = record_at(first)  # that of the first row, if the row has one (``SideBlock.add``)
         else:
             record = NO_RECORD
-        is_known = vocabulary <= version and not (authority or notice or record[RESERVED])
+        is_known = vocabulary <= version and not (notice or record[ENDS] >> RESERVED_SHIFT)
         if more or not is_known or flags & ~HAS_SIDE:
             ids, every = (seq, lineage, number), [shape, *islice(shapes, more + policy_rows(flags))]
             end = number_of_row + len(every)
@@ -256,7 +252,8 @@ def _add_lineage(
     layer = STATUTE if flags & STATUTORY else CONSENT
     sides = [side for (side,) in ROW_SIDE.iter_unpack(rows)]
     records = block.records(sides) if flags & HAS_SIDE else [NO_RECORD] * len(sides)
-    if not is_known or flags & UNREADABLE or any(map(_reserved, records)):
+    is_later = bool(flags & HAS_SIDE) and any(record[ENDS] >> RESERVED_SHIFT for record in records)
+    if not is_known or flags & UNREADABLE or is_later:
         shape = matcher.match_unreadable(ROW.unpack_from(rows), block, since)
         if shape is not NEVER:
             trees.append((layer, ids, "", (shape,), SINGLE, block, block.first, SINGLE))

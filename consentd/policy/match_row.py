@@ -10,25 +10,20 @@ matched in two steps, because a question may be answered for several cases: ``Ro
 on the case, and ``Fits`` the rest.
 """
 
-from collections.abc import Iterable
-from itertools import repeat
 from typing import Final, NamedTuple
 
-from consentd.policy.codebook import AskedLeaves, Groups, Numbers, PackedQuestion
+from consentd.policy.codebook import AskedLeaves, PackedQuestion
 from consentd.policy.rows import (
     GROUP,
     LEVEL_SHIFT,
     NORMAL,
     PERMIT,
     SIDE,
-    SIDE_FIELDS,
-    SIDE_WINDOW,
     Fields,
     Record,
-    decode_references,
     unpack_shape,
-    unpack_words,
 )
+from consentd.policy.side_blocks import NO_RECORD, Limits, group_counts
 from consentd.policy.vocabulary import HIGHEST_LEVEL, Sensitivity
 
 
@@ -68,87 +63,6 @@ PERMITS: Final = 0
 DENIES: Final = 1
 UNKNOWNS: Final = 2
 
-_FEW: Final = 8  # to compare a list of so many numbers takes less time than to remember the result
-
-NO_RECORD: Final[Record] = (0, 0, 0, 0, 0)
-"""The side record of a row that has none: it limits nothing."""
-
-
-class Limits:
-    """The side blocks of a person, or that of the realm's rules, for the evaluation of one question.
-
-    A person may have thousands of lists. So all blocks are unpacked at once. Many rows may share a list. So each list
-    is compared with the question once, unless it is short.
-
-    Attributes:
-        numbers: all words of the blocks. A word of a record has two fields; the first is its lower half.
-        first: the word at which the side block of the consent begins whose rows are matched now.
-    """
-
-    __slots__ = ("_meets", "_padded", "blocks", "first", "numbers")
-
-    def __init__(self, blocks: bytes = b"") -> None:
-        """*blocks*: side blocks, and between them anything; all in whole words."""
-        self.blocks: Final = blocks
-        self.numbers: Final = unpack_words(blocks) if blocks else ()
-        self._padded: Final = blocks + bytes(SIDE_WINDOW.size)  # so that a record without a period can be unpacked too
-        self._meets: dict[int, bool] = {}  # 8 × the list's word + what it is compared with → the result
-        self.first = 0
-
-    def record(self, word: int) -> Record:
-        """Return the side record at *word*."""
-        return SIDE_FIELDS.unpack_from(self._padded, 4 * word)
-
-    def records(self, sides: Iterable[int]) -> list[Record]:
-        """Return the side records at these words of the consent's side block."""
-        begin = 4 * self.first
-        return [*map(SIDE_FIELDS.unpack_from, repeat(self._padded), [begin + 4 * word for word in sides])]
-
-    def names(self, word: int, asked: Numbers, groups: Groups, side: int, since: int) -> bool:
-        """Return whether the list at *word* names one of *asked*, or one of *groups* that counts.
-
-        *side*: 0 to 3, PERMIT for a permit, and 2 more for holders.
-        """
-        words, begin = self.numbers, self.first + word + 1
-        end = begin + words[begin - 1]
-        if not groups and end - begin <= _FEW:
-            return not asked.isdisjoint(words[begin:end])
-        found = self._meets.get(8 * begin + side)
-        if found is None:
-            named = words[begin:end]
-            found = not asked.isdisjoint(named)
-            if groups and not found and not groups.keys().isdisjoint(named):
-                found = any(group_counts(number, groups, side & PERMIT, since) for number in named)
-            self._meets[8 * begin + side] = found
-        return found
-
-    def covers(self, word: int, references: frozenset[str], permit: int) -> bool:
-        """Return whether the list at *word* has all references (for a permit), or one of them (for a deny)."""
-        word += self.first
-        found = self._meets.get(8 * word + 4 + permit)
-        if found is None:
-            limit = decode_references(self.blocks, word)
-            found = references <= limit if permit else not references.isdisjoint(limit)
-            self._meets[8 * word + 4 + permit] = found
-        return found
-
-
-NO_LIMITS: Final = Limits()
-"""The side block of a consent without side records."""
-
-
-def group_counts(number: int, groups: Groups, permit: int, since: int) -> bool:
-    """Return whether one of *groups* has this number and counts (rule 10).
-
-    For a permit, a group counts for who was a member when the permit was given (*since*); for a deny, for who was a
-    member then or has become one since.
-    """
-    windows = groups.get(number)
-    if windows is None:
-        return False
-    return any(end > since and (start <= since or not permit) for start, end in windows)
-
-
 class Shape:
     """How rows match a question that differ only in their side records and their places in a tree.
 
@@ -167,8 +81,8 @@ class Shape:
     """
 
     __slots__ = (
-        "_others", "first_by", "has_group", "has_side", "is_partial", "is_party", "key", "kind", "last_from", "mask",
-        "row",
+        "_ending", "_others", "first_by", "has_group", "has_side", "is_partial", "is_party", "key", "kind",
+        "last_from", "mask", "row",
     )  # fmt: skip
 
     def __init__(
@@ -185,12 +99,26 @@ class Shape:
         self.has_group: Final = row[9] & GROUP
         self.is_partial: Final = row[9] & (SIDE | GROUP)
         self._others: dict[int, Shape] = {}
+        self._ending: dict[int, Shape] = {}
 
     def with_key(self, key: int) -> "Shape":
         """Return the shape of those of the rows that have another *key*, because of their side records."""
         found = self._others.get(key)
         if found is None:
             found = self._others[key] = Shape(self.row, self.mask, key, is_party=self.is_party)
+        return found
+
+    def with_end(self, end_ms: int) -> "Shape":
+        """Return the shape of those of the rows that end at *end_ms* for this purpose; NEVER: before they begin."""
+        found = self._ending.get(end_ms)
+        if found is None:
+            row = (*self.row[:5], end_ms, *self.row[6:])
+            found = NEVER
+            if row[4] < end_ms:
+                found = Shape(
+                    row, self.mask, self.key, is_party=self.is_party, first_by=self.first_by, last_from=self.last_from
+                )
+            self._ending[end_ms] = found
         return found
 
 
@@ -266,12 +194,14 @@ class RowMatcher(dict[tuple[bytes, bytes], Shape]):
 
         *record*: the row's side record; ignored if the row has none.
         """
-        lists, more, _, first, last = record if shape.has_side else NO_RECORD
+        lists, more, ends, first, last = record if shape.has_side else NO_RECORD
         if lists or not shape.is_party:
             is_plain = not (lists or shape.has_group)
             if is_plain or not self._participants_match(shape.row, shape.key & PERMIT, block, since, lists):
                 return NEVER
-        if not more:
+        if ends:
+            shape = self._ending(shape, block, ends)
+        if not more or shape is NEVER:
             return shape
         key = shape.key
         if more >> 16:
@@ -287,6 +217,14 @@ class RowMatcher(dict[tuple[bytes, bytes], Shape]):
             elif not block.covers(resources, self._resources, key & PERMIT):
                 return NEVER
         return shape if key == shape.key else shape.with_key(key)
+
+    def _ending(self, shape: Shape, block: Limits, word: int) -> Shape:
+        """Return the shape of a row that ends earlier for some purposes, by the list at *word*; NEVER: it has ended."""
+        asked, row = self._question.purpose, shape.row
+        end_ms = min((end for purposes, end in block.ends(word) if purposes & asked), default=row[5])
+        if end_ms >= row[5]:
+            return shape
+        return shape.with_end(end_ms) if end_ms > self._now_ms else NEVER
 
     def match_unreadable(self, row: Fields, block: Limits, since: int) -> Shape:
         """Return the shape of an unreadable consent. Its participants alone are compared, as those of a deny."""

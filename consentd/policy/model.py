@@ -170,7 +170,6 @@ class Consent:
         retention_until_ms: until when the recipient may keep the data; 0: not stated.
         policy: the implicit policy that this consent selects (rule 1); None: the realm's policy applies.
         notice: ``notice/ID`` of the notice that the person was shown; empty: not stated.
-        authority: seq, in the person's chain, of the AUTHORITY entry of the consenting representative; 0: none.
         language: BCP 47 tag of the language in which consent was given.
         source: format that the consent was imported from, ``fhir/r4``; empty: the consent was not imported.
         legal_basis: code of what a STATUTORY consent rests on; empty for the other kinds.
@@ -185,7 +184,6 @@ class Consent:
     policy: ImplicitPolicy | None = None
     notice: str = ""
     notice_version: int = 0
-    authority: int = 0
     language: str = "ko"
     source: str = ""
     legal_basis: str = ""
@@ -362,6 +360,7 @@ class StoredConsent:
         lineage, seq: seq of the GRANT that began the lineage, and of the GRANT or AMEND that is in force.
         paused: True from a PAUSE to the RESUME. The permits of a paused lineage do not count; the denies do.
         since: leaf index of the entry that is in force: the moment at which groups in its permits are read (rule 10).
+        authority: seq of the AUTHORITY entry under which a representative gave the version; 0: the person gave it.
         readable: False if content cannot be interpreted. Categories that may match are then unknown (rule 5).
     """
 
@@ -372,6 +371,7 @@ class StoredConsent:
     paused: bool = False
     readable: bool = True
     since: int = 0
+    authority: int = 0
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -17,10 +17,8 @@ from consentd.policy.match import CONSENT, NO_IDS, SINGLE, Matches, Prepared, Tr
 from consentd.policy.match_row import (
     EITHER_CASE,
     KEY_SHIFT,
-    NO_LIMITS,
     UNKNOWNS,
     Fits,
-    Limits,
     Shape,
     level_of,
     top_level,
@@ -33,6 +31,7 @@ from consentd.policy.rows import (
     Side,
     decode_side,
 )
+from consentd.policy.side_blocks import NO_LIMITS, Limits
 from consentd.policy.vocabulary import HIGHEST_LEVEL, LEVEL_NUMBERS, Closures, Sensitivity, unknown_level
 
 _PERMIT_FIRST = (Combining.PERMIT_OVERRIDES, Combining.ORDERED_PERMIT_OVERRIDES, Combining.DENY_UNLESS_PERMIT)

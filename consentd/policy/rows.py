@@ -7,10 +7,10 @@ consent's rows are in preorder.
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from consentd.errors import InvalidError, MalformedError
 from consentd.policy.model import Period
@@ -51,29 +51,35 @@ ANY_NUMBER: Final = 0
 MAX_SIDE: Final = 4 * ALL_16
 """Most bytes in the side block of a consent."""
 
-SIDE_RECORD: Final = struct.Struct("<HHHHI")
+SIDE_RECORD: Final = struct.Struct("<HHHHHH")
 """Start of a side record: where its lists of actors, holders and resources begin, in words from the start of the side
-block (0: there is no such list); how many data periods (0 or 1) follow; and a reserved field, 0."""
+block (0: there is no such list); how many data periods (0 or 1) follow; where its list of ends begins, in the same way;
+and a reserved field, 0."""
 
 SIDE_WINDOW: Final = struct.Struct("<qq")
 """The part of a side record that states the data period, if there is one: start, end."""
 
 SIDE_FIELDS: Final = struct.Struct("<IIIqq")
 """A side record in words, as evaluation reads it: the lists of actors (lower half) and of holders; the list of
-resources (lower half) and how many data periods; the reserved field; start and end of the data period, if there is one.
-"""
+resources (lower half) and how many data periods; the list of ends (lower half) and the reserved field; start and end of
+the data period, if there is one."""
 
 Record = tuple[int, int, int, int, int]
 """What ``SIDE_FIELDS`` unpacks."""
 
-RESERVED: Final = 2
-"""The index of the reserved field in a ``Record``."""
+ENDS: Final = 2
+"""The index in a ``Record`` of the word that has the list of ends (lower half) and the reserved field."""
 
+RESERVED_SHIFT: Final = 16
+"""The reserved field is in the bits from 16 of that word."""
 
 _RESERVED: Final = struct.Struct("<8xI")
-"""The reserved field of a side record."""
+"""The list of ends and the reserved field of a side record."""
 
-_NONE: Final = (0,)  # what the reserved field unpacks to if nothing is in it
+_NONE: Final = (0,)  # what these unpack to if nothing is in them
+
+_END: Final = struct.Struct("<QQ")
+"""An item of a list of ends: mask of purposes, end."""
 
 _COUNT: Final = struct.Struct("<I")
 
@@ -104,13 +110,14 @@ class Row(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Side:
     """The limits of a provision that do not fit into its row: several actors or holders (empty: the row's field
-    applies), resources (empty: no limit), and a data period.
+    applies), resources (empty: no limit), a data period, and the purposes that end before the row's end (mask, end).
     """
 
     actors: frozenset[int] = frozenset()
     holders: frozenset[int] = frozenset()
     resources: frozenset[str] = frozenset()
     data_period: Period | None = None
+    ends: tuple[tuple[int, int], ...] = ()
 
 
 class SideBlock:
@@ -119,7 +126,7 @@ class SideBlock:
     def __init__(self) -> None:
         self.encoded = bytearray()
         self._records: dict[Side, int] = {}
-        self._lists: dict[frozenset[int] | frozenset[str], int] = {frozenset(): 0}
+        self._lists: dict[frozenset[int] | frozenset[str] | tuple[tuple[int, int], ...], int] = {frozenset(): 0, (): 0}
 
     def add(self, side: Side) -> int:
         """Add a record, and those of its lists that the block does not have; return the record's word.
@@ -135,10 +142,11 @@ class SideBlock:
         # has a record has it there.
         at = word + (SIDE_RECORD.size + (0 if side.data_period is None else SIDE_WINDOW.size)) // 4
         lists, starts = b"", []
-        encodings = (
+        encodings: tuple[tuple[Any, Callable[[], bytes]], ...] = (
             (side.actors, partial(_encode_numbers, side.actors)),
             (side.holders, partial(_encode_numbers, side.holders)),
             (side.resources, partial(_encode_references, side.resources)),
+            (side.ends, partial(_encode_ends, side.ends)),
         )
         for items, encode in encodings:
             found = self._lists.get(items)
@@ -148,7 +156,8 @@ class SideBlock:
             starts.append(found)
         if 4 * at + len(lists) > MAX_SIDE:
             raise InvalidError(f"consent's lists are over their limit of {MAX_SIDE} bytes", "INVALID_CONSENT")
-        self.encoded += SIDE_RECORD.pack(*starts, side.data_period is not None, 0)
+        actors, holders, resources, ends = starts
+        self.encoded += SIDE_RECORD.pack(actors, holders, resources, side.data_period is not None, ends, 0)
         if side.data_period is not None:
             self.encoded += SIDE_WINDOW.pack(side.data_period.start_ms, side.data_period.end_ms)
         self.encoded += lists
@@ -157,6 +166,10 @@ class SideBlock:
 
 def _encode_numbers(numbers: frozenset[int]) -> bytes:
     return struct.pack(f"<{1 + len(numbers)}I", len(numbers), *sorted(numbers))
+
+
+def _encode_ends(ends: tuple[tuple[int, int], ...]) -> bytes:
+    return b"".join([_COUNT.pack(len(ends)), *(_END.pack(*one) for one in ends)])
 
 
 def _encode_references(references: frozenset[str]) -> bytes:
@@ -177,13 +190,13 @@ def decode_sides(block: bytes, records: Iterable[int]) -> dict[int, Side]:
     for word in records:
         if word in found:
             continue
-        actors, holders, resources, period = _decode_record(block, word)
+        actors, holders, resources, period, ends = _decode_record(block, word)
         for at in (actors, holders):
             if at not in numbers:
                 numbers[at] = decode_numbers(block, at)
         if resources not in references:
             references[resources] = decode_references(block, resources)
-        found[word] = Side(numbers[actors], numbers[holders], references[resources], period)
+        found[word] = Side(numbers[actors], numbers[holders], references[resources], period, decode_ends(block, ends))
     return found
 
 
@@ -196,20 +209,23 @@ def decode_side(block: bytes, word: int) -> Side:
     return decode_sides(block, (word,))[word]
 
 
-def _decode_record(block: bytes, word: int) -> tuple[int, int, int, Period | None]:
-    """Return the words of the lists of actors, holders and resources of a side record, and its data period."""
+def _decode_record(block: bytes, word: int) -> tuple[int, int, int, Period | None, int]:
+    """Return the words of the lists of actors, holders and resources of a side record, its data period, and the word of
+    its list of ends.
+    """
     try:
-        actors, holders, resources, periods, _ = SIDE_RECORD.unpack_from(block, 4 * word)
+        actors, holders, resources, periods, ends, _ = SIDE_RECORD.unpack_from(block, 4 * word)
         if periods > 1:
             raise MalformedError("side record has several data periods")
         period = Period(*SIDE_WINDOW.unpack_from(block, 4 * word + SIDE_RECORD.size)) if periods else None
     except struct.error as error:
         raise MalformedError("side record is cut short") from error
-    return actors, holders, resources, period
+    return actors, holders, resources, period, ends
 
 
 def uses_reserved(block: bytes, rows: Iterable[Fields]) -> bool:
-    """Return whether a side record of *rows* has a value in the reserved field: then a later version wrote the rows.
+    """Return whether a side record of *rows*, rules of the realm, has ends or a value in the reserved field. Then a
+    later version wrote the rows.
 
     Raises:
         struct.error: a record is cut short.
@@ -227,6 +243,20 @@ def decode_numbers(block: bytes, word: int) -> frozenset[int]:
         if count > len(block) // 4:
             raise MalformedError("list of a side block is cut short")
         return frozenset(struct.unpack_from(f"<{count}I", block, 4 * word + _COUNT.size))
+    except struct.error as error:
+        raise MalformedError("list of a side block is cut short") from error
+
+
+def decode_ends(block: bytes, word: int) -> tuple[tuple[int, int], ...]:
+    """Decode the list of ends at a word of a side block; word 0: no list. Raises ``MalformedError``."""
+    if not word:
+        return ()
+    try:
+        (count,) = _COUNT.unpack_from(block, 4 * word)
+        if count > len(block) // _END.size:
+            raise MalformedError("list of a side block is cut short")
+        begin = 4 * word + _COUNT.size
+        return tuple(_END.unpack_from(block, begin + _END.size * at) for at in range(count))
     except struct.error as error:
         raise MalformedError("list of a side block is cut short") from error
 
@@ -259,6 +289,13 @@ def unpack_shape(fields: tuple[bytes, bytes]) -> Fields:
     """Return the row whose fields ``ROW_SHAPE`` has unpacked; side, depth, node and below are 0."""
     begin, flags = fields
     return ROW.unpack(b"".join((begin, b"\0\0", flags, b"\0\0\0")))
+
+
+def row_until(row: Row, end_ms: int) -> Row:
+    """Return a row that ends at *end_ms* at the latest. One that begins later is never in force."""
+    if row.end_ms <= end_ms:
+        return row
+    return row._replace(end_ms=end_ms) if row.start_ms < end_ms else row._replace(start_ms=0, end_ms=0)
 
 
 def unpack_rows(rows: bytes | memoryview) -> list[Row]:

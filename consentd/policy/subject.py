@@ -13,7 +13,7 @@ from typing import Final
 from consentd import limits
 from consentd.errors import MalformedError, NotFoundError, PreconditionError
 from consentd.policy.compile import POLICY_ROWS, POLICY_SHIFT, STATUTORY, UNREADABLE, Compiled
-from consentd.policy.model import MAX_DEPTH, ImplicitPolicy, StoredConsent
+from consentd.policy.model import MAX_DEPTH, Effect, ImplicitPolicy, StoredConsent
 from consentd.policy.rows import (
     FLAGS_AT,
     LEVEL_SHIFT,
@@ -22,7 +22,10 @@ from consentd.policy.rows import (
     ROW_SIZE,
     SIDE,
     Row,
+    Side,
     decode_sides,
+    pack_rows,
+    row_until,
     unpack_rows,
 )
 from consentd.policy.vocabulary import HIGHEST_LEVEL
@@ -59,10 +62,8 @@ HEADER: Final = struct.Struct("<BBHHH")
 """Header: format, flags, highest vocabulary version, number of lineages, number of rows."""
 
 ENTRY: Final = struct.Struct("<IIHHBBQII")
-"""Directory entry: lineage, seq, version, vocabulary version, number of rows of its tree minus 1, flags, since; and two
-reserved fields, 0: the authority that the consent rests on, and the notice that it was given under."""
-
-NO_RESERVED: Final = (0, 0)  # the reserved fields, as this version writes them
+"""Directory entry: lineage, seq, version, vocabulary version, number of rows of its tree minus 1, flags, since; the seq
+of the AUTHORITY entry that the consent rests on, 0: none; and a reserved field, 0: the notice it was given under."""
 SIDE_LENGTH: Final = struct.Struct("<I")
 """The length of a side block, before it."""
 _STATES: Final = PAUSED | UNREADABLE | STATUTORY
@@ -73,7 +74,8 @@ MAX_TABLE_SEQ: Final = (1 << 32) - 1  # a directory entry has 32 bits for a seq
 class Lineage:
     """One lineage of a subject value: a ``StoredConsent`` in which the consent is compiled.
 
-    ``reserved`` are the two reserved fields. If one is not 0, a later version wrote the lineage, and this version
+    ``authority`` is the seq of the AUTHORITY entry under which a representative gave the version in force; 0: the
+    person gave it. If ``notice``, a reserved field, is not 0, a later version wrote the lineage, and this version
     cannot interpret it.
     """
 
@@ -82,7 +84,8 @@ class Lineage:
     version: int
     paused: bool
     compiled: Compiled
-    reserved: tuple[int, int] = NO_RESERVED
+    authority: int = 0
+    notice: int = 0
 
     @property
     def flags(self) -> int:
@@ -94,6 +97,31 @@ class Lineage:
     def is_statutory(self) -> bool:
         """Whether the lineage is a STATUTORY consent."""
         return bool(self.compiled.flags & STATUTORY)
+
+
+def named_participants(
+    compiled: Compiled, effect: Effect, *, root: Effect | None = None
+) -> tuple[frozenset[int], frozenset[int]]:
+    """Return the numbers of the actors and of the holders that the rows with *effect* name; 0 stands for any.
+
+    The rows of the implicit policy count too: they are a tree of their own. *root*: only the trees whose root has this
+    effect count; None: all do.
+    """
+    actors: set[int] = set()
+    holders: set[int] = set()
+    rows: list[Row] = []
+    counts = True
+    for row in unpack_rows(compiled.rows):
+        if not row.depth:
+            counts = root is None or bool(row.flags & PERMIT) is (root is Effect.PERMIT)
+        if counts and bool(row.flags & PERMIT) is (effect is Effect.PERMIT):
+            rows.append(row)
+    sides = decode_sides(compiled.side, (row.side for row in rows if row.flags & SIDE))
+    for row in rows:
+        side = sides[row.side] if row.flags & SIDE else Side()
+        actors |= side.actors or {row.actor}
+        holders |= side.holders or {row.holder}
+    return frozenset(actors), frozenset(holders)
 
 
 def only_denies(compiled: Compiled) -> bool:
@@ -125,7 +153,7 @@ def encode_subject(lineages: Iterable[Lineage]) -> bytes:
         flags, compiled = lineage.flags, lineage.compiled
         ids = (lineage.lineage, lineage.seq, lineage.version, compiled.vocabulary)
         tree = count - POLICY_ROWS[flags >> POLICY_SHIFT]
-        parts.append(ENTRY.pack(*ids, tree - 1, flags, compiled.since, *lineage.reserved))
+        parts.append(ENTRY.pack(*ids, tree - 1, flags, compiled.since, lineage.authority, lineage.notice))
     parts += [lineage.compiled.rows for lineage in ordered]
     for lineage in ordered:
         if lineage.compiled.side:
@@ -205,9 +233,10 @@ def with_consent(value: bytes | None, stored: StoredConsent, compiled: Compiled)
         PreconditionError: (LIMIT_REACHED) a seq or version above the table's limits (2³²-1, 65,535), or too many rows
             in total.
     """
-    if not (0 < stored.lineage <= stored.seq <= MAX_TABLE_SEQ and 0 < stored.version <= 0xFFFF):
+    is_seq = 0 < stored.lineage <= stored.seq <= MAX_TABLE_SEQ and 0 <= stored.authority <= MAX_TABLE_SEQ
+    if not (is_seq and 0 < stored.version <= 0xFFFF):
         raise PreconditionError("seq or version of a consent is out of range", "LIMIT_REACHED")
-    lineage = Lineage(stored.lineage, stored.seq, stored.version, stored.paused, compiled)
+    lineage = Lineage(stored.lineage, stored.seq, stored.version, stored.paused, compiled, stored.authority)
     return encode_subject([*(one for one in _lineages(value) if one.lineage != lineage.lineage), lineage])
 
 
@@ -226,6 +255,19 @@ def without_consent(value: bytes | None, lineage: int) -> bytes:
     return encode_subject([one for one in _lineages_with(value, lineage) if one.lineage != lineage])
 
 
+def with_ended_authority(value: bytes, authority: int, time_ms: int) -> bytes:
+    """Return the value after the end of an authority: the permits that rest on it end at *time_ms* at the latest."""
+    return encode_subject(
+        replace(one, compiled=_ended(one.compiled, time_ms)) if one.authority == authority else one
+        for one in _lineages(value)
+    )
+
+
+def _ended(compiled: Compiled, time_ms: int) -> Compiled:
+    rows = [row_until(row, time_ms) if row.flags & PERMIT else row for row in unpack_rows(compiled.rows)]
+    return replace(compiled, rows=pack_rows(rows))
+
+
 def is_ended(end_ms: int, kept_from_ms: int) -> bool:
     """Return whether a pruning up to *kept_from_ms* drops a consent whose period ends at *end_ms*."""
     return end_ms <= kept_from_ms
@@ -234,8 +276,13 @@ def is_ended(end_ms: int, kept_from_ms: int) -> bool:
 def without_ended(value: bytes, kept_from_ms: int) -> bytes:
     """Return the value after a pruning, without the ended lineages (``is_ended``)."""
     lineages = _lineages(value)
-    left = [one for one in lineages if not is_ended(unpack_rows(one.compiled.rows)[0].end_ms, kept_from_ms)]
+    left = [one for one in lineages if not is_ended(last_end_ms(one.compiled), kept_from_ms)]
     return value if len(left) == len(lineages) else encode_subject(left)
+
+
+def last_end_ms(compiled: Compiled) -> int:
+    """Return when the last row of a consent ends. It is the root, unless the permits end with an authority."""
+    return max(row.end_ms for row in unpack_rows(compiled.rows))
 
 
 def _lineages_with(value: bytes | None, lineage: int) -> list[Lineage]:
@@ -249,9 +296,9 @@ def _lineages(value: bytes | None) -> list[Lineage]:
     return [
         Lineage(
             lineage, seq, version, bool(flags & PAUSED),
-            Compiled(of, flags & ~(PAUSED | HAS_SIDE), rows, side, since), reserved,
+            Compiled(of, flags & ~(PAUSED | HAS_SIDE), rows, side, since), *named,
         )
-        for (seq, lineage, version), of, flags, since, reserved, rows, side in split_subject(value)
+        for (seq, lineage, version), of, flags, since, named, rows, side in split_subject(value)
     ]  # fmt: skip
 
 
@@ -259,7 +306,7 @@ Ids = tuple[int, int, int]
 """(seq of the consent's leaf, lineage, version). All three are 0 for a rule of the realm."""
 
 StoredLineage = tuple[Ids, int, int, int, tuple[int, int], bytes, bytes]
-"""Of a lineage: ids, vocabulary version, flags, since, the reserved fields, the bytes of its rows, its side block. This
+"""Of a lineage: ids, vocabulary version, flags, since, authority and notice, the bytes of its rows, its side block. It
 is no class, because that takes longer, and a person may have many."""
 
 
@@ -341,4 +388,4 @@ def _check_tree(rows: list[Row]) -> None:
 def _is_simple(lineage: Lineage) -> bool:
     row, *others = unpack_rows(lineage.compiled.rows)
     is_limited = row.labels or row.flags & ~PERMIT
-    return not (others or lineage.flags or lineage.reserved != NO_RESERVED or is_limited)
+    return not (others or lineage.flags or lineage.authority or lineage.notice or is_limited)

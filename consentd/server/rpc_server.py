@@ -66,6 +66,7 @@ _POOLS: dict[str, PoolName] = {
     "BatchRecordAccesses": PoolName.WRITE_BATCH,
     "RevokeConsent": PoolName.REVOKE,
     "PauseConsent": PoolName.REVOKE,
+    "EndAuthority": PoolName.REVOKE,
     "GetHistory": PoolName.STREAM,
     "StartPruning": PoolName.ADMIN,
     "PrepareKeyRotation": PoolName.ADMIN,

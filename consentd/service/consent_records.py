@@ -177,6 +177,7 @@ class ConsentReader:
             change_time_ms=changed.event.time_ms,
             paused=lineage.paused and not lineage.revoked,
             served_seq=stated.served_seq,
+            authority_seq=stated.authority_seq,
         )
 
 

@@ -1,20 +1,22 @@
-"""ConsentService: grant, amend, pause, resume, revoke and read the consents of a person."""
+"""ConsentService: write and read the consents of a person, and who may act for the person."""
 
 from dataclasses import replace
 from typing import Any
 
 from consentd.core import codec, merkle
 from consentd.core.kinds import EntryKind
-from consentd.errors import DeniedError, InvalidError, NotFoundError
+from consentd.errors import DeniedError, InvalidError, NotFoundError, PreconditionError
 from consentd.ledger import reads
 from consentd.ledger.ledger import Appended
 from consentd.metrics import GROUNDS
 from consentd.sequencer.commands import consents
+from consentd.sequencer.commands.authorities import PutAuthority
 from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, check_acts_for, check_right, is_person
 from consentd.sequencer.commands.served import RecordServed
 from consentd.sequencer.commands.write import Request, SignedEntry, enrolled_tag
 from consentd.sequencer.pool import Written
 from consentd.service import requests
+from consentd.service.authorities import AuthorityReader
 from consentd.service.consent_records import ConsentReader, read_filter
 from consentd.service.consistency import reach
 from consentd.service.context import Context
@@ -36,7 +38,7 @@ class ConsentService(Servicer):
     """``consentd.v1.ConsentService``.
 
     Every call needs the right to act for persons, or is the person's own; a write about a STATUTORY consent is a public
-    authority's instead.
+    authority's instead, and a public authority records too who may act for a person.
     """
 
     @rpc
@@ -144,6 +146,52 @@ class ConsentService(Servicer):
         token = "" if last is None else pager.token(at._replace(position=last))
         return cs.ListConsentsResponse(records=page, revision=revision(at.tree_size, root), next_page_token=token)
 
+    @rpc
+    async def PutAuthority(self, request: cs.PutAuthorityRequest, context: Context) -> cs.PutAuthorityResponse:
+        """Record who may act for a person."""
+        written, receipt = await self._put_authority(request, 0, context)
+        assert written.entry is not None, "an authority has an entry"
+        return cs.PutAuthorityResponse(receipt=receipt, authority_seq=written.entry.event.seq)
+
+    @rpc
+    async def EndAuthority(self, request: cs.EndAuthorityRequest, context: Context) -> cs.EndAuthorityResponse:
+        """End an authority."""
+        _, receipt = await self._put_authority(request, request.authority_seq, context)
+        return cs.EndAuthorityResponse(receipt=receipt)
+
+    @rpc
+    async def GetAuthority(self, request: cs.GetAuthorityRequest, context: Context) -> cs.GetAuthorityResponse:
+        """Read one authority."""
+        services = self.services
+        await reach(services, request.consistency, context)
+        with services.table.read() as snapshot:
+            tag, size, root = self.tag(snapshot, request.subject), snapshot.size, snapshot.root
+        await record_readings(self, context, [tag], st.READ_SCOPE_CONSENTS)
+        if not 0 < request.authority_seq < codec.MAX_SEQ:
+            raise NotFoundError("person has no such authority: see ListAuthorities")
+        reader = AuthorityReader(services.ledger.store, services.vault, tag, tree_size=size)
+        return cs.GetAuthorityResponse(record=reader.find(request.authority_seq), revision=revision(size, root))
+
+    @rpc
+    async def ListAuthorities(self, request: cs.ListAuthoritiesRequest, context: Context) -> cs.ListAuthoritiesResponse:
+        """Read who may or could act for a person, newest first."""
+        caller, services = self.caller(context), self.services
+        await reach(services, request.consistency, context)
+        with services.table.read() as snapshot:
+            tag, root = self.tag(snapshot, request.subject), snapshot.root
+            first = Cursor(codec.MAX_SEQ, snapshot.size)
+        pager = Pager(services.page_key, caller, request, tag=tag)
+        cursor = pager.cursor(first.tree_size)
+        await record_readings(self, context, [tag], st.READ_SCOPE_CONSENTS)
+        store, at = services.ledger.store, cursor or first
+        reader = AuthorityReader(store, services.vault, tag, tree_size=at.tree_size)
+        page, last = take_page(reader.list(request.participant_id, at.position), pager.size)
+        root = root if cursor is None else reads.root_at(store, at.tree_size)
+        token = "" if last is None else pager.token(at._replace(position=last))
+        return cs.ListAuthoritiesResponse(
+            records=page, revision=revision(at.tree_size, root), next_page_token=token
+        )
+
     # -- steps ------------------------------------------------------------------------------------------------
 
     def _asked(
@@ -180,6 +228,20 @@ class ConsentService(Servicer):
             found = reads.read_entry(self.services.ledger.store, recorded.event.tag, recorded.event.seq - 1)
             shown = Appended(found.index, found.event, found.leaf, merkle.leaf_hash(found.leaf))
         return await self.written_receipt(replace(written, entry=shown), request.wait_for, context)
+
+    async def _put_authority(
+        self, request: cs.PutAuthorityRequest | cs.EndAuthorityRequest, ref: int, context: Context
+    ) -> tuple[Written[None], pb.Receipt]:
+        """Put an authority, or end the one of entry *ref*."""
+        caller = self.caller(context)
+        stated = read_statement(request, st.AuthorityStatement, self.attester(context))
+        if isinstance(request, cs.EndAuthorityRequest) and not 0 < ref <= codec.MAX_SEQ:
+            raise PreconditionError("person has no such authority", "UNKNOWN_AUTHORITY")
+        identity, identifier_hash, entry = self._asked(EntryKind.AUTHORITY, request, stated, caller, str(ref))
+        write = PutAuthority(
+            request=identity, identifier_hash=identifier_hash, signed=entry, message=stated.message, ref=ref
+        )
+        return await self.write(write, request.wait_for, context, urgent=bool(ref))
 
     async def _change(self, request: Any, kind: EntryKind, message_type: type[Change], context: Context) -> pb.Receipt:
         """Pause, resume or revoke a consent, with a statement of *message_type*."""

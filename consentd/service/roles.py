@@ -141,6 +141,17 @@ ListConsents            own       -  -  -   -  -  -  -  -   -  A  A  -   A  A   
 ListConsents            other     -  -  -   -  -  -  -  -   -  A  A  -   n  n   -
 ListConsents            unknown   -  -  -   -  -  -  -  -   -  n  n  -   n  n   -
 
+PutAuthority            other     -  -  -   -  -  -  -  A   -  A  -  -   -  -   -
+PutAuthority            unknown   -  -  -   -  -  -  -  n   -  n  -  -   -  -   -
+EndAuthority            other     -  -  -   -  -  -  -  A   -  A  -  -   -  -   -
+EndAuthority            unknown   -  -  -   -  -  -  -  n   -  n  -  -   -  -   -
+GetAuthority            own       -  -  -   -  -  -  -  -   -  A  A  -   A  A   -
+GetAuthority            other     -  -  -   -  -  -  -  -   -  A  A  -   n  n   -
+GetAuthority            unknown   -  -  -   -  -  -  -  -   -  n  n  -   n  n   -
+ListAuthorities         own       -  -  -   -  -  -  -  -   -  A  A  -   A  A   -
+ListAuthorities         other     -  -  -   -  -  -  -  -   -  A  A  -   n  n   -
+ListAuthorities         unknown   -  -  -   -  -  -  -  -   -  n  n  -   n  n   -
+
 GetCheckpoint           public    A  A  A   A  A  A  A  A   A  A  A  A   A  A   A
 GetConsistencyProof     public    A  A  A   A  A  A  A  A   A  A  A  A   A  A   A
 GetInclusionProof       public    A  A  A   A  A  A  A  A   A  A  A  A   A  A   A

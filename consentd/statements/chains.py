@@ -21,6 +21,7 @@ from consentd.errors import MalformedError, ProofError
 from consentd.statements import payloads, values
 from consentd.statements.givers import giver_of, verify_giver
 from consentd.statements.reporters import verify_reporters
+from consentd.statements.representatives import verify_representatives
 from consentd.v1 import statement_pb2 as st
 
 
@@ -93,8 +94,8 @@ def verify_chains(
     Raises:
         MalformedError: a part of a chain has a wrong form.
         UnknownKeyError: an author's key was not in force, but an entry that is not understood may put it in force.
-        SignatureError: an author's key was not in force, a signature is wrong, or the giver of a mandate or the
-            reporter of an outcome may not state it.
+        SignatureError: an author's key was not in force, a signature is wrong, or the giver of a mandate, the
+            reporter of an outcome or the representative of a person may not state it.
         ProofError: a chain is not whole, is not needed, does not continue *known*, or has a signed statement twice; or
             chain ``ledger`` contradicts the pinned origin or key, states a pruning that its policy forbids, or has a
             rotation of a key that contradicts what it stated before.
@@ -137,6 +138,7 @@ def verify_chains(
         verify_authors(later, origin=origin, keys=keys, giver_of=giver_of, is_whole=is_whole)
         verify_givers(later, {one: verified[one] for one in verified if before is None or one != asked})
     verify_reporters(verified.get(asked, ()), keys, known=len(known))
+    verify_representatives(verified.get(asked, ()), keys, known=len(known))
     recent = () if before is None else before.recent
     for tag, entries in verified.items():
         if tag == asked:

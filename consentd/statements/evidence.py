@@ -31,6 +31,7 @@ from consentd.statements.chains import (
 )
 from consentd.statements.givers import giver_of
 from consentd.statements.reporters import verify_reporters
+from consentd.statements.representatives import verify_representatives
 from consentd.statements.rotations import follow_rotations
 
 
@@ -142,6 +143,7 @@ def verify_evidence(
     whole = {chain.proof.tag: chain.entries for chain in histories.chains}
     verify_givers((one for one in singles if one is not None), whole)
     verify_reporters((one for one in singles if one is not None), histories.keys)
+    verify_representatives((one for one in singles if one is not None), histories.keys)
     # Without chain `ledger`, a key that no chain states may be the daemon's (ledger-format.md, 3.8 item 5).
     has_ledger = any(chain.public_name == LEDGER_CHAIN for chain in proof.chains)
     signed = (one for one in singles if one is not None and one.statement is not None)

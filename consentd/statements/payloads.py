@@ -31,7 +31,7 @@ MESSAGES: Final[Mapping[int, type[Message]]] = {
     EntryKind.READ: st.ReadStatement, EntryKind.SERVED: st.ServedStatement,
     EntryKind.RULES: st.RulesStatement, EntryKind.DELEGATION: st.DelegationStatement,
     EntryKind.MANDATE: st.MandateStatement, EntryKind.DUTY: st.DutyStatement,
-    EntryKind.ERASURE: st.ErasureStatement,
+    EntryKind.ERASURE: st.ErasureStatement, EntryKind.AUTHORITY: st.AuthorityStatement,
 }
 """The payload's message type for each kind of entry that has a payload in this version."""
 

@@ -31,7 +31,7 @@ def consent_value(message: pb.Consent) -> model.Consent:
         kind=enum_value(model.Kind, message.kind, "consent kind"), root=provision_value(message.root),
         recurrence=message.recurrence, retention_until_ms=time_value(message.retention_until_time_ms),
         policy=enum_value(model.ImplicitPolicy, policy, "implicit policy") if policy else None,
-        notice=message.notice_id, notice_version=message.notice_version, authority=message.authority_seq,
+        notice=message.notice_id, notice_version=message.notice_version,
         language=message.language, source=message.source, legal_basis=message.legal_basis,
         legal_basis_note=message.legal_basis_note, policy_uris=tuple(message.policy_uris),
     )
@@ -81,7 +81,7 @@ def consent_message(consent: model.Consent) -> pb.Consent:
     return pb.Consent(
         kind=to_enum(consent.kind), root=provision_message(consent.root), recurrence=consent.recurrence,
         retention_until_time_ms=consent.retention_until_ms, implicit_policy=to_enum(consent.policy),
-        notice_id=consent.notice, notice_version=consent.notice_version, authority_seq=consent.authority,
+        notice_id=consent.notice, notice_version=consent.notice_version,
         language=consent.language, source=consent.source, legal_basis=consent.legal_basis,
         legal_basis_note=consent.legal_basis_note, policy_uris=consent.policy_uris,
     )

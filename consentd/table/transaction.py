@@ -22,7 +22,7 @@ from consentd.statements import payloads, values
 from consentd.statements.delegations import delegation_value, named_parties
 from consentd.store import RowWriter
 from consentd.store.lmdb import MAX_KEY
-from consentd.table.chain_owners import ChainOwners
+from consentd.table.authorities import AuthorityRows
 from consentd.table.checked_rows import seal_row
 from consentd.table.view import (
     FORMAT,
@@ -32,6 +32,7 @@ from consentd.table.view import (
     U32,
     U64,
     ParticipantRow,
+    authority_prefix,
     certificate_key,
     decode_participant,
     delegation_key,
@@ -42,7 +43,7 @@ from consentd.table.view import (
 from consentd.v1 import statement_pb2 as st
 
 
-class TableTransaction(ChainOwners):
+class TableTransaction(AuthorityRows):
     """The transaction that applies a batch of entries. For the sequencer's thread only.
 
     Its reads include its own writes. Readers see none of these writes before ``commit``. Leaving the ``with`` block
@@ -245,7 +246,10 @@ class TableTransaction(ChainOwners):
 
     def _grant(self, event: codec.Event, message: st.GrantStatement) -> None:
         consent = values.consent_value(message.consent)
-        stored = model.StoredConsent(lineage=event.seq, seq=event.seq, version=1, consent=consent, since=self._index)
+        stored = model.StoredConsent(
+            lineage=event.seq, seq=event.seq, version=1, consent=consent, since=self._index,
+            authority=message.authority_seq,
+        )  # fmt: skip
         self._put_consent(event.tag, stored)
 
     def _amend(self, event: codec.Event, message: st.AmendStatement) -> None:
@@ -253,7 +257,7 @@ class TableTransaction(ChainOwners):
         paused = any(one.paused for one in self.lineages(event.tag) if one.lineage == lineage)
         stored = model.StoredConsent(
             lineage=lineage, seq=event.seq, version=message.version, consent=consent, paused=paused,
-            since=self._index,
+            since=self._index, authority=message.authority_seq,
         )  # fmt: skip
         self._put_consent(event.tag, stored)
 
@@ -267,8 +271,9 @@ class TableTransaction(ChainOwners):
     def _put_consent(self, tag: bytes, stored: model.StoredConsent) -> None:
         registry = self.registry()
         compiled = compiler.compile_consent(
-            stored, registry.codebook.vocabulary, registry.numbers, normal_level=registry.rules.normal_level
-        )
+            stored, registry.codebook.vocabulary, registry.numbers, normal_level=registry.rules.normal_level,
+            ends=self._ends_of(tag, stored.authority),
+        )  # fmt: skip
         self._put_subject(tag, subjects.with_consent(self.subject(tag), stored, compiled))
 
     def _erase(self, tag: bytes) -> None:
@@ -280,7 +285,8 @@ class TableTransaction(ChainOwners):
             else:
                 rows = ((key, row) for key in named if (row := self._get(key)) is not None)
             keys = [key for key, row in rows if _is_of_person(key, row, tag)]
-            for key in (*keys, *[key for key, _ in self._rows(person_prefix(tag))], b"s" + tag):
+            listed = itertools.chain(self._rows(person_prefix(tag)), self._rows(authority_prefix(tag)))
+            for key in (*keys, *[key for key, _ in listed], b"s" + tag):
                 self._txn.delete(key)
         self._put(b"e", U64.pack(self._index))
 
@@ -380,7 +386,7 @@ class TableTransaction(ChainOwners):
         EntryKind.VOCABULARY: _vocabulary, EntryKind.NOTICE: _notice, EntryKind.RULES: _rules,
         EntryKind.ENROL: _enrol, EntryKind.GRANT: _grant, EntryKind.AMEND: _amend, EntryKind.PAUSE: _set_paused,
         EntryKind.RESUME: _set_paused, EntryKind.REVOKE: _revoke, EntryKind.DELEGATION: _delegation,
-        EntryKind.MANDATE: _mandate,
+        EntryKind.MANDATE: _mandate, EntryKind.AUTHORITY: AuthorityRows.put_authority,
     }
     """For each kind of entry, the method that applies such an entry."""
 

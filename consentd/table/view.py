@@ -15,6 +15,7 @@ from consentd.errors import CorruptionError, NotFoundError
 from consentd.policy import actor, model
 from consentd.policy import compile as compiler
 from consentd.policy import subject as subjects
+from consentd.policy.authority import Authority, decode_authority
 from consentd.policy.codebook import Codebook
 from consentd.policy.delegation import Capacity, Delegation
 from consentd.statements import payloads, values
@@ -52,6 +53,16 @@ def is_derived(key: bytes) -> bool:
 def certificate_key(name: str) -> bytes:
     """Return the key of the row that says whose certificate name this is."""
     return b"x" + name.encode()
+
+
+def authority_key(tag: bytes, seq: int) -> bytes:
+    """Return the key of the row of the authority that entry *seq* of a person's chain states."""
+    return authority_prefix(tag) + U64.pack(seq)
+
+
+def authority_prefix(tag: bytes) -> bytes:
+    """Return how the keys of the rows begin that list who may act for a person."""
+    return b"a" + tag
 
 
 def owner_prefix(participant_id: str) -> bytes:
@@ -191,6 +202,11 @@ class View:
         """Return a person's lineages that are not withdrawn, oldest first."""
         value = self.subject(tag)
         return () if not value else subjects.decode_subject(value)
+
+    def authority(self, tag: bytes, seq: int) -> Authority | None:
+        """Return the authority that entry *seq* of a person's chain states; None: it states none."""
+        row = self._get(authority_key(tag, seq)) if 0 < seq <= codec.MAX_SEQ else None
+        return None if row is None else decode_authority(row)
 
     def notice(self, notice_id: str, version: int = 0) -> st.NoticeStatement | None:
         """Return a version of a notice, or for version 0 the latest version; None if there is none."""

@@ -533,7 +533,6 @@ class Consent(_message.Message):
     IMPLICIT_POLICY_FIELD_NUMBER: _builtins.int
     NOTICE_ID_FIELD_NUMBER: _builtins.int
     NOTICE_VERSION_FIELD_NUMBER: _builtins.int
-    AUTHORITY_SEQ_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     LEGAL_BASIS_FIELD_NUMBER: _builtins.int
@@ -553,10 +552,6 @@ class Consent(_message.Message):
     """
     notice_version: _builtins.int
     """notice_version is its version; 0 without a notice_id."""
-    authority_seq: _builtins.int
-    """authority_seq is the seq of the AUTHORITY entry, in the person's chain, that lets a representative act; 0: the
-    person acts.
-    """
     language: _builtins.str
     """language is the BCP 47 tag of the language in which consent was given, well formed as in names; empty: not stated."""
     source: _builtins.str
@@ -592,7 +587,6 @@ class Consent(_message.Message):
         implicit_policy: Global___ImplicitPolicy.ValueType = ...,
         notice_id: _builtins.str = ...,
         notice_version: _builtins.int = ...,
-        authority_seq: _builtins.int = ...,
         language: _builtins.str = ...,
         source: _builtins.str = ...,
         legal_basis: _builtins.str = ...,
@@ -601,7 +595,7 @@ class Consent(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["root", b"root"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority_seq", b"authority_seq", "implicit_policy", b"implicit_policy", "kind", b"kind", "language", b"language", "legal_basis", b"legal_basis", "legal_basis_note", b"legal_basis_note", "notice_id", b"notice_id", "notice_version", b"notice_version", "policy_uris", b"policy_uris", "recurrence", b"recurrence", "retention_until_time_ms", b"retention_until_time_ms", "root", b"root", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["implicit_policy", b"implicit_policy", "kind", b"kind", "language", b"language", "legal_basis", b"legal_basis", "legal_basis_note", b"legal_basis_note", "notice_id", b"notice_id", "notice_version", b"notice_version", "policy_uris", b"policy_uris", "recurrence", b"recurrence", "retention_until_time_ms", b"retention_until_time_ms", "root", b"root", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

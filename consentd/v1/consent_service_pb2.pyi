@@ -76,6 +76,7 @@ class ConsentRecord(_message.Message):
     CHANGE_TIME_MS_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
     SERVED_SEQ_FIELD_NUMBER: _builtins.int
+    AUTHORITY_SEQ_FIELD_NUMBER: _builtins.int
     consent_id: _builtins.str
     """consent_id names the lineage."""
     version: _builtins.int
@@ -98,6 +99,10 @@ class ConsentRecord(_message.Message):
     """
     served_seq: _builtins.int
     """served_seq is the seq of the SERVED entry that the current version names; 0: it names none."""
+    authority_seq: _builtins.int
+    """authority_seq is the seq of the AUTHORITY entry under which a representative gave the current version; 0: the person
+    gave it. Its permits end with that authority, which `state` does not show: GetAuthority says when.
+    """
     @_builtins.property
     def consent(self) -> _consent_pb2.Consent:
         """consent is the current version."""
@@ -115,10 +120,11 @@ class ConsentRecord(_message.Message):
         change_time_ms: _builtins.int = ...,
         paused: _builtins.bool = ...,
         served_seq: _builtins.int = ...,
+        authority_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["consent", b"consent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change_time_ms", b"change_time_ms", "consent", b"consent", "consent_id", b"consent_id", "grant_time_ms", b"grant_time_ms", "lineage_seq", b"lineage_seq", "paused", b"paused", "seq", b"seq", "served_seq", b"served_seq", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority_seq", b"authority_seq", "change_time_ms", b"change_time_ms", "consent", b"consent", "consent_id", b"consent_id", "grant_time_ms", b"grant_time_ms", "lineage_seq", b"lineage_seq", "paused", b"paused", "seq", b"seq", "served_seq", b"served_seq", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -832,3 +838,337 @@ class ListConsentsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListConsentsResponse: _TypeAlias = ListConsentsResponse  # noqa: Y015
+
+@_typing.final
+class PutAuthorityRequest(_message.Message):
+    """PutAuthorityRequest says who may act for a person."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    ATTESTED_FIELD_NUMBER: _builtins.int
+    SIGNED_FIELD_NUMBER: _builtins.int
+    WAIT_FOR_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.bytes
+    """request_id makes the write idempotent, 16 random bytes."""
+    wait_for: _consent_pb2.WaitFor.ValueType
+    """wait_for says whether to answer once the entry is on disk, or once it is published."""
+    @_builtins.property
+    def subject(self) -> _consent_pb2.Subject:
+        """subject is the person."""
+
+    @_builtins.property
+    def attested(self) -> _statement_pb2.AuthorityStatement:
+        """attested: the daemon signs the entry, which names the caller as the one who attests it."""
+
+    @_builtins.property
+    def signed(self) -> _consent_pb2.SignedStatement:
+        """signed is an AuthorityStatement of an AGENT, signed with the person's own key."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.bytes = ...,
+        subject: _consent_pb2.Subject | None = ...,
+        attested: _statement_pb2.AuthorityStatement | None = ...,
+        signed: _consent_pb2.SignedStatement | None = ...,
+        wait_for: _consent_pb2.WaitFor.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "signed", b"signed", "statement", b"statement", "subject", b"subject"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested", "signed"]  # noqa: Y015
+    _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
+
+Global___PutAuthorityRequest: _TypeAlias = PutAuthorityRequest  # noqa: Y015
+
+@_typing.final
+class PutAuthorityResponse(_message.Message):
+    """PutAuthorityResponse has the receipt of the entry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    AUTHORITY_SEQ_FIELD_NUMBER: _builtins.int
+    authority_seq: _builtins.int
+    """authority_seq is the seq of the AUTHORITY in the person's chain, which statements under it name."""
+    @_builtins.property
+    def receipt(self) -> _consent_pb2.Receipt:
+        """receipt of the AUTHORITY."""
+
+    def __init__(
+        self,
+        *,
+        receipt: _consent_pb2.Receipt | None = ...,
+        authority_seq: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority_seq", b"authority_seq", "receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutAuthorityResponse: _TypeAlias = PutAuthorityResponse  # noqa: Y015
+
+@_typing.final
+class EndAuthorityRequest(_message.Message):
+    """EndAuthorityRequest ends an authority."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    AUTHORITY_SEQ_FIELD_NUMBER: _builtins.int
+    ATTESTED_FIELD_NUMBER: _builtins.int
+    SIGNED_FIELD_NUMBER: _builtins.int
+    WAIT_FOR_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.bytes
+    """request_id makes the write idempotent, 16 random bytes."""
+    authority_seq: _builtins.int
+    """authority_seq is the seq of the AUTHORITY that ends."""
+    wait_for: _consent_pb2.WaitFor.ValueType
+    """wait_for says whether to answer once the entry is on disk, or once it is published."""
+    @_builtins.property
+    def subject(self) -> _consent_pb2.Subject:
+        """subject is the person."""
+
+    @_builtins.property
+    def attested(self) -> _statement_pb2.AuthorityStatement:
+        """attested: the daemon signs the entry, which names the caller as the one who attests it."""
+
+    @_builtins.property
+    def signed(self) -> _consent_pb2.SignedStatement:
+        """signed, with the person's own key: of an AGENT only. Its ref is authority_seq."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.bytes = ...,
+        subject: _consent_pb2.Subject | None = ...,
+        authority_seq: _builtins.int = ...,
+        attested: _statement_pb2.AuthorityStatement | None = ...,
+        signed: _consent_pb2.SignedStatement | None = ...,
+        wait_for: _consent_pb2.WaitFor.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "signed", b"signed", "statement", b"statement", "subject", b"subject"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "authority_seq", b"authority_seq", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested", "signed"]  # noqa: Y015
+    _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
+
+Global___EndAuthorityRequest: _TypeAlias = EndAuthorityRequest  # noqa: Y015
+
+@_typing.final
+class EndAuthorityResponse(_message.Message):
+    """EndAuthorityResponse has the receipt of the entry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def receipt(self) -> _consent_pb2.Receipt:
+        """receipt of the AUTHORITY entry that ends the authority."""
+
+    def __init__(
+        self,
+        *,
+        receipt: _consent_pb2.Receipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndAuthorityResponse: _TypeAlias = EndAuthorityResponse  # noqa: Y015
+
+@_typing.final
+class AuthorityRecord(_message.Message):
+    """AuthorityRecord is an authority, as it is when the answer is made; in a list, when its first page was made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUTHORITY_SEQ_FIELD_NUMBER: _builtins.int
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    TIME_MS_FIELD_NUMBER: _builtins.int
+    END_TIME_MS_FIELD_NUMBER: _builtins.int
+    RESEARCH_END_TIME_MS_FIELD_NUMBER: _builtins.int
+    ENDED_SEQ_FIELD_NUMBER: _builtins.int
+    authority_seq: _builtins.int
+    """authority_seq is the seq of its entry, in the person's chain."""
+    time_ms: _builtins.int
+    """time_ms is the time of the entry, UTC milliseconds."""
+    end_time_ms: _builtins.int
+    """end_time_ms is when it ends for all purposes but research, the first millisecond after it; 0: it has no end."""
+    research_end_time_ms: _builtins.int
+    """research_end_time_ms is when it ends for research purposes (policy.md, rule 8), in the same way."""
+    ended_seq: _builtins.int
+    """ended_seq is the seq of the entry that ended it; 0: none did. Then the two times above are not after that entry's."""
+    @_builtins.property
+    def statement(self) -> _statement_pb2.AuthorityStatement:
+        """statement is what the entry states."""
+
+    def __init__(
+        self,
+        *,
+        authority_seq: _builtins.int = ...,
+        statement: _statement_pb2.AuthorityStatement | None = ...,
+        time_ms: _builtins.int = ...,
+        end_time_ms: _builtins.int = ...,
+        research_end_time_ms: _builtins.int = ...,
+        ended_seq: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority_seq", b"authority_seq", "end_time_ms", b"end_time_ms", "ended_seq", b"ended_seq", "research_end_time_ms", b"research_end_time_ms", "statement", b"statement", "time_ms", b"time_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuthorityRecord: _TypeAlias = AuthorityRecord  # noqa: Y015
+
+@_typing.final
+class GetAuthorityRequest(_message.Message):
+    """GetAuthorityRequest names an authority."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    AUTHORITY_SEQ_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    authority_seq: _builtins.int
+    """authority_seq is the seq of the AUTHORITY, in the person's chain."""
+    @_builtins.property
+    def subject(self) -> _consent_pb2.Subject:
+        """subject is the person."""
+
+    @_builtins.property
+    def consistency(self) -> _consent_pb2.Consistency:
+        """consistency is a condition on the state to answer from: at_least_tree_size or latest."""
+
+    def __init__(
+        self,
+        *,
+        subject: _consent_pb2.Subject | None = ...,
+        authority_seq: _builtins.int = ...,
+        consistency: _consent_pb2.Consistency | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "subject", b"subject"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority_seq", b"authority_seq", "consistency", b"consistency", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAuthorityRequest: _TypeAlias = GetAuthorityRequest  # noqa: Y015
+
+@_typing.final
+class GetAuthorityResponse(_message.Message):
+    """GetAuthorityResponse has the authority."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def record(self) -> Global___AuthorityRecord:
+        """record is the authority."""
+
+    @_builtins.property
+    def revision(self) -> _consent_pb2.Revision:
+        """revision is the state that the answer reflects."""
+
+    def __init__(
+        self,
+        *,
+        record: Global___AuthorityRecord | None = ...,
+        revision: _consent_pb2.Revision | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record", "revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["record", b"record", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAuthorityResponse: _TypeAlias = GetAuthorityResponse  # noqa: Y015
+
+@_typing.final
+class ListAuthoritiesRequest(_message.Message):
+    """ListAuthoritiesRequest asks for a page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    participant_id: _builtins.str
+    """participant_id: only authorities of this representative; empty: of all."""
+    page_size: _builtins.int
+    """page_size is the most items of a page; 0 or more than 1,000 means 1,000."""
+    page_token: _builtins.str
+    """page_token is the next_page_token of the previous page; empty: the first page. The other fields, except page_size,
+    must be those of the request for that page.
+    """
+    @_builtins.property
+    def subject(self) -> _consent_pb2.Subject:
+        """subject is the person."""
+
+    @_builtins.property
+    def consistency(self) -> _consent_pb2.Consistency:
+        """consistency is a condition on the state to answer from: at_least_tree_size or latest. The same for all pages."""
+
+    def __init__(
+        self,
+        *,
+        subject: _consent_pb2.Subject | None = ...,
+        participant_id: _builtins.str = ...,
+        consistency: _consent_pb2.Consistency | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "subject", b"subject"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "page_size", b"page_size", "page_token", b"page_token", "participant_id", b"participant_id", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuthoritiesRequest: _TypeAlias = ListAuthoritiesRequest  # noqa: Y015
+
+@_typing.final
+class ListAuthoritiesResponse(_message.Message):
+    """ListAuthoritiesResponse is a page of the authorities for a person."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token is the token of the next page; empty: this is the last page."""
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuthorityRecord]:
+        """records, newest first."""
+
+    @_builtins.property
+    def revision(self) -> _consent_pb2.Revision:
+        """revision is the state that the answer reflects."""
+
+    def __init__(
+        self,
+        *,
+        records: _abc.Iterable[Global___AuthorityRecord] | None = ...,
+        next_page_token: _builtins.str = ...,
+        revision: _consent_pb2.Revision | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "records", b"records", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuthoritiesResponse: _TypeAlias = ListAuthoritiesResponse  # noqa: Y015

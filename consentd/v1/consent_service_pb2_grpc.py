@@ -77,6 +77,26 @@ class ConsentServiceStub(object):
                 request_serializer=consentd_dot_v1_dot_consent__service__pb2.ListConsentsRequest.SerializeToString,
                 response_deserializer=consentd_dot_v1_dot_consent__service__pb2.ListConsentsResponse.FromString,
                 _registered_method=True)
+        self.PutAuthority = channel.unary_unary(
+                '/consentd.v1.ConsentService/PutAuthority',
+                request_serializer=consentd_dot_v1_dot_consent__service__pb2.PutAuthorityRequest.SerializeToString,
+                response_deserializer=consentd_dot_v1_dot_consent__service__pb2.PutAuthorityResponse.FromString,
+                _registered_method=True)
+        self.EndAuthority = channel.unary_unary(
+                '/consentd.v1.ConsentService/EndAuthority',
+                request_serializer=consentd_dot_v1_dot_consent__service__pb2.EndAuthorityRequest.SerializeToString,
+                response_deserializer=consentd_dot_v1_dot_consent__service__pb2.EndAuthorityResponse.FromString,
+                _registered_method=True)
+        self.GetAuthority = channel.unary_unary(
+                '/consentd.v1.ConsentService/GetAuthority',
+                request_serializer=consentd_dot_v1_dot_consent__service__pb2.GetAuthorityRequest.SerializeToString,
+                response_deserializer=consentd_dot_v1_dot_consent__service__pb2.GetAuthorityResponse.FromString,
+                _registered_method=True)
+        self.ListAuthorities = channel.unary_unary(
+                '/consentd.v1.ConsentService/ListAuthorities',
+                request_serializer=consentd_dot_v1_dot_consent__service__pb2.ListAuthoritiesRequest.SerializeToString,
+                response_deserializer=consentd_dot_v1_dot_consent__service__pb2.ListAuthoritiesResponse.FromString,
+                _registered_method=True)
 
 
 class ConsentServiceServicer(object):
@@ -149,6 +169,36 @@ class ConsentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutAuthority(self, request, context):
+        """PutAuthority records who may act for a person, as legal guardian or by a power of attorney. Cost: one group commit.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndAuthority(self, request, context):
+        """EndAuthority ends an authority. No check that begins after the answer permits because of a consent that was given
+        under it; its denies stay. Cost: one group commit, and one pass over the person's provisions.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAuthority(self, request, context):
+        """GetAuthority reads one authority. Cost: a few reads.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAuthorities(self, request, context):
+        """ListAuthorities lists who may or could act for a person, newest first. Every page shows the state of the first page,
+        as for ListConsents. Cost: a few reads for each authority that the page reads, at most 2,000 (page_reads).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ConsentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -191,6 +241,26 @@ def add_ConsentServiceServicer_to_server(servicer, server):
                     servicer.ListConsents,
                     request_deserializer=consentd_dot_v1_dot_consent__service__pb2.ListConsentsRequest.FromString,
                     response_serializer=consentd_dot_v1_dot_consent__service__pb2.ListConsentsResponse.SerializeToString,
+            ),
+            'PutAuthority': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutAuthority,
+                    request_deserializer=consentd_dot_v1_dot_consent__service__pb2.PutAuthorityRequest.FromString,
+                    response_serializer=consentd_dot_v1_dot_consent__service__pb2.PutAuthorityResponse.SerializeToString,
+            ),
+            'EndAuthority': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndAuthority,
+                    request_deserializer=consentd_dot_v1_dot_consent__service__pb2.EndAuthorityRequest.FromString,
+                    response_serializer=consentd_dot_v1_dot_consent__service__pb2.EndAuthorityResponse.SerializeToString,
+            ),
+            'GetAuthority': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAuthority,
+                    request_deserializer=consentd_dot_v1_dot_consent__service__pb2.GetAuthorityRequest.FromString,
+                    response_serializer=consentd_dot_v1_dot_consent__service__pb2.GetAuthorityResponse.SerializeToString,
+            ),
+            'ListAuthorities': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuthorities,
+                    request_deserializer=consentd_dot_v1_dot_consent__service__pb2.ListAuthoritiesRequest.FromString,
+                    response_serializer=consentd_dot_v1_dot_consent__service__pb2.ListAuthoritiesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -412,6 +482,114 @@ class ConsentService(object):
             '/consentd.v1.ConsentService/ListConsents',
             consentd_dot_v1_dot_consent__service__pb2.ListConsentsRequest.SerializeToString,
             consentd_dot_v1_dot_consent__service__pb2.ListConsentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutAuthority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consentd.v1.ConsentService/PutAuthority',
+            consentd_dot_v1_dot_consent__service__pb2.PutAuthorityRequest.SerializeToString,
+            consentd_dot_v1_dot_consent__service__pb2.PutAuthorityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndAuthority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consentd.v1.ConsentService/EndAuthority',
+            consentd_dot_v1_dot_consent__service__pb2.EndAuthorityRequest.SerializeToString,
+            consentd_dot_v1_dot_consent__service__pb2.EndAuthorityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAuthority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consentd.v1.ConsentService/GetAuthority',
+            consentd_dot_v1_dot_consent__service__pb2.GetAuthorityRequest.SerializeToString,
+            consentd_dot_v1_dot_consent__service__pb2.GetAuthorityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuthorities(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consentd.v1.ConsentService/ListAuthorities',
+            consentd_dot_v1_dot_consent__service__pb2.ListAuthoritiesRequest.SerializeToString,
+            consentd_dot_v1_dot_consent__service__pb2.ListAuthoritiesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -66,6 +66,18 @@ class ConsentServiceStub:
     pruning since then deleted what a page needs, the call fails with PAGE_EXPIRED. Cost: a few reads for each consent
     that the page reads, at most 2,000 (page_reads), and one for each of its changes.
     """
+    PutAuthority: _grpc.UnaryUnaryMultiCallable[_consent_service_pb2.PutAuthorityRequest, _consent_service_pb2.PutAuthorityResponse]
+    """PutAuthority records who may act for a person, as legal guardian or by a power of attorney. Cost: one group commit."""
+    EndAuthority: _grpc.UnaryUnaryMultiCallable[_consent_service_pb2.EndAuthorityRequest, _consent_service_pb2.EndAuthorityResponse]
+    """EndAuthority ends an authority. No check that begins after the answer permits because of a consent that was given
+    under it; its denies stay. Cost: one group commit, and one pass over the person's provisions.
+    """
+    GetAuthority: _grpc.UnaryUnaryMultiCallable[_consent_service_pb2.GetAuthorityRequest, _consent_service_pb2.GetAuthorityResponse]
+    """GetAuthority reads one authority. Cost: a few reads."""
+    ListAuthorities: _grpc.UnaryUnaryMultiCallable[_consent_service_pb2.ListAuthoritiesRequest, _consent_service_pb2.ListAuthoritiesResponse]
+    """ListAuthorities lists who may or could act for a person, newest first. Every page shows the state of the first page,
+    as for ListConsents. Cost: a few reads for each authority that the page reads, at most 2,000 (page_reads).
+    """
 
 @_typing.type_check_only
 class ConsentServiceAsyncStub(ConsentServiceStub):
@@ -104,6 +116,18 @@ class ConsentServiceAsyncStub(ConsentServiceStub):
     Every page shows the state of the first page: what is granted, changed or revoked later changes no later page. If a
     pruning since then deleted what a page needs, the call fails with PAGE_EXPIRED. Cost: a few reads for each consent
     that the page reads, at most 2,000 (page_reads), and one for each of its changes.
+    """
+    PutAuthority: _aio.UnaryUnaryMultiCallable[_consent_service_pb2.PutAuthorityRequest, _consent_service_pb2.PutAuthorityResponse]  # type: ignore[assignment]
+    """PutAuthority records who may act for a person, as legal guardian or by a power of attorney. Cost: one group commit."""
+    EndAuthority: _aio.UnaryUnaryMultiCallable[_consent_service_pb2.EndAuthorityRequest, _consent_service_pb2.EndAuthorityResponse]  # type: ignore[assignment]
+    """EndAuthority ends an authority. No check that begins after the answer permits because of a consent that was given
+    under it; its denies stay. Cost: one group commit, and one pass over the person's provisions.
+    """
+    GetAuthority: _aio.UnaryUnaryMultiCallable[_consent_service_pb2.GetAuthorityRequest, _consent_service_pb2.GetAuthorityResponse]  # type: ignore[assignment]
+    """GetAuthority reads one authority. Cost: a few reads."""
+    ListAuthorities: _aio.UnaryUnaryMultiCallable[_consent_service_pb2.ListAuthoritiesRequest, _consent_service_pb2.ListAuthoritiesResponse]  # type: ignore[assignment]
+    """ListAuthorities lists who may or could act for a person, newest first. Every page shows the state of the first page,
+    as for ListConsents. Cost: a few reads for each authority that the page reads, at most 2,000 (page_reads).
     """
 
 class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -188,6 +212,42 @@ class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
         Every page shows the state of the first page: what is granted, changed or revoked later changes no later page. If a
         pruning since then deleted what a page needs, the call fails with PAGE_EXPIRED. Cost: a few reads for each consent
         that the page reads, at most 2,000 (page_reads), and one for each of its changes.
+        """
+
+    @_abc_1.abstractmethod
+    def PutAuthority(
+        self,
+        request: _consent_service_pb2.PutAuthorityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_consent_service_pb2.PutAuthorityResponse, _abc.Awaitable[_consent_service_pb2.PutAuthorityResponse]]:
+        """PutAuthority records who may act for a person, as legal guardian or by a power of attorney. Cost: one group commit."""
+
+    @_abc_1.abstractmethod
+    def EndAuthority(
+        self,
+        request: _consent_service_pb2.EndAuthorityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_consent_service_pb2.EndAuthorityResponse, _abc.Awaitable[_consent_service_pb2.EndAuthorityResponse]]:
+        """EndAuthority ends an authority. No check that begins after the answer permits because of a consent that was given
+        under it; its denies stay. Cost: one group commit, and one pass over the person's provisions.
+        """
+
+    @_abc_1.abstractmethod
+    def GetAuthority(
+        self,
+        request: _consent_service_pb2.GetAuthorityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_consent_service_pb2.GetAuthorityResponse, _abc.Awaitable[_consent_service_pb2.GetAuthorityResponse]]:
+        """GetAuthority reads one authority. Cost: a few reads."""
+
+    @_abc_1.abstractmethod
+    def ListAuthorities(
+        self,
+        request: _consent_service_pb2.ListAuthoritiesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_consent_service_pb2.ListAuthoritiesResponse, _abc.Awaitable[_consent_service_pb2.ListAuthoritiesResponse]]:
+        """ListAuthorities lists who may or could act for a person, newest first. Every page shows the state of the first page,
+        as for ListConsents. Cost: a few reads for each authority that the page reads, at most 2,000 (page_reads).
         """
 
 def add_ConsentServiceServicer_to_server(servicer: ConsentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

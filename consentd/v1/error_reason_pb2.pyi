@@ -51,7 +51,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNKNOWN_NOTICE: _ErrorReason.ValueType  # 9
     """ERROR_REASON_UNKNOWN_NOTICE: this version of this notice is not published (FAILED_PRECONDITION)."""
     ERROR_REASON_UNKNOWN_AUTHORITY: _ErrorReason.ValueType  # 10
-    """ERROR_REASON_UNKNOWN_AUTHORITY: the person's chain has no such AUTHORITY entry (FAILED_PRECONDITION)."""
+    """ERROR_REASON_UNKNOWN_AUTHORITY: the person's chain has no such AUTHORITY entry, or it was ended before
+    (FAILED_PRECONDITION).
+    """
     ERROR_REASON_EMPTY_CATEGORIES: _ErrorReason.ValueType  # 11
     """ERROR_REASON_EMPTY_CATEGORIES: a question names no category (INVALID_ARGUMENT)."""
     ERROR_REASON_BREAK_GLASS_SHAPE: _ErrorReason.ValueType  # 12
@@ -213,6 +215,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_BAD_POSSESSION: possession is not a signature by the new key over this ledger and this owner
     (INVALID_ARGUMENT).
     """
+    ERROR_REASON_AUTHORITY_NOT_IN_FORCE: _ErrorReason.ValueType  # 130
+    """ERROR_REASON_AUTHORITY_NOT_IN_FORCE: the authority that a statement names has ended, also for the purposes of the
+    consent, or has not begun (FAILED_PRECONDITION). ListAuthorities shows which is in force.
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 35
     """ERROR_REASON_INTERNAL: a bug in the daemon (INTERNAL). Please report it."""
 
@@ -268,7 +274,9 @@ registered, or not active (FAILED_PRECONDITION).
 ERROR_REASON_UNKNOWN_NOTICE: ErrorReason.ValueType  # 9
 """ERROR_REASON_UNKNOWN_NOTICE: this version of this notice is not published (FAILED_PRECONDITION)."""
 ERROR_REASON_UNKNOWN_AUTHORITY: ErrorReason.ValueType  # 10
-"""ERROR_REASON_UNKNOWN_AUTHORITY: the person's chain has no such AUTHORITY entry (FAILED_PRECONDITION)."""
+"""ERROR_REASON_UNKNOWN_AUTHORITY: the person's chain has no such AUTHORITY entry, or it was ended before
+(FAILED_PRECONDITION).
+"""
 ERROR_REASON_EMPTY_CATEGORIES: ErrorReason.ValueType  # 11
 """ERROR_REASON_EMPTY_CATEGORIES: a question names no category (INVALID_ARGUMENT)."""
 ERROR_REASON_BREAK_GLASS_SHAPE: ErrorReason.ValueType  # 12
@@ -429,6 +437,10 @@ ERROR_REASON_ASSURANCE_TOO_LOW: ErrorReason.ValueType  # 82
 ERROR_REASON_BAD_POSSESSION: ErrorReason.ValueType  # 125
 """ERROR_REASON_BAD_POSSESSION: possession is not a signature by the new key over this ledger and this owner
 (INVALID_ARGUMENT).
+"""
+ERROR_REASON_AUTHORITY_NOT_IN_FORCE: ErrorReason.ValueType  # 130
+"""ERROR_REASON_AUTHORITY_NOT_IN_FORCE: the authority that a statement names has ended, also for the purposes of the
+consent, or has not begun (FAILED_PRECONDITION). ListAuthorities shows which is in force.
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 35
 """ERROR_REASON_INTERNAL: a bug in the daemon (INTERNAL). Please report it."""

@@ -41,7 +41,7 @@ class _EntryKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EntryKind.V
     ENTRY_KIND_ENROL: _EntryKind.ValueType  # 6
     """ENTRY_KIND_ENROL: EnrolStatement, a person's first entry."""
     ENTRY_KIND_AUTHORITY: _EntryKind.ValueType  # 7
-    """ENTRY_KIND_AUTHORITY: who may act for the person. Reserved."""
+    """ENTRY_KIND_AUTHORITY: AuthorityStatement, in the chain of the person for whom somebody may act."""
     ENTRY_KIND_GRANT: _EntryKind.ValueType  # 8
     """ENTRY_KIND_GRANT: GrantStatement."""
     ENTRY_KIND_AMEND: _EntryKind.ValueType  # 9
@@ -97,7 +97,7 @@ ENTRY_KIND_NOTICE: EntryKind.ValueType  # 5
 ENTRY_KIND_ENROL: EntryKind.ValueType  # 6
 """ENTRY_KIND_ENROL: EnrolStatement, a person's first entry."""
 ENTRY_KIND_AUTHORITY: EntryKind.ValueType  # 7
-"""ENTRY_KIND_AUTHORITY: who may act for the person. Reserved."""
+"""ENTRY_KIND_AUTHORITY: AuthorityStatement, in the chain of the person for whom somebody may act."""
 ENTRY_KIND_GRANT: EntryKind.ValueType  # 8
 """ENTRY_KIND_GRANT: GrantStatement."""
 ENTRY_KIND_AMEND: EntryKind.ValueType  # 9
@@ -351,6 +351,106 @@ CODE_KIND_REFUSAL_GROUND: CodeKind.ValueType  # 5
 CODE_KIND_LEGAL_BASIS: CodeKind.ValueType  # 6
 """CODE_KIND_LEGAL_BASIS is what a STATUTORY consent rests on."""
 Global___CodeKind: _TypeAlias = CodeKind  # noqa: Y015
+
+class _AuthorityCapacity:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AuthorityCapacityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuthorityCapacity.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AUTHORITY_CAPACITY_UNSPECIFIED: _AuthorityCapacity.ValueType  # 0
+    """AUTHORITY_CAPACITY_UNSPECIFIED is refused."""
+    AUTHORITY_CAPACITY_LEGAL_GUARDIAN: _AuthorityCapacity.ValueType  # 1
+    """AUTHORITY_CAPACITY_LEGAL_GUARDIAN: a legal representative of a minor, or the guardian of an adult (법정대리인)."""
+    AUTHORITY_CAPACITY_AGENT: _AuthorityCapacity.ValueType  # 2
+    """AUTHORITY_CAPACITY_AGENT: by a power of attorney of the person (임의대리인)."""
+
+class AuthorityCapacity(_AuthorityCapacity, metaclass=_AuthorityCapacityEnumTypeWrapper):
+    """AuthorityCapacity is in which capacity a representative acts."""
+
+AUTHORITY_CAPACITY_UNSPECIFIED: AuthorityCapacity.ValueType  # 0
+"""AUTHORITY_CAPACITY_UNSPECIFIED is refused."""
+AUTHORITY_CAPACITY_LEGAL_GUARDIAN: AuthorityCapacity.ValueType  # 1
+"""AUTHORITY_CAPACITY_LEGAL_GUARDIAN: a legal representative of a minor, or the guardian of an adult (법정대리인)."""
+AUTHORITY_CAPACITY_AGENT: AuthorityCapacity.ValueType  # 2
+"""AUTHORITY_CAPACITY_AGENT: by a power of attorney of the person (임의대리인)."""
+Global___AuthorityCapacity: _TypeAlias = AuthorityCapacity  # noqa: Y015
+
+class _AuthorityAct:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AuthorityActEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuthorityAct.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AUTHORITY_ACT_UNSPECIFIED: _AuthorityAct.ValueType  # 0
+    """AUTHORITY_ACT_UNSPECIFIED is refused."""
+    AUTHORITY_ACT_GRANT: _AuthorityAct.ValueType  # 1
+    """AUTHORITY_ACT_GRANT: give a consent."""
+    AUTHORITY_ACT_AMEND: _AuthorityAct.ValueType  # 2
+    """AUTHORITY_ACT_AMEND: replace a consent by its next version."""
+    AUTHORITY_ACT_PAUSE: _AuthorityAct.ValueType  # 3
+    """AUTHORITY_ACT_PAUSE: pause a consent, and end the pause."""
+    AUTHORITY_ACT_REVOKE: _AuthorityAct.ValueType  # 4
+    """AUTHORITY_ACT_REVOKE: withdraw a consent."""
+    AUTHORITY_ACT_READ_HISTORY: _AuthorityAct.ValueType  # 5
+    """AUTHORITY_ACT_READ_HISTORY: read the person's history. It is recorded; this version gives no right for it."""
+    AUTHORITY_ACT_DISPUTE: _AuthorityAct.ValueType  # 6
+    """AUTHORITY_ACT_DISPUTE: dispute an entry. It is recorded; this version gives no right for it."""
+
+class AuthorityAct(_AuthorityAct, metaclass=_AuthorityActEnumTypeWrapper):
+    """AuthorityAct is an act that a representative may do for the person."""
+
+AUTHORITY_ACT_UNSPECIFIED: AuthorityAct.ValueType  # 0
+"""AUTHORITY_ACT_UNSPECIFIED is refused."""
+AUTHORITY_ACT_GRANT: AuthorityAct.ValueType  # 1
+"""AUTHORITY_ACT_GRANT: give a consent."""
+AUTHORITY_ACT_AMEND: AuthorityAct.ValueType  # 2
+"""AUTHORITY_ACT_AMEND: replace a consent by its next version."""
+AUTHORITY_ACT_PAUSE: AuthorityAct.ValueType  # 3
+"""AUTHORITY_ACT_PAUSE: pause a consent, and end the pause."""
+AUTHORITY_ACT_REVOKE: AuthorityAct.ValueType  # 4
+"""AUTHORITY_ACT_REVOKE: withdraw a consent."""
+AUTHORITY_ACT_READ_HISTORY: AuthorityAct.ValueType  # 5
+"""AUTHORITY_ACT_READ_HISTORY: read the person's history. It is recorded; this version gives no right for it."""
+AUTHORITY_ACT_DISPUTE: AuthorityAct.ValueType  # 6
+"""AUTHORITY_ACT_DISPUTE: dispute an entry. It is recorded; this version gives no right for it."""
+Global___AuthorityAct: _TypeAlias = AuthorityAct  # noqa: Y015
+
+class _AuthorityReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AuthorityReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuthorityReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AUTHORITY_REASON_UNSPECIFIED: _AuthorityReason.ValueType  # 0
+    """AUTHORITY_REASON_UNSPECIFIED: no state of the person is the reason. For an AGENT."""
+    AUTHORITY_REASON_MINOR: _AuthorityReason.ValueType  # 1
+    """AUTHORITY_REASON_MINOR: the person is a minor. The authority ends by itself (policy.md, rule 8)."""
+    AUTHORITY_REASON_DECEASED: _AuthorityReason.ValueType  # 2
+    """AUTHORITY_REASON_DECEASED: the person is dead. Refused: it is for relatives, who may only read."""
+    AUTHORITY_REASON_UNCONSCIOUS: _AuthorityReason.ValueType  # 3
+    """AUTHORITY_REASON_UNCONSCIOUS: the person is unconscious. Refused: it is for relatives, who may only read."""
+    AUTHORITY_REASON_MISSING: _AuthorityReason.ValueType  # 4
+    """AUTHORITY_REASON_MISSING: the person is missing. Refused: it is for relatives, who may only read."""
+    AUTHORITY_REASON_INCAPACITATED: _AuthorityReason.ValueType  # 5
+    """AUTHORITY_REASON_INCAPACITATED: an adult has a guardian, or is incapacitated."""
+
+class AuthorityReason(_AuthorityReason, metaclass=_AuthorityReasonEnumTypeWrapper):
+    """AuthorityReason is the state of the person for whom a representative acts."""
+
+AUTHORITY_REASON_UNSPECIFIED: AuthorityReason.ValueType  # 0
+"""AUTHORITY_REASON_UNSPECIFIED: no state of the person is the reason. For an AGENT."""
+AUTHORITY_REASON_MINOR: AuthorityReason.ValueType  # 1
+"""AUTHORITY_REASON_MINOR: the person is a minor. The authority ends by itself (policy.md, rule 8)."""
+AUTHORITY_REASON_DECEASED: AuthorityReason.ValueType  # 2
+"""AUTHORITY_REASON_DECEASED: the person is dead. Refused: it is for relatives, who may only read."""
+AUTHORITY_REASON_UNCONSCIOUS: AuthorityReason.ValueType  # 3
+"""AUTHORITY_REASON_UNCONSCIOUS: the person is unconscious. Refused: it is for relatives, who may only read."""
+AUTHORITY_REASON_MISSING: AuthorityReason.ValueType  # 4
+"""AUTHORITY_REASON_MISSING: the person is missing. Refused: it is for relatives, who may only read."""
+AUTHORITY_REASON_INCAPACITATED: AuthorityReason.ValueType  # 5
+"""AUTHORITY_REASON_INCAPACITATED: an adult has a guardian, or is incapacitated."""
+Global___AuthorityReason: _TypeAlias = AuthorityReason  # noqa: Y015
 
 class _TransferStatus:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -1234,6 +1334,107 @@ class EnrolStatement(_message.Message):
 Global___EnrolStatement: _TypeAlias = EnrolStatement  # noqa: Y015
 
 @_typing.final
+class AuthorityEvidence(_message.Message):
+    """AuthorityEvidence is a paper that shows an authority. The paper itself is not stored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """kind of the paper, `[a-z][a-z0-9-]{0,31}`; policy.md, rule 8, has a list."""
+    sha256: _builtins.bytes
+    """sha256 is the hash of the paper's bytes, 32 bytes."""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        sha256: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuthorityEvidence: _TypeAlias = AuthorityEvidence  # noqa: Y015
+
+@_typing.final
+class AuthorityStatement(_message.Message):
+    """AuthorityStatement says who may act for the person of the chain, or that an earlier AUTHORITY has ended. It is attested
+    by a participant that acts for persons or is a public authority, and that is not the representative; or, of an AGENT,
+    signed by the person.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
+    CAPACITY_FIELD_NUMBER: _builtins.int
+    ACTS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    BIRTH_DATE_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
+    VERIFIED_BY_FIELD_NUMBER: _builtins.int
+    START_TIME_MS_FIELD_NUMBER: _builtins.int
+    END_TIME_MS_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    ATTESTATION_FIELD_NUMBER: _builtins.int
+    participant_id: _builtins.str
+    """participant_id is the representative, a registered participant."""
+    capacity: Global___AuthorityCapacity.ValueType
+    """capacity of the representative."""
+    reason: Global___AuthorityReason.ValueType
+    """reason: MINOR or INCAPACITATED for a LEGAL_GUARDIAN, none for an AGENT."""
+    birth_date: _builtins.str
+    """birth_date of a minor, `2015-02-28`: for MINOR only. Like all statements of persons it is stored encrypted."""
+    verified_by: _builtins.int
+    """verified_by is how it was checked that the legal representative of a minor consents: the item of PIPA Enforcement
+    Decree 17-2(1), 1 to 7. 0 unless the reason is MINOR.
+    """
+    start_time_ms: _builtins.int
+    """start_time_ms is from when the representative may act, UTC milliseconds; 0: from this entry on."""
+    end_time_ms: _builtins.int
+    """end_time_ms is until when, UTC milliseconds, the first millisecond after it; 0: no end is stated."""
+    ended: _builtins.bool
+    """ended is true if this entry ends the authority of the entry that it refers to (ref). The other fields but the
+    attestation are then empty.
+    """
+    @_builtins.property
+    def acts(self) -> _containers.RepeatedScalarFieldContainer[Global___AuthorityAct.ValueType]:
+        """acts that the representative may do; at least one, each once."""
+
+    @_builtins.property
+    def evidence(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuthorityEvidence]:
+        """evidence shows the authority; at most 16 (authority_evidence). At least one, unless the person signs the statement."""
+
+    @_builtins.property
+    def attestation(self) -> Global___Attestation:
+        """attestation names the participant that attests it; absent if the person signed it."""
+
+    def __init__(
+        self,
+        *,
+        participant_id: _builtins.str = ...,
+        capacity: Global___AuthorityCapacity.ValueType = ...,
+        acts: _abc.Iterable[Global___AuthorityAct.ValueType] | None = ...,
+        reason: Global___AuthorityReason.ValueType = ...,
+        birth_date: _builtins.str = ...,
+        evidence: _abc.Iterable[Global___AuthorityEvidence] | None = ...,
+        verified_by: _builtins.int = ...,
+        start_time_ms: _builtins.int = ...,
+        end_time_ms: _builtins.int = ...,
+        ended: _builtins.bool = ...,
+        attestation: Global___Attestation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acts", b"acts", "attestation", b"attestation", "birth_date", b"birth_date", "capacity", b"capacity", "end_time_ms", b"end_time_ms", "ended", b"ended", "evidence", b"evidence", "participant_id", b"participant_id", "reason", b"reason", "start_time_ms", b"start_time_ms", "verified_by", b"verified_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuthorityStatement: _TypeAlias = AuthorityStatement  # noqa: Y015
+
+@_typing.final
 class ServedStatement(_message.Message):
     """ServedStatement records that a version of a notice was shown to the person. The person signs it, or a participant that
     showed the notice, or the daemon for the caller that attests it.
@@ -1294,9 +1495,14 @@ class GrantStatement(_message.Message):
     CONSENT_FIELD_NUMBER: _builtins.int
     ATTESTATION_FIELD_NUMBER: _builtins.int
     SERVED_SEQ_FIELD_NUMBER: _builtins.int
+    AUTHORITY_SEQ_FIELD_NUMBER: _builtins.int
     served_seq: _builtins.int
     """served_seq is the seq of the SERVED entry, earlier in the person's chain, that shows the notice which the consent
     names: the same id and version. 0: none is named.
+    """
+    authority_seq: _builtins.int
+    """authority_seq is the seq of the AUTHORITY entry, earlier in the person's chain, under which a representative acts
+    for the person; 0: the person acts. The permits of the consent end with the authority (policy.md, rule 8).
     """
     @_builtins.property
     def consent(self) -> _consent_pb2.Consent:
@@ -1312,10 +1518,11 @@ class GrantStatement(_message.Message):
         consent: _consent_pb2.Consent | None = ...,
         attestation: Global___Attestation | None = ...,
         served_seq: _builtins.int = ...,
+        authority_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "consent", b"consent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "consent", b"consent", "served_seq", b"served_seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "authority_seq", b"authority_seq", "consent", b"consent", "served_seq", b"served_seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1332,12 +1539,15 @@ class AmendStatement(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     ATTESTATION_FIELD_NUMBER: _builtins.int
     SERVED_SEQ_FIELD_NUMBER: _builtins.int
+    AUTHORITY_SEQ_FIELD_NUMBER: _builtins.int
     lineage_seq: _builtins.int
     """lineage_seq is the seq of the GRANT that began the lineage."""
     version: _builtins.int
     """version is the new version."""
     served_seq: _builtins.int
     """served_seq is as in GrantStatement, for the notice that the new version names."""
+    authority_seq: _builtins.int
+    """authority_seq is as in GrantStatement."""
     @_builtins.property
     def consent(self) -> _consent_pb2.Consent:
         """consent is the new version, complete."""
@@ -1354,10 +1564,11 @@ class AmendStatement(_message.Message):
         version: _builtins.int = ...,
         attestation: Global___Attestation | None = ...,
         served_seq: _builtins.int = ...,
+        authority_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "consent", b"consent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "consent", b"consent", "lineage_seq", b"lineage_seq", "served_seq", b"served_seq", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "authority_seq", b"authority_seq", "consent", b"consent", "lineage_seq", b"lineage_seq", "served_seq", b"served_seq", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1371,8 +1582,11 @@ class PauseStatement(_message.Message):
 
     LINEAGE_SEQ_FIELD_NUMBER: _builtins.int
     ATTESTATION_FIELD_NUMBER: _builtins.int
+    AUTHORITY_SEQ_FIELD_NUMBER: _builtins.int
     lineage_seq: _builtins.int
     """lineage_seq is the seq of the GRANT that began the lineage."""
+    authority_seq: _builtins.int
+    """authority_seq is the seq of the AUTHORITY entry under which a representative acts for the person; 0: the person acts."""
     @_builtins.property
     def attestation(self) -> Global___Attestation:
         """attestation names the participant that attests it."""
@@ -1382,10 +1596,11 @@ class PauseStatement(_message.Message):
         *,
         lineage_seq: _builtins.int = ...,
         attestation: Global___Attestation | None = ...,
+        authority_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "lineage_seq", b"lineage_seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "authority_seq", b"authority_seq", "lineage_seq", b"lineage_seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1399,8 +1614,11 @@ class ResumeStatement(_message.Message):
 
     LINEAGE_SEQ_FIELD_NUMBER: _builtins.int
     ATTESTATION_FIELD_NUMBER: _builtins.int
+    AUTHORITY_SEQ_FIELD_NUMBER: _builtins.int
     lineage_seq: _builtins.int
     """lineage_seq is the seq of the GRANT that began the lineage."""
+    authority_seq: _builtins.int
+    """authority_seq is the seq of the AUTHORITY entry under which a representative acts for the person; 0: the person acts."""
     @_builtins.property
     def attestation(self) -> Global___Attestation:
         """attestation names the participant that attests it."""
@@ -1410,10 +1628,11 @@ class ResumeStatement(_message.Message):
         *,
         lineage_seq: _builtins.int = ...,
         attestation: Global___Attestation | None = ...,
+        authority_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "lineage_seq", b"lineage_seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "authority_seq", b"authority_seq", "lineage_seq", b"lineage_seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1428,10 +1647,13 @@ class RevokeStatement(_message.Message):
     LINEAGE_SEQ_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     ATTESTATION_FIELD_NUMBER: _builtins.int
+    AUTHORITY_SEQ_FIELD_NUMBER: _builtins.int
     lineage_seq: _builtins.int
     """lineage_seq is the seq of the GRANT that began the lineage."""
     note: _builtins.str
     """note is the person's reason; empty: none was given."""
+    authority_seq: _builtins.int
+    """authority_seq is the seq of the AUTHORITY entry under which a representative acts for the person; 0: the person acts."""
     @_builtins.property
     def attestation(self) -> Global___Attestation:
         """attestation names the participant that attests it."""
@@ -1442,10 +1664,11 @@ class RevokeStatement(_message.Message):
         lineage_seq: _builtins.int = ...,
         note: _builtins.str = ...,
         attestation: Global___Attestation | None = ...,
+        authority_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "lineage_seq", b"lineage_seq", "note", b"note"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "authority_seq", b"authority_seq", "lineage_seq", b"lineage_seq", "note", b"note"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

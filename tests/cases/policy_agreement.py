@@ -15,7 +15,7 @@ from consentd_client.resources import permitted_resources
 
 def check_answer(draw: Draw, world: World) -> Decision:
     """Ask a drawn question; return the answer, which is the reference's too. A residual is applied to resources."""
-    question, now_ms = draw.question(world), draw.now()
+    question, now_ms = draw.question(world), draw.now(world)
     caller = draw.caller(question)
     answer = world.compiled_answer(question, now_ms, caller)
     meant = world.reference_answer(question, now_ms, caller)

@@ -7,14 +7,17 @@ and compare. ``Draw`` needs only ``random.Random``'s methods: tests drive it fro
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from functools import cached_property
 
 import cases.reference_policy as reference
 from cases import reference_actor
 from cases.participants import Directory, asked_of, pack
+from cases.reference_authority import Power, borders
 from cases.reference_match import effective
 from cases.reference_realm import Realm, covered, is_limit
 from consentd.policy.actor import SUBJECT_NUMBER, determine_parties
+from consentd.policy.authority import NO_ENDS, Ends
 from consentd.policy.codebook import Codebook, PackedQuestion, pack_question
 from consentd.policy.compile import Compiled, CompiledRules, compile_consent, compile_rules, decode_rules
 from consentd.policy.evaluate import Verdict, decision, evaluate
@@ -40,8 +43,10 @@ from consentd.policy.model import (
     StoredConsent,
 )
 from consentd.policy.reduce import reduce_verdict
-from consentd.policy.subject import Lineage, encode_subject
+from consentd.policy.subject import Lineage, encode_subject, with_ended_authority
 from consentd.policy.vocabulary import LEVEL_NUMBERS, Code, Vocabulary
+from consentd.statements.authorities import authority_value
+from consentd.v1 import statement_pb2 as st
 
 
 def _code(code: str, parent: str = "", *, implies: bool = True, level: str = "", labels: tuple[str, ...] = ()) -> Code:
@@ -111,6 +116,7 @@ CATEGORIES = [code.code for code in VOCABULARY.categories]
 LABELS = [code.code for code in VOCABULARY.labels]
 RESOURCES = ["Observation/1", "Observation/2", "Condition/1"]
 INSTANTS = [0, 10, 20, 30, 40]
+BIRTH_DATES = ("2012-02-29", "2012-02-28", "2012-03-01", "2008-02-29", "2011-12-31", "2013-01-01", "2084-02-29")
 RESIDUAL = frozenset({Obligation.ENFORCE_RESIDUAL})
 WORDS = "unconscious, no relative reached"
 
@@ -129,6 +135,7 @@ class World:
         earlier_levels: (leaf index, normal level) of each version of the rules before that entry.
         enrolled: whether the person is enrolled.
         blind: participants without the right SEE_REASONS.
+        powers: the authorities that consents rest on, by the seq of their entries.
         vocabularies: (leaf index, version) of each version. Consents are compiled with the one that was in force.
             The reader may know the earlier ones alone: what was given under a later one is then not readable.
         memo: what a compiled consent depends on, the consent by its ``id`` → the consent, and compiled. A world that is
@@ -145,7 +152,8 @@ class World:
     earlier_levels: Sequence[tuple[int, str]] = ()
     enrolled: bool = True
     blind: Sequence[str] = BLIND
-    memo: dict[tuple[int, int, bool, int, int], tuple[Consent, Compiled]] = field(
+    powers: Mapping[int, Power] = field(default_factory=dict)
+    memo: dict[tuple[int, int, bool, int, int, Ends], tuple[Consent, Compiled]] = field(
         default_factory=dict, repr=False, compare=False
     )
 
@@ -168,16 +176,22 @@ class World:
         if not self.enrolled:
             return None
         newest = {one.lineage: one for one in sorted(self.consents, key=lambda one: one.version)}
-        return encode_subject(
-            Lineage(one.lineage, one.seq, one.version, one.paused, self._compiled_consent(one))
+        value = encode_subject(
+            Lineage(one.lineage, one.seq, one.version, one.paused, self._compiled_consent(one), one.authority)
             for one in newest.values()
         )
+        for seq, power in self.powers.items():
+            if value and power.ended_ms != OPEN_END_MS:
+                value = with_ended_authority(value, seq, power.ended_ms)
+        return value
 
     def _compiled_consent(self, stored: StoredConsent) -> Compiled:
         given, level = self.vocabulary_at(stored.since), LEVEL_NUMBERS[self.realm.normal_level_at(stored.since)]
-        key = id(stored.consent), stored.since, stored.readable, given.version, level
+        ends = ends_of(self.powers[stored.authority]) if stored.authority else NO_ENDS
+        key = id(stored.consent), stored.since, stored.readable, given.version, level, ends
         if key not in self.memo:
-            self.memo[key] = stored.consent, compile_consent(stored, given, self.numbers, normal_level=level)
+            made = compile_consent(stored, given, self.numbers, normal_level=level, ends=ends)
+            self.memo[key] = stored.consent, made
         return self.memo[key][1]
 
     @cached_property
@@ -241,7 +255,19 @@ class World:
             replace(one, readable=one.readable and self.vocabulary_at(one.since).version <= self.vocabulary.version)
             for one in self.consents
         ]
-        return reference.decide(question, read, self.realm, now_ms=now_ms, who=who, enrolled=self.enrolled)
+        return reference.decide(
+            question, read, self.realm, now_ms=now_ms, who=who, enrolled=self.enrolled, powers=self.powers
+        )
+
+
+def ends_of(power: Power) -> Ends:
+    """Return the ends of an authority as the table has them, before the authority is ended by an entry."""
+    message = st.AuthorityStatement(
+        reason=st.AUTHORITY_REASON_UNSPECIFIED if power.born is None else st.AUTHORITY_REASON_MINOR,
+        birth_date="" if power.born is None else power.born.isoformat(),
+        end_time_ms=0 if power.end_ms == OPEN_END_MS else power.end_ms,
+    )
+    return authority_value(message, time_ms=0).ends
 
 
 def asker(question: Question) -> str:
@@ -382,6 +408,25 @@ class Draw:
         earlier = [(0, self.random.choice(LEVELS))]
         return World(consents, rules, vocabularies=VOCABULARIES, since=since_leaf, earlier_levels=earlier)
 
+    def represented(self, world: World) -> World:
+        """Return a world like *world*, in which representatives gave most consents under one or two authorities."""
+        pick = self.random
+        powers = {seq: self.power() for seq in range(1, pick.choice([2, 3]))}
+        consents = [
+            replace(one, authority=pick.choice([0, *powers, *powers]))
+            if one.readable and one.consent.kind is not Kind.STATUTORY else one
+            for one in world.consents
+        ]  # fmt: skip
+        return replace(world, consents=consents, powers=powers)
+
+    def power(self) -> Power:
+        """Draw an authority: mostly of a minor, one in three with a stated end, one in three ended."""
+        pick = self.random
+        power = Power(born=date.fromisoformat(pick.choice(BIRTH_DATES)) if pick.random() < 0.8 else None)
+        instants = [one + by for one in (*borders(power), *INSTANTS) for by in (-1, 0, 1) if one + by > 0]
+        stated, ended = (pick.choice([OPEN_END_MS, OPEN_END_MS, pick.choice(instants)]) for _ in range(2))
+        return replace(power, end_ms=stated, ended_ms=ended)
+
     def any_world(self) -> World:
         """Draw a world, in one of twenty of a person who is not enrolled."""
         world = self.world()
@@ -457,5 +502,9 @@ class Draw:
         able = [actor.organisation] * 8 + [question.holder] * 3 + ["c", "stranger"]
         return self.random.choice([name for name in able if name not in (*LEFT, SUBJECT)])
 
-    def now(self) -> int:
+    def now(self, world: World | None = None) -> int:
+        """Draw an instant; if a representative gave a consent of *world*, mostly one beside the end of an authority."""
+        instants = [] if world is None else [at for one in world.powers.values() for at in borders(one)]
+        if instants and self.random.random() < 0.8:
+            return max(0, self.random.choice(instants) + self.random.choice([-1, 0, 1]))
         return self.random.choice([0, 5, 10, 10, 15, 15, 20, 20, 29, 30, 45])

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from cases.authorities import add_representative, grant_under, put_authority
 from cases.daemons import consent, question, request_id, sign_statement
 from cases.services import add_key, batch_request, list_late, now_ms, proof_of, services
 from consentd.core.ed25519 import KeyPair
@@ -99,7 +100,14 @@ def _unknown_notice(world: Any) -> Any:
 
 @provokes("UNKNOWN_AUTHORITY")
 def _unknown_authority(world: Any) -> Any:
-    return world.grant(pb.Consent(kind=pb.CONSENT_KIND_CONSENT, root=consent().root, authority_seq=1))
+    return world.grant(consent(), attested=st.GrantStatement(consent=consent(), authority_seq=1))
+
+
+@provokes("AUTHORITY_NOT_IN_FORCE")
+def _authority_that_has_not_begun(world: Any) -> Any:
+    add_representative(world.running)
+    seq = put_authority(world.running, world.subject, start_time_ms=2**42)
+    return grant_under(world.running, world.subject, seq)
 
 
 @provokes("EMPTY_CATEGORIES")

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cases.reference_actor import Who
+from cases.reference_authority import Powers
 from cases.reference_realm import Realm, above, covered, is_limit, own_labels
 from cases.reference_sensitivity import Case, extent_matches, labels_match, level_matches
-from consentd.policy.model import Effect, ImplicitPolicy, Provision, Question
+from consentd.policy.model import OPEN_END_MS, Effect, ImplicitPolicy, Provision, Question
 from consentd.policy.vocabulary import Vocabulary
 
 DENY, PERMIT = Effect.DENY, Effect.PERMIT
@@ -26,6 +27,7 @@ class Given:
         silent: whether permits do not count: the consent is paused, or the realm's policy meets nobody enrolled.
         purposes: a second list of purposes, that of an implicit policy (rule 1).
         normal: whether the permits are those of a normal policy.
+        until_ms: until when the permits last, by the authority that they were given under.
     """
 
     since: int
@@ -33,6 +35,7 @@ class Given:
     silent: bool = False
     purposes: tuple[str, ...] = ()
     normal: bool = False
+    until_ms: int = OPEN_END_MS
 
 
 def effective(node: Provision, parent: Provision) -> Provision:
@@ -55,6 +58,7 @@ class Asked:
         self.question, self.realm, self.now_ms, self.who, self.enrolled = question, realm, now_ms, who, enrolled
         self.case = Case.PLAIN
         self.bounds = list(who.bounds)
+        self.powers: Powers = {}
 
     def participants_match(self, node: Provision, since: int) -> bool:
         """Rule 10: actors and holders."""
@@ -107,6 +111,8 @@ class Asked:
         return node.start_ms <= self.now_ms < node.end_ms
 
     def matches(self, node: Provision, leaf: str, given: Given) -> bool:
+        if node.effect is PERMIT:
+            node = replace(node, end_ms=min(node.end_ms, given.until_ms))
         return (
             not (given.silent and node.effect is PERMIT)
             and self.participants_match(node, given.since)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from cases.reference_actor import Who, stated
+from cases.reference_authority import Powers, lasts_until
 from cases.reference_match import Asked, Given
 from cases.reference_realm import Realm, is_limit, leaves
 from cases.reference_sensitivity import Case
@@ -69,7 +70,10 @@ def said_by_consent(asked: Asked, leaf: str, stored: model.StoredConsent) -> Ite
         if asked.participants_match(root, stored.since) and asked.in_time(root):
             yield layer, UNKNOWN, model.Reason(ReasonCode.UNREADABLE_CONSENT, None, *ids)
         return
-    given = Given(stored.since, asked.realm.vocabulary_at(stored.since), silent=stored.paused)
+    vocabulary, until_ms = asked.realm.vocabulary_at(stored.since), model.OPEN_END_MS
+    if stored.authority:
+        until_ms = lasts_until(asked.powers[stored.authority], asked.question.purpose, asked.realm.vocabulary)
+    given = Given(stored.since, vocabulary, silent=stored.paused, until_ms=until_ms)
     value, paths = asked.value(consent.root, leaf, given)
     for path in paths:
         yield layer, value, reason(layer, value, ids, path)
@@ -113,7 +117,7 @@ def said_by_nobody(asked: Asked, leaf: str) -> Effect | None:
 
 
 def decide(question: Question, consents: Sequence[model.StoredConsent], realm: Realm, *, now_ms: int,
-           who: Who | None = None, enrolled: bool = True) -> Decision:  # fmt: skip
+           who: Who | None = None, enrolled: bool = True, powers: Powers | None = None) -> Decision:  # fmt: skip
     """Answer one question. Reasons come as a set in no order, ``residual`` not at all (see the laws on it)."""
     check(question, realm.vocabulary)
     known = [entry.code for entry in realm.vocabulary.categories]
@@ -121,6 +125,7 @@ def decide(question: Question, consents: Sequence[model.StoredConsent], realm: R
     strange = list(dict.fromkeys(code for code in question.categories if code not in known))
     who = who or stated(question)
     asked = Asked(question, realm, now_ms, who, enrolled=enrolled)
+    asked.powers = powers or {}
     applies = who.gets_conditions and model.Obligation.ENFORCE_RESIDUAL in question.supported_obligations
     sets: dict[object, list[str]] = {PERMIT: [], DENY: [], None: [], UNKNOWN: []}
     reasons, conditional = [model.Reason(ReasonCode.UNKNOWN_CATEGORY, None)] if strange else [], False

@@ -12,6 +12,7 @@ import grpc
 
 from cases import roles_accesses as accesses
 from cases import roles_administration as administration
+from cases import roles_authorities as authorities
 from cases import roles_consents as consents
 from cases import roles_keys as keys
 from cases import roles_publications as publications
@@ -351,6 +352,10 @@ ATTEMPTS: dict[str, Callable[[Call], Access]] = {
     "RevokeConsent": consents.changes(EntryKind.REVOKE, "RevokeConsent", cs.RevokeConsentRequest, st.RevokeStatement),
     "GetConsent": consents.get_consent,
     "ListConsents": consents.list_consents,
+    "PutAuthority": authorities.put,
+    "EndAuthority": authorities.end,
+    "GetAuthority": authorities.get,
+    "ListAuthorities": authorities.list_all,
     "GetCheckpoint": _reads("ledger", "GetCheckpoint", ls.GetCheckpointRequest()),
     "GetConsistencyProof": _reads("ledger", "GetConsistencyProof", ls.GetConsistencyProofRequest(first_tree_size=1)),
     "GetInclusionProof": _reads("ledger", "GetInclusionProof", ls.GetInclusionProofRequest()),

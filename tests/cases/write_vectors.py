@@ -24,6 +24,7 @@ from cases.vectors_pruned import pruned
 from cases.vectors_registry import registry
 from cases.vectors_repeats import repeats
 from cases.vectors_reporters import reporters
+from cases.vectors_representatives import representatives
 from cases.vectors_retention import retained
 from cases.vectors_rotations import rotations
 from cases.vectors_seals import seals
@@ -49,7 +50,7 @@ def write_vectors(directory: Path) -> list[Vector]:
         finally:
             case.close()
     vectors += [*forgeries(), *seals(), *pruned(), *retained(), *key_validities(), *givers(), *registry()]
-    vectors += [*repeats(), *rotations(), *reporters()]
+    vectors += [*repeats(), *rotations(), *reporters(), *representatives()]
     vectors += [*notes(), *signatures(), *payloads(), *policies(), *evidence()]
     settled = [with_verdict(vector) for vector in vectors]
     with (directory / "vectors.jsonl").open("w") as file:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, Ty
 
 from consentd.core.note import Verifier, format_vkey, parse_vkey
 from consentd.errors import InvalidError
-from consentd_client import access, admin, consents, erasures, ledger, policy, registry, transport
+from consentd_client import access, admin, authorities, consents, erasures, ledger, policy, registry, transport
 from consentd_client.memory import Memory, RamMemory
 from consentd_client.operations import ClientContext, Operation, ReadPage, StreamCall, UnaryCall, procedure_path
 from consentd_client.signing import CallSigner
@@ -106,6 +106,10 @@ class ClientBase(ABC):
     revoke = _method(consents.revoke)
     get_consent = _method(consents.get_consent)
     list_consents = _list_method(consents.list_consents)
+    put_authority = _method(authorities.put_authority)
+    end_authority = _method(authorities.end_authority)
+    get_authority = _method(authorities.get_authority)
+    list_authorities = _list_method(authorities.list_authorities)
 
     get_checkpoint = _method(ledger.get_checkpoint)
     get_receipt = _method(ledger.get_receipt)

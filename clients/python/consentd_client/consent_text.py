@@ -69,8 +69,6 @@ def _other_items(message: pb.Consent, lang: str) -> Iterator[str]:
         yield f"{label('KEPT_UNTIL', lang)}: {format_instant(message.retention_until_time_ms)}"
     if message.notice_id:
         yield f"{label('NOTICE', lang)}: {message.notice_id}@{message.notice_version}"
-    if message.authority_seq:
-        yield f"{label('AUTHORITY', lang)}: #{message.authority_seq}"
     if message.policy_uris:
         yield f"{label('POLICY_URIS', lang)}: {joined(message.policy_uris, '')}"
     if message.source:

@@ -51,6 +51,7 @@ def grant(
     *,
     served: st.ServedStatement | None = None,
     served_seq: int = 0,
+    authority_seq: int = 0,
     **options: Unpack[StatementOptions],
 ) -> Operation[GrantAnswer]:
     """Record a new consent. If the consent lacks an item that the law requires, the daemon records a refusal.
@@ -58,10 +59,11 @@ def grant(
     Args:
         served: the notice that was shown, which the consent names, to record in the same write; not with a signer.
         served_seq: seq of the SERVED entry of that notice, if it is recorded already (``record_served``).
+        authority_seq: seq of the AUTHORITY under which the caller acts for the person; 0: the person acts.
     """
     fields = write_fields(context, options, StatementOptions)
     request = cs.GrantConsentRequest(subject=subject, served=served, **fields)
-    statement = st.GrantStatement(consent=consent, served_seq=served_seq)
+    statement = st.GrantStatement(consent=consent, served_seq=served_seq, authority_seq=authority_seq)
     put_statement(context, request, EntryKind.GRANT, statement, options)
     tree_size = context.learned.tree_size
     response = yield from call(context, request, cs.GrantConsentResponse)
@@ -82,6 +84,7 @@ def amend(
     based_on_version: int,
     served: st.ServedStatement | None = None,
     served_seq: int = 0,
+    authority_seq: int = 0,
     **options: Unpack[StatementOptions],
 ) -> Operation[GrantAnswer]:
     """Replace a consent by its next version, which may allow less or more.
@@ -89,7 +92,7 @@ def amend(
     Args:
         consent: the complete next version.
         based_on_version: the version that the caller changed into *consent*.
-        served, served_seq: as for ``grant``.
+        served, served_seq, authority_seq: as for ``grant``.
 
     Raises:
         AbortedError: another version is in force.
@@ -98,7 +101,8 @@ def amend(
         subject=subject, consent_id=consent_id, based_on_version=based_on_version, served=served,
         **write_fields(context, options, StatementOptions),
     )  # fmt: skip
-    statement, signer, ref = st.AmendStatement(consent=consent, served_seq=served_seq), options.get("signer"), 0
+    statement = st.AmendStatement(consent=consent, served_seq=served_seq, authority_seq=authority_seq)
+    signer, ref = options.get("signer"), 0
     if signer is not None:
         record = yield from _record_to_sign(context, subject, consent_id, signer)
         statement.lineage_seq, statement.version, ref = record.lineage_seq, based_on_version + 1, record.seq
@@ -138,30 +142,39 @@ def record_served(
 
 
 def pause(
-    context: ClientContext, subject: pb.Subject, consent_id: str, **options: Unpack[StatementOptions]
-) -> Operation[Receipt]:
-    """Pause a consent. A paused consent permits nothing, but its denials stay in force."""
+    context: ClientContext, subject: pb.Subject, consent_id: str, *, authority_seq: int = 0,
+    **options: Unpack[StatementOptions],
+) -> Operation[Receipt]:  # fmt: skip
+    """Pause a consent. It permits nothing then, but its denials stay in force. *authority_seq*: as for ``grant``."""
     fields = write_fields(context, options, StatementOptions)
     request = cs.PauseConsentRequest(subject=subject, consent_id=consent_id, **fields)
-    return _change(context, request, cs.PauseConsentResponse, EntryKind.PAUSE, st.PauseStatement(), options)
+    statement = st.PauseStatement(authority_seq=authority_seq)
+    return _change(context, request, cs.PauseConsentResponse, EntryKind.PAUSE, statement, options)
 
 
 def resume(
-    context: ClientContext, subject: pb.Subject, consent_id: str, **options: Unpack[StatementOptions]
-) -> Operation[Receipt]:
-    """End the pause of a consent."""
+    context: ClientContext, subject: pb.Subject, consent_id: str, *, authority_seq: int = 0,
+    **options: Unpack[StatementOptions],
+) -> Operation[Receipt]:  # fmt: skip
+    """End the pause of a consent. *authority_seq*: as for ``grant``."""
     fields = write_fields(context, options, StatementOptions)
     request = cs.ResumeConsentRequest(subject=subject, consent_id=consent_id, **fields)
-    return _change(context, request, cs.ResumeConsentResponse, EntryKind.RESUME, st.ResumeStatement(), options)
+    statement = st.ResumeStatement(authority_seq=authority_seq)
+    return _change(context, request, cs.ResumeConsentResponse, EntryKind.RESUME, statement, options)
 
 
 def revoke(
-    context: ClientContext, subject: pb.Subject, consent_id: str, *, note: str = "", **options: Unpack[StatementOptions]
-) -> Operation[Receipt]:
-    """Withdraw a consent: it permits no question asked after this call returned. *note*: the person's reason."""
+    context: ClientContext, subject: pb.Subject, consent_id: str, *, note: str = "", authority_seq: int = 0,
+    **options: Unpack[StatementOptions],
+) -> Operation[Receipt]:  # fmt: skip
+    """Withdraw a consent: it permits no question asked after this call returned.
+
+    *note*: the person's reason. *authority_seq*: as for ``grant``.
+    """
     fields = write_fields(context, options, StatementOptions)
     request = cs.RevokeConsentRequest(subject=subject, consent_id=consent_id, **fields)
-    return _change(context, request, cs.RevokeConsentResponse, EntryKind.REVOKE, st.RevokeStatement(note=note), options)
+    statement = st.RevokeStatement(note=note, authority_seq=authority_seq)
+    return _change(context, request, cs.RevokeConsentResponse, EntryKind.REVOKE, statement, options)
 
 
 def _change(

@@ -43,22 +43,28 @@ def describe(message: Message | None, lang: str) -> str:
     """
     if isinstance(message, st.GrantStatement):
         first, *rest = consent_lines(message.consent, lang)
-        return text_of([first + _rests_on(message.served_seq, lang), *rest])
+        return text_of([first + _rests_on(message, lang), *rest])
     if isinstance(message, st.AmendStatement):
         first, *rest = consent_lines(message.consent, lang)
         first = f"v{message.version} #{message.lineage_seq} {first}"
-        return text_of([first + _rests_on(message.served_seq, lang), *rest])
+        return text_of([first + _rests_on(message, lang), *rest])
     if isinstance(message, st.RefusalStatement) and not message.HasField("access"):
         first, *rest = consent_lines(message.grant.consent, lang)
         missing = f" ({joined(message.missing, '')})" if message.missing else ""
         first = f"{code_name(message.reason, lang)}{missing}, {first}"
-        return text_of([first + _rests_on(message.grant.served_seq, lang), *rest])
+        return text_of([first + _rests_on(message.grant, lang), *rest])
     return escape_control(_line(message, lang))
 
 
-def _rests_on(served_seq: int, lang: str) -> str:
-    """Name the SERVED entry on which a consent rests; empty if it names none."""
-    return f", {label('SERVED', lang)} #{served_seq}" if served_seq else ""
+def _rests_on(message: st.GrantStatement | st.AmendStatement, lang: str) -> str:
+    """Name the entries on which a consent rests: SERVED, and AUTHORITY; empty if it names none."""
+    served = f", {label('SERVED', lang)} #{message.served_seq}" if message.served_seq else ""
+    return served + under_authority(message.authority_seq, lang)
+
+
+def under_authority(authority_seq: int, lang: str) -> str:
+    """Name the AUTHORITY under which a representative acts; empty: the person acts."""
+    return f", {label('AUTHORITY', lang)} #{authority_seq}" if authority_seq else ""
 
 
 def text_of(lines: Iterable[str]) -> str:
@@ -69,9 +75,12 @@ def text_of(lines: Iterable[str]) -> str:
 def _line(message: Message | None, lang: str) -> str:
     match message:
         case st.PauseStatement() | st.ResumeStatement():
-            return f"#{message.lineage_seq}"
+            return f"#{message.lineage_seq}" + under_authority(message.authority_seq, lang)
         case st.RevokeStatement():
-            return f"#{message.lineage_seq}" + (f" “{message.note}”" if message.note else "")
+            note = f" “{message.note}”" if message.note else ""
+            return f"#{message.lineage_seq}{note}" + under_authority(message.authority_seq, lang)
+        case st.AuthorityStatement():
+            return authority(message, lang)
         case st.AccessStatement():
             return access(message, lang)
         case st.RefusalStatement():
@@ -104,6 +113,22 @@ def _line(message: Message | None, lang: str) -> str:
         case st.DelegationStatement():
             return delegation(message, lang)
     return label("UNKNOWN", lang)
+
+
+def authority(message: st.AuthorityStatement, lang: str) -> str:
+    """Describe an authority in one line: the representative, the capacity, the reason, the acts, and its window."""
+    if message.ended:
+        return label("ENDED", lang)
+    capacity = enum_label(st.AuthorityCapacity, message.capacity, "AUTHORITY_CAPACITY_", lang)
+    reason = ""
+    if message.reason:
+        reason = enum_label(st.AuthorityReason, message.reason, "AUTHORITY_REASON_", lang)
+    acts = "+".join(enum_label(st.AuthorityAct, one, "AUTHORITY_ACT_", lang) for one in message.acts)
+    start, end = (format_instant(ms) if ms else "" for ms in (message.start_time_ms, message.end_time_ms))
+    window = f"{start} ~ {end}".strip() if start or end else ""
+    papers = joined([one.kind for one in message.evidence], "")
+    parts = (message.participant_id, capacity, reason, message.birth_date, acts, window, papers)
+    return escape_control(", ".join(filter(None, parts)))
 
 
 def served(message: st.ServedStatement) -> str:

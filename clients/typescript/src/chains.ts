@@ -18,6 +18,7 @@ import { decodeKeyStatement, decodeLedgerStatement, type LedgerStatement } from 
 import type { ReadTrust } from "./quorum.js";
 import { type RecentStatement, verifyOnce } from "./recent_statements.js";
 import { verifyReporters } from "./reporters.js";
+import { verifyRepresentatives } from "./representatives.js";
 import { LedgerKeys } from "./rotation.js";
 
 const DAY_MS = 86_400_000n;
@@ -120,7 +121,10 @@ export function verifyChains(
   // Of the chain asked for, the entries that are held are not there, and so not the giver's roles before.
   const wholeChains = chains.filter(({ chain }) => !isAsked(chain) || !heldChain?.count);
   for (const { entries } of chains) verifyGivers(entries, wholeChains);
-  for (const { chain, entries } of chains) if (isAsked(chain)) verifyReporters(entries, keys);
+  for (const { entries } of chains.filter(({ chain }) => isAsked(chain))) {
+    verifyReporters(entries, keys);
+    verifyRepresentatives(entries, keys);
+  }
   const [recent = []] = chains.map(({ chain, entries }) => {
     return verifyOnce(entries, keys, isAsked(chain) ? (heldChain?.recent ?? []) : []);
   });

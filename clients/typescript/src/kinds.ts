@@ -16,6 +16,7 @@ export interface Kind {
 export const LEDGER = 1;
 export const PARTICIPANT = 2;
 export const KEY = 3;
+export const AUTHORITY = 7;
 export const ACCESS = 13;
 export const OUTCOME = 15;
 export const SERVED = 19;
@@ -52,7 +53,7 @@ export const KINDS: ReadonlyMap<number, Kind> = new Map([
   [4, { name: "VOCABULARY", authors: DAEMON }],
   [5, { name: "NOTICE", authors: DAEMON }],
   [6, { name: "ENROL", authors: DAEMON }],
-  [7, { name: "AUTHORITY", authors: ANYBODY }],
+  [AUTHORITY, { name: "AUTHORITY", authors: PERSON }],
   [8, { name: "GRANT", authors: PERSON }],
   [9, { name: "AMEND", authors: PERSON }],
   [10, { name: "PAUSE", authors: PERSON }],

@@ -1,7 +1,8 @@
 /**
  * Decode the payloads on which authorship depends: `KeyStatement` and `LedgerStatement` of `consentd.v1` state keys, a
  * `MandateStatement` names its giver, and a `ParticipantStatement` the roles of that giver; an `AccessStatement` names
- * the parties of an access, and an `OutcomeStatement` who attests it.
+ * the parties of an access, and an `OutcomeStatement` who attests it; an `AuthorityStatement` says who may act for a
+ * person, and `GrantStatement` … `RevokeStatement` under which authority somebody did.
  *
  * A small table describes each message, so that this package needs no protobuf runtime. A message with a field that is
  * not in the table is not decoded at all, because a field of a later version may change the meaning of the others. If a
@@ -50,6 +51,30 @@ const DECISION: Fields = {
 const ASKED: Fields = { 1: "bytes", 2: "text", 3: "bytes", 4: "bytes", 5: 64, 6: "text", 7: "bytes" };
 const ACCESS_STATEMENT: Fields = { 1: ASKED, 2: DECISION };
 const OUTCOME_STATEMENT: Fields = { 1: 32, 2: "texts", 3: 32, 4: 64, 5: 64, 6: "text", 7: ATTESTATION };
+const PROVISION_FIELDS = {
+  1: 32, 2: "texts", 3: "texts", 4: "texts", 5: "texts", 6: "texts", 7: "texts", 8: "texts", 9: PERIOD, 10: PERIOD,
+  12: "text",
+} as const;
+const PROVISION: Fields = { ...PROVISION_FIELDS, get 11(): Fields { return PROVISION; } };
+const CONSENT: Fields = {
+  1: 32, 2: PROVISION, 3: "text", 4: 64, 5: 32, 6: "text", 7: 32, 9: "text", 10: "text", 11: "text", 12: "texts",
+  13: "text",
+};
+const CHANGE: Fields = { 1: 64, 2: ATTESTATION, 3: 64 };
+const AUTHORITY_STATEMENT: Fields = {
+  1: "text", 3: 32, 4: "numbers", 5: 32, 6: "text", 7: { 1: "text", 2: "bytes" }, 8: 32, 9: 64, 10: 64, 11: 64,
+  12: ATTESTATION,
+};
+/** Of the statements that a representative may make, by kind: the fields, and the numbers of the attestation and of the
+ * authority among them. */
+const ACT_STATEMENTS: ReadonlyMap<number, readonly [Fields, number, number]> = new Map([
+  [8, [{ 1: CONSENT, 2: ATTESTATION, 3: 64, 4: 64 }, 2, 4]],
+  [9, [{ 1: CONSENT, 2: 64, 3: 32, 4: ATTESTATION, 5: 64, 6: 64 }, 4, 6]],
+  [10, [CHANGE, 2, 3]],
+  [11, [CHANGE, 2, 3]],
+  [12, [{ 1: 64, 2: "text", 3: ATTESTATION, 4: 64 }, 3, 4]],
+]);
+const MINOR = 1n;
 const PUBLIC_AUTHORITY = 5n;
 const GIVER = 7;
 const [ORIGIN_FIELD, ROTATION_FIELD] = [1, 10];
@@ -105,6 +130,27 @@ export interface LedgerStatement {
   readonly rotation: Rotation | null;
   /** Whether the entry states nothing beside its origin and its rotation. */
   readonly isAlone: boolean;
+}
+
+/** An `AuthorityStatement`, as far as it says who may act for a person. */
+export interface AuthorityStatement {
+  readonly participantId: string;
+  readonly acts: ReadonlySet<bigint>;
+  readonly isMinor: boolean;
+  readonly birthDate: string;
+  /** 0: none is stated. */
+  readonly startMs: bigint;
+  readonly endMs: bigint;
+  /** Whether the entry ends the authority of the entry that it refers to. */
+  readonly ended: boolean;
+}
+
+/** What a statement says of who acts. */
+export interface Act {
+  /** 0: the person acts. */
+  readonly authoritySeq: bigint;
+  /** Empty: nobody attests the statement. */
+  readonly attestedBy: string;
 }
 
 /** Decode a `KeyStatement`; null: this version does not understand all of it. */
@@ -193,6 +239,36 @@ export function readReporter(payload: Uint8Array): string | null {
   const outcome = read(payload, OUTCOME_STATEMENT);
   const name = mapOf(outcome?.get(7)).get(1);
   return outcome && (typeof name === "string" ? name : "");
+}
+
+/** Decode an `AuthorityStatement`; null: this version does not understand all of it. */
+export function readAuthority(payload: Uint8Array): AuthorityStatement | null {
+  const values = read(payload, AUTHORITY_STATEMENT);
+  if (values === null) return null;
+  const acts = values.get(4);
+  const [startMs, endMs] = [9, 10].map((number) => BigInt.asIntN(64, numberOf(values.get(number))));
+  return {
+    participantId: textOf(values.get(1)), acts: new Set(Array.isArray(acts) ? (acts as bigint[]) : []),
+    isMinor: numberOf(values.get(5)) === MINOR, birthDate: textOf(values.get(6)), startMs: startMs!, endMs: endMs!,
+    ended: numberOf(values.get(11)) !== 0n,
+  };
+}
+
+/** Return who acts by an entry of kind GRANT … REVOKE; null: this version does not understand all of it. */
+export function readAct(kind: number, payload: Uint8Array): Act | null {
+  const [fields, attestation, authority] = ACT_STATEMENTS.get(kind)!;
+  const values = read(payload, fields);
+  if (values === null) return null;
+  const attestedBy = textOf(mapOf(values.get(attestation)).get(1));
+  return { authoritySeq: numberOf(values.get(authority)), attestedBy };
+}
+
+function numberOf(value: Value | undefined): bigint {
+  return typeof value === "bigint" ? value : 0n;
+}
+
+function textOf(value: Value | undefined): string {
+  return typeof value === "string" ? value : "";
 }
 
 function mapOf(value: Value | undefined): Values {

@@ -21,6 +21,7 @@ import { leafHash, verifyInclusion } from "./merkle.js";
 import { type Cosignature, readTrust, type ReadTrust, type Trust, verifyWitnessed } from "./quorum.js";
 import { verifyOnce } from "./recent_statements.js";
 import { verifyReporters } from "./reporters.js";
+import { verifyRepresentatives } from "./representatives.js";
 import type { FollowedKey } from "./rotation.js";
 
 /** What a history does not prove, however complete it is. */
@@ -261,6 +262,7 @@ function verifyAll(
   const ofSingles = singles.flatMap(({ leaf, ...one }) => (leaf.type === "event" ? [{ event: leaf, ...one }] : []));
   verifyGivers(ofSingles, proven.chains.map((chain) => ({ chain, entries: chain.entries })));
   verifyReporters(ofSingles, proven.keys);
+  verifyRepresentatives(ofSingles, proven.keys);
   // Without chain `ledger`, a key that no chain states may be the daemon's.
   const hasLedger = proof.chains.some(({ publicName }) => publicName === LEDGER_CHAIN);
   const signed = singles.flatMap(({ leaf: event, statement }) => {

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
-import { decodeKeyStatement, decodeLedgerStatement } from "../src/payloads.js";
+import { decodeKeyStatement, decodeLedgerStatement, readAct, readAuthority } from "../src/payloads.js";
 
 const PROTO = readFileSync("../../proto/consentd/v1/statement.proto", "utf8");
 const KEY = new Uint8Array(32).fill(7);
@@ -28,9 +28,11 @@ function fieldsOf(message: string): Field[] {
 function write({ type, number }: Field): number[] {
   if (["bool", "uint32", "uint64", "int64"].includes(type)) return [number * 8, 1];
   if (type === "RotationRole") return [number * 8, 2];
+  if (/Authority(Capacity|Act|Reason)$/.test(type)) return [number * 8, 1];
   if (type === "bytes") return [number * 8 + 2, KEY.length, ...KEY];
   if (type.endsWith("string")) return [number * 8 + 2, 1, 0x61];
-  const inner = fieldsOf(type).flatMap(write);
+  if (type === "Consent") return [number * 8 + 2, 0]; // of consent.proto; vectors have its fields
+  const inner = fieldsOf(type.replace("repeated ", "")).flatMap(write);
   return [number * 8 + 2, inner.length, ...inner];
 }
 
@@ -52,6 +54,23 @@ test("every field of LedgerStatement is read", () => {
     rotation: { role: 2, oldKey: KEY, newKey: KEY, fromSize: 1n, reason: "a", newSignature: KEY },
     isAlone: false,
   });
+});
+
+test("every field of AuthorityStatement is read", () => {
+  const fields = fieldsOf("AuthorityStatement");
+  assert.ok(fields.length >= 11);
+  assert.deepEqual(readAuthority(Uint8Array.from(fields.flatMap(write))), {
+    participantId: "a", acts: new Set([1n]), isMinor: true, birthDate: "a", startMs: 1n, endMs: 1n, ended: true,
+  });
+});
+
+test("every field of the statements of representatives is read", () => {
+  for (const [place, name] of ["Grant", "Amend", "Pause", "Resume", "Revoke"].entries()) {
+    const fields = fieldsOf(`${name}Statement`);
+    assert.ok(fields.length >= 3);
+    const payload = Uint8Array.from(fields.flatMap(write));
+    assert.deepEqual(readAct(8 + place, payload), { authoritySeq: 1n, attestedBy: "a" });
+  }
 });
 
 test("a field that is not in the proto file is not passed over", () => {

@@ -5,12 +5,14 @@ nobody who acts for persons does. All other consents are the person's, written b
 """
 
 from consentd.errors import DeniedError, InvalidError, PreconditionError
+from consentd.policy.authority import NO_ENDS, Authority
 from consentd.policy.check import check_consent
-from consentd.policy.compile import Compiled, compile_consent, named_participants
+from consentd.policy.compile import Compiled, compile_consent
 from consentd.policy.delegation import Capacity
 from consentd.policy.model import Consent, Effect, StoredConsent
 from consentd.policy.rows import ANY_NUMBER
-from consentd.policy.subject import Lineage, check_limits, with_consent
+from consentd.policy.subject import Lineage, check_limits, named_participants, with_consent
+from consentd.sequencer.commands.authorities import check_in_force
 from consentd.sequencer.commands.callers import (
     ACT_FOR_SUBJECTS,
     RECEIVING_ROLES,
@@ -88,8 +90,9 @@ def check_same_kind(lineage: Lineage, *, statutory: bool) -> None:
 
 
 def check_written_version(
-    view: View, tag: bytes, stored: StoredConsent, *, time_ms: int, attester: str, replaced: Lineage | None
-) -> Compiled | str:
+    view: View, tag: bytes, stored: StoredConsent, *, time_ms: int, attester: str, replaced: Lineage | None,
+    authority: Authority | None = None,
+) -> Compiled | str:  # fmt: skip
     """Check a new version of a consent. Return it compiled, or the code of the legal ground to refuse it.
 
     The sequencer calls this before it writes the version, and ``audit replay`` for each version that was written. So
@@ -99,16 +102,15 @@ def check_written_version(
         view: the policy table with all entries before this one.
         stored: the version, with the lineage, seq and version that its entry gives it.
         time_ms, attester, replaced: as in ``check_version``.
+        authority: what ``check_representative`` returned: the authority that *stored* names; None: it names none.
 
     Raises:
         InvalidError: as ``check_version``; the consent names a code that the vocabulary does not have, or is too large.
-        PreconditionError: as ``check_named``; the consent names an authority, a notice or a participant that is not
-            recorded; or the person would have too many consents (LIMIT_REACHED).
+        PreconditionError: as ``check_named`` and ``check_in_force``; the consent names a notice or a participant that
+            is not recorded; or the person would have too many consents (LIMIT_REACHED).
         DeniedError: as ``check_attester``.
     """
     consent, registry = stored.consent, view.registry()
-    if consent.authority:  # this version of the program records no AUTHORITY entries
-        raise PreconditionError("consent rests on an authority that is not recorded", "UNKNOWN_AUTHORITY")
     names_notice = consent.notice or consent.notice_version
     if names_notice and not view.has_notice(consent.notice, consent.notice_version):
         raise PreconditionError(f"notice version is not published: `{consent.notice}`", "UNKNOWN_NOTICE")
@@ -118,8 +120,10 @@ def check_written_version(
     # INVARIANT: an entry that the table cannot apply is never appended. So the table's two steps are tried here first:
     # to compile fails if a participant is not registered, to join fails if the person has too many consents.
     compiled = compile_consent(
-        stored, registry.codebook.vocabulary, registry.numbers, normal_level=registry.rules.normal_level
-    )
+        stored, registry.codebook.vocabulary, registry.numbers, normal_level=registry.rules.normal_level,
+        ends=NO_ENDS if authority is None else authority.ends,
+    )  # fmt: skip
+    check_in_force(authority, compiled, registry.codebook.vocabulary, time_ms=time_ms)
     value = view.subject(tag)
     check_limits(value, stored.lineage, compiled)
     with_consent(value, stored, compiled)

@@ -15,6 +15,7 @@ from consentd.errors import AbortedError, InvalidError, NotFoundError, Precondit
 from consentd.ledger.ledger import Appended
 from consentd.policy import check, model
 from consentd.policy.subject import Lineage, only_denies
+from consentd.sequencer.commands.authorities import check_in_force, check_representative
 from consentd.sequencer.commands.authorship import (
     check_attester,
     check_caller,
@@ -131,9 +132,7 @@ class GrantConsent(_VersionWrite):
         message = st.GrantStatement()
         message.CopyFrom(self.message)
         self.name_served(message, context, tag)
-        refusal = _check_consent(
-            self, context, message.consent, tag, attester=attester_of(self), lineage=None, version=1
-        )
+        refusal = _check_consent(self, context, message, tag, attester=attester_of(self), lineage=None, version=1)
         if refusal is not None:
             refusal.grant.CopyFrom(message)
             return self.plan(context, EntryKind.REFUSAL, tag, refusal, ConsentAnswer(0, refusal))
@@ -159,13 +158,13 @@ class AmendConsent(_VersionWrite):
             raise AbortedError("signed lineage or version is not what this write makes", "REF_MOVED")
         self.name_served(message, context, tag)
         refusal = _check_consent(
-            self, context, message.consent, tag, attester=attester_of(self), lineage=lineage.lineage,
+            self, context, message, tag, attester=attester_of(self), lineage=lineage.lineage,
             version=message.version, replaced=lineage,
         )  # fmt: skip
         if refusal is not None:
             refusal.grant.consent.CopyFrom(message.consent)
             refusal.grant.attestation.CopyFrom(message.attestation)
-            refusal.grant.served_seq = message.served_seq
+            refusal.grant.served_seq, refusal.grant.authority_seq = message.served_seq, message.authority_seq
             return self.plan(context, EntryKind.REFUSAL, tag, refusal, ConsentAnswer(0, refusal))
         return self.plan(context, EntryKind.AMEND, tag, message, ConsentAnswer(message.version), lineage.seq)
 
@@ -184,6 +183,11 @@ class ChangeConsent(PersonWrite, ReceiptOnly):
             raise PreconditionError("consent is paused already", "WRONG_STATE")
         if self.kind is EntryKind.RESUME and not lineage.paused:
             raise PreconditionError("consent is not paused", "WRONG_STATE")
+        authority = check_representative(
+            context.table, tag, self.message, kind=self.kind, statutory=lineage.is_statutory
+        )
+        vocabulary = context.table.registry().codebook.vocabulary
+        check_in_force(authority, lineage.compiled, vocabulary, time_ms=context.time_ms)
         if self.signed is None:
             resumed = lineage.compiled if self.kind is EntryKind.RESUME else None
             ended = lineage if self.kind is EntryKind.REVOKE else None
@@ -218,12 +222,13 @@ def _find_lineage(write: AmendConsent | ChangeConsent, context: WriteContext) ->
 
 
 def _check_consent(
-    write: _VersionWrite, context: WriteContext, message: pb.Consent, tag: bytes,
+    write: _VersionWrite, context: WriteContext, message: st.GrantStatement | st.AmendStatement, tag: bytes,
     *, attester: str, lineage: int | None, version: int, replaced: Lineage | None = None,
 ) -> st.RefusalStatement | None:
     """Check a consent (``check_written_version``), and count it for the caller's quota.
 
     Args:
+        message: the statement as the entry will have it.
         attester: as in ``check_version``.
         lineage: seq of the GRANT entry that begins the lineage; None: the entry of this consent begins it.
         replaced: the version in force that the consent replaces; None: the consent is the first version.
@@ -232,15 +237,21 @@ def _check_consent(
         A refusal if legally required items are missing; None: the consent may be recorded.
 
     Raises:
-        InvalidError, DeniedError: as ``check_written_version``.
+        InvalidError, DeniedError: as ``check_representative`` and ``check_written_version``.
         OverloadedError: (QUOTA_EXCEEDED) the caller's quota of entries about the person is used up.
     """  # fmt: skip
-    consent = values.consent_value(message)
-    seq = context.batch.head(tag)[0] + (1 if write.served is None else 2)
-    checked = check_written_version(
-        context.table, tag, model.StoredConsent(lineage=lineage or seq, seq=seq, version=version, consent=consent),
-        time_ms=context.batch.time_ms, attester=attester, replaced=replaced,
+    consent, view = values.consent_value(message.consent), context.table
+    authority = check_representative(
+        view, tag, message, kind=EntryKind.GRANT if version == 1 else EntryKind.AMEND,
+        statutory=consent.kind is model.Kind.STATUTORY,
     )  # fmt: skip
+    seq = context.batch.head(tag)[0] + (1 if write.served is None else 2)
+    stored = model.StoredConsent(
+        lineage=lineage or seq, seq=seq, version=version, consent=consent, authority=message.authority_seq
+    )
+    checked = check_written_version(
+        view, tag, stored, time_ms=context.batch.time_ms, attester=attester, replaced=replaced, authority=authority
+    )
     if write.served is not None:
         context.count_entry(write)
     if isinstance(checked, str):

@@ -1,0 +1,103 @@
+"""Read side blocks while one question is evaluated: the lists that limit rows, of which many rows may share one.
+
+The format is that of ``rows``. ``match_row`` compares the rows themselves.
+"""
+
+from collections.abc import Iterable
+from itertools import repeat
+from typing import Final
+
+from consentd.policy.codebook import Groups, Numbers
+from consentd.policy.rows import (
+    PERMIT,
+    SIDE_FIELDS,
+    SIDE_WINDOW,
+    Record,
+    decode_ends,
+    decode_references,
+    unpack_words,
+)
+
+_FEW: Final = 8  # to compare a list of so many numbers takes less time than to remember the result
+
+NO_RECORD: Final[Record] = (0, 0, 0, 0, 0)
+"""The side record of a row that has none: it limits nothing."""
+
+
+class Limits:
+    """The side blocks of a person, or that of the realm's rules, for the evaluation of one question.
+
+    A person may have thousands of lists. So all blocks are unpacked at once. Many rows may share a list. So each list
+    is compared with the question once, unless it is short.
+
+    Attributes:
+        numbers: all words of the blocks. A word of a record has two fields; the first is its lower half.
+        first: the word at which the side block of the consent begins whose rows are matched now.
+    """
+
+    __slots__ = ("_meets", "_padded", "blocks", "first", "numbers")
+
+    def __init__(self, blocks: bytes = b"") -> None:
+        """*blocks*: side blocks, and between them anything; all in whole words."""
+        self.blocks: Final = blocks
+        self.numbers: Final = unpack_words(blocks) if blocks else ()
+        self._padded: Final = blocks + bytes(SIDE_WINDOW.size)  # so that a record without a period can be unpacked too
+        self._meets: dict[int, bool] = {}  # 8 × the list's word + what it is compared with → the result
+        self.first = 0
+
+    def record(self, word: int) -> Record:
+        """Return the side record at *word*."""
+        return SIDE_FIELDS.unpack_from(self._padded, 4 * word)
+
+    def records(self, sides: Iterable[int]) -> list[Record]:
+        """Return the side records at these words of the consent's side block."""
+        begin = 4 * self.first
+        return [*map(SIDE_FIELDS.unpack_from, repeat(self._padded), [begin + 4 * word for word in sides])]
+
+    def names(self, word: int, asked: Numbers, groups: Groups, side: int, since: int) -> bool:
+        """Return whether the list at *word* names one of *asked*, or one of *groups* that counts.
+
+        *side*: 0 to 3, PERMIT for a permit, and 2 more for holders.
+        """
+        words, begin = self.numbers, self.first + word + 1
+        end = begin + words[begin - 1]
+        if not groups and end - begin <= _FEW:
+            return not asked.isdisjoint(words[begin:end])
+        found = self._meets.get(8 * begin + side)
+        if found is None:
+            named = words[begin:end]
+            found = not asked.isdisjoint(named)
+            if groups and not found and not groups.keys().isdisjoint(named):
+                found = any(group_counts(number, groups, side & PERMIT, since) for number in named)
+            self._meets[8 * begin + side] = found
+        return found
+
+    def covers(self, word: int, references: frozenset[str], permit: int) -> bool:
+        """Return whether the list at *word* has all references (for a permit), or one of them (for a deny)."""
+        word += self.first
+        found = self._meets.get(8 * word + 4 + permit)
+        if found is None:
+            limit = decode_references(self.blocks, word)
+            found = references <= limit if permit else not references.isdisjoint(limit)
+            self._meets[8 * word + 4 + permit] = found
+        return found
+
+    def ends(self, word: int) -> tuple[tuple[int, int], ...]:
+        """Return the list of ends at *word*: a mask of purposes, and their end, in UTC milliseconds."""
+        return decode_ends(self.blocks, self.first + word)
+
+
+NO_LIMITS: Final = Limits()
+"""The side block of a consent without side records."""
+
+
+def group_counts(number: int, groups: Groups, permit: int, since: int) -> bool:
+    """Return whether one of *groups* has this number and counts (rule 10).
+
+    For a permit, a group counts for who was a member when the permit was given (*since*); for a deny, for who was a
+    member then or has become one since.
+    """
+    windows = groups.get(number)
+    if windows is None:
+        return False
+    return any(end > since and (start <= since or not permit) for start, end in windows)

@@ -1,0 +1,48 @@
+"""Apply AUTHORITY entries to the policy table: the rows that say who may act for a person.
+
+A consent that was given under an authority is compiled with the ends of its row. So a check needs no such row. When an
+authority is ended, the person's value is rewritten once, whatever number of consents rest on it.
+"""
+
+from consentd.core import codec
+from consentd.policy import subject as subjects
+from consentd.policy.authority import NO_ENDS, NOTHING, Authority, Ends
+from consentd.statements.authorities import authority_value
+from consentd.table.chain_owners import ChainOwners
+from consentd.table.view import authority_key
+from consentd.v1 import statement_pb2 as st
+
+
+class AuthorityRows(ChainOwners):
+    """Base of the transaction, with the step of AUTHORITY entries."""
+
+    def put_authority(self, event: codec.Event, message: st.AuthorityStatement) -> None:
+        """Apply an AUTHORITY entry. One that ends no authority, or is about nobody who is enrolled, does nothing."""
+        value = self.subject(event.tag)
+        if value is None:
+            return
+        if not message.ended:
+            self._put_row(event.tag, event.seq, authority_value(message, time_ms=event.time_ms))
+            return
+        ended = self.authority(event.tag, event.ref)
+        if ended is None or ended.ended_seq:
+            return
+        self._put_row(event.tag, event.ref, ended.ended(seq=event.seq, time_ms=event.time_ms))
+        if value:
+            self._put(b"s" + event.tag, subjects.with_ended_authority(value, event.ref, event.time_ms))
+
+    def _ends_of(self, tag: bytes, seq: int) -> Ends:
+        """Return when permits end that rest on the authority of entry *seq*; 0: the person acts.
+
+        What rests on an authority that the chain does not have permits nothing. No command writes such an entry. A
+        replay of what another program wrote names it as a fault.
+        """
+        if not seq:
+            return NO_ENDS
+        return (self.authority(tag, seq) or NOTHING).ends
+
+    def _put_row(self, tag: bytes, seq: int, authority: Authority) -> None:
+        self._put(authority_key(tag, seq), authority.encode())
+
+    def _put(self, key: bytes, value: bytes) -> None:
+        raise NotImplementedError

@@ -1,0 +1,210 @@
+"""Who acts for a person: the representative of an authority that is in force and covers the act, or somebody else."""
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from typing import Any
+
+from cases.ledgers import DAEMON
+from cases.vectors_case import BANK, CITIZEN, Vector, b64, evidence_vector, history_vector, to_document
+from cases.vectors_forged import ME, Forge, base, key_payload
+from consentd.core import ed25519
+from consentd.core.kinds import EntryKind
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import statement_pb2 as st
+
+FOREIGN_FIELD = b"\xf8\x3f\x01"
+CONSENTING = [st.AUTHORITY_ACT_GRANT, st.AUTHORITY_ACT_AMEND, st.AUTHORITY_ACT_PAUSE, st.AUTHORITY_ACT_REVOKE]
+KINDS = {
+    EntryKind.GRANT: (st.GrantStatement, st.AUTHORITY_ACT_GRANT),
+    EntryKind.AMEND: (st.AmendStatement, st.AUTHORITY_ACT_AMEND),
+    EntryKind.PAUSE: (st.PauseStatement, st.AUTHORITY_ACT_PAUSE),
+    EntryKind.RESUME: (st.ResumeStatement, st.AUTHORITY_ACT_PAUSE),
+    EntryKind.REVOKE: (st.RevokeStatement, st.AUTHORITY_ACT_REVOKE),
+}
+SEOUL_MS = 9 * 3_600_000
+
+
+def representatives() -> Iterator[Vector]:
+    """Yield all of them."""
+    yield from acts()
+    yield from attesters()
+    yield from places()
+    yield from windows()
+    yield from birthdays()
+    yield from not_understood()
+
+
+def authority(**changed: Any) -> bytes:
+    fields: dict[str, Any] = {
+        "participant_id": "guardian", "capacity": st.AUTHORITY_CAPACITY_LEGAL_GUARDIAN, "acts": CONSENTING,
+        "reason": st.AUTHORITY_REASON_INCAPACITATED, "attestation": st.Attestation(attested_by="hospital"),
+        "evidence": [st.AuthorityEvidence(kind="court-decision", sha256=bytes(32))] * 2,
+    }  # fmt: skip
+    return st.AuthorityStatement(**{**fields, **changed}).SerializeToString(deterministic=True)
+
+
+def ended(**changed: Any) -> bytes:
+    attestation = st.Attestation(attested_by="hospital")
+    return st.AuthorityStatement(ended=True, attestation=attestation, **changed).SerializeToString()
+
+
+def act(kind: EntryKind, seq: int, by: str = "guardian") -> bytes:
+    """Return the payload of an entry that somebody attests under the authority of entry *seq*."""
+    message: Any = KINDS[kind][0](authority_seq=seq)
+    if by:
+        message.attestation.attested_by = by
+    if kind in (EntryKind.GRANT, EntryKind.AMEND):
+        nested = pb.Provision(labels=["HIV"], provisions=[pb.Provision(level="R", data_period=pb.Period())])
+        root = pb.Provision(effect=pb.EFFECT_PERMIT, actors=["bank"], purposes=["TREAT"], provisions=[nested])
+        message.consent.CopyFrom(
+            pb.Consent(kind=pb.CONSENT_KIND_CONSENT, root=root, language="ko", policy_uris=["https://p.test/1"],
+                       legal_basis_note="note")
+        )  # fmt: skip
+    return bytes(message.SerializeToString(deterministic=True))
+
+
+def given(payload: bytes | None = None, forge: Forge | None = None) -> tuple[Forge, int]:
+    """Return a ledger in which an authority is put, and the seq of its entry."""
+    forge = base() if forge is None else forge
+    forge.add(ME, EntryKind.AUTHORITY, DAEMON, authority() if payload is None else payload)
+    return forge, len(forge.chains[ME])
+
+
+def acted(
+    forge: Forge, seq: int, kind: EntryKind = EntryKind.GRANT, by: str = "guardian",
+    author: ed25519.KeyPair = DAEMON, later_ms: int = 1000,
+) -> Forge:  # fmt: skip
+    return forge.later(later_ms).add(ME, kind, author, act(kind, seq, by))
+
+
+def both(name: str, want: str, forge: Forge) -> Iterator[Vector]:
+    """Yield a person's history, and the same as evidence."""
+    history = history_vector(f"representatives: {name}", want, to_document(forge.proof(ME)), tag=b64(ME))
+    yield history
+    yield evidence_vector(f"representatives: {name}", want, history.content)
+
+
+def acts() -> Iterator[Vector]:
+    """Yield acts that the authority covers, or not."""
+    for kind, (_, needed) in KINDS.items():
+        yield from both(f"{kind.name} under an authority", "ok", acted(*given(), kind))
+        for name, have in (("with", [needed]), ("without", [one for one in CONSENTING if one != needed])):
+            forge, seq = given(authority(acts=have))
+            want = "ok" if name == "with" else "signature"
+            yield from both(f"{kind.name} {name} its act", want, acted(forge, seq, kind))
+    forge, seq = given(authority(acts=[]))
+    yield from both("GRANT under an authority for nothing", "signature", acted(forge, seq))
+    forge, seq = given(authority(acts=[1 + (1 << 30), 5, 6]))
+    yield from both("GRANT under an authority for acts of later versions", "signature", acted(forge, seq))
+
+
+def attesters() -> Iterator[Vector]:
+    """Yield acts of the representative, and of others."""
+    for by in ("hospital", "guardia", "guardian2", "operator/main", ""):
+        yield from both(f"attested by `{by}`", "signature", acted(*given(), by=by))
+    key = base().add(ME, EntryKind.KEY, DAEMON, key_payload(CITIZEN.public_key)).later()
+    forge, seq = given(forge=key)
+    yield from both("signed by the person", "signature", acted(forge, seq, author=CITIZEN, by=""))
+    key = base().add(ME, EntryKind.KEY, DAEMON, key_payload(CITIZEN.public_key)).later()
+    forge, seq = given(forge=key)
+    signed = acted(forge, seq, author=CITIZEN)
+    yield from both("signed by the person, attested by the representative", "signature", signed)
+    forge, seq = given(authority(participant_id=""))
+    yield from both("under an authority of nobody, attested by nobody", "ok", acted(forge, seq, by=""))
+    key = base().add(ME, EntryKind.KEY, DAEMON, key_payload(CITIZEN.public_key)).later()
+    agent = key.add(ME, EntryKind.AUTHORITY, CITIZEN, authority(capacity=2, reason=0, evidence=[]))
+    yield from both("under a power of attorney that the person signed", "ok", acted(agent, len(agent.chains[ME])))
+    signed = base().add(ME, EntryKind.AUTHORITY, BANK, authority())
+    yield from both("an authority that a participant signed", "signature", signed)
+
+
+def places() -> Iterator[Vector]:
+    """Yield acts under an entry that is no authority, or that was ended."""
+    forge, seq = given()
+    yield from both("under an entry of another kind", "signature", acted(forge, seq - 1))
+    forge, seq = given()
+    yield from both("under itself", "signature", acted(forge, seq + 1))
+    forge, seq = given()
+    yield from both("under an entry to come", "signature", acted(forge, 1 << 40))
+    forge, seq = given()
+    forge.later().add(ME, EntryKind.AUTHORITY, DAEMON, ended(), ref=seq)
+    yield from both("under an authority that was ended", "signature", acted(forge, seq, later_ms=0))
+    forge, seq = given()
+    acted(forge, seq).add(ME, EntryKind.AUTHORITY, DAEMON, ended(), ref=seq)
+    yield from both("under an authority that is ended afterwards", "ok", forge)
+    forge, seq = given()
+    forge.later().add(ME, EntryKind.AUTHORITY, DAEMON, ended(), ref=seq)
+    yield from both("under the end of an authority", "signature", acted(forge, seq + 1))
+    forge, seq = given()
+    forge.later().add(ME, EntryKind.AUTHORITY, DAEMON, ended(), ref=1)
+    yield from both("under an authority while another entry is ended", "ok", acted(forge, seq))
+    forge, seq = given()
+    forge.later().add(ME, EntryKind.AUTHORITY, DAEMON, authority(), ref=seq)
+    yield from both("under an authority to which another refers", "ok", acted(forge, seq))
+    gone = base().add(ME, EntryKind.AUTHORITY, DAEMON, authority(), tombstone=True)
+    seq = len(gone.chains[ME])
+    acted(gone, seq, by="bank").add(ME, EntryKind.ERASURE, BANK)
+    yield from both("under an authority that is gone", "ok", gone)
+
+
+def windows() -> Iterator[Vector]:
+    """Yield acts before, in and after the window of an authority."""
+    now_ms = given()[0].time_ms
+    for name, changed, after_ms, want in (
+        ("one before its start", {"start_time_ms": now_ms + 10}, 9, "signature"),
+        ("at its start", {"start_time_ms": now_ms + 10}, 10, "ok"),
+        ("at its entry, whose start is earlier", {"start_time_ms": 1}, 0, "ok"),
+        ("one before its end", {"end_time_ms": now_ms + 10}, 9, "ok"),
+        ("at its end", {"end_time_ms": now_ms + 10}, 10, "signature"),
+        ("after an end before 1970, which is none", {"end_time_ms": -1}, 5, "ok"),
+        ("with a start before 1970", {"start_time_ms": -1}, 5, "ok"),
+    ):
+        forge, seq = given(authority(**changed))
+        yield from both(name, want, acted(forge, seq, later_ms=after_ms))
+
+
+def birthdays() -> Iterator[Vector]:
+    """Yield acts for a minor beside the 18th birthday, at midnight in Seoul."""
+    for born, grown in (
+        ("2008-11-27", date(2026, 11, 27)), ("2012-02-29", date(2030, 3, 1)), ("2012-02-28", date(2030, 2, 28)),
+        ("2014-02-28", date(2032, 2, 28)), ("2014-03-01", date(2032, 3, 1)), ("2020-12-31", date(2038, 12, 31)),
+    ):  # fmt: skip
+        end_ms = int(datetime(grown.year, grown.month, grown.day, tzinfo=UTC).timestamp()) * 1000 - SEOUL_MS
+        for by_ms, want in ((-1, "ok"), (0, "signature"), (1, "signature")):
+            forge, seq = given(authority(reason=st.AUTHORITY_REASON_MINOR, birth_date=born, verified_by=3))
+            ahead_ms = end_ms + by_ms - forge.time_ms
+            if ahead_ms >= 0:
+                beside = acted(forge, seq, later_ms=ahead_ms)
+                yield from both(f"born {born}, {by_ms} ms after the birthday", want, beside)
+    for born in ("", "2012-02-30", "2012-13-01", "2012-2-28", "2012-02", "9990-01-01", "0000-01-01", "2012-02-28x",
+                 "２０１２-02-28", "1900-01-01"):  # fmt: skip
+        forge, seq = given(authority(reason=st.AUTHORITY_REASON_MINOR, birth_date=born))
+        yield from both(f"born `{born}`", "signature", acted(forge, seq))
+    forge, seq = given(authority(birth_date="2012-02-30"))
+    yield from both("a birth date of somebody who is no minor", "ok", acted(forge, seq))
+    minor = {"reason": st.AUTHORITY_REASON_MINOR, "birth_date": "2020-02-28"}
+    now_ms = given()[0].time_ms
+    for after_ms, want in ((9, "ok"), (10, "signature")):
+        forge, seq = given(authority(end_time_ms=now_ms + 10, **minor))
+        yield from both(f"a minor, {after_ms} ms, stated end", want, acted(forge, seq, later_ms=after_ms))
+
+
+def not_understood() -> Iterator[Vector]:
+    """Yield entries of a later version. Nothing follows from them."""
+    forge, seq = given(authority(participant_id="other") + FOREIGN_FIELD)
+    yield from both("an authority of a later version", "ok", acted(forge, seq))
+    forge, seq = given(b"\xff")
+    yield from both("an authority that does not decode", "ok", acted(forge, seq))
+    forge, seq = given()
+    forge.later().add(ME, EntryKind.AUTHORITY, DAEMON, ended() + FOREIGN_FIELD, ref=seq)
+    yield from both("an authority whose end is of a later version", "ok", acted(forge, seq))
+    for kind in KINDS:
+        for name, more in (("of a later version", FOREIGN_FIELD), ("that does not decode", b"\xff")):
+            forge, seq = given()
+            forge.later().add(ME, kind, DAEMON, act(kind, seq, "bank") + more)
+            yield from both(f"{kind.name} {name}", "ok", forge)
+    second = st.AuthorityStatement(participant_id="guardian").SerializeToString()
+    forge, seq = given(authority(participant_id="other") + second)
+    yield from both("an authority that names two, the last counts", "ok", acted(forge, seq))
+    forge, seq = given(authority(acts=[]) + b"\x20\x01")
+    yield from both("an authority with an act that is not packed", "ok", acted(forge, seq))
