@@ -28,7 +28,8 @@ if _version_not_supported:
 class ConsentServiceStub(object):
     """ConsentService records what persons allow, change and withdraw. Each write is a signed entry in the person's chain.
     Before the call is answered, the entry is on disk and every later check takes it into account. A change or a
-    withdrawal takes one call, as a grant does. Callers need the right ACT_FOR_SUBJECTS.
+    withdrawal takes one call, as a grant does. Callers need the right ACT_FOR_SUBJECTS; a public authority may put and end
+    authorities without it.
     """
 
     def __init__(self, channel):
@@ -102,7 +103,8 @@ class ConsentServiceStub(object):
 class ConsentServiceServicer(object):
     """ConsentService records what persons allow, change and withdraw. Each write is a signed entry in the person's chain.
     Before the call is answered, the entry is on disk and every later check takes it into account. A change or a
-    withdrawal takes one call, as a grant does. Callers need the right ACT_FOR_SUBJECTS.
+    withdrawal takes one call, as a grant does. Callers need the right ACT_FOR_SUBJECTS; a public authority may put and end
+    authorities without it.
     """
 
     def GrantConsent(self, request, context):
@@ -273,7 +275,8 @@ def add_ConsentServiceServicer_to_server(servicer, server):
 class ConsentService(object):
     """ConsentService records what persons allow, change and withdraw. Each write is a signed entry in the person's chain.
     Before the call is answered, the entry is on disk and every later check takes it into account. A change or a
-    withdrawal takes one call, as a grant does. Callers need the right ACT_FOR_SUBJECTS.
+    withdrawal takes one call, as a grant does. Callers need the right ACT_FOR_SUBJECTS; a public authority may put and end
+    authorities without it.
     """
 
     @staticmethod

@@ -29,7 +29,8 @@ GRPC_VERSION: str
 class ConsentServiceStub:
     """ConsentService records what persons allow, change and withdraw. Each write is a signed entry in the person's chain.
     Before the call is answered, the entry is on disk and every later check takes it into account. A change or a
-    withdrawal takes one call, as a grant does. Callers need the right ACT_FOR_SUBJECTS.
+    withdrawal takes one call, as a grant does. Callers need the right ACT_FOR_SUBJECTS; a public authority may put and end
+    authorities without it.
     """
 
     @_typing.overload
@@ -83,7 +84,8 @@ class ConsentServiceStub:
 class ConsentServiceAsyncStub(ConsentServiceStub):
     """ConsentService records what persons allow, change and withdraw. Each write is a signed entry in the person's chain.
     Before the call is answered, the entry is on disk and every later check takes it into account. A change or a
-    withdrawal takes one call, as a grant does. Callers need the right ACT_FOR_SUBJECTS.
+    withdrawal takes one call, as a grant does. Callers need the right ACT_FOR_SUBJECTS; a public authority may put and end
+    authorities without it.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -133,7 +135,8 @@ class ConsentServiceAsyncStub(ConsentServiceStub):
 class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
     """ConsentService records what persons allow, change and withdraw. Each write is a signed entry in the person's chain.
     Before the call is answered, the entry is on disk and every later check takes it into account. A change or a
-    withdrawal takes one call, as a grant does. Callers need the right ACT_FOR_SUBJECTS.
+    withdrawal takes one call, as a grant does. Callers need the right ACT_FOR_SUBJECTS; a public authority may put and end
+    authorities without it.
     """
 
     @_abc_1.abstractmethod
