@@ -382,6 +382,17 @@ def test_the_time_of_a_call_differs_by_no_more_than_the_limit() -> None:
             verify_call_signature(found, **named, now_ms=10**12 + sign * (limits.CALL_SKEW_MS + 1))
 
 
+def test_the_example_of_a_call_signature_is_what_we_sign() -> None:
+    page = (Path(__file__).parents[1] / "proto/callers.md").read_text(encoding="utf-8")
+    shown = page.split("in hexadecimal:\n\n```\n")[1].split("```")[0].replace("\n", "")
+    method = "/consentd.v1.LedgerService/GetCheckpoint"
+    made = sign_call(
+        KeyPair(bytes(range(32))), origin="consent.example.org/2025", method=method, time_ms=1_767_225_600_000,
+        message=b"",
+    )  # fmt: skip
+    assert made.hex() == shown
+
+
 # -- the client library and the command line ------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from pathlib import Path
 
 import grpc
 import pytest
@@ -76,6 +77,36 @@ def test_a_consent_lives_in_each_language(
     assert [entry.kind_name for entry in history.entries] == kinds
     (granted,) = (entry for entry in history.entries if entry.kind_name == "GRANT")
     assert granted.author == ("subject" if signs else "ledger")
+
+
+@pytest.fixture(scope="module")
+def person_program(language: str, program: list[str]) -> list[str]:
+    """The command of the program in which a person signs calls; only TypeScript has one."""
+    if language != "typescript":
+        pytest.skip("our package signs calls of persons in TypeScript alone")
+    command, main = program
+    return [command, str(Path(main).with_name("person.js"))]
+
+
+def test_a_person_lives_by_a_key_of_their_own(person_program: list[str], running: Running) -> None:
+    """From the consent to the verified history, in calls that the person signs."""
+    vkey = note.format_vkey(read_signing_key(running.config.keys.log_key_file).verifier)
+    person, other = new_identifier(), running.enrol(new_identifier()).value
+    values = {
+        "address": f"127.0.0.1:{running.daemon.grpc_port}", "vkey": vkey, "person": person, "other": other,
+        "app-token": running.tokens["app"], "recipient-token": running.tokens["clinic-b"],
+    }  # fmt: skip
+    arguments = [f"--{name}={value}" for name, value in values.items()]
+    done = subprocess.run([*person_program, *arguments], capture_output=True, text=True, check=False)
+    assert done.stdout, done.stderr
+    assert (done.returncode, json.loads(done.stdout)) == (
+        0,
+        {
+            "check": "OUTCOME_PERMIT", "authorize": "OUTCOME_PERMIT", "check_revoked": "OUTCOME_NO_CONSENT",
+            "published": True, "other": "5 SUBJECT_NOT_FOUND",
+            "authors": ["ENROL ledger", "KEY ledger", "GRANT subject", "ACCESS ledger", "REVOKE subject"],
+        },
+    )  # fmt: skip
 
 
 def test_what_another_log_signed_is_refused(program: list[str], language: str, running: Running) -> None:

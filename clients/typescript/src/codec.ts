@@ -147,7 +147,11 @@ export function decodeStatement(bytes: Uint8Array): Statement {
  *
  * `"consentd/entry/v1\0" ‖ H(origin) ‖ kind ‖ tag ‖ ref ‖ request_id ‖ author_time_ms ‖ H(payload)`
  */
-export function signedMessage(origin: string, event: Event, statement: Statement): Uint8Array {
+export function signedMessage(
+  origin: string,
+  event: Pick<Event, "kind" | "tag" | "ref">,
+  statement: Pick<Statement, "requestId" | "authorTimeMs" | "payload">,
+): Uint8Array {
   return concat(
     ENTRY,
     sha256(encodeText(origin)),

@@ -1,4 +1,4 @@
-/** Verify histories, other evidence and receipts of a consentd ledger, offline. */
+/** Verify histories, other evidence and receipts of a consentd ledger, offline; sign with a person's own key. */
 
 export { decodeBase64, decodeHex, encodeBase64, encodeHex } from "./bytes.js";
 export { NOT_PROVEN_OF_PRUNED, type ProvenChain, type ProvenEntry, type Unread } from "./chains.js";
@@ -14,6 +14,7 @@ export { parseVkey, Verifier } from "./note.js";
 export type { FollowedKey } from "./rotation.js";
 export type { Cosignature, Policy, PolicyGroup, PolicyWitness, Trust } from "./quorum.js";
 export { parsePolicy } from "./quorum.js";
+export { CALL_SIGNATURE_HEADER, type CallToSign, PersonKey, type SignedFields, type StatementToSign } from "./sign.js";
 export type { EvidenceResult, HistoryOptions, HistoryResult, ProvenSingle, ReceiptResult } from "./verify.js";
 export type { ReducedReceipt, ReducedReceiptResult } from "./verify.js";
 export { NOT_PROVEN, verifyEvidence, verifyHistory, verifyReceipt, verifyReducedReceipt } from "./verify.js";
