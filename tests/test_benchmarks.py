@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.against import Compared, _keyed, cases_of
+from benchmarks.distributions import auc, kolmogorov_smirnov
 from benchmarks.http2 import grpc_message
 from benchmarks.load import ClientTls, Load, Loaded, run_here
-from benchmarks.negatives import auc
 from benchmarks.over_wire import BATCH_CHECK, CHECK, GRANT, weigh
 from benchmarks.pace import measure_pace, scale_bars
 from benchmarks.questions import MIX, count_wrong, make_question, make_questions
@@ -163,6 +163,22 @@ def test_the_world_s_consents_answer_as_the_arithmetic_says() -> None:
             pb.OUTCOME_NO_CONSENT: set(),
         }
         assert effects == expected[outcome]
+
+
+def test_two_distributions_are_told_apart() -> None:
+    draw = random.Random(7)
+    one, same = ([draw.gauss(0, 1) for _ in range(2_000)] for _ in range(2))
+    wider = [draw.gauss(0, 1.3) for _ in range(2_000)]
+    assert kolmogorov_smirnov(one, one).d == 0
+    assert kolmogorov_smirnov(one, same).p > 0.01
+    assert kolmogorov_smirnov(one, wider).p < 1e-4  # though the AUC of the two is about a half
+    assert auc(one, wider) < 0.55
+    apart = kolmogorov_smirnov([1.0, 2.0], [3.0, 4.0])
+    assert (apart.d, 0 < apart.p < 0.2) == (1.0, True)
+    # Smirnov's table (1948): p is 0.05 where D times the root of n is 1.358, for large samples.
+    half = [float(n) for n in range(100_000)]
+    moved = [one + 100_000 * 1.358 / (50_000**0.5) for one in half]
+    assert kolmogorov_smirnov(half, moved).p == pytest.approx(0.05, abs=0.001)
 
 
 def test_the_auc_is_a_half_where_times_tell_nothing() -> None:
