@@ -37,7 +37,7 @@ from consentd.store import Batch
 from consentd.store.rocks import RocksStore
 from consentd.table.table import Table
 from consentd.verify.fsck import Fault, Report, verify_files
-from consentd_client import Client, History, pin
+from consentd_client import CallSigner, Client, History, pin
 
 SEED = 20251124
 CITIZENS = 1_000
@@ -88,7 +88,12 @@ def run(home: Home, out: Output, *, seed: int, citizens: int, transfers: int) ->
         out.rule("마을의 하루", "a day in a made-up town")
         traffic = Traffic(town, operator, relay, out).run()
         out.rule("한 시민의 이야기", "one citizen's story")
-        history = Story(relay, town.institutions, origin=home.config.ledger.origin, out=out).run()
+
+        def open_own(signer: CallSigner) -> Client:
+            return Client(home.config.grpc.listen, call_signer=signer, trust=trust, timeout_s=CALL_TIMEOUT_S)
+
+        story = Story(relay, town.institutions, origin=home.config.ledger.origin, open_own=open_own, out=out)
+        history = story.run()
     finally:
         operator.close()
         relay.close()

@@ -1,13 +1,14 @@
 """Play one citizen's story with the client library: consent, transfer, views, narrowing, refusal, withdrawal, history.
 
-The citizen signs with the citizen's own key. The relay sends every call: the institutions delegated that to it. But it
-cannot forge the citizen's signatures. At the end the citizen's history is shown. ``Client.history`` raises if an entry
-is missing.
+The citizen signs with the citizen's own key. The relay sends consents and questions: the institutions delegated that to
+it. But it cannot forge the citizen's signatures. At the end the citizen calls without the relay, in calls that the same
+key signs: to withdraw, and to read the history. ``Client.history`` raises if an entry is missing. A neighbour, who has
+a key too, asks for the same history and is answered as if there were no such person.
 """
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from rich.table import Table
@@ -17,16 +18,18 @@ from consentd.core.possession import person_owner, prove_possession
 from consentd.core.pruned import DAY_MS
 from consentd.demo.output import Output, Text
 from consentd.demo.town import PUBLIC_HOLDERS, RELAY, Institution
+from consentd.errors import NotFoundError
 from consentd.policy.check import ITEMS_NOT_SPECIFIED
 from consentd.policy.dates import SEOUL
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
 from consentd.policy.language import best_text
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
-from consentd_client import AuthorizeAnswer, Client, Entry, History, StatementSigner
+from consentd_client import AuthorizeAnswer, CallSigner, Client, Entry, History, StatementSigner
 from consentd_client.labels import code_name, enum_name, label
 
 CITIZEN = pb.Subject(scheme="mhid", value="SYN-900001")
+NEIGHBOUR = pb.Subject(scheme="mhid", value="SYN-900002")
 HOSPITAL = "general-hospital-01"
 CLINIC = "clinic-01"
 OTHER_CLINIC = "clinic-02"
@@ -47,10 +50,18 @@ _CODES |= {"collect": ("전송", "transfer"), "access": ("열람", "view")}
 
 
 class Story:
-    """One citizen's story. *client* has the relay's token and a pinned log key. *institutions* have names to show."""
+    """One citizen's story.
 
-    def __init__(self, client: Client, institutions: Sequence[Institution], *, origin: str, out: Output) -> None:
+    *client* has the relay's token and a pinned log key. *institutions* have names to show. *open_own* returns a client
+    whose calls are signed by a person.
+    """
+
+    def __init__(
+        self, client: Client, institutions: Sequence[Institution], *, origin: str,
+        open_own: Callable[[CallSigner], Client], out: Output,
+    ) -> None:  # fmt: skip
         self._client = client
+        self._open_own = open_own
         self._out = out
         self._origin = origin
         self._names = {institution.id: (institution.ko, institution.en) for institution in institutions}
@@ -63,8 +74,7 @@ class Story:
         """
         client, step, why = self._client, self._step, self._out.why
         key = KeyPair(secrets.token_bytes(32))
-        proof = prove_possession(key, origin=self._origin, owner=person_owner(CITIZEN.scheme, CITIZEN.value))
-        tag = client.enrol(CITIZEN, method="demo", subject_key=key.public_key, possession=proof).tag
+        tag = self._enrol(CITIZEN, key)
         signer = StatementSigner(key=key, origin=self._origin, tag=tag)
         step(1, ("동의", "consent"), ("병원에, 진료 목적으로", "to a hospital, for treatment"))
         why("본인의 키로 서명하므로 중계기관도 지어낼 수 없습니다.", "The citizen signs, so nobody can invent it.")
@@ -93,16 +103,38 @@ class Story:
         self._ask(HOSPITAL, CLINIC, "TREAT", "CLIN.DX")
         self._ask(MARKETING, HIRA, "HMARKT", "INS.RX")
         self._request_without_legal_items(signer)
-        step(6, ("철회", "withdrawal"))
+        step(6, ("철회", "withdrawal"), ("본인이 직접, 중계기관 없이", "by the citizen, without the relay"))
         why("철회가 확인된 뒤의 요청은 모두 거절됩니다.", "From now on every request is refused.")
-        for consent_id in (given.consent_id, view.consent_id):
-            client.revoke(CITIZEN, consent_id, signer=signer)
+        with self._open_own(CallSigner(key=key, origin=self._origin)) as own:
+            for consent_id in (given.consent_id, view.consent_id):
+                own.revoke(CITIZEN, consent_id, signer=signer)
         self._ask(HOSPITAL, HIRA, "TREAT", "INS.RX", published=True)
         step(7, ("누가 내 정보를 봤나", "who looked at my data"))
         why("앱이 직접 검증하므로 서버를 믿지 않아도 됩니다.", "The app verifies it and need not trust us.")
-        history = client.history(CITIZEN, tag=tag)
+        with self._open_own(CallSigner(key=key, origin=self._origin)) as own:
+            history = own.history(CITIZEN, tag=tag)
         self._show(history)
+        step(8, ("이웃이 같은 기록을 요청", "a neighbour asks for the same history"))
+        why("남의 기록은 없는 사람처럼 답합니다.", "Somebody else is answered as if there were no such person.")
+        self._ask_as_neighbour()
         return history
+
+    def _enrol(self, citizen: pb.Subject, key: KeyPair) -> bytes:
+        """Enrol a citizen, who proves to have the key; return the citizen's tag."""
+        proof = prove_possession(key, origin=self._origin, owner=person_owner(citizen.scheme, citizen.value))
+        return self._client.enrol(citizen, method="demo", subject_key=key.public_key, possession=proof).tag
+
+    def _ask_as_neighbour(self) -> None:
+        """Ask for the citizen's history with the key of somebody else, and print the refusal."""
+        key = KeyPair(secrets.token_bytes(32))
+        self._enrol(NEIGHBOUR, key)
+        with self._open_own(CallSigner(key=key, origin=self._origin)) as neighbour:
+            try:
+                neighbour.history(CITIZEN)
+            except NotFoundError as error:
+                self._out.print(f"   [red]{self._out.text('거절', 'refused')}[/red]: {error.reason}")
+                return
+        raise AssertionError("a neighbour was shown the citizen's history")
 
     def _step(self, number: int, title: Text, detail: Text = ("", "")) -> None:
         more = f" — {self._out.text(*detail)}" if detail[0] else ""
