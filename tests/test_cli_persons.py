@@ -1,6 +1,6 @@
 """Persons use the command line by themselves: with a key of their own, or after a login."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from consentd.core.note import format_vkey
 from consentd.cosigning.keyfiles import read_signing_key, write_private
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
+from consentd_client import ledger
 
 DATA = ("--holder", "hospital-a", "--purpose", "TREAT")
 CONSENT = ("--recipient", "clinic-b", "--recipient", "SUBJECT", *DATA, "--category", "CLIN")
@@ -151,6 +152,21 @@ def test_a_notice_that_the_app_showed_is_named_by_the_person_who_signs(world: Wo
     assert world.bare(*grant, "--served-seq", seq).status == 0
     assert authors(world, person)[-2:] == [("SERVED", "ledger"), ("GRANT", "subject")]
     assert world.bare("served", person, f"{notice}@1", *shown, "--subject-key", path).status == 2
+
+
+@pytest.mark.parametrize("change", [lambda pieces: pieces[:1], lambda pieces: pieces[::-1], lambda _: []])
+@pytest.mark.parametrize("more", [(), ("--parts",), ("--save",)])
+def test_a_stream_without_its_format_determines_nothing(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[list[Any]], list[Any]],
+    more: tuple[str, ...],
+) -> None:  # fmt: skip
+    person, path, _ = world.enrolled()
+    collect = ledger.collect_proof
+    monkeypatch.setattr(ledger, "collect_proof", lambda pieces: collect(change(list(pieces))))
+    file = tmp_path / "file"
+    found = world.bare("history", person, "--subject-key", path, *more, *((file,) if more else ()))
+    assert (found.status, found.out, list(tmp_path.iterdir())) == (2, "", [])
+    assert "could not be determined: history stream" in found.err
 
 
 def test_a_question_is_signed_by_the_person_and_sent_by_a_relay(world: World) -> None:

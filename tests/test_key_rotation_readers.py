@@ -38,7 +38,7 @@ from consentd.statements.evidence import verify_evidence
 from consentd.store import Batch
 from consentd.v1 import consent_pb2 as pb
 from consentd.verify.fsck import verify_files
-from consentd_client import FileMemory, log_key, pin
+from consentd_client import FileMemory, ledger, log_key, pin
 
 LOG, STATEMENT = RotationRole.LOG, RotationRole.STATEMENT
 
@@ -300,6 +300,39 @@ def test_a_client_follows_once_and_its_memory_keeps_the_key(world: World, tmp_pa
     other = pin(world.pins[1])
     assert type(first)("", channel=world.running.channel, trust=other, memory=memory).context.learned.log_key is None
     assert check_followed(world.running, world.subject, world.pins[1]) == len(world.pins) - 1
+
+
+def test_a_client_that_reads_in_parts_keeps_the_key_too(world: World, tmp_path: Path) -> None:
+    memory = FileMemory(tmp_path / "memory.json")
+    asking = client(world.running, "app", pin(world.pins[0]))
+    asking.context = replace(asking.context, memory=memory)
+    found, _, state = asking.history_part(world.subject, most=2)
+    assert (len(found.log_keys), found.is_complete) == (len(world.pins), False)
+    assert asking.context.learned.log_key == world.pins[-1]
+    assert memory.log_key(format_vkey(world.pins[0])) == format_vkey(world.pins[-1])
+    assert (memory.checkpoint(), memory.history(ledger.memory_key(world.subject))) == (None, None)
+    later, _, _ = asking.history_part(world.subject, state=state)
+    assert (later.log_keys, later.is_complete) == ((), True)
+
+
+def test_a_receipt_is_verified_with_the_memory_or_the_message_says_what_to_give(world: World, tmp_path: Path) -> None:
+    pins, memory, file = [format_vkey(one) for one in world.pins], tmp_path / "memory.json", tmp_path / "file"
+    line = CommandLine().given(LANG="en_US.UTF-8")
+    daemon = ("--target", f"127.0.0.1:{world.running.daemon.grpc_port}")
+    app = line.given(CONSENTD_TOKEN=world.running.tokens["app"], CONSENTD_LOG_KEY=pins[0])
+    person, receipt = f"mhid:{world.subject.value}", tmp_path / "receipt"
+    ask = ("--actor", "clinic-b", "--holder", "hospital-a", "--purpose", "TREAT", "--category", "CLIN.DX")
+    app("authorize", person, *ask, "--receipt", receipt, *daemon)
+    verify = ("verify", receipt, "--log-key")
+    unknown = line(*verify, pins[0])
+    assert (unknown.status, unknown.out, "--rotations" in unknown.err) == (2, "", True)
+    assert line(*verify, pins[0], "--memory", memory).status == 2
+    assert app("history", person, "--memory", memory, "--save", file, *daemon).status == 0
+    assert line(*verify, pins[0], "--rotations", file).status == 0
+    known = line(*verify, pins[0], "--memory", memory, "--json")
+    assert (known.status, known.object["log_key"]) == (0, pins[-1])
+    assert line(*verify, pins[1], "--memory", memory).status == 2  # the memory is of another pin
+    assert line(*verify, pins[-1], "--json").object["log_key"] == pins[-1]
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,8 @@ from consentd.cli import (
     roles,
     subjects,
 )
-from consentd.cli.out import DISPROVED, UNDETERMINED, Out, drop_output
-from consentd.errors import ConsentdError, CorruptionError, StorageError, UnknownKeyError, VerificationError
+from consentd.cli.out import DISPROVED, UNDETERMINED, UNDETERMINED_ERRORS, Out, drop_output
+from consentd.errors import ConsentdError, CorruptionError, StorageError, VerificationError
 
 _EPILOG = """\
 exit status: 0 done or proven, 1 refused or disproved, 2 could not be determined.
@@ -71,7 +71,7 @@ def run_verb(arguments: argparse.Namespace) -> int:
     try:
         status: int = arguments.run(arguments, out)
         out.flush()
-    except UnknownKeyError as error:
+    except UNDETERMINED_ERRORS as error:
         out.fault(error)
         return UNDETERMINED
     except (VerificationError, CorruptionError) as error:

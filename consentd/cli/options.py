@@ -130,12 +130,14 @@ def add_pins(verb: argparse.ArgumentParser, *, witnesses: bool = True) -> None:
         )  # fmt: skip
 
 
-def add_memory(verb: argparse.ArgumentParser) -> None:
-    """Add the option for the file that stores verified histories."""
+_REMEMBERS = "remember in FILE what was verified, to detect if the daemon takes it back"
+
+
+def add_memory(verb: argparse.ArgumentParser, text: str = _REMEMBERS) -> None:
+    """Add the option for the file that stores what was verified; *text* says in its help what it is for."""
     verb.add_argument(
-        "--memory", type=Path, default=_path("CONSENTD_MEMORY"), metavar="FILE",
-        help="remember in FILE what was verified, to detect if the daemon takes it back (CONSENTD_MEMORY)",
-    )  # fmt: skip
+        "--memory", type=Path, default=_path("CONSENTD_MEMORY"), metavar="FILE", help=f"{text} (CONSENTD_MEMORY)"
+    )
 
 
 def add_subject(verb: argparse.ArgumentParser) -> None:

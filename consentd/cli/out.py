@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from consentd.errors import ConsentdError, StorageError, UnknownKeyError, VerificationError
+from consentd.errors import ConsentdError, MalformedError, StorageError, UnknownKeyError, VerificationError
 from consentd.policy.language import is_korean
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u20
 DONE = PROVEN = 0
 REFUSED = DISPROVED = 1
 UNDETERMINED = 2
+UNDETERMINED_ERRORS = (MalformedError, UnknownKeyError)
+"""Errors of bytes that are no evidence: without their format, or by an unknown key (verdicts.md, rules 4 and 6)."""
 VERDICTS = {
     PROVEN: ("proven", "증명됨"),
     DISPROVED: ("disproved", "반증됨"),
@@ -89,7 +91,7 @@ class Out:
 
     def fault(self, error: ConsentdError) -> None:
         """Write an error with its reason and its notes to stderr."""
-        if isinstance(error, UnknownKeyError):
+        if isinstance(error, UNDETERMINED_ERRORS):
             self.message(f"could not be determined: {error}")
         elif isinstance(error, VerificationError):
             self.message(f"disproved: {error}")

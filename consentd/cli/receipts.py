@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from consentd.cli.options import (
     Verbs,
     add_daemon,
+    add_memory,
     add_pins,
     add_verb,
     open_client,
@@ -26,12 +27,19 @@ from consentd.cli.options import (
 )
 from consentd.cli.out import DONE, PROVEN, UNDETERMINED, Out
 from consentd.core import codec, merkle
-from consentd.core.checkpoint import open_checkpoint, parse_checkpoint, parse_proof, verify_proof
+from consentd.core.checkpoint import (
+    is_signed_by,
+    open_checkpoint,
+    parse_checkpoint,
+    parse_proof,
+    verify_known,
+    verify_proof,
+)
 from consentd.core.evidence import parse_evidence
 from consentd.core.kinds import EntryKind, is_known
-from consentd.core.note import NoteVerifier, Verifier, parse_note, parse_vkey
+from consentd.core.note import NoteVerifier, Verifier, format_vkey, parse_note, parse_vkey
 from consentd.core.quorum import WitnessPolicy, verify_cosigned
-from consentd.errors import InvalidError, MalformedError, ProofError
+from consentd.errors import InvalidError, MalformedError, ProofError, UnknownKeyError
 from consentd.policy.dates import format_instant
 
 if TYPE_CHECKING:
@@ -48,7 +56,8 @@ FILE is one of these; its content shows which:
   a C2SP .tlog-proof, with --leaf           proves the same for the leaf that you give
   a checkpoint                              proves that the log signed it
 If the log replaced its key, --rotations leads from the pinned key to the other one, in either direction. It is a file
-that `consentd history --save` wrote. Without it, nothing is determined of a checkpoint by another key of the log.
+that `consentd history --save` wrote. The memory of a client that followed the rotations, --memory, has the key too.
+Without both, nothing is determined of a checkpoint by another key of the log.
 Proven is that the entry is in a tree that the log signed. Not proven is that everyone is shown the same tree, unless
 --policy demands cosignatures of witnesses.
 
@@ -66,6 +75,7 @@ def add_verbs(verbs: Verbs) -> None:
     verb = add_verb(verbs, "verify", verify, add_pins, more=_VERIFY_HELP)
     verb.add_argument("file", type=Path, metavar="FILE", help="the evidence; `-` reads it from stdin")
     verb.add_argument("--leaf", metavar="HEX|FILE", help="the leaf, in hex or in a file")
+    add_memory(verb, "a client's memory; if the client followed rotations of the log key, it has the key they led to")
     verb.add_argument(
         "--rotations", type=Path, metavar="FILE",
         help="evidence of the same ledger, which leads from the pinned log key to the one that signed",
@@ -194,7 +204,7 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
             f"증명됨: `{point.origin}`의 체크포인트, 크기 {point.size}",
             f"proven: checkpoint of `{point.origin}` at size {point.size}",
             verdict="proven", what="checkpoint", origin=point.origin, size=point.size, root=point.root.hex(),
-            log_keys=log_keys,
+            log_key=format_vkey(log_key), log_keys=log_keys,
         )  # fmt: skip
         return PROVEN
     bundle = parse_proof(proof)
@@ -208,7 +218,7 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
         f"증명됨: `{point.origin}`의 크기 {point.size} 원장에서 {bundle.index}번 항목, {description}",
         f"proven: entry {bundle.index} of `{point.origin}` in its tree of {point.size}, {description}",
         verdict="proven", what="entry", origin=point.origin, size=point.size, root=point.root.hex(), index=bundle.index,
-        leaf=description, log_keys=log_keys,
+        leaf=description, log_key=format_vkey(log_key), log_keys=log_keys,
     )  # fmt: skip
     if not is_readable:
         out.message("the leaf is in the ledger; what it says could not be determined: it is of a later version")
@@ -221,10 +231,10 @@ def _follow(
 ) -> tuple[Verifier, list[dict[str, object]]]:
     """Return the log key that signs checkpoints of this size, and the log's keys for ``--json``.
 
-    Raises as ``verify_evidence`` for the file of ``--rotations``. Without it, the key is the pinned one.
+    Raises as ``verify_evidence`` for the file of ``--rotations``; without it, as ``_known_key``.
     """
     if arguments.rotations is None:
-        return log_key, []
+        return _known_key(arguments, checkpoint, log_key, out), []
     # Imported only here, because this module loads protobuf.
     from consentd.statements.evidence import verify_evidence
 
@@ -238,6 +248,35 @@ def _follow(
     log_keys = report_log_keys(out, keys, is_followed=False)
     vkey = next((one.vkey for one in reversed(keys) if one.from_size <= size), None)
     return log_key if vkey is None else parse_vkey(vkey), log_keys
+
+
+def _known_key(arguments: argparse.Namespace, checkpoint: bytes, log_key: Verifier, out: Out) -> Verifier:
+    """Return the pinned log key, or the one to which the memory says that rotations led, if that one has signed.
+
+    Raises:
+        UnknownKeyError: neither has signed.
+    """
+    try:
+        verify_known(checkpoint, log_key)
+    except UnknownKeyError as error:
+        reached = "" if arguments.memory is None else _reached(arguments.memory, log_key)
+        if not reached or not is_signed_by(parse_note(checkpoint).unverified, parse_vkey(reached)):
+            error.add_note(
+                "--rotations FILE leads to the other key: `consentd history … --save FILE` writes that file. Or give "
+                "--memory of a client that has followed the rotations"
+            )
+            raise
+        out.message(f"log key `{format_vkey(log_key)}` was replaced by `{reached}`, says the memory: pin that one")
+        return parse_vkey(reached)
+    return log_key
+
+
+def _reached(memory: Path, log_key: Verifier) -> str:
+    """Return the log key to which rotations led a client from *log_key*; empty: its memory has none."""
+    # Imported only here, because the package loads gRPC.
+    from consentd_client import FileMemory
+
+    return FileMemory(memory).log_key(format_vkey(log_key))
 
 
 def _check_format(content: bytes) -> None:

@@ -150,7 +150,9 @@ def history_part(
     context: ClientContext, chain: pb.Subject | str, *, tag: bytes = b"", state: HistoryState | None = None,
     most: int = PART_ENTRIES,
 ) -> Operation[tuple[History, tuple[RememberedEntry, ...], HistoryState]]:  # fmt: skip
-    """Read and verify the next part of a long history, of at most *most* entries. The client's memory is not used.
+    """Read and verify the next part of a long history, of at most *most* entries.
+
+    Of the client's memory only the log key is used, and written after a rotation: neither checkpoint nor history.
 
     Returns the part's entries, the same in the form that a file stores, and the state for the next part. The history is
     proven only when ``is_complete`` of a part is true: show or use no entry before that.
@@ -184,6 +186,7 @@ def history_part(
         ),
         proof, note,
     )  # fmt: skip
+    yield from remember_log_key(context, found.log_keys)
     keys = () if state is None else state.keys
     keys += tuple(one.entry for one, shown in zip(rows.entries, found.entries, strict=True) if shown.kind == KEY)
     return found, rows.entries, HistoryState(proof.checkpoint, part, keys)

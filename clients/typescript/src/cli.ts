@@ -216,7 +216,8 @@ function answer({ json }: Values, content: Json, lines: readonly string[]): void
 }
 
 function refuse(error: unknown, args: string[]): number {
-  const isDisproved = error instanceof VerificationError && !(error instanceof UnknownKeyError);
+  const isNoEvidence = error instanceof UnknownKeyError || error instanceof MalformedError;
+  const isDisproved = error instanceof VerificationError && !isNoEvidence;
   const verdict = isDisproved ? "disproved" : "undetermined";
   const message = error instanceof Error ? error.message : String(error);
   if (args.includes("--json")) {
