@@ -1,9 +1,9 @@
 """Measure whether the time of an answer shows something about a person that the answer itself does not show.
 
 Callers ask about persons of several kinds, one call at a time: in each round one of each kind, in an order that is
-drawn for that round. So all kinds meet the same moments of the machine. There are two figures for each pair of kinds. The AUC
-is the probability that a call about one takes longer than a call about the other, at least 0.5, which says nothing. The
-Kolmogorov–Smirnov D compares the whole distributions.
+drawn for that round. So all kinds meet the same moments of the machine. There are two figures for each pair of kinds.
+The AUC is the probability that a call about one takes longer than a call about the other, at least 0.5, which says
+nothing. The Kolmogorov–Smirnov D compares the whole distributions.
 
 * An institution asks Check and AuthorizeAccess about persons who objected, who gave no consent, and who are not
   enrolled, and reads the receipts of these refusals (policy.md, "One answer").
