@@ -79,17 +79,10 @@ def test_a_consent_lives_in_each_language(
     assert granted.author == ("subject" if signs else "ledger")
 
 
-@pytest.fixture(scope="module")
-def person_program(language: str, program: list[str]) -> list[str]:
-    """The command of the program in which a person signs calls; only TypeScript has one."""
-    if language != "typescript":
-        pytest.skip("our package signs calls of persons in TypeScript alone")
-    command, main = program
-    return [command, str(Path(main).with_name("person.js"))]
-
-
-def test_a_person_lives_by_a_key_of_their_own(person_program: list[str], running: Running) -> None:
-    """From the consent to the verified history, in calls that the person signs."""
+@pytest.mark.parametrize("language", ["typescript"], indirect=True, scope="module")
+def test_a_person_lives_by_a_key_of_their_own(program: list[str], running: Running) -> None:
+    """From the consent to the verified history, in calls that the person signs with our package in TypeScript."""
+    node, main = program
     vkey = note.format_vkey(read_signing_key(running.config.keys.log_key_file).verifier)
     person, other = new_identifier(), running.enrol(new_identifier()).value
     values = {
@@ -97,7 +90,8 @@ def test_a_person_lives_by_a_key_of_their_own(person_program: list[str], running
         "app-token": running.tokens["app"], "recipient-token": running.tokens["clinic-b"],
     }  # fmt: skip
     arguments = [f"--{name}={value}" for name, value in values.items()]
-    done = subprocess.run([*person_program, *arguments], capture_output=True, text=True, check=False)
+    command = [node, str(Path(main).with_name("person.js")), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout, done.stderr
     assert (done.returncode, json.loads(done.stdout)) == (
         0,
