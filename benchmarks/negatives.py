@@ -80,7 +80,7 @@ def measure_negatives(bench: Bench) -> list[Row]:
     with_provider = config_file.with_name("citizens.toml")
     section = _PROVIDER.format(issuer=_ISSUER, audience=_AUDIENCE, participant=RELAY, scheme=SCHEME, acr=_ACR)
     with_provider.write_text(config_file.read_text(encoding="utf-8") + section, encoding="utf-8")
-    rows = []
+    rows: list[Row] = []
     with (
         Server(with_provider, bench.server_core) as server,
         grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel,
