@@ -370,7 +370,7 @@ def parse_listen(listen: str, *, option: str = "listen") -> tuple[str, int]:
     bracketed = host.startswith("[") and host.endswith("]")
     if not colon or not host or (":" in host and not bracketed) or not (port.isascii() and port.isdecimal()):
         raise InvalidError(f"config: `{option}` is not host:port: `{listen}`")
-    if int(port) > 0xFFFF:
+    if len(port) > 5 or int(port) > 0xFFFF:
         raise InvalidError(f"config: `{option}` has no such port: `{listen}`")
     return (host[1:-1] if bracketed else host), int(port)
 

@@ -47,7 +47,7 @@ def parse_toml(text: str) -> dict[str, object]:
     """Parse TOML. Raises InvalidError if *text* is not TOML."""
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also of a number with very many digits, and of very deep lists
         raise InvalidError(f"config: not TOML: {error}") from error
 
 

@@ -197,7 +197,7 @@ class Monitor:
                 self._verifier = parse_vkey(state["log_key"])
             self._note = read_file(self._directory / state["checkpoint"], MAX_NOTE_SIZE)
             self.latest = checkpoint.open_own(self._note, self._origin, self._verifier)
-        except (ValueError, KeyError, TypeError, OverflowError, MalformedError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError, MalformedError) as error:
             raise StorageError(f"monitor's state is malformed: `{self._state_path}`") from error
 
 

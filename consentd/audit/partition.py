@@ -343,7 +343,8 @@ class Partition:
                 state["beyond_count"],
             )  # fmt: skip
         except (
-            OSError, ValueError, KeyError, StopIteration, MalformedError, DamagedRowError, CorruptionError
+            OSError, ValueError, KeyError, TypeError, StopIteration, OverflowError, RecursionError, MalformedError,
+            DamagedRowError, CorruptionError,
         ) as error:  # fmt: skip
             raise StorageError(f"state cannot be continued; remove it: `{self._plan.directory}`") from error
 

@@ -131,7 +131,7 @@ def _saved_size(directory: Path) -> int:
     """
     found = [0]
     for path in directory.glob(f"*/{STATE_FILE}"):
-        with suppress(OSError, ValueError, TypeError, KeyError):
+        with suppress(OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
             found += [int(one["size"]) for one in json.loads(path.read_text())["states"] if one is not None]
     return max(found)
 

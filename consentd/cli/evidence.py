@@ -1,6 +1,7 @@
 """``consentd audit evidence``, ``check-evidence`` and ``report``: write and verify evidence files; write a report."""
 
 import argparse
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -171,8 +172,8 @@ def _scope(arguments: argparse.Namespace, location: "Location") -> Scope:
         return Scope(tag=_find_tag(arguments, location))
     if arguments.tag:
         return Scope(tag=read_hex(arguments.tag, "tag", 32))
-    first, colon, last = arguments.range.partition(":")
-    if not (colon and arguments.range.isascii() and first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+    first, _, last = arguments.range.partition(":")
+    if not re.fullmatch("[0-9]{1,18}:[0-9]{1,18}", arguments.range) or int(first) > int(last):
         raise InvalidError(f"range is not FIRST:LAST: `{arguments.range}`")
     return Scope(first=int(first), last=int(last))
 

@@ -62,10 +62,13 @@ def add_served(*, required: bool = False) -> AddOptions:
     return add_options
 
 
+_VERSION_DIGITS = 9
+
+
 def read_notice(text: str) -> tuple[str, int]:
     """Parse ``ID@N``, a notice and its version. Raises ``InvalidError``."""
     notice, at, version = text.partition("@")
-    if not (notice and at and version.isdecimal()):
+    if not (notice and at and version.isascii() and version.isdecimal() and len(version) <= _VERSION_DIGITS):
         raise InvalidError("notice is not ID@VERSION")
     return notice, int(version)
 

@@ -162,7 +162,7 @@ def parse_mapping(text: str, vocabulary: Vocabulary) -> FhirMapping:
     """
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also of a number with very many digits, and of very deep lists
         raise InvalidError("mapping is not TOML") from error
     for name in tables:
         if name not in _KNOWN:

@@ -103,7 +103,7 @@ class HistoryFile:
                     yield decode_entry(json.loads(file.readline()))
         except OSError as error:
             raise StorageError(f"history file cannot be read: `{self._path}`: {error.strerror}") from error
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise StorageError("history file cannot be parsed; delete it and its state, and read again") from error
 
 
@@ -148,5 +148,7 @@ def _decode_state(content: bytes) -> tuple[HistoryState, int, int, bool]:
         return state, int(read["length"]), int(read["entries"]), bool(read["complete"])
     except StorageError:
         raise
-    except (MalformedError, ProofError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        MalformedError, ProofError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError,
+    ) as error:  # fmt: skip
         raise StorageError("history state cannot be parsed; delete it and its file, and read again") from error

@@ -91,7 +91,8 @@ class Tls:
 
 def check_target(target: str) -> None:
     """Raise InvalidError if *target* has no port: gRPC would connect to port 443 then."""
-    if not target.startswith("unix:") and not target.rpartition(":")[2].isdecimal():
+    port = target.rpartition(":")[2]
+    if not target.startswith("unix:") and not (port.isascii() and port.isdecimal()):
         raise InvalidError(f"target has no port: `{target}`: give host:port, as in 127.0.0.1:7400")
 
 
