@@ -41,6 +41,8 @@ OVER_WIRE: dict[str, Callable[[Bench], list[Row]]] = {
     "audit": audits.measure_audit,
 }
 CASES = (*IN_PROCESS, *OVER_WIRE)
+ONE_PERSON = {"limit"}
+"""The cases whose figures do not depend on the size of the ledger, because they ask about one person."""
 
 
 def main() -> int:
@@ -76,7 +78,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure consentd.", allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="a small ledger and short loads: a minute in all")
     parser.add_argument("--only", choices=CASES, action="append", help="this case only; may be given more than once")
-    parser.add_argument("--size", type=int, help=f"subjects of the ledger, 4 entries each; {SUBJECTS:,} by default")
+    parser.add_argument("--size", type=int, help=f"subjects, 4 entries each; {SUBJECTS:,}, fewer for `limit` alone")
     parser.add_argument("--tags", type=int, action="append", help="of the map, 1 and 10 million by default; repeatable")
     parser.add_argument("--map-bits", type=int, action="append", help="of the map, by the tags by default; repeatable")
     parser.add_argument("--entries", type=int, help=f"of the ledger that `open` opens; {ENTRIES:,} by default")
@@ -86,7 +88,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--against", type=Path, metavar="DIR", help="compare with another checkout: both run in turn")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"of --against; {ROUNDS} by default")
     options = parser.parse_args(arguments)
-    options.size = options.size or (QUICK_SUBJECTS if options.quick else SUBJECTS)
+    of_one = options.only is not None and ONE_PERSON.issuperset(options.only)
+    options.size = options.size or (QUICK_SUBJECTS if options.quick or of_one else SUBJECTS)
     options.tags = options.tags or ([options.size] if options.quick else TAGS)
     options.entries = options.entries or (options.size if options.quick else ENTRIES)
     options.seconds = options.seconds or (1.5 if options.quick else 6.0)

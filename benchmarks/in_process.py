@@ -47,9 +47,10 @@ def make_value(rows: int) -> bytes:
 
 
 def make_limit_value() -> bytes:
-    """Return the value of a person at the limit: ``MAX_ROWS`` consents, each with lists of its own.
+    """Return the value of a person at the limit: ``MAX_ROWS`` consents, each with lists and an end of its own.
 
-    Each third denies. Every second names party-01, which ``make_packed(1)`` asks for, beside two others.
+    Each third denies. Every second names party-01, which ``make_packed(1)`` asks for, beside two others. Later consents
+    end earlier, so the evaluator must look at the lists of each.
     """
     lineages = []
     for number in range(1, MAX_ROWS + 1):
@@ -60,6 +61,7 @@ def make_limit_value() -> bytes:
             holders=("party-40", f"party-{1 + number % 39:02d}"),
             purposes=("TREAT",),
             categories=("CLIN",),
+            end_ms=NOW_MS + (1 + MAX_ROWS - number) * 86_400_000,
         )
         stored = StoredConsent(lineage=number, seq=number, version=1, consent=Consent(kind=Kind.CONSENT, root=root))
         compiled = compile_consent(stored, DEFAULT_VOCABULARY, NUMBERS, normal_level=RULES.normal_level)
@@ -103,7 +105,7 @@ def measure_evaluator(*, loops: int) -> list[Row]:
     value, packed = make_limit_value(), make_packed(1)
     assert evaluate(value, packed, RULES, NOW_MS).outcome is Outcome.DENY, "some consents that name the actor deny"
     samples = time_each(partial(_evaluate, value, packed), max(1, loops // 1_000))
-    name = f"evaluate, {MAX_ROWS:,} consents with lists of their own"
+    name = f"evaluate, {MAX_ROWS:,} consents with lists and ends of their own"
     rows.append(_micros("evaluator", name, samples, 5_000, "half of them name the actor"))
     return rows
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import QUICK_SUBJECTS, SUBJECTS, parse
 from benchmarks.against import Compared, _keyed, cases_of
 from benchmarks.distributions import auc, kolmogorov_smirnov
 from benchmarks.http2 import grpc_message
@@ -254,6 +255,12 @@ def test_a_comparison_says_how_many_times_as_good_the_new_one_is() -> None:
     time_ = Compared("c", "n", "ms", is_rate=False, old=[10, 20, 30], new=[10, 10, 11])
     assert rate.ratio == time_.ratio == 2
     assert Compared("c", "n", "s", is_rate=False, old=[0.0], new=[0.0]).ratio == 1
+
+
+def test_a_case_about_one_person_needs_no_large_ledger() -> None:
+    sizes = {only: parse([f"--only={one}" for one in only]).size for only in (("limit",), ("limit", "check"), ())}
+    assert sizes == {("limit",): QUICK_SUBJECTS, ("limit", "check"): SUBJECTS, (): SUBJECTS}
+    assert parse(["--only=limit", "--size=9"]).size == 9
 
 
 def test_rows_of_two_runs_are_matched_though_sizes_differ_and_names_repeat() -> None:

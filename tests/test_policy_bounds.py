@@ -1,16 +1,19 @@
 """The bounds of one person's rows: what is refused, denied unread, and shared; how many reasons are built."""
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 
 from cases.policy_worlds import NUMBERS, VOCABULARY
 from consentd.errors import InvalidError, MalformedError, PreconditionError
-from consentd.policy import residual, subject
+from consentd.policy import match, residual, subject
 from consentd.policy.codebook import Codebook, PackedQuestion, Parties, pack_question
 from consentd.policy.compile import Compiled, compile_consent, compile_rules
 from consentd.policy.evaluate import MAX_REASONS, Verdict, decision, evaluate
+from consentd.policy.match_row import RowMatcher
 from consentd.policy.model import (
+    OPEN_END_MS,
     Actor,
     Combining,
     Consent,
@@ -215,6 +218,58 @@ def test_equal_limits_are_one_record() -> None:
     children = tuple(Provision(effect=Effect.DENY, purposes=(purpose,)) for purpose in ("TREAT", "COC"))
     rows = unpack_rows(compiled(replace(PERMIT, resources=("Observation/1",), children=children)).rows)
     assert len({row.side for row in rows}) == 1
+
+
+# -- consents that cannot change an answer --------------------------------------------------------------------------
+
+
+def drawn_value(random: Random) -> bytes | None:
+    """Return the value of a person with hundreds of consents, few of which differ in more than window and lists."""
+    made = []
+    for number in range(1, 1 + random.choice([150, 300, 450])):
+        start, end = random.choice([(0, OPEN_END_MS), (-5, 5_000), (2_000, 9_000), (0, NOW_MS - 1)])
+        root = Provision(
+            effect=Effect.PERMIT if random.random() < 0.8 else Effect.DENY,
+            actors=tuple(random.sample(("a", "b", "c"), random.choice([1, 1, 2]))),
+            purposes=("TREAT",),
+            categories=random.choice([("CLIN",), ("CLIN",), ("CLIN.A",)]),
+            labels=random.choice([(), (), (), ("HIV",)]),
+            data_period=Period(0, 500) if random.random() < 0.1 else Period(),
+            start_ms=start,
+            end_ms=end if end == OPEN_END_MS else end + random.choice([0, 0, number, -number]),
+        )
+        children = (replace(DENY, categories=("CLIN.B",)),) if random.random() < 0.05 else ()
+        made.append(Lineage(number, number, 1, random.random() < 0.05, compiled(replace(root, children=children))))
+    return encode_subject(made)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_consent_that_cannot_change_the_answer_is_not_matched(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = Random(seed)
+    value = drawn_value(random)
+    residual_too = replace(ASKED, supported_obligations=frozenset({Obligation.ENFORCE_RESIDUAL}))
+    matched = []
+    count = RowMatcher.node
+    monkeypatch.setattr(RowMatcher, "node", lambda *args: matched.append(1) or count(*args))
+    for asked in (ASKED, residual_too, replace(ASKED, labels=(), data_period=Period(0, 100))):
+        for combining in Combining:
+            matched.clear()
+            found, by_default = answer(value, asked, combining=combining), len(matched)
+            with monkeypatch.context() as patch:
+                patch.setattr(match, "ENOUGH", OPEN_END_MS)
+                matched.clear()
+                assert answer(value, asked, combining=combining) == found
+            newest_first = combining in (Combining.ORDERED_DENY_OVERRIDES, Combining.ORDERED_PERMIT_OVERRIDES)
+            assert by_default == len(matched) if newest_first else by_default <= len(matched)
+
+
+def test_hundreds_of_equal_consents_are_matched_once_for_each_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    matched = []
+    count = RowMatcher.node
+    monkeypatch.setattr(RowMatcher, "node", lambda *args: matched.append(1) or count(*args))
+    value = value_of((compiled(replace(PERMIT, actors=("a", "b"))), 1_000))
+    assert answer(value).outcome is Outcome.PERMIT
+    assert len(matched) == match.ENOUGH + 1
 
 
 # -- reasons and conditions ----------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ The tests determine what must remain in another way than ``retention``: for each
 which consents the evaluator could read, and which keys signed them.
 """
 
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -19,7 +20,7 @@ from consentd.core.pruned import DAY_MS, Pruned
 from consentd.errors import StorageError
 from consentd.ledger import layout, pruning, reads, retention
 from consentd.policy import model
-from consentd.store import Store
+from consentd.store import Batch, Store
 from consentd.store.memory import MemoryStore
 from consentd.v1 import statement_pb2 as st
 
@@ -165,3 +166,33 @@ def test_a_crash_at_any_write_of_a_sweep_loses_nothing(tmp_path: Path) -> None:
             carry_out(store.inner, case, pruned)
             assert copy(store.inner) == copy(swept)
     case.close()
+
+
+@pytest.mark.parametrize("seqs", [range(1, 301), (1, 5, 6, *range(20, 301)), (1, 4, *range(150, 301)), (1, 7)])
+def test_the_gaps_of_a_chain_are_found_without_a_read_of_what_follows(seqs: Sequence[int]) -> None:
+    """Entry *s* has the index 10 × *s*; what is missing lies below the index 1,500."""
+    store, batch, tag = MemoryStore(), Batch(), bytes(32)
+    batch.put(layout.PRUNED, retention.encode_pruned(Pruned(1, 1_500), finished=False))
+    for seq in seqs:
+        batch.put(layout.index_key(tag, seq), layout.encode_u64(10 * seq))
+    store.write(batch)
+    read: list[int] = []
+    scan = store.scan
+
+    def counting(start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        for key, row in scan(start, end):
+            read.append(layout.decode_u64(row))
+            yield key, row
+
+    store.scan = counting  # type: ignore[method-assign,assignment]
+    first = next(seq for seq in reversed(seqs) if seq - 1 not in seqs)
+    assert retention.first_after_gaps(store, tag) == first
+    assert [index for index in read if index > 1_500] == []
+
+
+def test_a_chain_of_a_store_that_is_not_pruned_has_no_gaps() -> None:
+    store, batch, tag = MemoryStore(), Batch(), bytes(32)
+    for seq in range(1, 5):
+        batch.put(layout.index_key(tag, seq), layout.encode_u64(seq))
+    store.write(batch)
+    assert retention.first_after_gaps(store, tag) == retention.first_after_gaps(store, bytes(31) + b"1") == 1

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -19,8 +20,10 @@ from consentd.policy.vocabulary import Code
 from consentd.sequencer.pool import Written
 from consentd.statements.values import rules_message, vocabulary_message
 from consentd.table.checked_rows import DamagedRowError
+from consentd.table.registry import Registry
 from consentd.table.table import Table
 from consentd.table.transaction import TableTransaction
+from consentd.table.view import View
 from consentd.v1 import statement_pb2 as st
 
 
@@ -69,6 +72,62 @@ def test_a_registry_that_a_transaction_changed_is_used_by_later_views_only_after
         assert "clinic" in changed.participants
         assert later.registry() is changed
         assert snapshot.registry() is changed
+
+
+def content(registry: Registry) -> dict[str, object]:
+    """Return all that a registry says, in a form that compares."""
+    codebook = registry.codebook
+    names = {one: (codebook.numbers(one), codebook.groups(one)) for one in registry.participants}
+    permits = {one: (codebook.permit_numbers(one), codebook.permit_groups(one)) for one in registry.participants}
+    fields = ("generation", "rules", "quotas", "participants", "numbers", "delegations", "mandates")
+    return {
+        **{field: getattr(registry, field) for field in fields},
+        "certificate_names": dict(registry.certificate_names),
+        "codebook": (names, permits, codebook.names, codebook.memberships, codebook.abroad, codebook.vocabulary),
+    }
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_changed_registry_is_the_one_that_the_rows_have(table: Table, seed: int) -> None:
+    random = Random(seed)
+    for number in range(12):
+        with table.begin() as transaction:
+            before = transaction.registry()
+            for _ in range(random.choice([1, 1, 3])):
+                name = f"clinic-{random.randrange(4)}"
+                tag, zeros = codec.public_tag(PARTICIPANT_PREFIX + name), codec.ZERO_HASH
+                message = st.ParticipantStatement(
+                    participant_id=name,
+                    active=random.random() < 0.8,
+                    groups=random.choices([f"group/{group}" for group in "abc"], k=random.randrange(4)),
+                    country=random.choice(["", "KR", "JP"]),
+                    roles=[st.PARTICIPANT_ROLE_RECIPIENT],
+                    certificate_names=[f"dns:{name}-{random.randrange(2)}.example" for _ in range(random.randrange(3))],
+                )
+                event = codec.Event(EntryKind.PARTICIPANT, 0, tag, 1, zeros, zeros, 0)
+                transaction.apply(event, message, index=number + 10)
+            changed = transaction.registry()
+            assert content(changed) == content(transaction._read_registry())
+            assert content(before) != content(changed)
+            if random.random() < 0.8:  # else the changes are dropped
+                _commit(transaction)
+        with table.read() as snapshot:
+            assert content(snapshot.registry()) == content(snapshot._read_registry())
+
+
+def test_the_change_of_a_participant_reads_no_other_participant(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    with table.begin() as transaction:
+        for name in ("clinic", "bank", "lab"):
+            _register(transaction, name)
+        transaction.registry()
+        _commit(transaction)
+    monkeypatch.setattr(View, "_read_registry", lambda self: pytest.fail("all rows of the registry are read"))
+    with table.begin() as transaction:
+        _register(transaction, "clinic")
+        assert transaction.registry().participants.keys() >= {"clinic", "bank", "lab"}
+        _commit(transaction)
+    with table.begin() as later, table.read() as snapshot:
+        assert later.registry() is snapshot.registry()
 
 
 def test_a_view_of_an_older_commit_does_not_replace_a_newer_registry(table: Table) -> None:

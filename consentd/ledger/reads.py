@@ -184,19 +184,6 @@ def _entry(store: Store, tag: bytes, seq: int, index: int, leaf: bytes | None, r
     return StoredEntry(index, leaf, event, row)
 
 
-def first_after_gaps(store: Store, tag: bytes) -> int:
-    """Return the smallest seq from which on no entry of a chain is missing. It is 1 unless entries were pruned."""
-    if store.get(layout.PRUNED) is None:
-        return 1
-    first = after = 1
-    for key, _ in store.scan(layout.index_key(tag, 1), layout.index_key(tag, codec.MAX_SEQ)):
-        seq = layout.decode_u64(key)
-        if seq != after:
-            first = seq
-        after = seq + 1
-    return first
-
-
 def read_chain_back(store: Store, tag: bytes, last: int, page: int = 64) -> Iterator[StoredEntry]:
     """Yield the entries of a chain from *last* down, until one is pruned. Reads *page* entries at a time.
 

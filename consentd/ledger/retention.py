@@ -60,6 +60,22 @@ def _read_row(store: Store) -> tuple[Pruned, bool]:
     return Pruned(kept_from_ms, start), bool(finished)
 
 
+def first_after_gaps(store: Store, tag: bytes) -> int:
+    """Return the smallest seq from which on no entry of a chain is missing. It is 1 unless entries were pruned.
+
+    No entry is missing whose leaf is at ``Pruned.start`` or later. So the first such entry is the last that is read.
+    """
+    start = read_pruned(store).start
+    first = after = 1
+    for key, row in store.scan(layout.index_key(tag, 1), layout.index_key(tag, codec.MAX_SEQ)):
+        if layout.decode_u64(key) != after:
+            first = layout.decode_u64(key)
+        if layout.decode_u64(row) >= start:
+            break
+        after = layout.decode_u64(key) + 1
+    return first
+
+
 def encode_pruned(pruned: Pruned, *, finished: bool) -> bytes:
     """Encode the row that ``read_pruned`` reads. *finished*: the pruning has deleted all its rows."""
     return _ROW.pack(_FORMAT, pruned.kept_from_ms, pruned.start, finished)

@@ -66,11 +66,12 @@ class Codebook:
 
     Attributes:
         actions: action → its masks, for permits and for denies.
+        names: number → identifier.
     """
 
     __slots__ = (
-        "_abroad", "_codes", "_groups", "_labels", "_leaves", "_names", "_numbers", "actions", "memberships",
-        "names", "vocabulary",
+        "_codes", "_groups", "_labels", "_leaves", "_names", "_numbers", "abroad", "actions", "memberships", "names",
+        "vocabulary",
     )  # fmt: skip
 
     def __init__(
@@ -87,7 +88,7 @@ class Codebook:
         self.memberships: Final = memberships or {}
         self.names: Final = {number: name for name, number in numbers.items()}
         self._numbers: Final = numbers
-        self._abroad: Final = frozenset(abroad)
+        self.abroad: Final = frozenset(abroad)
         self.actions: Final = _action_masks(vocabulary)
         self._leaves: Final[dict[tuple[str, ...], AskedLeaves]] = {}
         self._names: Final[dict[str, Numbers]] = {}
@@ -163,11 +164,11 @@ class Codebook:
 
         A permit must name a participant abroad itself, so then this is the participant's own number alone.
         """
-        return frozenset((self._numbers[name],)) if name in self._abroad else self.numbers(name)
+        return frozenset((self._numbers[name],)) if name in self.abroad else self.numbers(name)
 
     def permit_groups(self, name: str) -> Groups:
         """Return the groups with which permits match the participant that data are for: none if it is abroad."""
-        return NO_GROUPS if name in self._abroad else self.groups(name)
+        return NO_GROUPS if name in self.abroad else self.groups(name)
 
 
 def _asked_leaves(vocabulary: Vocabulary, codes: tuple[str, ...]) -> AskedLeaves:

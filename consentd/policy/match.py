@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
+from consentd import limits
 from consentd.errors import MalformedError
 from consentd.policy.codebook import PackedQuestion
 from consentd.policy.compile import POLICY_ROWS, POLICY_SHIFT, STATUTORY, UNREADABLE, CompiledRules
@@ -21,11 +22,12 @@ from consentd.policy.match_row import (
     NEVER,
     PERMITS,
     Fits,
+    Node,
     RowMatcher,
     Shape,
 )
-from consentd.policy.model import MAX_DEPTH, OPEN_END_MS, Layer
-from consentd.policy.rows import DEPTH_AT, ENDS, RESERVED_SHIFT, ROW, ROW_SHAPE, ROW_SIDE, ROW_SIZE
+from consentd.policy.model import OPEN_END_MS, Layer
+from consentd.policy.rows import DEPTH_AT, ENDS, RESERVED_SHIFT, ROW_REST, ROW_SHAPE, ROW_SIZE
 from consentd.policy.side_blocks import NO_LIMITS, NO_RECORD, Limits
 from consentd.policy.subject import (
     ENTRY,
@@ -46,9 +48,10 @@ IMPLICIT: Final = int(Layer.IMPLICIT)
 REALM: Final = int(Layer.REALM)
 
 NO_IDS: Final[Ids] = (0, 0, 0)
-SINGLE: Final = b"\0"
-"""The depths of the rows of a tree that is a single row."""
 _SEVERAL: Final = -1
+
+ENOUGH = max(limits.DECISION_REASONS, limits.RESIDUAL_PROVISIONS)
+"""So many consents with the same effect on a question fill the reasons, and more of them exceed a residual's limit."""
 
 
 class Paths:
@@ -80,11 +83,11 @@ class Matches:
         until_ms: the earliest start or end after now, among all rows that match if their windows are ignored.
     """
 
-    __slots__ = ("_rows", "masks", "otherwise", "until_ms")
+    __slots__ = ("decided", "masks", "otherwise", "until_ms")
 
     def __init__(self, until_ms: int = OPEN_END_MS) -> None:
         self.masks: Final = ([0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0])
-        self._rows: Final[list[tuple[int, int, int, Ids, Any]]] = []
+        self.decided: Final[list[tuple[int, int, int, Ids, Any]]] = []
         self.otherwise = 0
         self.until_ms = until_ms
 
@@ -92,10 +95,10 @@ class Matches:
         """Add a row that permits, denies or makes unknown the categories of ``mask``. Ignore an empty mask."""
         if mask:
             self.masks[layer][kind] |= mask
-            self._rows.append((layer, kind, mask, ids, where))
+            self.decided.append((layer, kind, mask, ids, where))
 
     def add_tree(
-        self, layer: int, permits: int, denies: int, ids: Ids, where: "str | Paths", decisive: "list[Decisive]"
+        self, layer: int, permits: int, denies: int, ids: Ids, where: str | Paths, decisive: "list[Decisive]"
     ) -> None:
         """Add a tree that permits and denies these categories. *decisive*: its nodes that decided, the last first.
 
@@ -104,14 +107,14 @@ class Matches:
         of_layer = self.masks[layer]
         of_layer[PERMITS] |= permits
         of_layer[DENIES] |= denies
-        self._rows.append((layer, _SEVERAL, permits, ids, (where, decisive)))
+        self.decided.append((layer, _SEVERAL, permits, ids, (where, decisive)))
 
     def rows(self) -> Iterator[tuple[int, int, int, Ids, Where]]:
         """Yield (layer, kind, categories, ids, where) of each row that decided, in the order in which they were added.
 
         A person may have thousands, and few become reasons. So they are made when they are asked for.
         """
-        for row in self._rows:
+        for row in self.decided:
             layer, kind, permits, ids, what = row
             if kind != _SEVERAL:
                 yield row
@@ -121,18 +124,6 @@ class Matches:
                 counted = mask & permits if kind == PERMITS else mask
                 if counted:
                     yield layer, kind, counted, ids, where if isinstance(where, str) else (where, node)
-
-    def in_force(self, start_ms: int, end_ms: int, now_ms: int) -> bool:
-        """Return whether the window of a matching row contains now; lower ``until_ms`` to the window's next bound."""
-        if start_ms > now_ms:
-            if start_ms < self.until_ms:
-                self.until_ms = start_ms
-            return False
-        if now_ms < end_ms:
-            if end_ms < self.until_ms:
-                self.until_ms = end_ms
-            return True
-        return False
 
 
 def path_of(where: Where) -> str:
@@ -146,11 +137,11 @@ def path_of(where: Where) -> str:
 Decisive = tuple[int, int, int]
 """(node, kind, categories that the node's own effect decided)."""
 
-Tree = tuple[int, Ids, str | None, Sequence[Shape], bytes, Limits, int, Sequence[int]]
-"""The rows of one consent, of one implicit policy, or one rule of the realm, of which at least one may match: (layer,
-ids, path, shapes of the rows, their depths, the side blocks, the word at which the consent's own begins, and the words
-of the rows' side records in it). The path is that of the rows in reasons; None: each row has its own, by its place in
-the tree. A tree is no class, because that takes longer, and a person may have many."""
+Tree = tuple[int, Ids, str | Paths, Sequence[Node], Limits, int]
+"""What may match of one consent, of one implicit policy, or of one rule of the realm: (layer, ids, path, nodes in
+preorder, the side blocks, the word at which the consent's own begins). The path is that of all nodes in reasons; paths:
+each has its own, by its place in the tree. A tree is no class, because that takes longer, and a person may have many.
+"""
 
 
 class Prepared(NamedTuple):
@@ -183,23 +174,26 @@ def prepare(
     break_glass = rules.break_glass if question.break_glass else ()
     for layer, applicable in (STATUTE, rules.by_purpose.get(question.purpose, ())), (BREAK_GLASS, break_glass):
         for row, where in applicable:
-            shape = matcher.match(row, of_rules, rules.since)
-            if shape is not NEVER:
-                trees.append((layer, NO_IDS, where, (shape,), SINGLE, of_rules, 0, (row[8],)))
+            node = matcher.match(row, of_rules, rules.since)
+            if node:
+                trees.append((layer, NO_IDS, where, (node,), of_rules, 0))
     begin = len(trees)
     if value:
-        _add_lineages(trees, value, matcher, question.version)
+        _add_lineages(trees, value, matcher, question.version, newest_first=newest_first)
     if newest_first:
         trees[begin:] = sorted(trees[begin:], key=lambda tree: tree[1][1], reverse=True)
     otherwise = prepare_realm(trees, matcher, rules, enrolled=value is not None)
     return Prepared(trees, closed, otherwise)
 
 
-def _add_lineages(trees: list[Tree], value: bytes, matcher: RowMatcher, version: int) -> None:
+def _add_lineages(trees: list[Tree], value: bytes, matcher: RowMatcher, version: int, *, newest_first: bool) -> None:
     """Add the trees of a person's lineages. *version*: that of the question's vocabulary.
 
     A person may have thousands of lineages. So one loop reads the directory and the rows beside each other, and a
-    lineage that is a single row, as most are, needs no more than a look at its shape if it does not match.
+    lineage that is a single row, as most are, needs no more than a look at its shape if it does not match. A row in
+    force is not matched if more than ``ENOUGH`` before it match with its shape, one of which ends no later than it: the
+    answer is the same with it and without it. This is not done for *newest_first*, where later rows are the first
+    reasons.
 
     Raises:
         MalformedError: the format of the value is unknown, or the policy of an entry, or the value is cut short.
@@ -210,35 +204,38 @@ def _add_lineages(trees: list[Tree], value: bytes, matcher: RowMatcher, version:
     if form != FORMAT or len(value) < side_at:
         raise MalformedError("subject value has an unknown format, or is cut short")
     rows, block, closed = value[row_at:side_at], Limits(value[side_at:]), is_closed(value)
-    words, record_at, limit = block.numbers, block.record, matcher.limit
+    words, record_at, node_of, rest_at = block.numbers, block.record, matcher.node, ROW_REST.unpack_from
+    now_ms = matcher.now_ms
+    enough = OPEN_END_MS if newest_first else ENOUGH
     shapes = map(matcher.__getitem__, ROW_SHAPE.iter_unpack(rows))
     entries = ENTRY.iter_unpack(value[HEADER.size : row_at])
-    # The number of the lineage's first row, and the word at which the next side block begins, with its length.
-    number_of_row = following = 0
+    # The offset of the lineage's first row, and the word at which the next side block begins, with its length.
+    at = first = following = 0
     for (lineage, seq, number, vocabulary, more, flags, since, _, notice), shape in zip(
         entries, shapes, strict=False
     ):
+        is_known = vocabulary <= version and not notice
         if flags & HAS_SIDE:
             block.first = first = following + 1
             following = first + (words[following] >> 2)
-            record = record_at(first)  # that of the first row, if the row has one (``SideBlock.add``)
-        else:
-            record = NO_RECORD
-        is_known = vocabulary <= version and not (notice or record[ENDS] >> RESERVED_SHIFT)
+            # The first record is that of the first row, if the row has one (``SideBlock.add``).
+            is_known = is_known and not words[first + ENDS] >> RESERVED_SHIFT
         if more or not is_known or flags & ~HAS_SIDE:
             ids, every = (seq, lineage, number), [shape, *islice(shapes, more + policy_rows(flags))]
-            end = number_of_row + len(every)
+            end = at + len(every) * ROW_SIZE
             if not closed or flags & STATUTORY:
-                some = rows[number_of_row * ROW_SIZE : end * ROW_SIZE]
-                _add_lineage(trees, ids, flags, since, every, some, matcher, block, is_known=is_known)
-            number_of_row = end
+                _add_lineage(trees, ids, flags, since, every, rows[at:end], matcher, block, is_known=is_known)
+            at = end
             continue
-        number_of_row += 1
         if shape is not NEVER and not closed:
-            if shape.is_partial:
-                shape = limit(shape, record, block, since)
-            if shape is not NEVER:
-                trees.append((CONSENT, (seq, lineage, number), "", (shape,), SINGLE, block, block.first, SINGLE))
+            rest = rest_at(rows, at)
+            is_limited = flags & HAS_SIDE and (words[first + 1] or words[first + ENDS])
+            if shape.count <= enough or is_limited or not shape.has_seen(rest, now_ms):
+                node = node_of(shape, rest, record_at(0) if flags & HAS_SIDE else NO_RECORD, block, since)
+                if node:
+                    trees.append((CONSENT, (seq, lineage, number), "", (node,), block, block.first))
+                    node[0].see(node[1], now_ms)
+        at += ROW_SIZE
 
 
 def _add_lineage(
@@ -250,28 +247,23 @@ def _add_lineage(
     *is_known*: its directory entry and its first record are such that this version can interpret them.
     """
     layer = STATUTE if flags & STATUTORY else CONSENT
-    sides = [side for (side,) in ROW_SIDE.iter_unpack(rows)]
-    records = block.records(sides) if flags & HAS_SIDE else [NO_RECORD] * len(sides)
+    rests = [*ROW_REST.iter_unpack(rows)]
+    records = block.records([rest[4] for rest in rests]) if flags & HAS_SIDE else [NO_RECORD] * len(rests)
     is_later = bool(flags & HAS_SIDE) and any(record[ENDS] >> RESERVED_SHIFT for record in records)
     if not is_known or flags & UNREADABLE or is_later:
-        shape = matcher.match_unreadable(ROW.unpack_from(rows), block, since)
-        if shape is not NEVER:
-            trees.append((layer, ids, "", (shape,), SINGLE, block, block.first, SINGLE))
+        node = matcher.node(matcher.unreadable(), rests[0], records[0], block, since)
+        if node:
+            trees.append((layer, ids, "", (node,), block, block.first))
         return
     if flags & PAUSED:
         shapes = without_permits(shapes)
-    limit = matcher.limit
-    shapes = [
-        limit(shape, record, block, since) if shape.is_partial else shape
-        for shape, record in zip(shapes, records, strict=True)
-    ]
-    depths = rows[DEPTH_AT::ROW_SIZE]
-    tree = len(shapes) - POLICY_ROWS[flags >> POLICY_SHIFT]
-    for where, begin, end in (layer, 0, tree), (IMPLICIT, tree, len(shapes)):
-        some = shapes[begin:end]
-        if some.count(NEVER) < len(some):
-            path = "" if begin or tree == 1 else None
-            trees.append((where, ids, path, some, depths[begin:end], block, block.first, sides[begin:end]))
+    found = matcher.nodes(shapes, rests, records, block, since)
+    tree = len(found) - POLICY_ROWS[flags >> POLICY_SHIFT]
+    for where, begin, end in (layer, 0, tree), (IMPLICIT, tree, len(found)):
+        nodes = [node for node in found[begin:end] if node]
+        if nodes:
+            path = "" if begin or tree == 1 else Paths(rows[DEPTH_AT : tree * ROW_SIZE : ROW_SIZE])
+            trees.append((where, ids, path, nodes, block, block.first))
 
 
 def without_permits(shapes: Sequence[Shape]) -> list[Shape]:
@@ -284,30 +276,12 @@ def prepare_realm(trees: list[Tree], matcher: RowMatcher, rules: CompiledRules, 
 
     Neither permits anything about a person who is not enrolled.
     """
-    shapes = [matcher.match(row, NO_LIMITS, rules.since) for row in rules.policy]
-    if not enrolled:
-        shapes = without_permits(shapes)
-    if shapes.count(NEVER) < len(shapes):
-        depths = bytes([row.depth for row in rules.policy])
-        trees.append((REALM, NO_IDS, "", shapes, depths, NO_LIMITS, 0, bytes(len(shapes))))
-    return NEVER if rules.otherwise is None or not enrolled else matcher.match(rules.otherwise, NO_LIMITS, 0)
-
-
-class _Live(dict[Shape, int]):
-    """Shape → the leaves asked for that its rows match in one case, at one instant; *found* gets their ends."""
-
-    __slots__ = ("_fits", "_found", "_now_ms")
-
-    def __init__(self, found: Matches, fits: Fits, now_ms: int) -> None:
-        super().__init__()
-        self._found, self._fits, self._now_ms = found, fits, now_ms
-
-    def __missing__(self, shape: Shape) -> int:
-        mask = shape.mask and shape.mask & self._fits[shape.key]
-        if mask and not self._found.in_force(shape.row[4], shape.row[5], self._now_ms):
-            mask = 0
-        self[shape] = mask
-        return mask
+    found = (matcher.match(row, NO_LIMITS, rules.since) for row in rules.policy)
+    nodes = [node for node in found if node and (enrolled or node[0].kind != PERMITS)]
+    if nodes:
+        trees.append((REALM, NO_IDS, "", nodes, NO_LIMITS, 0))
+    node = None if rules.otherwise is None or not enrolled else matcher.match(rules.otherwise, NO_LIMITS, 0)
+    return node[0] if node else NEVER
 
 
 def match(prepared: Prepared, fits: Fits, question: PackedQuestion, now_ms: int) -> Matches:
@@ -323,42 +297,63 @@ def match(prepared: Prepared, fits: Fits, question: PackedQuestion, now_ms: int)
 
 def match_trees(found: Matches, trees: Sequence[Tree], fits: Fits, now_ms: int) -> None:
     """Add what the trees permit, deny or make unknown."""
-    live, add = _Live(found, fits, now_ms), found.add
-    for layer, ids, path, shapes, depths, _, _, _ in trees:
-        if len(shapes) > 1:
-            _match_tree(found, layer, ids, path, shapes, depths, live)
-        else:
-            shape = shapes[0]
-            add(layer, shape.kind, live[shape], ids, path or "")
+    masks, add = found.masks, found.decided.append
+    for layer, ids, where, nodes, _, _ in trees:
+        if len(nodes) > 1:
+            _match_tree(found, layer, ids, where, nodes, fits, now_ms)
+            continue
+        ((shape, (_, _, start_ms, end_ms, _, _, node, _)),) = nodes
+        mask = shape.mask & fits[shape.key]
+        if not mask:
+            continue
+        if start_ms > now_ms:
+            found.until_ms = min(found.until_ms, start_ms)
+            continue
+        if end_ms < found.until_ms:
+            found.until_ms = end_ms
+        masks[layer][shape.kind] |= mask
+        add((layer, shape.kind, mask, ids, where if isinstance(where, str) else (where, node)))
 
 
 def _match_tree(
-    found: Matches, layer: int, ids: Ids, path: str | None, shapes: Sequence[Shape], depths: bytes, live: _Live
+    found: Matches, layer: int, ids: Ids, where: str | Paths, nodes: Sequence[Node], fits: Fits, now_ms: int
 ) -> None:
     """Compute what one tree permits and denies, children before parents. *found* gets each node that decided.
 
     Example: permit P has the child deny D, and D has the child permit E. All three match the same category. The loop
     runs E, D, P. E permits, so the own effects of D and P do not count: the value is permit, and node E decided.
     """
-    permitted = [0] * (MAX_DEPTH + 1)
-    denied = [0] * (MAX_DEPTH + 1)
     decisive: list[Decisive] = []
-    below = 0  # the depth of the row after this one
-    for node, shape, depth in zip(range(len(shapes) - 1, -1, -1), reversed(shapes), reversed(depths), strict=True):
-        mask = live[shape]
-        if depth < below:  # the rows after it are its children
-            permits, denies = permitted[below], denied[below]
-            permitted[below] = denied[below] = 0
+    # Subtrees whose parents come later: (index of the root, what it permits, what it denies), the least index last.
+    subtrees: list[tuple[int, int, int]] = []
+    until = found.until_ms
+    for shape, (_, _, start_ms, end_ms, _, _, node, below) in reversed(nodes):
+        mask = shape.mask & fits[shape.key]
+        if not mask:
+            continue
+        if start_ms > now_ms:
+            until = min(until, start_ms)
+            continue
+        if end_ms < until:
+            until = end_ms
+        permits = denies = 0
+        if below:
+            while subtrees and subtrees[-1][0] <= node + below:
+                _, more, fewer = subtrees.pop()
+                permits |= more
+                denies |= fewer
             mask &= ~(permits | denies)
-            permitted[depth] |= permits & ~denies
-            denied[depth] |= denies
         if mask:
             if shape.kind == PERMITS:
-                permitted[depth] |= mask
+                permits |= mask
             else:
-                denied[depth] |= mask
+                denies |= mask
             decisive.append((node, shape.kind, mask))
-        below = depth
+        subtrees.append((node, permits, denies))
+    found.until_ms = until
+    permits = denies = 0
+    for _, more, fewer in subtrees:
+        permits |= more
+        denies |= fewer
     if decisive:
-        where = Paths(depths) if path is None else path
-        found.add_tree(layer, permitted[0], denied[0], ids, where, decisive)
+        found.add_tree(layer, permits & ~denies, denies, ids, where, decisive)

@@ -10,20 +10,26 @@ matched in two steps, because a question may be answered for several cases: ``Ro
 on the case, and ``Fits`` the rest.
 """
 
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from consentd.policy.codebook import AskedLeaves, PackedQuestion
+from consentd.policy.codebook import NO_GROUPS, AskedLeaves, Groups, Numbers, PackedQuestion
+from consentd.policy.model import OPEN_END_MS
 from consentd.policy.rows import (
     GROUP,
     LEVEL_SHIFT,
     NORMAL,
     PERMIT,
+    ROW,
+    ROW_REST,
+    ROW_SHAPE,
     SIDE,
-    Fields,
     Record,
+    Rest,
+    Row,
     unpack_shape,
 )
-from consentd.policy.side_blocks import NO_RECORD, Limits, group_counts
+from consentd.policy.side_blocks import FEW, HOLDERS, NO_RECORD, Limits, group_counts
 from consentd.policy.vocabulary import HIGHEST_LEVEL, Sensitivity
 
 
@@ -63,100 +69,99 @@ PERMITS: Final = 0
 DENIES: Final = 1
 UNKNOWNS: Final = 2
 
+
 class Shape:
-    """How rows match a question that differ only in their side records and their places in a tree.
+    """How rows match a question that have the same codes, labels, level and effect.
 
     A person may have thousands of rows, and most of them have one of few shapes. So the fields of a shape are compared
-    with the question once.
+    with the question once. The other fields of a row are compared by ``RowMatcher.node``.
 
     Attributes:
-        row: one of the rows; its side record and its place are not those of the others.
         mask: the leaves asked for that such a row may match; 0: it never does.
         key: see ``KEY_SHIFT``.
         kind: PERMITS, DENIES or UNKNOWNS.
-        is_party: whether the row's own actor and holder match.
+        actors, holders: the numbers with which such a row matches the participants.
+        actor_groups, holder_groups: the groups with which it does; none, if the rows name no group.
         first_by, last_from: a data period fits if it starts and ends so; 0 if the question leaves the period open.
-        has_side, has_group: flags of the rows.
-        is_partial: whether ``RowMatcher.limit`` must compare the rest of each row: side record, or groups.
+        others: key → the shape of those of the rows that have this key instead, because of their side records.
+        count, until_ms: how many consents of one row in force have this shape so far, and their earliest end.
     """
 
     __slots__ = (
-        "_ending", "_others", "first_by", "has_group", "has_side", "is_partial", "is_party", "key", "kind",
-        "last_from", "mask", "row",
+        "actor_groups", "actors", "count", "first_by", "holder_groups", "holders", "key", "kind", "last_from", "mask",
+        "others", "until_ms",
     )  # fmt: skip
 
     def __init__(
-        self, row: Fields, mask: int, key: int, *, is_party: bool, first_by: int = 0, last_from: int = 0
-    ) -> None:
-        self.row: Final = row
+        self, mask: int, key: int, *, actors: Numbers, holders: Numbers, actor_groups: Groups = NO_GROUPS,
+        holder_groups: Groups = NO_GROUPS, first_by: int = 0, last_from: int = 0,
+    ) -> None:  # fmt: skip
         self.mask: Final = mask
         self.key: Final = key
         self.kind: Final = PERMITS if key & PERMIT else UNKNOWNS if key & UNKNOWN else DENIES
-        self.is_party: Final = is_party
+        self.actors: Final = actors
+        self.holders: Final = holders
+        self.actor_groups: Final = actor_groups
+        self.holder_groups: Final = holder_groups
         self.first_by: Final = first_by
         self.last_from: Final = last_from
-        self.has_side: Final = row[9] & SIDE
-        self.has_group: Final = row[9] & GROUP
-        self.is_partial: Final = row[9] & (SIDE | GROUP)
-        self._others: dict[int, Shape] = {}
-        self._ending: dict[int, Shape] = {}
+        self.count = 0
+        self.until_ms = OPEN_END_MS
+        self.others: Final[dict[int, Shape]] = {}
+
+    def see(self, rest: Rest, now_ms: int) -> None:
+        """Count a consent whose only row has this shape, if it is in force."""
+        if rest[2] <= now_ms:
+            self.count += 1
+            if rest[3] < self.until_ms:
+                self.until_ms = rest[3]
+
+    def has_seen(self, rest: Rest, now_ms: int) -> bool:
+        """Return whether a row is in force, and ends no earlier than one that was counted."""
+        return rest[2] <= now_ms and self.until_ms <= rest[3]
 
     def with_key(self, key: int) -> "Shape":
-        """Return the shape of those of the rows that have another *key*, because of their side records."""
-        found = self._others.get(key)
-        if found is None:
-            found = self._others[key] = Shape(self.row, self.mask, key, is_party=self.is_party)
-        return found
-
-    def with_end(self, end_ms: int) -> "Shape":
-        """Return the shape of those of the rows that end at *end_ms* for this purpose; NEVER: before they begin."""
-        found = self._ending.get(end_ms)
-        if found is None:
-            row = (*self.row[:5], end_ms, *self.row[6:])
-            found = NEVER
-            if row[4] < end_ms:
-                found = Shape(
-                    row, self.mask, self.key, is_party=self.is_party, first_by=self.first_by, last_from=self.last_from
-                )
-            self._ending[end_ms] = found
-        return found
+        """Make the shape of those of the rows that have another *key*, because of their side records."""
+        self.others[key] = shape = Shape(self.mask, key, actors=self.actors, holders=self.holders)
+        return shape
 
 
-NEVER: Final = Shape((0,) * 13, 0, 0, is_party=False)
+NEVER: Final = Shape(0, 0, actors=frozenset(), holders=frozenset())
 """The shape of rows that do not match."""
 
+Node = tuple[Shape, Rest]
+"""A row that matches a question, at least if some limits on what the question leaves open are met. It may start later,
+and has not ended. A node is no class, because that takes longer, and a person may have thousands."""
 
-class RowMatcher(dict[tuple[bytes, bytes], Shape]):
+
+class RowMatcher(dict[tuple[bytes, bytes, bytes], Shape]):
     """Compares a question with rows, as far as that does not depend on the case.
 
     What ``ROW_SHAPE`` unpacks → the shape. A shape is computed when a row is the first to have it.
     """
 
-    __slots__ = ("_data_period", "_now_ms", "_parties", "_question", "_resources")
+    __slots__ = ("_data_period", "_parties", "_question", "_resources", "now_ms")
 
     def __init__(self, question: PackedQuestion, now_ms: int) -> None:
         super().__init__()
         self._question: Final = question
         self._parties: Final = question.parties
-        self._now_ms: Final = now_ms
+        self.now_ms: Final = now_ms
         self._data_period: Final = question.data_period
         self._resources: Final = question.resources
 
-    def __missing__(self, fields: tuple[bytes, bytes]) -> Shape:
-        shape = self[fields] = self.shape_of(unpack_shape(fields))
+    def __missing__(self, fields: tuple[bytes, bytes, bytes]) -> Shape:
+        shape = self[fields] = self._shape_of(*unpack_shape(fields))
         return shape
 
-    def shape_of(self, row: Fields) -> Shape:
-        """Return the shape of a row; NEVER: its fields do not match, or it has ended."""
-        actor, holder, purposes, categories, _, end_ms, labels, actions, _, flags, _, _, _ = row
-        if end_ms <= self._now_ms:
-            return NEVER
+    def _shape_of(self, purposes: int, categories: int, labels: int, actions: int, flags: int) -> Shape:
+        """Return the shape of rows with these fields; NEVER: their codes do not match."""
         question, parties = self._question, self._parties
         if flags & PERMIT:
             mask = categories & question.categories
             if not (mask and purposes & question.purpose and actions & question.action):
                 return NEVER
-            actors = parties.permit_actors
+            actors, groups = parties.permit_actors, parties.permit_groups
         else:
             leaves = question.leaves
             if not (
@@ -166,43 +171,111 @@ class RowMatcher(dict[tuple[bytes, bytes], Shape]):
             ):
                 return NEVER
             mask = denied_leaves(categories, leaves)
-            actors = parties.deny_actors
-        is_party = actor in actors and holder in parties.holders
-        if not (is_party or flags & (SIDE | GROUP)):
-            return NEVER
-        key, first_by, last_from = labels << KEY_SHIFT | flags & ~(SIDE | GROUP), 0, 0
+            actors, groups = parties.deny_actors, parties.deny_groups
+        first_by = last_from = 0
         if self._data_period is not None:
             start, end = self._data_period
             # The period of a permit has all that is asked for; that of a deny has some of it. Windows are half-open.
             first_by, last_from = (start, end) if flags & PERMIT else (end - 1, start + 1)
-        return Shape(row, mask, key, is_party=is_party, first_by=first_by, last_from=last_from)
+        return Shape(
+            mask,
+            labels << KEY_SHIFT | flags & ~(SIDE | GROUP),
+            actors=actors,
+            holders=parties.holders,
+            actor_groups=groups if flags & GROUP else NO_GROUPS,
+            holder_groups=parties.holder_groups if flags & GROUP else NO_GROUPS,
+            first_by=first_by,
+            last_from=last_from,
+        )
 
-    def match(self, row: Fields, block: Limits, since: int) -> Shape:
-        """Return the shape of a row, after its side record and its groups were compared too; NEVER: no match.
+    def unreadable(self) -> Shape:
+        """Return the shape of an unreadable consent. Its participants alone are compared, as those of a deny."""
+        parties = self._parties
+        return Shape(
+            self._question.categories,
+            UNKNOWN,
+            actors=parties.deny_actors,
+            holders=parties.holders,
+            actor_groups=parties.deny_groups,
+            holder_groups=parties.holder_groups,
+        )
 
-        *block* is the side block. It has the row's side record, if the row has flag SIDE. *since* is the leaf index of
-        the entry of the consent or of the rules.
+    def match(self, row: Row, block: Limits, since: int) -> Node | None:
+        """Return the node of a row of the realm's rules; None: it does not match.
+
+        *block*: the side block of the rules. *since*: the leaf index of the entry of the rules.
         """
-        shape = self.shape_of(row)
-        if not shape.is_partial:
-            return shape
-        record = block.record(block.first + row[8]) if shape.has_side else NO_RECORD
-        return self.limit(shape, record, block, since)
+        packed = ROW.pack(*row)
+        shape = self[ROW_SHAPE.unpack(packed)]
+        record = block.record(row.side) if row.flags & SIDE else NO_RECORD
+        return None if shape is NEVER else self.node(shape, ROW_REST.unpack(packed), record, block, since)
 
-    def limit(self, shape: Shape, record: Record, block: Limits, since: int) -> Shape:
-        """Compare what is not in a row's *shape*; return its shape then, or NEVER if the row does not match.
+    def node(self, shape: Shape, rest: Rest, record: Record, block: Limits, since: int) -> Node | None:
+        """Return the node of a row, whose *shape* is not NEVER; None: its other fields do not match, or it has ended.
 
-        *record*: the row's side record; ignored if the row has none.
+        *record*: the row's side record; ignored if the row has none. *block*: the side block with its lists. *since*:
+        the leaf index of the entry of the consent or of the rules.
         """
-        lists, more, ends, first, last = record if shape.has_side else NO_RECORD
-        if lists or not shape.is_party:
-            is_plain = not (lists or shape.has_group)
-            if is_plain or not self._participants_match(shape.row, shape.key & PERMIT, block, since, lists):
-                return NEVER
-        if ends:
-            shape = self._ending(shape, block, ends)
-        if not more or shape is NEVER:
-            return shape
+        actor, holder, _, end_ms, _, flags, _, _ = rest
+        if end_ms <= self.now_ms:
+            return None
+        lists, more, ends, _, _ = record if flags & SIDE else NO_RECORD
+        if lists or flags & GROUP or shape.kind == UNKNOWNS:
+            if not self._participants_match(shape, rest, lists, block, since):
+                return None
+        elif actor not in shape.actors or holder not in shape.holders:
+            return None
+        if ends and shape.kind != UNKNOWNS:
+            ending = self._ending(rest, block, ends)
+            if ending is None:
+                return None
+            rest = ending
+        if more and shape.kind != UNKNOWNS:
+            shape = self._limited(shape, record, block)
+            if shape is NEVER:
+                return None
+        return shape, rest
+
+    def nodes(
+        self, shapes: Iterable[Shape], rests: Iterable[Rest], records: Iterable[Record], block: Limits, since: int
+    ) -> list[Node | None]:
+        """Return the node of each row of a consent; None: it does not match. The arguments are as for ``node``.
+
+        Most rows of large consents have no lists, so for these the loop itself does what ``node`` does.
+        """
+        found: list[Node | None] = []
+        add, now_ms, data_period = found.append, self.now_ms, self._data_period
+        for shape, rest, record in zip(shapes, rests, records, strict=True):
+            actor, holder, _, end_ms, _, flags, _, _ = rest
+            lists, more, ends, first, last = record if flags & SIDE else NO_RECORD
+            if shape is NEVER:
+                add(None)
+            elif lists or ends or more & 0xFFFF or flags & GROUP:
+                add(self.node(shape, rest, record, block, since))
+            elif end_ms <= now_ms or actor not in shape.actors or holder not in shape.holders:
+                add(None)
+            elif not more:
+                add((shape, rest))
+            elif data_period is None:
+                key = shape.key | IS_OPEN
+                add((shape.others.get(key) or shape.with_key(key), rest))
+            else:
+                add(None if first > shape.first_by or last < shape.last_from else (shape, rest))
+        return found
+
+    def _ending(self, rest: Rest, block: Limits, word: int) -> Rest | None:
+        """Return the fields of a row that ends earlier for some purposes, by the list at *word*, with the end that
+        counts; None: it has ended, or it ends before it begins.
+        """
+        asked = self._question.purpose
+        end_ms = min((end for purposes, end in block.ends(word) if purposes & asked), default=rest[3])
+        if end_ms >= rest[3]:
+            return rest
+        return None if end_ms <= self.now_ms or end_ms <= rest[2] else (*rest[:3], end_ms, *rest[4:])
+
+    def _limited(self, shape: Shape, record: Record, block: Limits) -> Shape:
+        """Compare the limits on the data period and on resources in a side record; return the shape then, or NEVER."""
+        _, more, _, first, last = record
         key = shape.key
         if more >> 16:
             if self._data_period is None:
@@ -216,41 +289,32 @@ class RowMatcher(dict[tuple[bytes, bytes], Shape]):
                 key |= IS_OPEN
             elif not block.covers(resources, self._resources, key & PERMIT):
                 return NEVER
-        return shape if key == shape.key else shape.with_key(key)
+        return shape if key == shape.key else shape.others.get(key) or shape.with_key(key)
 
-    def _ending(self, shape: Shape, block: Limits, word: int) -> Shape:
-        """Return the shape of a row that ends earlier for some purposes, by the list at *word*; NEVER: it has ended."""
-        asked, row = self._question.purpose, shape.row
-        end_ms = min((end for purposes, end in block.ends(word) if purposes & asked), default=row[5])
-        if end_ms >= row[5]:
-            return shape
-        return shape.with_end(end_ms) if end_ms > self._now_ms else NEVER
-
-    def match_unreadable(self, row: Fields, block: Limits, since: int) -> Shape:
-        """Return the shape of an unreadable consent. Its participants alone are compared, as those of a deny."""
-        lists = block.numbers[block.first + row[8]] if row[9] & SIDE else 0
-        if not self._participants_match(row, 0, block, since, lists):
-            return NEVER
-        return Shape(row, self._question.categories, UNKNOWN, is_party=True)
-
-    def _participants_match(self, row: Fields, permit: int, block: Limits, since: int, lists: int) -> bool:
-        """Return whether the actors and the holders of a row match.
+    def _participants_match(self, shape: Shape, rest: Rest, lists: int, block: Limits, since: int) -> bool:
+        """Return whether the actors and the holders of a row match, which may have lists or groups.
 
         *lists*: the words of the lists of actors (lower half) and of holders; 0: the row's own field.
         """
-        many_actors, many_holders, parties = lists & 0xFFFF, lists >> 16, self._parties
-        if permit:
-            asked, groups = parties.permit_actors, parties.permit_groups
-        else:
-            asked, groups = parties.deny_actors, parties.deny_groups
-        if many_actors:
-            if not block.names(many_actors, asked, groups, permit, since):
+        permit, groups, many = shape.key & PERMIT, shape.actor_groups, lists & 0xFFFF
+        if many:
+            words, at = block.numbers, block.first + many + 1
+            count = words[at - 1]
+            if groups or count > FEW:
+                if not block.names(at, shape.actors, groups, permit, since):
+                    return False
+            elif shape.actors.isdisjoint(words[at : at + count]):
                 return False
-        elif row[0] not in asked and not group_counts(row[0], groups, permit, since):
+        elif rest[0] not in shape.actors and not group_counts(rest[0], groups, permit, since):
             return False
-        if many_holders:
-            return block.names(many_holders, parties.holders, parties.holder_groups, permit + 2, since)
-        return row[1] in parties.holders or group_counts(row[1], parties.holder_groups, permit, since)
+        groups, many = shape.holder_groups, lists >> 16
+        if many:
+            words, at = block.numbers, block.first + many + 1
+            count = words[at - 1]
+            if groups or count > FEW:
+                return block.names(at, shape.holders, groups, permit | HOLDERS, since)
+            return not shape.holders.isdisjoint(words[at : at + count])
+        return rest[1] in shape.holders or group_counts(rest[1], groups, permit, since)
 
 
 class Fits(dict[int, int]):

@@ -13,21 +13,33 @@ from typing import Final, NamedTuple
 from consentd import limits
 from consentd.policy.codebook import Codebook, PackedQuestion
 from consentd.policy.compile import CompiledRules
-from consentd.policy.match import CONSENT, NO_IDS, SINGLE, Matches, Prepared, Tree
+from consentd.policy.match import CONSENT, NO_IDS, Matches, Prepared, Tree
 from consentd.policy.match_row import (
     EITHER_CASE,
     KEY_SHIFT,
     UNKNOWNS,
     Fits,
-    Shape,
+    Node,
     level_of,
     top_level,
 )
-from consentd.policy.model import ANY, LEVELS, MAX_DEPTH, Combining, Effect, Layer, Period, ResidualRule, Resource
+from consentd.policy.model import (
+    ANY,
+    LEVELS,
+    OPEN_END_MS,
+    Combining,
+    Effect,
+    Layer,
+    Period,
+    ResidualRule,
+    Resource,
+)
 from consentd.policy.rows import (
     ALL_64,
     NORMAL,
     PERMIT,
+    SIDE,
+    Rest,
     Side,
     decode_side,
 )
@@ -42,6 +54,9 @@ MAX_CONDITIONS: Final = limits.RESIDUAL_PROVISIONS
 
 MAX_REFERENCES: Final = limits.RESIDUAL_REFERENCES
 """Most references to resources in a residual, in the same way."""
+
+_ALWAYS: Final[Rest] = (0, 0, 0, OPEN_END_MS, 0, 0, 0, 0)
+"""The fields of a row that has no limit on participants, and always was and will be in force."""
 
 
 class Condition(NamedTuple):
@@ -71,7 +86,7 @@ def conditions(
     combining = rules.combining
     trees = prepared.trees
     if rules.otherwise is not None:
-        trees = [*trees, (CONSENT, NO_IDS, "", (prepared.otherwise,), SINGLE, NO_LIMITS, 0, (0,))]
+        trees = [*trees, (CONSENT, NO_IDS, "", ((prepared.otherwise, _ALWAYS),), NO_LIMITS, 0)]
     if combining is Combining.DENY_UNLESS_PERMIT:
         trees = [tree for tree in trees if tree[0] <= CONSENT]  # layer CONSENT decides every category
     builder = _Builder(question, rules, now_ms, permitted)
@@ -105,21 +120,21 @@ class _Builder:
         self._now_ms = now_ms
         self._permitted = permitted
 
-    def _holds(self, shape: Shape) -> int:
+    def _holds(self, node: Node) -> int:
         """Return the mask of categories that a row matches now, if every limit on an open attribute is met."""
-        row = shape.row
-        if shape.kind == UNKNOWNS or not shape.mask or not row[4] <= self._now_ms < row[5]:
+        shape, rest = node
+        if shape.kind == UNKNOWNS or not shape.mask or not rest[2] <= self._now_ms < rest[3]:
             return 0
         return shape.mask & self._fits[shape.key] & self._permitted
 
     def is_over_limits(self, trees: Iterable[Tree]) -> bool:
         """Return whether the conditions would be over ``MAX_CONDITIONS`` or ``MAX_REFERENCES``."""
         rows = references = 0
-        for _, _, _, shapes, _, block, first, sides in trees:
-            for shape, side in zip(shapes, sides, strict=True):
-                if self._holds(shape):
+        for _, _, _, nodes, block, first in trees:
+            for node in nodes:
+                if self._holds(node):
                     rows += 1
-                    references += _reference_count(shape, block, first, side)
+                    references += _reference_count(node, block, first)
                     if rows > MAX_CONDITIONS or references > MAX_REFERENCES:
                         return True
         return False
@@ -133,32 +148,40 @@ class _Builder:
         becomes the permit, D1, and D2 with the child E. The code builds the lists in reverse order, because it reads
         the rows in reverse.
         """
-        below: list[list[Condition]] = [[] for _ in range(MAX_DEPTH + 1)]
-        layer, _, _, shapes, depths, block, first, sides = tree
-        for shape, depth, word in zip(reversed(shapes), reversed(depths), reversed(sides), strict=True):
-            children = below[depth + 1]
-            below[depth + 1] = []
-            mask = self._holds(shape)
-            own = self._own(layer, shape, mask, _side_of(shape, block, first, word)) if mask else []
+        layer, _, _, nodes, block, first = tree
+        # Subtrees whose parents come later: (index of the root, its conditions), the least index last.
+        subtrees: list[tuple[int, list[Condition]]] = []
+        for node in reversed(nodes):
+            mask = self._holds(node)
+            if not mask:
+                continue
+            shape, (*_, index, below) = node
+            begin = len(subtrees)
+            while begin and subtrees[begin - 1][0] <= index + below:
+                begin -= 1
+            children = [one for _, some in subtrees[begin:] for one in some]
+            del subtrees[begin:]
+            own = self._own(layer, node, mask, _side_of(node, block, first))
             exceptions: list[Condition] = []
-            if mask and not shape.key & PERMIT:
+            if not shape.key & PERMIT:
                 exceptions = [one for one in children if one.effect is Effect.PERMIT or one.children]
                 children = [one for one in children if one.effect is Effect.DENY and not one.children]
                 children += _within(exceptions, ~mask)
-            below[depth] += children
-            below[depth] += (
+            children += (
                 one._replace(children=tuple(_within(exceptions, one.categories))[::-1]) for one in reversed(own)
             )
-        return below[0][::-1]
+            subtrees.append((index, children))
+        return [one for _, some in subtrees for one in some][::-1]
 
-    def _own(self, layer: int, shape: Shape, mask: int, side: Side) -> list[Condition]:
+    def _own(self, layer: int, node: Node, mask: int, side: Side) -> list[Condition]:
         """Make conditions from those limits of a row whose attributes the question leaves open."""
-        question, permit = self._question, shape.key & PERMIT
+        question, key = self._question, node[0].key
+        permit = key & PERMIT
         found: dict[tuple[int, int, int], int] = {}
         for data in question.leaves.sensitivities:
             leaves = mask & data.leaves
             if leaves:
-                limits = self._permit(shape.key, side, data) if permit else self._deny(shape.key, data)
+                limits = self._permit(key, side, data) if permit else self._deny(key, data)
                 found[limits] = found.get(limits, 0) | leaves
         return [
             Condition(
@@ -208,16 +231,18 @@ def _within(some: Iterable[Condition], categories: int) -> list[Condition]:
     return found
 
 
-def _side_of(shape: Shape, block: Limits, first: int, word: int) -> Side:
-    """Return the side record at *word* of the consent's side block, which begins at the word *first* of all blocks."""
-    return decode_side(block.blocks[4 * first :], word) if shape.has_side else Side()
+def _side_of(node: Node, block: Limits, first: int) -> Side:
+    """Return the side record of a row. *first*: the word of all blocks at which the consent's side block begins."""
+    _, (*_, side, flags, _, _) = node
+    return decode_side(block.blocks[4 * first :], side) if flags & SIDE else Side()
 
 
-def _reference_count(shape: Shape, block: Limits, first: int, word: int) -> int:
+def _reference_count(node: Node, block: Limits, first: int) -> int:
     """Return how many references the row's list of resources has."""
-    if not shape.has_side:
+    _, (*_, side, flags, _, _) = node
+    if not flags & SIDE:
         return 0
-    resources = block.numbers[first + word + 1] & 0xFFFF
+    resources = block.numbers[first + side + 1] & 0xFFFF
     return block.numbers[first + resources] if resources else 0
 
 

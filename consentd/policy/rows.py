@@ -7,7 +7,8 @@ consent's rows are in preorder.
 """
 
 import struct
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -22,11 +23,14 @@ ROW_SIZE: Final = ROW.size  # 52
 FLAGS_AT: Final = 48  # offset of the flags in a row
 DEPTH_AT: Final = 49  # offset of the depth
 
-ROW_SHAPE: Final = struct.Struct("<46s2xc3x")
-"""The fields of a row that many rows of a person have in common: actor to actions, and the flags."""
+ROW_SHAPE: Final = struct.Struct("<8x16s16x6s2xc3x")
+"""The fields of a row that many rows of a person have in common: purposes and categories, labels and actions, flags."""
 
-ROW_SIDE: Final = struct.Struct("<46xH4x")
-"""The field ``side`` of a row."""
+ROW_REST: Final = struct.Struct("<II16xQQ6xHBxBB")
+"""The other fields of a row, and the flags: actor, holder, start, end, side, flags, node, below."""
+
+Rest = tuple[int, int, int, int, int, int, int, int]
+"""What ``ROW_REST`` unpacks."""
 
 PERMIT: Final = 1
 """Flag: the provision permits. Without this flag, the provision denies."""
@@ -82,9 +86,8 @@ _END: Final = struct.Struct("<QQ")
 """An item of a list of ends: mask of purposes, end."""
 
 _COUNT: Final = struct.Struct("<I")
-
-Fields = tuple[int, int, int, int, int, int, int, int, int, int, int, int, int]
-"""A row as a plain tuple, in the order of ``Row``. Evaluation uses tuples, because making a ``Row`` takes longer."""
+_CODES: Final = struct.Struct("<QQ")
+_LABELS_ACTIONS: Final = struct.Struct("<IH")
 
 
 class Row(NamedTuple):
@@ -223,7 +226,7 @@ def _decode_record(block: bytes, word: int) -> tuple[int, int, int, Period | Non
     return actors, holders, resources, period, ends
 
 
-def uses_reserved(block: bytes, rows: Iterable[Fields]) -> bool:
+def uses_reserved(block: bytes, rows: Iterable[Row]) -> bool:
     """Return whether a side record of *rows*, rules of the realm, has ends or a value in the reserved field. Then a
     later version wrote the rows.
 
@@ -261,8 +264,10 @@ def decode_ends(block: bytes, word: int) -> tuple[tuple[int, int], ...]:
         raise MalformedError("list of a side block is cut short") from error
 
 
-def unpack_words(blocks: bytes) -> tuple[int, ...]:
+def words_of(blocks: bytes) -> Sequence[int]:
     """Return the words of side blocks. The word at which a list begins is its length, and its numbers follow."""
+    if sys.byteorder == "little":
+        return memoryview(blocks).cast("I")  # a word becomes a number only when it is read
     return struct.unpack(f"<{len(blocks) // 4}I", blocks)
 
 
@@ -285,10 +290,10 @@ def decode_references(block: bytes, word: int) -> frozenset[str]:
     return frozenset(references)
 
 
-def unpack_shape(fields: tuple[bytes, bytes]) -> Fields:
-    """Return the row whose fields ``ROW_SHAPE`` has unpacked; side, depth, node and below are 0."""
-    begin, flags = fields
-    return ROW.unpack(b"".join((begin, b"\0\0", flags, b"\0\0\0")))
+def unpack_shape(fields: tuple[bytes, bytes, bytes]) -> tuple[int, int, int, int, int]:
+    """Return what ``ROW_SHAPE`` has unpacked as numbers: purposes, categories, labels, actions, flags."""
+    codes, more, flags = fields
+    return *_CODES.unpack(codes), *_LABELS_ACTIONS.unpack(more), flags[0]
 
 
 def row_until(row: Row, end_ms: int) -> Row:

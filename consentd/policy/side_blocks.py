@@ -1,6 +1,6 @@
-"""Read side blocks while one question is evaluated: the lists that limit rows, of which many rows may share one.
+"""Compare the lists of side records with a question: several actors or holders, and resources.
 
-The format is that of ``rows``. ``match_row`` compares the rows themselves.
+A person may have thousands of lists, so a word of them is read only when a row needs it.
 """
 
 from collections.abc import Iterable
@@ -15,20 +15,20 @@ from consentd.policy.rows import (
     Record,
     decode_ends,
     decode_references,
-    unpack_words,
+    words_of,
 )
 
-_FEW: Final = 8  # to compare a list of so many numbers takes less time than to remember the result
+HOLDERS: Final = 2
+"""What a list of holders is compared with, beside ``PERMIT``."""
 
-NO_RECORD: Final[Record] = (0, 0, 0, 0, 0)
-"""The side record of a row that has none: it limits nothing."""
+FEW: Final = 8
+"""To compare a list of so many numbers takes less time than to remember the result."""
 
 
 class Limits:
     """The side blocks of a person, or that of the realm's rules, for the evaluation of one question.
 
-    A person may have thousands of lists. So all blocks are unpacked at once. Many rows may share a list. So each list
-    is compared with the question once, unless it is short.
+    Many rows may share a list. So each list is compared with the question once, unless it is short.
 
     Attributes:
         numbers: all words of the blocks. A word of a record has two fields; the first is its lower half.
@@ -40,32 +40,29 @@ class Limits:
     def __init__(self, blocks: bytes = b"") -> None:
         """*blocks*: side blocks, and between them anything; all in whole words."""
         self.blocks: Final = blocks
-        self.numbers: Final = unpack_words(blocks) if blocks else ()
+        self.numbers: Final = words_of(blocks)
         self._padded: Final = blocks + bytes(SIDE_WINDOW.size)  # so that a record without a period can be unpacked too
         self._meets: dict[int, bool] = {}  # 8 × the list's word + what it is compared with → the result
         self.first = 0
 
     def record(self, word: int) -> Record:
-        """Return the side record at *word*."""
-        return SIDE_FIELDS.unpack_from(self._padded, 4 * word)
+        """Return the side record at *word* of the consent's side block."""
+        return SIDE_FIELDS.unpack_from(self._padded, 4 * (self.first + word))
 
     def records(self, sides: Iterable[int]) -> list[Record]:
         """Return the side records at these words of the consent's side block."""
         begin = 4 * self.first
         return [*map(SIDE_FIELDS.unpack_from, repeat(self._padded), [begin + 4 * word for word in sides])]
 
-    def names(self, word: int, asked: Numbers, groups: Groups, side: int, since: int) -> bool:
-        """Return whether the list at *word* names one of *asked*, or one of *groups* that counts.
+    def names(self, begin: int, asked: Numbers, groups: Groups, side: int, since: int) -> bool:
+        """Return whether the list whose numbers begin at *begin* names one of *asked*, or one of *groups* that counts.
 
-        *side*: 0 to 3, PERMIT for a permit, and 2 more for holders.
+        *side*: PERMIT for a permit, and ``HOLDERS`` for holders. The result is remembered, so that a long list that
+        many rows share is compared once.
         """
-        words, begin = self.numbers, self.first + word + 1
-        end = begin + words[begin - 1]
-        if not groups and end - begin <= _FEW:
-            return not asked.isdisjoint(words[begin:end])
         found = self._meets.get(8 * begin + side)
         if found is None:
-            named = words[begin:end]
+            named = self.numbers[begin : begin + self.numbers[begin - 1]]
             found = not asked.isdisjoint(named)
             if groups and not found and not groups.keys().isdisjoint(named):
                 found = any(group_counts(number, groups, side & PERMIT, since) for number in named)
@@ -89,6 +86,9 @@ class Limits:
 
 NO_LIMITS: Final = Limits()
 """The side block of a consent without side records."""
+
+NO_RECORD: Final[Record] = (0, 0, 0, 0, 0)
+"""The side record of a row that has none: it limits nothing."""
 
 
 def group_counts(number: int, groups: Groups, permit: int, since: int) -> bool:

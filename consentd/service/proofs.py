@@ -10,7 +10,7 @@ from consentd.cosigning.publisher import Published
 from consentd.errors import CorruptionError, InvalidError, NotFoundError, NotReachedError, PreconditionError
 from consentd.ledger import layout, reads
 from consentd.ledger.reads import HeadProofs
-from consentd.ledger.retention import read_pruned
+from consentd.ledger.retention import first_after_gaps, read_pruned
 from consentd.ledger.rotations import read_rotations
 from consentd.ledger.vault import Vault
 from consentd.service.context import Context
@@ -283,7 +283,7 @@ class Part:
 
     def seqs(self, store: Store, tag: bytes, count: int) -> tuple[int, int]:
         """Return the seqs of the first and last entry of this part of a chain that has *count* entries."""
-        first = max(self.known + 1, reads.first_after_gaps(store, tag))
+        first = max(self.known + 1, first_after_gaps(store, tag))
         return first, count if self.most is None else min(count, first + self.most - 1)
 
 

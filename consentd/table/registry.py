@@ -224,6 +224,36 @@ class Registry:
             given[delegation.taker, delegation.capacity] = delegation
         return replace(self, generation=generation, delegations={**self.delegations, delegation.giver: given})
 
+    def with_participant(
+        self, participant: Participant, groups: Mapping[str, int], *, generation: int
+    ) -> "Registry":
+        """Return the registry with *participant*, in place of an earlier one of the same id.
+
+        No other row is read. With 10,000 participants, that would take a tenth of a second of the thread that writes.
+
+        *groups*: the numbers of the groups that the participant is in, by name.
+        """
+        whose, earlier = participant.id, self.participants.get(participant.id)
+        numbers = {**self.numbers, **groups, whose: participant.number}
+        certificate_names = dict(self.certificate_names)
+        for name in () if earlier is None else earlier.statement.certificate_names:
+            certificate_names.pop(name, None)
+        before = self.codebook
+        codebook = Codebook(
+            before.vocabulary,
+            numbers,
+            {**before.memberships, whose: participant.memberships},
+            abroad=before.abroad - {whose} | ({whose} if participant.is_abroad else set()),
+        )
+        return replace(
+            self,
+            generation=generation,
+            codebook=codebook,
+            participants={**self.participants, whose: participant},
+            numbers=numbers,
+            certificate_names=certificate_names | dict.fromkeys(participant.statement.certificate_names, whose),
+        )
+
 
 def _asked(caller: str | None, question: model.Question | pb.Question, signed_by_subject: bool) -> actor.Asked:
     who = question.actor

@@ -39,6 +39,7 @@ from consentd.table.view import (
     encode_participant,
     owner_prefix,
     person_prefix,
+    with_participant,
 )
 from consentd.v1 import statement_pb2 as st
 
@@ -124,31 +125,28 @@ class TableTransaction(AuthorityRows):
     def _participant(self, event: codec.Event, message: st.ParticipantStatement) -> None:
         row_key = b"p" + message.participant_id.encode()
         old = self._get(row_key)
-        self._check_certificate_names(message)
+        self.check_certificate_names(message)
         new: ParticipantRow = (self._number() if old is None else 0, (), st.ParticipantStatement())
         number, before, earlier = new if old is None else decode_participant(old)
-        groups = {self._group_number(group) for group in dict.fromkeys(message.groups)}
+        named = {group: self._group_number(group) for group in message.groups}
+        groups = set(named.values())
         memberships = [
             (group, start, self._index if until == model.STILL and group not in groups else until)
             for group, start, until in before
         ]
         still = {group for group, _, until in before if until == model.STILL}
         memberships += [(group, self._index, model.STILL) for group in groups - still]
-        self._put_named(row_key, encode_participant((number, tuple(memberships), message)))
+        row = encode_participant((number, tuple(memberships), message))
+        self._put_named(row_key, row)
         self._note_participant(message.participant_id)
         for name in earlier.certificate_names:
             self._txn.delete(certificate_key(name))
         for name in message.certificate_names:
             self._put(certificate_key(name), message.participant_id.encode())
+        registry = self.known_registry()
         self._registry_changed()
-
-    def _check_certificate_names(self, message: st.ParticipantStatement) -> None:
-        """Check that no certificate name is another participant's. Raises ``InvalidError``."""
-        for name in message.certificate_names:
-            if len(certificate_key(name)) > MAX_KEY:
-                raise InvalidError("entry states a certificate name that is too long")
-            if self.certificate_owner(name) not in (None, message.participant_id):
-                raise InvalidError("entry states a certificate name that is another participant's")
+        if registry is not None:
+            self._registry = with_participant(registry, (row_key, row), named, generation=self._generation)
 
     def _group_number(self, group: str) -> int:
         """Return the number of a group, which gets one when the first participant joins."""
@@ -198,7 +196,7 @@ class TableTransaction(AuthorityRows):
             self._txn.delete(delegation_key(delegation))
         else:
             self._put(delegation_key(delegation), message.SerializeToString(deterministic=True))
-        registry = self._registry
+        registry = self.known_registry()
         self._registry_changed()
         if registry is not None:
             self._registry = registry.with_delegation(delegation, ended=message.ended, generation=self._generation)

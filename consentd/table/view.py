@@ -11,7 +11,7 @@ from typing import Self
 from consentd.core import codec
 from consentd.core.key_validity import FOREVER_MS, KeyValidity
 from consentd.core.kinds import Owner
-from consentd.errors import CorruptionError, NotFoundError
+from consentd.errors import CorruptionError, InvalidError, NotFoundError
 from consentd.policy import actor, model
 from consentd.policy import compile as compiler
 from consentd.policy import subject as subjects
@@ -21,6 +21,7 @@ from consentd.policy.delegation import Capacity, Delegation
 from consentd.statements import payloads, values
 from consentd.statements.delegations import delegation_value
 from consentd.store import RowReader, prefix_end
+from consentd.store.lmdb import MAX_KEY
 from consentd.table import credential_rows
 from consentd.table.checked_rows import RowCheck
 from consentd.table.registry import Mandate, Participant, Registry, RegistryCache
@@ -141,6 +142,11 @@ class View:
             self._registry = found
         return found
 
+    def known_registry(self) -> Registry | None:
+        """Return the registry if it was read before, and None otherwise."""
+        found = self._registry or self._cache.registry
+        return found if found is not None and found.generation == self._generation else None
+
     def has_registry(self) -> bool:
         """Return whether the table has a vocabulary and rules: all but the first entries of a ledger have them."""
         return self._get(b"v") is not None and self._get(b"c") is not None
@@ -158,6 +164,14 @@ class View:
         """Return the participant to which a certificate name belongs; None if it is nobody's."""
         row = self._get(certificate_key(name))
         return None if row is None else row.decode()
+
+    def check_certificate_names(self, message: st.ParticipantStatement) -> None:
+        """Check that no certificate name is another participant's. Raises ``InvalidError``."""
+        for name in message.certificate_names:
+            if len(certificate_key(name)) > MAX_KEY:
+                raise InvalidError("entry states a certificate name that is too long")
+            if self.certificate_owner(name) not in (None, message.participant_id):
+                raise InvalidError("entry states a certificate name that is another participant's")
 
     def key_owner(self, key: bytes) -> KeyValidity | None:
         """Return for whom a key is in force now; None if the key is not in force."""
@@ -289,6 +303,14 @@ def decode_participant(value: bytes) -> ParticipantRow:
     end = 8 + count * MEMBERSHIP.size
     memberships = tuple((group, start, until) for group, start, until in MEMBERSHIP.iter_unpack(value[8:end]))
     return number, memberships, payloads.parse(st.ParticipantStatement, value[end:])
+
+
+def with_participant(
+    registry: Registry, row: tuple[bytes, bytes], groups: Mapping[str, int], *, generation: int
+) -> Registry:
+    """Return the registry after a change of a row ``p``. *groups*: those that the participant is in now, by name."""
+    names = {**registry.codebook.names, **{number: group for group, number in groups.items()}}
+    return registry.with_participant(_participant(row, names), groups, generation=generation)
 
 
 def _participant(row: tuple[bytes, bytes], group_names: Mapping[int, str]) -> Participant:

@@ -23,7 +23,7 @@ from consentd.core import checkpoint, codec
 from consentd.core.evidence import Scope
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import DAY_MS, Pruned
-from consentd.ledger import reads
+from consentd.ledger.retention import first_after_gaps
 from consentd.v1 import statement_pb2 as st
 
 
@@ -46,7 +46,7 @@ def document_of(
     if before is not None:
         held, _ = checkpoint.open_checkpoint(base64.b64decode(before["checkpoint"]), CASE_ORIGIN, CASE_LOG.verifier)
         count = before["histories"][0]["count"] if known is None else known
-    first = max(count + 1, reads.first_after_gaps(case.store, person.tag))
+    first = max(count + 1, first_after_gaps(case.store, person.tag))
     return to_document(case.history(person.tag, "ledger", held=held, known=first - 1))
 
 
