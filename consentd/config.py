@@ -271,9 +271,15 @@ class ScrubConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupConfig:
-    """For how long backups are kept."""
+    """Where backups are written, for whom, and for how long."""
 
+    dir: Path | None = None
+    recipients: tuple[str, ...] = ()
     retention_days: int = bounded(30, 1, 3_650)
+
+    def __post_init__(self) -> None:
+        if (self.dir is None) is bool(self.recipients):
+            raise InvalidError("config: `backup` needs `dir` and `recipients`, both or none of them")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,6 +317,9 @@ class Config:
             # Restoring an old copy of the store would restore this file too, and hide that the ledger was rolled back.
             raise InvalidError("config: `ledger.last_signed_path` is inside the store's own directory")
         self._check_files()
+        data_dir, backups = self.ledger.data_dir, self.backup.dir
+        if backups is not None and (backups.is_relative_to(data_dir) or data_dir.is_relative_to(backups)):
+            raise InvalidError(f"config: `backup.dir` and `ledger.data_dir` are one inside the other: `{backups}`")
         for section, listener in (("grpc", self.grpc), ("http", self.http)):
             host, _ = parse_listen(listener.listen, option=f"{section}.listen")
             if listener.tls is None and not is_loopback(host):

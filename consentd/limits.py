@@ -151,6 +151,9 @@ CERTIFICATE_NAME_CHARACTERS: Final = 300
 CREDENTIAL_LABEL_CHARACTERS: Final = 100
 """At most 100 characters: the label of a credential. Otherwise: INVALID_REQUEST."""
 
+BACKUP_NAME_CHARACTERS: Final = 64
+"""At most 64 characters: the name of a backup. Otherwise: INVALID_REQUEST."""
+
 DECISION_REASONS: Final = 100
 """At most 100 reasons: a decision. Otherwise: the first are kept."""
 

@@ -292,6 +292,13 @@ class Metrics:
         self.operation_start_time_seconds = gauge(
             "operation_start_time_seconds", "When the operation that is running was started; NaN: none is running."
         )
+        self.backup_time_seconds = gauge(
+            "backup_time_seconds", "When the last backup was made; 0: there is none; NaN: none is configured."
+        )
+        self.backup_proven_time_seconds = gauge(
+            "backup_proven_time_seconds",
+            "When the backup was made that was proven last; 0: none was proven; NaN: none is configured.",
+        )
         self.erasure_pending_time_seconds = gauge(
             "erasure_pending_time_seconds", "Since when an erasure is not complete; NaN: all are complete."
         )

@@ -20,7 +20,7 @@ SECTIONS = {
     "Decisions": ("decisions", "refusals_total", "unenrolled"),
     "Writing": ("pool_entries", "batch_entries", "commit_seconds", "ledger_size", "seal_seconds"),
     "Checkpoints and witnesses": ("checkpoint", "publish", "quorum", "witness"),
-    "Storage": ("map_bytes", "free_bytes", "table_", "scrub", "operation", "erasure"),
+    "Storage": ("map_bytes", "free_bytes", "table_", "scrub", "operation", "erasure", "backup"),
     "Process": ("open_files", "http_connections"),
 }
 """The section of a metric is the first that has a prefix of its name, ``consentd_`` left out."""

@@ -160,6 +160,12 @@ def _nobody_could_operate(world: World) -> Any:
     return world.running.admin.RevokeCredential(request, metadata=world.running.as_("operator"))
 
 
+@provokes("BACKUP_NOT_CONFIGURED")
+def _there_is_no_directory_of_backups(world: World) -> Any:
+    running, request = world.running, ad.StartBackupRequest(request_id=request_id())
+    return running.admin.StartBackup(request, metadata=running.as_("operator"))
+
+
 @provokes("OPERATION_RUNNING")
 def _one_operation_at_a_time(world: World) -> Any:
     running = world.other(retention_days=30)

@@ -19,6 +19,7 @@ from cases.ledgers import CITIZEN, LedgerCase
 from cases.limits import LIMITS, value_of
 from cases.logins import Provider, id_tokens_of
 from cases.services import batch, new_identifier, proof_of, put_delegation, register
+from consentd.backup.manifest import check_backup_name
 from consentd.core.ed25519 import KeyPair
 from consentd.errors import ConsentdError
 from consentd.metrics import Metrics
@@ -292,6 +293,11 @@ def _certificate_names(running: Running, count: int) -> str:
 @probes("certificate_name_characters")
 def _certificate_name(running: Running, count: int) -> str:
     return _registered_with(running, "uri:x:" + "y" * (count - 6))
+
+
+@probes("backup_name_characters")
+def _backup_name(_: Running, count: int) -> str:
+    return refused(lambda: check_backup_name("n" * count))
 
 
 @probes("credential_label_characters")

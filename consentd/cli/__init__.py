@@ -20,6 +20,7 @@ from consentd.cli import (
     accesses,
     administration,
     audits,
+    backups,
     certificates,
     consents,
     credentials,
@@ -46,10 +47,10 @@ a person is written SCHEME:VALUE, as in `mhid:MH-0001`; `-` reads it from stdin,
 """
 _MODULES = (
     daemons, certificates, credentials, keys, participants, roles, consents, notices, accesses, histories, receipts,
-    imports, administration, subjects, maintenance,
+    imports, administration, backups, subjects, maintenance,
 )  # fmt: skip
 _SERVER_MODULES = frozenset(
-    {"rocksdict", "lmdb", "cryptography", "prometheus_client", "grpc_health", "grpc_reflection"}
+    {"rocksdict", "lmdb", "cryptography", "pyrage", "prometheus_client", "grpc_health", "grpc_reflection"}
 )
 
 

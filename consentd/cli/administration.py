@@ -13,7 +13,13 @@ from consentd.errors import InvalidError, MalformedError
 from consentd.policy.dates import format_instant
 
 if TYPE_CHECKING:
-    from consentd.v1.admin_service_pb2 import KeyRotationResult, Operation, PruneResult, VaultKeyRotationResult
+    from consentd.v1.admin_service_pb2 import (
+        BackupResult,
+        KeyRotationResult,
+        Operation,
+        PruneResult,
+        VaultKeyRotationResult,
+    )
 
 _PRUNE_HELP = """\
 The policy is the one that leaf 0 publishes (`ledger.retention_days` when the ledger began). Kept are: everything of
@@ -100,7 +106,7 @@ def prune(arguments: argparse.Namespace, out: Out) -> int:
             out.answer(operation_id, type="operation", operation_id=operation_id)
             return DONE
         out.message(f"operation {operation_id} runs in the daemon: `consentd operation cancel {operation_id}` ends it")
-        done = client.follow_operation(operation_id, progress=_bar(progress))
+        done = client.follow_operation(operation_id, progress=bar(progress))
     _show_pruned(out, operation_result(done), dry_run=done.dry_run)
     return DONE
 
@@ -135,7 +141,7 @@ def _rotate(arguments: argparse.Namespace, out: Out, role: RotationRole, new_key
             return DONE
         started = client.start_key_rotation(number, new_key, reason=arguments.reason)
         out.message(f"operation {started.operation_id} runs in the daemon")
-        done = client.follow_operation(started.operation_id, progress=_bar(progress))
+        done = client.follow_operation(started.operation_id, progress=bar(progress))
     _show_rotated(out, rotation_result(done))
     return DONE
 
@@ -150,7 +156,7 @@ def rotate_vault_key(arguments: argparse.Namespace, out: Out) -> int:
             out.answer(operation_id, type="operation", operation_id=operation_id)
             return DONE
         out.message(f"operation {operation_id} runs in the daemon: `consentd operation cancel {operation_id}` ends it")
-        done = client.follow_operation(operation_id, progress=_bar(progress))
+        done = client.follow_operation(operation_id, progress=bar(progress))
     _show_vault_key(out, vault_key_rotation_result(done))
     return DONE
 
@@ -173,7 +179,7 @@ def show_one(arguments: argparse.Namespace, out: Out) -> int:
 def follow(arguments: argparse.Namespace, out: Out) -> int:
     """Wait until an operation is done, and show it; exit 1 if it has failed (for the operator)."""
     with open_client(arguments) as client, out.progress("waiting") as progress:
-        done = client.follow_operation(arguments.id, progress=_bar(progress))
+        done = client.follow_operation(arguments.id, progress=bar(progress))
     _show(out, done)
     return REFUSED if done.HasField("error") else DONE
 
@@ -185,7 +191,8 @@ def cancel(arguments: argparse.Namespace, out: Out) -> int:
     return DONE
 
 
-def _bar(progress: Callable[[int, int], None]) -> "Callable[[Operation], None]":
+def bar(progress: Callable[[int, int], None]) -> "Callable[[Operation], None]":
+    """Return a function that shows the progress of an operation."""
     return lambda found: progress(found.progress.done_count, found.progress.total_count)
 
 
@@ -213,6 +220,8 @@ def _show(out: Out, operation: "Operation") -> None:
         _show_rotated(out, operation.key_rotation)
     if operation.HasField("vault_key_rotated"):
         _show_vault_key(out, operation.vault_key_rotated)
+    if operation.HasField("backup"):
+        show_backup(out, operation.backup)
 
 
 def _show_rotated(out: Out, done: "KeyRotationResult") -> None:
@@ -232,6 +241,17 @@ def _show_vault_key(out: Out, done: "VaultKeyRotationResult") -> None:
         f"교체됨: 금고 키 {number}번이 데이터 키 {count}개를 감쌈",
         f"replaced: vault key {number} wraps {count} data keys",
         type="vault_key_rotation", vault_key=number, data_keys=count,
+    )  # fmt: skip
+
+
+def show_backup(out: Out, done: "BackupResult") -> None:
+    """Show a backup that was made."""
+    until, mib = format_instant(done.expires_time_ms), (done.byte_count >> 20) + 1
+    out.answer(
+        f"백업됨: {done.name}, 크기 {done.tree_size}, 파일 {done.file_count}개, {mib} MiB, {until}까지 보관",
+        f"backed up: {done.name}, size {done.tree_size}, {done.file_count} files, {mib} MiB; delete it by {until}",
+        type="backup", name=done.name, time_ms=done.time_ms, size=done.tree_size, root=done.root.hex(),
+        files=done.file_count, bytes=done.byte_count, expires_time_ms=done.expires_time_ms,
     )  # fmt: skip
 
 

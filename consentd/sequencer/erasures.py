@@ -54,6 +54,7 @@ class Erasures:
     """The erasures that are not complete. Any thread may call ``expect``, ``note_ordered`` and ``when_complete``.
 
     Attributes:
+        files: held while files of the stores are rewritten here, or copied for a backup. A copy keeps what is erased.
         looked: set when what was left at the start has been carried out.
     """
 
@@ -78,6 +79,7 @@ class Erasures:
         # Whether rows may be deleted and not compacted away, of an attempt that failed or ended. For the thread alone.
         self._is_interrupted = bool(erasure.pending(ledger.store))
         self.looked = threading.Event()
+        self.files = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="erasures", daemon=True)
         metrics.erasure_pending_time_seconds.follow(self._pending_time_s)
 
@@ -182,14 +184,19 @@ class Erasures:
                 self._sequencer.quotas.forget_everywhere(hashes[tag])
         names = [b"k" + tag for tag in tags]
         names += [b"i" + hashes[tag] for tag in tags if tag in hashes]
-        erasure.compact_vault(self._vault.store, names if len(names) == 2 * len(tags) else [])
-        erasure.compact_ledger(store, tags, None if self._is_interrupted else requests)
-        renew(self._table, store, self._vault, run_on_writer=self._call, rest=self._rest)
-        for each in (self._vault.store, store):
-            self._wait_for_files(each)
-        # A crash before this: the rows are still there, and the next start does all again.
-        self._call(partial(self._complete, erasures))
-        self._is_interrupted = False
+        if not self.files.acquire(timeout=_FILES_S):
+            raise StorageError("backup is being written, and its copies of the stores have what is erased")
+        try:
+            erasure.compact_vault(self._vault.store, names if len(names) == 2 * len(tags) else [])
+            erasure.compact_ledger(store, tags, None if self._is_interrupted else requests)
+            renew(self._table, store, self._vault, run_on_writer=self._call, rest=self._rest)
+            for each in (self._vault.store, store):
+                self._wait_for_files(each)
+            # A crash before this: the rows are still there, and the next start does all again.
+            self._call(partial(self._complete, erasures))
+            self._is_interrupted = False
+        finally:
+            self.files.release()
         return erasures
 
     def _complete(self, erasures: list[Erased]) -> None:

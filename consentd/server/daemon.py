@@ -37,6 +37,7 @@ from consentd.sequencer.commands.write import Author
 from consentd.sequencer.erasures import Erasures
 from consentd.sequencer.loop import Sequencer
 from consentd.server import http
+from consentd.server.backups import open_backups
 from consentd.server.capacity import check_space, measure_connections, measure_space
 from consentd.server.client_certificates import named_participant
 from consentd.server.first_start import check_first_start, end_first_start, note_first_start
@@ -195,6 +196,7 @@ class Daemon:
         # INVARIANT: this lock is taken before any file of the ledger is read, and released after all stores are closed.
         data_lock = lock_data(config)
         self._closers.append(partial(os.close, data_lock))
+        backup_times = open_backups(config, self.metrics)
         self.credentials = credentials = self._open_credentials()
         self._tokens = tokens = open_id_tokens(config.citizens, self.metrics)
         self._closers.append(tokens.close)
@@ -239,7 +241,7 @@ class Daemon:
             config=config, ledger=ledger, vault=vault, table=table, sequencer=sequencer, metrics=self.metrics,
             credentials=credentials, credential_rows=credential_rows, authentication=authentication,
             operations=operations, key_files=key_files, erasures=erasures,
-            page_key=vault.derived_key(PAGE_KEY_LABEL),
+            backup_times=backup_times, page_key=vault.derived_key(PAGE_KEY_LABEL),
         )  # fmt: skip
 
     def _open_credentials(self) -> Credentials:

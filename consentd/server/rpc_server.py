@@ -72,6 +72,7 @@ _POOLS: dict[str, PoolName] = {
     "PrepareKeyRotation": PoolName.ADMIN,
     "StartKeyRotation": PoolName.ADMIN,
     "StartVaultKeyRotation": PoolName.ADMIN,
+    "StartBackup": PoolName.ADMIN,
     "CancelOperation": PoolName.ADMIN,
     "AddCredential": PoolName.ADMIN,
     "RevokeCredential": PoolName.ADMIN,

@@ -8,6 +8,7 @@ from google.protobuf.message import Message
 
 from consentd.core.pruned import DAY_MS
 from consentd.service.auth import Credential, CredentialKind
+from consentd.service.backup import back_up, backup_directory, backup_name
 from consentd.service.context import Context
 from consentd.service.operations import Follower, Start
 from consentd.service.pages import Cursor, Pager, take_page
@@ -107,6 +108,31 @@ class AdminService(Servicer):
             fields = _operation_fields(operation)
             self.call_log.administered("operation started", "StartVaultKeyRotation", context, fields)
         return ad.StartVaultKeyRotationResponse(operation=operation)
+
+    @rpc
+    def StartBackup(self, request: ad.StartBackupRequest, context: Context) -> ad.StartBackupResponse:
+        """Begin to make a backup."""
+        operator, services = self._operator(context), self.services
+        check_no_unknown_fields(request)
+        content = content_hash("StartBackup", request.name)
+        asked = make_request(operator, request.request_id, content)
+        operation = services.operations.find_repeat(asked)
+        if operation is not None:
+            return ad.StartBackupResponse(operation=operation)
+        name = backup_name(request, services.sequencer.clock.wall_ms())
+        backup_directory(services).check_new(name)
+
+        def work(follower: Follower) -> ad.BackupResult:
+            return back_up(services, name, follower)
+
+        start = Start(
+            kind=ad.OPERATION_KIND_BACKUP, dry_run=False, operator=operator, request_key=asked.key, content=content,
+            work=work,
+        )  # fmt: skip
+        operation, is_new = services.operations.start(start, partial(status_message, self.metrics, "StartBackup"))
+        if is_new:
+            self.call_log.administered("operation started", "StartBackup", context, _operation_fields(operation))
+        return ad.StartBackupResponse(operation=operation)
 
     @rpc
     def GetOperation(self, request: ad.GetOperationRequest, context: Context) -> ad.GetOperationResponse:

@@ -52,7 +52,7 @@ class Follower:
         self._reported_s = time.perf_counter()  # the operation's thread owns it
 
     def report(self, step: "ad.OperationStep.ValueType", done: int = 0, total: int = 0) -> None:
-        """Report that a step has done *done* of *total* chains. This is a safe point.
+        """Report that a step has done *done* of *total*, as ``OperationProgress`` counts. This is a safe point.
 
         Raises:
             OperationCancelledError: an operator cancelled the operation.
@@ -76,7 +76,7 @@ class Follower:
             self._ended.set()
 
 
-Result: TypeAlias = ad.PruneResult | ad.KeyRotationResult | ad.VaultKeyRotationResult
+Result: TypeAlias = ad.PruneResult | ad.KeyRotationResult | ad.VaultKeyRotationResult | ad.BackupResult
 Work: TypeAlias = Callable[[Follower], Result]
 
 
@@ -263,6 +263,8 @@ class Operations:
                 changes.pruned.CopyFrom(done)
             elif isinstance(done, ad.KeyRotationResult):
                 changes.key_rotation.CopyFrom(done)
+            elif isinstance(done, ad.BackupResult):
+                changes.backup.CopyFrom(done)
             else:
                 changes.vault_key_rotated.CopyFrom(done)
             result = "done"
@@ -291,6 +293,10 @@ def _log_end(message: ad.Operation, result: str) -> None:
         rotated = message.vault_key_rotated
         counts = rotated.vault_key_number, rotated.data_key_count
         log.info("operation done: %s `%s`: vault key %d wraps %d data keys", name, message.operation_id, *counts)
+    elif result == "done" and message.HasField("backup"):
+        made = message.backup
+        text = "operation done: %s `%s`: backup `%s` of %d leaves, %d bytes"
+        log.info(text, name, message.operation_id, made.name, made.tree_size, made.byte_count)
     elif result == "done":
         counts = message.pruned.statement_count, message.pruned.leaf_count
         what = "would be deleted" if message.dry_run else "deleted"

@@ -209,6 +209,7 @@ StartPruning            public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   
 PrepareKeyRotation      public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
 StartKeyRotation        public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
 StartVaultKeyRotation   public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
+StartBackup             public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
 GetOperation            public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
 ListOperations          public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
 CancelOperation         public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from consentd import limits
+from consentd.backup.proof import BackupTimes
 from consentd.config import Config
 from consentd.core import codec, merkle
 from consentd.core.identifier import check_identifier
@@ -59,6 +60,7 @@ class Services:
     operations: Operations
     key_files: KeyFiles
     erasures: Erasures
+    backup_times: BackupTimes
     page_key: bytes
 
 

@@ -14,6 +14,7 @@ There are two kinds of store: ``rocks.RocksStore``, and ``memory.MemoryStore`` f
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 
@@ -106,6 +107,19 @@ class Store(Protocol):
 
     def old_files(self) -> list[str]:
         """Return the names of files that still have what ``compact_range`` removed, because a scan reads them."""
+
+    def flush(self) -> None:
+        """Write to sorted files what is in memory tables and logs only. So the next ``copy_files`` takes less time."""
+
+    def copy_files(self, path: Path) -> None:
+        """Copy the files of the store, as it is now, into the new directory *path*, which can be opened as a store.
+
+        Files are linked, not copied, where *path* is in the same file system. So it takes milliseconds, but the disk
+        keeps the bytes of what is deleted later, until the copy is deleted.
+
+        Raises:
+            StorageError: *path* exists; or the store has no files.
+        """
 
     def approximate_size(self) -> int:
         """Return an estimate of the bytes that the store takes."""

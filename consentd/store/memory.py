@@ -3,6 +3,7 @@
 import threading
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from consentd.errors import StorageError
 from consentd.store import Batch, Delete, Put, Store
@@ -60,6 +61,12 @@ class MemoryStore(Store):
 
     def old_files(self) -> list[str]:
         return []
+
+    def flush(self) -> None:
+        self._require_open()
+
+    def copy_files(self, path: Path) -> None:
+        raise StorageError("store in memory has no files to copy")
 
     def approximate_size(self) -> int:
         with self._lock:

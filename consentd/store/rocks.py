@@ -264,6 +264,18 @@ class RocksStore(Store):
         self._old_files.difference_update(known - left)
         return sorted(left - live)
 
+    def flush(self) -> None:
+        try:
+            self._db.flush()
+        except Exception as error:
+            raise _translated(error, self._path) from error
+
+    def copy_files(self, path: Path) -> None:
+        try:
+            rocksdict.Checkpoint(self._db).create_checkpoint(str(path))
+        except Exception as error:
+            raise _translated(error, self._path, doing="files of the store cannot be copied") from error
+
     def approximate_size(self) -> int:
         """Return the size in bytes of the sorted files and of the memory tables."""
         names = ("rocksdb.total-sst-files-size", "rocksdb.cur-size-all-mem-tables")

@@ -35,6 +35,8 @@ class _OperationKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Operati
     """OPERATION_KIND_KEY_ROTATION replaces the log key or the statement key."""
     OPERATION_KIND_VAULT_KEY_ROTATION: _OperationKind.ValueType  # 3
     """OPERATION_KIND_VAULT_KEY_ROTATION replaces the vault key."""
+    OPERATION_KIND_BACKUP: _OperationKind.ValueType  # 4
+    """OPERATION_KIND_BACKUP makes a backup."""
 
 class OperationKind(_OperationKind, metaclass=_OperationKindEnumTypeWrapper):
     """OperationKind says what an operation does."""
@@ -47,6 +49,8 @@ OPERATION_KIND_KEY_ROTATION: OperationKind.ValueType  # 2
 """OPERATION_KIND_KEY_ROTATION replaces the log key or the statement key."""
 OPERATION_KIND_VAULT_KEY_ROTATION: OperationKind.ValueType  # 3
 """OPERATION_KIND_VAULT_KEY_ROTATION replaces the vault key."""
+OPERATION_KIND_BACKUP: OperationKind.ValueType  # 4
+"""OPERATION_KIND_BACKUP makes a backup."""
 Global___OperationKind: _TypeAlias = OperationKind  # noqa: Y015
 
 class _OperationStep:
@@ -69,6 +73,12 @@ class _OperationStepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Operati
     """OPERATION_STEP_REWRAPPING wraps the data keys of persons again under the new vault key."""
     OPERATION_STEP_COMPACTING: _OperationStep.ValueType  # 9
     """OPERATION_STEP_COMPACTING rewrites files, so that nothing that was deleted or replaced remains in them."""
+    OPERATION_STEP_COPYING: _OperationStep.ValueType  # 10
+    """OPERATION_STEP_COPYING copies the files of both stores as of one moment. It waits for an erasure that is being
+    carried out.
+    """
+    OPERATION_STEP_ENCRYPTING: _OperationStep.ValueType  # 11
+    """OPERATION_STEP_ENCRYPTING encrypts the copies into the directory of backups."""
 
 class OperationStep(_OperationStep, metaclass=_OperationStepEnumTypeWrapper):
     """OperationStep is the present step of an operation."""
@@ -87,6 +97,12 @@ OPERATION_STEP_REWRAPPING: OperationStep.ValueType  # 8
 """OPERATION_STEP_REWRAPPING wraps the data keys of persons again under the new vault key."""
 OPERATION_STEP_COMPACTING: OperationStep.ValueType  # 9
 """OPERATION_STEP_COMPACTING rewrites files, so that nothing that was deleted or replaced remains in them."""
+OPERATION_STEP_COPYING: OperationStep.ValueType  # 10
+"""OPERATION_STEP_COPYING copies the files of both stores as of one moment. It waits for an erasure that is being
+carried out.
+"""
+OPERATION_STEP_ENCRYPTING: OperationStep.ValueType  # 11
+"""OPERATION_STEP_ENCRYPTING encrypts the copies into the directory of backups."""
 Global___OperationStep: _TypeAlias = OperationStep  # noqa: Y015
 
 class _CredentialKind:
@@ -125,9 +141,11 @@ class OperationProgress(_message.Message):
     step: Global___OperationStep.ValueType
     """step is the present step; of an operation that is done, its last one."""
     done_count: _builtins.int
-    """done_count is how many chains this step has done; of COMPACTING, how many parts of the files."""
+    """done_count is how many chains this step has done; of COMPACTING, how many parts of the files; of ENCRYPTING, how
+    many MiB.
+    """
     total_count: _builtins.int
-    """total_count is how many chains or parts there are; 0: the step counts nothing."""
+    """total_count is how many chains, parts or MiB there are; 0: the step counts nothing."""
     def __init__(
         self,
         *,
@@ -164,6 +182,7 @@ class Operation(_message.Message):
     PRUNED_FIELD_NUMBER: _builtins.int
     KEY_ROTATION_FIELD_NUMBER: _builtins.int
     VAULT_KEY_ROTATED_FIELD_NUMBER: _builtins.int
+    BACKUP_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     """operation_id is 32 hex digits."""
     kind: Global___OperationKind.ValueType
@@ -202,6 +221,10 @@ class Operation(_message.Message):
     def vault_key_rotated(self) -> Global___VaultKeyRotationResult:
         """vault_key_rotated is what a rotation of the vault key did."""
 
+    @_builtins.property
+    def backup(self) -> Global___BackupResult:
+        """backup is the backup that was made."""
+
     def __init__(
         self,
         *,
@@ -218,12 +241,13 @@ class Operation(_message.Message):
         pruned: Global___PruneResult | None = ...,
         key_rotation: Global___KeyRotationResult | None = ...,
         vault_key_rotated: Global___VaultKeyRotationResult | None = ...,
+        backup: Global___BackupResult | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "key_rotation", b"key_rotation", "progress", b"progress", "pruned", b"pruned", "result", b"result", "vault_key_rotated", b"vault_key_rotated"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["backup", b"backup", "error", b"error", "key_rotation", b"key_rotation", "progress", b"progress", "pruned", b"pruned", "result", b"result", "vault_key_rotated", b"vault_key_rotated"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_requested_by", b"cancel_requested_by", "done", b"done", "dry_run", b"dry_run", "end_time_ms", b"end_time_ms", "error", b"error", "key_rotation", b"key_rotation", "kind", b"kind", "operation_id", b"operation_id", "progress", b"progress", "pruned", b"pruned", "result", b"result", "start_time_ms", b"start_time_ms", "started_by", b"started_by", "vault_key_rotated", b"vault_key_rotated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backup", b"backup", "cancel_requested_by", b"cancel_requested_by", "done", b"done", "dry_run", b"dry_run", "end_time_ms", b"end_time_ms", "error", b"error", "key_rotation", b"key_rotation", "kind", b"kind", "operation_id", b"operation_id", "progress", b"progress", "pruned", b"pruned", "result", b"result", "start_time_ms", b"start_time_ms", "started_by", b"started_by", "vault_key_rotated", b"vault_key_rotated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["error", "pruned", "key_rotation", "vault_key_rotated"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["error", "pruned", "key_rotation", "vault_key_rotated", "backup"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -346,6 +370,52 @@ class VaultKeyRotationResult(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VaultKeyRotationResult: _TypeAlias = VaultKeyRotationResult  # noqa: Y015
+
+@_typing.final
+class BackupResult(_message.Message):
+    """BackupResult describes a backup. It has two sets of files, one of the ledger and one of the vault."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TIME_MS_FIELD_NUMBER: _builtins.int
+    TREE_SIZE_FIELD_NUMBER: _builtins.int
+    ROOT_FIELD_NUMBER: _builtins.int
+    BYTE_COUNT_FIELD_NUMBER: _builtins.int
+    FILE_COUNT_FIELD_NUMBER: _builtins.int
+    EXPIRES_TIME_MS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name of the backup: that of a directory in each of `ledger` and `vault` in the configured directory."""
+    time_ms: _builtins.int
+    """time_ms is when it was begun: it has all that was written before."""
+    tree_size: _builtins.int
+    """tree_size is how many leaves the ledger of the backup has."""
+    root: _builtins.bytes
+    """root is the root hash of its tree, 32 bytes."""
+    byte_count: _builtins.int
+    """byte_count is the size of all its files, before they were encrypted."""
+    file_count: _builtins.int
+    """file_count is how many files it has, without the manifests."""
+    expires_time_ms: _builtins.int
+    """expires_time_ms is when it must be deleted, wherever it is kept. Until then it has what was erased since."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        time_ms: _builtins.int = ...,
+        tree_size: _builtins.int = ...,
+        root: _builtins.bytes = ...,
+        byte_count: _builtins.int = ...,
+        file_count: _builtins.int = ...,
+        expires_time_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["byte_count", b"byte_count", "expires_time_ms", b"expires_time_ms", "file_count", b"file_count", "name", b"name", "root", b"root", "time_ms", b"time_ms", "tree_size", b"tree_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackupResult: _TypeAlias = BackupResult  # noqa: Y015
 
 @_typing.final
 class StartPruningRequest(_message.Message):
@@ -562,6 +632,60 @@ class StartVaultKeyRotationResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StartVaultKeyRotationResponse: _TypeAlias = StartVaultKeyRotationResponse  # noqa: Y015
+
+@_typing.final
+class StartBackupRequest(_message.Message):
+    """StartBackupRequest asks for a backup."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.bytes
+    """request_id is 16 random bytes. A repeat with the same content returns the same operation, as long as the daemon
+    keeps it.
+    """
+    name: _builtins.str
+    """name of the backup, at most 64 characters (backup_name_characters) of a-z, 0-9, `.`, `_` and `-`, the first a letter
+    or digit. Empty: the present time, as in `20261201t043000z`. A name that a backup has fails with ALREADY_EXISTS.
+    """
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.bytes = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartBackupRequest: _TypeAlias = StartBackupRequest  # noqa: Y015
+
+@_typing.final
+class StartBackupResponse(_message.Message):
+    """StartBackupResponse has the operation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def operation(self) -> Global___Operation:
+        """operation that was started."""
+
+    def __init__(
+        self,
+        *,
+        operation: Global___Operation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartBackupResponse: _TypeAlias = StartBackupResponse  # noqa: Y015
 
 @_typing.final
 class GetOperationRequest(_message.Message):

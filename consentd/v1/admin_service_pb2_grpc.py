@@ -56,6 +56,11 @@ class AdminServiceStub(object):
                 request_serializer=consentd_dot_v1_dot_admin__service__pb2.StartVaultKeyRotationRequest.SerializeToString,
                 response_deserializer=consentd_dot_v1_dot_admin__service__pb2.StartVaultKeyRotationResponse.FromString,
                 _registered_method=True)
+        self.StartBackup = channel.unary_unary(
+                '/consentd.v1.AdminService/StartBackup',
+                request_serializer=consentd_dot_v1_dot_admin__service__pb2.StartBackupRequest.SerializeToString,
+                response_deserializer=consentd_dot_v1_dot_admin__service__pb2.StartBackupResponse.FromString,
+                _registered_method=True)
         self.GetOperation = channel.unary_unary(
                 '/consentd.v1.AdminService/GetOperation',
                 request_serializer=consentd_dot_v1_dot_admin__service__pb2.GetOperationRequest.SerializeToString,
@@ -134,6 +139,17 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartBackup(self, request, context):
+        """StartBackup begins to make a backup of the ledger and of the vault, and returns the operation to follow. Where it is
+        written, and to whose keys it is encrypted, is configured; without that the call fails with BACKUP_NOT_CONFIGURED
+        (FAILED_PRECONDITION). Reads and writes go on. No erasure completes meanwhile (ERASURE_PENDING). A backup that is
+        interrupted leaves nothing that could be taken for one. As StartPruning, it runs alone. Cost: all files of both stores
+        are read and encrypted once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetOperation(self, request, context):
         """GetOperation reads one operation. Ask again to follow it, every second for example. Cost: no read of the disk.
         """
@@ -206,6 +222,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.StartVaultKeyRotation,
                     request_deserializer=consentd_dot_v1_dot_admin__service__pb2.StartVaultKeyRotationRequest.FromString,
                     response_serializer=consentd_dot_v1_dot_admin__service__pb2.StartVaultKeyRotationResponse.SerializeToString,
+            ),
+            'StartBackup': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartBackup,
+                    request_deserializer=consentd_dot_v1_dot_admin__service__pb2.StartBackupRequest.FromString,
+                    response_serializer=consentd_dot_v1_dot_admin__service__pb2.StartBackupResponse.SerializeToString,
             ),
             'GetOperation': grpc.unary_unary_rpc_method_handler(
                     servicer.GetOperation,
@@ -348,6 +369,33 @@ class AdminService(object):
             '/consentd.v1.AdminService/StartVaultKeyRotation',
             consentd_dot_v1_dot_admin__service__pb2.StartVaultKeyRotationRequest.SerializeToString,
             consentd_dot_v1_dot_admin__service__pb2.StartVaultKeyRotationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartBackup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consentd.v1.AdminService/StartBackup',
+            consentd_dot_v1_dot_admin__service__pb2.StartBackupRequest.SerializeToString,
+            consentd_dot_v1_dot_admin__service__pb2.StartBackupResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -60,6 +60,13 @@ class AdminServiceStub:
     A rotation that was interrupted is finished by the next one. As StartPruning, it runs alone. Cost: each data key of the
     vault is read and written once, and the vault's files are rewritten.
     """
+    StartBackup: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.StartBackupRequest, _admin_service_pb2.StartBackupResponse]
+    """StartBackup begins to make a backup of the ledger and of the vault, and returns the operation to follow. Where it is
+    written, and to whose keys it is encrypted, is configured; without that the call fails with BACKUP_NOT_CONFIGURED
+    (FAILED_PRECONDITION). Reads and writes go on. No erasure completes meanwhile (ERASURE_PENDING). A backup that is
+    interrupted leaves nothing that could be taken for one. As StartPruning, it runs alone. Cost: all files of both stores
+    are read and encrypted once.
+    """
     GetOperation: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetOperationRequest, _admin_service_pb2.GetOperationResponse]
     """GetOperation reads one operation. Ask again to follow it, every second for example. Cost: no read of the disk."""
     ListOperations: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListOperationsRequest, _admin_service_pb2.ListOperationsResponse]
@@ -117,6 +124,13 @@ class AdminServiceAsyncStub(AdminServiceStub):
     to follow. The new key is wrapped by the key-encryption key that the daemon is configured with. Reads and writes go on.
     A rotation that was interrupted is finished by the next one. As StartPruning, it runs alone. Cost: each data key of the
     vault is read and written once, and the vault's files are rewritten.
+    """
+    StartBackup: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.StartBackupRequest, _admin_service_pb2.StartBackupResponse]  # type: ignore[assignment]
+    """StartBackup begins to make a backup of the ledger and of the vault, and returns the operation to follow. Where it is
+    written, and to whose keys it is encrypted, is configured; without that the call fails with BACKUP_NOT_CONFIGURED
+    (FAILED_PRECONDITION). Reads and writes go on. No erasure completes meanwhile (ERASURE_PENDING). A backup that is
+    interrupted leaves nothing that could be taken for one. As StartPruning, it runs alone. Cost: all files of both stores
+    are read and encrypted once.
     """
     GetOperation: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetOperationRequest, _admin_service_pb2.GetOperationResponse]  # type: ignore[assignment]
     """GetOperation reads one operation. Ask again to follow it, every second for example. Cost: no read of the disk."""
@@ -196,6 +210,19 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         to follow. The new key is wrapped by the key-encryption key that the daemon is configured with. Reads and writes go on.
         A rotation that was interrupted is finished by the next one. As StartPruning, it runs alone. Cost: each data key of the
         vault is read and written once, and the vault's files are rewritten.
+        """
+
+    @_abc_1.abstractmethod
+    def StartBackup(
+        self,
+        request: _admin_service_pb2.StartBackupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.StartBackupResponse, _abc.Awaitable[_admin_service_pb2.StartBackupResponse]]:
+        """StartBackup begins to make a backup of the ledger and of the vault, and returns the operation to follow. Where it is
+        written, and to whose keys it is encrypted, is configured; without that the call fails with BACKUP_NOT_CONFIGURED
+        (FAILED_PRECONDITION). Reads and writes go on. No erasure completes meanwhile (ERASURE_PENDING). A backup that is
+        interrupted leaves nothing that could be taken for one. As StartPruning, it runs alone. Cost: all files of both stores
+        are read and encrypted once.
         """
 
     @_abc_1.abstractmethod

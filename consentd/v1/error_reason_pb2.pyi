@@ -211,6 +211,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_ASSURANCE_TOO_LOW: the person has logged in with a level of assurance below the one that the call needs
     (PERMISSION_DENIED). Log in again with a higher level.
     """
+    ERROR_REASON_BACKUP_NOT_CONFIGURED: _ErrorReason.ValueType  # 110
+    """ERROR_REASON_BACKUP_NOT_CONFIGURED: the daemon's configuration names no directory of backups (FAILED_PRECONDITION)."""
     ERROR_REASON_BAD_POSSESSION: _ErrorReason.ValueType  # 125
     """ERROR_REASON_BAD_POSSESSION: possession is not a signature by the new key over this ledger and this owner
     (INVALID_ARGUMENT).
@@ -434,6 +436,8 @@ ERROR_REASON_ASSURANCE_TOO_LOW: ErrorReason.ValueType  # 82
 """ERROR_REASON_ASSURANCE_TOO_LOW: the person has logged in with a level of assurance below the one that the call needs
 (PERMISSION_DENIED). Log in again with a higher level.
 """
+ERROR_REASON_BACKUP_NOT_CONFIGURED: ErrorReason.ValueType  # 110
+"""ERROR_REASON_BACKUP_NOT_CONFIGURED: the daemon's configuration names no directory of backups (FAILED_PRECONDITION)."""
 ERROR_REASON_BAD_POSSESSION: ErrorReason.ValueType  # 125
 """ERROR_REASON_BAD_POSSESSION: possession is not a signature by the new key over this ledger and this owner
 (INVALID_ARGUMENT).

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.note import NoteSignature, NoteSigner
@@ -123,6 +124,12 @@ class FaultyStore:
 
     def old_files(self) -> list[str]:
         return self.inner.old_files()
+
+    def flush(self) -> None:
+        self.inner.flush()
+
+    def copy_files(self, path: Path) -> None:
+        self.inner.copy_files(path)
 
     def approximate_size(self) -> int:
         return self.inner.approximate_size()

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from cases import backups
 from cases import roles_accesses as accesses
 from cases import roles_administration as administration
 from cases import roles_authorities as authorities
@@ -79,7 +80,7 @@ class World:
 
     def __init__(self, directory: Path) -> None:
         self.provider = Provider(directory)
-        section = self.provider.config()
+        section = self.provider.config() + backups.section()
         self.running = running = make_running(directory, section, checkpoint_interval_ms=10, retention_days=30)
         self.me: pb.Subject | None = None
         self.my_tag, self.my_key = b"", KeyPair(bytes(32))
@@ -385,6 +386,7 @@ ATTEMPTS: dict[str, Callable[[Call], Access]] = {
     "PrepareKeyRotation": administration.prepare_rotation,
     "StartKeyRotation": administration.start_rotation,
     "StartVaultKeyRotation": administration.start_vault_key_rotation,
+    "StartBackup": administration.start_backup,
     "GetOperation": lambda call: administration.of_operation(call, "GetOperation", ad.GetOperationRequest),
     "ListOperations": _reads("admin", "ListOperations", ad.ListOperationsRequest()),
     "CancelOperation": lambda call: administration.of_operation(call, "CancelOperation", ad.CancelOperationRequest),

@@ -54,6 +54,14 @@ def start_rotation(call: "Call") -> Access:
     return found
 
 
+def start_backup(call: "Call") -> Access:
+    request = ad.StartBackupRequest(request_id=request_id())
+    found = call.plain(call.running.admin.StartBackup, request)
+    if found is Access.ALLOWED:
+        _operator(call).back_up(request_id=request.request_id)  # a repeat: wait for its end
+    return found
+
+
 def start_vault_key_rotation(call: "Call") -> Access:
     request = ad.StartVaultKeyRotationRequest(request_id=request_id())
     found = call.plain(call.running.admin.StartVaultKeyRotation, request)

@@ -179,6 +179,48 @@ def vault_key_rotation_result(done: ad.Operation) -> ad.VaultKeyRotationResult:
     return done.vault_key_rotated
 
 
+def start_backup(context: ClientContext, *, name: str = "", request_id: bytes = b"") -> Operation[ad.Operation]:
+    """Begin to make a backup of the ledger and of the vault. ``follow_operation`` waits for the end.
+
+    Args:
+        name: of the backup; empty: the present time.
+        request_id: 16 bytes; empty: new ones.
+
+    Raises:
+        InvalidError: *name* can be no backup's name.
+        AlreadyExistsError: a backup has this name.
+        PreconditionError: no directory of backups is configured, or another operation is running.
+    """
+    request = ad.StartBackupRequest(request_id=request_id or context.new_request_id(), name=name)
+    return (yield from call(context, request, ad.StartBackupResponse)).operation
+
+
+def back_up(
+    context: ClientContext, *, name: str = "", request_id: bytes = b"",
+    progress: Callable[[ad.Operation], None] | None = None,
+) -> Operation[ad.BackupResult]:  # fmt: skip
+    """Make a backup; return what it has. Arguments and errors as of ``start_backup`` and ``follow_operation``.
+
+    Raises:
+        ConsentdError: the backup ended with this error; see ``ClientBase``.
+    """
+    started = yield from start_backup(context, name=name, request_id=request_id)
+    return backup_result((yield from follow_operation(context, started.operation_id, progress=progress)))
+
+
+def backup_result(done: ad.Operation) -> ad.BackupResult:
+    """Return what a backup that is done has.
+
+    Raises:
+        ConsentdError: the operation ended with this error; see ``ClientBase``.
+    """
+    if done.HasField("error"):
+        raise proto_error(done.error)
+    if not done.HasField("backup"):
+        raise MalformedError("backup ended without saying what was done")
+    return done.backup
+
+
 def operation_result(done: ad.Operation) -> ad.PruneResult:
     """Return what a pruning that is done has deleted.
 

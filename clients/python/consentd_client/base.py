@@ -149,6 +149,8 @@ class ClientBase(ABC):
     start_key_rotation = _method(admin.start_key_rotation)
     start_vault_key_rotation = _method(admin.start_vault_key_rotation)
     rotate_vault_key = _method(admin.rotate_vault_key)
+    start_backup = _method(admin.start_backup)
+    back_up = _method(admin.back_up)
     get_operation = _method(admin.get_operation)
     list_operations = _list_method(admin.list_operations)
     cancel_operation = _method(admin.cancel_operation)

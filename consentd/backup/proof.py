@@ -1,0 +1,124 @@
+"""Which backup was made last, and which was last proven to restore; the daemon shows both as metrics.
+
+``consentd backup verify`` restores a backup into a temporary directory, proves it, and then writes the file
+``proven.json`` into the directory of backups, in strict JSON::
+
+    {"format": 1, "origin": "…", "backup_id": "32 hex digits", "name": "…", "backup_time_ms": …, "proven_time_ms": …,
+     "tree_size": …, "root": "64 hex digits"}
+
+It may run on another machine. Then the file is copied. The file only feeds an alarm: who can write it can hide that
+no backup was proven.
+"""
+
+import json
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from consentd.backup.directory import BackupDirectory
+from consentd.backup.fields import check_format, parse_object, read_hex, read_number, read_text
+from consentd.backup.manifest import SetKind
+from consentd.errors import ConsentdError, CorruptionError, MalformedError
+from consentd.files import read_file_if_exists, write_file
+
+log = logging.getLogger(__name__)
+
+PROVEN_NAME = "proven.json"
+"""Name of the file in the directory of backups."""
+_NAME = "file of the proven backup"
+_FORMAT = 1
+_FIELDS = {
+    "format", "origin", "backup_id", "name", "backup_time_ms", "proven_time_ms", "tree_size", "root"
+}  # fmt: skip
+_MAX_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proven:
+    """A backup that was proven; times are Unix times.
+
+    Attributes:
+        backup_time_ms: when it was made.
+        proven_time_ms: when it was proven.
+        tree_size: how many leaves its ledger has.
+        root: root hash of that tree.
+    """
+
+    origin: str
+    backup_id: str
+    name: str
+    backup_time_ms: int
+    proven_time_ms: int
+    tree_size: int
+    root: bytes
+
+
+def write_proven(directory: Path, proven: Proven) -> None:
+    """Write the file, durably. Raises ``StorageError`` if it cannot be written."""
+    fields = {
+        "format": _FORMAT, "origin": proven.origin, "backup_id": proven.backup_id, "name": proven.name,
+        "backup_time_ms": proven.backup_time_ms, "proven_time_ms": proven.proven_time_ms,
+        "tree_size": proven.tree_size, "root": proven.root.hex(),
+    }  # fmt: skip
+    write_file(directory / PROVEN_NAME, json.dumps(fields).encode() + b"\n", name=_NAME)
+
+
+def read_proven(directory: Path) -> Proven | None:
+    """Return what the file says; None if there is none.
+
+    Raises:
+        StorageError: it cannot be read.
+        CorruptionError: it is not of its form.
+    """
+    path = directory / PROVEN_NAME
+    content = read_file_if_exists(path, name=_NAME)
+    if content is None:
+        return None
+    try:
+        fields = parse_object(content, _FIELDS, max_bytes=_MAX_BYTES)
+        check_format(fields, _FORMAT)
+        return Proven(
+            origin=read_text(fields, "origin"), backup_id=read_hex(fields, "backup_id", 16).hex(),
+            name=read_text(fields, "name"), backup_time_ms=read_number(fields, "backup_time_ms"),
+            proven_time_ms=read_number(fields, "proven_time_ms"), tree_size=read_number(fields, "tree_size"),
+            root=read_hex(fields, "root", 32),
+        )  # fmt: skip
+    except MalformedError as error:
+        raise CorruptionError(f"{_NAME} is damaged: `{path}`: {error}") from error
+
+
+class BackupTimes:
+    """The times that the metrics show, in seconds. Any thread may use it.
+
+    ``_last_ms`` is assigned by the operation's thread, and read by the one that renders the metrics.
+    """
+
+    def __init__(self, directory: BackupDirectory | None, *, origin: str) -> None:
+        """Read the manifests that are there. *directory*: None if no backups are configured."""
+        self._directory, self._origin = directory, origin
+        sets = [] if directory is None else directory.sets()
+        times = [one.of.time_ms for _, one in sets if one.kind is SetKind.LEDGER and one.of.origin == origin]
+        self._last_ms = max(times, default=0)
+
+    def note_made(self, time_ms: int) -> None:
+        """Note that a backup was made."""
+        self._last_ms = time_ms
+
+    def last_s(self) -> float:
+        """Return when the last backup was made; 0: there is none; NaN: none is configured."""
+        return math.nan if self._directory is None else self._last_ms / 1000
+
+    def proven_s(self) -> float:
+        """Return when the backup was made that was proven last; 0: none was proven; NaN: none is configured.
+
+        It reads a small file. A file that is damaged, or of another ledger, proves nothing.
+        """
+        if self._directory is None:
+            return math.nan
+        try:
+            proven = read_proven(self._directory.path)
+        except ConsentdError as error:
+            log.warning("proof of a backup counts for nothing: %s", error)
+            return 0.0
+        return 0.0 if proven is None or proven.origin != self._origin else proven.backup_time_ms / 1000
