@@ -19,6 +19,7 @@ from cases.services import services
 from consentd.backup import age, copies, writing
 from consentd.backup.directory import BackupDirectory, read_manifest
 from consentd.backup.manifest import Manifest, SetKind, format_manifest, parse_manifest
+from consentd.backup.restoring import PART_NAME
 from consentd.core.pruned import DAY_MS
 from consentd.errors import (
     AlreadyExistsError,
@@ -30,6 +31,7 @@ from consentd.errors import (
 )  # fmt: skip
 from consentd.ledger.vault import STATE
 from consentd.sequencer import erasures
+from consentd.server.keys import make_keys
 from consentd.store.rocks import RocksStore
 from consentd.v1 import admin_service_pb2 as ad
 from consentd_client.admin import backup_result
@@ -220,6 +222,15 @@ def test_leftovers_of_a_crash_are_deleted(tmp_path: Path) -> None:
         assert not leftovers(again)
     finally:
         again.stop()
+
+
+def test_the_daemon_does_not_start_beside_an_unfinished_restore(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    make_keys(config)
+    (config.ledger.data_dir / PART_NAME / "vault").mkdir(parents=True)
+    with pytest.raises(PreconditionError, match="restore was not finished"):
+        Running(config, {})
+    assert not config.ledger.store_dir.exists()
 
 
 def test_sets_that_expired_are_deleted_by_the_next_backup(tmp_path: Path) -> None:

@@ -12,11 +12,13 @@ from pathlib import Path
 from consentd.core import codec, tiles
 from consentd.core.note import Verifier
 from consentd.errors import CorruptionError, MalformedError, ProofError
-from consentd.ledger import layout
+from consentd.ledger import layout, reads
 from consentd.ledger.last_signed import RUNBOOK, check_last_signed
 from consentd.ledger.ledger import Ledger, State, decode_state, empty_state
 from consentd.ledger.map import TagMap
 from consentd.ledger.reads import read_leaves, read_tiles
+from consentd.ledger.vault import Vault
+from consentd.statements.values import vault_commitment
 from consentd.store import Store
 
 
@@ -43,6 +45,23 @@ def open_ledger(store: Store, *, last_signed_path: Path, origin: str, log_verifi
     ledger = Ledger(store, state, edge, tag_map)
     _recover_unsealed(ledger)
     return ledger
+
+
+def check_vault_commitment(store: Store, vault: Vault, path: Path) -> None:
+    """Check that leaf 0 of the ledger commits to this vault. With another vault, every person would seem to be erased.
+
+    *path*: that of the vault, for the message.
+
+    Raises:
+        CorruptionError: the vault belongs to another ledger.
+    """
+    first = reads.read_entry(store, codec.LEDGER_TAG, 1)
+    opened = reads.open_entry(vault, first)
+    assert opened is not None, "a public chain's statement is in the clear"
+    if vault_commitment(codec.decode_statement(opened[1]).payload) != vault.commitment():
+        raise CorruptionError(
+            f"vault is not this ledger's: `{path}`; restore the vault's backup, see ops/RUNBOOK.md, `vault lost`"
+        )
 
 
 def _open_edge(store: Store, state: State) -> tiles.Edge:

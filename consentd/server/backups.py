@@ -4,20 +4,23 @@ from consentd.backup.age import Recipients
 from consentd.backup.copies import remove_copies
 from consentd.backup.directory import BackupDirectory
 from consentd.backup.proof import BackupTimes
+from consentd.backup.restoring import check_no_part
 from consentd.config import Config
 from consentd.metrics import Metrics
 
 
 def open_backups(config: Config, metrics: Metrics) -> BackupTimes:
-    """Delete the copies that a crash during a backup has left, and let the metrics show when backups were made.
+    """Delete what a crash during a backup has left, and let the metrics show when backups were made.
 
     Call this with the lock of the data directory, before an erasure completes: the copies have what is erased. Parts of
     sets are encrypted; the next backup deletes them.
 
     Raises:
+        PreconditionError: a restore is unfinished.
         InvalidError: a recipient of the configuration is none.
         StorageError: the copies cannot be deleted, or the directory of backups cannot be read.
     """
+    check_no_part(config.ledger)
     remove_copies(config.ledger.data_dir)
     directory = None
     if config.backup.dir is not None:

@@ -26,7 +26,7 @@ from consentd.errors import ConsentdError
 from consentd.files import FileLock, hold_reserve, read_file_if_exists
 from consentd.ledger.erasure import LIST_NAME, ErasureList, complete_list, destroy_again
 from consentd.ledger.ledger import Ledger
-from consentd.ledger.recovery import open_ledger
+from consentd.ledger.recovery import check_vault_commitment, open_ledger
 from consentd.ledger.vault import Vault
 from consentd.listener.server import Listener
 from consentd.metrics import Metrics
@@ -46,7 +46,6 @@ from consentd.server.pauses import shorten_pauses
 from consentd.server.preflight import (
     KeysInForce,
     check_ledger_files,
-    check_vault_commitment,
     check_vault_files,
     check_vault_state,
     find_keys,
@@ -285,7 +284,7 @@ class Daemon:
         self._closers.append(store.close)
         vault = Vault(store, keys.keks, check_space=partial(check_space, self.config, False))
         if ledger.state.size:
-            check_vault_commitment(ledger, vault, path)
+            check_vault_commitment(ledger.store, vault, path)
             ledger.accept_vault(vault.state)
         if not vault.is_rotated:
             log.warning("rotation of the vault key is due or not finished: run `consentd rotate vault-key`")

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from consentd.config import Config
-from consentd.core import codec
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind, Owner
 from consentd.core.note import Signer, Verifier
@@ -26,14 +25,12 @@ from consentd.ledger import layout, reads
 from consentd.ledger.last_signed import check_last_signed
 from consentd.ledger.ledger import Ledger, decode_state, empty_state
 from consentd.ledger.rotations import is_kept, read_ledger_keys
-from consentd.ledger.vault import NO_STATE, STATE, Vault, is_older
+from consentd.ledger.vault import NO_STATE, STATE, is_older
 from consentd.sequencer.checkpoints import NextLogKey
 from consentd.service.key_files import KeyFiles
-from consentd.statements.payloads import parse
 from consentd.store import Store, prefix_end
 from consentd.store.rocks import RocksStore
 from consentd.table.table import Table
-from consentd.v1 import statement_pb2
 
 log = logging.getLogger(__name__)
 
@@ -147,22 +144,6 @@ def check_vault_state(path: Path, ledger: Ledger, *, is_table_empty: bool) -> No
     if not is_table_empty:
         raise CorruptionError(f"vault is older than its ledger: {writes} of {recorded} writes: `{path}`; {_VAULT_LOST}")
     log.critical("older vault is accepted, because there is no table: %d of %d writes: `%s`", writes, recorded, path)
-
-
-def check_vault_commitment(ledger: Ledger, vault: Vault, path: Path) -> None:
-    """Check that leaf 0 of the ledger commits to this vault. With another vault, every person would seem to be erased.
-
-    Raises:
-        CorruptionError: the vault belongs to another ledger.
-    """
-    first = reads.read_entry(ledger.store, codec.LEDGER_TAG, 1)
-    opened = reads.open_entry(vault, first)
-    assert opened is not None, "a public chain's statement is in the clear"
-    stated = parse(statement_pb2.LedgerStatement, codec.decode_statement(opened[1]).payload)
-    if stated.vault_commitment != vault.commitment():
-        raise CorruptionError(
-            f"vault is not this ledger's: `{path}`; restore the vault's backup, see ops/RUNBOOK.md, `vault lost`"
-        )
 
 
 @dataclass(frozen=True, slots=True)

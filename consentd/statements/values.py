@@ -310,6 +310,11 @@ def stated_of_ledger_keys(kind: int, payload: bytes) -> StatedKeys | bytes | Non
     return message.key if isinstance(message, st.KeyStatement) and message.retired else None
 
 
+def vault_commitment(payload: bytes) -> bytes:
+    """Return the commitment to the vault that the payload of leaf 0 states. Raises as ``payloads.parse``."""
+    return payloads.parse(st.LedgerStatement, payload).vault_commitment
+
+
 # -- enums and times ------------------------------------------------------------------------------------------
 
 
