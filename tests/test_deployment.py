@@ -14,6 +14,7 @@ import pytest
 
 from cases.daemons import running_daemon
 from consentd import config
+from consentd.cli import backups, make_parser
 
 ROOT = Path(__file__).parents[1]
 OPS = ROOT / "ops"
@@ -77,6 +78,18 @@ def test_the_unit_starts_the_daemon_again_and_limits_how_often() -> None:
     assert options["Restart"] == ["always"]
     burst, interval_s = int(options["StartLimitBurst"][0]), int(options["StartLimitIntervalSec"][0])
     assert burst * int(options["RestartSec"][0]) < interval_s, "a ledger that does not open ends the attempts"
+
+
+def test_the_timer_of_backups_starts_a_unit_whose_commands_are_verbs() -> None:
+    timer, service = ((OPS / f"consentd-backup.{kind}").read_text(encoding="utf-8") for kind in ("timer", "service"))
+    assert "Persistent=true\n" in timer
+    commands = re.findall(r"^ExecStart=/opt/consentd/bin/consentd (.*)$", service, re.MULTILINE)
+    parsed = [make_parser().parse_args(command.split()) for command in commands]
+    assert [each.run for each in parsed] == [backups.backup, backups.verify]
+    assert parsed[1].config == ETC / "consentd.toml"
+    assert parsed[1].identity.parent == installed().keys.log_key_file.parent
+    [example] = re.findall(r'^# dir = "(.*)"$', (OPS / "consentd.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert f"ReadWritePaths=-{example}\n" in service
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze: apt-get install systemd")

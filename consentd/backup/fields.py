@@ -8,6 +8,8 @@ from consentd.core.strict_json import parse_json
 from consentd.errors import MalformedError
 
 MAX_NUMBER = (1 << 63) - 1
+_MAX_MARKS = 1 << 20
+"""Most lists, objects and commas of a file: of a manifest with 170,000 files."""
 
 
 def parse_object(content: bytes, names: AbstractSet[str], *, max_bytes: int, max_nesting: int = 1) -> dict[str, Any]:
@@ -22,7 +24,9 @@ def parse_object(content: bytes, names: AbstractSet[str], *, max_bytes: int, max
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise MalformedError("text is not UTF-8") from error
-    value = parse_json(text, max_nesting=max_nesting, parse_constant=_refuse_number, parse_float=_refuse_number)
+    value = parse_json(
+        text, max_nesting=max_nesting, max_marks=_MAX_MARKS, parse_constant=_refuse_number, parse_float=_refuse_number
+    )
     return read_object(value, names)
 
 
