@@ -32,6 +32,7 @@ from consentd.server.rpc_server import RpcServer
 from consentd.service.auth import token_hash
 from consentd.service.operations import Operations
 from consentd.v1 import admin_service_pb2 as ad
+from consentd.v1 import statement_pb2 as st
 from consentd_client import Client
 from consentd_client.admin import operation_result
 
@@ -202,7 +203,7 @@ def test_an_operator_that_is_revoked_while_its_call_waits_starts_nothing(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pool of administration has one thread: a call that was admitted waits until the one before has ended."""
-    late = operator(running).add_credential("operator/late")
+    late = operator(running).add_credential("operator/late", roles=list(st.OperatorRole.values())[1:])
     running.tokens["late"] = late.token
     admit, admitted = RpcServer._admit, threading.Event()
 
@@ -227,7 +228,7 @@ def test_an_operator_that_is_revoked_while_its_call_waits_starts_nothing(
 
 
 def test_a_pruning_goes_on_when_the_operator_who_started_it_is_revoked(world: World) -> None:
-    late = world.operator().add_credential("operator/late")
+    late = world.operator().add_credential("operator/late", roles=list(st.OperatorRole.values())[1:])
     with held_at(ad.OPERATION_STEP_DELETING) as held:
         started = client(world.running, late.token).start_pruning()
         assert held.reached.wait(HANG_S)
@@ -284,7 +285,7 @@ def test_a_lost_file_of_issued_credentials_is_noticed(tmp_path: Path, caplog: py
         running = Running(running.config, {**running.tokens, "new": token})
         assert ("issued credentials are missing" in caplog.text) is is_lost
         assert path.stat().st_mode & 0o777 == 0o600
-        assert (services(running).credentials.authenticate(running.as_("new"), None) == "") is is_lost
+        assert (services(running).credentials.authenticate(running.as_("new"), None).caller == "") is is_lost
     running.stop()
 
 
@@ -327,6 +328,45 @@ def test_operators_alone_administer(running: Running) -> None:
             operator(running).add_credential(caller)
 
 
+def test_nobody_promotes_themselves_or_others(running: Running) -> None:
+    roles = {name: st.OperatorRole.Value(f"OPERATOR_ROLE_{name}") for name in ("RUN", "READ_METRICS", "ADMINISTER")}
+    given = operator(running).add_credential("operator/registrar", roles=[roles["ADMINISTER"]])
+    assert list(given.credential.roles) == [roles["ADMINISTER"]]
+    registrar = client(running, given.token)
+    for asked in ([roles["RUN"]], [roles["READ_METRICS"]], list(roles.values())):
+        for caller in ("operator/registrar", "operator/other"):
+            with pytest.raises(DeniedError):
+                registrar.add_credential(caller, roles=asked)
+    with pytest.raises(DeniedError):
+        registrar.add_credential("scraper/one")
+    other = registrar.add_credential("operator/other", roles=[roles["ADMINISTER"]])
+    registrar.add_credential("clinic-b")
+    with pytest.raises(DeniedError):
+        registrar.start_pruning(dry_run=True)
+    for wrong in ([0], [9], [roles["RUN"], roles["RUN"]], []):
+        with pytest.raises(InvalidError):
+            operator(running).add_credential("operator/x", roles=wrong)
+    with pytest.raises(InvalidError):
+        operator(running).add_credential("clinic-b", roles=[roles["RUN"]])
+    watch = operator(running).add_credential("operator/watch", roles=[roles["READ_METRICS"]])
+    with pytest.raises(DeniedError):
+        client(running, watch.token).add_credential("operator/watch", roles=[roles["READ_METRICS"]])
+    assert list(client(running, watch.token).list_operations()) == []
+    for one in (given, other, watch):
+        operator(running).revoke_credential(one.credential.credential_id)
+
+
+def test_a_role_that_is_taken_away_in_the_file_ends_with_the_reload(running: Running) -> None:
+    running.add_operator("operator/x", "RUN", "ADMINISTER")
+    request, path = ad.ListOperationsRequest(), running.config.callers.credentials_file
+    running.admin.ListOperations(request, metadata=running.as_("operator/x"))
+    path.write_text(path.read_text().replace(" roles=RUN,ADMINISTER", " roles=ADMINISTER"))
+    running.daemon.reload_credentials()
+    call = running.admin.ListOperations
+    assert refusal(lambda: call(request, metadata=running.as_("operator/x"))) == "CALLER_NOT_ALLOWED"
+    running.admin.ListCredentials(ad.ListCredentialsRequest(), metadata=running.as_("operator/x"))
+
+
 def test_the_command_line_adds_lists_and_revokes(running: Running, tmp_path: Path) -> None:
     run = CommandLine().given(
         CONSENTD_TARGET=f"127.0.0.1:{running.daemon.grpc_port}", CONSENTD_TOKEN=running.tokens["operator"]
@@ -335,7 +375,8 @@ def test_the_command_line_adds_lists_and_revokes(running: Running, tmp_path: Pat
     assert (added.status, added.object["caller"], added.object["label"]) == (0, "clinic-b", "night")
     running.tokens["new"] = added.object["token"]
     running.check(question(running.enrol("SYN-000001")), "new")
-    plain = run("credential", "add", "operator/night")
+    assert run("credential", "add", "operator/night").status == 2  # an operator has a role
+    plain = run("credential", "add", "operator/night", "--role", "RUN", "--role", "READ_METRICS")
     assert (plain.status, plain.out.count("\n")) == (0, 1)
     assert plain.out.strip() not in plain.err
     certificate = tmp_path / "clinic.pem"

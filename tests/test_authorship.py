@@ -114,6 +114,29 @@ def test_an_app_that_acts_for_a_person_neither_writes_nor_ends_a_statutory_conse
     assert running.check(question(subject)).reasons[0].code == pb.REASON_CODE_DENIED_BY_LAW
 
 
+def test_an_operator_writes_no_consent_of_the_person_and_ends_none(running: Running, subject: pb.Subject) -> None:
+    consent_id = grant(running, subject)
+    assert refusal(lambda: grant(running, subject, "operator")) == "CALLER_NOT_ALLOWED"
+    assert refusal(lambda: grant(running, subject, "operator", source="import 1")) == "CALLER_NOT_ALLOWED"
+    assert refusal(lambda: amend(running, subject, consent_id, "operator")) == "CALLER_NOT_ALLOWED"
+    for kind in (EntryKind.PAUSE, EntryKind.REVOKE):
+        refused = refusal(lambda kind=kind: change(running, kind, subject, consent_id, who="operator"))
+        assert refused == "CALLER_NOT_ALLOWED"
+    past = {"source": "import 1", "period": pb.Period(end_time_ms=1)}
+    imported = grant(running, subject, "operator", **past)
+    assert refusal(lambda: change(running, EntryKind.REVOKE, subject, imported, who="operator")) == "CALLER_NOT_ALLOWED"
+    assert refusal(lambda: amend(running, subject, imported, "operator", **past)) == "CALLER_NOT_ALLOWED"
+    person = Person(running)
+    signed = person.sign(EntryKind.GRANT, st.GrantStatement(consent=consent()), request := request_id())
+    write = cs.GrantConsentRequest(request_id=request, subject=person.subject, signed=signed)
+    passed_on = {"metadata": running.as_("operator")}
+    assert refusal(lambda: running.consents.GrantConsent(write, **passed_on)) == "CALLER_NOT_ALLOWED"
+    stranger = pb.Subject(scheme="mhid", value=new_identifier())
+    for one in (subject, stranger):  # nor does it learn who is enrolled
+        refused = refusal(lambda one=one: change(running, EntryKind.REVOKE, one, "ab" * 16, who="operator"))
+        assert refused == "CONSENT_NOT_FOUND"
+
+
 @pytest.mark.parametrize("who", ["clinic-b", "pipc", "hospital-a", "left"])
 def test_nobody_else_writes_any_consent(running: Running, subject: pb.Subject, who: str) -> None:
     assert refusal(lambda: order(running, subject, who)) == "CALLER_NOT_ALLOWED"
@@ -128,7 +151,7 @@ def test_no_persons_key_signs_a_statutory_consent_or_ends_one(running: Running) 
     signed = person.sign(EntryKind.GRANT, st.GrantStatement(consent=statutory), request := request_id())
     write = cs.GrantConsentRequest(request_id=request, subject=person.subject, signed=signed)
     by_operator = {"metadata": running.as_("operator")}
-    assert refusal(lambda: running.consents.GrantConsent(write, **by_operator)) == "INVALID_CONSENT"
+    assert refusal(lambda: running.consents.GrantConsent(write, **by_operator)) == "CALLER_NOT_ALLOWED"
     by_court = {"metadata": running.as_("court")}
     assert refusal(lambda: running.consents.GrantConsent(write, **by_court)) == "CALLER_NOT_ALLOWED"
     consent_id = order(running, person.subject, effect=pb.EFFECT_DENY)
@@ -152,7 +175,7 @@ def test_a_public_authority_touches_no_consent_of_the_person(running: Running, s
 def test_no_amendment_makes_a_consent_statutory_or_ends_that(running: Running, subject: pb.Subject) -> None:
     plain, statutory = grant(running, subject), order(running, subject)
     made = {"kind": pb.CONSENT_KIND_STATUTORY, "legal_basis": "COURT"}
-    assert refusal(lambda: amend(running, subject, plain, "operator", **made)) == "INVALID_CONSENT"
+    assert refusal(lambda: amend(running, subject, plain, "app", **made)) == "INVALID_CONSENT"
     assert refusal(lambda: amend(running, subject, statutory, "operator")) == "INVALID_CONSENT"
 
 
@@ -239,7 +262,7 @@ def test_an_import_records_a_consent_that_has_ended(running: Running, subject: p
     past: dict[str, Any] = {"period": pb.Period(end_time_ms=1), "source": "fhir/r4 Consent/1"}
     assert refusal(lambda: grant(running, subject, **past)) == "INVALID_CONSENT"
     consent_id = grant(running, subject, "operator", **past)
-    assert refusal(lambda: amend(running, subject, consent_id, "operator", **past)) == "INVALID_CONSENT"
+    assert refusal(lambda: amend(running, subject, consent_id, "app", **past)) == "INVALID_CONSENT"
     assert running.check(question(subject)).outcome == pb.OUTCOME_NO_CONSENT
 
 

@@ -116,7 +116,7 @@ def test_only_an_import_of_an_operator_records_a_consent_as_ended(world: World, 
     now = {"root": pb.Provision(period=pb.Period(end_time_ms=world.clock.wall_ms()))}
     assert refusal(lambda: world.grant(person, **now)) == "INVALID_CONSENT"
     assert refusal(lambda: world.grant(person, end=-1, source="fhir/r4 Consent/1")) == "INVALID_CONSENT"
-    assert refusal(lambda: world.grant(person, end=-1, who="operator")) == "INVALID_CONSENT"
+    assert refusal(lambda: world.grant(person, end=-1, who="operator")) == "CALLER_NOT_ALLOWED"
     imported = world.grant(person, end=-1, source="fhir/r4 Consent/1", who="operator")
     assert world.state(person, imported) == ENDED
     consent_id = world.grant(person)

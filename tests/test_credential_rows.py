@@ -20,6 +20,7 @@ from consentd.table.credential_rows import REVOKED, CredentialRow
 from consentd.table.renewal import renew
 from consentd.table.table import Table
 from consentd.table.view import is_derived
+from consentd.v1 import statement_pb2 as st
 from consentd_client import Client
 
 HASH = b"\x0c" * 32
@@ -32,13 +33,13 @@ def running(tmp_path: Path) -> Iterator[Running]:
     made.stop()
 
 
-def rows(table: Table) -> dict[bytes, tuple[int, str]]:
-    """Return kind and hash → end and caller, as another process reads them."""
+def rows(table: Table) -> dict[bytes, tuple[int, int, str]]:
+    """Return kind and hash → end, roles and caller, as another process reads them."""
     with table.begin_read() as txn:
         found = list(txn.scan(b"u", b"v"))
     for key, value in found:
         assert value[-4:] == struct.pack(">I", zlib.crc32(key + value[:-4]))
-    return {key[1:]: (struct.unpack_from(">Q", value)[0], value[8:-4].decode()) for key, value in found}
+    return {key[1:]: (*struct.unpack_from(">QB", value), value[9:-4].decode()) for key, value in found}
 
 
 def of_token(token: str) -> bytes:
@@ -52,19 +53,24 @@ def operator(running: Running) -> Client:
 def test_they_are_the_credentials_of_both_files(running: Running) -> None:
     table, clock = services(running).table, services(running).sequencer.clock
     ids = {"operator": "operator/main"}
-    expected = {of_token(token): (0, ids.get(name, name)) for name, token in running.tokens.items()}
+    expected = {
+        of_token(token): (0, 7 if name == "operator" else 0, ids.get(name, name))
+        for name, token in running.tokens.items()
+    }  # fmt: skip
     assert rows(table) == expected
     end_ms = clock.wall_ms() + DAY_MS
     added = operator(running).add_credential("clinic-b", expire_time_ms=end_ms)
     pinned = operator(running).add_credential("er", certificate_sha256=HASH)
-    expected[of_token(added.token)] = (end_ms, "clinic-b")
-    assert rows(table) == {**expected, b"\2" + HASH: (0, "er")}
-    operator(running).revoke_credential(added.credential.credential_id)
-    operator(running).revoke_credential(pinned.credential.credential_id)
+    expected[of_token(added.token)] = (end_ms, 0, "clinic-b")
+    assert rows(table) == {**expected, b"\2" + HASH: (0, 0, "er")}
+    watch = operator(running).add_credential("operator/watch", roles=[st.OPERATOR_ROLE_READ_METRICS])
+    assert rows(table)[of_token(watch.token)] == (0, 2, "operator/watch")
+    for one in (added, pinned, watch):
+        operator(running).revoke_credential(one.credential.credential_id)
     del expected[of_token(added.token)]
     running.check_ledger()  # `fsck` takes no row of a credential for a fault
     # A certificate that was revoked must not be accepted by the names in it.
-    assert rows(table) == {**expected, b"\2" + HASH: (REVOKED, "er")}
+    assert rows(table) == {**expected, b"\2" + HASH: (REVOKED, 0, "er")}
 
 
 def test_a_reload_changes_them(running: Running) -> None:
@@ -72,7 +78,7 @@ def test_a_reload_changes_them(running: Running) -> None:
     before, text = rows(table), path.read_text()
     write_private(path, f"token {'ab' * 32} clinic-b expires=2031-01-01T00:00:00Z\n", append=True)
     running.daemon.reload_credentials()
-    assert rows(table) == {**before, b"\1" + b"\xab" * 32: (1_924_992_000_000, "clinic-b")}
+    assert rows(table) == {**before, b"\1" + b"\xab" * 32: (1_924_992_000_000, 0, "clinic-b")}
     path.write_text(text)
     running.daemon.reload_credentials()
     assert rows(table) == before
@@ -110,7 +116,7 @@ def test_the_scrub_puts_them_right(running: Running, caplog: pytest.LogCaptureFi
     opened, before = services(running), rows(services(running).table)
     forged = CredentialRow(is_token=True, hash=hashlib.sha256(b"forged").digest(), caller="operator/evil", end_ms=0)
     opened.sequencer.call(lambda: opened.table.put_credentials([forged]))
-    assert list(rows(opened.table).values()) == [(0, "operator/evil")]
+    assert list(rows(opened.table).values()) == [(0, 0, "operator/evil")]
     scrubber = running.daemon._scrubber
     assert scrubber is not None
     with caplog.at_level(logging.WARNING):
@@ -127,7 +133,7 @@ def test_a_ledger_that_stopped_still_revokes(running: Running, caplog: pytest.Lo
     assert "credentials are not in the table" in caplog.text
     assert services(running).credentials.authenticate(
         [("authorization", f"Bearer {added.token}")], None
-    ) == ""  # fmt: skip
+    ).caller == ""  # fmt: skip
 
 
 def test_other_rows_follow_from_the_ledger() -> None:

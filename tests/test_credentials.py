@@ -1,6 +1,7 @@
 """Credentials: the two files and their writers, ends, revocations, and the day of last use."""
 
 import hashlib
+import itertools
 import logging
 import os
 import ssl
@@ -16,7 +17,14 @@ from cases.certificates import make_authority, make_certificate
 from cases.fakes import HANG_S, FakeClock
 from consentd.core.pruned import DAY_MS
 from consentd.cosigning.keyfiles import write_private
-from consentd.errors import AlreadyExistsError, InvalidError, NotFoundError, PreconditionError, StorageError
+from consentd.errors import (
+    AlreadyExistsError,
+    DeniedError,
+    InvalidError,
+    NotFoundError,
+    PreconditionError,
+    StorageError,
+)
 from consentd.service import credentials as module
 from consentd.service.auth import (
     Credential,
@@ -27,7 +35,8 @@ from consentd.service.auth import (
     parse_lines,
     token_hash,
 )
-from consentd.service.credentials import Credentials
+from consentd.service.credentials import Credentials, check_may_give
+from consentd.service.operator_roles import ALL_ROLES, NO_ROLES, OperatorRole, Roles
 
 MAIN, HASH = "operator/main", b"\x0c" * 32
 FILE = Path("file")
@@ -57,13 +66,14 @@ class Case:
         return self.credentials
 
     def caller(self, token: str) -> str:
-        return self.credentials.authenticate([("authorization", f"Bearer {token}")], None)
+        return self.credentials.authenticate([("authorization", f"Bearer {token}")], None).caller
 
     def reason(self, token: str) -> str:
         return self.credentials.refusal([("authorization", f"Bearer {token}")], None).reason
 
     def add(self, caller: str = "clinic-b", **more: object) -> tuple[Credential, str]:
-        fields = {"operator": MAIN, "request_id": os.urandom(16), **more}
+        roles = ALL_ROLES if caller.startswith("operator/") else NO_ROLES
+        fields = {"operator": MAIN, "request_id": os.urandom(16), "roles": roles, **more}
         return self.credentials.add(caller, **fields)  # type: ignore[arg-type]
 
     def id_of(self, token: str) -> str:
@@ -99,12 +109,12 @@ def test_a_certificate_is_added_by_its_fingerprint_once(tmp_path: Path) -> None:
     found = hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate.pem)).digest()
     added, token = case.add(certificate_hash=found)
     assert (token, added.kind) == ("", CredentialKind.CERTIFICATE)
-    assert case.credentials.authenticate([], certificate.pem.encode()) == "clinic-b"
+    assert case.credentials.authenticate([], certificate.pem.encode()).caller == "clinic-b"
     for caller in ("clinic-b", "er"):
         with pytest.raises(AlreadyExistsError):
             case.add(caller, certificate_hash=found)
     case.credentials.revoke(added.id, operator=MAIN)
-    assert case.credentials.authenticate([], certificate.pem.encode()) == ""
+    assert case.credentials.authenticate([], certificate.pem.encode()).caller == ""
     with pytest.raises(AlreadyExistsError):
         case.add(certificate_hash=found)
 
@@ -155,8 +165,8 @@ def test_what_is_malformed_is_refused_and_writes_nothing(case: Case, caller: str
 def test_a_token_counts_as_it_is_alone(case: Case, shown: str) -> None:
     _, token = case.add()
     assert case.caller(shown.format(token, token)) == ""
-    assert case.credentials.authenticate([("authorization", token)], None) == ""
-    assert case.credentials.authenticate([("authorization", b"Bearer " + token.encode())], None) == ""
+    assert case.credentials.authenticate([("authorization", token)], None).caller == ""
+    assert case.credentials.authenticate([("authorization", b"Bearer " + token.encode())], None).caller == ""
 
 
 # -- ends and revocations -------------------------------------------------------------------------------------
@@ -220,6 +230,90 @@ def test_the_last_credential_of_operators_cannot_be_revoked(tmp_path: Path) -> N
         case.credentials.revoke(second.id, operator="operator/second")
     case.credentials.revoke(certificate.id, operator="operator/second")
     assert case.caller(token) == "operator/second"
+
+
+def test_the_last_credential_that_administers_stays_and_those_of_other_roles_end(case: Case) -> None:
+    for role in (OperatorRole.RUN, OperatorRole.READ_METRICS):
+        added, _ = case.add("operator/second", roles=frozenset({role}))
+        with pytest.raises(PreconditionError):
+            case.credentials.revoke(case.id_of("first"), operator=MAIN)
+        case.credentials.revoke(added.id, operator=MAIN)
+    registrar, _ = case.add("operator/second", roles=frozenset({OperatorRole.ADMINISTER}))
+    case.credentials.revoke(case.id_of("first"), operator=MAIN)
+    with pytest.raises(PreconditionError):
+        case.credentials.revoke(registrar.id, operator=MAIN)
+
+
+# -- roles ----------------------------------------------------------------------------------------------------
+
+
+def roles_of(case: Case, token: str) -> Roles:
+    return case.credentials.authenticate([("authorization", f"Bearer {token}")], None).roles
+
+
+def test_a_credential_has_the_roles_it_was_given_also_after_a_restart(case: Case) -> None:
+    assert roles_of(case, "first") == ALL_ROLES
+    for size in (1, 2, 3):
+        for roles in map(frozenset, itertools.combinations(OperatorRole, size)):
+            _, token = case.add("operator/second", roles=roles)
+            assert roles_of(case, token) == roles
+            case.again()
+            assert roles_of(case, token) == roles
+    _, token = case.add("clinic-b")
+    assert (roles_of(case, token), roles_of(case, "unknown")) == (NO_ROLES, NO_ROLES)
+
+
+def test_an_operator_has_a_role_and_nobody_else_has_one(case: Case) -> None:
+    for caller, roles in (("operator/x", NO_ROLES), ("clinic-b", ALL_ROLES), ("scraper/x", ALL_ROLES)):
+        with pytest.raises(InvalidError):
+            case.add(caller, roles=roles)
+    case.add("operator/x", request_id=b"\1" * 16)
+    with pytest.raises(PreconditionError) as reused:
+        case.add("operator/x", request_id=b"\1" * 16, roles=frozenset({OperatorRole.RUN}))
+    assert reused.value.reason == "REQUEST_ID_REUSED"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "operator/x", "operator/x roles=", "operator/x roles=RUN,RUN", "operator/x roles=run", "operator/x roles=RUN,",
+        "operator/x roles=RESTORE", "operator/x roles=RUN roles=RUN", "clinic-b roles=RUN", "scraper/x roles=RUN",
+        "operator/x roles=UNSPECIFIED", "operator/x roles=RUN,ADMINISTER,RUN",
+    ],
+)  # fmt: skip
+def test_a_line_without_roles_for_an_operator_or_with_other_ones_is_refused(line: str) -> None:
+    with pytest.raises(InvalidError) as refused:
+        parse_lines(f"# first\ntoken {'ab' * 32} {line}\n".encode(), FILE)
+    assert "`2` of `file`" in str(refused.value)
+
+
+def test_of_two_lines_about_one_credential_the_common_roles_count(case: Case) -> None:
+    line = f"token {token_hash('b')} operator/b roles="
+    case.path.write_text(format_credential("first", MAIN) + f"{line}RUN,ADMINISTER\n{line}RUN,READ_METRICS\n")
+    case.credentials.reload()
+    assert roles_of(case, "b") == {OperatorRole.RUN}
+    case.credentials.revoke(case.id_of("b"), operator=MAIN)
+    case.path.write_text(format_credential("first", MAIN) + f"{line}ADMINISTER\n")
+    case.credentials.reload()  # what is revoked has no role to contradict
+    assert case.caller("b") == ""
+    assert case.again().reload() == (1, 0)
+    case.path.write_text(format_credential("first", MAIN) + f"{line}ADMINISTER\n{line}RUN\n")
+    with pytest.raises(InvalidError):
+        case.credentials.reload()
+
+
+def test_nobody_gives_a_role_that_they_do_not_have() -> None:
+    run, watch, administer = (frozenset({role}) for role in OperatorRole)
+    for giver in (run | administer, ALL_ROLES):
+        check_may_give(giver, "operator/x", run)
+        check_may_give(giver, "clinic-b", NO_ROLES)
+    for roles in (run, watch, run | administer, ALL_ROLES):
+        with pytest.raises(DeniedError) as refused:
+            check_may_give(administer, "operator/x", roles)
+        assert refused.value.reason == "ROLE_NOT_HELD"
+    with pytest.raises(DeniedError):
+        check_may_give(administer | run, "scraper/x", NO_ROLES)
+    check_may_give(administer | watch, "scraper/x", NO_ROLES)
 
 
 def test_a_certificate_of_an_operator_counts_where_clients_show_certificates(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
 MINUTE_MS = 60_000
-CALLERS = ("app", "clinic-b", "hospital-a", "operator")
+CALLERS = ("app", "clinic-b", "hospital-a")
 
 
 class World:

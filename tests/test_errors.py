@@ -166,6 +166,13 @@ def _there_is_no_directory_of_backups(world: World) -> Any:
     return running.admin.StartBackup(request, metadata=running.as_("operator"))
 
 
+@provokes("ROLE_NOT_HELD")
+def _role_that_the_giver_does_not_have(world: World) -> Any:
+    world.running.add_operator("operator/registrar", "ADMINISTER")
+    request = ad.AddCredentialRequest(request_id=request_id(), caller="operator/x", roles=[st.OPERATOR_ROLE_RUN])
+    return world.running.admin.AddCredential(request, metadata=world.running.as_("operator/registrar"))
+
+
 @provokes("OPERATION_RUNNING")
 def _one_operation_at_a_time(world: World) -> Any:
     running = world.other(retention_days=30)

@@ -9,6 +9,7 @@ from cases.daemons import ORIGIN, Running, consent, make_running, question, requ
 from cases.services import (
     FOREIGN_FIELD,
     Person,
+    add_app,
     add_key,
     event_of,
     listed,
@@ -50,6 +51,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             notice_id="privacy", version=version, title={"ko": "고지"}, content_sha256=bytes([version] * 32)
         )
         made.registry.PublishNotice(rs.PublishNoticeRequest(request_id=request_id(), attested=notice), **operator)
+    add_app(made)
     yield from serve(made)
 
 
@@ -239,8 +241,8 @@ def test_a_notice_may_have_been_shown_earlier_and_not_later(running: Running, su
 
 
 def test_who_may_record_it(running: Running, subject: pb.Subject) -> None:
-    record(running, subject, "operator")
-    for who in ("clinic-b", "hospital-a", "pipc"):
+    record(running, subject, "app-2")
+    for who in ("clinic-b", "hospital-a", "pipc", "operator"):
         assert refusal(lambda who=who: record(running, subject, who)) == "CALLER_NOT_ALLOWED"
         fields = {"who": who, "served": shown(running)}
         assert refusal(lambda fields=fields: grant(running, subject, **fields)) == "CALLER_NOT_ALLOWED"
@@ -257,7 +259,7 @@ def test_the_person_or_a_participant_signs_it(running: Running) -> None:
         signed = sign_statement(key, message, request=request, **fields)
         asked = cs.RecordServedRequest(request_id=request, subject=person.subject, signed=signed)
         first = running.consents.RecordServed(asked, metadata=running.as_("app")).receipt
-        again = running.consents.RecordServed(asked, metadata=running.as_("operator")).receipt
+        again = running.consents.RecordServed(asked, metadata=running.as_("app-2")).receipt
         assert (again.index, again.replayed) == (first.index, True)  # whoever sends it again
         return event_of(first).seq
 

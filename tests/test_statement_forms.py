@@ -68,7 +68,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 def send(running: Running, name: str, request: Message) -> Callable[[], Any]:
     """Return the call, of somebody who may call the RPC: who may not is refused whatever the form is."""
-    who = {"EraseSubject": AUTHORITY, "PutAuthority": "app", "EndAuthority": "app"}.get(name, "operator")
+    others = {"RecordAccess": "clinic-b", "RecordServed": "app", "PutAuthority": "app", "EndAuthority": "app"}
+    who = {"EraseSubject": AUTHORITY, **others}.get(name, "operator")
     return lambda: getattr(getattr(running, WRITES[name][0]), name)(request, metadata=running.as_(who))
 
 

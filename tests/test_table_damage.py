@@ -91,7 +91,7 @@ def test_each_flipped_byte_of_a_persons_row_decides_nothing_and_records_nothing(
     before = size_of(running)
     for at in range(len(stored)):
         with stored_as(table, key, flip(at, 1 << at % 8)(stored)):
-            for who in ("app", INSTITUTION, "operator"):
+            for who in ("app", INSTITUTION, "hospital-a"):
                 assert is_undecided(running.check(asked, who), pb.REASON_CODE_DAMAGED_ROW)
             (alone,) = batch(running, INSTITUTION, questions=[asked])
             (shared,) = batch(running, INSTITUTION, shared=anybody, subjects=[person.subject])
@@ -182,7 +182,7 @@ def test_a_damaged_shared_row_decides_nothing_wrong_and_says_what_to_do(
     for at in range(0, len(stored), max(1, len(stored) // 40)):
         with stored_as(table, key, flip(at)(stored)):
             table._cache.registry = None  # as in a process that has just begun
-            for who in ("app", INSTITUTION, "operator"):
+            for who in ("app", INSTITUTION, "hospital-a"):
                 checked.add(is_undecided(running.check(question(person.subject), who), pb.REASON_CODE_DAMAGED_ROW))
             alone, malformed = batch(running, INSTITUTION, questions=[question(person.subject), pb.Question()])
             checked.add(is_undecided(alone.decision, pb.REASON_CODE_DAMAGED_ROW))

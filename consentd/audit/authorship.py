@@ -31,6 +31,7 @@ from consentd.sequencer.commands.authorship import (
     check_same_kind,
     check_writer,
     check_written_version,
+    is_past_import,
 )
 from consentd.sequencer.commands.erasure import check_duty, check_duty_author
 from consentd.sequencer.commands.person_keys import check_person_key
@@ -129,7 +130,8 @@ class _Author:
         self, event: codec.Event, message: pb.Consent, *, lineage: int, version: int, replaced: Lineage | None
     ) -> None:
         statutory = message.kind == pb.CONSENT_KIND_STATUTORY
-        self._check_writer(statutory=statutory)
+        is_past = replaced is None and version == 1 and is_past_import(message, time_ms=event.time_ms)
+        self._check_writer(statutory=statutory, is_past=is_past)
         if replaced is not None:
             check_same_kind(replaced, statutory=statutory)
         consent = values.consent_value(message)
@@ -160,10 +162,12 @@ class _Author:
             ended = lineage if event.kind == EntryKind.REVOKE else None
             check_attester(self._view, self._attester, permits=resumed, ends=ended)
 
-    def _check_writer(self, *, statutory: bool) -> None:
+    def _check_writer(self, *, statutory: bool, is_past: bool = False) -> None:
         # Who passed on a consent that the person signed is not recorded.
         if statutory or not self._is_person:
-            check_writer(self._view, self._attester, statutory=statutory, signed=self._is_person)
+            check_writer(
+                self._view, self._attester, statutory=statutory, signed=self._is_person, is_past=is_past
+            )
 
 
 def _lineage(view: View, tag: bytes, seq: int) -> Lineage | None:

@@ -19,6 +19,10 @@ _ADD_HELP = """\
 The token is printed once, on stdout: only its hash is stored. ID is a participant's id, `operator/NAME` for a person or
 program that operates the daemon, or `scraper/NAME` for a program that reads all metrics.
 
+An operator has at least one role. RUN starts, follows and cancels work of the daemon. READ_METRICS reads all metrics,
+and follows work. ADMINISTER writes the registry, and adds and revokes credentials. `consentd roles` lists what each may
+call. Nobody gives a role that their own credential does not have.
+
 Without --config the daemon adds it, at the call of an operator, with effect at once. With --config a line is added to
 the credentials file on this machine, and no daemon is called: for the first credentials, or if no operator has one any
 more. That line has effect after SIGHUP or a restart.
@@ -26,7 +30,8 @@ more. That line has effect after SIGHUP or a restart.
 examples:
   consentd credential add clinic-b --until 2027-12-31 --label "gateway 2" > clinic-b.token
   consentd credential add clinic-b --certificate clinic-b.pem
-  consentd credential add operator/night --config ops/consentd.toml > night.token
+  consentd credential add operator/night --role RUN --role READ_METRICS > night.token
+  consentd credential add operator/rescue --role ADMINISTER --config ops/consentd.toml > rescue.token
 """
 
 
@@ -38,6 +43,8 @@ def add_verbs(verbs: Verbs) -> None:
     one.add_argument("caller", metavar="ID", help="a participant's id, operator/NAME or scraper/NAME")
     one.add_argument("--certificate", type=Path, metavar="FILE", help="a client certificate, PEM, instead of a token")
     one.add_argument("--until", type=read_end_ms, default=0, metavar="DATE", help="its last day, or an instant")
+    roles = ("RUN", "READ_METRICS", "ADMINISTER")
+    one.add_argument("--role", action="append", default=[], choices=roles, help="a role of an operator; repeat it")
     one.add_argument("--label", default="", metavar="TEXT", help="a note for operators, at most 100 characters")
     one.add_argument("--config", type=Path, metavar="FILE", help="add a line to the credentials file of this daemon")
     one = add_verb(under, "list", show_all, add_daemon)
@@ -48,13 +55,16 @@ def add_verbs(verbs: Verbs) -> None:
 
 def add(arguments: argparse.Namespace, out: Out) -> int:
     """Let a caller call, by a new token, which is printed, or by a client certificate (for the operator)."""
+    from consentd.v1 import statement_pb2 as st
+
     certificate = b"" if arguments.certificate is None else _fingerprint(arguments.certificate)
     if arguments.config is not None:
         return _add_line(arguments, out, certificate)
     with open_client(arguments) as client:
         added = client.add_credential(
-            arguments.caller, certificate_sha256=certificate, expire_time_ms=arguments.until, label=arguments.label
-        )
+            arguments.caller, certificate_sha256=certificate, expire_time_ms=arguments.until, label=arguments.label,
+            roles=[st.OperatorRole.Value(f"OPERATOR_ROLE_{role}") for role in arguments.role],
+        )  # fmt: skip
         is_missing = "/" not in arguments.caller and not _is_registered(client, arguments.caller)
     found = added.credential
     out.message(f"credential {found.credential_id} of {found.caller} is valid now")
@@ -80,6 +90,7 @@ def _add_line(arguments: argparse.Namespace, out: Out, certificate: bytes) -> in
     from consentd.config import load
     from consentd.cosigning.keyfiles import write_private
     from consentd.service.auth import make_token, new_line
+    from consentd.service.operator_roles import NO_ROLES, parse_roles
 
     path = load(arguments.config).callers.credentials_file
     if not path.exists():
@@ -87,7 +98,7 @@ def _add_line(arguments: argparse.Namespace, out: Out, certificate: bytes) -> in
     token = "" if certificate else make_token()
     line = new_line(
         arguments.caller, token=token, certificate_hash=certificate, end_ms=arguments.until, label=arguments.label,
-        now_ms=SystemClock().wall_ms(),
+        now_ms=SystemClock().wall_ms(), roles=parse_roles(",".join(arguments.role)) if arguments.role else NO_ROLES,
     )  # fmt: skip
     write_private(path, line, append=True)
     out.message(f"added to {path}: it is valid after the daemon receives SIGHUP or is restarted")
@@ -129,12 +140,19 @@ def _show(out: Out, one: "Credential") -> None:
     used = format_day(one.last_used_time_ms) if one.last_used_time_ms else "-"
     ends = format_instant(one.expire_time_ms) if one.expire_time_ms else "-"
     revoked = format_instant(one.revoke_time_ms) if one.revoke_time_ms else ""
-    head, label = f"{one.credential_id}  {one.caller}  {fields['kind']}", f"  ({one.label})" if one.label else ""
+    roles = f"  {','.join(_roles(one))}" if one.roles else ""
+    head, label = f"{one.credential_id}  {one.caller}  {fields['kind']}{roles}", f"  ({one.label})" if one.label else ""
     out.answer(
         f"{head}  사용 {used}  만료 {ends}{f'  취소 {revoked}' if revoked else ''}{label}",
         f"{head}  used {used}  ends {ends}{f'  revoked {revoked}' if revoked else ''}{label}",
         **fields,
     )
+
+
+def _roles(one: "Credential") -> list[str]:
+    from consentd.v1 import statement_pb2 as st
+
+    return [st.OperatorRole.Name(role).removeprefix("OPERATOR_ROLE_") for role in one.roles]
 
 
 def _fields(one: "Credential") -> dict[str, object]:
@@ -145,4 +163,5 @@ def _fields(one: "Credential") -> dict[str, object]:
         "kind": ad.CredentialKind.Name(one.kind).removeprefix("CREDENTIAL_KIND_").lower(), "label": one.label,
         "create_time_ms": one.create_time_ms, "created_by": one.created_by, "expire_time_ms": one.expire_time_ms,
         "last_used_time_ms": one.last_used_time_ms, "revoke_time_ms": one.revoke_time_ms, "revoked_by": one.revoked_by,
+        "roles": _roles(one),
     }  # fmt: skip

@@ -26,7 +26,9 @@ _KINDS: dict[Kind, tuple[str, str, str]] = {
     Kind.ERASE: ("er", "권한 ERASE", "right ERASE"),
     Kind.CITIZEN: ("ci", "로그인한 본인", "citizen who has logged in"),
     Kind.CITIZEN_KEY: ("ck", "본인 키로 서명한 본인", "citizen whose own key signed the call"),
-    Kind.OPERATOR: ("op", "운영자", "operator"),
+    Kind.RUN: ("or", "운영자, 역할 RUN", "operator with the role RUN"),
+    Kind.READ_METRICS: ("om", "운영자, 역할 READ_METRICS", "operator with the role READ_METRICS"),
+    Kind.ADMINISTER: ("oa", "운영자, 역할 ADMINISTER", "operator with the role ADMINISTER"),
 }
 _ACCESS: dict[Access, tuple[str, str, str]] = {
     Access.ALLOWED: ("A", "허용", "allowed"),

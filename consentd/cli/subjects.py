@@ -141,7 +141,10 @@ def _erase_all(
 
 
 def holds(arguments: argparse.Namespace, out: Out) -> int:
-    """Show a person's tag, and the legal holds that forbid an erasure; exit 1 if there is one."""
+    """Show a person's tag, and the legal holds that forbid an erasure; exit 1 if there is one.
+
+    An operator is shown the holds that operators attested, and no tag.
+    """
     from consentd.policy.dates import format_instant
 
     with open_client(arguments) as client:
@@ -155,10 +158,12 @@ def holds(arguments: argparse.Namespace, out: Out) -> int:
         )  # fmt: skip
     due_ms = found.erasure_due_time_ms
     until = f"held until {format_instant(due_ms)}" if due_ms else "held, without an end"
+    shown = f"{found.tag.hex()}  {until if found.is_held else 'may be erased'}"
+    if not found.tag:
+        shown = "held by an operator" if found.is_held else "no hold of an operator is in force"
     out.answer(
-        f"{found.tag.hex()}  {until if found.is_held else 'may be erased'}", type="holds", tag=found.tag.hex(),
-        is_held=found.is_held, erasure_due_time_ms=due_ms,
-    )  # fmt: skip
+        shown, type="holds", tag=found.tag.hex(), is_held=found.is_held, erasure_due_time_ms=due_ms
+    )
     return DISPROVED if found.is_held else DONE
 
 

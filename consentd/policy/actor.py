@@ -81,7 +81,7 @@ class Asked(NamedTuple):
     """The names that determine the parties of a question.
 
     Attributes:
-        caller: participant id of the caller; None: an operator, who is no participant and asks for nobody.
+        caller: participant id of the caller; None: the person asks about their own data, without a participant.
         signed_by_subject: whether a key of the person whose data are asked for signed the question.
     """
 
@@ -122,13 +122,13 @@ def determine_parties(
 
 
 def check_asker(directory: Directory, asked: Asked, now_ms: int) -> Participant:
-    """Check that the caller has a part in the access that it asks about; return the caller, who is no operator.
+    """Check that the caller has a part in the access that it asks about; return the caller, which is a participant.
 
     Raises:
         DeniedError: CALLER_NOT_ALLOWED: the caller is not active, or has no part in the access.
     """
     caller = _Check(directory, asked, now_ms).check_caller()
-    assert caller is not None, "an operator is no participant"
+    assert caller is not None, "a person asks from no earlier tree"
     return caller
 
 
@@ -158,7 +158,7 @@ class _Check:
         if asked.caller is not None and asked.caller != asked.holder:
             denied.add(asked.caller)
         is_active = holder.active and all(one.active for one in wanting)
-        # An operator may see them, and the person, who asks about her own data.
+        # The person may see them, who asks about her own data.
         sees_reasons = caller is None or asked.organisation == SUBJECT or Right.SEE_REASONS in caller.rights
         return Parties(
             permit_actors=codebook.permit_numbers(principal) if is_active else frozenset(),
@@ -220,7 +220,7 @@ class _Check:
                 raise _actor_error(what, name, "the organisation or the holder gives one with PutDelegation")
 
     def check_caller(self) -> Participant | None:
-        """Check that the caller may ask the question; return the caller, or None for an operator."""
+        """Check that the caller may ask the question; return the caller, or None for the person."""
         asked = self._asked
         if asked.caller is None:
             return None
@@ -245,7 +245,7 @@ class _Check:
         asked = self._asked
         if self._acts_for_subject(caller):
             return True
-        assert asked.caller is not None, "an operator is no participant"
+        assert asked.caller is not None, "the person was let through before"
         named = asked.caller in (asked.application, *asked.relays)
         return asked.is_signed_by_subject and (named or self._is_party(asked.caller))
 

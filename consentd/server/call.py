@@ -11,6 +11,7 @@ import grpc
 from grpc import _cython
 
 from consentd.service.context import Person, Status
+from consentd.service.operator_roles import NO_ROLES
 
 cygrpc: Any = _cython.cygrpc  # type: ignore[attr-defined]  # the annotations of grpcio leave it out
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class Call:
     __slots__ = (
         "_cancels", "_core", "_deadline_s", "_expires_s", "_has_answered", "_holds", "_is_ending", "_lock",
         "_transport", "_under_way", "begin_replay", "begin_wait", "caller", "give_way", "is_known", "is_receiving",
-        "metadata", "method", "on_release", "person", "put",
+        "metadata", "method", "on_release", "person", "put", "roles",
     )  # fmt: skip
 
     def __init__(self, transport: Owner, event: Any) -> None:
@@ -77,6 +78,7 @@ class Call:
         self.metadata: Sequence[tuple[str, str | bytes]] = event.invocation_metadata or ()
         self.caller = ""
         self.person: Person | None = None
+        self.roles = NO_ROLES
         self.on_release: Callable[[], None] = _nothing
         self.begin_wait: Callable[[], bool] = _refuse
         self.begin_replay: Callable[[], None] = _nothing

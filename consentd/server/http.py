@@ -27,10 +27,12 @@ from consentd.listener.app import REST, App, Page
 from consentd.listener.messages import BRIEFLY_CACHED, TEXT, UNCACHED, HttpRequest, HttpResponse, Respond, text_response
 from consentd.listener.server import Listener
 from consentd.metrics import CONTENT_TYPE
-from consentd.sequencer.commands.callers import SCRAPER_ID, is_operator
+from consentd.sequencer.commands.callers import SCRAPER_ID
 from consentd.server.tls import http_context
 from consentd.service.auth import UnauthenticatedError
 from consentd.service.authorization import caller_kinds, check_may_call
+from consentd.service.credentials import Identity
+from consentd.service.operator_roles import OperatorRole
 from consentd.service.roles import may_call
 from consentd.service.servicer import Services, ServiceState
 
@@ -173,9 +175,9 @@ class _Pages:
         who = _caller(request, services)
         try:
             with services.table.read() as snapshot:
-                check_may_call(snapshot, who, "ListLeaves", services.sequencer.clock.wall_ms())
+                check_may_call(snapshot, who.caller, "ListLeaves", services.sequencer.clock.wall_ms(), roles=who.roles)
         except DeniedError as error:
-            self._service_state.call_log.refused("/tile/entries", error, _Requested(who, request.address))
+            self._service_state.call_log.refused("/tile/entries", error, _Requested(who.caller, request.address))
             return _denied(error)
         # All signed entries are served, also unpublished ones: a witness replays the entries before it cosigns them.
         signed = services.sequencer.checkpoints.signed
@@ -214,10 +216,10 @@ def _is_scraper(request: HttpRequest, services: Services | None) -> bool:
     if services is None:
         return False
     who = _caller(request, services)
-    return bool(SCRAPER_ID.fullmatch(who)) or is_operator(who)
+    return bool(SCRAPER_ID.fullmatch(who.caller)) or OperatorRole.READ_METRICS in who.roles
 
 
-def _caller(request: HttpRequest, services: Services) -> str:
+def _caller(request: HttpRequest, services: Services) -> Identity:
     return services.credentials.authenticate([("authorization", request.headers.get("Authorization", ""))], None)
 
 
@@ -225,7 +227,8 @@ def _reads_entries(request: HttpRequest, services: Services) -> bool:
     """Return whether the caller may read leaves: whether the table of roles allows ListLeaves."""
     who = _caller(request, services)
     with services.table.read() as snapshot:
-        return may_call("ListLeaves", caller_kinds(snapshot, who, services.sequencer.clock.wall_ms()))
+        now_ms = services.sequencer.clock.wall_ms()
+        return may_call("ListLeaves", caller_kinds(snapshot, who.caller, now_ms, roles=who.roles))
 
 
 # -- conditional and range requests ---------------------------------------------------------------------------

@@ -239,7 +239,7 @@ class RpcServer:
         name = route.pool
         if name not in _WITHOUT_CALLER:
             caller = self._authenticate(call)
-            call.caller, call.person = caller.id, caller.person
+            call.caller, call.person, call.roles = caller.id, caller.person, caller.roles
             if not call.caller:
                 if not route.is_open:
                     raise self._authentication().refusal(call, self._certificate(call), caller)
@@ -281,7 +281,7 @@ class RpcServer:
         if services is None:
             raise StorageError("daemon is draining", "NOT_SERVING")
         found = services.authentication.authenticate(call, self._certificate(call), is_new=False)
-        return found.id == call.caller
+        return found.id == call.caller and found.roles >= call.roles
 
     def _received(self, call: Call, route: Route, ticket: Ticket, message: bytes | None) -> None:
         """Hand a message to the handler, on a thread of the pool."""

@@ -1,4 +1,4 @@
-"""AdminService: operations, and the credentials of callers. Only operators call it."""
+"""AdminService: operations, and the credentials of callers. Only operators with the right role call it."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -10,7 +10,9 @@ from consentd.core.pruned import DAY_MS
 from consentd.service.auth import Credential, CredentialKind
 from consentd.service.backup import back_up, backup_directory, backup_name
 from consentd.service.context import Context
+from consentd.service.credentials import check_may_give
 from consentd.service.operations import Follower, Start
+from consentd.service.operator_roles import roles_message, roles_of_message
 from consentd.service.pages import Cursor, Pager, take_page
 from consentd.service.pruning import check_start, prune
 from consentd.service.requests import content_hash, make_request
@@ -167,8 +169,10 @@ class AdminService(Servicer):
         """Let a caller call, by a new token or by a client certificate."""
         operator = self._operator(context)
         check_no_unknown_fields(request)  # one could limit who may call
+        roles = roles_of_message(request.roles)
+        check_may_give(context.roles, request.caller, roles)
         credential, token = self.services.credentials.add(
-            request.caller, operator=operator, request_id=request.request_id,
+            request.caller, operator=operator, request_id=request.request_id, roles=roles,
             certificate_hash=request.certificate_sha256, end_ms=request.expire_time_ms, label=request.label,
         )  # fmt: skip
         self.services.credential_rows.write()
@@ -228,4 +232,5 @@ def _credential_message(credential: Credential, used_day: int) -> ad.Credential:
         kind=ad.CREDENTIAL_KIND_TOKEN if is_token else ad.CREDENTIAL_KIND_CERTIFICATE,
         create_time_ms=credential.created_ms, created_by=credential.created_by, expire_time_ms=credential.end_ms,
         last_used_time_ms=used_day * DAY_MS, revoke_time_ms=credential.revoked_ms, revoked_by=credential.revoked_by,
+        roles=roles_message(credential.roles),
     )  # fmt: skip

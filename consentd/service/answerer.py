@@ -9,7 +9,7 @@ from consentd.policy import evaluate, model
 from consentd.policy.codebook import PackedQuestion, Parties
 from consentd.policy.reduce import NO_TAG, PLACEHOLDER, reduce_verdict
 from consentd.policy.subject import row_count
-from consentd.sequencer.commands.callers import is_operator, is_person
+from consentd.sequencer.commands.callers import is_person
 from consentd.service import requests
 from consentd.service.servicer import Services, revision
 from consentd.statements import decisions, payloads, values
@@ -35,7 +35,7 @@ class Answerer:
         self.row_count = 0
         self.work = WORK
         # A person asks as the person alone, about themselves (``Servicer.check_own``).
-        self._caller = None if is_operator(caller) or is_person(caller) else caller
+        self._caller = None if is_person(caller) else caller
         self._now_ms = now_ms
         self._registry = registry = view.registry()
         self._view = view
@@ -58,8 +58,7 @@ class Answerer:
         """Check a question, but for its subject, and return it packed.
 
         Raises:
-            RequestError: the question is malformed, or the caller may not ask it. An operator may ask every question,
-                to find out what a participant would be answered.
+            RequestError: the question is malformed, or the caller may not ask it.
         """
         encoded = question.SerializeToString()
         check_size(encoded)

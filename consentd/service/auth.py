@@ -8,7 +8,9 @@ A credential is a bearer token or a client certificate. It has a line in a file;
 
 A line ``used`` says on which day (UTC) a credential was last used. The names are: ``expires``, an instant as in
 2027-01-31T09:00:00Z, or a date, which means the day's end in Korea; ``created``, ``revoked``, instants; ``by``,
-``revoked_by``, operators; ``label``, a note, and ``id``, where special characters are written as in a URL (``%20``).
+``revoked_by``, operators; ``roles``, those of an operator, with commas between them; ``label``, a note, and ``id``,
+where special characters are written as in a URL (``%20``). An operator's line states at least one role, and other lines
+state none.
 
 The files hold hashes only, so a person who can read one gets no credential from it. ``credentials`` says which files
 there are, and who writes them.
@@ -21,7 +23,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -34,12 +36,20 @@ from consentd.core.pruned import DAY_MS
 from consentd.errors import DeniedError, InvalidError, StorageError
 from consentd.files import read_file_if_exists
 from consentd.policy import dates
-from consentd.sequencer.commands.callers import OPERATOR_ID, PARTICIPANT_ID, RESERVED_ID, RESERVED_IDS, SCRAPER_ID
+from consentd.sequencer.commands.callers import (
+    OPERATOR_ID,
+    PARTICIPANT_ID,
+    RESERVED_ID,
+    RESERVED_IDS,
+    SCRAPER_ID,
+    is_operator,
+)
+from consentd.service.operator_roles import ALL_ROLES, NO_ROLES, Roles, format_roles, parse_roles
 
 _HINT = "a line ends with a participant id, `operator/NAME` or `scraper/NAME`"
 _LINE = re.compile(r"(token|cert)\s+([0-9a-f]{64})\s+(\S+)((?:\s+[a-z_]+=\S*)*)")
 _USED = re.compile(r"used\s+([0-9a-f]{32})\s+([0-9]{4}-[0-9]{2}-[0-9]{2})")
-_NAMES = frozenset({"id", "created", "by", "expires", "label", "revoked", "revoked_by"})
+_NAMES = frozenset({"id", "created", "by", "expires", "roles", "label", "revoked", "revoked_by"})
 _ID = re.compile(r"[0-9a-f]{32}")
 MAX_LABEL = limits.CREDENTIAL_LABEL_CHARACTERS
 
@@ -76,6 +86,7 @@ class Credential:
         created_by: the operator who added it; empty: its line does not say.
         end_ms: from when it is refused, UTC milliseconds; 0: never.
         revoked_ms, revoked_by: when and by whom it was revoked; 0 and empty: it was not.
+        roles: those of an operator; none for other callers.
     """
 
     kind: CredentialKind
@@ -88,6 +99,7 @@ class Credential:
     label: str = ""
     revoked_ms: int = 0
     revoked_by: str = ""
+    roles: Roles = NO_ROLES
 
     @property
     def key(self) -> Key:
@@ -156,29 +168,36 @@ def id_of_request(operator: str, request_id: bytes) -> str:
 
 
 def format_credential(token: str, caller: str) -> str:
-    """Return the line of the credentials file for a token of the caller with this id."""
-    return f"token {token_hash(token)} {caller}\n"
+    """Return the line of the credentials file for a token of the caller with this id; an operator has all roles."""
+    roles = f" roles={format_roles(ALL_ROLES)}" if is_operator(caller) else ""
+    return f"token {token_hash(token)} {caller}{roles}\n"
 
 
 def new_line(
-    caller: str, *, token: str, certificate_hash: bytes, end_ms: int, label: str, now_ms: int
+    caller: str, *, token: str, certificate_hash: bytes, end_ms: int, label: str, now_ms: int, roles: Roles = NO_ROLES
 ) -> str:
     """Return a new line of the credentials file, for a token or for a certificate. Raises as ``check_new``."""
-    check_new(caller, certificate_hash, end_ms=end_ms, label=label, now_ms=now_ms)
+    check_new(caller, certificate_hash, end_ms=end_ms, label=label, now_ms=now_ms, roles=roles)
     kind = CredentialKind.CERTIFICATE if certificate_hash else CredentialKind.TOKEN
     hash_ = certificate_hash.hex() or token_hash(token)
     return _format_line(
-        Credential(kind=kind, hash=hash_, caller=caller, id="", created_ms=now_ms, end_ms=end_ms, label=label)
-    )
+        Credential(
+            kind=kind, hash=hash_, caller=caller, id="", created_ms=now_ms, end_ms=end_ms, label=label, roles=roles
+        )
+    )  # fmt: skip
 
 
-def check_new(caller: str, certificate_hash: bytes, *, end_ms: int, label: str, now_ms: int) -> None:
+def check_new(
+    caller: str, certificate_hash: bytes, *, end_ms: int, label: str, now_ms: int, roles: Roles = NO_ROLES
+) -> None:
     """Check what a new credential is made of.
 
     Raises:
-        InvalidError: a part is malformed, or *end_ms* has passed.
+        InvalidError: a part is malformed, *end_ms* has passed, an operator has no role, or another caller has one.
     """
     check_caller_id(caller)
+    if bool(roles) is not is_operator(caller):
+        raise InvalidError("credential of an operator states its roles, and another one states none")
     if len(certificate_hash) not in (0, 32):
         raise InvalidError("certificate_sha256 is not 32 bytes")
     if not is_label(label):
@@ -201,7 +220,7 @@ _EPOCH_DAY = date(1970, 1, 1).toordinal()
 def _format_line(one: Credential) -> str:
     named = {
         "id": one.id, "created": _format_instant(one.created_ms), "by": one.created_by,
-        "expires": _format_instant(one.end_ms), "label": quote(one.label, safe=""),
+        "expires": _format_instant(one.end_ms), "roles": format_roles(one.roles), "label": quote(one.label, safe=""),
         "revoked": _format_instant(one.revoked_ms), "revoked_by": one.revoked_by,
     }  # fmt: skip
     pairs = [f"{name}={value}" for name, value in named.items() if value]
@@ -289,6 +308,7 @@ def _parse_line(bare: str) -> Credential:
         created_ms=_parse_time(named, "created"), created_by=named.get("by", ""),
         end_ms=_parse_time(named, "expires"),
         revoked_ms=_parse_time(named, "revoked"), revoked_by=named.get("revoked_by", ""),
+        roles=_parse_roles(named, caller),
     )  # fmt: skip
 
 
@@ -297,6 +317,16 @@ def _check_caller(caller: str, hint: str) -> None:
         check_caller_id(caller)
     except InvalidError:
         raise InvalidError(f": {hint}") from None
+
+
+def _parse_roles(named: Mapping[str, str], caller: str) -> Roles:
+    try:
+        roles = parse_roles(named["roles"]) if "roles" in named else NO_ROLES
+    except InvalidError as error:
+        raise InvalidError(f": {error}") from None
+    if bool(roles) is not is_operator(caller):
+        raise InvalidError(f": an operator's line states roles, as in `roles={format_roles(ALL_ROLES)}`; others do not")
+    return roles
 
 
 def is_label(text: str) -> bool:
@@ -321,14 +351,20 @@ def _parse_time(named: Mapping[str, str], name: str) -> int:
 def first_ending(one: Credential, other: Credential) -> Credential:
     """Return which of two lines about one credential counts: one that is revoked, or else that which ends first.
 
+    Unless it is revoked, it has the roles that both lines state.
+
     Raises:
-        InvalidError: they are of different callers. The text is what to say after the line's number.
+        InvalidError: they are of different callers, or have no role in common. The text is what to say after the line's
+            number.
     """
     if one.caller != other.caller:
         raise InvalidError(": its credential is another caller's too")
     if bool(one.revoked_ms) != bool(other.revoked_ms):
         return one if one.revoked_ms else other
-    return min(one, other, key=lambda each: each.end_ms or _NEVER_MS)
+    roles = one.roles & other.roles
+    if not roles and one.roles:
+        raise InvalidError(": its credential has other roles too")
+    return replace(min(one, other, key=lambda each: each.end_ms or _NEVER_MS), roles=roles)
 
 
 _NEVER_MS = 10**6 * 365 * DAY_MS

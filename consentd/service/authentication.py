@@ -26,6 +26,7 @@ from consentd.service.auth import UnauthenticatedError
 from consentd.service.context import Person
 from consentd.service.credentials import Credentials
 from consentd.service.id_tokens import IdTokens, Login, is_id_token
+from consentd.service.operator_roles import NO_ROLES, Roles
 from consentd.table.table import Table
 
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -49,11 +50,13 @@ class Caller:
     Attributes:
         id: participant id, ``operator/NAME``, ``scraper/NAME`` or ``subject/HEX``; empty: the caller is not known.
         person: the caller as a person; None: the caller is no person.
+        roles: the roles of the credential, if the caller is an operator.
         fault: why the caller is not known, if the credential itself shows it.
     """
 
     id: str
     person: Person | None = None
+    roles: Roles = NO_ROLES
     fault: UnauthenticatedError | None = field(default=None, compare=False)
 
 
@@ -93,11 +96,11 @@ class Authentication:
                 return self._by_key(call, signatures[0], is_new=is_new)
             token = _read_bearer(tokens[0]) if tokens else ""
             found = self._credentials.authenticate(call.metadata, certificate, self._named)
-            if not found and is_id_token(token):
+            if not found.caller and is_id_token(token):
                 return self._by_login(self._tokens.verify(token, now_ms=self._clock.wall_ms()))
         except UnauthenticatedError as error:
             return Caller("", fault=error)
-        return Caller(found) if found else NOBODY
+        return Caller(found.caller, roles=found.roles) if found.caller else NOBODY
 
     def refusal(self, call: PresentedCall, certificate: bytes | None, caller: Caller) -> UnauthenticatedError:
         """Return the error of a call whose caller is not known."""

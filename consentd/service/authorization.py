@@ -13,6 +13,7 @@ from consentd.sequencer.commands.callers import (
 )
 from consentd.service.auth import NO_CREDENTIAL, UnauthenticatedError
 from consentd.service.context import Person
+from consentd.service.operator_roles import NO_ROLES, OperatorRole, Roles
 from consentd.service.roles import Access, Kind, Whose, access, may_call
 from consentd.table.view import View
 from consentd.v1 import statement_pb2 as st
@@ -31,18 +32,24 @@ _RIGHTS: Mapping[int, Kind] = {
 }
 """The rights that count as long as a participant has them. READ_STATEMENTS also needs a mandate."""
 _NOBODY = frozenset({Kind.NOBODY})
-_OPERATOR = frozenset({Kind.OPERATOR})
+_OF_OPERATORS: Mapping[OperatorRole, Kind] = {
+    OperatorRole.RUN: Kind.RUN,
+    OperatorRole.READ_METRICS: Kind.READ_METRICS,
+    OperatorRole.ADMINISTER: Kind.ADMINISTER,
+}
 _CITIZEN = frozenset({Kind.CITIZEN})
 _CITIZEN_KEY = frozenset({Kind.CITIZEN_KEY})
 _UNREGISTERED = frozenset({Kind.UNREGISTERED})
 _INACTIVE = frozenset({Kind.INACTIVE})
 
 
-def caller_kinds(view: View, caller: str, now_ms: int, person: Person | None = None) -> frozenset[Kind]:
+def caller_kinds(
+    view: View, caller: str, now_ms: int, person: Person | None = None, roles: Roles = NO_ROLES
+) -> frozenset[Kind]:
     """Return the kinds of a caller at *now_ms*, but not before the last entry's time. Empty *caller*: none is known.
 
     *person*: the caller as a person. A login is the word of a participant, and counts as long as that participant acts
-    for persons.
+    for persons. *roles*: those of the caller's credential, if the caller is an operator.
     """
     if not caller:
         return _NOBODY
@@ -53,7 +60,7 @@ def caller_kinds(view: View, caller: str, now_ms: int, person: Person | None = N
     if is_person(caller):
         return _UNREGISTERED
     if is_operator(caller):
-        return _OPERATOR
+        return _kinds_of_operator(roles)
     participant = view.participant(caller)
     if participant is None:
         return _UNREGISTERED
@@ -66,6 +73,11 @@ def caller_kinds(view: View, caller: str, now_ms: int, person: Person | None = N
     return kinds
 
 
+@lru_cache(maxsize=8)
+def _kinds_of_operator(roles: Roles) -> frozenset[Kind]:
+    return frozenset(_OF_OPERATORS[role] for role in roles) or _UNREGISTERED
+
+
 @lru_cache(maxsize=256)  # few sets of roles and rights are in use, and each call needs one
 def _kinds_of(roles: frozenset[int], rights: frozenset[int]) -> frozenset[Kind]:
     """Return the kinds that follow from the roles and rights of an active participant alone."""
@@ -75,23 +87,25 @@ def _kinds_of(roles: frozenset[int], rights: frozenset[int]) -> frozenset[Kind]:
     )  # fmt: skip
 
 
-def check_may_call(view: View, caller: str, rpc: str, now_ms: int, person: Person | None = None) -> None:
+def check_may_call(
+    view: View, caller: str, rpc: str, now_ms: int, person: Person | None = None, roles: Roles = NO_ROLES
+) -> None:
     """Check that a caller may call an RPC for some data.
 
     Raises:
         UnauthenticatedError: the call has no known credential, and needs one.
         DeniedError: the caller's roles and rights do not cover the RPC.
     """
-    kinds = caller_kinds(view, caller, now_ms, person)
+    kinds = caller_kinds(view, caller, now_ms, person, roles)
     if not may_call(rpc, kinds):
         raise _refusal(caller)
 
 
 def check_access(
-    view: View, caller: str, rpc: str, whose: Whose, now_ms: int, person: Person | None = None
+    view: View, caller: str, rpc: str, whose: Whose, now_ms: int, person: Person | None = None, roles: Roles = NO_ROLES
 ) -> Access:
     """Return how a call about data of this kind is answered: allowed, reduced or not found. Raises as above."""
-    found = access(rpc, caller_kinds(view, caller, now_ms, person), whose)
+    found = access(rpc, caller_kinds(view, caller, now_ms, person, roles), whose)
     if found is Access.DENIED:
         raise _refusal(caller)
     return found

@@ -7,6 +7,8 @@ from typing import Generic, Protocol, TypeVar
 
 import grpc
 
+from consentd.service.operator_roles import Roles
+
 A = TypeVar("A")
 
 
@@ -52,10 +54,12 @@ class Context(Protocol):
         caller: the caller's id: a participant's, ``operator/NAME`` or ``subject/HEX``; empty: the call has no known
             credential.
         person: the caller as a person; None: the caller is no person.
+        roles: the roles of the credential, if the caller is an operator.
     """
 
     caller: str
     person: Person | None
+    roles: Roles
 
     def peer(self) -> str:
         """Return the address of the peer as gRPC names it."""

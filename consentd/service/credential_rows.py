@@ -14,6 +14,7 @@ from collections.abc import Callable
 from consentd.errors import OverloadedError, StorageError
 from consentd.service.auth import Credential, CredentialKind
 from consentd.service.credentials import Credentials
+from consentd.service.operator_roles import roles_bits
 from consentd.table.credential_rows import REVOKED, CredentialRow
 from consentd.table.table import Table
 
@@ -48,4 +49,6 @@ class CredentialRows:
 def _row(one: Credential) -> CredentialRow:
     is_token = one.kind is CredentialKind.TOKEN
     end_ms = REVOKED if one.revoked_ms else one.end_ms
-    return CredentialRow(is_token=is_token, hash=bytes.fromhex(one.hash), caller=one.caller, end_ms=end_ms)
+    return CredentialRow(
+        is_token=is_token, hash=bytes.fromhex(one.hash), caller=one.caller, end_ms=end_ms, roles=roles_bits(one.roles)
+    )

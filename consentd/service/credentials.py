@@ -23,12 +23,20 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from consentd.clock import Clock
 from consentd.core.pruned import DAY_MS
-from consentd.errors import AlreadyExistsError, InvalidError, NotFoundError, PreconditionError, StorageError
+from consentd.errors import (
+    AlreadyExistsError,
+    DeniedError,
+    InvalidError,
+    NotFoundError,
+    PreconditionError,
+    StorageError,
+)
 from consentd.files import read_file_if_exists, write_file
-from consentd.sequencer.commands.callers import is_operator
+from consentd.sequencer.commands.callers import SCRAPER_ID
 from consentd.service.auth import (
     NO_CREDENTIAL,
     Credential,
@@ -45,6 +53,7 @@ from consentd.service.auth import (
     read_credentials,
     token_hash,
 )  # fmt: skip
+from consentd.service.operator_roles import NO_ROLES, OperatorRole, Roles
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +66,21 @@ FLUSH_S = 60.0
 _HEADER = "# consentd writes this file while it runs. Do not edit it: use `consentd credential`.\n"
 
 Metadata = Iterable[tuple[str, str | bytes]]
+
+
+class Identity(NamedTuple):
+    """Whose a credential is.
+
+    Attributes:
+        caller: the caller's id; empty: the call has no valid credential.
+        roles: the roles of the credential, if it is an operator's.
+    """
+
+    caller: str
+    roles: Roles = NO_ROLES
+
+
+_NOBODY = Identity("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +136,8 @@ class Credentials:
 
     def authenticate(
         self, metadata: Metadata, certificate: bytes | None, named: Callable[[bytes], str] = lambda _: ""
-    ) -> str:
-        """Return the id of the caller; empty: the call has no valid credential.
+    ) -> Identity:
+        """Return whose credential a call has.
 
         A token counts before a certificate, and a line for this very certificate before the names in it: one that was
         revoked, or has ended, is refused whatever it names.
@@ -124,14 +148,14 @@ class Credentials:
         """
         found, now_ms = self._find(metadata, certificate), self._clock.wall_ms()
         if found is None and certificate is not None and _bearer(metadata) is None:
-            return named(certificate)
+            return Identity(named(certificate))
         if found is None or not found.is_valid(now_ms):
-            return ""
+            return _NOBODY
         day = now_ms // DAY_MS
         if self._used.get(found.id, 0) < day:
             self._used[found.id] = day
             self._flush_later()
-        return found.caller
+        return Identity(found.caller, found.roles)
 
     def refusal(self, metadata: Metadata, certificate: bytes | None) -> UnauthenticatedError:
         """Return the error of a call that ``authenticate`` found no caller for."""
@@ -158,7 +182,7 @@ class Credentials:
 
     def add(
         self, caller: str, *, operator: str, request_id: bytes, certificate_hash: bytes = b"", end_ms: int = 0,
-        label: str = "",
+        label: str = "", roles: Roles = NO_ROLES,
     ) -> tuple[Credential, str]:  # fmt: skip
         """Issue a credential; return it, and its token, which is empty for a certificate.
 
@@ -175,14 +199,14 @@ class Credentials:
             StorageError: the file cannot be written; nothing is added.
         """
         now_ms = self._clock.wall_ms()
-        check_new(caller, certificate_hash, end_ms=end_ms, label=label, now_ms=now_ms)
+        check_new(caller, certificate_hash, end_ms=end_ms, label=label, now_ms=now_ms, roles=roles)
         if len(request_id) != 16:
             raise InvalidError(f"request_id is not 16 bytes: `{len(request_id)}`", "INVALID_REQUEST_ID")
         token = "" if certificate_hash else make_token()
         one = Credential(
             kind=CredentialKind.CERTIFICATE if certificate_hash else CredentialKind.TOKEN,
             hash=certificate_hash.hex() or token_hash(token), caller=caller, id=id_of_request(operator, request_id),
-            created_ms=now_ms, created_by=operator, end_ms=end_ms, label=label,
+            created_ms=now_ms, created_by=operator, end_ms=end_ms, label=label, roles=roles,
         )  # fmt: skip
         with self._lock:
             before = self._known.by_id.get(one.id)
@@ -203,8 +227,8 @@ class Credentials:
 
     def _check_repeat(self, before: Credential, one: Credential) -> None:
         """Check that a request that added *before* may be repeated. Raises ``PreconditionError``."""
-        is_same = (before.kind, before.caller, before.end_ms, before.label) == (
-            one.kind, one.caller, one.end_ms, one.label
+        is_same = (before.kind, before.caller, before.end_ms, before.label, before.roles) == (
+            one.kind, one.caller, one.end_ms, one.label, one.roles
         ) and (one.kind is CredentialKind.TOKEN or before.hash == one.hash)  # fmt: skip
         if not is_same or before.revoked_ms or before.id in self._used:
             raise PreconditionError(
@@ -217,7 +241,7 @@ class Credentials:
 
         Raises:
             NotFoundError: there is no such credential.
-            PreconditionError: no other operator could call.
+            PreconditionError: no other operator could add a credential.
             StorageError: the file cannot be written. The credential is refused until the daemon stops.
         """
         with self._lock:
@@ -225,7 +249,7 @@ class Credentials:
             if found is None:
                 raise NotFoundError("no such credential: ListCredentials has the ids (`consentd credential list`)")
             if not found.revoked_ms:
-                self._check_operators_left(found, now_ms)
+                self._check_administrator_left(found, now_ms)
                 found = replace(found, revoked_ms=now_ms, revoked_by=operator)
                 self._issued[found.key] = found
                 self._known = _merge(self._listed, self._issued)
@@ -238,13 +262,17 @@ class Credentials:
                     raise StorageError(f"{text}: {error}") from error
             return found
 
-    def _check_operators_left(self, revoked: Credential, now_ms: int) -> None:
-        if not (is_operator(revoked.caller) and revoked.is_valid(now_ms)):
+    def _check_administrator_left(self, revoked: Credential, now_ms: int) -> None:
+        """Check that some other credential has the role to add credentials.
+
+        Other roles may end with their last credential: to end a stolen one must not depend on who can add another.
+        """
+        if not (OperatorRole.ADMINISTER in revoked.roles and revoked.is_valid(now_ms)):
             return
         kinds = {CredentialKind.TOKEN, CredentialKind.CERTIFICATE} if self._has_certificates else {CredentialKind.TOKEN}
         others = (one for one in self._known.by_id.values() if one.id != revoked.id and one.kind in kinds)
-        if not any(is_operator(one.caller) and one.is_valid(now_ms) for one in others):
-            text = "credential is the last one of an operator; add another first"
+        if not any(OperatorRole.ADMINISTER in one.roles and one.is_valid(now_ms) for one in others):
+            text = "credential is the last one with the role ADMINISTER; add another first"
             raise PreconditionError(text, "LAST_OPERATOR_CREDENTIAL")
 
     def used_day(self, credential_id: str) -> int:
@@ -336,6 +364,20 @@ class Credentials:
         ended.sort(key=lambda one: one.revoked_ms or one.end_ms)
         forgotten = {one.key for one in ended[:surplus]}
         return {key: one for key, one in issued.items() if key not in forgotten}
+
+
+def check_may_give(giver: Roles, caller: str, roles: Roles) -> None:
+    """Check that an operator with the roles *giver* may add a credential of *caller* with *roles*.
+
+    Nobody gives a role that their own credential does not have. A scraper reads what READ_METRICS reads.
+
+    Raises:
+        DeniedError: (ROLE_NOT_HELD) the operator does not have them all.
+    """
+    needed = {OperatorRole.READ_METRICS} if SCRAPER_ID.fullmatch(caller) else roles
+    if not needed <= giver:
+        missing = ", ".join(sorted(needed - giver))
+        raise DeniedError(f"nobody gives a role that their own credential does not have: `{missing}`", "ROLE_NOT_HELD")
 
 
 def _bearer(metadata: Metadata) -> str | None:

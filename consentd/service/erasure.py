@@ -20,7 +20,7 @@ from consentd.sequencer.pool import Written
 from consentd.service.context import Context, Waiting
 from consentd.service.readings import record_readings
 from consentd.service.requests import content_hash, make_request
-from consentd.service.roles import Whose
+from consentd.service.roles import Access, Whose
 from consentd.service.servicer import Servicer, cancel_all, revision
 from consentd.service.statements import read_statement
 from consentd.v1 import consent_pb2 as pb
@@ -132,19 +132,26 @@ async def put_duty(
 
 
 async def get_holds(servicer: Servicer, request: rs.GetHoldsRequest, context: Context) -> rs.GetHoldsResponse:
-    """Return a person's tag, and the holds that forbid an erasure. Raises ``NotFoundError``: not enrolled."""
+    """Return a person's tag, and the holds that forbid an erasure; to an operator the holds of operators alone.
+
+    Raises ``NotFoundError``: the person is not enrolled.
+    """
     services = servicer.services
-    servicer.access("GetHolds", Whose.OTHER, context)
+    is_reduced = servicer.access("GetHolds", Whose.OTHER, context) is Access.REDUCED
     with services.table.read() as snapshot:
         tag = servicer.tag(snapshot, request.subject)
         now_ms = max(services.sequencer.clock.wall_ms(), snapshot.time_ms)
         lineages = snapshot.lineages(tag)
         at = revision(snapshot.size, snapshot.root)
-    if is_operator(servicer.caller(context)):  # who orders erasures needs the holds for that
+    if is_reduced:  # who orders erasures needs the holds for that
         await record_readings(servicer, context, [tag], st.READ_SCOPE_ENTRY)
     entries = read_person(services.ledger.store, services.vault, tag)
+    in_force = sorted(entries.in_force(now_ms).items())
+    if is_reduced:
+        own = [rs.Hold(seq=seq, statement=one) for seq, one in in_force if is_operator(one.attestation.attested_by)]
+        return rs.GetHoldsResponse(holds=own, is_held=bool(own), revision=at)
     due_ms = erasure_due_ms(entries, lineages, now_ms)
-    holds = [rs.Hold(seq=seq, statement=one) for seq, one in sorted(entries.in_force(now_ms).items())]
+    holds = [rs.Hold(seq=seq, statement=one) for seq, one in in_force]
     return rs.GetHoldsResponse(
         tag=tag, holds=holds, erasure_due_time_ms=due_ms or 0, is_held=due_ms is not None, revision=at
     )

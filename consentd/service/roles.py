@@ -18,7 +18,8 @@ class Kind(StrEnum):
     """A kind of caller.
 
     SEE_REASONS, ACT_FOR_SUBJECTS, READ_STATEMENTS and ERASE are rights, which a caller has in addition to its roles.
-    CITIZEN is a person who has logged in, CITIZEN_KEY a person whose own key signed the call.
+    CITIZEN is a person who has logged in, CITIZEN_KEY a person whose own key signed the call. RUN, READ_METRICS and
+    ADMINISTER are the roles of an operator's credential.
     """
 
     NOBODY = "nobody"
@@ -35,7 +36,9 @@ class Kind(StrEnum):
     ERASE = "erase"
     CITIZEN = "citizen"
     CITIZEN_KEY = "citizen-key"
-    OPERATOR = "operator"
+    RUN = "run"
+    READ_METRICS = "read-metrics"
+    ADMINISTER = "administer"
 
 
 class Whose(StrEnum):
@@ -78,144 +81,145 @@ _TABLE = """
 no: nobody, also with an unknown token      un: a credential without a registration     in: inactive
 ho: holder    re: recipient    rl: relay    au: auditor    pa: public authority
 sr: SEE_REASONS    as: ACT_FOR_SUBJECTS     rs: READ_STATEMENTS and a mandate in force    er: ERASE
-ci: citizen (ID token)    ck: citizen with a key of their own                             op: operator
+ci: citizen (ID token)    ck: citizen with a key of their own
+or, om, oa: operator with the role RUN, READ_METRICS, ADMINISTER
 A: allowed    r: reduced    n: not found    -: denied
 
-RPC                     whose     no un in  ho re rl au pa  sr as rs er  ci ck  op
----------------------------------------------------------------------------------------
-Check                   own       -  -  -   r  r  r  -  -   A  -  -  -   -  -   A
-Check                   subject   -  -  -   -  -  -  -  -   -  A  -  -   A  A   A
-Check                   own-then  -  -  -   -  -  -  -  -   A  -  -  -   -  -   -
-Check                   subj-then -  -  -   -  -  -  -  -   -  A  -  -   -  -   -
-Check                   other     -  -  -   -  -  -  -  -   -  -  -  -   n  n   A
-Check                   unknown   -  -  -   r  r  r  -  -   A  -  -  -   n  n   A
-BatchCheck              own       -  -  -   r  r  r  -  -   A  -  -  -   -  -   A
-BatchCheck              subject   -  -  -   -  -  -  -  -   -  A  -  -   -  -   A
-BatchCheck              own-then  -  -  -   -  -  -  -  -   A  -  -  -   -  -   -
-BatchCheck              subj-then -  -  -   -  -  -  -  -   -  A  -  -   -  -   -
-BatchCheck              other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
-BatchCheck              unknown   -  -  -   r  r  r  -  -   A  -  -  -   -  -   A
+RPC                     whose     no un in  ho re rl au pa  sr as rs er  ci ck  or om oa
+---------------------------------------------------------------------------------------------
+Check                   own       -  -  -   r  r  r  -  -   A  -  -  -   -  -   -  -  -
+Check                   subject   -  -  -   -  -  -  -  -   -  A  -  -   A  A   -  -  -
+Check                   own-then  -  -  -   -  -  -  -  -   A  -  -  -   -  -   -  -  -
+Check                   subj-then -  -  -   -  -  -  -  -   -  A  -  -   -  -   -  -  -
+Check                   other     -  -  -   -  -  -  -  -   -  -  -  -   n  n   -  -  -
+Check                   unknown   -  -  -   r  r  r  -  -   A  -  -  -   n  n   -  -  -
+BatchCheck              own       -  -  -   r  r  r  -  -   A  -  -  -   -  -   -  -  -
+BatchCheck              subject   -  -  -   -  -  -  -  -   -  A  -  -   -  -   -  -  -
+BatchCheck              own-then  -  -  -   -  -  -  -  -   A  -  -  -   -  -   -  -  -
+BatchCheck              subj-then -  -  -   -  -  -  -  -   -  A  -  -   -  -   -  -  -
+BatchCheck              other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   -  -  -
+BatchCheck              unknown   -  -  -   r  r  r  -  -   A  -  -  -   -  -   -  -  -
 
-AuthorizeAccess         own       -  -  -   r  r  r  -  -   A  -  -  -   -  -   -
-AuthorizeAccess         subject   -  -  -   A  A  A  -  -   -  A  -  -   -  -   -
-AuthorizeAccess         other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   -
-AuthorizeAccess         unknown   -  -  -   r  r  r  -  -   A  -  -  -   -  -   -
-BatchAuthorizeAccesses  own       -  -  -   r  r  r  -  -   A  -  -  -   -  -   -
-BatchAuthorizeAccesses  subject   -  -  -   A  A  A  -  -   -  A  -  -   -  -   -
-BatchAuthorizeAccesses  other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   -
-BatchAuthorizeAccesses  unknown   -  -  -   r  r  r  -  -   A  -  -  -   -  -   -
-RecordAccess            own       -  -  -   A  A  A  -  -   -  -  -  -   -  -   A
-RecordAccess            other     -  -  -   n  n  n  -  -   -  -  -  -   -  -   A
-RecordAccess            unknown   -  -  -   n  n  n  -  -   -  -  -  -   -  -   n
-BatchRecordAccesses     own       -  -  -   A  A  A  -  -   -  -  -  -   -  -   A
-BatchRecordAccesses     other     -  -  -   n  n  n  -  -   -  -  -  -   -  -   A
-BatchRecordAccesses     unknown   -  -  -   n  n  n  -  -   -  -  -  -   -  -   n
-GetAccess               own       -  -  -   A  A  A  -  -   -  A  A  -   A  A   -
-GetAccess               other     -  -  -   n  n  n  -  -   -  A  A  -   n  n   -
-GetAccess               unknown   -  -  -   n  n  n  -  -   -  n  n  -   n  n   -
-ListAccesses            own       -  -  -   -  -  -  -  -   -  A  A  -   A  A   -
-ListAccesses            other     -  -  -   -  -  -  -  -   -  A  A  -   n  n   -
-ListAccesses            unknown   -  -  -   -  -  -  -  -   -  n  n  -   n  n   -
+AuthorizeAccess         own       -  -  -   r  r  r  -  -   A  -  -  -   -  -   -  -  -
+AuthorizeAccess         subject   -  -  -   A  A  A  -  -   -  A  -  -   -  -   -  -  -
+AuthorizeAccess         other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   -  -  -
+AuthorizeAccess         unknown   -  -  -   r  r  r  -  -   A  -  -  -   -  -   -  -  -
+BatchAuthorizeAccesses  own       -  -  -   r  r  r  -  -   A  -  -  -   -  -   -  -  -
+BatchAuthorizeAccesses  subject   -  -  -   A  A  A  -  -   -  A  -  -   -  -   -  -  -
+BatchAuthorizeAccesses  other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   -  -  -
+BatchAuthorizeAccesses  unknown   -  -  -   r  r  r  -  -   A  -  -  -   -  -   -  -  -
+RecordAccess            own       -  -  -   A  A  A  -  -   -  -  -  -   -  -   -  -  -
+RecordAccess            other     -  -  -   n  n  n  -  -   -  -  -  -   -  -   -  -  -
+RecordAccess            unknown   -  -  -   n  n  n  -  -   -  -  -  -   -  -   -  -  -
+BatchRecordAccesses     own       -  -  -   A  A  A  -  -   -  -  -  -   -  -   -  -  -
+BatchRecordAccesses     other     -  -  -   n  n  n  -  -   -  -  -  -   -  -   -  -  -
+BatchRecordAccesses     unknown   -  -  -   n  n  n  -  -   -  -  -  -   -  -   -  -  -
+GetAccess               own       -  -  -   A  A  A  -  -   -  A  A  -   A  A   -  -  -
+GetAccess               other     -  -  -   n  n  n  -  -   -  A  A  -   n  n   -  -  -
+GetAccess               unknown   -  -  -   n  n  n  -  -   -  n  n  -   n  n   -  -  -
+ListAccesses            own       -  -  -   -  -  -  -  -   -  A  A  -   A  A   -  -  -
+ListAccesses            other     -  -  -   -  -  -  -  -   -  A  A  -   n  n   -  -  -
+ListAccesses            unknown   -  -  -   -  -  -  -  -   -  n  n  -   n  n   -  -  -
 
-GrantConsent            own       -  -  -   -  -  -  -  r   -  A  -  -   A  A   A
-GrantConsent            other     -  -  -   -  -  -  -  r   -  A  -  -   n  n   A
-GrantConsent            unknown   -  -  -   -  -  -  -  n   -  n  -  -   n  n   n
-AmendConsent            own       -  -  -   -  -  -  -  r   -  A  -  -   A  A   A
-AmendConsent            other     -  -  -   -  -  -  -  r   -  A  -  -   n  n   A
-AmendConsent            unknown   -  -  -   -  -  -  -  n   -  n  -  -   n  n   n
-RecordServed            other     -  -  -   -  -  -  -  -   -  A  -  -   -  -   A
-RecordServed            unknown   -  -  -   -  -  -  -  -   -  n  -  -   -  -   n
-PauseConsent            own       -  -  -   -  -  -  -  r   -  A  -  -   A  A   A
-PauseConsent            other     -  -  -   -  -  -  -  r   -  A  -  -   n  n   A
-PauseConsent            unknown   -  -  -   -  -  -  -  n   -  n  -  -   n  n   n
-ResumeConsent           own       -  -  -   -  -  -  -  r   -  A  -  -   A  A   A
-ResumeConsent           other     -  -  -   -  -  -  -  r   -  A  -  -   n  n   A
-ResumeConsent           unknown   -  -  -   -  -  -  -  n   -  n  -  -   n  n   n
-RevokeConsent           own       -  -  -   -  -  -  -  r   -  A  -  -   A  A   A
-RevokeConsent           other     -  -  -   -  -  -  -  r   -  A  -  -   n  n   A
-RevokeConsent           unknown   -  -  -   -  -  -  -  n   -  n  -  -   n  n   n
-GetConsent              own       -  -  -   -  -  -  -  -   -  A  A  -   A  A   -
-GetConsent              other     -  -  -   -  -  -  -  -   -  A  A  -   n  n   -
-GetConsent              unknown   -  -  -   -  -  -  -  -   -  n  n  -   n  n   -
-ListConsents            own       -  -  -   -  -  -  -  -   -  A  A  -   A  A   -
-ListConsents            other     -  -  -   -  -  -  -  -   -  A  A  -   n  n   -
-ListConsents            unknown   -  -  -   -  -  -  -  -   -  n  n  -   n  n   -
+GrantConsent            own       -  -  -   -  -  -  -  r   -  A  -  -   A  A   -  -  r
+GrantConsent            other     -  -  -   -  -  -  -  r   -  A  -  -   n  n   -  -  r
+GrantConsent            unknown   -  -  -   -  -  -  -  n   -  n  -  -   n  n   -  -  n
+AmendConsent            own       -  -  -   -  -  -  -  r   -  A  -  -   A  A   -  -  r
+AmendConsent            other     -  -  -   -  -  -  -  r   -  A  -  -   n  n   -  -  r
+AmendConsent            unknown   -  -  -   -  -  -  -  n   -  n  -  -   n  n   -  -  n
+RecordServed            other     -  -  -   -  -  -  -  -   -  A  -  -   -  -   -  -  -
+RecordServed            unknown   -  -  -   -  -  -  -  -   -  n  -  -   -  -   -  -  -
+PauseConsent            own       -  -  -   -  -  -  -  r   -  A  -  -   A  A   -  -  r
+PauseConsent            other     -  -  -   -  -  -  -  r   -  A  -  -   n  n   -  -  r
+PauseConsent            unknown   -  -  -   -  -  -  -  n   -  n  -  -   n  n   -  -  n
+ResumeConsent           own       -  -  -   -  -  -  -  r   -  A  -  -   A  A   -  -  r
+ResumeConsent           other     -  -  -   -  -  -  -  r   -  A  -  -   n  n   -  -  r
+ResumeConsent           unknown   -  -  -   -  -  -  -  n   -  n  -  -   n  n   -  -  n
+RevokeConsent           own       -  -  -   -  -  -  -  r   -  A  -  -   A  A   -  -  r
+RevokeConsent           other     -  -  -   -  -  -  -  r   -  A  -  -   n  n   -  -  r
+RevokeConsent           unknown   -  -  -   -  -  -  -  n   -  n  -  -   n  n   -  -  n
+GetConsent              own       -  -  -   -  -  -  -  -   -  A  A  -   A  A   -  -  -
+GetConsent              other     -  -  -   -  -  -  -  -   -  A  A  -   n  n   -  -  -
+GetConsent              unknown   -  -  -   -  -  -  -  -   -  n  n  -   n  n   -  -  -
+ListConsents            own       -  -  -   -  -  -  -  -   -  A  A  -   A  A   -  -  -
+ListConsents            other     -  -  -   -  -  -  -  -   -  A  A  -   n  n   -  -  -
+ListConsents            unknown   -  -  -   -  -  -  -  -   -  n  n  -   n  n   -  -  -
 
-PutAuthority            other     -  -  -   -  -  -  -  A   -  A  -  -   -  -   -
-PutAuthority            unknown   -  -  -   -  -  -  -  n   -  n  -  -   -  -   -
-EndAuthority            other     -  -  -   -  -  -  -  A   -  A  -  -   -  -   -
-EndAuthority            unknown   -  -  -   -  -  -  -  n   -  n  -  -   -  -   -
-GetAuthority            own       -  -  -   -  -  -  -  -   -  A  A  -   A  A   -
-GetAuthority            other     -  -  -   -  -  -  -  -   -  A  A  -   n  n   -
-GetAuthority            unknown   -  -  -   -  -  -  -  -   -  n  n  -   n  n   -
-ListAuthorities         own       -  -  -   -  -  -  -  -   -  A  A  -   A  A   -
-ListAuthorities         other     -  -  -   -  -  -  -  -   -  A  A  -   n  n   -
-ListAuthorities         unknown   -  -  -   -  -  -  -  -   -  n  n  -   n  n   -
+PutAuthority            other     -  -  -   -  -  -  -  A   -  A  -  -   -  -   -  -  -
+PutAuthority            unknown   -  -  -   -  -  -  -  n   -  n  -  -   -  -   -  -  -
+EndAuthority            other     -  -  -   -  -  -  -  A   -  A  -  -   -  -   -  -  -
+EndAuthority            unknown   -  -  -   -  -  -  -  n   -  n  -  -   -  -   -  -  -
+GetAuthority            own       -  -  -   -  -  -  -  -   -  A  A  -   A  A   -  -  -
+GetAuthority            other     -  -  -   -  -  -  -  -   -  A  A  -   n  n   -  -  -
+GetAuthority            unknown   -  -  -   -  -  -  -  -   -  n  n  -   n  n   -  -  -
+ListAuthorities         own       -  -  -   -  -  -  -  -   -  A  A  -   A  A   -  -  -
+ListAuthorities         other     -  -  -   -  -  -  -  -   -  A  A  -   n  n   -  -  -
+ListAuthorities         unknown   -  -  -   -  -  -  -  -   -  n  n  -   n  n   -  -  -
 
-GetCheckpoint           public    A  A  A   A  A  A  A  A   A  A  A  A   A  A   A
-GetConsistencyProof     public    A  A  A   A  A  A  A  A   A  A  A  A   A  A   A
-GetInclusionProof       public    A  A  A   A  A  A  A  A   A  A  A  A   A  A   A
-GetReceipt              public    r  r  r   A  A  A  A  A   A  A  A  A   A  A   A
-GetReceipt              own       r  r  r   A  A  A  r  A   A  A  A  r   A  A   r
-GetReceipt              other     r  r  r   r  r  r  r  r   r  A  A  r   r  r   r
-GetHistory              public    A  A  A   A  A  A  A  A   A  A  A  A   A  A   A
-GetHistory              own       -  -  -   -  -  -  -  -   -  A  A  -   A  A   -
-GetHistory              other     -  -  -   -  -  -  -  -   -  A  A  -   n  n   -
-GetHistory              unknown   -  -  -   -  -  -  -  -   -  n  n  -   n  n   -
-ListLeaves              public    -  -  -   -  -  -  A  -   -  -  -  -   -  -   A
-ListEntries             public    -  -  -   -  -  -  A  -   -  -  A  -   -  -   A
-ListEntries             other     -  -  -   -  -  -  r  -   -  -  A  -   -  -   r
+GetCheckpoint           public    A  A  A   A  A  A  A  A   A  A  A  A   A  A   A  A  A
+GetConsistencyProof     public    A  A  A   A  A  A  A  A   A  A  A  A   A  A   A  A  A
+GetInclusionProof       public    A  A  A   A  A  A  A  A   A  A  A  A   A  A   A  A  A
+GetReceipt              public    r  r  r   A  A  A  A  A   A  A  A  A   A  A   A  A  A
+GetReceipt              own       r  r  r   A  A  A  r  A   A  A  A  r   A  A   r  r  r
+GetReceipt              other     r  r  r   r  r  r  r  r   r  A  A  r   r  r   r  r  r
+GetHistory              public    A  A  A   A  A  A  A  A   A  A  A  A   A  A   A  A  A
+GetHistory              own       -  -  -   -  -  -  -  -   -  A  A  -   A  A   -  -  -
+GetHistory              other     -  -  -   -  -  -  -  -   -  A  A  -   n  n   -  -  -
+GetHistory              unknown   -  -  -   -  -  -  -  -   -  n  n  -   n  n   -  -  -
+ListLeaves              public    -  -  -   -  -  -  A  -   -  -  -  -   -  -   A  -  -
+ListEntries             public    -  -  -   -  -  -  A  -   -  -  A  -   -  -   A  -  -
+ListEntries             other     -  -  -   -  -  -  r  -   -  -  A  -   -  -   r  -  -
 
-EnrolSubject            own       -  -  -   -  -  -  -  -   -  A  -  -   A  -   A
-EnrolSubject            unknown   -  -  -   -  -  -  -  -   -  A  -  -   -  -   A
-EraseSubject            other     -  -  -   -  -  -  -  -   -  -  -  A   -  -   -
-EraseSubject            unknown   -  -  -   -  -  -  -  -   -  -  -  n   -  -   -
-PutHold                 own       -  -  -   -  -  -  -  A   -  -  -  -   -  -   -
-PutHold                 other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
-PutHold                 unknown   -  -  -   -  -  -  -  n   -  -  -  -   -  -   n
-EndHold                 own       -  -  -   -  -  -  -  A   -  -  -  -   -  -   -
-EndHold                 other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
-EndHold                 unknown   -  -  -   -  -  -  -  n   -  -  -  -   -  -   n
-GetHolds                other     -  -  -   -  -  -  -  -   -  -  -  A   -  -   A
-GetHolds                unknown   -  -  -   -  -  -  -  -   -  -  -  n   -  -   n
-RegisterParticipant     public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
-AddKey                  own       -  -  -   A  A  A  A  A   -  -  -  -   A  A   -
-AddKey                  subject   -  -  -   -  -  -  -  -   -  A  -  -   A  A   A
-AddKey                  other     -  -  -   -  -  -  -  -   -  -  -  -   n  n   A
-AddKey                  unknown   -  -  -   -  -  -  -  -   -  n  -  -   n  n   n
-RetireKey               own       -  -  -   A  A  A  A  A   -  -  -  -   A  A   -
-RetireKey               subject   -  -  -   -  -  -  -  -   -  A  -  -   A  A   A
-RetireKey               other     -  -  -   -  -  -  -  -   -  -  -  -   n  n   A
-RetireKey               unknown   -  -  -   -  -  -  -  -   -  n  -  -   n  n   n
-PublishVocabulary       public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
-PublishNotice           public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
-PublishRules            public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
-PutMandate              own       -  -  -   -  -  -  -  A   -  -  -  -   -  -   -
-PutMandate              other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
-EndMandate              own       -  -  -   -  -  -  -  A   -  -  -  -   -  -   -
-EndMandate              other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
-PutDelegation           own       -  -  -   A  A  -  -  -   -  -  -  -   -  -   -
-PutDelegation           other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
-EndDelegation           own       -  -  -   A  A  -  -  -   -  -  -  -   -  -   -
-EndDelegation           other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
-ListDelegations         public    -  -  -   A  A  A  A  A   A  A  A  A   -  -   A
-GetParticipant          public    -  -  -   A  A  A  A  A   A  A  A  A   A  A   A
-ListParticipants        public    -  -  -   A  A  A  A  A   A  A  A  A   A  A   A
-GetVocabulary           public    -  -  -   A  A  A  A  A   A  A  A  A   A  A   A
-GetNotice               public    -  -  -   A  A  A  A  A   A  A  A  A   A  A   A
-GetRules                public    -  -  -   A  A  A  A  A   A  A  A  A   A  A   A
+EnrolSubject            own       -  -  -   -  -  -  -  -   -  A  -  -   A  -   -  -  -
+EnrolSubject            unknown   -  -  -   -  -  -  -  -   -  A  -  -   -  -   -  -  -
+EraseSubject            other     -  -  -   -  -  -  -  -   -  -  -  A   -  -   -  -  -
+EraseSubject            unknown   -  -  -   -  -  -  -  -   -  -  -  n   -  -   -  -  -
+PutHold                 own       -  -  -   -  -  -  -  A   -  -  -  -   -  -   -  -  -
+PutHold                 other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   -  -  A
+PutHold                 unknown   -  -  -   -  -  -  -  n   -  -  -  -   -  -   -  -  n
+EndHold                 own       -  -  -   -  -  -  -  A   -  -  -  -   -  -   -  -  -
+EndHold                 other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   -  -  A
+EndHold                 unknown   -  -  -   -  -  -  -  n   -  -  -  -   -  -   -  -  n
+GetHolds                other     -  -  -   -  -  -  -  -   -  -  -  A   -  -   -  -  r
+GetHolds                unknown   -  -  -   -  -  -  -  -   -  -  -  n   -  -   -  -  n
+RegisterParticipant     public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   -  -  A
+AddKey                  own       -  -  -   A  A  A  A  A   -  -  -  -   A  A   -  -  -
+AddKey                  subject   -  -  -   -  -  -  -  -   -  A  -  -   A  A   -  -  -
+AddKey                  other     -  -  -   -  -  -  -  -   -  -  -  -   n  n   -  -  A
+AddKey                  unknown   -  -  -   -  -  -  -  -   -  n  -  -   n  n   -  -  -
+RetireKey               own       -  -  -   A  A  A  A  A   -  -  -  -   A  A   -  -  -
+RetireKey               subject   -  -  -   -  -  -  -  -   -  A  -  -   A  A   -  -  -
+RetireKey               other     -  -  -   -  -  -  -  -   -  -  -  -   n  n   -  -  A
+RetireKey               unknown   -  -  -   -  -  -  -  -   -  n  -  -   n  n   -  -  -
+PublishVocabulary       public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   -  -  A
+PublishNotice           public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   -  -  A
+PublishRules            public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   -  -  A
+PutMandate              own       -  -  -   -  -  -  -  A   -  -  -  -   -  -   -  -  -
+PutMandate              other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   -  -  A
+EndMandate              own       -  -  -   -  -  -  -  A   -  -  -  -   -  -   -  -  -
+EndMandate              other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   -  -  A
+PutDelegation           own       -  -  -   A  A  -  -  -   -  -  -  -   -  -   -  -  -
+PutDelegation           other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   -  -  A
+EndDelegation           own       -  -  -   A  A  -  -  -   -  -  -  -   -  -   -  -  -
+EndDelegation           other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   -  -  A
+ListDelegations         public    -  -  -   A  A  A  A  A   A  A  A  A   -  -   A  A  A
+GetParticipant          public    -  -  -   A  A  A  A  A   A  A  A  A   A  A   A  A  A
+ListParticipants        public    -  -  -   A  A  A  A  A   A  A  A  A   A  A   A  A  A
+GetVocabulary           public    -  -  -   A  A  A  A  A   A  A  A  A   A  A   A  A  A
+GetNotice               public    -  -  -   A  A  A  A  A   A  A  A  A   A  A   A  A  A
+GetRules                public    -  -  -   A  A  A  A  A   A  A  A  A   A  A   A  A  A
 
-StartPruning            public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
-PrepareKeyRotation      public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
-StartKeyRotation        public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
-StartVaultKeyRotation   public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
-StartBackup             public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
-GetOperation            public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
-ListOperations          public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
-CancelOperation         public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
-AddCredential           public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
-ListCredentials         public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
-RevokeCredential        public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A
+StartPruning            public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A  -  -
+StartBackup             public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A  -  -
+PrepareKeyRotation      public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A  -  -
+StartKeyRotation        public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A  -  -
+StartVaultKeyRotation   public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A  -  -
+GetOperation            public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A  A  -
+ListOperations          public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A  A  -
+CancelOperation         public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A  -  -
+AddCredential           public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   -  -  A
+ListCredentials         public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   -  -  A
+RevokeCredential        public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   -  -  A
 """
 
 _HIDDEN = (
@@ -226,12 +230,17 @@ _STATUTORY = ("법적 근거(STATUTORY)만", "STATUTORY consents only")
 REDUCED: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(("Check", "BatchCheck", "AuthorizeAccess", "BatchAuthorizeAccesses"), _HIDDEN),
     **dict.fromkeys(
-        ("GrantConsent", "AmendConsent", "PauseConsent", "ResumeConsent", "RevokeConsent"), _STATUTORY
+        ("AmendConsent", "PauseConsent", "ResumeConsent", "RevokeConsent"), _STATUTORY
+    ),
+    "GrantConsent": (
+        "법적 근거(STATUTORY)만; 운영자는 이미 끝난 동의도 이관 기록",
+        "STATUTORY consents only; operators also import consents that have ended",
     ),
     "GetReceipt": (
-        "진술 없음; 감사기관과 운영자에게만 리프",
-        "without the statement; with the leaf for auditors and operators only",
+        "진술 없음; 감사기관과 RUN 운영자에게만 리프",
+        "without the statement; with the leaf only for auditors and operators with RUN",
     ),
+    "GetHolds": ("운영자가 둔 보존 조치만", "holds that an operator attested, and nothing else"),
     "ListEntries": ("개인의 진술은 내용 없이", "statements of persons are withheld"),
 }
 """For each RPC that has a reduced answer, what the answer lacks or is limited to, in Korean and in English."""

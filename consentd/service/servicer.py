@@ -111,13 +111,14 @@ class Servicer:
         if not needs_credential(rpc):
             return  # every caller may call it for some data, so the registry is not needed
         with services.table.read() as snapshot:
-            check_may_call(snapshot, caller, rpc, services.sequencer.clock.wall_ms(), context.person)
+            now_ms = services.sequencer.clock.wall_ms()
+            check_may_call(snapshot, caller, rpc, now_ms, context.person, context.roles)
 
     def access(self, rpc: str, whose: Whose, context: Context) -> Access:
         """Return how a call about data of this kind is answered. Raises as ``authorization.check_access``."""
-        caller = self.known_caller(context)
+        caller, now_ms = self.known_caller(context), self.services.sequencer.clock.wall_ms()
         with self.services.table.read() as snapshot:
-            return check_access(snapshot, caller, rpc, whose, self.services.sequencer.clock.wall_ms(), context.person)
+            return check_access(snapshot, caller, rpc, whose, now_ms, context.person, context.roles)
 
     @staticmethod
     def whose(context: Context) -> Whose:
@@ -160,7 +161,8 @@ class Servicer:
 
     def kinds(self, view: View, context: Context) -> frozenset[Kind]:
         """Return the kinds of the caller now."""
-        return caller_kinds(view, context.caller, self.services.sequencer.clock.wall_ms(), context.person)
+        now_ms = self.services.sequencer.clock.wall_ms()
+        return caller_kinds(view, context.caller, now_ms, context.person, context.roles)
 
     def attester(self, context: Context) -> Attester:
         """Return the attester of the statements that the caller makes in the form `attested`."""

@@ -1,4 +1,4 @@
-"""Verify who reported the outcome of a transfer: a participant that had a part in the access, or an operator.
+"""Verify who reported the outcome of a transfer: a participant that had a part in the access.
 
 The daemon records an OUTCOME only for these (``sequencer.commands.accesses.check_party``). A reader verifies it if it
 has the statement of the ACCESS. Source: ledger-format.md, "Keys in force".
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from consentd.core import codec
 from consentd.core.history import VerifiedEntry
-from consentd.core.key_validity import OPERATOR_PREFIX, ValidKeys, may_author
+from consentd.core.key_validity import ValidKeys, may_author
 from consentd.core.kinds import EntryKind, Owner
 from consentd.errors import MalformedError, SignatureError
 from consentd.statements import payloads
@@ -32,8 +32,8 @@ def understood_parties(access: st.AccessStatement) -> frozenset[str] | None:
 
 
 def may_report(reporter: str, parties: Iterable[str]) -> bool:
-    """Return whether a participant or operator may report an outcome of an access that has these *parties*."""
-    return reporter.startswith(OPERATOR_PREFIX) or reporter in parties
+    """Return whether a participant may report an outcome of an access that has these *parties*."""
+    return reporter in parties
 
 
 def reporters_of(

@@ -9,7 +9,7 @@ from consentd.table.checked_rows import seal_row
 
 PREFIX: Final = b"u"
 _TOKEN, _CERTIFICATE = 1, 2
-_END = Struct(">Q")
+_HEAD = Struct(">QB")
 REVOKED: Final = 1
 """The end of what was revoked: before every present, whatever a reader's clock says."""
 
@@ -21,12 +21,14 @@ class CredentialRow:
     Attributes:
         hash: SHA-256 of the token, or of the certificate's DER.
         end_ms: from when it is refused, UTC milliseconds; 0: never; ``REVOKED``: it was revoked.
+        roles: the roles of an operator, as bits: 1 RUN, 2 READ_METRICS, 4 ADMINISTER; 0 for other callers.
     """
 
     is_token: bool
     hash: bytes = field(repr=False)
     caller: str
     end_ms: int
+    roles: int = 0
 
     @property
     def key(self) -> bytes:
@@ -36,7 +38,7 @@ class CredentialRow:
     @property
     def value(self) -> bytes:
         """The value of its row, without its check."""
-        return _END.pack(self.end_ms) + self.caller.encode()
+        return _HEAD.pack(self.end_ms, self.roles) + self.caller.encode()
 
 
 def sealed_rows(rows: Iterable[CredentialRow]) -> Mapping[bytes, bytes]:

@@ -115,7 +115,7 @@ class Registry:
         """Return the participants that a question of *caller* is decided for (``policy.actor``).
 
         Args:
-            caller: participant id; None: an operator.
+            caller: participant id; None: the person.
             signed_by_subject: whether the person whose data are asked for signed the question.
             asker: see ``determine_parties``; the same for each use of this registry.
 
@@ -155,7 +155,7 @@ class Registry:
 
         A question of break-glass is not remembered, so that ``packed_before`` never returns one.
 
-        *caller*: participant id; None: an operator. *asker*: see ``parties``.
+        *caller*: participant id; None: the person. *asker*: see ``parties``.
 
         Raises:
             RequestError: as ``parties``, and ``decisions.pack_message`` or ``pack_question``.

@@ -857,6 +857,7 @@ class Credential(_message.Message):
     LAST_USED_TIME_MS_FIELD_NUMBER: _builtins.int
     REVOKE_TIME_MS_FIELD_NUMBER: _builtins.int
     REVOKED_BY_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
     credential_id: _builtins.str
     """credential_id is 32 hex digits."""
     caller: _builtins.str
@@ -879,6 +880,10 @@ class Credential(_message.Message):
     """revoke_time_ms is when it was revoked; 0: it was not."""
     revoked_by: _builtins.str
     """revoked_by is the operator who revoked it."""
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[_statement_pb2.OperatorRole.ValueType]:
+        """roles of an operator's credential; empty for other callers."""
+
     def __init__(
         self,
         *,
@@ -892,10 +897,11 @@ class Credential(_message.Message):
         last_used_time_ms: _builtins.int = ...,
         revoke_time_ms: _builtins.int = ...,
         revoked_by: _builtins.str = ...,
+        roles: _abc.Iterable[_statement_pb2.OperatorRole.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "create_time_ms", b"create_time_ms", "created_by", b"created_by", "credential_id", b"credential_id", "expire_time_ms", b"expire_time_ms", "kind", b"kind", "label", b"label", "last_used_time_ms", b"last_used_time_ms", "revoke_time_ms", b"revoke_time_ms", "revoked_by", b"revoked_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "create_time_ms", b"create_time_ms", "created_by", b"created_by", "credential_id", b"credential_id", "expire_time_ms", b"expire_time_ms", "kind", b"kind", "label", b"label", "last_used_time_ms", b"last_used_time_ms", "revoke_time_ms", b"revoke_time_ms", "revoked_by", b"revoked_by", "roles", b"roles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -912,6 +918,7 @@ class AddCredentialRequest(_message.Message):
     CERTIFICATE_SHA256_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_MS_FIELD_NUMBER: _builtins.int
     LABEL_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """request_id is 16 random bytes. A repeat by the same operator with the same content returns the same credential. The
     daemon has no token to show again: it makes a new one, and the earlier one is void. If the credential was used
@@ -929,6 +936,13 @@ class AddCredentialRequest(_message.Message):
     """label is a note for operators, at most 100 printable characters (credential_label_characters). Write no secret
     and no person's identifier. Empty: none.
     """
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[_statement_pb2.OperatorRole.ValueType]:
+        """roles of an operator's credential, at least one; empty for other callers. Nobody gives a role that their own
+        credential does not have. A program that reads all metrics needs no role, but whoever adds its credential has the
+        role READ_METRICS.
+        """
+
     def __init__(
         self,
         *,
@@ -937,10 +951,11 @@ class AddCredentialRequest(_message.Message):
         certificate_sha256: _builtins.bytes = ...,
         expire_time_ms: _builtins.int = ...,
         label: _builtins.str = ...,
+        roles: _abc.Iterable[_statement_pb2.OperatorRole.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "certificate_sha256", b"certificate_sha256", "expire_time_ms", b"expire_time_ms", "label", b"label", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "certificate_sha256", b"certificate_sha256", "expire_time_ms", b"expire_time_ms", "label", b"label", "request_id", b"request_id", "roles", b"roles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

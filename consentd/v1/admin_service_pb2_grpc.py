@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class AdminServiceStub(object):
-    """AdminService is for operators: long work on the ledger, and the credentials of callers. Only operators may call it.
+    """AdminService is for operators: long work on the ledger, with the role RUN, and the credentials of callers, with the role
+    ADMINISTER. GetOperation and ListOperations may also be called with the role READ_METRICS. Nobody else may call it.
     The daemon logs each call that starts, cancels, adds or revokes, with the operator's id.
     """
 
@@ -94,7 +95,8 @@ class AdminServiceStub(object):
 
 
 class AdminServiceServicer(object):
-    """AdminService is for operators: long work on the ledger, and the credentials of callers. Only operators may call it.
+    """AdminService is for operators: long work on the ledger, with the role RUN, and the credentials of callers, with the role
+    ADMINISTER. GetOperation and ListOperations may also be called with the role READ_METRICS. Nobody else may call it.
     The daemon logs each call that starts, cancels, adds or revokes, with the operator's id.
     """
 
@@ -175,8 +177,8 @@ class AdminServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def AddCredential(self, request, context):
-        """AddCredential lets a caller call: by a new token, or by a client certificate. It has effect at once. Cost: one
-        synced write of a small file.
+        """AddCredential lets a caller call: by a new token, or by a client certificate. It has effect at once. An operator gives
+        only roles of their own credential (ROLE_NOT_HELD, PERMISSION_DENIED). Cost: one synced write of a small file.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -192,7 +194,7 @@ class AdminServiceServicer(object):
 
     def RevokeCredential(self, request, context):
         """RevokeCredential ends a credential at once and for ever: calls that begin later are refused, and open streams end. A
-        revoked credential does not change. The last valid credential of operators cannot be revoked
+        revoked credential does not change. The last valid credential with the role ADMINISTER cannot be revoked
         (LAST_OPERATOR_CREDENTIAL, FAILED_PRECONDITION). If the revocation cannot be stored, the call fails with STORAGE; the
         credential is refused until the daemon stops, and a repeat stores it. Cost: one synced write of a small file.
         """
@@ -267,7 +269,8 @@ def add_AdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdminService(object):
-    """AdminService is for operators: long work on the ledger, and the credentials of callers. Only operators may call it.
+    """AdminService is for operators: long work on the ledger, with the role RUN, and the credentials of callers, with the role
+    ADMINISTER. GetOperation and ListOperations may also be called with the role READ_METRICS. Nobody else may call it.
     The daemon logs each call that starts, cancels, adds or revokes, with the operator's id.
     """
 

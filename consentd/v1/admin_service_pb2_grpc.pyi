@@ -27,7 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdminServiceStub:
-    """AdminService is for operators: long work on the ledger, and the credentials of callers. Only operators may call it.
+    """AdminService is for operators: long work on the ledger, with the role RUN, and the credentials of callers, with the role
+    ADMINISTER. GetOperation and ListOperations may also be called with the role READ_METRICS. Nobody else may call it.
     The daemon logs each call that starts, cancels, adds or revokes, with the operator's id.
     """
 
@@ -79,8 +80,8 @@ class AdminServiceStub:
     stated it is finished by the next one. An operation that is done does not change. Cost: no read of the disk.
     """
     AddCredential: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.AddCredentialRequest, _admin_service_pb2.AddCredentialResponse]
-    """AddCredential lets a caller call: by a new token, or by a client certificate. It has effect at once. Cost: one
-    synced write of a small file.
+    """AddCredential lets a caller call: by a new token, or by a client certificate. It has effect at once. An operator gives
+    only roles of their own credential (ROLE_NOT_HELD, PERMISSION_DENIED). Cost: one synced write of a small file.
     """
     ListCredentials: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListCredentialsRequest, _admin_service_pb2.ListCredentialsResponse]
     """ListCredentials reads the credentials of the credentials file and of AddCredential, with those that ended. No answer
@@ -88,14 +89,15 @@ class AdminServiceStub:
     """
     RevokeCredential: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeCredentialRequest, _admin_service_pb2.RevokeCredentialResponse]
     """RevokeCredential ends a credential at once and for ever: calls that begin later are refused, and open streams end. A
-    revoked credential does not change. The last valid credential of operators cannot be revoked
+    revoked credential does not change. The last valid credential with the role ADMINISTER cannot be revoked
     (LAST_OPERATOR_CREDENTIAL, FAILED_PRECONDITION). If the revocation cannot be stored, the call fails with STORAGE; the
     credential is refused until the daemon stops, and a repeat stores it. Cost: one synced write of a small file.
     """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
-    """AdminService is for operators: long work on the ledger, and the credentials of callers. Only operators may call it.
+    """AdminService is for operators: long work on the ledger, with the role RUN, and the credentials of callers, with the role
+    ADMINISTER. GetOperation and ListOperations may also be called with the role READ_METRICS. Nobody else may call it.
     The daemon logs each call that starts, cancels, adds or revokes, with the operator's id.
     """
 
@@ -144,8 +146,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     stated it is finished by the next one. An operation that is done does not change. Cost: no read of the disk.
     """
     AddCredential: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.AddCredentialRequest, _admin_service_pb2.AddCredentialResponse]  # type: ignore[assignment]
-    """AddCredential lets a caller call: by a new token, or by a client certificate. It has effect at once. Cost: one
-    synced write of a small file.
+    """AddCredential lets a caller call: by a new token, or by a client certificate. It has effect at once. An operator gives
+    only roles of their own credential (ROLE_NOT_HELD, PERMISSION_DENIED). Cost: one synced write of a small file.
     """
     ListCredentials: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListCredentialsRequest, _admin_service_pb2.ListCredentialsResponse]  # type: ignore[assignment]
     """ListCredentials reads the credentials of the credentials file and of AddCredential, with those that ended. No answer
@@ -153,13 +155,14 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """
     RevokeCredential: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeCredentialRequest, _admin_service_pb2.RevokeCredentialResponse]  # type: ignore[assignment]
     """RevokeCredential ends a credential at once and for ever: calls that begin later are refused, and open streams end. A
-    revoked credential does not change. The last valid credential of operators cannot be revoked
+    revoked credential does not change. The last valid credential with the role ADMINISTER cannot be revoked
     (LAST_OPERATOR_CREDENTIAL, FAILED_PRECONDITION). If the revocation cannot be stored, the call fails with STORAGE; the
     credential is refused until the daemon stops, and a repeat stores it. Cost: one synced write of a small file.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
-    """AdminService is for operators: long work on the ledger, and the credentials of callers. Only operators may call it.
+    """AdminService is for operators: long work on the ledger, with the role RUN, and the credentials of callers, with the role
+    ADMINISTER. GetOperation and ListOperations may also be called with the role READ_METRICS. Nobody else may call it.
     The daemon logs each call that starts, cancels, adds or revokes, with the operator's id.
     """
 
@@ -260,8 +263,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.AddCredentialRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.AddCredentialResponse, _abc.Awaitable[_admin_service_pb2.AddCredentialResponse]]:
-        """AddCredential lets a caller call: by a new token, or by a client certificate. It has effect at once. Cost: one
-        synced write of a small file.
+        """AddCredential lets a caller call: by a new token, or by a client certificate. It has effect at once. An operator gives
+        only roles of their own credential (ROLE_NOT_HELD, PERMISSION_DENIED). Cost: one synced write of a small file.
         """
 
     @_abc_1.abstractmethod
@@ -281,7 +284,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.RevokeCredentialResponse, _abc.Awaitable[_admin_service_pb2.RevokeCredentialResponse]]:
         """RevokeCredential ends a credential at once and for ever: calls that begin later are refused, and open streams end. A
-        revoked credential does not change. The last valid credential of operators cannot be revoked
+        revoked credential does not change. The last valid credential with the role ADMINISTER cannot be revoked
         (LAST_OPERATOR_CREDENTIAL, FAILED_PRECONDITION). If the revocation cannot be stored, the call fails with STORAGE; the
         credential is refused until the daemon stops, and a repeat stores it. Cost: one synced write of a small file.
         """

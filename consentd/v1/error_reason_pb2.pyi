@@ -184,8 +184,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_CREDENTIAL_EXPIRED: _ErrorReason.ValueType  # 52
     """ERROR_REASON_CREDENTIAL_EXPIRED: the credential of the call has ended (UNAUTHENTICATED). Get a new one."""
     ERROR_REASON_LAST_OPERATOR_CREDENTIAL: _ErrorReason.ValueType  # 53
-    """ERROR_REASON_LAST_OPERATOR_CREDENTIAL: without this credential no operator could call (FAILED_PRECONDITION). Add
-    another one first.
+    """ERROR_REASON_LAST_OPERATOR_CREDENTIAL: this credential is the last one with the role ADMINISTER, so nobody could add
+    another (FAILED_PRECONDITION). Add another one first.
     """
     ERROR_REASON_PAGE_EXPIRED: _ErrorReason.ValueType  # 48
     """ERROR_REASON_PAGE_EXPIRED: the state that page_token names cannot be read any more, because entries were pruned or the
@@ -220,6 +220,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_AUTHORITY_NOT_IN_FORCE: _ErrorReason.ValueType  # 130
     """ERROR_REASON_AUTHORITY_NOT_IN_FORCE: the authority that a statement names has ended, also for the purposes of the
     consent, or has not begun (FAILED_PRECONDITION). ListAuthorities shows which is in force.
+    """
+    ERROR_REASON_ROLE_NOT_HELD: _ErrorReason.ValueType  # 120
+    """ERROR_REASON_ROLE_NOT_HELD: the operator's own credential lacks a role that the new credential would have
+    (PERMISSION_DENIED). Ask an operator who has it.
     """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 35
     """ERROR_REASON_INTERNAL: a bug in the daemon (INTERNAL). Please report it."""
@@ -409,8 +413,8 @@ operation only.
 ERROR_REASON_CREDENTIAL_EXPIRED: ErrorReason.ValueType  # 52
 """ERROR_REASON_CREDENTIAL_EXPIRED: the credential of the call has ended (UNAUTHENTICATED). Get a new one."""
 ERROR_REASON_LAST_OPERATOR_CREDENTIAL: ErrorReason.ValueType  # 53
-"""ERROR_REASON_LAST_OPERATOR_CREDENTIAL: without this credential no operator could call (FAILED_PRECONDITION). Add
-another one first.
+"""ERROR_REASON_LAST_OPERATOR_CREDENTIAL: this credential is the last one with the role ADMINISTER, so nobody could add
+another (FAILED_PRECONDITION). Add another one first.
 """
 ERROR_REASON_PAGE_EXPIRED: ErrorReason.ValueType  # 48
 """ERROR_REASON_PAGE_EXPIRED: the state that page_token names cannot be read any more, because entries were pruned or the
@@ -445,6 +449,10 @@ ERROR_REASON_BAD_POSSESSION: ErrorReason.ValueType  # 125
 ERROR_REASON_AUTHORITY_NOT_IN_FORCE: ErrorReason.ValueType  # 130
 """ERROR_REASON_AUTHORITY_NOT_IN_FORCE: the authority that a statement names has ended, also for the purposes of the
 consent, or has not begun (FAILED_PRECONDITION). ListAuthorities shows which is in force.
+"""
+ERROR_REASON_ROLE_NOT_HELD: ErrorReason.ValueType  # 120
+"""ERROR_REASON_ROLE_NOT_HELD: the operator's own credential lacks a role that the new credential would have
+(PERMISSION_DENIED). Ask an operator who has it.
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 35
 """ERROR_REASON_INTERNAL: a bug in the daemon (INTERNAL). Please report it."""

@@ -56,7 +56,7 @@ class PolicyServiceServicer(object):
     """
 
     def Check(self, request, context):
-        """Check answers one question. The caller must have a part in the access (see Actor), or be an operator. Cost: one
+        """Check answers one question. The caller must have a part in the access (see Actor). An operator has none. Cost: one
         read of the policy table and one evaluation, a few microseconds in addition to the call.
         With consistency.at_exact the caller needs the right SEE_REASONS, or ACT_FOR_SUBJECTS if the organisation is SUBJECT.
         Cost then: all entries of the registry and of the person are read and replayed, about 0.1 ms for each; one call at a

@@ -37,7 +37,7 @@ class PolicyServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PolicyServiceAsyncStub: ...
     Check: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.CheckRequest, _policy_service_pb2.CheckResponse]
-    """Check answers one question. The caller must have a part in the access (see Actor), or be an operator. Cost: one
+    """Check answers one question. The caller must have a part in the access (see Actor). An operator has none. Cost: one
     read of the policy table and one evaluation, a few microseconds in addition to the call.
     With consistency.at_exact the caller needs the right SEE_REASONS, or ACT_FOR_SUBJECTS if the organisation is SUBJECT.
     Cost then: all entries of the registry and of the person are read and replayed, about 0.1 ms for each; one call at a
@@ -61,7 +61,7 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Check: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.CheckRequest, _policy_service_pb2.CheckResponse]  # type: ignore[assignment]
-    """Check answers one question. The caller must have a part in the access (see Actor), or be an operator. Cost: one
+    """Check answers one question. The caller must have a part in the access (see Actor). An operator has none. Cost: one
     read of the policy table and one evaluation, a few microseconds in addition to the call.
     With consistency.at_exact the caller needs the right SEE_REASONS, or ACT_FOR_SUBJECTS if the organisation is SUBJECT.
     Cost then: all entries of the registry and of the person are read and replayed, about 0.1 ms for each; one call at a
@@ -88,7 +88,7 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _policy_service_pb2.CheckRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_policy_service_pb2.CheckResponse, _abc.Awaitable[_policy_service_pb2.CheckResponse]]:
-        """Check answers one question. The caller must have a part in the access (see Actor), or be an operator. Cost: one
+        """Check answers one question. The caller must have a part in the access (see Actor). An operator has none. Cost: one
         read of the policy table and one evaluation, a few microseconds in addition to the call.
         With consistency.at_exact the caller needs the right SEE_REASONS, or ACT_FOR_SUBJECTS if the organisation is SUBJECT.
         Cost then: all entries of the registry and of the person are read and replayed, about 0.1 ms for each; one call at a

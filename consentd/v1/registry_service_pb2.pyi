@@ -1123,13 +1123,13 @@ class GetHoldsResponse(_message.Message):
     IS_HELD_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     tag: _builtins.bytes
-    """tag is the person's tag, 32 bytes: an order of erasure is signed for it."""
+    """tag is the person's tag, 32 bytes: an order of erasure is signed for it. Empty in the answer to an operator."""
     erasure_due_time_ms: _builtins.int
     """erasure_due_time_ms is when the last hold and the last STATUTORY consent end that are in force now, UTC milliseconds;
-    0: there is none, or one of them has no end (is_held says which).
+    0: there is none, or one of them has no end (is_held says which), or the caller is an operator.
     """
     is_held: _builtins.bool
-    """is_held is true if the person cannot be erased now."""
+    """is_held is true if the person cannot be erased now. In the answer to an operator: if one of these holds forbids it."""
     @_builtins.property
     def holds(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hold]:
         """holds in force, by seq."""

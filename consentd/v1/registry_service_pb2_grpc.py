@@ -27,9 +27,9 @@ if _version_not_supported:
 
 class RegistryServiceStub(object):
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
-    a public chain, and enrols persons. Only an operator may write, except that participants with the right
-    ACT_FOR_SUBJECTS may enrol persons, and a participant may write what it signs itself: its keys, the delegations that it
-    gives and, with the role PUBLIC_AUTHORITY, mandates. Cost of a write: one group commit. Cost of a read: one read of the
+    a public chain, and enrols persons. Operators with the role ADMINISTER write the registry; a participant may write what
+    it signs itself: its keys, the delegations that it gives and, with the role PUBLIC_AUTHORITY, mandates. Participants with
+    the right ACT_FOR_SUBJECTS enrol persons. Cost of a write: one group commit. Cost of a read: one read of the
     policy table, unless stated.
     """
 
@@ -148,9 +148,9 @@ class RegistryServiceStub(object):
 
 class RegistryServiceServicer(object):
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
-    a public chain, and enrols persons. Only an operator may write, except that participants with the right
-    ACT_FOR_SUBJECTS may enrol persons, and a participant may write what it signs itself: its keys, the delegations that it
-    gives and, with the role PUBLIC_AUTHORITY, mandates. Cost of a write: one group commit. Cost of a read: one read of the
+    a public chain, and enrols persons. Operators with the role ADMINISTER write the registry; a participant may write what
+    it signs itself: its keys, the delegations that it gives and, with the role PUBLIC_AUTHORITY, mandates. Participants with
+    the right ACT_FOR_SUBJECTS enrol persons. Cost of a write: one group commit. Cost of a read: one read of the
     policy table, unless stated.
     """
 
@@ -276,8 +276,9 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetHolds(self, request, context):
-        """GetHolds reads a person's tag, which an order of erasure is signed for, and the holds that forbid an erasure now.
-        Cost: it reads the kinds of all entries of the person.
+        """GetHolds reads a person's tag, which an order of erasure is signed for, and the holds that forbid an erasure now. An
+        operator sees the holds that operators attested, with their seqs, and nothing else of the person; this reading is
+        recorded in the person's chain (READ). Cost: it reads the kinds of all entries of the person.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -439,9 +440,9 @@ def add_RegistryServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class RegistryService(object):
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
-    a public chain, and enrols persons. Only an operator may write, except that participants with the right
-    ACT_FOR_SUBJECTS may enrol persons, and a participant may write what it signs itself: its keys, the delegations that it
-    gives and, with the role PUBLIC_AUTHORITY, mandates. Cost of a write: one group commit. Cost of a read: one read of the
+    a public chain, and enrols persons. Operators with the role ADMINISTER write the registry; a participant may write what
+    it signs itself: its keys, the delegations that it gives and, with the role PUBLIC_AUTHORITY, mandates. Participants with
+    the right ACT_FOR_SUBJECTS enrol persons. Cost of a write: one group commit. Cost of a read: one read of the
     policy table, unless stated.
     """
 

@@ -28,9 +28,9 @@ GRPC_VERSION: str
 
 class RegistryServiceStub:
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
-    a public chain, and enrols persons. Only an operator may write, except that participants with the right
-    ACT_FOR_SUBJECTS may enrol persons, and a participant may write what it signs itself: its keys, the delegations that it
-    gives and, with the role PUBLIC_AUTHORITY, mandates. Cost of a write: one group commit. Cost of a read: one read of the
+    a public chain, and enrols persons. Operators with the role ADMINISTER write the registry; a participant may write what
+    it signs itself: its keys, the delegations that it gives and, with the role PUBLIC_AUTHORITY, mandates. Participants with
+    the right ACT_FOR_SUBJECTS enrol persons. Cost of a write: one group commit. Cost of a read: one read of the
     policy table, unless stated.
     """
 
@@ -93,8 +93,9 @@ class RegistryServiceStub:
     EndHold: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.EndHoldRequest, _registry_service_pb2.EndHoldResponse]
     """EndHold ends a legal hold before its time."""
     GetHolds: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetHoldsRequest, _registry_service_pb2.GetHoldsResponse]
-    """GetHolds reads a person's tag, which an order of erasure is signed for, and the holds that forbid an erasure now.
-    Cost: it reads the kinds of all entries of the person.
+    """GetHolds reads a person's tag, which an order of erasure is signed for, and the holds that forbid an erasure now. An
+    operator sees the holds that operators attested, with their seqs, and nothing else of the person; this reading is
+    recorded in the person's chain (READ). Cost: it reads the kinds of all entries of the person.
     """
     GetParticipant: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetParticipantRequest, _registry_service_pb2.GetParticipantResponse]
     """GetParticipant reads a participant and its valid keys. Cost: one read for each key. With tree_size: one read for each
@@ -115,9 +116,9 @@ class RegistryServiceStub:
 @_typing.type_check_only
 class RegistryServiceAsyncStub(RegistryServiceStub):
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
-    a public chain, and enrols persons. Only an operator may write, except that participants with the right
-    ACT_FOR_SUBJECTS may enrol persons, and a participant may write what it signs itself: its keys, the delegations that it
-    gives and, with the role PUBLIC_AUTHORITY, mandates. Cost of a write: one group commit. Cost of a read: one read of the
+    a public chain, and enrols persons. Operators with the role ADMINISTER write the registry; a participant may write what
+    it signs itself: its keys, the delegations that it gives and, with the role PUBLIC_AUTHORITY, mandates. Participants with
+    the right ACT_FOR_SUBJECTS enrol persons. Cost of a write: one group commit. Cost of a read: one read of the
     policy table, unless stated.
     """
 
@@ -177,8 +178,9 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     EndHold: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.EndHoldRequest, _registry_service_pb2.EndHoldResponse]  # type: ignore[assignment]
     """EndHold ends a legal hold before its time."""
     GetHolds: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetHoldsRequest, _registry_service_pb2.GetHoldsResponse]  # type: ignore[assignment]
-    """GetHolds reads a person's tag, which an order of erasure is signed for, and the holds that forbid an erasure now.
-    Cost: it reads the kinds of all entries of the person.
+    """GetHolds reads a person's tag, which an order of erasure is signed for, and the holds that forbid an erasure now. An
+    operator sees the holds that operators attested, with their seqs, and nothing else of the person; this reading is
+    recorded in the person's chain (READ). Cost: it reads the kinds of all entries of the person.
     """
     GetParticipant: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetParticipantRequest, _registry_service_pb2.GetParticipantResponse]  # type: ignore[assignment]
     """GetParticipant reads a participant and its valid keys. Cost: one read for each key. With tree_size: one read for each
@@ -198,9 +200,9 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
-    a public chain, and enrols persons. Only an operator may write, except that participants with the right
-    ACT_FOR_SUBJECTS may enrol persons, and a participant may write what it signs itself: its keys, the delegations that it
-    gives and, with the role PUBLIC_AUTHORITY, mandates. Cost of a write: one group commit. Cost of a read: one read of the
+    a public chain, and enrols persons. Operators with the role ADMINISTER write the registry; a participant may write what
+    it signs itself: its keys, the delegations that it gives and, with the role PUBLIC_AUTHORITY, mandates. Participants with
+    the right ACT_FOR_SUBJECTS enrol persons. Cost of a write: one group commit. Cost of a read: one read of the
     policy table, unless stated.
     """
 
@@ -354,8 +356,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.GetHoldsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.GetHoldsResponse, _abc.Awaitable[_registry_service_pb2.GetHoldsResponse]]:
-        """GetHolds reads a person's tag, which an order of erasure is signed for, and the holds that forbid an erasure now.
-        Cost: it reads the kinds of all entries of the person.
+        """GetHolds reads a person's tag, which an order of erasure is signed for, and the holds that forbid an erasure now. An
+        operator sees the holds that operators attested, with their seqs, and nothing else of the person; this reading is
+        recorded in the person's chain (READ). Cost: it reads the kinds of all entries of the person.
         """
 
     @_abc_1.abstractmethod

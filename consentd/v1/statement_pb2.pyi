@@ -284,6 +284,34 @@ auditors.
 """
 Global___ParticipantRight: _TypeAlias = ParticipantRight  # noqa: Y015
 
+class _OperatorRole:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OperatorRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OperatorRole.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OPERATOR_ROLE_UNSPECIFIED: _OperatorRole.ValueType  # 0
+    """OPERATOR_ROLE_UNSPECIFIED is refused."""
+    OPERATOR_ROLE_RUN: _OperatorRole.ValueType  # 1
+    """OPERATOR_ROLE_RUN starts, follows and cancels work of the daemon, and reads leaves."""
+    OPERATOR_ROLE_READ_METRICS: _OperatorRole.ValueType  # 2
+    """OPERATOR_ROLE_READ_METRICS reads all metrics, and follows work of the daemon."""
+    OPERATOR_ROLE_ADMINISTER: _OperatorRole.ValueType  # 3
+    """OPERATOR_ROLE_ADMINISTER writes the registry, holds and STATUTORY consents, and adds and revokes credentials."""
+
+class OperatorRole(_OperatorRole, metaclass=_OperatorRoleEnumTypeWrapper):
+    """OperatorRole is what the credential of an operator is for. No role reads statements of persons, or asks about them."""
+
+OPERATOR_ROLE_UNSPECIFIED: OperatorRole.ValueType  # 0
+"""OPERATOR_ROLE_UNSPECIFIED is refused."""
+OPERATOR_ROLE_RUN: OperatorRole.ValueType  # 1
+"""OPERATOR_ROLE_RUN starts, follows and cancels work of the daemon, and reads leaves."""
+OPERATOR_ROLE_READ_METRICS: OperatorRole.ValueType  # 2
+"""OPERATOR_ROLE_READ_METRICS reads all metrics, and follows work of the daemon."""
+OPERATOR_ROLE_ADMINISTER: OperatorRole.ValueType  # 3
+"""OPERATOR_ROLE_ADMINISTER writes the registry, holds and STATUTORY consents, and adds and revokes credentials."""
+Global___OperatorRole: _TypeAlias = OperatorRole  # noqa: Y015
+
 class _DelegationCapacity:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -1314,8 +1342,8 @@ class EnrolStatement(_message.Message):
     """scheme is the kind of identifier."""
     @_builtins.property
     def attestation(self) -> Global___Attestation:
-        """attestation names the participant or operator that enrolled the person, or, with the method `law` or `break-glass`,
-        the participant whose access enrolled the person.
+        """attestation names the participant that enrolled the person, or, with the method `law` or `break-glass`, the
+        participant whose access enrolled the person.
         """
 
     def __init__(

@@ -18,7 +18,8 @@ from consentd.cosigning.keyfiles import read_signing_key, write_private
 from consentd.policy.delegation import Capacity
 from consentd.server.daemon import Daemon
 from consentd.server.keys import KEY_SECTIONS, make_keys
-from consentd.service.auth import format_credential, make_token
+from consentd.service.auth import format_credential, make_token, new_line
+from consentd.service.operator_roles import parse_roles
 from consentd.service.servicer import Services
 from consentd.statements.values import to_enum
 from consentd.v1 import access_service_pb2 as ac
@@ -136,6 +137,16 @@ class Running:
         """Give *name* a token. Whether it is registered does not matter to this."""
         self.tokens[name] = make_token()
         write_private(self.config.callers.credentials_file, format_credential(self.tokens[name], name), append=True)
+        self.daemon.reload_credentials()
+
+    def add_operator(self, name: str, *roles: str) -> None:
+        """Give the operator *name* a token with these roles."""
+        self.tokens[name] = make_token()
+        line = new_line(
+            name, token=self.tokens[name], certificate_hash=b"", end_ms=0, label="", now_ms=1,
+            roles=parse_roles(",".join(roles)),
+        )  # fmt: skip
+        write_private(self.config.callers.credentials_file, line, append=True)
         self.daemon.reload_credentials()
 
     def enrol(self, value: str) -> pb.Subject:

@@ -66,7 +66,10 @@ KINDS: dict[str, frozenset[Kind]] = {
     "auditor-reads": frozenset({Kind.AUDITOR, Kind.READ_STATEMENTS}),
     "auditor-waits": frozenset({Kind.AUDITOR}),  # it has the right, and no mandate
     "court": frozenset({Kind.PUBLIC_AUTHORITY}),
-    "operator": frozenset({Kind.OPERATOR}),
+    "operator/run": frozenset({Kind.RUN}),
+    "operator/watch": frozenset({Kind.READ_METRICS}),
+    "operator/registrar": frozenset({Kind.ADMINISTER}),
+    "operator": frozenset({Kind.RUN, Kind.READ_METRICS, Kind.ADMINISTER}),
     CITIZEN: frozenset({Kind.CITIZEN}),
     CITIZEN_KEY: frozenset({Kind.CITIZEN_KEY}),
 }
@@ -92,6 +95,8 @@ class World:
             add_key(running, name, self.keys[name])
         put_mandate(running, "auditor-reads")
         running.add_caller("unregistered")
+        for name, kind in (("run", "RUN"), ("watch", "READ_METRICS"), ("registrar", "ADMINISTER")):
+            running.add_operator(f"operator/{name}", kind)
         running.tokens["unknown-token"] = make_token()
         for relay in ("relay", "relay-acts"):
             running.delegate("recipient", relay)

@@ -35,7 +35,9 @@ def revoke_credential(call: "Call") -> Access:
 
 
 def _operator(call: "Call") -> Client:
-    return Client("", token=call.running.tokens["operator"], channel=call.running.channel, timeout_s=HANG_S)
+    """Return a client of the caller, if it may start work, so that it can follow what it started; else of another."""
+    who = call.caller if call.caller == "operator/run" else "operator"
+    return Client("", token=call.running.tokens[who], channel=call.running.channel, timeout_s=HANG_S)
 
 
 def prepare_rotation(call: "Call") -> Access:

@@ -59,7 +59,8 @@ def _given(call: "Call", fields: dict[str, Any]) -> tuple[pb.Subject, str]:
     request = cs.GrantConsentRequest(
         request_id=request_id(), subject=subject, attested=st.GrantStatement(consent=basis(consent(**fields)))
     )
-    return subject, call.running.consents.GrantConsent(request, metadata=call.running.as_("operator")).consent_id
+    metadata = call.running.as_("operator" if fields == STATUTORY else "app")
+    return subject, call.running.consents.GrantConsent(request, metadata=metadata).consent_id
 
 
 def amend(call: "Call") -> Access:
@@ -89,7 +90,9 @@ def changes(kind: EntryKind, method: str, request_type: Any, statement_type: Any
         def attempt(fields: dict[str, Any]) -> Access:
             subject, consent_id = _given(call, fields)
             if kind is EntryKind.RESUME and call.whose is not Whose.UNKNOWN:
-                change(call.running, EntryKind.PAUSE, subject, consent_id, who="operator")
+                change(
+                    call.running, EntryKind.PAUSE, subject, consent_id, who="operator" if fields == STATUTORY else "app"
+                )
             request = request_type(request_id=request_id(), subject=subject, consent_id=consent_id)
             message, seq = statement_type(), 0
             if call.is_signed:

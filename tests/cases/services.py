@@ -154,6 +154,13 @@ def add_reader(running: Running) -> str:
     return "reader"
 
 
+def add_app(running: Running, name: str = "app-2") -> str:
+    """Register another relay that acts for persons, with a token; return its id."""
+    register(running, name, [st.PARTICIPANT_ROLE_RELAY], rights=[st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS])
+    running.add_caller(name)
+    return name
+
+
 def list_late(running: Running) -> rs.ListParticipantsResponse:
     """Ask for the second page of a list when the daemon does not keep the state of the first page any more."""
     request, tokens = rs.ListParticipantsRequest(page_size=1), list[str]()

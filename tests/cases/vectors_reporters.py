@@ -1,4 +1,4 @@
-"""Who reports the outcome of a transfer: a party to the access, an operator, or somebody else."""
+"""Who reports the outcome of a transfer: a party to the access, or somebody else."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -67,9 +67,9 @@ def both(name: str, want: str, forge: Forge) -> Iterator[Vector]:
 
 def attested() -> Iterator[Vector]:
     """Yield outcomes that the daemon signed."""
-    for by in ("hospital", "bank", "fund", "wallet", "khis", "hub", "operator/main"):
+    for by in ("hospital", "bank", "fund", "wallet", "khis", "hub"):
         yield from both(f"attested by {by}", "ok", reported(outcome(by)))
-    for by in ("shop", "operator", "hospital/", "Bank", "khi", "CLIN.DX", "X", ""):
+    for by in ("shop", "operator", "operator/main", "hospital/", "Bank", "khi", "CLIN.DX", "X", ""):
         yield from both(f"attested by `{by}`, which is no party", "signature", reported(outcome(by)))
     relay = access(asker="khis", relays=[])
     yield from both("attested by the asker alone", "ok", reported(outcome("khis"), stated=relay))

@@ -4,7 +4,7 @@ The daemon calls such work an operation too (AIP-151). Here it is always ``ad.Op
 this package.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from consentd.errors import MalformedError, StorageError
@@ -248,7 +248,7 @@ def prune(
 
 def add_credential(
     context: ClientContext, caller: str, *, certificate_sha256: bytes = b"", expire_time_ms: int = 0, label: str = "",
-    request_id: bytes = b"",
+    roles: Sequence["st.OperatorRole.ValueType"] = (), request_id: bytes = b"",
 ) -> Operation[NewCredential]:  # fmt: skip
     """Let *caller* call, by a new token or by a client certificate.
 
@@ -257,16 +257,18 @@ def add_credential(
         certificate_sha256: SHA-256 of the DER of a client certificate, 32 bytes; empty: the daemon makes a token.
         expire_time_ms: from when it is refused, UTC milliseconds; 0: never.
         label: a note for operators.
+        roles: of an operator's credential, at least one; the calling operator has them all.
         request_id: 16 bytes; empty: new ones. A repeat gets a new token, and the earlier one is void.
 
     Raises:
-        InvalidError: *caller* is no caller id, or the time has passed.
+        InvalidError: *caller* is no caller id, the time has passed, or *roles* are those of another caller.
+        DeniedError: (ROLE_NOT_HELD) the calling operator lacks one of the roles.
         AlreadyExistsError: the certificate is listed already.
         PreconditionError: *request_id* was used for something else, or the token was used since.
     """
     request = ad.AddCredentialRequest(
         request_id=request_id or context.new_request_id(), caller=caller, certificate_sha256=certificate_sha256,
-        expire_time_ms=expire_time_ms, label=label,
+        expire_time_ms=expire_time_ms, label=label, roles=roles,
     )  # fmt: skip
     answer = yield from call(context, request, ad.AddCredentialResponse)
     if bool(answer.token) == bool(certificate_sha256) or answer.credential.caller != caller:
@@ -286,7 +288,7 @@ def revoke_credential(context: ClientContext, credential_id: str) -> Operation[a
     """End a credential at once and for ever; return it.
 
     Raises:
-        PreconditionError: without it no operator could call.
+        PreconditionError: without it no operator could add a credential.
         StorageError: the revocation is not stored, and ends when the daemon stops: repeat the call.
     """
     request = ad.RevokeCredentialRequest(credential_id=credential_id)

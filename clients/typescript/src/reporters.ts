@@ -1,5 +1,5 @@
 /**
- * Verify who reported the outcome of a transfer: a participant that had a part in the access, or an operator.
+ * Verify who reported the outcome of a transfer: a participant that had a part in the access.
  *
  * Source: ledger-format.md, "Keys in force".
  */
@@ -10,9 +10,6 @@ import type { VerifiedEntry } from "./history.js";
 import type { ValidKeys } from "./key_validity.js";
 import { ACCESS, OUTCOME } from "./kinds.js";
 import { readParties, readReporter } from "./payloads.js";
-
-/** How the ids of operators begin. No participant's id has a `/`. */
-const OPERATOR_PREFIX = "operator/";
 
 /** Verify who reported the outcomes among entries whose signatures are verified, as far as their ACCESS is there.
  *
@@ -34,7 +31,7 @@ export function verifyReporters(entries: readonly VerifiedEntry[], keys: ValidKe
     if (parties === undefined || attester === null) continue;
     const validities = keys.findAll(statement.key, event);
     const reporters = validities.map(({ owner, name }) => (owner === "ledger" ? attester : name));
-    if (reporters.length && !reporters.some((one) => one.startsWith(OPERATOR_PREFIX) || parties.has(one))) {
+    if (reporters.length && !reporters.some((one) => parties.has(one))) {
       throw new SignatureError(`reporter of the outcome had no part in the access: seq \`${event.seq}\``);
     }
   }

@@ -1,7 +1,8 @@
 """The rules of who may write, change or end a consent, what it may say, and whom it may name (policy.md, rule 8).
 
 A STATUTORY consent is not the person's will. So only an operator or a public authority writes, changes or ends one, and
-nobody who acts for persons does. All other consents are the person's, written by those who act for persons.
+nobody who acts for persons does. All other consents are the person's, written by those who act for persons. An operator
+records only those that ended before they are imported: they permit nothing.
 """
 
 from consentd.errors import DeniedError, InvalidError, PreconditionError
@@ -25,27 +26,39 @@ from consentd.sequencer.commands.callers import (
 from consentd.sequencer.commands.write import PersonWrite
 from consentd.table.registry import Participant, Registry
 from consentd.table.view import View
+from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
 _ONCE = ("", "once")
 
 
-def check_writer(view: View, caller: str, *, statutory: bool, signed: bool) -> None:
-    """Check that the caller may write, change or end a consent. *signed*: the person signed the statement.
+def check_writer(view: View, caller: str, *, statutory: bool, signed: bool, is_past: bool = False) -> None:
+    """Check that the caller may write, change or end a consent.
+
+    *signed*: the person signed the statement. *is_past*: see ``is_past_import``.
 
     Raises:
         DeniedError: the caller's role or rights do not cover consents of this kind.
         InvalidError: the person signed a STATUTORY consent.
     """
     if not statutory:
-        check_right(view, caller, ACT_FOR_SUBJECTS)
-    elif not is_public_authority(view, caller):
+        if not (is_past and is_operator(caller)):
+            check_right(view, caller, ACT_FOR_SUBJECTS)
+    elif not (is_operator(caller) or is_public_authority(view, caller)):
         raise DeniedError("only an operator or a public authority writes a STATUTORY consent")
     elif signed:
         raise InvalidError("a person does not sign a STATUTORY consent", "INVALID_CONSENT")
 
 
-def check_caller(view: View, write: PersonWrite, tag: bytes, *, attester: str, statutory: bool) -> None:
+def is_past_import(message: pb.Consent, *, time_ms: int) -> bool:
+    """Return whether a first version states where it was imported from, and has ended before *time_ms*."""
+    end_ms = message.root.period.end_time_ms
+    return bool(message.source) and 0 < end_ms <= time_ms
+
+
+def check_caller(
+    view: View, write: PersonWrite, tag: bytes, *, attester: str, statutory: bool, is_past: bool = False
+) -> None:
     """Check that the caller of *write* may write, change or end a consent of the person with this tag.
 
     A person writes their own consents: those that they signed, or else on the word of the participant that answers for
@@ -56,7 +69,7 @@ def check_caller(view: View, write: PersonWrite, tag: bytes, *, attester: str, s
     """
     caller, signed = write.request.asker, write.signed is not None
     if not is_person(caller):
-        check_writer(view, caller, statutory=statutory, signed=signed)
+        check_writer(view, caller, statutory=statutory, signed=signed, is_past=is_past)
         return
     check_acts_for(view, caller, tag)
     if statutory:
@@ -71,13 +84,11 @@ def check_login(view: View, attestation: st.Attestation) -> None:
     ``audit replay`` calls this.
 
     Raises:
-        DeniedError: the participant does not act for persons, or an operator answers for the login.
+        DeniedError: the participant does not act for persons.
         InvalidError: the login names no issuer, or a method is stated beside it.
     """
     if not attestation.HasField("authentication"):
         return
-    if is_operator(attestation.attested_by):
-        raise DeniedError("an operator answers for no login of a person")
     check_right(view, attestation.attested_by, ACT_FOR_SUBJECTS)
     if attestation.method or not attestation.authentication.issuer:
         raise InvalidError("login of a person names an issuer, and no method beside it")

@@ -54,15 +54,13 @@ def check_acts_for(view: View, caller: str, tag: bytes) -> None:
 
 
 def has_right(view: View, caller: str, right: "st.ParticipantRight.ValueType") -> bool:
-    """Return whether the caller is an operator, or an active participant with *right*."""
-    if is_operator(caller):
-        return True
+    """Return whether the caller is an active participant with *right*. An operator has no right."""
     participant = view.participant(caller)
     return participant is not None and participant.active and right in participant.rights
 
 
 def may_read_statements(view: View, caller: str, now_ms: int) -> bool:
-    """Return whether the caller is an auditor that may read statements of persons at *now_ms*. No operator may.
+    """Return whether the caller is an auditor that may read statements of persons at *now_ms*.
 
     The auditor has the right READ_STATEMENTS and a mandate in force.
     """
@@ -89,17 +87,13 @@ def check_author(view: View, caller: str, author: str) -> None:
 
 
 def is_public_authority(view: View, caller: str) -> bool:
-    """Return whether the caller is an operator, or an active participant in the role of a public authority."""
-    if is_operator(caller):
-        return True
+    """Return whether the caller is an active participant in the role of a public authority."""
     participant = view.participant(caller)
     return participant is not None and participant.active and st.PARTICIPANT_ROLE_PUBLIC_AUTHORITY in participant.roles
 
 
 def check_active(view: View, caller: str) -> None:
-    """Check that the caller is an operator or an active participant. Raises ``DeniedError``."""
-    if is_operator(caller):
-        return
+    """Check that the caller is an active participant. Raises ``DeniedError``."""
     participant = view.participant(caller)
     if participant is None or not participant.active:
         raise DeniedError("caller is not an active participant")

@@ -22,6 +22,7 @@ from consentd.sequencer.commands.authorship import (
     check_same_kind,
     check_writer,
     check_written_version,
+    is_past_import,
 )
 from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, check_right, has_right, is_person
 from consentd.sequencer.commands.served import Shown, check_rests_on, check_served, read_shown, shown_by
@@ -124,11 +125,15 @@ class GrantConsent(_VersionWrite):
     message: st.GrantStatement
 
     def prepare(self, context: WriteContext) -> Plan[ConsentAnswer]:
-        is_statutory = self.message.consent.kind == pb.CONSENT_KIND_STATUTORY
+        consent, is_signed = self.message.consent, self.signed is not None
+        of_kind = {
+            "statutory": consent.kind == pb.CONSENT_KIND_STATUTORY,
+            "is_past": is_past_import(consent, time_ms=context.batch.time_ms),
+        }
         if not is_person(self.request.asker):  # before the person is looked up: the answer does not depend on that
-            check_writer(context.table, self.request.asker, statutory=is_statutory, signed=self.signed is not None)
+            check_writer(context.table, self.request.asker, signed=is_signed, **of_kind)
         tag = enrolled_tag(context.table, self.identifier_hash)
-        check_caller(context.table, self, tag, attester=attester_of(self), statutory=is_statutory)
+        check_caller(context.table, self, tag, attester=attester_of(self), **of_kind)
         message = st.GrantStatement()
         message.CopyFrom(self.message)
         self.name_served(message, context, tag)
