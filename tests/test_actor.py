@@ -130,12 +130,12 @@ def test_a_caller_without_a_part_is_refused(caller: str, delegations: tuple[Dele
     assert refused(lambda: determine(ask(), caller, *delegations)) == "CALLER_NOT_ALLOWED"
 
 
-def test_reasons_are_for_the_right_the_person_and_operators() -> None:
+def test_reasons_are_for_the_right_and_the_person() -> None:
     sees = replace(PARTIES["clinic"], rights=frozenset({2}))
     assert determine(ask(), "clinic", clinic=sees).sees_reasons
     assert not determine(ask(), "hospital", clinic=sees).sees_reasons
     assert not determine(ask(), "clinic").sees_reasons
-    assert determine(ask(), None).sees_reasons
+    assert determine(ask(SUBJECT), None).sees_reasons
     assert determine(ask(SUBJECT), "citizens-app").sees_reasons
 
 

@@ -104,7 +104,7 @@ def test_a_statutory_consent_of_anybody_else_is_named(case: Case, tmp_path: Path
 def test_a_consent_of_someone_without_the_right_is_named(case: Case, tmp_path: Path) -> None:
     case.grant(is_fault=False)
     case.grant(is_fault=False, key=PERSON)
-    for who in ("court", "bank", "left", "operator", "stranger"):
+    for who in ("court", "bank", "left", "operator", "operator/main", "stranger"):
         case.grant(who, is_fault=True)
     seq = case.grant(is_fault=False)
     case.change(EntryKind.REVOKE, seq, "bank", is_fault=True)
@@ -358,9 +358,8 @@ def test_what_the_daemon_must_not_record_as_shown_is_named(case: Case, tmp_path:
         return case.add(st.ServedStatement(**{**fields, **changed}), EntryKind.SERVED, who, is_fault=is_fault, **more)
 
     add(is_fault=False)
-    add("operator/main", is_fault=False)
     add(is_fault=False, key=PERSON)
-    for who in ("", "court", "bank", "left", "stranger"):
+    for who in ("", "court", "bank", "left", "stranger", "operator/main"):
         add(who, is_fault=True)
     for changed in (
         {"notice_version": 2}, {"language": "KO"}, {"channel": "An App"}, {"content_sha256": b"\1"},

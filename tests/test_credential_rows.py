@@ -14,6 +14,7 @@ from cases.daemons import Running, make_running
 from cases.services import services
 from consentd.core.pruned import DAY_MS
 from consentd.cosigning.keyfiles import write_private
+from consentd.errors import StorageError
 from consentd.server.daemon import Daemon
 from consentd.service.auth import token_hash
 from consentd.table.credential_rows import REVOKED, CredentialRow
@@ -128,7 +129,7 @@ def test_the_scrub_puts_them_right(running: Running, caplog: pytest.LogCaptureFi
 def test_a_ledger_that_stopped_still_revokes(running: Running, caplog: pytest.LogCaptureFixture) -> None:
     added = operator(running).add_credential("clinic-b")
     services(running).sequencer.stop()
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING), pytest.raises(StorageError):  # the revocation has no entry
         operator(running).revoke_credential(added.credential.credential_id)
     assert "credentials are not in the table" in caplog.text
     assert services(running).credentials.authenticate(

@@ -35,8 +35,8 @@ from consentd.service.auth import (
     parse_lines,
     token_hash,
 )
-from consentd.service.credentials import Credentials, check_may_give
-from consentd.service.operator_roles import ALL_ROLES, NO_ROLES, OperatorRole, Roles
+from consentd.service.credentials import Credentials
+from consentd.service.operator_roles import ALL_ROLES, NO_ROLES, OperatorRole, Roles, check_may_give
 
 MAIN, HASH = "operator/main", b"\x0c" * 32
 FILE = Path("file")

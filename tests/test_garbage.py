@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from cases.daemons import Running, consent, make_running, question, reason_of, request_id
-from cases.erasures import AUTHORITY, add_authority
+from cases.erasures import add_authority
 from cases.reasons import REASONS
-from consentd.service.roles import Kind, may_call
+from cases.services import allowed_caller
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import admin_service_pb2 as ad
 from consentd.v1 import consent_pb2 as pb
@@ -70,8 +70,7 @@ def send(running: Running, method: MethodDescriptor, data: bytes, who: str = "")
 
     *who*: the caller; empty: one that may call the RPC. So the handler is reached.
     """
-    may = {"operator": Kind.OPERATOR, "app": Kind.ACT_FOR_SUBJECTS, AUTHORITY: Kind.ERASE}
-    who = who or next(name for name, kind in may.items() if may_call(method.name, frozenset({kind})))
+    who = who or allowed_caller(method.name)
     path = f"/{method.containing_service.full_name}/{method.name}"
     metadata = running.as_(who)
     try:

@@ -10,10 +10,9 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from cases.daemons import Running, consent, make_running, question, reason_of, request_id, serve
-from cases.erasures import AUTHORITY, add_authority, order
-from cases.services import FOREIGN_FIELD, accesses, batch, new_identifier, refusal
+from cases.erasures import add_authority, order
+from cases.services import FOREIGN_FIELD, accesses, allowed_caller, batch, new_identifier, refusal
 from consentd.ledger import reads
-from consentd.service.roles import Kind, may_call
 from consentd.v1 import (
     access_service_pb2,
     admin_service_pb2,
@@ -73,9 +72,7 @@ def answer(running: Running, method: MethodDescriptor, request: Message, who: st
 
 def caller_of(method: MethodDescriptor) -> str:
     """Return a caller that may call the RPC for some data."""
-    if may_call(method.name, frozenset({Kind.OPERATOR})):
-        return "operator"
-    return "app" if may_call(method.name, frozenset({Kind.ACT_FOR_SUBJECTS})) else AUTHORITY
+    return allowed_caller(method.name)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=NAMES)
@@ -119,7 +116,8 @@ def test_a_subject_with_an_unknown_field_is_refused(
         request.consent_id = "ab" * 16
     if method.name == "GetReceipt":  # it reads the subject of an entry that exists
         request.leaf = reads.read_leaf(running.wait_published().ledger.store, 0)
-    who = "app" if method.name in ("GetReceipt", "GetHistory") else caller_of(method)
+    acts = method.name in ("GetReceipt", "GetHistory", "AddKey", "RetireKey")
+    who = "app" if acts else caller_of(method)
     assert answer(running, method, request, who) == "UNKNOWN_FIELD"
 
 

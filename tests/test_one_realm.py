@@ -30,6 +30,7 @@ PERMISSIVE = st.RulesStatement(
 VOCABULARY = vocabulary_message(DEFAULT_VOCABULARY)
 VOCABULARY.version += 1
 NOTICE = st.NoticeStatement(notice_id="own", version=1, title={"en": "Notice"}, content_sha256=bytes(32))
+ACT = st.AdministrationStatement(backup_started=st.BackupStarted())
 
 HIDDEN: dict[str, tuple[EntryKind, str, Message]] = {
     "rules in the chain of another realm": (EntryKind.RULES, "rules/other", PERMISSIVE),
@@ -38,6 +39,8 @@ HIDDEN: dict[str, tuple[EntryKind, str, Message]] = {
     "a vocabulary in the chain of another one": (EntryKind.VOCABULARY, "vocabulary/other", VOCABULARY),
     "a vocabulary in the chain of the rules": (EntryKind.VOCABULARY, "rules/realm", VOCABULARY),
     "a notice in the chain of another one": (EntryKind.NOTICE, "notice/other", NOTICE),
+    "an act of an operator in the chain of the ledger": (EntryKind.ADMINISTRATION, "ledger", ACT),
+    "an act of an operator in the chain of one": (EntryKind.ADMINISTRATION, "administration/main", ACT),
 }
 UNKNOWN_FIELD = b"\xfa\x07\x01x"
 

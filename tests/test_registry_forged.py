@@ -25,6 +25,9 @@ AUDITOR = ed25519.KeyPair(b"\x25" * 32)
 VOCABULARY = vocabulary_message(DEFAULT_VOCABULARY)
 VOCABULARY.version += 1
 NOTICE = st.NoticeStatement(notice_id="own", version=1, title={"en": "Notice"}, content_sha256=bytes(32))
+ACT = st.AdministrationStatement(
+    credential_added=st.CredentialAdded(credential_id="ab" * 16, caller="operator/x", roles=[st.OPERATOR_ROLE_RUN])
+)
 SHOP = st.ParticipantStatement(
     participant_id="shop", name={"en": "Shop"}, roles=[st.PARTICIPANT_ROLE_HOLDER], active=True
 )
@@ -38,6 +41,7 @@ ENTRIES: dict[str, tuple[EntryKind, str, Message]] = {
     "a notice": (EntryKind.NOTICE, "notice/own", NOTICE),
     "rules": (EntryKind.RULES, "rules/realm",
               rules_message(Rules(), realm_id="realm", version=2, vocabulary_id=DEFAULT_VOCABULARY.id)),
+    "an act of an operator": (EntryKind.ADMINISTRATION, "administration", ACT),
 }  # fmt: skip
 SIGNERS = {"a participant": BANK, "an auditor": AUDITOR, "a person": CITIZEN}
 ATTESTERS = ("bank", "auditor", "shop")
@@ -159,7 +163,7 @@ def test_a_replay_names_enrolments_that_nobody_may_attest(tmp_path: Path) -> Non
     forge, wrong = begun(), []
     person = forge.enrol(1)
     for number, (attested_by, method, is_fault) in enumerate((
-        ("app", "", False), ("app", "in person", False), ("operator/main", "", False), ("bank", "", True),
+        ("app", "", False), ("app", "in person", False), ("operator/main", "", True), ("bank", "", True),
         ("bank", "in person", True), ("auditor", "", True), ("nobody", "", True), ("", "", True), ("left", "law", True),
         ("bank", "law", False), ("bank", "break-glass", False), ("", "law", True), ("operator", "", True),
     ), start=1):  # fmt: skip

@@ -35,6 +35,7 @@ from consentd.cosigning.keyfiles import read_signing_key, write_private
 from consentd.service import proofs, servicer
 from consentd.service.auth import format_credential, make_token
 from consentd.service.context import EndedCallError
+from consentd.service.operator_roles import OperatorRole
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
@@ -433,6 +434,7 @@ class Call:
 
     caller: str = "app"
     person: None = None
+    roles: frozenset[OperatorRole] = frozenset()
 
     def peer(self) -> str:
         return "ipv4:127.0.0.1:1"

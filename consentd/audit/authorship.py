@@ -19,6 +19,7 @@ from consentd.policy.language import check_name
 from consentd.policy.model import StoredConsent
 from consentd.policy.subject import Lineage
 from consentd.sequencer.commands.acting import check_giver
+from consentd.sequencer.commands.administration import check_act
 from consentd.sequencer.commands.authorities import (
     check_authority,
     check_authority_author,
@@ -51,7 +52,7 @@ from consentd.v1 import statement_pb2 as st
 
 CHECKED = CONSENTS | {
     EntryKind.ENROL, EntryKind.KEY, EntryKind.PARTICIPANT, EntryKind.NOTICE, EntryKind.VOCABULARY, EntryKind.RULES,
-    EntryKind.MANDATE, EntryKind.SERVED, EntryKind.DUTY, EntryKind.AUTHORITY,
+    EntryKind.MANDATE, EntryKind.SERVED, EntryKind.DUTY, EntryKind.AUTHORITY, EntryKind.ADMINISTRATION,
 }  # fmt: skip
 """The kinds of entries that ``check_written`` checks."""
 OF_LOGINS = CONSENTS | {EntryKind.ENROL, EntryKind.KEY}
@@ -90,6 +91,8 @@ def check_written(
         check_name(message.title)
     elif isinstance(message, st.MandateStatement):
         check_giver(message, view)
+    elif isinstance(message, st.AdministrationStatement):
+        check_act(message)
     elif isinstance(message, st.VocabularyStatement):
         check_vocabulary(view, message)
     elif isinstance(message, st.RulesStatement):

@@ -172,6 +172,9 @@ NOTICE_PREFIX = "notice/"
 RULES_PREFIX = "rules/"
 """How the public names of these chains begin; an id follows. Participants: ``key_validity.PARTICIPANT_PREFIX``."""
 
+ADMINISTRATION_CHAIN = "administration"
+"""Public name of the chain of what operators did. It is not in chain `ledger`, which every history has as a whole."""
+
 LEDGER_TAG = public_tag("ledger")
 """Tag of the ledger's own chain."""
 

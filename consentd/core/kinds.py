@@ -35,6 +35,7 @@ class EntryKind(IntEnum):
     DELEGATION = 22
     MANDATE = 23
     READ = 24
+    ADMINISTRATION = 25
 
 
 DECISIONS = frozenset({EntryKind.ACCESS, EntryKind.REFUSAL})
@@ -51,7 +52,7 @@ PRUNABLE = CONSENTS | DECISIONS | {EntryKind.OUTCOME, EntryKind.SERVED, EntryKin
 
 PUBLIC = frozenset({
     EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.VOCABULARY, EntryKind.NOTICE, EntryKind.RULES,
-    EntryKind.DELEGATION, EntryKind.MANDATE,
+    EntryKind.DELEGATION, EntryKind.MANDATE, EntryKind.ADMINISTRATION,
 })  # fmt: skip
 """Kinds that are in public chains only. KEY is not one of them: persons' chains have it too."""
 
@@ -68,6 +69,7 @@ gives a key that two owners state to the later of them."""
 
 _REPORTS = {
     EntryKind.OUTCOME, EntryKind.DISPUTE, EntryKind.RESOLUTION, EntryKind.DUTY, EntryKind.SERVED, EntryKind.READ,
+    EntryKind.ADMINISTRATION,
 }  # fmt: skip
 
 NO_TABLE_EFFECT = DECISIONS | _REPORTS
@@ -117,6 +119,7 @@ AUTHORS: dict[EntryKind, frozenset[Owner]] = {
     EntryKind.RULES: _DAEMON,
     EntryKind.DELEGATION: _PARTICIPANT,
     EntryKind.MANDATE: _PARTICIPANT,
+    EntryKind.ADMINISTRATION: _DAEMON,
 }
 """Who may author each kind. Where the daemon signs what a caller states, the payload has ``attested_by``.
 

@@ -7,12 +7,12 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from consentd.core.pruned import DAY_MS
+from consentd.service.acts import state_act, state_added, state_revoked
 from consentd.service.auth import Credential, CredentialKind
 from consentd.service.backup import back_up, backup_directory, backup_name
 from consentd.service.context import Context
-from consentd.service.credentials import check_may_give
-from consentd.service.operations import Follower, Start
-from consentd.service.operator_roles import roles_message, roles_of_message
+from consentd.service.operations import Follower, Start, when_free
+from consentd.service.operator_roles import check_may_give, roles_message, roles_of_message
 from consentd.service.pages import Cursor, Pager, take_page
 from consentd.service.pruning import check_start, prune
 from consentd.service.requests import content_hash, make_request
@@ -22,6 +22,7 @@ from consentd.service.servicer import Servicer
 from consentd.service.vault_rotation import rotate_vault_key
 from consentd.statements.payloads import check_no_unknown_fields
 from consentd.v1 import admin_service_pb2 as ad
+from consentd.v1 import statement_pb2 as st
 
 M = TypeVar("M", bound=Message)
 
@@ -98,6 +99,9 @@ class AdminService(Servicer):
         asked = make_request(operator, request.request_id, content)
 
         def work(follower: Follower) -> ad.VaultKeyRotationResult:
+            act = st.AdministrationStatement(vault_key_rotation_started=st.VaultKeyRotationStarted())
+            state = partial(state_act, services.sequencer, act, operator=operator, request_id=request.request_id)
+            when_free(follower, state)
             return rotate_vault_key(services, follower)
 
         start = Start(
@@ -173,6 +177,7 @@ class AdminService(Servicer):
         check_may_give(context.roles, request.caller, roles)
         credential, token = self.services.credentials.add(
             request.caller, operator=operator, request_id=request.request_id, roles=roles,
+            state=lambda added: state_added(self.services.sequencer, added, request.request_id),
             certificate_hash=request.certificate_sha256, end_ms=request.expire_time_ms, label=request.label,
         )  # fmt: skip
         self.services.credential_rows.write()
@@ -197,8 +202,13 @@ class AdminService(Servicer):
     @rpc
     def RevokeCredential(self, request: ad.RevokeCredentialRequest, context: Context) -> ad.RevokeCredentialResponse:
         """End a credential at once and for ever."""
-        credential = self.services.credentials.revoke(request.credential_id, operator=self._operator(context))
-        self.services.credential_rows.write()
+        operator, services = self._operator(context), self.services
+        try:
+            credential = services.credentials.revoke(
+                request.credential_id, operator=operator, state=partial(state_revoked, services.sequencer)
+            )
+        finally:
+            services.credential_rows.write()  # also if the revocation has effect, and is not stored or not stated
         self.call_log.administered("credential revoked", "RevokeCredential", context, _credential_fields(credential))
         return ad.RevokeCredentialResponse(credential=self._credential_message(credential))
 

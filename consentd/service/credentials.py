@@ -14,14 +14,11 @@ running daemon keeps what it has read, and the next start fails. If the issued f
 issued credentials are refused, and revoked lines of the credentials file are accepted again.
 """
 
-import hashlib
 import logging
 import math
-import ssl
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,14 +26,13 @@ from consentd.clock import Clock
 from consentd.core.pruned import DAY_MS
 from consentd.errors import (
     AlreadyExistsError,
-    DeniedError,
+    ConsentdError,
     InvalidError,
     NotFoundError,
     PreconditionError,
     StorageError,
-)
+)  # fmt: skip
 from consentd.files import read_file_if_exists, write_file
-from consentd.sequencer.commands.callers import SCRAPER_ID
 from consentd.service.auth import (
     NO_CREDENTIAL,
     Credential,
@@ -45,7 +41,6 @@ from consentd.service.auth import (
     Key,
     UnauthenticatedError,
     check_new,
-    first_ending,
     format_lines,
     id_of_request,
     make_token,
@@ -53,6 +48,7 @@ from consentd.service.auth import (
     read_credentials,
     token_hash,
 )  # fmt: skip
+from consentd.service.known_credentials import Metadata, bearer, merge, pem_hash
 from consentd.service.operator_roles import NO_ROLES, OperatorRole, Roles
 
 log = logging.getLogger(__name__)
@@ -64,8 +60,6 @@ FLUSH_S = 60.0
 """How long the days of last use may wait to be written."""
 
 _HEADER = "# consentd writes this file while it runs. Do not edit it: use `consentd credential`.\n"
-
-Metadata = Iterable[tuple[str, str | bytes]]
 
 
 class Identity(NamedTuple):
@@ -82,14 +76,11 @@ class Identity(NamedTuple):
 
 _NOBODY = Identity("")
 
+State = Callable[[Credential], None]
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """All credentials of both files. Replaced by assignment, so that any thread may read it without a lock."""
 
-    tokens: Mapping[str, Credential]
-    certificates: Mapping[str, Credential]
-    by_id: Mapping[str, Credential]
+def _nowhere(credential: Credential) -> None:
+    """State nothing, as for a daemon without a ledger."""
 
 
 def write_later(flush: Callable[[], None]) -> None:
@@ -102,7 +93,8 @@ def write_later(flush: Callable[[], None]) -> None:
 class Credentials:
     """Finds the caller of a credential; adds, lists and revokes credentials. Any thread may use it.
 
-    ``_lock`` guards the files and all attributes but ``_known`` and ``_used``; ``authenticate`` takes no lock.
+    ``_lock`` guards the files and all attributes but ``_known``, which is replaced by assignment, and ``_used``.
+    ``authenticate`` takes no lock.
     """
 
     def __init__(
@@ -130,7 +122,7 @@ class Credentials:
         # Credential id → number of the day. Any thread adds to it, each time in one step.
         self._used = dict(issued.used)
         self._is_flush_due = False
-        self._known = _merge(self._listed, self._issued)
+        self._known = merge(self._listed, self._issued)
 
     # -- calls ------------------------------------------------------------------------------------------------
 
@@ -147,7 +139,7 @@ class Credentials:
             named: returns the participant that a certificate names; empty: none. What it raises is raised.
         """
         found, now_ms = self._find(metadata, certificate), self._clock.wall_ms()
-        if found is None and certificate is not None and _bearer(metadata) is None:
+        if found is None and certificate is not None and bearer(metadata) is None:
             return Identity(named(certificate))
         if found is None or not found.is_valid(now_ms):
             return _NOBODY
@@ -165,11 +157,11 @@ class Credentials:
         return UnauthenticatedError(NO_CREDENTIAL, "UNAUTHENTICATED")
 
     def _find(self, metadata: Metadata, certificate: bytes | None) -> Credential | None:
-        token = _bearer(metadata)
+        token = bearer(metadata)
         if token is not None:
             return self._known.tokens.get(token_hash(token))
         if certificate is not None:
-            return self._known.certificates.get(_certificate_hash(certificate))
+            return self._known.certificates.get(pem_hash(certificate))
         return None
 
     def next_end_s(self) -> float:
@@ -182,7 +174,7 @@ class Credentials:
 
     def add(
         self, caller: str, *, operator: str, request_id: bytes, certificate_hash: bytes = b"", end_ms: int = 0,
-        label: str = "", roles: Roles = NO_ROLES,
+        label: str = "", roles: Roles = NO_ROLES, state: State = _nowhere,
     ) -> tuple[Credential, str]:  # fmt: skip
         """Issue a credential; return it, and its token, which is empty for a certificate.
 
@@ -191,6 +183,8 @@ class Credentials:
         Args:
             certificate_hash: SHA-256 of the certificate's DER; empty: make a token.
             end_ms: from when it is refused, UTC milliseconds; 0: never.
+            state: states the credential in the ledger, before it is accepted. What it raises is raised, and nothing is
+                added.
 
         Raises:
             InvalidError: an argument is malformed, or *end_ms* has passed.
@@ -222,6 +216,8 @@ class Credentials:
             if len(issued) > MAX_ISSUED:
                 text = f"there are too many credentials: `{MAX_ISSUED}`: revoke some first"
                 raise PreconditionError(text, "LIMIT_REACHED")
+            if before is None:
+                state(one)
             self._write(issued)
         return one, token
 
@@ -236,8 +232,11 @@ class Credentials:
                 "REQUEST_ID_REUSED",
             )
 
-    def revoke(self, credential_id: str, *, operator: str) -> Credential:
+    def revoke(self, credential_id: str, *, operator: str, state: State = _nowhere) -> Credential:
         """Revoke a credential, with effect for every call that begins from now on; return it.
+
+        *state* states the revocation in the ledger, before it is stored. But a stolen credential must end also if the
+        ledger cannot be written: then the revocation is stored, what *state* raises is raised, and a repeat states it.
 
         Raises:
             NotFoundError: there is no such credential.
@@ -252,14 +251,22 @@ class Credentials:
                 self._check_administrator_left(found, now_ms)
                 found = replace(found, revoked_ms=now_ms, revoked_by=operator)
                 self._issued[found.key] = found
-                self._known = _merge(self._listed, self._issued)
+                self._known = merge(self._listed, self._issued)
                 self._is_unstored = True
+            unstated: ConsentdError | None = None
+            try:
+                if found.revoked_by:  # else a line of the credentials file says so
+                    state(found)  # also by a repeat, which finds the entry of the first call, if there is one
+            except ConsentdError as error:
+                unstated = error
             if self._is_unstored:
                 try:
                     self._write(self._issued)
                 except StorageError as error:
                     text = "revocation is not stored, and ends when the daemon stops; repeat the call"
                     raise StorageError(f"{text}: {error}") from error
+            if unstated is not None:
+                raise unstated
             return found
 
     def _check_administrator_left(self, revoked: Credential, now_ms: int) -> None:
@@ -300,7 +307,7 @@ class Credentials:
         """
         with self._lock:
             listed = read_credentials(self._path).credentials
-            self._known = known = _merge(listed, self._issued)
+            self._known = known = merge(listed, self._issued)
             self._listed = listed
         now_ms = self._clock.wall_ms()
         tokens, certificates = (
@@ -345,7 +352,7 @@ class Credentials:
         """Store *issued*, then accept what it has. The caller holds the lock. Raises ``StorageError``."""
         if self._is_closed:
             raise StorageError("daemon is draining", "NOT_SERVING")
-        known = _merge(self._listed, issued)
+        known = merge(self._listed, issued)
         used = {each: day for each, day in self._used.copy().items() if each in known.by_id}
         text = _HEADER + format_lines(CredentialLines(issued, used))
         write_file(self._issued_path, text.encode(), is_private=True, name="credentials file")
@@ -364,44 +371,3 @@ class Credentials:
         ended.sort(key=lambda one: one.revoked_ms or one.end_ms)
         forgotten = {one.key for one in ended[:surplus]}
         return {key: one for key, one in issued.items() if key not in forgotten}
-
-
-def check_may_give(giver: Roles, caller: str, roles: Roles) -> None:
-    """Check that an operator with the roles *giver* may add a credential of *caller* with *roles*.
-
-    Nobody gives a role that their own credential does not have. A scraper reads what READ_METRICS reads.
-
-    Raises:
-        DeniedError: (ROLE_NOT_HELD) the operator does not have them all.
-    """
-    needed = {OperatorRole.READ_METRICS} if SCRAPER_ID.fullmatch(caller) else roles
-    if not needed <= giver:
-        missing = ", ".join(sorted(needed - giver))
-        raise DeniedError(f"nobody gives a role that their own credential does not have: `{missing}`", "ROLE_NOT_HELD")
-
-
-def _bearer(metadata: Metadata) -> str | None:
-    """Return the bearer token of a call; None: it has none."""
-    for key, value in metadata:
-        if key == "authorization" and isinstance(value, str) and value.startswith("Bearer "):
-            return value[7:]
-    return None
-
-
-def _merge(listed: Mapping[Key, Credential], issued: Mapping[Key, Credential]) -> _Known:
-    """Return the credentials of both files. Raises ``InvalidError`` if they give one credential to two callers."""
-    tokens: dict[str, Credential] = {}
-    certificates: dict[str, Credential] = {}
-    for key, one in {**listed, **issued}.items():
-        before = listed.get(key, one)
-        if before.caller != one.caller:
-            raise InvalidError(f"credentials file gives `{before.caller}` what was issued to another caller")
-        found = one if before is one else replace(first_ending(before, one), id=one.id)
-        (tokens if found.kind is CredentialKind.TOKEN else certificates)[found.hash] = found
-    by_id = {one.id: one for kind in (tokens, certificates) for one in kind.values()}
-    return _Known(tokens, certificates, by_id)
-
-
-@lru_cache(maxsize=1024)
-def _certificate_hash(pem: bytes) -> str:
-    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))).hexdigest()

@@ -10,7 +10,8 @@ keys.
 from collections.abc import Iterable
 from enum import StrEnum
 
-from consentd.errors import InvalidError
+from consentd.errors import DeniedError, InvalidError
+from consentd.sequencer.commands.callers import SCRAPER_ID
 from consentd.v1 import statement_pb2 as st
 
 
@@ -62,6 +63,20 @@ def roles_message(roles: Roles) -> list["st.OperatorRole.ValueType"]:
 def roles_bits(roles: Roles) -> int:
     """Return roles as the bits of a row of the policy table: bit n is the role with number n + 1."""
     return sum(1 << _number(role) - 1 for role in roles)
+
+
+def check_may_give(giver: Roles, caller: str, roles: Roles) -> None:
+    """Check that an operator with the roles *giver* may add a credential of *caller* with *roles*.
+
+    Nobody gives a role that their own credential does not have. A scraper reads what READ_METRICS reads.
+
+    Raises:
+        DeniedError: (ROLE_NOT_HELD) the operator does not have them all.
+    """
+    needed = {OperatorRole.READ_METRICS} if SCRAPER_ID.fullmatch(caller) else roles
+    if not needed <= giver:
+        missing = ", ".join(sorted(needed - giver))
+        raise DeniedError(f"nobody gives a role that their own credential does not have: `{missing}`", "ROLE_NOT_HELD")
 
 
 def _number(role: OperatorRole) -> "st.OperatorRole.ValueType":

@@ -32,6 +32,7 @@ MESSAGES: Final[Mapping[int, type[Message]]] = {
     EntryKind.RULES: st.RulesStatement, EntryKind.DELEGATION: st.DelegationStatement,
     EntryKind.MANDATE: st.MandateStatement, EntryKind.DUTY: st.DutyStatement,
     EntryKind.ERASURE: st.ErasureStatement, EntryKind.AUTHORITY: st.AuthorityStatement,
+    EntryKind.ADMINISTRATION: st.AdministrationStatement,
 }
 """The payload's message type for each kind of entry that has a payload in this version."""
 
@@ -99,6 +100,8 @@ def public_name(message: Message) -> str:
             return PARTICIPANT_PREFIX + message.giver
         case st.MandateStatement():
             return PARTICIPANT_PREFIX + message.auditor
+        case st.AdministrationStatement():
+            return codec.ADMINISTRATION_CHAIN
     raise AssertionError("payload is of no kind that only public chains have")
 
 

@@ -134,7 +134,8 @@ class AdminServiceServicer(object):
     def StartVaultKeyRotation(self, request, context):
         """StartVaultKeyRotation begins to replace the vault key, which wraps the data keys of persons, and returns the operation
         to follow. The new key is wrapped by the key-encryption key that the daemon is configured with. Reads and writes go on.
-        A rotation that was interrupted is finished by the next one. As StartPruning, it runs alone. Cost: each data key of the
+        A rotation that was interrupted is finished by the next one. As StartPruning, it runs alone. An ADMINISTRATION entry
+        states it first. Cost: each data key of the
         vault is read and written once, and the vault's files are rewritten.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -178,7 +179,8 @@ class AdminServiceServicer(object):
 
     def AddCredential(self, request, context):
         """AddCredential lets a caller call: by a new token, or by a client certificate. It has effect at once. An operator gives
-        only roles of their own credential (ROLE_NOT_HELD, PERMISSION_DENIED). Cost: one synced write of a small file.
+        only roles of their own credential (ROLE_NOT_HELD, PERMISSION_DENIED). An ADMINISTRATION entry states it first. Cost: one
+        group commit, and one synced write of a small file.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -196,7 +198,9 @@ class AdminServiceServicer(object):
         """RevokeCredential ends a credential at once and for ever: calls that begin later are refused, and open streams end. A
         revoked credential does not change. The last valid credential with the role ADMINISTER cannot be revoked
         (LAST_OPERATOR_CREDENTIAL, FAILED_PRECONDITION). If the revocation cannot be stored, the call fails with STORAGE; the
-        credential is refused until the daemon stops, and a repeat stores it. Cost: one synced write of a small file.
+        credential is refused until the daemon stops, and a repeat stores it. An ADMINISTRATION entry states the revocation. If
+        the entry cannot be written, the call fails, the credential is refused all the same, and a repeat writes the entry.
+        Cost: one group commit, and one synced write of a small file.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -58,7 +58,8 @@ class AdminServiceStub:
     StartVaultKeyRotation: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.StartVaultKeyRotationRequest, _admin_service_pb2.StartVaultKeyRotationResponse]
     """StartVaultKeyRotation begins to replace the vault key, which wraps the data keys of persons, and returns the operation
     to follow. The new key is wrapped by the key-encryption key that the daemon is configured with. Reads and writes go on.
-    A rotation that was interrupted is finished by the next one. As StartPruning, it runs alone. Cost: each data key of the
+    A rotation that was interrupted is finished by the next one. As StartPruning, it runs alone. An ADMINISTRATION entry
+    states it first. Cost: each data key of the
     vault is read and written once, and the vault's files are rewritten.
     """
     StartBackup: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.StartBackupRequest, _admin_service_pb2.StartBackupResponse]
@@ -81,7 +82,8 @@ class AdminServiceStub:
     """
     AddCredential: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.AddCredentialRequest, _admin_service_pb2.AddCredentialResponse]
     """AddCredential lets a caller call: by a new token, or by a client certificate. It has effect at once. An operator gives
-    only roles of their own credential (ROLE_NOT_HELD, PERMISSION_DENIED). Cost: one synced write of a small file.
+    only roles of their own credential (ROLE_NOT_HELD, PERMISSION_DENIED). An ADMINISTRATION entry states it first. Cost: one
+    group commit, and one synced write of a small file.
     """
     ListCredentials: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListCredentialsRequest, _admin_service_pb2.ListCredentialsResponse]
     """ListCredentials reads the credentials of the credentials file and of AddCredential, with those that ended. No answer
@@ -91,7 +93,9 @@ class AdminServiceStub:
     """RevokeCredential ends a credential at once and for ever: calls that begin later are refused, and open streams end. A
     revoked credential does not change. The last valid credential with the role ADMINISTER cannot be revoked
     (LAST_OPERATOR_CREDENTIAL, FAILED_PRECONDITION). If the revocation cannot be stored, the call fails with STORAGE; the
-    credential is refused until the daemon stops, and a repeat stores it. Cost: one synced write of a small file.
+    credential is refused until the daemon stops, and a repeat stores it. An ADMINISTRATION entry states the revocation. If
+    the entry cannot be written, the call fails, the credential is refused all the same, and a repeat writes the entry.
+    Cost: one group commit, and one synced write of a small file.
     """
 
 @_typing.type_check_only
@@ -124,7 +128,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     StartVaultKeyRotation: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.StartVaultKeyRotationRequest, _admin_service_pb2.StartVaultKeyRotationResponse]  # type: ignore[assignment]
     """StartVaultKeyRotation begins to replace the vault key, which wraps the data keys of persons, and returns the operation
     to follow. The new key is wrapped by the key-encryption key that the daemon is configured with. Reads and writes go on.
-    A rotation that was interrupted is finished by the next one. As StartPruning, it runs alone. Cost: each data key of the
+    A rotation that was interrupted is finished by the next one. As StartPruning, it runs alone. An ADMINISTRATION entry
+    states it first. Cost: each data key of the
     vault is read and written once, and the vault's files are rewritten.
     """
     StartBackup: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.StartBackupRequest, _admin_service_pb2.StartBackupResponse]  # type: ignore[assignment]
@@ -147,7 +152,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """
     AddCredential: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.AddCredentialRequest, _admin_service_pb2.AddCredentialResponse]  # type: ignore[assignment]
     """AddCredential lets a caller call: by a new token, or by a client certificate. It has effect at once. An operator gives
-    only roles of their own credential (ROLE_NOT_HELD, PERMISSION_DENIED). Cost: one synced write of a small file.
+    only roles of their own credential (ROLE_NOT_HELD, PERMISSION_DENIED). An ADMINISTRATION entry states it first. Cost: one
+    group commit, and one synced write of a small file.
     """
     ListCredentials: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListCredentialsRequest, _admin_service_pb2.ListCredentialsResponse]  # type: ignore[assignment]
     """ListCredentials reads the credentials of the credentials file and of AddCredential, with those that ended. No answer
@@ -157,7 +163,9 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """RevokeCredential ends a credential at once and for ever: calls that begin later are refused, and open streams end. A
     revoked credential does not change. The last valid credential with the role ADMINISTER cannot be revoked
     (LAST_OPERATOR_CREDENTIAL, FAILED_PRECONDITION). If the revocation cannot be stored, the call fails with STORAGE; the
-    credential is refused until the daemon stops, and a repeat stores it. Cost: one synced write of a small file.
+    credential is refused until the daemon stops, and a repeat stores it. An ADMINISTRATION entry states the revocation. If
+    the entry cannot be written, the call fails, the credential is refused all the same, and a repeat writes the entry.
+    Cost: one group commit, and one synced write of a small file.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -211,7 +219,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_admin_service_pb2.StartVaultKeyRotationResponse, _abc.Awaitable[_admin_service_pb2.StartVaultKeyRotationResponse]]:
         """StartVaultKeyRotation begins to replace the vault key, which wraps the data keys of persons, and returns the operation
         to follow. The new key is wrapped by the key-encryption key that the daemon is configured with. Reads and writes go on.
-        A rotation that was interrupted is finished by the next one. As StartPruning, it runs alone. Cost: each data key of the
+        A rotation that was interrupted is finished by the next one. As StartPruning, it runs alone. An ADMINISTRATION entry
+        states it first. Cost: each data key of the
         vault is read and written once, and the vault's files are rewritten.
         """
 
@@ -264,7 +273,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.AddCredentialResponse, _abc.Awaitable[_admin_service_pb2.AddCredentialResponse]]:
         """AddCredential lets a caller call: by a new token, or by a client certificate. It has effect at once. An operator gives
-        only roles of their own credential (ROLE_NOT_HELD, PERMISSION_DENIED). Cost: one synced write of a small file.
+        only roles of their own credential (ROLE_NOT_HELD, PERMISSION_DENIED). An ADMINISTRATION entry states it first. Cost: one
+        group commit, and one synced write of a small file.
         """
 
     @_abc_1.abstractmethod
@@ -286,7 +296,9 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """RevokeCredential ends a credential at once and for ever: calls that begin later are refused, and open streams end. A
         revoked credential does not change. The last valid credential with the role ADMINISTER cannot be revoked
         (LAST_OPERATOR_CREDENTIAL, FAILED_PRECONDITION). If the revocation cannot be stored, the call fails with STORAGE; the
-        credential is refused until the daemon stops, and a repeat stores it. Cost: one synced write of a small file.
+        credential is refused until the daemon stops, and a repeat stores it. An ADMINISTRATION entry states the revocation. If
+        the entry cannot be written, the call fails, the credential is refused all the same, and a repeat writes the entry.
+        Cost: one group commit, and one synced write of a small file.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -76,6 +76,8 @@ class _EntryKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EntryKind.V
     """ENTRY_KIND_MANDATE: MandateStatement, chain `participant/AUDITOR`."""
     ENTRY_KIND_READ: _EntryKind.ValueType  # 24
     """ENTRY_KIND_READ: ReadStatement, in the chain of the person whose statements were read."""
+    ENTRY_KIND_ADMINISTRATION: _EntryKind.ValueType  # 25
+    """ENTRY_KIND_ADMINISTRATION: AdministrationStatement, chain `administration`."""
 
 class EntryKind(_EntryKind, metaclass=_EntryKindEnumTypeWrapper):
     """EntryKind is the kind byte of an event leaf. Numbers are never reused. 0 is a seal, and 255 marks the signature of a
@@ -132,6 +134,8 @@ ENTRY_KIND_MANDATE: EntryKind.ValueType  # 23
 """ENTRY_KIND_MANDATE: MandateStatement, chain `participant/AUDITOR`."""
 ENTRY_KIND_READ: EntryKind.ValueType  # 24
 """ENTRY_KIND_READ: ReadStatement, in the chain of the person whose statements were read."""
+ENTRY_KIND_ADMINISTRATION: EntryKind.ValueType  # 25
+"""ENTRY_KIND_ADMINISTRATION: AdministrationStatement, chain `administration`."""
 Global___EntryKind: _TypeAlias = EntryKind  # noqa: Y015
 
 class _RotationRole:
@@ -2062,3 +2066,158 @@ class DutyStatement(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_duty) -> _WhichOneofReturnType_duty | None: ...
 
 Global___DutyStatement: _TypeAlias = DutyStatement  # noqa: Y015
+
+@_typing.final
+class CredentialAdded(_message.Message):
+    """CredentialAdded says who may call by a new credential. It has no token, and no hash of one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CREDENTIAL_ID_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_MS_FIELD_NUMBER: _builtins.int
+    IS_CERTIFICATE_FIELD_NUMBER: _builtins.int
+    credential_id: _builtins.str
+    """credential_id is 32 hex digits."""
+    caller: _builtins.str
+    """caller is a participant id, `operator/NAME`, or `scraper/NAME`."""
+    expire_time_ms: _builtins.int
+    """expire_time_ms is from when it is refused, UTC milliseconds; 0: never."""
+    is_certificate: _builtins.bool
+    """is_certificate is true if the caller is known by a client certificate, and false if by a token."""
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[Global___OperatorRole.ValueType]:
+        """roles of an operator's credential; empty for other callers."""
+
+    def __init__(
+        self,
+        *,
+        credential_id: _builtins.str = ...,
+        caller: _builtins.str = ...,
+        roles: _abc.Iterable[Global___OperatorRole.ValueType] | None = ...,
+        expire_time_ms: _builtins.int = ...,
+        is_certificate: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "credential_id", b"credential_id", "expire_time_ms", b"expire_time_ms", "is_certificate", b"is_certificate", "roles", b"roles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CredentialAdded: _TypeAlias = CredentialAdded  # noqa: Y015
+
+@_typing.final
+class CredentialRevoked(_message.Message):
+    """CredentialRevoked says that a credential is refused from now on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CREDENTIAL_ID_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
+    credential_id: _builtins.str
+    """credential_id is 32 hex digits."""
+    caller: _builtins.str
+    """caller whose credential it was."""
+    def __init__(
+        self,
+        *,
+        credential_id: _builtins.str = ...,
+        caller: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "credential_id", b"credential_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CredentialRevoked: _TypeAlias = CredentialRevoked  # noqa: Y015
+
+@_typing.final
+class VaultKeyRotationStarted(_message.Message):
+    """VaultKeyRotationStarted says that the vault key is about to be replaced."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VaultKeyRotationStarted: _TypeAlias = VaultKeyRotationStarted  # noqa: Y015
+
+@_typing.final
+class BackupStarted(_message.Message):
+    """BackupStarted says that a backup is about to be written."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackupStarted: _TypeAlias = BackupStarted  # noqa: Y015
+
+@_typing.final
+class AdministrationStatement(_message.Message):
+    """AdministrationStatement records an act of an operator on the daemon, before it has effect. So there is no act without an
+    entry; but if the daemon stops in between, there may be an entry without the act. A revocation alone has effect also
+    while the ledger cannot be written. What is an entry of its own is not
+    recorded a second time: the registry, holds, prunings, and rotations of the log key and the statement key. What somebody
+    changes on the machine, in the credentials file for example, is not recorded.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CREDENTIAL_ADDED_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_REVOKED_FIELD_NUMBER: _builtins.int
+    VAULT_KEY_ROTATION_STARTED_FIELD_NUMBER: _builtins.int
+    BACKUP_STARTED_FIELD_NUMBER: _builtins.int
+    ATTESTATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def credential_added(self) -> Global___CredentialAdded:
+        """credential_added: RPC AddCredential."""
+
+    @_builtins.property
+    def credential_revoked(self) -> Global___CredentialRevoked:
+        """credential_revoked: RPC RevokeCredential."""
+
+    @_builtins.property
+    def vault_key_rotation_started(self) -> Global___VaultKeyRotationStarted:
+        """vault_key_rotation_started: RPC StartVaultKeyRotation."""
+
+    @_builtins.property
+    def backup_started(self) -> Global___BackupStarted:
+        """backup_started: RPC StartBackup."""
+
+    @_builtins.property
+    def attestation(self) -> Global___Attestation:
+        """attestation names the operator."""
+
+    def __init__(
+        self,
+        *,
+        credential_added: Global___CredentialAdded | None = ...,
+        credential_revoked: Global___CredentialRevoked | None = ...,
+        vault_key_rotation_started: Global___VaultKeyRotationStarted | None = ...,
+        backup_started: Global___BackupStarted | None = ...,
+        attestation: Global___Attestation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["act", b"act", "attestation", b"attestation", "backup_started", b"backup_started", "credential_added", b"credential_added", "credential_revoked", b"credential_revoked", "vault_key_rotation_started", b"vault_key_rotation_started"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["act", b"act", "attestation", b"attestation", "backup_started", b"backup_started", "credential_added", b"credential_added", "credential_revoked", b"credential_revoked", "vault_key_rotation_started", b"vault_key_rotation_started"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_act: _TypeAlias = _typing.Literal["credential_added", "credential_revoked", "vault_key_rotation_started", "backup_started"]  # noqa: Y015
+    _WhichOneofArgType_act: _TypeAlias = _typing.Literal["act", b"act"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_act) -> _WhichOneofReturnType_act | None: ...
+
+Global___AdministrationStatement: _TypeAlias = AdministrationStatement  # noqa: Y015

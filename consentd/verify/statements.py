@@ -22,7 +22,7 @@ from consentd.statements.givers import may_give
 _SALT = 32
 KEY_KINDS = frozenset({EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY})
 """Kinds that decide which keys are in force: LEDGER and KEY state a key, PARTICIPANT the owner of a chain's keys."""
-_NAMED_KINDS = frozenset({EntryKind.VOCABULARY, EntryKind.NOTICE, EntryKind.RULES})
+_NAMED_KINDS = frozenset({EntryKind.VOCABULARY, EntryKind.NOTICE, EntryKind.RULES, EntryKind.ADMINISTRATION})
 """Kinds of which this module checks only that they are in the chain of the thing that they are about, and that no
 participant attests them."""
 _STATING_KINDS = KEY_KINDS | _NAMED_KINDS | {EntryKind.DELEGATION, EntryKind.MANDATE}
@@ -44,7 +44,7 @@ class Stated:
         parties: the participants that a DELEGATION or MANDATE names. The entry is in the chain of the first.
         giver: the participant that a MANDATE names as the one that gives it.
         attested_by: who attests the entry; empty: its author signed it, or it is the daemon's own.
-        chain: the public name of the chain to which a VOCABULARY, NOTICE or RULES entry belongs.
+        chain: the public name of the chain to which a VOCABULARY, NOTICE, RULES or ADMINISTRATION entry belongs.
         has_unknown_fields: the payload has fields that this version does not know, or replaces a key of a role that it
             does not know. They may change the meaning of the known fields, so all other attributes but *giver* are
             empty.
@@ -164,9 +164,9 @@ class Authors:
             SignatureError: the key was not in force for its author, or the author's clock is too far off; the giver of
                 a mandate is no active public authority; or the new key of a rotation did not sign it.
             ProofError: the chain has this signed statement already; or a rotation contradicts what the ledger stated.
-            MalformedError: a PARTICIPANT, VOCABULARY, NOTICE or RULES entry is not in the chain of what the entry is
-                about, or a participant attests it; a participant attests the key of one; or a DELEGATION or MANDATE
-                breaks a rule of ``_verify_parties``.
+            MalformedError: a PARTICIPANT, VOCABULARY, NOTICE, RULES or ADMINISTRATION entry is not in the chain of what
+                the entry is about, or a participant attests it; a participant attests the key of one; or a DELEGATION
+                or MANDATE breaks a rule of ``_verify_parties``.
         """
         stated = signed.stated
         if stated is not None and event.kind == EntryKind.LEDGER and event.seq == 1 and event.tag == codec.LEDGER_TAG:

@@ -175,7 +175,7 @@ class Case:
         self.row = row
         self.question = question({**BASE.asked, **row["question"]})
         caller = row.get("caller", self.question.actor.organisation)
-        self.caller = None if caller == "operator" else caller
+        self.caller = None if caller == "person" else caller
         self.signed = row.get("signed", False)
         self.now_ms = row.get("now", BASE.now_ms)
         self.enrolled = row.get("enrolled", True)

@@ -290,7 +290,7 @@ class LedgerCase:
             request=self.request(identifier_hash),
             tag=tag,
             message=st.EnrolStatement(
-                identifier_hash=identifier_hash, scheme="test", attestation=st.Attestation(attested_by="operator/test")
+                identifier_hash=identifier_hash, scheme="test", attestation=st.Attestation(attested_by="hospital")
             ),
             subject_key=b"" if key is None else key.public_key,
         )

@@ -82,7 +82,7 @@ def who(
     question: Question, caller: str | None, participants: Mapping[str, Party], delegations: Sequence[Delegation],
     now_ms: int, *, signed: bool = False,
 ) -> Who:  # fmt: skip
-    """Say who asks; DeniedError where something was merely asserted. *caller* None: an operator, who is nobody."""
+    """Say who asks; DeniedError where something was merely asserted. *caller* None: the person."""
     actor, holder = question.actor, question.holder
     person = actor.organisation == "SUBJECT"
     wanting = {actor.organisation, actor.on_behalf_of} - {"", "SUBJECT"}

@@ -17,7 +17,7 @@ def start_pruning(call: "Call") -> Access:
     request = ad.StartPruningRequest(request_id=request_id(), dry_run=True)
     found = call.plain(call.running.admin.StartPruning, request)
     if found is Access.ALLOWED:
-        _operator(call).prune(request_id=request.request_id, dry_run=True)  # a repeat: wait for its end
+        _runner(call).prune(request_id=request.request_id, dry_run=True)  # a repeat: wait for its end
     return found
 
 
@@ -34,9 +34,16 @@ def revoke_credential(call: "Call") -> Access:
     return call.plain(call.running.admin.RevokeCredential, request)
 
 
+def _runner(call: "Call") -> Client:
+    """Return a client of the caller, if it may start work, so that a repeat is its own; else of another operator."""
+    return _client(call, call.caller if call.caller == "operator/run" else "operator")
+
+
 def _operator(call: "Call") -> Client:
-    """Return a client of the caller, if it may start work, so that it can follow what it started; else of another."""
-    who = call.caller if call.caller == "operator/run" else "operator"
+    return _client(call, "operator")
+
+
+def _client(call: "Call", who: str) -> Client:
     return Client("", token=call.running.tokens[who], channel=call.running.channel, timeout_s=HANG_S)
 
 
@@ -46,7 +53,7 @@ def prepare_rotation(call: "Call") -> Access:
 
 
 def start_rotation(call: "Call") -> Access:
-    role, operator = st.ROTATION_ROLE_STATEMENT, _operator(call)
+    role, operator = st.ROTATION_ROLE_STATEMENT, _runner(call)
     new_key = operator.prepare_key_rotation(role).new_key
     request = ad.StartKeyRotationRequest(request_id=request_id(), role=role, new_key=new_key)
     found = call.plain(call.running.admin.StartKeyRotation, request)
@@ -68,5 +75,5 @@ def start_vault_key_rotation(call: "Call") -> Access:
     request = ad.StartVaultKeyRotationRequest(request_id=request_id())
     found = call.plain(call.running.admin.StartVaultKeyRotation, request)
     if found is Access.ALLOWED:
-        _operator(call).rotate_vault_key(request_id=request.request_id)  # a repeat: wait for its end
+        _runner(call).rotate_vault_key(request_id=request.request_id)  # a repeat: wait for its end
     return found

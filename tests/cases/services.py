@@ -15,6 +15,7 @@ from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.core.possession import participant_owner, person_owner, prove_possession
 from consentd.ledger import layout
+from consentd.service.roles import TABLE, Access, Kind
 from consentd.service.servicer import Services
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
@@ -152,6 +153,24 @@ def add_reader(running: Running) -> str:
     put_mandate(running, "reader", end_time_ms=now_ms(running) + 1_000 * 86_400_000)
     running.add_caller("reader")
     return "reader"
+
+
+_MAY = {
+    "operator": (Kind.RUN, Kind.READ_METRICS, Kind.ADMINISTER), "app": (Kind.ACT_FOR_SUBJECTS,),
+    "clinic-b": (Kind.RECIPIENT,), "pipc-erases": (Kind.ERASE,),
+}  # fmt: skip
+"""Callers of tests, and of which kinds they are."""
+
+
+def allowed_caller(rpc: str) -> str:
+    """Return a caller that an RPC answers in full for some data, so that its handler is reached.
+
+    `pipc-erases` has the right ERASE (``cases.erasures.add_authority``).
+    """
+    cells = TABLE[rpc].values()
+    return next(
+        who for who, kinds in _MAY.items() if any(cell[kind] is Access.ALLOWED for cell in cells for kind in kinds)
+    )
 
 
 def add_app(running: Running, name: str = "app-2") -> str:

@@ -1,4 +1,4 @@
-"""What the daemon alone signs: participants, vocabularies, notices, rules and enrolments, signed by everybody else."""
+"""What the daemon alone signs: registry, enrolments and acts of operators, signed by everybody else."""
 
 from collections.abc import Iterator, Mapping
 
@@ -18,6 +18,9 @@ ENTRIES: Mapping[EntryKind, tuple[str | bytes, Message]] = {
     EntryKind.VOCABULARY: ("vocabulary/own", st.VocabularyStatement(vocabulary_id="own", version=1)),
     EntryKind.NOTICE: ("notice/own", st.NoticeStatement(notice_id="own", version=1)),
     EntryKind.RULES: ("rules/realm", st.RulesStatement(realm_id="realm", version=1)),
+    EntryKind.ADMINISTRATION: ("administration", st.AdministrationStatement(
+        credential_added=st.CredentialAdded(credential_id="ab" * 16, caller="operator/x", roles=[st.OPERATOR_ROLE_RUN])
+    )),
     EntryKind.ENROL: (OTHER, st.EnrolStatement(identifier_hash=bytes(32), scheme="test")),
 }
 """An entry of each kind, and the chain to which it belongs: the participant's own, and a person's first."""

@@ -112,6 +112,8 @@ def _line(message: Message | None, lang: str) -> str:
             return mandate(message, lang)
         case st.DelegationStatement():
             return delegation(message, lang)
+        case st.AdministrationStatement():
+            return administration(message, lang)
     return label("UNKNOWN", lang)
 
 
@@ -145,6 +147,19 @@ def mandate(message: st.MandateStatement, lang: str) -> str:
         return f"{auditor}, {label('ENDED', lang)}"
     scope, reason = map(escape_control, (message.scope, message.reason))
     return f"{auditor}, {scope}, “{reason}” ~ {format_instant(message.end_time_ms)}"
+
+
+def administration(message: st.AdministrationStatement, lang: str) -> str:
+    """Describe an act of an operator in one line: who did it, what, and whose credential it is about."""
+    act = message.WhichOneof("act")
+    done = f"{message.attestation.attested_by}: {label((act or 'unknown').upper(), lang)}"
+    if act == "credential_added":
+        added = message.credential_added
+        roles = joined([enum_name(st.OperatorRole, role, "OPERATOR_ROLE_") for role in added.roles], "")
+        until = f"~ {format_instant(added.expire_time_ms)}" if added.expire_time_ms else ""
+        return escape_control(" ".join(filter(None, (done, added.caller, roles, until))))
+    about = message.credential_revoked.caller if act == "credential_revoked" else ""
+    return escape_control(f"{done} {about}".rstrip())
 
 
 def delegation(message: st.DelegationStatement, lang: str) -> str:

@@ -24,6 +24,7 @@ export const ERASURE = 20;
 export const DELEGATION = 22;
 export const MANDATE = 23;
 export const READ = 24;
+export const ADMINISTRATION = 25;
 
 const DAEMON: ReadonlySet<Owner> = new Set(["ledger"]);
 const PERSON: ReadonlySet<Owner> = new Set(["ledger", "subject"]);
@@ -38,10 +39,10 @@ export function isPrunable(kind: number): boolean {
 }
 
 /** Report whether a kind is in public chains only: LEDGER, PARTICIPANT, VOCABULARY, NOTICE, RULES, DELEGATION,
- * MANDATE. Persons' chains have KEY too.
+ * MANDATE, ADMINISTRATION. Persons' chains have KEY too.
  */
 export function isPublic(kind: number): boolean {
-  return [1, 2, 4, 5, 21, DELEGATION, MANDATE].includes(kind);
+  return [1, 2, 4, 5, 21, DELEGATION, MANDATE, ADMINISTRATION].includes(kind);
 }
 
 /** The kinds that this version knows. Where the daemon signs what a caller states, the statement says so. */
@@ -74,4 +75,5 @@ export const KINDS: ReadonlyMap<number, Kind> = new Map([
   [DELEGATION, { name: "DELEGATION", authors: PARTICIPANTS }],
   [MANDATE, { name: "MANDATE", authors: PARTICIPANTS }],
   [READ, { name: "READ", authors: DAEMON }],
+  [ADMINISTRATION, { name: "ADMINISTRATION", authors: DAEMON }],
 ]);

@@ -28,6 +28,7 @@ from consentd.policy.compile import compile_rules
 from consentd.policy.language import check_name
 from consentd.policy.vocabulary import check_successor
 from consentd.sequencer.commands import acting
+from consentd.sequencer.commands.administration import check_act
 from consentd.sequencer.commands.callers import (
     ACT_FOR_SUBJECTS,
     PARTICIPANT_ID,
@@ -228,6 +229,10 @@ def _check_mandate(write: PublicWrite[st.MandateStatement], context: WriteContex
     acting.check_mandate_statement(write.message, context.table, context.batch.time_ms)
 
 
+def _check_administration(write: PublicWrite[st.AdministrationStatement], context: WriteContext) -> None:
+    check_act(write.message)
+
+
 _CHECKS: Mapping[EntryKind, Callable[[PublicWrite[Any], WriteContext], None]] = {
     EntryKind.PARTICIPANT: _check_participant,
     EntryKind.KEY: _check_key_change,
@@ -236,6 +241,7 @@ _CHECKS: Mapping[EntryKind, Callable[[PublicWrite[Any], WriteContext], None]] = 
     EntryKind.RULES: _check_rules,
     EntryKind.DELEGATION: _check_delegation,
     EntryKind.MANDATE: _check_mandate,
+    EntryKind.ADMINISTRATION: _check_administration,
 }
 
 

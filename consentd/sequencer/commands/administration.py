@@ -1,0 +1,27 @@
+"""The rules of ADMINISTRATION entries, which record acts of operators on the daemon (ledger-format.md 2.3)."""
+
+import re
+
+from consentd.errors import DeniedError, InvalidError
+from consentd.sequencer.commands.callers import is_operator
+from consentd.v1 import statement_pb2 as st
+
+_CREDENTIAL_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def check_act(message: st.AdministrationStatement) -> None:
+    """Check an act of an operator. The sequencer and ``audit replay`` call this.
+
+    Raises:
+        DeniedError: nobody attests it who is an operator.
+        InvalidError: it states no act, or not whose credential it is about.
+    """
+    if not is_operator(message.attestation.attested_by):
+        raise DeniedError("administration is attested by an operator")
+    act = message.WhichOneof("act")
+    if act is None:
+        raise InvalidError("administration states no act")
+    if act in ("credential_added", "credential_revoked"):
+        about: st.CredentialAdded | st.CredentialRevoked = getattr(message, act)
+        if not _CREDENTIAL_ID.fullmatch(about.credential_id) or not about.caller:
+            raise InvalidError("credential has no id or no caller")

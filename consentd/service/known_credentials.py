@@ -1,0 +1,49 @@
+"""The credentials of both files together, by what callers show."""
+
+import hashlib
+import ssl
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from consentd.errors import InvalidError
+from consentd.service.auth import Credential, CredentialKind, Key, first_ending
+
+Metadata = Iterable[tuple[str, str | bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """All credentials of both files: tokens and certificates by hash, and all by id."""
+
+    tokens: Mapping[str, Credential]
+    certificates: Mapping[str, Credential]
+    by_id: Mapping[str, Credential]
+
+
+def bearer(metadata: Metadata) -> str | None:
+    """Return the bearer token of a call; None: it has none."""
+    for key, value in metadata:
+        if key == "authorization" and isinstance(value, str) and value.startswith("Bearer "):
+            return value[7:]
+    return None
+
+
+def merge(listed: Mapping[Key, Credential], issued: Mapping[Key, Credential]) -> Known:
+    """Return the credentials of both files. Raises ``InvalidError`` if they give one credential to two callers."""
+    tokens: dict[str, Credential] = {}
+    certificates: dict[str, Credential] = {}
+    for key, one in {**listed, **issued}.items():
+        before = listed.get(key, one)
+        if before.caller != one.caller:
+            raise InvalidError(f"credentials file gives `{before.caller}` what was issued to another caller")
+        found = one if before is one else replace(first_ending(before, one), id=one.id)
+        (tokens if found.kind is CredentialKind.TOKEN else certificates)[found.hash] = found
+    by_id = {one.id: one for kind in (tokens, certificates) for one in kind.values()}
+    return Known(tokens, certificates, by_id)
+
+
+@lru_cache(maxsize=1024)
+def pem_hash(pem: bytes) -> str:
+    """Return the hash by which a client certificate, PEM, is found: SHA-256 of its DER, hex."""
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))).hexdigest()
