@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from cases.backups import section
 from cases.command_lines import CommandLine
-from cases.daemons import ORIGIN, Running, make_running, request_id
+from cases.daemons import ORIGIN, Running, make_running, request_id, running_daemon
 from cases.fakes import HANG_S
 from cases.services import refusal, services
 from consentd.core import codec
@@ -146,6 +147,16 @@ def test_a_rotation_of_the_vault_key_is_stated_before_it_begins(
     )
     assert seen == acts(running) == [expected]
     running.check_ledger()
+
+
+def test_a_backup_is_stated_and_has_its_own_entry(tmp_path: Path) -> None:
+    with running_daemon(tmp_path, section()) as running:
+        made = client(running).back_up(name="one")
+        assert acts(running) == [
+            st.AdministrationStatement(backup_started=st.BackupStarted(), attestation=by("operator/main"))
+        ]
+        (entry,) = reads.read_chain(services(running).ledger.store, CHAIN, 1)
+        assert entry.index < made.tree_size
 
 
 def test_nothing_is_added_if_the_ledger_cannot_be_written(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:

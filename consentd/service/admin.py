@@ -129,6 +129,9 @@ class AdminService(Servicer):
         backup_directory(services).check_new(name)
 
         def work(follower: Follower) -> ad.BackupResult:
+            act = st.AdministrationStatement(backup_started=st.BackupStarted())
+            state = partial(state_act, services.sequencer, act, operator=operator, request_id=request.request_id)
+            when_free(follower, state)
             return back_up(services, name, follower)
 
         start = Start(

@@ -146,8 +146,8 @@ class AdminServiceServicer(object):
         """StartBackup begins to make a backup of the ledger and of the vault, and returns the operation to follow. Where it is
         written, and to whose keys it is encrypted, is configured; without that the call fails with BACKUP_NOT_CONFIGURED
         (FAILED_PRECONDITION). Reads and writes go on. No erasure completes meanwhile (ERASURE_PENDING). A backup that is
-        interrupted leaves nothing that could be taken for one. As StartPruning, it runs alone. Cost: all files of both stores
-        are read and encrypted once.
+        interrupted leaves nothing that could be taken for one. As StartPruning, it runs alone. An ADMINISTRATION entry states
+        it first. Cost: all files of both stores are read and encrypted once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

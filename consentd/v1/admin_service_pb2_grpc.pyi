@@ -66,8 +66,8 @@ class AdminServiceStub:
     """StartBackup begins to make a backup of the ledger and of the vault, and returns the operation to follow. Where it is
     written, and to whose keys it is encrypted, is configured; without that the call fails with BACKUP_NOT_CONFIGURED
     (FAILED_PRECONDITION). Reads and writes go on. No erasure completes meanwhile (ERASURE_PENDING). A backup that is
-    interrupted leaves nothing that could be taken for one. As StartPruning, it runs alone. Cost: all files of both stores
-    are read and encrypted once.
+    interrupted leaves nothing that could be taken for one. As StartPruning, it runs alone. An ADMINISTRATION entry states
+    it first. Cost: all files of both stores are read and encrypted once.
     """
     GetOperation: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetOperationRequest, _admin_service_pb2.GetOperationResponse]
     """GetOperation reads one operation. Ask again to follow it, every second for example. Cost: no read of the disk."""
@@ -136,8 +136,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """StartBackup begins to make a backup of the ledger and of the vault, and returns the operation to follow. Where it is
     written, and to whose keys it is encrypted, is configured; without that the call fails with BACKUP_NOT_CONFIGURED
     (FAILED_PRECONDITION). Reads and writes go on. No erasure completes meanwhile (ERASURE_PENDING). A backup that is
-    interrupted leaves nothing that could be taken for one. As StartPruning, it runs alone. Cost: all files of both stores
-    are read and encrypted once.
+    interrupted leaves nothing that could be taken for one. As StartPruning, it runs alone. An ADMINISTRATION entry states
+    it first. Cost: all files of both stores are read and encrypted once.
     """
     GetOperation: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetOperationRequest, _admin_service_pb2.GetOperationResponse]  # type: ignore[assignment]
     """GetOperation reads one operation. Ask again to follow it, every second for example. Cost: no read of the disk."""
@@ -233,8 +233,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """StartBackup begins to make a backup of the ledger and of the vault, and returns the operation to follow. Where it is
         written, and to whose keys it is encrypted, is configured; without that the call fails with BACKUP_NOT_CONFIGURED
         (FAILED_PRECONDITION). Reads and writes go on. No erasure completes meanwhile (ERASURE_PENDING). A backup that is
-        interrupted leaves nothing that could be taken for one. As StartPruning, it runs alone. Cost: all files of both stores
-        are read and encrypted once.
+        interrupted leaves nothing that could be taken for one. As StartPruning, it runs alone. An ADMINISTRATION entry states
+        it first. Cost: all files of both stores are read and encrypted once.
         """
 
     @_abc_1.abstractmethod

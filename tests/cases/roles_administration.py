@@ -67,7 +67,7 @@ def start_backup(call: "Call") -> Access:
     request = ad.StartBackupRequest(request_id=request_id())
     found = call.plain(call.running.admin.StartBackup, request)
     if found is Access.ALLOWED:
-        _operator(call).back_up(request_id=request.request_id)  # a repeat: wait for its end
+        _runner(call).back_up(request_id=request.request_id)  # a repeat: wait for its end
     return found
 
 
