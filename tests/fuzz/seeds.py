@@ -19,6 +19,7 @@ from cases.logins import Provider, id_tokens_of
 from cases.policy_worlds import Draw
 from cases.vectors_evidence import Made, make_all
 from consentd.audit.sources import encode_openings
+from consentd.backup import manifest
 from consentd.core import (
     call_signature,
     checkpoint,
@@ -240,10 +241,22 @@ class Seeds:
         return [restored.format_restored(restored.Restored(ORIGIN, 7, bytes(32), NOW_MS, NOW_MS))]
 
     @cached_property
+    def manifests(self) -> list[bytes]:
+        """The manifest of a set of a backup."""
+        of = manifest.Snapshot(
+            backup_id="ab" * 16, name="one", origin=ORIGIN, time_ms=NOW_MS, expires_time_ms=NOW_MS + 1,
+            checkpoint=b"c\n", tree_size=7, root=bytes(32), map_root=bytes(32),
+        )  # fmt: skip
+        file = manifest.SetFile("CURRENT", 16, bytes(32), 200, bytes(32))
+        made = manifest.Manifest(kind=manifest.SetKind.VAULT, of=of, vault_state=bytes(40), files=(file,))
+        return [manifest.format_manifest(made)]
+
+    @cached_property
     def credentials(self) -> list[bytes]:
         """Files of credentials."""
         more = auth.new_line("app", token="t", certificate_hash=b"", end_ms=NOW_MS, label="a b", now_ms=1)
-        return [(auth.format_credential("x", "clinic-b") + more + f"used {'ab' * 16} 2026-01-31\n# a\n").encode()]
+        lines = auth.format_credential("x", "clinic-b") + auth.format_credential("y", "operator/main")
+        return [(lines + more + f"used {'ab' * 16} 2026-01-31\n# a\n").encode()]
 
     @cached_property
     def configs(self) -> list[bytes]:
