@@ -319,6 +319,13 @@ def test_the_daemon_s_stop_ends_a_backup(tmp_path: Path) -> None:
     assert not any(path.exists() for path in sets_of(running, "two"))
 
 
+def test_a_directory_of_backups_that_cannot_be_read_does_not_stop_the_daemon(tmp_path: Path) -> None:
+    (tmp_path / "backups").mkdir()
+    (tmp_path / "backups" / "ledger").symlink_to(tmp_path)
+    with running_daemon(tmp_path, section()) as running:
+        assert services(running).backup_times.last_s() == 0
+
+
 def test_a_recipient_that_is_none_stops_the_start(tmp_path: Path) -> None:
     running = make_running(tmp_path)
     running.stop()

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from consentd.backup.directory import BackupDirectory
 from consentd.backup.fields import check_format, parse_object, read_hex, read_number, read_text
-from consentd.backup.manifest import SetKind
+from consentd.backup.manifest import Manifest, SetKind
 from consentd.errors import ConsentdError, CorruptionError, MalformedError
 from consentd.files import read_file_if_exists, write_file
 
@@ -97,7 +97,11 @@ class BackupTimes:
     def __init__(self, directory: BackupDirectory | None, *, origin: str) -> None:
         """Read the manifests that are there. *directory*: None if no backups are configured."""
         self._directory, self._origin = directory, origin
-        sets = [] if directory is None else directory.sets()
+        sets: list[tuple[Path, Manifest]] = []
+        try:
+            sets = [] if directory is None else directory.sets()
+        except ConsentdError as error:  # the daemon decides without backups too, and the alarm is raised
+            log.error("backups cannot be listed: %s", error)
         times = [one.of.time_ms for _, one in sets if one.kind is SetKind.LEDGER and one.of.origin == origin]
         self._last_ms = max(times, default=0)
 

@@ -16,6 +16,7 @@ Steps of ``restore``, and what a crash leaves:
 """
 
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -30,7 +31,7 @@ from consentd.backup.reading import FoundPair, unpack
 from consentd.config import Config, LedgerConfig
 from consentd.core.note import Verifier
 from consentd.errors import CorruptionError, PreconditionError, StorageError
-from consentd.files import sync
+from consentd.files import lock_directory, sync
 from consentd.ledger.erasure import LIST_NAME, ErasureList, destroy_again
 from consentd.ledger.kek import KeyEncryptionKey
 from consentd.ledger.last_signed import verify_last_signed
@@ -43,6 +44,8 @@ from consentd.verify.fsck import verify_files
 
 PART_NAME = "restore.part"
 """Name of the directory in the data directory in which a restore works."""
+SCRATCH_NAME = "consentd-backup-proof"
+"""Name of the directory in which a backup is proven."""
 _NO_TABLE = 1 << 63
 """More leaves than any table has applied."""
 
@@ -132,9 +135,34 @@ def _compare(pair: FoundPair, ledger: Path, vault: Path | None) -> None:
 def try_restore(
     pair: FoundPair, scratch: Path | None, *, identities: Identities, pins: Pins, progress: Progress
 ) -> Report:
-    """Prove a backup in a temporary directory below *scratch*, and delete the directory. Raises as ``prove``."""
-    with tempfile.TemporaryDirectory(prefix="consentd-backup-", dir=scratch) as directory:
-        return prove(pair, Path(directory), identities=identities, pins=pins, progress=progress)
+    """Prove a backup in a temporary directory below *scratch*, and delete what is in it.
+
+    The directory always has the same name, so that the next proof deletes what a crash has left: a restored vault.
+
+    Raises:
+        StorageError: another proof runs, or the directory belongs to another user, or is a link; and as ``prove``.
+    """
+    path = (scratch or Path(tempfile.gettempdir())) / SCRATCH_NAME
+    lock = _lock_scratch(path)
+    try:
+        remove_tree(path / "proof")
+        (path / "proof").mkdir()
+        return prove(pair, path / "proof", identities=identities, pins=pins, progress=progress)
+    finally:
+        remove_tree(path / "proof")
+        os.close(lock)
+
+
+def _lock_scratch(path: Path) -> int:
+    """Make the directory, unless it is there, and lock it; return the descriptor that holds the lock."""
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+        found = path.lstat()
+    except OSError as error:
+        raise StorageError(f"temporary directory cannot be made: `{path}`: {error.strerror}") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise StorageError(f"temporary directory is a link, or others can use it: `{path}`: give --scratch")
+    return lock_directory(path)
 
 
 def proven_by(pair: FoundPair, *, now_ms: int) -> Proven:

@@ -18,7 +18,7 @@ def open_backups(config: Config, metrics: Metrics) -> BackupTimes:
     Raises:
         PreconditionError: a restore is unfinished.
         InvalidError: a recipient of the configuration is none.
-        StorageError: the copies cannot be deleted, or the directory of backups cannot be read.
+        StorageError: the copies cannot be deleted.
     """
     check_no_part(config.ledger)
     remove_copies(config.ledger.data_dir)
