@@ -262,7 +262,7 @@ def tag_of(count: int) -> str:
 @probes("authority_evidence")
 def _evidence(running: Running, count: int) -> str:
     subject = running.enrol(new_identifier())
-    return refused(lambda: put_authority(running, subject, participant_id="guardian", evidence=[PAPER] * count))
+    return refused(lambda: put_authority(running, subject, participant_id="clinic-b", evidence=[PAPER] * count))
 
 
 def named(running: Running, name: dict[str, str]) -> str:
