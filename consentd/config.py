@@ -187,6 +187,7 @@ class ProviderConfig:
     )
     jwks_file: Path | None = None
     jwks_url: str = ""
+    jwks_ca_file: Path | None = None
     refresh_s: int = bounded(3_600, 60, 86_400)
     least_refresh_s: int = bounded(60, 5, 3_600)
     clock_skew_s: int = bounded(30, 0, 60)
@@ -213,6 +214,8 @@ class ProviderConfig:
             )
         if self.jwks_url and not self.jwks_url.startswith("https://"):
             raise InvalidError(f"config: `citizens.provider.jwks_url` is not https: `{self.jwks_url}`")
+        if self.jwks_ca_file is not None and not self.jwks_url:
+            raise InvalidError("config: `citizens.provider.jwks_ca_file` is for `jwks_url`, which is not given")
         if self.refresh_s < self.least_refresh_s:
             raise InvalidError("config: `citizens.provider.refresh_s` is less than `least_refresh_s`")
         self._check_levels()

@@ -6,6 +6,7 @@ used until a new set has been read and is valid, however long that takes.
 """
 
 import logging
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from consentd.errors import ConsentdError, FetchError, InvalidError, MalformedEr
 from consentd.files import read_file_if_exists
 from consentd.metrics import Metrics
 from consentd.service.key_set import MAX_KEY_SET, KeySet, parse_key_set
+from consentd.tls_files import read_authorities
 
 log = logging.getLogger(__name__)
 
@@ -174,10 +176,18 @@ class FetchedKeys:
 
 
 def open_keys(config: ProviderConfig, metrics: Metrics) -> KeySource:
-    """Return the keys of a provider, read from its file, or being fetched. Raises as ``FileKeys.reload``."""
+    """Return the keys of a provider, read from its file, or being fetched.
+
+    Raises:
+        StorageError, InvalidError: as ``FileKeys.reload``; or the authorities of the address cannot be read.
+    """
     if config.jwks_file is not None:
         return FileKeys(config.jwks_file)
-    connection = Connection(config.jwks_url, timeout_s=FETCH_TIMEOUT_S, headers={"Accept": "application/json"})
+    tls = None
+    if config.jwks_ca_file is not None:  # these authorities alone, none of the system's
+        tls = ssl.create_default_context(cadata=read_authorities(config.jwks_ca_file).decode("latin-1"))
+    headers = {"Accept": "application/json"}
+    connection = Connection(config.jwks_url, timeout_s=FETCH_TIMEOUT_S, headers=headers, tls=tls)
     keys = FetchedKeys(lambda: _get(connection), config, metrics=metrics)
     keys.start()
     return keys
