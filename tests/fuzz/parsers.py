@@ -46,7 +46,7 @@ from consentd.fhir import document as fhir_document
 from consentd.fhir import identity as fhir_identity
 from consentd.fhir import mapping as fhir_mapping
 from consentd.ledger import kek, ledger, restored
-from consentd.policy import dates, justification, language
+from consentd.policy import authority, dates, justification, language
 from consentd.policy import subject as subject_rows
 from consentd.policy.compile import decode_rules
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
@@ -292,9 +292,13 @@ PARSERS: tuple[Parser, ...] = (
     Parser(name="row of the ledger's state", covers=("ledger.ledger:decode_state",), parse=ledger.decode_state,
            make_seeds=_seed(lambda one: one.states), declared=(CorruptionError,)),
     Parser(name="row of a person", covers=("policy.subject:decode_subject", "policy.rows:decode_side",
-           "policy.rows:decode_sides", "policy.rows:decode_numbers", "policy.rows:decode_references",
+           "policy.rows:decode_sides", "policy.rows:decode_ends", "policy.rows:decode_numbers",
+           "policy.rows:decode_references",
            "policy.rows:unpack_words"), parse=subject_rows.decode_subject,
            make_seeds=_seed(lambda one: one.subjects), declared=EVIDENCE),
+    Parser(name="row of an authority", covers=("policy.authority:decode_authority",),
+           parse=authority.decode_authority, make_seeds=lambda: [bytes(64), b"\1" * 40 + b"guardian"],
+           declared=EVIDENCE),
     Parser(name="row of the rules", covers=("policy.compile:decode_rules",),
            parse=lambda content: decode_rules(content, DEFAULT_VOCABULARY), make_seeds=_seed(lambda one: one.rules),
            declared=EVIDENCE),
