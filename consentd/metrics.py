@@ -317,6 +317,7 @@ class Metrics:
             "tls_certificate_end_time_seconds", "When the certificate of a listener ends.", _LISTENER
         )
         self.ready = gauge("ready", "1 while the daemon serves, else 0.")
+        self.restored_copy = gauge("restored_copy", "1 while the daemon serves a restored copy, which only reads.")
         self.table_heartbeat_time_seconds = gauge(
             "table_heartbeat_time_seconds", "When the writer last wrote its heartbeat to the table."
         )

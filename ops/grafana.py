@@ -15,7 +15,7 @@ from consentd.metrics import Description, Metrics
 OPS = Path(__file__).parent
 FILE = OPS / "grafana.json"
 SECTIONS = {
-    "Readiness": ("ready", "table_heartbeat", "clock_", "tls_", "shortages", "errors"),
+    "Readiness": ("ready", "restored_copy", "table_heartbeat", "clock_", "tls_", "shortages", "errors"),
     "Calls": ("rpc", "calls", "refusals_parked", "repeats", "quota_refusals", "id_", "credential"),
     "Decisions": ("decisions", "refusals_total", "unenrolled"),
     "Writing": ("pool_entries", "batch_entries", "commit_seconds", "ledger_size", "seal_seconds"),

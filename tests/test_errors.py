@@ -24,6 +24,7 @@ from cases.mutual_tls import name_of_another, name_two
 from cases.operations import held_at
 from cases.provoked_requests import KEY, SECRET, Provoke, provoking
 from cases.reasons import REASONS, ItemError
+from cases.restored import Backup
 from cases.services import batch_request, now_ms, proof_of, publish_rules, services
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
@@ -67,6 +68,10 @@ class World:
         self._others.append(running)
         running.enrol(SECRET)
         return running
+
+    def keep(self, running: Running) -> None:
+        """Stop *running* at the end."""
+        self._others.append(running)
 
     def grant(self, given: pb.Consent, **more: Any) -> Any:
         message = st.GrantStatement(consent=given)
@@ -258,6 +263,16 @@ def _draining(world: World) -> Any:
         return running.check(question(world.subject))
     finally:
         running.daemon.service_state.services = kept
+
+
+@provokes("RESTORED_COPY")
+def _restored(world: World) -> Any:
+    running = make_running(world.directory / "to-restore")
+    running.stop()
+    config = Backup(running, world.directory / "backup").restore(world.directory / "restored")
+    restored = Running(config, running.tokens)
+    world.keep(restored)
+    return restored.check(question(world.subject))
 
 
 @provokes("CORRUPTION")

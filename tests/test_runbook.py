@@ -150,6 +150,8 @@ def messages(path: str, *errors: str) -> set[str]:
     [
         ("ledger/recovery.py", ("CorruptionError",), "Ledger refuses to open"),
         ("ledger/last_signed.py", ("CorruptionError",), "Ledger refuses to open"),
+        ("ledger/restored.py", ("CorruptionError",), "Ledger refuses to open"),
+        ("ledger/restored_copy.py", ("CorruptionError",), "Ledger refuses to open"),
         ("table/table.py", ("CorruptionError",), "Other messages at the start"),
         ("table/view.py", ("CorruptionError",), "Other messages at the start"),
         ("server/preflight.py", ("CorruptionError",), ""),

@@ -34,6 +34,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 def fsck(arguments: argparse.Namespace, out: Out) -> int:
     """Verify all files of a ledger, offline."""
+    from consentd.ledger.restored import read_restored
     from consentd.ledger.vault import Vault
     from consentd.server.keys import read_keys
     from consentd.store.rocks import RocksStore
@@ -49,6 +50,9 @@ def fsck(arguments: argparse.Namespace, out: Out) -> int:
             config = load(arguments.config)
             keys = read_keys(config)
             store_dir, last_signed_path = config.ledger.store_dir, config.ledger.last_signed_path
+            if read_restored(config.ledger.data_dir) is not None:
+                out.message("a restored copy, which may lack entries: not compared with the last signed checkpoint")
+                last_signed_path = None
             vault_store = stack.enter_context(closing(RocksStore.open_read_only(config.ledger.vault_dir)))
             vault = Vault(vault_store, keys.keks)
             if config.table.path.exists():
@@ -80,6 +84,7 @@ def compact(arguments: argparse.Namespace, out: Out) -> int:
     """Rewrite the store's files without what was deleted; the daemon must be stopped."""
     from consentd.cosigning.keyfiles import read_signing_key
     from consentd.ledger import layout
+    from consentd.ledger.restored import read_restored
     from consentd.server.preflight import check_ledger_files, lock_data
     from consentd.store import prefix_end
     from consentd.store.rocks import RocksStore
@@ -87,7 +92,8 @@ def compact(arguments: argparse.Namespace, out: Out) -> int:
     config = load_own_config(arguments)
     with ExitStack() as stack, out.progress("rewriting") as progress:
         stack.callback(os.close, lock_data(config))
-        check_ledger_files(config, read_signing_key(config.keys.log_key_file).verifier)
+        restored = read_restored(config.ledger.data_dir)
+        check_ledger_files(config, read_signing_key(config.keys.log_key_file).verifier, restored)
         store = stack.enter_context(closing(RocksStore.open(config.ledger.store_dir, create=False)))
         before = store.approximate_size()
         for done, kind in enumerate(layout.KINDS, 1):

@@ -18,6 +18,7 @@ from consentd.dumps import forbid_dumps
 from consentd.errors import StorageError
 from consentd.ledger.ledger import Ledger
 from consentd.ledger.recovery import open_ledger
+from consentd.ledger.restored import read_restored
 from consentd.ledger.vault import Vault
 from consentd.server.keys import read_keys
 from consentd.server.preflight import check_vault_state, lock_data
@@ -76,10 +77,16 @@ def _ledger(config: Config) -> Iterator[tuple[Ledger, Vault]]:
         ledger = open_ledger(
             store, last_signed_path=config.ledger.last_signed_path, origin=config.ledger.origin,
             log_verifier=keys.log.verifier, map_bits=config.ledger.map_bits,
+            restored=read_restored(config.ledger.data_dir),
         )  # fmt: skip
         # A table that is built with an older vault lacks persons. Only a start without any table accepts that.
         check_vault_state(config.ledger.vault_dir, ledger, is_table_empty=False)
         yield ledger, Vault(vault_store, keys.keks)
+
+
+def _heartbeat_ms(config: Config) -> int:
+    """Return the heartbeat of a rebuilt table; 0, which no reader accepts, for a restored copy."""
+    return time.time_ns() // 1_000_000 if read_restored(config.ledger.data_dir) is None else 0
 
 
 @contextmanager
@@ -90,7 +97,7 @@ def _rebuild(
     total = ledger.state.size if size is None else size
     with table_compare.scratch_table(directory, map_size_mb=2 * config.table.map_size_mb + 64) as table:
         catch_up(
-            table, ledger.store, vault, size=total, wall_ms=time.time_ns() // 1_000_000,
+            table, ledger.store, vault, size=total, wall_ms=_heartbeat_ms(config),
             progress=lambda done: progress(done, total),
         )  # fmt: skip
         yield table

@@ -101,6 +101,34 @@ class ImmediatePublisher:
         pass
 
 
+class KeptPublisher:
+    """Publishes the one checkpoint that a restored copy has, if it has one. The copy signs none, so none is offered."""
+
+    has_quorum = True
+
+    def __init__(self, public: Published | None) -> None:
+        self._public = public
+
+    def start(self, publish: Publish, halt: Halt) -> None:
+        if self._public is not None:
+            publish(self._public)
+
+    def offer(self, point: Checkpoint, note: bytes) -> None:
+        raise AssertionError("a restored copy signs no checkpoint")
+
+    def pending(self) -> frozenset[int]:
+        return frozenset()
+
+    def is_cosigned(self, note: bytes) -> bool:
+        return False
+
+    def names_log(self, key: Verifier) -> bool:
+        return False
+
+    def stop(self) -> None:
+        pass
+
+
 def read_published(path: Path, log_verifier: Verifier, *, store: Store, size: int) -> Published | None:
     """Read the note published last from its file; return None if the file is absent, or its note does not verify.
 

@@ -7,6 +7,7 @@ rows and statements are not read here; ``verify`` reads them. The leaves after t
 compared with the tree before the next checkpoint is signed. Source: ledger-format.md, "Opening".
 """
 
+from functools import partial
 from pathlib import Path
 
 from consentd.core import codec, tiles
@@ -17,16 +18,22 @@ from consentd.ledger.last_signed import RUNBOOK, check_last_signed
 from consentd.ledger.ledger import Ledger, State, decode_state, empty_state
 from consentd.ledger.map import TagMap
 from consentd.ledger.reads import read_leaves, read_tiles
+from consentd.ledger.restored import Restored
+from consentd.ledger.restored_copy import check_restored
 from consentd.ledger.vault import Vault
 from consentd.statements.values import vault_commitment
 from consentd.store import Store
 
 
-def open_ledger(store: Store, *, last_signed_path: Path, origin: str, log_verifier: Verifier, map_bits: int) -> Ledger:
+def open_ledger(
+    store: Store, *, last_signed_path: Path, origin: str, log_verifier: Verifier, map_bits: int,
+    restored: Restored | None = None,
+) -> Ledger:  # fmt: skip
     """Open the ledger in *store*; if the store is empty and nothing was signed yet, return an empty ledger.
 
     Args:
         origin: the ledger's name; a last signed checkpoint of another origin is refused.
+        restored: the mark of a restored copy; None: the ledger is none.
         map_bits: the map of an empty ledger gets 2^map_bits buckets; a ledger with leaves keeps its number of buckets.
 
     Raises:
@@ -41,7 +48,8 @@ def open_ledger(store: Store, *, last_signed_path: Path, origin: str, log_verifi
         roots = f"state says {state.map_root.hex()}, stored nodes give {tag_map.root().hex()}"
         raise CorruptionError(f"map root differs: {roots}; {RUNBOOK}")
     _check_seal(store, state)
-    check_last_signed(store, state, last_signed_path=last_signed_path, origin=origin, log_verifier=log_verifier)
+    check = check_last_signed if restored is None else partial(check_restored, restored=restored)
+    check(store, state, last_signed_path=last_signed_path, origin=origin, log_verifier=log_verifier)
     ledger = Ledger(store, state, edge, tag_map)
     _recover_unsealed(ledger)
     return ledger

@@ -67,7 +67,7 @@ def read_restored(data_dir: Path) -> Restored | None:
         return parse_restored(content)
     except MalformedError as error:
         raise CorruptionError(
-            f"{_NAME} is damaged: `{path}`: {error}; see ops/RUNBOOK.md, `a restored copy`"
+            f"mark of a restored copy is damaged: `{path}`: {error}; see ops/RUNBOOK.md, `a restored copy`"
         ) from error
 
 

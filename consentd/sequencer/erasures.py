@@ -60,15 +60,16 @@ class Erasures:
 
     def __init__(
         self, *, ledger: Ledger, vault: Vault, table: Table, sequencer: Sequencer, listed: ErasureList, clock: Clock,
-        metrics: Metrics, refusal_retention_days: int, rest: Callable[[], None] = lambda: None,
+        metrics: Metrics, refusal_retention_days: int | None, rest: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         """*rest*: called between two pieces of work, to give way to calls.
 
-        *refusal_retention_days*: age at which refusals about persons who are not enrolled are erased.
+        *refusal_retention_days*: age at which refusals about persons who are not enrolled are erased; None: never, as
+        in a restored copy, which appends no ERASURE.
         """
         self._ledger, self._vault, self._table, self._sequencer = ledger, vault, table, sequencer
         self._list, self._clock, self._rest = listed, clock, rest
-        self._retention_ms = refusal_retention_days * DAY_MS
+        self._retention_ms = None if refusal_retention_days is None else refusal_retention_days * DAY_MS
         # This lock guards the attributes below, and signals their changes. Each method but _carry_out's steps takes it.
         self._changed = threading.Condition()
         self._hashes: dict[bytes, bytes] = {}  # tag → identifier hash, of erasures that were asked for
@@ -157,6 +158,8 @@ class Erasures:
 
     def _erase_unknown_chains(self) -> None:
         """Append the ERASUREs of the unknown chains whose retention has ended."""
+        if self._retention_ms is None:
+            return
         kept_from = format_month(max(0, self._clock.wall_ms() - self._retention_ms))
         for month, tag in self._vault.unknown_chains().items():
             if month < kept_from and self._ledger.head(tag)[0]:

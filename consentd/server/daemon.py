@@ -19,14 +19,12 @@ from consentd.core import note
 from consentd.core.pruned import DAY_MS
 from consentd.core.rotation import RotationRole
 from consentd.cosigning.mldsa import format_mldsa_vkey
-from consentd.cosigning.publisher import ImmediatePublisher, Publisher
-from consentd.cosigning.quorum_publisher import QuorumPublisher, SignedLog
-from consentd.cosigning.witness_client import read_policy
 from consentd.errors import ConsentdError
-from consentd.files import FileLock, hold_reserve, read_file_if_exists
+from consentd.files import FileLock, hold_reserve
 from consentd.ledger.erasure import LIST_NAME, ErasureList, complete_list, destroy_again
 from consentd.ledger.ledger import Ledger
 from consentd.ledger.recovery import check_vault_commitment, open_ledger
+from consentd.ledger.restored import Restored, read_restored
 from consentd.ledger.vault import Vault
 from consentd.listener.server import Listener
 from consentd.metrics import Metrics
@@ -36,6 +34,7 @@ from consentd.sequencer.commands.ledger import default_genesis
 from consentd.sequencer.commands.write import Author
 from consentd.sequencer.erasures import Erasures
 from consentd.sequencer.loop import Sequencer
+from consentd.sequencer.restored import RestoredSequencer
 from consentd.server import http
 from consentd.server.backups import open_backups
 from consentd.server.capacity import check_space, measure_connections, measure_space
@@ -51,6 +50,7 @@ from consentd.server.preflight import (
     find_keys,
     lock_data,
 )  # fmt: skip
+from consentd.server.publishers import make_publisher
 from consentd.server.rpc_server import RpcServer
 from consentd.server.scrubber import Scrubber
 from consentd.server.signals import Signals
@@ -92,6 +92,7 @@ class Daemon:
         self._closers: list[Callable[[], None]] = []
         self._scrubber: Scrubber | None = None
         self._signing_lock: FileLock | None = None
+        self._restored: Restored | None = None
         self.credentials: Credentials | None = None
         self._tokens: IdTokens | None = None
         self.grpc_port = 0
@@ -118,6 +119,11 @@ class Daemon:
         except BaseException:
             self.stop()
             raise
+        if services.restored is not None:
+            self._rpc.set_reading()
+            self.metrics.restored_copy.set(1)
+            log.critical("a restored copy decides and records nothing; see ops/RUNBOOK.md, `a restored copy`")
+            return
         self._rpc.set_serving(True)
         if services.sequencer.fault is not None:
             # The sequencer failed earlier and set NOT_SERVING then, but the line above has overwritten that.
@@ -199,14 +205,15 @@ class Daemon:
         self.credentials = credentials = self._open_credentials()
         self._tokens = tokens = open_id_tokens(config.citizens, self.metrics)
         self._closers.append(tokens.close)
-        if check_ledger_files(config, keys.log.verifier) == 0:
+        self._restored = restored = read_restored(config.ledger.data_dir)
+        if check_ledger_files(config, keys.log.verifier, restored) == 0:
             check_first_start(config, keys.log.verifier)
         key_files = KeyFiles(config)
         ledger, table = self._open_ledger_and_table(keys)
         vault = self._open_vault(keys, ledger, table)
         with table.read() as snapshot:
             table_size = snapshot.size or ledger.state.size  # a new table has rows of nobody
-        applied = catch_up(table, ledger.store, vault, size=ledger.state.size, wall_ms=self._clock.wall_ms())
+        applied = catch_up(table, ledger.store, vault, size=ledger.state.size, wall_ms=self._heartbeat_ms())
         if applied:
             log.info("table caught up with %d leaves", applied)
         in_force = KeysInForce(keys.statement, keys.log)
@@ -215,7 +222,8 @@ class Daemon:
         listed = self._destroy_again(ledger, table, vault, table_size)
         sequencer = self._start_sequencer(keys, in_force, key_files, ledger, table, vault)
         target = ScrubTarget(
-            ledger=ledger, vault=vault, table=table, last_signed_path=config.ledger.last_signed_path,
+            ledger=ledger, vault=vault, table=table,
+            last_signed_path=config.ledger.last_signed_path if restored is None else None,
             origin=config.ledger.origin, log_verifier=keys.log.verifier,
         )  # fmt: skip
         credential_rows = CredentialRows(credentials, table, sequencer.call)
@@ -228,7 +236,8 @@ class Daemon:
         credentials.begin()
         erasures = Erasures(
             ledger=ledger, vault=vault, table=table, sequencer=sequencer, listed=listed, clock=self._clock,
-            metrics=self.metrics, refusal_retention_days=self.config.ledger.refusal_retention_days,
+            metrics=self.metrics,
+            refusal_retention_days=config.ledger.refusal_retention_days if restored is None else None,
         )  # fmt: skip
         erasures.start()
         authentication = Authentication(
@@ -240,8 +249,12 @@ class Daemon:
             config=config, ledger=ledger, vault=vault, table=table, sequencer=sequencer, metrics=self.metrics,
             credentials=credentials, credential_rows=credential_rows, authentication=authentication,
             operations=operations, key_files=key_files, erasures=erasures,
-            backup_times=backup_times, page_key=vault.derived_key(PAGE_KEY_LABEL),
+            backup_times=backup_times, page_key=vault.derived_key(PAGE_KEY_LABEL), restored=restored,
         )  # fmt: skip
+
+    def _heartbeat_ms(self) -> int:
+        """Return the time that the table's heartbeat begins with; 0, which no reader accepts, in a restored copy."""
+        return self._clock.wall_ms() if self._restored is None else 0
 
     def _open_credentials(self) -> Credentials:
         tls = self.config.grpc.tls
@@ -268,7 +281,7 @@ class Daemon:
         measure_space(self.metrics, config, table)
         ledger = open_ledger(
             store, last_signed_path=last_signed, origin=config.ledger.origin, log_verifier=keys.log.verifier,
-            map_bits=config.ledger.map_bits,
+            map_bits=config.ledger.map_bits, restored=self._restored,
         )  # fmt: skip
         self.metrics.map_bytes.set(64 << ledger.state.map_bits)
         self.metrics.ledger_size.set(ledger.state.size)
@@ -308,7 +321,10 @@ class Daemon:
         config = self.config
         author = Author(config.ledger.origin, in_force.statement, vault, os.urandom)
         signers = (in_force.log,) if keys.log_mldsa is None else (in_force.log, keys.log_mldsa)
-        publisher = self._make_publisher(in_force.log.verifier, ledger)
+        publisher = make_publisher(
+            config, in_force.log.verifier, ledger, clock=self._clock, metrics=self.metrics,
+            is_restored=self._restored is not None,
+        )  # fmt: skip
         assert self._signing_lock is not None, "the lock is taken before the ledger is opened"
         signing = CheckpointSigning(
             signers, config.ledger.last_signed_path, publisher, verify_lock=self._signing_lock.verify,
@@ -320,7 +336,8 @@ class Daemon:
             max_batch=config.pool.max_batch,
             idempotency_ms=config.ledger.idempotency_days * DAY_MS,
         )
-        sequencer = Sequencer(
+        make = Sequencer if self._restored is None else RestoredSequencer
+        sequencer = make(
             ledger=ledger, table=table, author=author, signing=signing, limits=limits, clock=self._clock,
             metrics=self.metrics, confirm_clock=self._confirm_clock, check_space=partial(check_space, config),
             on_fault=lambda: self._rpc.set_serving(False), on_new_key=partial(_settle, key_files),
@@ -343,21 +360,6 @@ class Daemon:
             vkeys.append(format_mldsa_vkey(keys.log_mldsa.verifier))
         bits, days = self.config.ledger.map_bits, self.config.ledger.retention_days
         sequencer.submit(default_genesis(author, verifier_keys=vkeys, map_bits=bits, retention_days=days)).result()
-
-    def _make_publisher(self, log_key: note.Verifier, ledger: Ledger) -> Publisher:
-        """Return a publisher for the configured witness policy; without a policy, an ``ImmediatePublisher``."""
-        config = self.config
-        if config.witness.policy_file is None:
-            return ImmediatePublisher()
-        signed_log = SignedLog(
-            verifier=log_key,
-            store=ledger.store,
-            size=ledger.state.size,
-            last_signed=read_file_if_exists(config.ledger.last_signed_path, name="last signed checkpoint"),
-            published_path=config.ledger.published_path,
-        )
-        policy = read_policy(config.witness.policy_file)
-        return QuorumPublisher(signed_log, policy, config.witness, clock=self._clock, metrics=self.metrics)
 
 
 def serve(config: Config, *, signals: Signals | None = None, confirm_clock: bool = False) -> None:

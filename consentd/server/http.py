@@ -112,9 +112,10 @@ class _Pages:
     def _healthz(self, _: HttpRequest) -> HttpResponse:
         services = self._service_state.services
         published = None if services is None else services.sequencer.checkpoints.published
-        ready = services is not None and services.sequencer.fault is None
+        is_restored = services is not None and services.restored is not None
+        ready = services is not None and services.sequencer.fault is None and not is_restored
         answer = {
-            "status": "ok" if ready else "unavailable",
+            "status": "ok" if ready else "restored copy" if is_restored else "unavailable",
             "checkpoint_size": 0 if published is None else published.checkpoint.size,
             "ledger_size": 0 if services is None else services.ledger.state.size,
             "quorum": services is not None and services.sequencer.checkpoints.publisher.has_quorum,

@@ -12,6 +12,7 @@ be at least as new as the ledger's last batch, because the end of its log may be
 import logging
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from consentd.config import Config
@@ -24,6 +25,8 @@ from consentd.files import lock_directory
 from consentd.ledger import layout, reads
 from consentd.ledger.last_signed import check_last_signed
 from consentd.ledger.ledger import Ledger, decode_state, empty_state
+from consentd.ledger.restored import Restored
+from consentd.ledger.restored_copy import check_restored
 from consentd.ledger.rotations import is_kept, read_ledger_keys
 from consentd.ledger.vault import NO_STATE, STATE, is_older
 from consentd.sequencer.checkpoints import NextLogKey
@@ -55,8 +58,10 @@ def lock_data(config: Config) -> int:
     return lock_directory(path)
 
 
-def check_ledger_files(config: Config, log_verifier: Verifier) -> int | None:
+def check_ledger_files(config: Config, log_verifier: Verifier, restored: Restored | None = None) -> int | None:
     """Check that the ledger's store has all entries that the last signed checkpoint and the policy table cover.
+
+    A restored copy (*restored*: its mark) may lack entries that the last signed checkpoint covers.
 
     Return the ledger's size: 0 if there is no store; None if the store cannot be read, which its opening later reports.
 
@@ -72,7 +77,8 @@ def check_ledger_files(config: Config, log_verifier: Verifier) -> int | None:
         row = store.get(layout.STATE)
         state = empty_state(1) if row is None else decode_state(row)
         origin, last_signed_path = config.ledger.origin, config.ledger.last_signed_path
-        check_last_signed(store, state, last_signed_path=last_signed_path, origin=origin, log_verifier=log_verifier)
+        check = check_last_signed if restored is None else partial(check_restored, restored=restored)
+        check(store, state, last_signed_path=last_signed_path, origin=origin, log_verifier=log_verifier)
     finally:
         store.close()
     size = _table_size(config.table.path)

@@ -148,6 +148,11 @@ class RpcServer:
         self._health.set(("", *self._services), serving=serving)
         self._metrics.ready.set(serving)
 
+    def set_reading(self) -> None:
+        """Report that only the services serve that a restored copy answers: those of proofs and of the registry."""
+        names = [name for name in self._services if name.endswith((".LedgerService", ".RegistryService"))]
+        self._health.set(names, serving=True)
+
     def drain(self) -> None:
         """Refuse new calls, and wait until all calls have ended; cancel calls that take longer than ``DRAIN_S``.
 

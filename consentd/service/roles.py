@@ -271,6 +271,20 @@ def is_write(rpc: str) -> bool:
     return not rpc.startswith(("Get", "List")) and rpc not in ("Check", "BatchCheck")
 
 
+_OF_RESTORED = frozenset({
+    "GetCheckpoint", "GetConsistencyProof", "GetInclusionProof", "GetReceipt", "GetHistory", "ListLeaves",
+    "ListEntries", "ListDelegations", "GetParticipant", "ListParticipants", "GetVocabulary", "GetNotice", "GetRules",
+})  # fmt: skip
+
+
+def is_answered_by_restored(rpc: str) -> bool:
+    """Return whether a restored copy answers an RPC: proofs, histories, and the registry as it was at the backup.
+
+    It answers nothing that says what is permitted or in force now, because a person may have withdrawn since.
+    """
+    return rpc in _OF_RESTORED
+
+
 def access(rpc: str, kinds: Iterable[Kind], whose: Whose) -> Access:
     """Return how a call is answered. An RPC that has no line for own data answers as for other data of persons."""
     lines = TABLE[rpc]

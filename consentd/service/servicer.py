@@ -15,6 +15,7 @@ from consentd.core.kinds import EntryKind
 from consentd.errors import DeniedError, InvalidError, NotFoundError, StorageError
 from consentd.ledger import reads
 from consentd.ledger.ledger import Ledger, State
+from consentd.ledger.restored import Restored
 from consentd.ledger.vault import Vault
 from consentd.metrics import Metrics
 from consentd.policy.model import SUBJECT
@@ -22,6 +23,7 @@ from consentd.sequencer.commands.write import Request, SignedEntry, Write, enrol
 from consentd.sequencer.erasures import Erasures
 from consentd.sequencer.loop import Sequencer
 from consentd.sequencer.pool import Written
+from consentd.sequencer.restored import refusal
 from consentd.service.auth import NO_CREDENTIAL, UnauthenticatedError
 from consentd.service.authentication import Authentication
 from consentd.service.authorization import caller_kinds, check_access, check_may_call
@@ -31,7 +33,7 @@ from consentd.service.credential_rows import CredentialRows
 from consentd.service.credentials import Credentials
 from consentd.service.key_files import KeyFiles
 from consentd.service.operations import Operations
-from consentd.service.roles import Access, Kind, Whose, is_write, needs_credential
+from consentd.service.roles import Access, Kind, Whose, is_answered_by_restored, is_write, needs_credential
 from consentd.service.statements import Attester
 from consentd.statements import payloads
 from consentd.table.table import Table
@@ -46,7 +48,11 @@ MAX_WAIT_S: float = limits.WAIT_SECONDS
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The parts of the opened daemon that services use. The daemon makes this value once, when it has opened."""
+    """The parts of the opened daemon that services use. The daemon makes this value once, when it has opened.
+
+    Attributes:
+        restored: the mark of the restored copy that the daemon serves; None: it serves the ledger itself.
+    """
 
     config: Config
     ledger: Ledger
@@ -62,6 +68,7 @@ class Services:
     erasures: Erasures
     backup_times: BackupTimes
     page_key: bytes
+    restored: Restored | None = None
 
 
 class ServiceState:
@@ -106,13 +113,20 @@ class Servicer:
         return context.caller
 
     def authorize(self, rpc: str, context: Context) -> None:
-        """Check that the caller may call an RPC for some data. Raises as ``authorization.check_may_call``."""
+        """Check that the caller may call an RPC for some data, and that the ledger may answer it.
+
+        Raises:
+            PreconditionError: (RESTORED_COPY) the daemon serves a restored copy, which does not answer this RPC.
+            UnauthenticatedError, DeniedError: as ``authorization.check_may_call``.
+        """
         caller, services = self.known_caller(context), self.services
         if not needs_credential(rpc):
             return  # every caller may call it for some data, so the registry is not needed
         with services.table.read() as snapshot:
             now_ms = services.sequencer.clock.wall_ms()
             check_may_call(snapshot, caller, rpc, now_ms, context.person, context.roles)
+        if services.restored is not None and not is_answered_by_restored(rpc):
+            raise refusal()
 
     def access(self, rpc: str, whose: Whose, context: Context) -> Access:
         """Return how a call about data of this kind is answered. Raises as ``authorization.check_access``."""

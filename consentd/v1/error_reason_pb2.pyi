@@ -155,6 +155,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_NOT_SERVING: the daemon is starting or stopping (UNAVAILABLE). Try again later."""
     ERROR_REASON_CORRUPTION: _ErrorReason.ValueType  # 34
     """ERROR_REASON_CORRUPTION: stored records of the ledger contradict each other (DATA_LOSS). An operator must act."""
+    ERROR_REASON_RESTORED_COPY: _ErrorReason.ValueType  # 115
+    """ERROR_REASON_RESTORED_COPY: the daemon serves a copy of the ledger that was restored from a backup, and lacks the
+    entries after it (FAILED_PRECONDITION). It answers proofs and histories, and decides and records nothing. Its operator
+    must act; call the ledger itself, or the one that was begun in its place.
+    """
     ERROR_REASON_UNKNOWN_FIELD: _ErrorReason.ValueType  # 36
     """ERROR_REASON_UNKNOWN_FIELD: a message that would be recorded, or a request to prune or to add a credential, has
     fields that this version does not know (INVALID_ARGUMENT). They could change what the other fields mean.
@@ -384,6 +389,11 @@ ERROR_REASON_NOT_SERVING: ErrorReason.ValueType  # 33
 """ERROR_REASON_NOT_SERVING: the daemon is starting or stopping (UNAVAILABLE). Try again later."""
 ERROR_REASON_CORRUPTION: ErrorReason.ValueType  # 34
 """ERROR_REASON_CORRUPTION: stored records of the ledger contradict each other (DATA_LOSS). An operator must act."""
+ERROR_REASON_RESTORED_COPY: ErrorReason.ValueType  # 115
+"""ERROR_REASON_RESTORED_COPY: the daemon serves a copy of the ledger that was restored from a backup, and lacks the
+entries after it (FAILED_PRECONDITION). It answers proofs and histories, and decides and records nothing. Its operator
+must act; call the ledger itself, or the one that was begun in its place.
+"""
 ERROR_REASON_UNKNOWN_FIELD: ErrorReason.ValueType  # 36
 """ERROR_REASON_UNKNOWN_FIELD: a message that would be recorded, or a request to prune or to add a credential, has
 fields that this version does not know (INVALID_ARGUMENT). They could change what the other fields mean.

@@ -28,12 +28,15 @@ Check = Callable[[], Fault | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScrubTarget:
-    """What a scrub reads. *origin* and *log_verifier* are needed to verify the last signed checkpoint."""
+    """What a scrub reads. *origin* and *log_verifier* are needed to verify the last signed checkpoint.
+
+    *last_signed_path*: None in a restored copy, which may lack what was signed.
+    """
 
     ledger: Ledger
     vault: Vault
     table: Table
-    last_signed_path: Path
+    last_signed_path: Path | None
     origin: str
     log_verifier: Verifier
 
@@ -67,6 +70,8 @@ class Records:
     def last_signed(self) -> Fault | None:
         """Check that the last signed checkpoint is of this tree. Otherwise only the next start would find damage."""
         state, target = self._ledger.state, self.target
+        if target.last_signed_path is None:
+            return None
         what = rows.last_signed_fault(
             self._store, target.last_signed_path, size=state.size, sealed_size=state.sealed_size,
             origin=target.origin, log_verifier=target.log_verifier,
