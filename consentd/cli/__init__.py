@@ -19,6 +19,7 @@ from consentd import __version__
 from consentd.cli import (
     accesses,
     administration,
+    adoptions,
     audits,
     backups,
     certificates,
@@ -47,7 +48,7 @@ a person is written SCHEME:VALUE, as in `mhid:MH-0001`; `-` reads it from stdin,
 """
 _MODULES = (
     daemons, certificates, credentials, keys, participants, roles, consents, notices, accesses, histories, receipts,
-    imports, administration, backups, subjects, maintenance,
+    imports, administration, backups, subjects, maintenance, adoptions,
 )  # fmt: skip
 _SERVER_MODULES = frozenset(
     {"rocksdict", "lmdb", "cryptography", "pyrage", "prometheus_client", "grpc_health", "grpc_reflection"}

@@ -15,10 +15,10 @@ from functools import partial
 from consentd import descriptors
 from consentd.clock import Clock, SystemClock
 from consentd.config import Config
-from consentd.core import note
+from consentd.core.note import Verifier
 from consentd.core.pruned import DAY_MS
 from consentd.core.rotation import RotationRole
-from consentd.cosigning.mldsa import format_mldsa_vkey
+from consentd.cosigning.publisher import Publisher
 from consentd.errors import ConsentdError
 from consentd.files import FileLock, hold_reserve
 from consentd.ledger.erasure import LIST_NAME, ErasureList, complete_list, destroy_again
@@ -30,7 +30,6 @@ from consentd.listener.server import Listener
 from consentd.metrics import Metrics
 from consentd.sequencer.appending import SequencerLimits
 from consentd.sequencer.checkpoints import CheckpointSigning
-from consentd.sequencer.commands.ledger import default_genesis
 from consentd.sequencer.commands.write import Author
 from consentd.sequencer.erasures import Erasures
 from consentd.sequencer.loop import Sequencer
@@ -39,6 +38,7 @@ from consentd.server import http
 from consentd.server.backups import open_backups
 from consentd.server.capacity import check_space, measure_connections, measure_space
 from consentd.server.client_certificates import named_participant
+from consentd.server.first_entries import first_entries
 from consentd.server.first_start import check_first_start, end_first_start, note_first_start
 from consentd.server.keys import Keys, check_secret_files, check_tls_keys, read_keys
 from consentd.server.pauses import shorten_pauses
@@ -321,10 +321,7 @@ class Daemon:
         config = self.config
         author = Author(config.ledger.origin, in_force.statement, vault, os.urandom)
         signers = (in_force.log,) if keys.log_mldsa is None else (in_force.log, keys.log_mldsa)
-        publisher = make_publisher(
-            config, in_force.log.verifier, ledger, clock=self._clock, metrics=self.metrics,
-            is_restored=self._restored is not None,
-        )  # fmt: skip
+        publisher = self._make_publisher(in_force.log.verifier, ledger)
         assert self._signing_lock is not None, "the lock is taken before the ledger is opened"
         signing = CheckpointSigning(
             signers, config.ledger.last_signed_path, publisher, verify_lock=self._signing_lock.verify,
@@ -355,11 +352,13 @@ class Daemon:
         return sequencer
 
     def _write_first_entries(self, sequencer: Sequencer, author: Author, keys: Keys) -> None:
-        vkeys = [note.format_vkey(keys.log.verifier)]
-        if keys.log_mldsa is not None:
-            vkeys.append(format_mldsa_vkey(keys.log_mldsa.verifier))
-        bits, days = self.config.ledger.map_bits, self.config.ledger.retention_days
-        sequencer.submit(default_genesis(author, verifier_keys=vkeys, map_bits=bits, retention_days=days)).result()
+        sequencer.submit(first_entries(self.config.ledger, author, keys)).result()
+
+    def _make_publisher(self, log_key: Verifier, ledger: Ledger) -> Publisher:
+        is_restored = self._restored is not None
+        return make_publisher(
+            self.config, log_key, ledger, clock=self._clock, metrics=self.metrics, is_restored=is_restored
+        )
 
 
 def serve(config: Config, *, signals: Signals | None = None, confirm_clock: bool = False) -> None:

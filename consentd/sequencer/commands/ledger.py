@@ -41,12 +41,15 @@ class Genesis(Unremembered):
         return Plan(tuple(draft_public(context, *chain) for chain in chains), None)
 
 
-def default_genesis(author: Author, *, verifier_keys: Sequence[str], map_bits: int, retention_days: int) -> Genesis:
+def default_genesis(
+    author: Author, *, verifier_keys: Sequence[str], map_bits: int, retention_days: int, predecessor: bytes = b""
+) -> Genesis:
     """Return the write of a new ledger's first entries: with the default vocabulary, and rules that permit nothing.
 
     Args:
         verifier_keys: the public keys that verify checkpoints, as C2SP vkeys.
         retention_days: the age in days at which an entry may be pruned; 0: nothing is ever pruned.
+        predecessor: the last checkpoint of the ledger in whose place this one begins, a signed note; empty: none.
     """
     ledger = st.LedgerStatement(
         origin=author.origin,
@@ -55,6 +58,7 @@ def default_genesis(author: Author, *, verifier_keys: Sequence[str], map_bits: i
         map_bits=map_bits,
         vault_commitment=author.vault.commitment(),
         retention_days=retention_days,
+        predecessor=predecessor,
     )
     rules = rules_message(Rules(), realm_id=REALM, version=1, vocabulary_id=DEFAULT_VOCABULARY.id)
     return Genesis(ledger=ledger, vocabulary=vocabulary_message(DEFAULT_VOCABULARY), rules=rules)
