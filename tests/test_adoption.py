@@ -33,6 +33,7 @@ from consentd.server.daemon import Daemon
 from consentd.server.keys import make_keys
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import statement_pb2 as st
+from consentd_client import show
 
 NOW_MS = 1_700_000_200_000
 NEW_ORIGIN = "new.example.org"
@@ -292,3 +293,15 @@ def test_the_verb_says_what_is_lost(case: Case, capsys: pytest.CaptureFixture[st
     assert cli.main([*verb, str(size), "--json"]) == 0
     assert f'"predecessor_size": {size}' in capsys.readouterr().out
     assert adoption.read_restored(case.original.ledger.data_dir) is not None
+
+
+def test_readers_show_the_predecessor(case: Case) -> None:
+    point = point_of(case.newest)
+    stated = st.LedgerStatement(origin=NEW_ORIGIN, predecessor=case.newest)
+    shown = f"{NEW_ORIGIN}, in the place of {ORIGIN} @{point.size} {point.root.hex()}"
+    assert show.describe(stated, "en") == shown
+    for garbage in (b"garbage", b"\xff", case.newest[:-1]):
+        stated.predecessor = garbage
+        assert show.describe(stated, "en").startswith(f"{NEW_ORIGIN}, in the place of ")
+    stated.predecessor = b""
+    assert show.describe(stated, "en") == NEW_ORIGIN

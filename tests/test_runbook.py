@@ -150,6 +150,7 @@ def messages(path: str, *errors: str) -> set[str]:
     [
         ("ledger/recovery.py", ("CorruptionError",), "Ledger refuses to open"),
         ("ledger/last_signed.py", ("CorruptionError",), "Ledger refuses to open"),
+        ("ledger/predecessor.py", ("CorruptionError",), "Begin a new ledger in the place of another"),
         ("ledger/restored.py", ("CorruptionError",), "Ledger refuses to open"),
         ("ledger/restored_copy.py", ("CorruptionError",), "Ledger refuses to open"),
         ("table/table.py", ("CorruptionError",), "Other messages at the start"),

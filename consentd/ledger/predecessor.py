@@ -1,6 +1,6 @@
 """Name the predecessor of a new ledger: the last checkpoint of the ledger in whose place it begins.
 
-A ledger that lost entries never goes on under its origin, because somebody may have a proof of what is lost. A new
+A ledger that lost entries never continues under its origin, because somebody may have a proof of what is lost. A new
 ledger begins, and its leaf 0 has the predecessor's last checkpoint, a signed note. ``consentd adopt`` puts the note
 into the new data directory, in the file ``predecessor``. The start that writes leaf 0 reads it; later starts do not.
 
@@ -36,8 +36,9 @@ def read_predecessor(data_dir: Path, origin: str) -> bytes:
     try:
         point = parse_predecessor(note)
     except MalformedError as error:
-        what = f"checkpoint of the predecessor is damaged: `{path}`: {error}"
-        raise CorruptionError(f"{what}; run `consentd adopt` again") from error
+        raise CorruptionError(
+            f"checkpoint of the predecessor is damaged: `{path}`: {error}; run `consentd adopt` again"
+        ) from error
     if point.origin == origin:
         raise CorruptionError(f"checkpoint of the predecessor is of this ledger itself: `{path}`; remove it")
     return note

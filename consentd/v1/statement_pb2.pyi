@@ -731,7 +731,9 @@ class LedgerStatement(_message.Message):
     statement_key: _builtins.bytes
     """statement_key is the Ed25519 key with which the daemon signs statements, 32 bytes."""
     predecessor: _builtins.bytes
-    """predecessor is the last checkpoint of the ledger that this one continues, verbatim; empty: none."""
+    """predecessor is the last checkpoint of the ledger in whose place this one begins, a signed note; empty: none. It is in
+    leaf 0 only. Nothing carries over from that ledger.
+    """
     map_bits: _builtins.int
     """map_bits is how many bits of a key name a bucket of the stored map. No proof depends on it."""
     vault_commitment: _builtins.bytes

@@ -109,6 +109,7 @@ _LABELS: Mapping[str, tuple[str, str]] = {
     "POLICY_URIS": ("근거 정책", "under policy"),
     "SOURCE": ("출처", "imported from"),
     "NOT_IMPLIED": ("(동의에 이름을 들어야 함)", "(a permit must name it)"),
+    "PREDECESSOR": ("이전 원장", "in the place of"),
     "CONDITION": ("조건", "condition"),
     "EXCEPT": ("예외", "except"),
     "ONLY_LABELS": ("이 민감 표시만", "no labels but"),

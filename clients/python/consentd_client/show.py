@@ -4,7 +4,10 @@ from collections.abc import Iterable, Iterator
 
 from google.protobuf.message import DecodeError, Message
 
+from consentd.core.checkpoint import parse_checkpoint
 from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX
+from consentd.core.note import parse_note
+from consentd.errors import MalformedError
 from consentd.policy.dates import format_instant
 from consentd.policy.language import best_text, is_korean
 from consentd.policy.model import ANY
@@ -97,7 +100,7 @@ def _line(message: Message | None, lang: str) -> str:
         case st.ServedStatement():
             return served(message)
         case st.LedgerStatement():
-            return message.origin
+            return ledger(message, lang)
         case st.ParticipantStatement():
             return f"{message.participant_id} {best_text(message.name, lang)}"
         case st.KeyStatement():
@@ -131,6 +134,17 @@ def authority(message: st.AuthorityStatement, lang: str) -> str:
     papers = joined([one.kind for one in message.evidence], "")
     parts = (message.participant_id, capacity, reason, message.birth_date, acts, window, papers)
     return escape_control(", ".join(filter(None, parts)))
+
+
+def ledger(message: st.LedgerStatement, lang: str) -> str:
+    """Name a ledger, and the last checkpoint of its predecessor, if it states one. Its signature is not verified."""
+    if not message.predecessor:
+        return message.origin
+    try:
+        point = parse_checkpoint(parse_note(message.predecessor).text)
+    except MalformedError:
+        return f"{message.origin}, {label('PREDECESSOR', lang)} {label('UNKNOWN', lang)}"
+    return f"{message.origin}, {label('PREDECESSOR', lang)} {point.origin} @{point.size} {point.root.hex()}"
 
 
 def served(message: st.ServedStatement) -> str:

@@ -122,6 +122,8 @@ export interface LedgerStatement {
   readonly verifierKeys: readonly string[];
   /** The key with which the daemon signs statements; empty: this entry makes none valid. */
   readonly statementKey: Uint8Array;
+  /** In leaf 0: the last checkpoint of the ledger in whose place this one begins, a signed note; empty: none. */
+  readonly predecessor: Uint8Array;
   /** In leaf 0: how old an entry must be before it may be pruned; 0: nothing is ever pruned. */
   readonly retentionDays: number;
   /** null: this entry states no pruning. */
@@ -174,6 +176,7 @@ export function decodeLedgerStatement(payload: Uint8Array): LedgerStatement | nu
     origin: typeof origin === "string" ? origin : "",
     verifierKeys: Array.isArray(verifierKeys) ? (verifierKeys as string[]) : [],
     statementKey: bytesOf(values.get(3)),
+    predecessor: bytesOf(values.get(5)),
     retentionDays: Number(values.get(8) ?? 0n),
     // An empty message is present too. It states that nothing is pruned.
     pruning: pruning instanceof Map ? readPruning(pruning) : null,

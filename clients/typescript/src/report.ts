@@ -4,12 +4,15 @@
 
 import { encodeBase64, encodeHex, equal } from "./bytes.js";
 import { NOT_PROVEN_OF_PRUNED, type ProvenChain, type ProvenEntry, type Unread } from "./chains.js";
+import { parseCheckpoint } from "./checkpoint.js";
 import type { Event, Seal } from "./codec.js";
 import { MalformedError, ProofError, SignatureError, UnknownKeyError, type VerificationError } from "./errors.js";
 import type { Scope } from "./evidence.js";
 import { heldJson, type Json } from "./held.js";
 import type { KeyValidity } from "./key_validity.js";
-import { KINDS } from "./kinds.js";
+import { KINDS, LEDGER } from "./kinds.js";
+import { parseNote } from "./note.js";
+import { decodeLedgerStatement } from "./payloads.js";
 import type { SeqRange } from "./history.js";
 import type { Cosignature } from "./quorum.js";
 import type { FollowedKey } from "./rotation.js";
@@ -184,11 +187,25 @@ function signedJson({ author, statement }: Pick<ProvenEntry, "author" | "stateme
   return { author: author && authorName(author), payload: statement && encodeBase64(statement.payload) };
 }
 
-function entryText({ event, author, pruned }: ProvenEntry): string {
+/** Name the predecessor that leaf 0 of a ledger states. Nobody has verified the signature of its checkpoint. */
+export function predecessorText(payload: Uint8Array): string {
+  const note = decodeLedgerStatement(payload)?.predecessor;
+  if (!note?.length) return "";
+  try {
+    const { origin, size, root } = parseCheckpoint(parseNote(note).text);
+    return ` in the place of ${origin} @${size} ${encodeHex(root)}`;
+  } catch (error) {
+    if (error instanceof MalformedError) return " in the place of a ledger that cannot be read";
+    throw error;
+  }
+}
+
+function entryText({ event, author, statement, pruned }: ProvenEntry): string {
   const ref = event.ref ? ` ref ${event.ref}` : "";
   const by = author ? authorName(author) : pruned ? "(pruned)" : "(erased)";
   const what = kindName(event.kind).padEnd(11);
-  return `${String(event.seq).padStart(5)}  ${time(event.timeMs)}  ${what} ${by}${ref}`;
+  const predecessor = event.kind === LEDGER && statement ? predecessorText(statement.payload) : "";
+  return `${String(event.seq).padStart(5)}  ${time(event.timeMs)}  ${what} ${by}${ref}${predecessor}`;
 }
 
 function unreadJson(unread: readonly Unread[]): Json {

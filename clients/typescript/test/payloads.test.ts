@@ -49,6 +49,7 @@ test("every field of LedgerStatement is read", () => {
     origin: "a",
     verifierKeys: ["a"],
     statementKey: KEY,
+    predecessor: KEY,
     retentionDays: 1,
     pruning: { keptFromMs: 1n, startSize: 1n },
     rotation: { role: 2, oldKey: KEY, newKey: KEY, fromSize: 1n, reason: "a", newSignature: KEY },
