@@ -213,7 +213,8 @@ class Daemon:
         vault = self._open_vault(keys, ledger, table)
         with table.read() as snapshot:
             table_size = snapshot.size or ledger.state.size  # a new table has rows of nobody
-        applied = catch_up(table, ledger.store, vault, size=ledger.state.size, wall_ms=self._heartbeat_ms())
+        now_ms = self._clock.wall_ms() if restored is None else 0  # no reader accepts the heartbeat 0
+        applied = catch_up(table, ledger.store, vault, size=ledger.state.size, wall_ms=now_ms)
         if applied:
             log.info("table caught up with %d leaves", applied)
         in_force = KeysInForce(keys.statement, keys.log)
@@ -251,10 +252,6 @@ class Daemon:
             operations=operations, key_files=key_files, erasures=erasures,
             backup_times=backup_times, page_key=vault.derived_key(PAGE_KEY_LABEL), restored=restored,
         )  # fmt: skip
-
-    def _heartbeat_ms(self) -> int:
-        """Return the time that the table's heartbeat begins with; 0, which no reader accepts, in a restored copy."""
-        return self._clock.wall_ms() if self._restored is None else 0
 
     def _open_credentials(self) -> Credentials:
         tls = self.config.grpc.tls
