@@ -1,6 +1,7 @@
 """A daemon on a restored copy answers proofs and histories, and decides, records and signs nothing."""
 
 import json
+import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cases.daemons import Running, make_running, question, reason_of, request_id
+from cases.erasures import add_authority, erase, order
 from cases.fakes import FakeClock
 from cases.restored import Backup
 from cases.services import register
@@ -20,6 +22,7 @@ from consentd.core.checkpoint import parse_checkpoint
 from consentd.core.merkle import leaf_hash
 from consentd.core.note import parse_note
 from consentd.errors import CorruptionError, PreconditionError
+from consentd.ledger.erasure import LIST_NAME
 from consentd.ledger.ledger import State
 from consentd.ledger.restored import RESTORED_NAME
 from consentd.server.daemon import Daemon
@@ -236,6 +239,29 @@ def test_a_restored_copy_reads_though_the_clock_is_behind(original: Original) ->
     assert running.ledger.GetCheckpoint(ls.GetCheckpointRequest()).checkpoint == original.backup.note
     assert list(running.ledger.GetHistory(ls.GetHistoryRequest(public_name="ledger")))
     running.stop()
+
+
+def test_who_was_erased_after_the_backup_is_erased_again_before_it_serves(tmp_path: Path) -> None:
+    running = make_running(tmp_path)
+    add_authority(running)
+    subject, other = running.enrol(SECRET), running.enrol("SYN-000002")
+    running.check_ledger()
+    running.stop()
+    backup = Backup(running, tmp_path / "backup")
+    again = Running(running.config, running.tokens)
+    erase(again, order(again, subject))
+    again.stop()
+    config = backup.restore(tmp_path / "restored")
+    shutil.copy(running.config.ledger.last_signed_path.with_name(LIST_NAME), config.ledger.data_dir)
+    copy = Running(config, running.tokens)
+    services = copy.daemon.service_state.services
+    assert services is not None
+    with services.table.read() as snapshot:
+        hashes = [services.vault.identifier_hash(one.scheme, one.value) for one in (subject, other)]
+        known = [services.vault.find(one) for one in hashes]
+        in_table = [snapshot.tag_of(one) for one in hashes]
+    copy.stop()
+    assert [one is None for one in known] == [one is None for one in in_table] == [True, False]
 
 
 # -- what it does not open ------------------------------------------------------------------------------------

@@ -221,6 +221,18 @@ def destroy_again(store: Store, vault: Vault, erasures: Iterable[Erased], *, tab
     return len(found)
 
 
+def destroy_listed(vault: Vault, listed: ErasureList) -> None:
+    """Delete the keys and identifiers of listed persons that a restored vault still has. Raises as ``ErasureList.read``.
+
+    The ledger may be older than their ERASUREs. Their encrypted statements stay in it, and nobody can read them.
+    """
+    tags = [one.tag for one in listed.read() if vault.has_key(one.tag)]
+    if tags:
+        vault.destroy(dict.fromkeys(tags))
+        vault.store.compact_range(b"", None)
+        log.warning("erased persons were in a restored vault, and are erased again: %d", len(tags))
+
+
 def complete_list(listed: ErasureList, store: Store, size: int, last: int | None) -> list[Erased]:
     """Return the list of erasures. If it lacks the ledger's latest ERASURE, at index *last*, write the list anew.
 

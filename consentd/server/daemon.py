@@ -21,7 +21,7 @@ from consentd.core.rotation import RotationRole
 from consentd.cosigning.publisher import Publisher
 from consentd.errors import ConsentdError
 from consentd.files import FileLock, hold_reserve
-from consentd.ledger.erasure import LIST_NAME, ErasureList, complete_list, destroy_again
+from consentd.ledger.erasure import LIST_NAME, ErasureList, complete_list, destroy_again, destroy_listed
 from consentd.ledger.ledger import Ledger
 from consentd.ledger.recovery import check_vault_commitment, open_ledger
 from consentd.ledger.restored import Restored, read_restored
@@ -214,6 +214,9 @@ class Daemon:
         with table.read() as snapshot:
             table_size = snapshot.size or ledger.state.size  # a new table has rows of nobody
         now_ms = self._clock.wall_ms() if restored is None else 0  # no reader accepts the heartbeat 0
+        if restored is not None:
+            # A copy may lack an ERASURE itself. Without the key, the table that is made below has nothing of the person.
+            destroy_listed(vault, ErasureList(config.ledger.last_signed_path.with_name(LIST_NAME)))
         applied = catch_up(table, ledger.store, vault, size=ledger.state.size, wall_ms=now_ms)
         if applied:
             log.info("table caught up with %d leaves", applied)
