@@ -222,9 +222,10 @@ def destroy_again(store: Store, vault: Vault, erasures: Iterable[Erased], *, tab
 
 
 def destroy_listed(vault: Vault, listed: ErasureList) -> None:
-    """Delete the keys and identifiers of listed persons that a restored vault still has. Raises as ``ErasureList.read``.
+    """Delete the keys and identifiers of listed persons that a restored vault still has.
 
-    The ledger may be older than their ERASUREs. Their encrypted statements stay in it, and nobody can read them.
+    The ledger may be older than their ERASUREs. Their encrypted statements stay in it, and nobody can read them. Raises
+    as ``ErasureList.read``.
     """
     tags = [one.tag for one in listed.read() if vault.has_key(one.tag)]
     if tags:

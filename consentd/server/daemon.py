@@ -215,7 +215,7 @@ class Daemon:
             table_size = snapshot.size or ledger.state.size  # a new table has rows of nobody
         now_ms = self._clock.wall_ms() if restored is None else 0  # no reader accepts the heartbeat 0
         if restored is not None:
-            # A copy may lack an ERASURE itself. Without the key, the table that is made below has nothing of the person.
+            # A copy may lack the ERASURE itself. Without the key, the table that is made now has nothing of the person.
             destroy_listed(vault, ErasureList(config.ledger.last_signed_path.with_name(LIST_NAME)))
         applied = catch_up(table, ledger.store, vault, size=ledger.state.size, wall_ms=now_ms)
         if applied:
