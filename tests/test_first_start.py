@@ -148,6 +148,14 @@ def test_a_second_daemon_that_starts_meanwhile_begins_nothing(tmp_path: Path) ->
     note_first_start(config, log_key)
 
 
+def test_keys_may_be_in_the_data_directory(tmp_path: Path) -> None:
+    config = make_config(tmp_path, data_dir='"keys"')
+    make_keys(config)
+    assert begins(config)
+    assert not mark_path(config).exists()
+    assert begins(config)
+
+
 def test_a_store_without_a_ledger_needs_the_mark_too(tmp_path: Path) -> None:
     """After a crash between the opening of the store and leaf 0, the store exists and has no state."""
     config = make_config(tmp_path)

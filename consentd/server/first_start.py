@@ -59,14 +59,17 @@ def note_first_start(config: Config, log_key: Verifier) -> None:
         StorageError: the ledger may not begin here; or a file cannot be read or written.
     """
     path = mark_path(config)
-    lock = lock_directory(path.parent)  # another daemon with these keys may start in another data directory just now
+    # Another daemon with these keys may start in another data directory just now. The data directory itself is locked.
+    is_locked = path.parent.resolve() == config.ledger.data_dir.resolve()
+    lock = None if is_locked else lock_directory(path.parent)
     try:
         if _read_number(config, log_key) is None:
             number = secrets.token_hex(16) + "\n"
             write_file(_data_path(config), number.encode(), is_private=True, name=_NAME)
             write_file(path, (format_mark(log_key) + number).encode(), is_private=True, name=_NAME)
     finally:
-        os.close(lock)
+        if lock is not None:
+            os.close(lock)
 
 
 def end_first_start(config: Config) -> None:
