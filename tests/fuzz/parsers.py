@@ -45,7 +45,7 @@ from consentd.fhir import consents as fhir_consents
 from consentd.fhir import document as fhir_document
 from consentd.fhir import identity as fhir_identity
 from consentd.fhir import mapping as fhir_mapping
-from consentd.ledger import kek, ledger, restored
+from consentd.ledger import kek, ledger, predecessor, restored
 from consentd.policy import authority, dates, justification, language
 from consentd.policy import subject as subject_rows
 from consentd.policy.compile import decode_rules
@@ -293,8 +293,7 @@ PARSERS: tuple[Parser, ...] = (
            make_seeds=_seed(lambda one: one.states), declared=(CorruptionError,)),
     Parser(name="row of a person", covers=("policy.subject:decode_subject", "policy.rows:decode_side",
            "policy.rows:decode_sides", "policy.rows:decode_ends", "policy.rows:decode_numbers",
-           "policy.rows:decode_references",
-           "policy.rows:unpack_words"), parse=subject_rows.decode_subject,
+           "policy.rows:decode_references"), parse=subject_rows.decode_subject,
            make_seeds=_seed(lambda one: one.subjects), declared=EVIDENCE),
     Parser(name="row of an authority", covers=("policy.authority:decode_authority",),
            parse=authority.decode_authority, make_seeds=lambda: [bytes(64), b"\1" * 40 + b"guardian"],
@@ -302,6 +301,8 @@ PARSERS: tuple[Parser, ...] = (
     Parser(name="row of the rules", covers=("policy.compile:decode_rules",),
            parse=lambda content: decode_rules(content, DEFAULT_VOCABULARY), make_seeds=_seed(lambda one: one.rules),
            declared=EVIDENCE),
+    Parser(name="checkpoint of a predecessor", covers=("ledger.predecessor:parse_predecessor",),
+           parse=predecessor.parse_predecessor, make_seeds=_seed(lambda one: one.notes), declared=EVIDENCE),
     Parser(name="mark of a restored directory", covers=("ledger.restored:parse_restored",),
            parse=restored.parse_restored, make_seeds=_seed(lambda one: one.restored), declared=EVIDENCE),
     Parser(name="key-encryption key", covers=("ledger.kek:parse_key",), parse=_text(kek.parse_key),
