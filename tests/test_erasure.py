@@ -450,6 +450,15 @@ def test_the_client_orders_erasures_and_puts_holds(running: Running) -> None:
     assert erased.backups_until_time_ms - erased.complete_time_ms == days * 86_400_000
 
 
+def test_an_operator_ends_no_hold_of_an_authority(running: Running) -> None:
+    subject, client = person(running), client_of(running, AUTHORITY)
+    signer = StatementSigner(key=KEY, origin=ORIGIN, tag=client.get_holds(subject).tag)
+    hold = st.HoldStatement(legal_basis="COURT", until_time_ms=now_ms(running) + 60_000)
+    seq = client.put_hold(subject, hold, signer=signer).event.seq
+    assert refusal(lambda: end_hold(running, subject, seq)) == "NOT_FOUND"
+    assert [one.seq for one in client.get_holds(subject).holds] == [seq]
+
+
 def test_the_command_line_erases_a_list_of_persons(
     running: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -269,7 +269,7 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def EndHold(self, request, context):
-        """EndHold ends a legal hold before its time.
+        """EndHold ends a legal hold before its time. An operator ends only holds that operators attested; others are not found.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

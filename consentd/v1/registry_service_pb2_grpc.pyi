@@ -91,7 +91,7 @@ class RegistryServiceStub:
     PutHold: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.PutHoldRequest, _registry_service_pb2.PutHoldResponse]
     """PutHold records a legal hold on a person (DUTY). A public authority signs it, or an operator attests it."""
     EndHold: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.EndHoldRequest, _registry_service_pb2.EndHoldResponse]
-    """EndHold ends a legal hold before its time."""
+    """EndHold ends a legal hold before its time. An operator ends only holds that operators attested; others are not found."""
     GetHolds: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetHoldsRequest, _registry_service_pb2.GetHoldsResponse]
     """GetHolds reads a person's tag, which an order of erasure is signed for, and the holds that forbid an erasure now. An
     operator sees the holds that operators attested, with their seqs, and nothing else of the person; this reading is
@@ -176,7 +176,7 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     PutHold: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.PutHoldRequest, _registry_service_pb2.PutHoldResponse]  # type: ignore[assignment]
     """PutHold records a legal hold on a person (DUTY). A public authority signs it, or an operator attests it."""
     EndHold: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.EndHoldRequest, _registry_service_pb2.EndHoldResponse]  # type: ignore[assignment]
-    """EndHold ends a legal hold before its time."""
+    """EndHold ends a legal hold before its time. An operator ends only holds that operators attested; others are not found."""
     GetHolds: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetHoldsRequest, _registry_service_pb2.GetHoldsResponse]  # type: ignore[assignment]
     """GetHolds reads a person's tag, which an order of erasure is signed for, and the holds that forbid an erasure now. An
     operator sees the holds that operators attested, with their seqs, and nothing else of the person; this reading is
@@ -348,7 +348,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.EndHoldRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.EndHoldResponse, _abc.Awaitable[_registry_service_pb2.EndHoldResponse]]:
-        """EndHold ends a legal hold before its time."""
+        """EndHold ends a legal hold before its time. An operator ends only holds that operators attested; others are not found."""
 
     @_abc_1.abstractmethod
     def GetHolds(

@@ -269,8 +269,11 @@ class PutDuty(PersonWrite, ReceiptOnly):
         if context.table.tag_of(self.identifier_hash) != self.tag:
             raise NotFoundError("subject is not enrolled", "SUBJECT_NOT_FOUND")
         check_duty(context.table, self.message, ref=self.ref, time_ms=context.time_ms)
-        if self.ref and self.ref not in _entries_now(context, self.tag, self.found).in_force(context.time_ms):
-            raise NotFoundError(NO_HOLD)
+        if self.ref:
+            hold = _entries_now(context, self.tag, self.found).in_force(context.time_ms).get(self.ref)
+            # Operators do not see the holds that authorities signed (GetHolds), and do not end them either.
+            if hold is None or (self.signed is None and not is_operator(hold.attestation.attested_by)):
+                raise NotFoundError(NO_HOLD)
         entry = NewEntry(
             kind=EntryKind.DUTY, tag=self.tag, message=self.message, request_id=self.request.id, ref=self.ref,
             signed=self.signed, signer="" if self.signed is None else self.request.asker,
