@@ -55,7 +55,7 @@ class LedgerConfig:
 
     @property
     def published_path(self) -> Path:
-        """File with the last published checkpoint. It exists only if witnesses cosign."""
+        """File with the last published checkpoint. It exists if witnesses cosign, or in a restored copy."""
         return self.data_dir / "checkpoint.published"
 
 

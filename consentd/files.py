@@ -15,6 +15,8 @@ from pathlib import Path
 
 from consentd.errors import StorageError
 
+NEW = ".new"
+"""End of the name of a file's new content, until the file is replaced with it. A crash may leave it."""
 RESERVE = 16
 """How many descriptors a daemon holds in reserve. One call needs one, and several threads may write files at once. A
 connection that is waiting to be accepted may also take a descriptor at the moment when the reserve is spent."""
@@ -101,7 +103,7 @@ def write_file(
     # 2. fsync that file. Otherwise a crash after the rename could leave a file of the new name without its content.
     # 3. Rename the temporary file over the old file.
     # 4. fsync the directory. Otherwise a crash could undo the rename.
-    new = path.with_name(path.name + ".new")
+    new = path.with_name(path.name + NEW)
     try:
         try:
             with os.fdopen(_open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), "wb", buffering=0) as file:

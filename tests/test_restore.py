@@ -132,7 +132,8 @@ def test_a_backup_is_restored_and_marked_and_who_was_erased_since_is_erased_agai
     assert mark is not None
     assert (mark.origin, mark.tree_size, mark.root) == (ORIGIN, of.tree_size, of.root)
     assert (mark.backup_time_ms, mark.restored_time_ms) == (of.time_ms, NOW_MS)
-    assert left(config) == {"ledger", "vault", "erasures", RESTORED_NAME}
+    assert left(config) == {"ledger", "vault", "erasures", "checkpoint.published", RESTORED_NAME}
+    assert config.ledger.published_path.read_bytes() == of.checkpoint
     # Before any daemon has served with it: the wrapped key is in no file, and that of the other person is.
     assert not has_bytes(config.ledger.data_dir, made.secrets["SYN-2"])
     assert has_bytes(config.ledger.data_dir, made.secrets["SYN-1"])
@@ -153,7 +154,7 @@ def test_a_ledger_is_restored_without_its_vault(made: Made, tmp_path: Path) -> N
     done = restore(config, (made.one[0], None))
     assert done.report.faults == ()
     assert done.report.not_checked  # the statements of persons
-    assert left(config) == {"ledger", RESTORED_NAME}
+    assert left(config) == {"ledger", "checkpoint.published", RESTORED_NAME}
 
 
 def test_a_newer_vault_fits_and_an_older_one_does_not(made: Made, tmp_path: Path) -> None:
@@ -325,17 +326,22 @@ from pathlib import Path
 from consentd import cli
 from consentd.backup import restoring
 name, argv = sys.argv[1], sys.argv[2:]
-module, _, attribute = name.rpartition(":")
-real, left = getattr(restoring, attribute), [int(module)]
+number, _, name = name.rpartition(":")
+of, attribute = (os, name.removeprefix("os.")) if name.startswith("os.") else (restoring, name)
+real, left = getattr(of, attribute), [int(number)]
 def kill(*args, **more):
     left[0] -= 1
     if not left[0]:
         os.kill(os.getpid(), 9)
     return real(*args, **more)
-setattr(restoring, attribute, kill)
+setattr(of, attribute, kill)
 sys.exit(cli.main(argv))
 """
-STEPS = ["1:unpack", "2:unpack", "1:verify_files", "1:destroy_again", "1:write_restored", "1:sync", "2:sync", "3:sync"]
+STEPS = [
+    "1:unpack", "2:unpack", "1:verify_files", "1:destroy_again", "1:write_file", "1:os.replace", "1:write_restored",
+    "2:os.replace", "1:sync", "2:sync", "3:sync",
+]  # fmt: skip
+"""At which call of what the process is killed. ``os.replace`` ends the writing of a file."""
 
 
 @pytest.fixture
@@ -380,7 +386,7 @@ def test_a_restore_that_was_killed_is_begun_again(made: Made, tmp_path: Path, co
 
 def test_a_full_disk_leaves_the_directory_empty(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = elsewhere(made, tmp_path)
-    for name in ("write_restored", "destroy_again", "verify_files"):
+    for name in ("write_restored", "write_file", "destroy_again", "verify_files"):
         with monkeypatch.context() as patch:
 
             def full(*_: object, **__: object) -> None:

@@ -9,7 +9,8 @@ Steps of ``restore``, and what a crash leaves:
 
 1. Everything above happens in ``data_dir/restore.part``. A crash leaves this directory. It has the vault's keys, so the
    next restore deletes it first, and the daemon does not start beside it (``check_no_part``).
-2. ``restored.json`` is written: from now on no daemon signs with these files (``ledger.restored``).
+2. ``checkpoint.published`` gets the backup's last signed checkpoint, so that the copy proves what it has. Then
+   ``restored.json`` is written: from now on no daemon signs with these files (``ledger.restored``).
 3. The vault is renamed to its place, and then the ledger. A crash before the ledger leaves a directory without a ledger
    and with ``restore.part``: the next restore begins anew. After the ledger everything is in place.
 4. ``restore.part`` is deleted.
@@ -31,12 +32,12 @@ from consentd.backup.reading import FoundPair, unpack
 from consentd.config import Config, LedgerConfig
 from consentd.core.note import Verifier
 from consentd.errors import CorruptionError, PreconditionError, StorageError
-from consentd.files import lock_directory, sync
+from consentd.files import NEW, lock_directory, sync, write_file
 from consentd.ledger.erasure import LIST_NAME, ErasureList, destroy_again
 from consentd.ledger.kek import KeyEncryptionKey
 from consentd.ledger.last_signed import verify_last_signed
 from consentd.ledger.recovery import check_vault_commitment
-from consentd.ledger.restored import Restored, remove_restored, write_restored
+from consentd.ledger.restored import RESTORED_NAME, Restored, remove_restored, write_restored
 from consentd.ledger.vault import Vault
 from consentd.store.rocks import RocksStore
 from consentd.verify.findings import Report
@@ -46,6 +47,7 @@ PART_NAME = "restore.part"
 """Name of the directory in the data directory in which a restore works."""
 SCRATCH_NAME = "consentd-backup-proof"
 """Name of the directory in which a backup is proven."""
+_CHECKPOINT = "checkpoint of the restored copy"
 _NO_TABLE = 1 << 63
 """More leaves than any table has applied."""
 
@@ -203,7 +205,7 @@ def begin_restore(config: Config) -> Path:
         _discard(ledger, part)
     last_signed = ledger.last_signed_path
     allowed = {
-        PART_NAME, LIST_NAME, last_signed.name, last_signed.name + ".lock", last_signed.name + ".new",
+        PART_NAME, LIST_NAME, last_signed.name, last_signed.name + ".lock", last_signed.name + NEW,
         ledger.issued_credentials_path.name,
     }  # fmt: skip
     try:
@@ -276,6 +278,7 @@ def _erase_again(part: Path, listed: ErasureList, pins: Pins) -> int:
 def _finish(config: LedgerConfig, part: Path, pair: FoundPair, now_ms: int) -> None:
     """Put the proven stores in place, durably, marked as a restored copy. Raises ``StorageError``."""
     of = pair.ledger.manifest.of
+    write_file(config.published_path, of.checkpoint, name=_CHECKPOINT)
     # INVARIANT: the mark is on the disk before there is a ledger, so no daemon signs with the copy.
     write_restored(config.data_dir, Restored(of.origin, of.tree_size, of.root, of.time_ms, now_ms))
     try:
@@ -294,4 +297,7 @@ def _discard(config: LedgerConfig, part: Path) -> None:
     if not config.store_dir.exists():
         remove_tree(config.vault_dir)
         remove_restored(config.data_dir)
+        for path in (config.data_dir / RESTORED_NAME, config.published_path):
+            remove_tree(path.with_name(path.name + NEW))
+        remove_tree(config.published_path)
         remove_tree(part)
