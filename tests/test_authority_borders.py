@@ -15,7 +15,7 @@ from cases.authorities import (
     grant_under,
     put_authority,
 )
-from cases.daemons import ORIGIN, consent, make_running, question
+from cases.daemons import ORIGIN, consent, make_running, question, request_id
 from cases.earlier_trees import at_exact
 from cases.fakes import START_MS, FakeClock
 from cases.services import new_identifier, refusal, services
@@ -26,7 +26,9 @@ from consentd.cosigning.keyfiles import read_signing_key
 from consentd.policy.subject import row_count
 from consentd.table.table import Table, catch_up
 from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import policy_service_pb2 as ps
+from consentd.v1 import statement_pb2 as st
 from consentd_client import Client, Trust
 from consentd_client.show import describe
 
@@ -92,6 +94,29 @@ def test_22_2_1_what_a_minor_s_guardian_permitted_ends_on_the_birthday(world: Wo
     grant_under(running, child, seq, purposes=["DSRCH"])
     grant_under(running, child, seq, purposes=["TREAT", "DSRCH"])
     assert [world.ask(child, purpose).outcome for purpose in ("TREAT", "DSRCH")] == [NONE, PERMIT]
+
+
+OBJECTION = {"kind": pb.CONSENT_KIND_OBJECTION, "effect": pb.EFFECT_DENY, "purposes": ["*"]}
+
+
+def test_16_2_a_guardian_amends_no_consent_of_other_purposes_to_one_of_research(world: World) -> None:
+    running = world.running
+    world.advance_to(BIRTHDAY_MS)
+
+    def amend_under(given: str) -> None:
+        request = cs.AmendConsentRequest(
+            request_id=request_id(), subject=child, consent_id=given, based_on_version=1,
+            attested=st.AmendStatement(consent=consent(purposes=["HRESCH"]), authority_seq=seq),
+        )  # fmt: skip
+        running.consents.AmendConsent(request, metadata=running.as_(REPRESENTATIVE))
+
+    for root, expected in (({}, PERMIT), ({"effect": pb.EFFECT_DENY}, DENY), (OBJECTION, DENY)):
+        child = running.enrol(new_identifier())
+        seq = put_authority(running, child, birth_date=BORN)
+        given = running.grant(child, **root)
+        assert refusal(lambda given=given: amend_under(given)) == "AUTHORITY_NOT_IN_FORCE"
+        assert world.ask(child, "TREAT").outcome == expected
+        amend_under(running.grant(child, purposes=["TREAT", "DSRCH"]))
 
 
 def test_1000_consents_end_with_one_entry(world: World) -> None:

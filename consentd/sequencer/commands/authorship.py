@@ -117,8 +117,9 @@ def check_written_version(
 
     Raises:
         InvalidError: as ``check_version``; the consent names a code that the vocabulary does not have, or is too large.
-        PreconditionError: as ``check_named`` and ``check_in_force``; the consent names a notice or a participant that
-            is not recorded; or the person would have too many consents (LIMIT_REACHED).
+        PreconditionError: as ``check_named``, and ``check_in_force`` for this version and the replaced one; the
+            consent names a notice or a participant that is not recorded; or the person would have too many consents
+            (LIMIT_REACHED).
         DeniedError: as ``check_attester``.
     """
     consent, registry = stored.consent, view.registry()
@@ -134,7 +135,8 @@ def check_written_version(
         stored, registry.codebook.vocabulary, registry.numbers, normal_level=registry.rules.normal_level,
         ends=NO_ENDS if authority is None else authority.ends,
     )  # fmt: skip
-    check_in_force(authority, compiled, registry.codebook.vocabulary, time_ms=time_ms)
+    for one in (compiled,) if replaced is None else (compiled, replaced.compiled):
+        check_in_force(authority, one, registry.codebook.vocabulary, time_ms=time_ms)
     value = view.subject(tag)
     check_limits(value, stored.lineage, compiled)
     with_consent(value, stored, compiled)
