@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from consentd import limits
-from consentd.backup.fields import check_format, parse_object, read_hex, read_number, read_object, read_text
+from consentd.core.json_fields import check_format, parse_object, read_hex, read_number, read_object, read_text
 from consentd.core.note import check_name
 from consentd.errors import InvalidError, MalformedError
 

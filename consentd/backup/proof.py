@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from consentd.backup.directory import BackupDirectory
-from consentd.backup.fields import check_format, parse_object, read_hex, read_number, read_text
 from consentd.backup.manifest import Manifest, SetKind
+from consentd.core.json_fields import check_format, parse_object, read_hex, read_number, read_text
 from consentd.errors import ConsentdError, CorruptionError, MalformedError
 from consentd.files import read_file_if_exists, write_file
 

@@ -13,13 +13,11 @@ The daemon trusts the file: who can delete it can let the copy sign. Then only t
 """
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from consentd.core.json_fields import check_format, parse_object, read_hex, read_number, read_text
 from consentd.core.note import check_name
-from consentd.core.strict_json import parse_json
 from consentd.errors import CorruptionError, MalformedError, StorageError
 from consentd.files import read_file_if_exists, sync, write_file
 
@@ -29,8 +27,6 @@ _NAME = "mark of a restored copy"
 _FORMAT = 1
 _FIELDS = {"format", "origin", "tree_size", "root", "backup_time_ms", "restored_time_ms"}
 _MAX_BYTES = 4096
-_ROOT = re.compile(r"[0-9a-f]{64}")
-_MAX_NUMBER = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,37 +106,11 @@ def parse_restored(content: bytes) -> Restored:
     Raises:
         MalformedError: it is not JSON, its format is another one, a field is missing, unknown or of a wrong kind.
     """
-    if len(content) > _MAX_BYTES:
-        raise MalformedError(f"more than {_MAX_BYTES} bytes")
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise MalformedError("text is not UTF-8") from error
-    value = parse_json(text, max_nesting=1, parse_constant=_refuse_number, parse_float=_refuse_number)
-    if not isinstance(value, dict):
-        raise MalformedError("no JSON object")
-    if set(value) != _FIELDS:
-        raise MalformedError("a field is missing or unknown")
-    if type(value["format"]) is not int or value["format"] != _FORMAT:
-        raise MalformedError(f"format is not {_FORMAT}")
-    root, origin = value["root"], value["origin"]
-    if not isinstance(root, str) or not _ROOT.fullmatch(root):
-        raise MalformedError("root is not 64 lower-case hex digits")
-    if not isinstance(origin, str):
-        raise MalformedError("origin is not a text")
+    fields = parse_object(content, _FIELDS, max_bytes=_MAX_BYTES)
+    check_format(fields, _FORMAT)
+    origin, root = read_text(fields, "origin"), read_hex(fields, "root", 32)
     check_name(origin)
     return Restored(
-        origin, _number(value, "tree_size"), bytes.fromhex(root), _number(value, "backup_time_ms"),
-        _number(value, "restored_time_ms"),
+        origin, read_number(fields, "tree_size"), root, read_number(fields, "backup_time_ms"),
+        read_number(fields, "restored_time_ms"),
     )  # fmt: skip
-
-
-def _number(value: dict[str, Any], name: str) -> int:
-    number = value[name]
-    if type(number) is not int or not 0 <= number <= _MAX_NUMBER:
-        raise MalformedError(f"{name} is not a whole number from 0 to 2^63 - 1")
-    return number
-
-
-def _refuse_number(text: str) -> Any:
-    raise MalformedError("a number is not a whole number")

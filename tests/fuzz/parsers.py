@@ -307,7 +307,7 @@ PARSERS: tuple[Parser, ...] = (
            parse=restored.parse_restored, make_seeds=_seed(lambda one: one.restored), declared=EVIDENCE),
     Parser(name="key-encryption key", covers=("ledger.kek:parse_key",), parse=_text(kek.parse_key),
            make_seeds=_texts("ab" * 32, base64.b64encode(bytes(32)).decode()), declared=()),
-    Parser(name="manifest of a backup", covers=("backup.manifest:parse_manifest", "backup.fields:parse_object"),
+    Parser(name="manifest of a backup", covers=("backup.manifest:parse_manifest", "core.json_fields:parse_object"),
            parse=manifest.parse_manifest, make_seeds=_seed(lambda one: one.manifests), declared=EVIDENCE),
     Parser(name="credentials", covers=("service.auth:parse_lines", "service.operator_roles:parse_roles"),
            parse=lambda content: auth.parse_lines(content, Path("credentials")),

@@ -7,7 +7,7 @@ from typing import Any
 from consentd.core.strict_json import parse_json
 from consentd.errors import MalformedError
 
-MAX_NUMBER = (1 << 63) - 1
+_MAX_NUMBER = (1 << 63) - 1
 _MAX_MARKS = 1 << 20
 """Most lists, objects and commas of a file: of a manifest with 170,000 files."""
 
@@ -60,7 +60,7 @@ def read_text(fields: dict[str, Any], name: str) -> str:
 def read_number(fields: dict[str, Any], name: str) -> int:
     """Return a field that is a whole number. Raises ``MalformedError``."""
     number = fields[name]
-    if type(number) is not int or not 0 <= number <= MAX_NUMBER:
+    if type(number) is not int or not 0 <= number <= _MAX_NUMBER:
         raise MalformedError(f"{name} is not a whole number from 0 to 2^63 - 1")
     return number
 
