@@ -506,5 +506,5 @@ class Draw:
         """Draw an instant; if a representative gave a consent of *world*, mostly one beside the end of an authority."""
         instants = [] if world is None else [at for one in world.powers.values() for at in borders(one)]
         if instants and self.random.random() < 0.8:
-            return max(0, self.random.choice(instants) + self.random.choice([-1, 0, 1]))
+            return max(0, self.random.choice(instants) + self.random.choice([-1, -1, -1, 0, 1]))
         return self.random.choice([0, 5, 10, 10, 15, 15, 20, 20, 29, 30, 45])
