@@ -145,6 +145,14 @@ def test_a_second_adoption_before_the_start_has_the_same_result(case: Case) -> N
         case.adopt()
 
 
+def test_a_newer_checkpoint_that_is_found_before_the_start_is_named_in_its_place(case: Case) -> None:
+    case.old.ledger.last_signed_path.unlink()
+    assert case.adopt().checkpoint == point_of(case.old.ledger.published_path.read_bytes())
+    case.old.ledger.last_signed_path.write_bytes(case.newest)
+    assert case.adopt().checkpoint == point_of(case.newest)
+    assert case.begin().predecessor == case.newest
+
+
 def test_without_an_adoption_no_predecessor_is_named(case: Case) -> None:
     assert case.begin().predecessor == b""
 

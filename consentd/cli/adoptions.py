@@ -47,11 +47,12 @@ def adopt(arguments: argparse.Namespace, out: Out) -> int:
     found = run(new, old, accepted_size=arguments.accepted_size, now_ms=time.time_ns() // 1_000_000)
     lost = max(0, found.checkpoint.size - found.size)
     out.message(f"the old ledger only reads from now on: {old.ledger.data_dir}")
-    out.message(f"signed leaves that are lost: {lost}; inform auditors and persons; consents do not carry over")
+    out.message(f"leaves that are known to be lost: {lost}; inform auditors and persons; consents do not carry over")
+    out.message(f"if anybody has a newer checkpoint, put it into `{old.ledger.last_signed_path}`, and run this again")
     out.answer(
         f"{new.ledger.origin} begins in the place of {found.checkpoint.origin}, which has size {found.checkpoint.size}",
         type="adoption", origin=new.ledger.origin, predecessor=found.checkpoint.origin,
         predecessor_size=found.checkpoint.size, predecessor_root=found.checkpoint.root.hex(), size=found.size,
-        lost=lost,
+        lost_at_least=lost,
     )  # fmt: skip
     return DONE

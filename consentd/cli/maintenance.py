@@ -34,6 +34,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 def fsck(arguments: argparse.Namespace, out: Out) -> int:
     """Verify all files of a ledger, offline."""
+    from consentd.ledger.erasure import LIST_NAME, ErasureList
     from consentd.ledger.restored import read_restored
     from consentd.ledger.vault import Vault
     from consentd.server.keys import read_keys
@@ -45,6 +46,7 @@ def fsck(arguments: argparse.Namespace, out: Out) -> int:
         raise InvalidError("give --config FILE or DIR, one of both")
     with ExitStack() as stack, out.progress("verifying") as progress:
         store_dir, last_signed_path, vault, table, own = arguments.directory, None, None, None, None
+        erased_since: frozenset[bytes] = frozenset()
         if arguments.config is not None:
             forbid_dumps()
             config = load(arguments.config)
@@ -52,6 +54,7 @@ def fsck(arguments: argparse.Namespace, out: Out) -> int:
             store_dir, last_signed_path = config.ledger.store_dir, config.ledger.last_signed_path
             if read_restored(config.ledger.data_dir) is not None:
                 out.message("a restored copy, which may lack entries: not compared with the last signed checkpoint")
+                erased_since = ErasureList(last_signed_path.with_name(LIST_NAME)).tags()
                 last_signed_path = None
             vault_store = stack.enter_context(closing(RocksStore.open_read_only(config.ledger.vault_dir)))
             vault = Vault(vault_store, keys.keks)
@@ -63,7 +66,7 @@ def fsck(arguments: argparse.Namespace, out: Out) -> int:
         store = stack.enter_context(closing(RocksStore.open_read_only(store_dir)))
         report = verify_files(
             store, origin=origin, log_verifier=log_key, last_signed_path=last_signed_path, vault=vault, table=table,
-            quick=arguments.quick, progress=progress,
+            quick=arguments.quick, erased_since=erased_since, progress=progress,
         )  # fmt: skip
     out.findings(report.faults, report.not_checked)
     status = DISPROVED if report.faults else UNDETERMINED if report.not_checked else PROVEN

@@ -97,14 +97,16 @@ class ErasureList:
             StorageError: the file cannot be read or written.
             CorruptionError: a line has another form.
         """
-        content = (read_file_if_exists(self._path, name=_NAME) or b"").decode(errors="replace")
-        whole, end, part = content.rpartition("\n")
-        found = [_parse_line(line, self._path) for line in whole.splitlines() if line]
+        found, whole, part = _read_list(self._path)
         self._known = {one.tag for one in found}
         if part:
             log.warning("list of erasures has no end of its last line, which is cut off")
-            write_file(self._path, (whole + end).encode(), is_private=True, name=_NAME)
+            write_file(self._path, whole.encode(), is_private=True, name=_NAME)
         return found
+
+    def tags(self) -> frozenset[bytes]:
+        """Return the tags of the erased chains. Raises as ``read``; nothing is written."""
+        return frozenset(one.tag for one in _read_list(self._path)[0])
 
     def add(self, erasures: Iterable[Erased]) -> None:
         """Add those erasures to the list that it lacks, durably. Raises ``StorageError`` if it cannot be written."""
@@ -122,6 +124,13 @@ class ErasureList:
         """Write the list anew. Raises as ``add``."""
         write_file(self._path, "".join(map(_format_line, erasures)).encode(), is_private=True, name=_NAME)
         self._known = {one.tag for one in erasures}
+
+
+def _read_list(path: Path) -> tuple[list[Erased], str, str]:
+    """Return the erasures of a list, the text of its whole lines, and what comes after them."""
+    content = (read_file_if_exists(path, name=_NAME) or b"").decode(errors="replace")
+    whole, end, part = content.rpartition("\n")
+    return [_parse_line(line, path) for line in whole.splitlines() if line], whole + end, part
 
 
 def _format_line(one: Erased) -> str:

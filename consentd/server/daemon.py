@@ -226,9 +226,9 @@ class Daemon:
         listed = self._destroy_again(ledger, table, vault, table_size)
         sequencer = self._start_sequencer(keys, in_force, key_files, ledger, table, vault)
         target = ScrubTarget(
-            ledger=ledger, vault=vault, table=table,
+            ledger=ledger, vault=vault, table=table, origin=config.ledger.origin, log_verifier=keys.log.verifier,
             last_signed_path=config.ledger.last_signed_path if restored is None else None,
-            origin=config.ledger.origin, log_verifier=keys.log.verifier,
+            erased_since=frozenset() if restored is None else listed.tags(),
         )  # fmt: skip
         credential_rows = CredentialRows(credentials, table, sequencer.call)
         credential_rows.write()

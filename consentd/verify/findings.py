@@ -31,6 +31,7 @@ DECISION_CLOSED = "decisions whose statement is erased, or outside the mandate"
 DECISION_PRUNED = "decisions from before the time from which everything is kept"
 DECISION_UNCERTAIN = "decisions on consents of which an entry is unreadable"
 OUTCOME_UNCOMPARED = "outcomes whose access cannot be read, so that what was transferred is compared with no decision"
+ERASED_SINCE = "statements of persons whom the list of erasures names, and whose ERASURE this restored copy lacks"
 NO_TABLE = "policy table, which needs the vault and a ledger without faults"
 
 UNDETERMINED = frozenset(

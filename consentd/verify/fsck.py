@@ -52,6 +52,7 @@ def verify_files(
     vault: Vault | None = None,
     table: Table | None = None,
     quick: bool = False,
+    erased_since: frozenset[bytes] = frozenset(),
     scratch_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -61,12 +62,14 @@ def verify_files(
         last_signed_path: the file of the last signed checkpoint; None: a copy of a store has no such file.
         vault, table: without the vault, statements of persons are not decrypted, and the table is not compared.
         quick: leave out the table and all statements but those of chain `ledger`. They take the most time.
+        erased_since: tags of persons who were erased after a restored copy was made. Whether their missing statements
+            were right cannot be determined.
         scratch_dir: the directory in which the table is rebuilt; None: the system's directory for temporary files.
 
     Raises:
         StorageError: the disk fails. Damage is a fault in the report and is never raised.
     """
-    fsck = _Fsck(store, origin, log_verifier, None if quick else vault, quick=quick)
+    fsck = _Fsck(store, origin, log_verifier, None if quick else vault, quick=quick, erased_since=erased_since)
     try:
         fsck.walk(progress)
         if last_signed_path is not None:
@@ -112,7 +115,10 @@ class _DamagedSource(StoreSource):
 class _Fsck:
     """One verification. One thread owns it."""
 
-    def __init__(self, store: Store, origin: str, log_verifier: Verifier, vault: Vault | None, *, quick: bool) -> None:
+    def __init__(
+        self, store: Store, origin: str, log_verifier: Verifier, vault: Vault | None, *, quick: bool,
+        erased_since: frozenset[bytes],
+    ) -> None:  # fmt: skip
         self._store, self._vault, self._log_verifier, self._quick = store, vault, log_verifier, quick
         found = Findings()
         self._state = rows.read_state(store, found)
@@ -120,6 +126,7 @@ class _Fsck:
         self._expected = Expected(
             origin=origin, vkey=format_vkey(log_verifier), pruned=self._pruned, pruned_below=self._pruned.minimum,
             is_missing_wrong=True, with_statements=not quick, is_earlier_key=True,
+            erased_since=erased_since,
         )  # fmt: skip
         map_bits = _MAP_BITS if self._state is None else self._state.map_bits
         replay = Replay(map_bits, start=self._pruned.start, kept_from_ms=self._pruned.kept_from_ms)

@@ -30,7 +30,8 @@ Check = Callable[[], Fault | None]
 class ScrubTarget:
     """What a scrub reads. *origin* and *log_verifier* are needed to verify the last signed checkpoint.
 
-    *last_signed_path*: None in a restored copy, which may lack what was signed.
+    *last_signed_path*: None in a restored copy, which may lack what was signed. *erased_since*: tags of persons whom
+    the list of erasures names, and whose ERASURE a restored copy may lack.
     """
 
     ledger: Ledger
@@ -39,6 +40,7 @@ class ScrubTarget:
     last_signed_path: Path | None
     origin: str
     log_verifier: Verifier
+    erased_since: frozenset[bytes] = frozenset()
 
 
 class Records:
@@ -112,7 +114,8 @@ class Records:
                 return None
         except NotFoundError:
             pass  # The person's key was destroyed.
-        may_be_gone = retention.read_pruned(self._store).covers(event) or self.is_erased(event.tag)
+        is_erased = event.tag in self.target.erased_since or self.is_erased(event.tag)
+        may_be_gone = is_erased or retention.read_pruned(self._store).covers(event)
         return None if may_be_gone else Fault(index, "statement or its key is missing")
 
     def is_erased(self, tag: bytes) -> bool:

@@ -38,6 +38,7 @@ class Expected:
         is_missing_wrong: a statement missing from a chain without an ERASURE is a fault; otherwise it is withheld.
         with_statements: count missing statements; False if only statements of chain `ledger` are read.
         is_earlier_key: the log key may be any that the ledger has had; otherwise it must sign this tree's checkpoint.
+        erased_since: tags of persons who were erased after this copy was made: their statements may be missing.
     """
 
     origin: str
@@ -47,6 +48,7 @@ class Expected:
     is_missing_wrong: bool
     with_statements: bool = True
     is_earlier_key: bool = False
+    erased_since: frozenset[bytes] = frozenset()
 
 
 @dataclass(slots=True)
@@ -148,6 +150,8 @@ class Walker:
             if tag in self.replay.heads and self.replay.heads[tag][2]:
                 if self.expected.is_missing_wrong:
                     self.found.counts.statements_erased += len(indexes)
+            elif tag in self.expected.erased_since:
+                self.found.not_checked(reasons.ERASED_SINCE)
             elif self.expected.is_missing_wrong:
                 for index in indexes:
                     self.found.add(index, "statement or its key is missing, and the chain has no ERASURE")
