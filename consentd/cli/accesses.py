@@ -14,6 +14,8 @@ from consentd.cli.options import (
     read_start_ms,
     read_subject,
     read_times,
+    read_u32,
+    read_u64,
 )
 from consentd.cli.out import DONE, REFUSED, UNDETERMINED, Out
 from consentd.cli.receipts import add_receipt, store_receipt, write_options
@@ -77,16 +79,16 @@ def add_verbs(verbs: Verbs) -> None:
     add_sign_with(verb, "sign the question: file with a key of the caller, or of the person if --actor is SUBJECT")
     verb.add_argument("--tag", default="", metavar="HEX", help="with --sign-with: the person's tag, as you pinned it")
     verb = add_verb(verbs, "record", record, add_subject, add_receipt, add_daemon)
-    verb.add_argument("--access-seq", type=int, required=True, metavar="N", help="as `authorize` answered it")
+    verb.add_argument("--access-seq", type=read_u64, required=True, metavar="N", help="as `authorize` answered it")
     verb.add_argument("--status", choices=_STATUSES, required=True, help="the outcome")
     verb.add_argument("--category", action="append", default=[], metavar="CODE", help="transferred; repeatable")
-    verb.add_argument("--resources", type=int, default=0, metavar="N", help="how many resources were transferred")
-    verb.add_argument("--bytes", type=int, default=0, metavar="N", help="how many bytes were transferred")
+    verb.add_argument("--resources", type=read_u32, default=0, metavar="N", help="how many resources were transferred")
+    verb.add_argument("--bytes", type=read_u64, default=0, metavar="N", help="how many bytes were transferred")
     verb.add_argument("--note", default="", help="a remark without personal data")
     verb = add_verb(verbs, "access", access, add_subject, add_daemon)
-    verb.add_argument("seq", type=int, metavar="SEQ", help="the entry's number, as `accesses` and `authorize` show it")
+    verb.add_argument("seq", type=read_u64, metavar="SEQ", help="the entry's number, as `accesses` shows it")
     verb = add_verb(verbs, "accesses", accesses, add_subject, add_daemon, more=_ACCESSES_HELP)
-    verb.add_argument("--limit", type=int, default=0, metavar="N", help="list at most N (default: all)")
+    verb.add_argument("--limit", type=read_u32, default=0, metavar="N", help="list at most N (default: all)")
     verb.add_argument("--refused", action=argparse.BooleanOptionalAction,
                       help="only refusals; --no-refused: only permitted accesses")  # fmt: skip
     verb.add_argument("--automatic", action=argparse.BooleanOptionalAction,

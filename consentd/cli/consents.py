@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from consentd.cli.authorities import add_authority_seq
 from consentd.cli.notices import add_served, read_notice, served_statement
 from consentd.cli.options import (
     Verbs,
@@ -19,6 +20,7 @@ from consentd.cli.options import (
     read_subject,
     read_text,
     read_times,
+    read_u32,
 )
 from consentd.cli.out import DONE, REFUSED, Out
 from consentd.cli.receipts import add_receipt, store_receipt, write_options
@@ -88,16 +90,16 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument("--key", default="", metavar="FILE|HEX", help="the person's own key: its file, or the public key")
     add_possession(verb)
     write = (add_method, add_tag, add_receipt, add_daemon)
-    stated = (_add_consent, add_served())
+    stated = (_add_consent, add_served(), add_authority_seq)
     add_verb(verbs, "grant", grant, add_subject, *stated, *write, more=_GRANT_HELP)
     verb = add_verb(verbs, "amend", amend, _add_named, *stated, *write, more=_AMEND_HELP)
-    verb.add_argument("--version", type=int, metavar="N", help="which version you changed (default: that in force)")
+    verb.add_argument("--version", type=read_u32, metavar="N", help="the version you changed (default: that in force)")
     for name, text in (
         ("pause", "pause a consent: it permits nothing until it is resumed"),
         ("resume", "end a pause"),
         ("revoke", "withdraw a consent; it permits nothing that is asked afterwards"),
     ):
-        verb = add_verb(verbs, name, change, _add_named, *write, text=text)
+        verb = add_verb(verbs, name, change, _add_named, add_authority_seq, *write, text=text)
         verb.set_defaults(change=name)
         if name == "revoke":
             verb.add_argument("--note", default="", help="the person's reason")
@@ -134,7 +136,7 @@ def grant(arguments: argparse.Namespace, out: Out) -> int:
     subject = read_subject(arguments)
     with open_client(arguments) as client:
         granted = client.grant(
-            subject, given, served=served, served_seq=arguments.served_seq,
+            subject, given, served=served, served_seq=arguments.served_seq, authority_seq=arguments.authority_seq,
             **person_options(arguments, client, subject),
         )  # fmt: skip
     return _show_granted(arguments, out, granted, given)
@@ -157,7 +159,8 @@ def amend(arguments: argparse.Namespace, out: Out) -> int:
         version = arguments.version or record.version
         granted = client.amend(
             subject, arguments.consent_id, after, based_on_version=version, served=served,
-            served_seq=arguments.served_seq, **person_options(arguments, client, subject),
+            served_seq=arguments.served_seq, authority_seq=arguments.authority_seq,
+            **person_options(arguments, client, subject),
         )  # fmt: skip
     before = MessageToDict(record.consent, preserving_proto_field_name=True)
     return _show_granted(arguments, out, granted, after, before=before)
@@ -169,13 +172,13 @@ def change(arguments: argparse.Namespace, out: Out) -> int:
 
     subject, consent_id, verb = read_subject(arguments), arguments.consent_id, arguments.change
     with open_client(arguments) as client:
-        options = person_options(arguments, client, subject)
+        options, seq = person_options(arguments, client, subject), arguments.authority_seq
         if verb == "pause":
-            receipt = client.pause(subject, consent_id, **options)
+            receipt = client.pause(subject, consent_id, authority_seq=seq, **options)
         elif verb == "resume":
-            receipt = client.resume(subject, consent_id, **options)
+            receipt = client.resume(subject, consent_id, authority_seq=seq, **options)
         else:
-            receipt = client.revoke(subject, consent_id, note=arguments.note, **options)
+            receipt = client.revoke(subject, consent_id, note=arguments.note, authority_seq=seq, **options)
     out.answer(
         f"{consent_id}  {labels.label(verb.upper(), out.lang)}",
         type=verb, consent_id=consent_id, receipt=store_receipt(arguments, out, receipt),
@@ -204,13 +207,13 @@ def consents(arguments: argparse.Namespace, out: Out) -> int:
                 shown += f", {labels.label('PAUSED', out.lang)}"
             first, *nested = consent_lines(record.consent, out.lang)
             first = (
-                f"{record.consent_id}  v{record.version}  {shown}  "
-                f"{format_instant(record.change_time_ms)}  {first}"
+                f"{record.consent_id}  v{record.version}  {shown}  {format_instant(record.change_time_ms)}  "
+                f"{first}{show.under_authority(record.authority_seq, out.lang)}"
             )
             out.answer(
                 show.text_of([first, *(f"    {line}" for line in nested)]), type="consent",
                 consent_id=record.consent_id, version=record.version, state=state, paused=record.paused,
-                served_seq=record.served_seq, grant_time_ms=record.grant_time_ms,
+                served_seq=record.served_seq, authority_seq=record.authority_seq, grant_time_ms=record.grant_time_ms,
                 change_time_ms=record.change_time_ms,
                 consent=MessageToDict(record.consent, preserving_proto_field_name=True),
             )  # fmt: skip

@@ -210,10 +210,17 @@ def checkpoint(arguments: argparse.Namespace, out: Out) -> int:
 def _entry_fields(entry: "Entry") -> dict[str, object]:
     from google.protobuf.json_format import MessageToDict
 
+    from consentd.v1 import statement_pb2 as st
+    from consentd_client import labels
+
     fields: dict[str, object] = {
         "type": "entry", "seq": entry.seq, "kind": entry.kind_name, "time_ms": entry.time_ms, "ref": entry.event.ref,
-        "author": entry.author, "attested_by": entry.attested_by, "new": entry.is_new, "statement": None,
+        "author": entry.author, "attested_by": entry.attested_by, "acted_as": None, "new": entry.is_new,
+        "statement": None,
     }  # fmt: skip
+    if entry.authority is not None:
+        capacity = labels.enum_name(st.AuthorityCapacity, entry.authority.capacity, "AUTHORITY_CAPACITY_")
+        fields["acted_as"] = capacity
     if entry.kind == EntryKind.OUTCOME:
         fields["beyond_permit"] = entry.beyond_permit
     if entry.message is not None:

@@ -17,6 +17,7 @@ from consentd.cli.options import (
     read_bytes,
     read_start_ms,
     read_subject,
+    read_u64,
 )
 from consentd.cli.out import DONE, Out
 from consentd.cli.receipts import add_receipt, store_receipt, write_options
@@ -52,7 +53,7 @@ def add_served(*, required: bool = False) -> AddOptions:
         )  # fmt: skip
         if not required:
             group.add_argument(
-                "--served-seq", type=int, default=0, metavar="N",
+                "--served-seq", type=read_u64, default=0, metavar="N",
                 help="the entry that recorded it, as `served` printed it, instead of these options",
             )  # fmt: skip
         group.add_argument("--channel", required=required, metavar="NAME", help="where: app, web, paper, counter, …")

@@ -347,6 +347,22 @@ def _read_time_ms(text: str, read_date: Callable[[str], int]) -> int:
     return time_ms
 
 
+def read_u32(text: str) -> int:
+    """Parse a number that a field of 32 bits holds. An argparse type."""
+    return _read_number(text, 32)
+
+
+def read_u64(text: str) -> int:
+    """Parse a number that a field of 64 bits holds, such as a seq. An argparse type."""
+    return _read_number(text, 64)
+
+
+def _read_number(text: str, bits: int) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < bits and int(text) < 1 << bits):
+        raise argparse.ArgumentTypeError(f"not a number from 0 to {(1 << bits) - 1}")
+    return int(text)
+
+
 def read_hex(text: str, name: str, length: int = 0) -> bytes:
     """Parse hex; InvalidError, which calls the value *name*, if *text* is not hex or not *length* bytes long.
 

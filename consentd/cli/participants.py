@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from consentd.cli import delegations, mandates
-from consentd.cli.options import Verbs, add_daemon, add_verb, open_client
+from consentd.cli.options import Verbs, add_daemon, add_verb, open_client, read_u64
 from consentd.cli.out import DONE, Out
 from consentd.errors import InvalidError
 from consentd.policy.language import best_text
@@ -59,7 +59,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _add_tree_size(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--tree-size", type=int, default=0, metavar="N", help="as the tree of N leaves has it")
+    verb.add_argument("--tree-size", type=read_u64, default=0, metavar="N", help="as the tree of N leaves has it")
 
 
 def show_all(arguments: argparse.Namespace, out: Out) -> int:

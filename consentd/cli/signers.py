@@ -46,13 +46,20 @@ def person_signer(
     Raises:
         InvalidError: the tag is not given, and no log key is pinned to read it with.
     """
-    from consentd_client import StatementSigner
-
     if arguments.subject_key is None:
         if arguments.tag:
             raise InvalidError("tag is what a signature of a person names: give --subject-key too")
         return None
-    key, origin = read_key_pair(arguments.subject_key), read_origin(arguments)
+    return signer_of_person(arguments.subject_key, arguments, client, subject)
+
+
+def signer_of_person(
+    key_file: Path, arguments: argparse.Namespace, client: "Client", subject: "Subject"
+) -> "StatementSigner":
+    """Return what signs the statements of the person with the key of *key_file*. Raises as ``person_signer``."""
+    from consentd_client import StatementSigner
+
+    key, origin = read_key_pair(key_file), read_origin(arguments)
     tag = read_hex(arguments.tag, "tag", _TAG_SIZE)
     if not (tag or arguments.log_key):
         raise InvalidError("signature names the person's tag: give --tag, or the --log-key with which it is read")

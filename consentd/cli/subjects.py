@@ -19,6 +19,7 @@ from consentd.cli.options import (
     read_pins,
     read_subject,
     read_text,
+    read_u64,
     write_evidence,
 )
 from consentd.cli.out import DISPROVED, DONE, UNDETERMINED, Out
@@ -68,7 +69,7 @@ def add_verbs(verbs: Verbs) -> None:
     one.add_argument("--until", dest="end_ms", type=read_end_ms, required=True, metavar="TIME",
                      help="when it ends: an instant or a date, that day included")  # fmt: skip
     one = add_verb(under, "end-hold", end_hold, add_subject, add_daemon)
-    one.add_argument("seq", type=int, metavar="SEQ", help="the number that `subject holds` shows")
+    one.add_argument("seq", type=read_u64, metavar="SEQ", help="the number that `subject holds` shows")
 
 
 def erase(arguments: argparse.Namespace, out: Out) -> int:

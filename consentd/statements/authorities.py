@@ -1,7 +1,10 @@
-"""Turn the payload of an AUTHORITY entry into a value of ``policy.authority``."""
+"""Turn the payload of an AUTHORITY entry into a value of ``policy.authority``; find the authority of a statement."""
 
 from collections.abc import Mapping
 
+from google.protobuf.message import Message
+
+from consentd.core import codec
 from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError
 from consentd.policy.authority import NO_ENDS, NOTHING, Authority, minor_ends
@@ -20,6 +23,25 @@ ACTS: Mapping[int, int] = {
 """The act that a representative does who writes an entry of each kind."""
 
 _MOST_ACTS = 64  # bits of the mask of acts
+
+
+class NamedAuthorities:
+    """Finds the authorities that statements name, as the entries of chains are read in order. One thread owns it."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[bytes, int], st.AuthorityStatement] = {}
+
+    def add(self, event: codec.Event, message: Message | None) -> st.AuthorityStatement | None:
+        """Add an entry. *message*: its payload; None: it cannot be read.
+
+        Returns:
+            The AUTHORITY that the statement of a representative names; None: it names none, or one that was not added.
+        """
+        if isinstance(message, st.AuthorityStatement) and not message.ended:
+            self._found[event.tag, event.seq] = message
+        if not isinstance(message, ActingStatement) or not message.authority_seq:
+            return None
+        return self._found.get((event.tag, message.authority_seq))
 
 
 def authority_value(message: st.AuthorityStatement, *, time_ms: int) -> Authority:

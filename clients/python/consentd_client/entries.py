@@ -29,6 +29,8 @@ class Entry:
         is_pruned: the statement was deleted because the ledger's published retention period has passed.
         beyond_permit: the categories of an OUTCOME that its access did not permit. They were sent or received all the
             same, says who reports it. None: its access is not among the entries before it, so they were not compared.
+        authority: the AUTHORITY under which a representative made the statement (``authority_seq``); None: it names
+            none, or one that is not among the entries before it.
     """
 
     event: codec.Event = field(repr=False)
@@ -38,6 +40,7 @@ class Entry:
     is_new: bool
     is_pruned: bool = False
     beyond_permit: tuple[str, ...] | None = ()
+    authority: st.AuthorityStatement | None = None
 
     @property
     def seq(self) -> int:
@@ -73,7 +76,8 @@ class Entry:
         missing = labels.label("PRUNED" if self.is_pruned else "ERASED", lang)
         content = show.describe(self.message, lang) if self.statement is not None else missing
         first, *nested = content.split("\n")
-        signed_by = " ".join(filter(None, (show.author(self.author, lang), show.attested(self.attested_by, lang))))
+        attested = show.attested(self.attested_by, lang, self.authority)
+        signed_by = " ".join(filter(None, (show.author(self.author, lang), attested)))
         beyond = show.beyond_permit(self.beyond_permit or (), lang)
         text = f"{labels.label(self.kind_name, lang)}: {first}"
         text += f" ({labels.escape_control(beyond)})" if beyond else ""

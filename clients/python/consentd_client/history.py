@@ -19,6 +19,7 @@ from consentd.core.history import ChainProof, HistoryEntry, HistoryProof, Rotati
 from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX, ValidKeys, may_author
 from consentd.core.kinds import EntryKind, Owner
 from consentd.errors import InvalidError, MalformedError, ProofError, VerificationError
+from consentd.statements.authorities import NamedAuthorities
 from consentd.statements.chains import HeldPart, VerifiedChains, message_of, verify_chains
 from consentd.statements.givers import giver_of
 from consentd.statements.outcomes import OutcomeComparison
@@ -200,11 +201,12 @@ def history_of(
     entries, name = first.entries, first.proof.public_name
     erased = bool(entries) and entries[-1].event.kind == EntryKind.ERASURE
     all_authors = [*authors, *(_author(entry, chains.keys) for entry in entries[len(authors) :])]
-    messages, compared = [message_of(entry) for entry in entries], OutcomeComparison()
+    messages, compared, named = [message_of(entry) for entry in entries], OutcomeComparison(), NamedAuthorities()
     shown = tuple(
         Entry(
             event=entry.event, statement=entry.statement, author=author, is_new=position >= len(authors),
             message=message, beyond_permit=compared.add(entry.event, message),
+            authority=named.add(entry.event, message),
             is_pruned=entry.statement is None and entry.event.time_ms < chains.kept_from_ms and not erased,
         )
         for position, (entry, author, message) in enumerate(zip(entries, all_authors, messages, strict=True))

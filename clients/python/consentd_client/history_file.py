@@ -17,6 +17,7 @@ from consentd.core.history import HeldChain, HistoryEntry, VerifiedEntry, open_s
 from consentd.core.recent_statements import decode_recent, encode_recent
 from consentd.errors import MalformedError, ProofError, StorageError
 from consentd.files import read_file_if_exists, write_file
+from consentd.statements.authorities import NamedAuthorities
 from consentd.statements.chains import HeldPart, message_of
 from consentd.statements.outcomes import OutcomeComparison
 from consentd_client.entries import Entry, History
@@ -83,13 +84,14 @@ class HistoryFile:
 
         *last*: the part that was read last, and that is complete. *known*: number of entries that are not new.
         """
-        compared = OutcomeComparison()
+        compared, named = OutcomeComparison(), NamedAuthorities()
         for position, one in enumerate(self.entries()):
             entry = verified_entry(one.entry)
             message = message_of(entry)
             yield Entry(
                 event=entry.event, statement=entry.statement, author=one.author, is_new=position >= known,
                 message=message, beyond_permit=compared.add(entry.event, message),
+                authority=named.add(entry.event, message),
                 is_pruned=entry.statement is None
                 and entry.event.time_ms < last.kept_from_ms
                 and not last.is_erased,

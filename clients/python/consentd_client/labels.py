@@ -76,6 +76,8 @@ _LABELS: Mapping[str, tuple[str, str]] = {
     "APPLICATION": ("앱", "application"),
     "BREAK_GLASS": ("응급 열람", "break-glass"),
     "ENDED": ("종료", "ended"),
+    "ENDS": ("종료 예정", "ends"),
+    "ENDS_FOR_RESEARCH": ("연구 목적은", "for research"),
     "NOT_YET": ("시작 전", "not yet in force"),
     "RECIPIENTS": ("받는 자", "recipients"),
     "HOLDERS": ("제공기관", "holders"),

@@ -32,11 +32,19 @@ def author(name: str, lang: str) -> str:
     return f"{participant} 서명" if is_korean(lang) else f"signed by {participant}"
 
 
-def attested(participant: str, lang: str) -> str:
-    """Describe that *participant* attests a statement that the daemon signed; empty if *participant* is empty."""
+def attested(participant: str, lang: str, authority: st.AuthorityStatement | None = None) -> str:
+    """Describe that *participant* attests a statement that the daemon signed; empty if *participant* is empty.
+
+    *authority*: the one under which *participant* acts for the person; None: none is known.
+    """
     if not participant:
         return ""
-    return f"({participant} 확인)" if is_korean(lang) else f"(attested by {participant})"
+    if authority is None:
+        return f"({participant} 확인)" if is_korean(lang) else f"(attested by {participant})"
+    capacity = enum_label(st.AuthorityCapacity, authority.capacity, "AUTHORITY_CAPACITY_", lang)
+    if is_korean(lang):
+        return f"({participant} 확인, 본인의 {capacity})"
+    return f"(attested by {participant}, the person's {capacity})"
 
 
 def describe(message: Message | None, lang: str) -> str:
