@@ -104,6 +104,10 @@ class StorageError(ConsentdError, reason="STORAGE"):
     """Disk or network failed (UNAVAILABLE). The outcome may be unknown."""
 
 
+class FileReadError(StorageError):
+    """A file that somebody named cannot be read: nothing was sent or changed."""
+
+
 class FetchError(StorageError):
     """Bytes of another machine did not arrive whole, or are not what was asked for. They prove nothing: try again."""
 

@@ -4,7 +4,7 @@ import os
 import stat
 from pathlib import Path
 
-from consentd.errors import InvalidError, StorageError
+from consentd.errors import FileReadError, InvalidError, StorageError
 
 READ, WRITE = 0o077, 0o022
 """Mode bits that a file of secrets, and one that others may read but not change, must not have."""
@@ -14,7 +14,7 @@ def read_secret_file(path: Path) -> bytes:
     """Return the content of a file of secrets.
 
     Raises:
-        StorageError: the file cannot be read.
+        FileReadError: the file cannot be read.
         InvalidError: as ``check_secret_file``.
     """
     descriptor = _open_checked(path, READ)
@@ -52,16 +52,15 @@ def check_secret_file(path: Path, *, forbidden: int = READ) -> None:
     *forbidden*: the mode bits that it must not have; ``WRITE``: others may read the file, but not change it.
 
     Raises:
-        StorageError: the file cannot be opened.
+        FileReadError: the file cannot be opened.
         InvalidError: it is a symbolic link or no regular file; it belongs to another user; or others may read it.
     """
     os.close(_open_checked(path, forbidden))
 
 
-def _unreadable(path: Path, error: OSError) -> StorageError:
-    return StorageError(
-        f"secret file cannot be read: `{path}`: {error.strerror}; correct the name, or restore it: `consentd "
-        "keygen` makes the keys of a new ledger alone"
+def _unreadable(path: Path, error: OSError) -> FileReadError:
+    return FileReadError(
+        f"secret file cannot be read: `{path}`: {error.strerror}: correct its name or mode. If it is lost, restore it"
     )
 
 

@@ -8,7 +8,7 @@ import os
 import ssl
 from pathlib import Path
 
-from consentd.errors import InvalidError, StorageError
+from consentd.errors import FileReadError, InvalidError
 
 _NO_TLS12_SUITE = "ECDHE-PSK-CHACHA20-POLY1305"
 
@@ -28,12 +28,12 @@ def read_pem(path: Path) -> bytes:
     """Return the content of a file.
 
     Raises:
-        StorageError: the file cannot be read.
+        FileReadError: the file cannot be read.
     """
     try:
         return path.read_bytes()
     except OSError as error:
-        raise StorageError(f"TLS file cannot be read: `{path}`: {error.strerror}") from error
+        raise FileReadError(f"TLS file cannot be read: `{path}`: {error.strerror}") from error
 
 
 def read_pair(cert_file: Path, key_file: Path) -> tuple[bytes, bytes]:
@@ -41,7 +41,7 @@ def read_pair(cert_file: Path, key_file: Path) -> tuple[bytes, bytes]:
 
     Raises:
         InvalidError: a file has no certificate, or no key without a password, or the key is another certificate's.
-        StorageError: a file cannot be read.
+        FileReadError: a file cannot be read.
     """
     key, chain = read_pem(key_file), read_pem(cert_file)
     if b"-----BEGIN CERTIFICATE-----" not in chain:
@@ -67,7 +67,7 @@ def read_authorities(path: Path) -> bytes:
 
     Raises:
         InvalidError: the file has no certificate.
-        StorageError: the file cannot be read.
+        FileReadError: the file cannot be read.
     """
     content = read_pem(path)
     try:

@@ -15,6 +15,7 @@ from consentd.cosigning import mldsa
 from consentd.cosigning.keyfiles import read_mldsa_key, read_signing_key
 from consentd.errors import ConsentdError
 from consentd.store.lmdb import Environment
+from consentd.v1 import statement_pb2 as st
 from consentd_client import Client, KeyPair, StatementSigner, Subject, person_owner, prove_possession
 
 
@@ -42,7 +43,10 @@ def test_keygen_and_credential(run: CommandLine, tmp_path: Path) -> None:
     assert (tmp_path / "keys/credentials").read_text().splitlines()[:-1] == lines
     assert given.object["caller"] == "my-app"
     assert given.object["token"] != token
-    assert run("credential", "add", "operator/night", "--config", config).status == 0
+    assert run("credential", "add", "operator/night", "--role", "RUN", "--config", config).status == 0
+    for caller, roles in (("operator/night", ()), ("my-app", ("--role", "RUN"))):
+        refused = run("credential", "add", caller, *roles, "--config", config)
+        assert (refused.status, "role" in refused.err, caller in refused.err) == (2, True, True)
     for bad in ("My App", "operator", "operator/", "operator/a/b", "operators/a", "my-app/operator"):
         assert run("credential", "add", bad, "--config", config).status == 2
     (tmp_path / "keys/credentials").unlink()
@@ -56,7 +60,9 @@ def test_keygen_and_credential(run: CommandLine, tmp_path: Path) -> None:
     assert run("keygen", "--config", other / "consentd.toml", "--operator", "Night Shift").status == 2
     shown = run("keygen", "--config", other / "consentd.toml", "--operator", "night", "--json").object
     assert shown["operator"] == "operator/night"
-    assert (other / "keys/credentials").read_text().endswith(" operator/night\n")
+    assert (other / "keys/credentials").read_text().endswith(
+        " operator/night roles=RUN,READ_METRICS,ADMINISTER\n"
+    )
     assert (shown["origin"], sorted(shown["files"])) == (
         "consent.test/files", ["credentials", "log_key", "statement_key", "vault_kek"],
     )  # fmt: skip
@@ -91,10 +97,15 @@ def test_serve_then_look_at_its_files(run: CommandLine, tmp_path: Path) -> None:
         served.send_signal(signal.SIGHUP)
         while "credentials reloaded" not in messages[-1]:
             messages.append(json.loads(served.stderr.readline())["message"])
-        with Client(target, token=late) as app, pytest.raises(ConsentdError) as denied:
-            app.enrol(Subject(scheme="mhid", value="1"))
+        with Client(target, token=late) as unregistered, pytest.raises(ConsentdError) as denied:
+            unregistered.enrol(Subject(scheme="mhid", value="1"))
         assert denied.value.reason == "CALLER_NOT_ALLOWED"
-        with Client(target, token=token["token"]) as client:
+        with Client(target, token=token["token"]) as operator:
+            rights = [st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS]
+            name, roles = {"en": "App"}, [st.PARTICIPANT_ROLE_RELAY]
+            app = st.ParticipantStatement(participant_id="app", name=name, active=True, roles=roles, rights=rights)
+            operator.register_participant(app)
+        with Client(target, token=late) as client:
             key = KeyPair(b"\x45" * 32)
             me = Subject(scheme="mhid", value="1")
             proof = prove_possession(key, origin=token["origin"], owner=person_owner(me.scheme, me.value))
@@ -108,7 +119,7 @@ def test_serve_then_look_at_its_files(run: CommandLine, tmp_path: Path) -> None:
         served.kill()
         served.communicate()
     sound = run("fsck", "--config", path, "--json").object
-    assert (sound["verdict"], sound["faults"], sound["entries"]) == ("proven", 0, 5)
+    assert (sound["verdict"], sound["faults"], sound["entries"]) == ("proven", 0, 6)
     assert run("fsck", "--config", path, "--quick").status == 0
     copied = run("fsck", tmp_path / "data/ledger", "--log-key", token["log_key"])
     assert (copied.status, "not checked: statements" in copied.err) == (2, True)

@@ -205,6 +205,30 @@ def test_every_verb_explains_itself(verb: tuple[str, ...], run: CommandLine) -> 
     assert "--lang" in found.out
     undocumented = [action.dest for action in VERBS[verb]._actions if action.help is None]
     assert undocumented == []
+    assert "\n    " not in str(VERBS[verb].description), "a docstring with the indentation of its source"
+
+
+def test_an_error_of_the_arguments_says_where_they_are_explained(run: CommandLine) -> None:
+    for verb, said in (((), "consentd --help"), (("key",), "consentd key --help"), (("key", "add"), "key add --help")):
+        found = run(*verb)
+        assert (found.status, found.out) == (2, "")
+        assert f"{said}` explains" in found.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("missing", ["--token-file", "--id-token-file", "--subject-key", "--tls-ca"])
+def test_a_write_whose_file_is_missing_was_not_sent(run: CommandLine, tmp_path: Path, missing: str) -> None:
+    named = (missing, tmp_path / "none", "--log-key", KEY, "--tag", "11" * 32)
+    found = run("grant", "mhid:1", "--recipient", "a", "--purpose", "TREAT", "--category", "CLIN", *named)
+    assert (found.status, found.out) == (2, "")
+    assert "cannot be read" in found.err
+    assert "--request-id" not in found.err  # nothing is recorded, so there is nothing to repeat with its id
+
+
+def test_the_table_of_roles_explains_its_lines(run: CommandLine) -> None:
+    legend, _, table = run("roles").out.partition("\n\n")
+    named = {line.strip().split("  ")[0].split(",")[0] for line in table.splitlines() if line.startswith("  ")}
+    explained = {line.partition(":")[0] for line in legend.splitlines()}
+    assert named - {name for name in named if name.startswith("r:")} <= explained
 
 
 def test_the_verbs_a_newcomer_needs_are_there(run: CommandLine) -> None:

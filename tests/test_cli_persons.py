@@ -261,6 +261,7 @@ def test_an_operator_changes_the_keys_of_a_participant_and_then_it_does_so_itsel
     assert in_force(operator, "hospital-a") == [public_key(second)]
     assert own("key", "retire", "hospital-a", public_key(second), "--sign-with", second).status == 0
     assert in_force(operator, "hospital-a") == []
+    assert "no key is in force" in operator("key", "list", "hospital-a").err
     for owner, key in (("hospital-a", "xyz"), ("hospital-a", "g" * 64), (":", public_key(first))):
         assert operator("key", "add", owner, key).status == 2
     person, path, _ = world.enrolled()

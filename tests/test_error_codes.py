@@ -24,7 +24,7 @@ SENT: dict[str, type[ConsentdError]] = {
     for kind in (
         errors.InvalidError, errors.NotFoundError, errors.AlreadyExistsError, errors.PreconditionError,
         errors.AbortedError, errors.DeniedError, errors.OperationCancelledError, errors.OverloadedError,
-        errors.NotReachedError, errors.StorageError, errors.FetchError, errors.CorruptionError,
+        errors.NotReachedError, errors.StorageError, errors.FetchError, errors.FileReadError, errors.CorruptionError,
         auth.UnauthenticatedError,
     )
 }  # fmt: skip

@@ -14,6 +14,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 from consentd import __version__
 from consentd.cli import (
@@ -39,7 +40,7 @@ from consentd.cli import (
     subjects,
 )
 from consentd.cli.out import DISPROVED, UNDETERMINED, UNDETERMINED_ERRORS, Out, drop_output
-from consentd.errors import ConsentdError, CorruptionError, StorageError, VerificationError
+from consentd.errors import ConsentdError, CorruptionError, FileReadError, StorageError, VerificationError
 
 _EPILOG = """\
 exit status: 0 done or proven, 1 refused or disproved, 2 could not be determined.
@@ -54,6 +55,15 @@ _MODULES = (
 _SERVER_MODULES = frozenset(
     {"rocksdict", "lmdb", "cryptography", "pyrage", "prometheus_client", "grpc_health", "grpc_reflection"}
 )
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors say where the options are explained. The parsers of its verbs are of this class too."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error, and what to do; exit with status 2."""
+        self.print_usage(sys.stderr)
+        self.exit(UNDETERMINED, f"{self.prog}: error: {message}\n`{self.prog} --help` explains the arguments\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,7 +92,8 @@ def run_verb(arguments: argparse.Namespace) -> int:
         return DISPROVED
     except ConsentdError as error:
         out.fault(error)
-        if isinstance(error, StorageError) and "request_id" in arguments:
+        is_sent = not isinstance(error, FileReadError)
+        if isinstance(error, StorageError) and is_sent and "request_id" in arguments:
             request_id = arguments.request_id.hex()
             out.message(f"whether it was recorded is unknown: repeat it with --request-id {request_id}")
             if getattr(arguments, "subject_key", None) or getattr(arguments, "sign_with", None):
@@ -116,7 +127,7 @@ def _prepare_streams() -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all verbs."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="consentd",
         description="Decide, record and prove every use of a person's health data.",
         epilog=_EPILOG,

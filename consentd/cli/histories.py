@@ -103,16 +103,20 @@ def _show(arguments: argparse.Namespace, out: Out, found: "History", entries: "I
             missing=[list(one) for one in missing], kept_from_ms=found.kept_from_ms,
             seal_time_ms=found.seal_time_ms, log_keys=log_keys,
         )  # fmt: skip
+    unproven = ("원장에 기록되지 않은 행위", "an act that was not recorded") if found.name else (
+        "보고되지 않은 이용, 이 태그가 본인의 것이라는 사실",
+        "an access that nobody reported; that this tag is this person's",
+    )  # fmt: skip
     if not count:
         out.message("proven: the tag has no entry. That says something about a tag, never about a person.")
     else:
         out.message(
             f"증명됨: {until}까지의 {'남은 ' if missing else ''}전체 기록 {count}건 "
             f"(원장 크기 {size}). "
-            "증명하지 않는 것: 보고되지 않은 이용, 이 태그가 본인의 것이라는 사실.",
+            f"증명하지 않는 것: {unproven[0]}.",
             f"proven: all {count} entries {'that are kept ' if missing else ''}up to {until} "
             f"(ledger of size {size}). "
-            "Not proven: an access that nobody reported; that this tag is this person's.",
+            f"Not proven: {unproven[1]}.",
         )
     if arguments.file is not None and not (arguments.tag or arguments.public):
         out.message(f"this is the history of {found.name or found.tag.hex()}; give --tag to demand a certain person's")

@@ -47,7 +47,7 @@ examples:
   consentd key new my.key
   consentd key add mhid:MH-0001 my.key --id-token-file login.token
   consentd key replace mhid:MH-0001 new.key --subject-key my.key
-Who adds a key for its owner gets it with a proof that the owner has the private key:
+The owner makes a proof of having the private key. Somebody else then adds the key with this proof:
   consentd key prove clinic-b clinic.key --origin consent.example.org
   consentd key add clinic-b HEX --possession PROOF
 A person who has lost the key is identified again, and the platform adds a new key and retires the lost one:
@@ -168,15 +168,21 @@ def show_all(arguments: argparse.Namespace, out: Out) -> int:
         read_trust(arguments)  # raises an error here, before the daemon is called, if nothing is pinned
     with open_client(arguments) as client:
         if isinstance(owner, str):
-            for key in client.get_participant(owner).keys:
+            keys = client.get_participant(owner).keys
+            for key in keys:
                 _show(out, key, is_in_force=True)
+            if not keys:
+                out.message("유효한 키가 없음", "no key is in force")
             return DONE
         found = client.history(owner)
-    for key, is_in_force in _stated_keys(found.entries).items():
+    keys_stated = _stated_keys(found.entries)
+    for key, is_in_force in keys_stated.items():
         _show(out, key, is_in_force=is_in_force)
     if not found.understands_keys or found.unread:
         out.message("an entry is of a later version: which keys are in force could not be determined")
         return UNDETERMINED
+    if not any(keys_stated.values()):
+        out.message("유효한 키가 없음", "no key is in force")
     return DONE
 
 

@@ -1,6 +1,7 @@
 """Declare the options that several verbs share, and read the values of these options."""
 
 import argparse
+import inspect
 import os
 import re
 import sys
@@ -15,7 +16,7 @@ from consentd.core.ed25519 import KEY_SIZE, KeyPair
 from consentd.core.note import NoteVerifier, Verifier, parse_vkey
 from consentd.core.quorum import WitnessPolicy, parse_policy
 from consentd.core.rotation import FollowedKey
-from consentd.errors import InvalidError, MalformedError, StorageError
+from consentd.errors import FileReadError, InvalidError, MalformedError
 from consentd.policy import dates
 from consentd.policy.language import canonical_tag
 from consentd.secret_files import read_secret_file
@@ -43,13 +44,15 @@ def add_verb(
 ) -> argparse.ArgumentParser:
     """Add a verb that calls *run*, with the options for output and the options that the functions *shared* add.
 
-    The verb's help shows *text*, or the docstring of *run* if *text* is empty; then the options; then *more*.
+    The verb's help shows *text*, or the docstring of *run* if *text* is empty; then the options; then *more*. A list of
+    verbs shows the first paragraph alone.
     """
-    text = text or (run.__doc__ or "").rstrip(".")
-    text = text[:1].lower() + text[1:]
+    text = text or inspect.cleandoc(run.__doc__ or "")
+    text = text[:1].lower() + text[1:].rstrip(".")
     verb: argparse.ArgumentParser = verbs.add_parser(
-        name, help=text, description=text, epilog=more, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+        name, help=text.split("\n\n")[0].rstrip("."), description=text, epilog=more,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     verb.set_defaults(run=run)
     language = os.environ.get("LC_ALL") or os.environ.get("LC_MESSAGES") or os.environ.get("LANG") or ""
     try:
@@ -302,7 +305,7 @@ def read_identifier(given: str) -> tuple[str, str]:
 
 
 def read_text(path: Path, what: str) -> str:
-    """Return a file's text; ``-`` is stdin. If the file cannot be read, StorageError, which calls the file *what*."""
+    """Return a file's text; ``-`` is stdin. If the file cannot be read, FileReadError, which calls the file *what*."""
     return read_bytes(path, what).decode("utf-8", "replace")
 
 
@@ -313,7 +316,7 @@ def read_bytes(path: Path, what: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise StorageError(f"{what} cannot be read: `{path}`: {error.strerror}") from error
+        raise FileReadError(f"{what} cannot be read: `{path}`: {error.strerror}") from error
 
 
 @contextmanager

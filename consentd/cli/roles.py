@@ -45,6 +45,18 @@ _WHOSE: dict[Whose, tuple[str, str]] = {
     Whose.OTHER: ("다른 사람", "other"),
     Whose.UNKNOWN: ("미등록자", "unknown"),
 }
+_LINES: dict[Whose, tuple[str, str]] = {
+    Whose.PUBLIC: ("특정인의 정보가 아님", "no person's data"),
+    Whose.OWN: (
+        "호출자가 관여한 이용과 기록, 호출자의 키와 위임; 본인이 호출하면 본인의 정보",
+        "accesses and entries in which the caller has a part, its keys and delegations; a person's own data",
+    ),
+    Whose.SUBJECT: (
+        "질문하는 본인의 정보, 사람의 키", "data of the person for whom the question asks; a person's keys",
+    ),
+    Whose.OTHER: ("등록된 사람의 그 밖의 정보", "other data of a person who is enrolled"),
+    Whose.UNKNOWN: ("등록되지 않은 사람의 정보", "data of a person who is not enrolled"),
+}  # fmt: skip
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -76,6 +88,8 @@ def _show_legend(out: Out) -> None:
         out.answer(*(f"{column}: {text}" for text in labels))
     for letter, *labels in _ACCESS.values():
         out.answer(*(f"{letter}: {text}" for text in labels))
+    for whose, meaning in _LINES.items():
+        out.answer(*(f"{name}: {text}" for name, text in zip(_WHOSE[whose], meaning, strict=True)))
 
 
 def _padded(text: str, width: int) -> str:

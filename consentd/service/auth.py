@@ -196,8 +196,10 @@ def check_new(
         InvalidError: a part is malformed, *end_ms* has passed, an operator has no role, or another caller has one.
     """
     check_caller_id(caller)
-    if bool(roles) is not is_operator(caller):
-        raise InvalidError("credential of an operator states its roles, and another one states none")
+    if is_operator(caller) and not roles:
+        raise InvalidError(f"credential of an operator has no role: give `{caller}` at least one (`--role`)")
+    if roles and not is_operator(caller):
+        raise InvalidError(f"roles are for operators alone: `{caller}` is not written operator/NAME, so give no role")
     if len(certificate_hash) not in (0, 32):
         raise InvalidError("certificate_sha256 is not 32 bytes")
     if not is_label(label):
