@@ -54,6 +54,14 @@ def named_metrics(text: str) -> set[str]:
     return set(re.findall(r"\bconsentd_[a-z_]+\b", text)) - {"consentd_client"}
 
 
+def test_a_text_that_makes_an_operator_gives_it_a_role() -> None:
+    files = (path for path in (ROOT / "ops").iterdir() if path.is_file())
+    texts = [*SOURCES.values(), *(path.read_text(encoding="utf-8") for path in files)]
+    commands = [found for text in texts for found in re.findall(r"consentd credential add operator/[^`\n]*", text)]
+    assert commands
+    assert [command for command in commands if "--role" not in command] == []
+
+
 @pytest.mark.parametrize("name", sorted(alerts()))
 def test_an_alarm_is_complete_and_has_a_section(name: str) -> None:
     rule = alerts()[name]

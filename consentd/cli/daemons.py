@@ -17,8 +17,8 @@ Makes the log key, the statement key, the vault's key-encryption key (unless ano
 credentials file that the configuration names, and prints the token of the first operator once, on stdout. Existing
 files are not changed. With these keys one ledger can begin, once.
 
-Further operators get an id and a token of their own: `consentd credential add operator/NAME`. Entries name the operator
-who wrote them.
+Further operators get an id, a token and roles of their own: `consentd credential add operator/NAME --role ROLE`.
+Entries name the operator who wrote them.
 
 example:
   consentd keygen --config ops/consentd.toml > operator.token

@@ -157,7 +157,7 @@ def summarise(result: DemoResult, out: Output) -> None:
     for outcome, title in _OUTCOMES.items():
         table.add_row(text(*title), f"{traffic.outcomes[outcome]:,}")
     table.add_row(text("기대와 다른 결정", "decisions other than expected"), f"{traffic.surprises:,}")
-    table.add_row(text("원장 항목", "entries in the ledger"), f"{report.entries:,}")
+    table.add_row(text("원장 항목, 봉인 제외", "entries in the ledger, without seals"), f"{report.entries:,}")
     table.add_row(text("전체 검증에서 찾은 결함", "faults found verifying it all"), f"{len(report.faults)}")
     out.console.print(table)
 

@@ -77,7 +77,10 @@ class Story:
         tag = self._enrol(CITIZEN, key)
         signer = StatementSigner(key=key, origin=self._origin, tag=tag)
         step(1, ("동의", "consent"), ("병원에, 진료 목적으로", "to a hospital, for treatment"))
-        why("본인의 키로 서명하므로 중계기관도 지어낼 수 없습니다.", "The citizen signs, so nobody can invent it.")
+        why(
+            "본인의 키로 서명하므로 중계기관도 지어낼 수 없습니다.",
+            "The citizen signs with a key of their own, so the relay cannot invent it.",
+        )
         given = client.grant(CITIZEN, _consent(("CLIN", "INS"), (HIRA, CLINIC)), signer=signer)
         step(2, ("전송", "transfer"))
         why("기록된 허용 없이는 정보가 나가지 않습니다.", "No data leave the holder without a recorded permission.")
@@ -104,7 +107,7 @@ class Story:
         self._ask(MARKETING, HIRA, "HMARKT", "INS.RX")
         self._request_without_legal_items(signer)
         step(6, ("철회", "withdrawal"), ("본인이 직접, 중계기관 없이", "by the citizen, without the relay"))
-        why("철회가 확인된 뒤의 요청은 모두 거절됩니다.", "From now on every request is refused.")
+        why("철회가 확인된 뒤의 요청은 모두 거절됩니다.", "Every request after the confirmed withdrawal is refused.")
         with self._open_own(CallSigner(key=key, origin=self._origin)) as own:
             for consent_id in (given.consent_id, view.consent_id):
                 own.revoke(CITIZEN, consent_id, signer=signer)

@@ -86,7 +86,7 @@ class Traffic:
         pairs = list(zip(town.transfers, answers, strict=True))
         sent = [self._outcome(transfer, answer.access_seq) for transfer, answer in pairs if answer]
         recorded = self._batched(("전송 결과 기록", "record what was sent"), sent, self._relay.batch_record)
-        why("허용된 것 중 실제로 전송된 것도 남습니다.", "So the record also shows what was really sent.")
+        why("허용된 것 중 전송했다고 보고된 것도 남습니다.", "So the record also shows what was reported as sent.")
         surprises = sum(answer.outcome_name != transfer.outcome for transfer, answer in pairs)
         return TrafficResult(Counter(answer.outcome_name for answer in answers), surprises, len(recorded))
 
