@@ -233,13 +233,33 @@ def test_the_daemon_does_not_start_beside_an_unfinished_restore(tmp_path: Path) 
     assert not config.ledger.store_dir.exists()
 
 
+def let_expire(sets: tuple[Path, Path]) -> None:
+    for path in sets:
+        manifest = json.loads((path / "manifest.json").read_text())
+        manifest["expires_time_ms"] = manifest["time_ms"]
+        (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_sets_that_expired_are_deleted_by_a_backup_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be what fills the disk, and an erasure is complete only when they are gone."""
+    with running_daemon(tmp_path, section()) as running:
+        old, kept = back_up(running, "old"), back_up(running, "kept")
+        let_expire(old)
+        with monkeypatch.context() as patch:
+            patch.setattr(writing, "_OVERHEAD", 1 << 60)
+            with pytest.raises(StorageError, match="too little space for a backup"):
+                try_back_up(running)
+        assert not any(path.exists() for path in old)
+        assert all(path.exists() for path in kept)
+        assert not leftovers(running)
+
+
 def test_sets_that_expired_are_deleted_by_the_next_backup(tmp_path: Path) -> None:
     with running_daemon(tmp_path, section()) as running:
         old, kept = back_up(running, "old"), back_up(running, "kept")
-        for path in old:
-            manifest = json.loads((path / "manifest.json").read_text())
-            manifest["expires_time_ms"] = manifest["time_ms"]
-            (path / "manifest.json").write_text(json.dumps(manifest))
+        let_expire(old)
         strange = old[0].with_name("notes")
         strange.mkdir()
         new = back_up(running, "new")

@@ -9,7 +9,7 @@ import pytest
 
 from cases.backups import back_up, operator, section, sets_of, write_identity
 from cases.command_lines import CommandLine
-from cases.daemons import ORIGIN, Running, config_text, make_running, question, reason_of
+from cases.daemons import ORIGIN, Running, config_text, make_config, make_running, question, reason_of
 from cases.erasures import add_authority, erase, order
 from cases.fakes import HANG_S
 from cases.processes import Writer
@@ -164,6 +164,27 @@ def test_who_was_erased_after_the_backup_is_erased_again_before_the_copy_serves(
     # The list explains what is missing in a restored copy alone.
     (machine / "data" / RESTORED_NAME).unlink()
     assert run("fsck", "--config", config).status == 1
+
+
+def test_an_erasure_says_when_backups_expire_that_were_made_to_be_kept_longer(tmp_path: Path) -> None:
+    running = make_running(tmp_path, section(retention_days=300))
+    add_authority(running)
+    subject, other = running.enrol("SYN-1"), running.enrol("SYN-2")
+    back_up(running)
+    expiry = find_pair(*sets_of(running, "one"), origin=ORIGIN).ledger.manifest.of.expires_time_ms
+    running.stop()
+    shorter = Running(make_config(tmp_path, section(retention_days=30)), running.tokens)
+    assert erase(shorter, order(shorter, subject)).backups_until_time_ms == expiry
+    shorter.stop()
+    shutil.rmtree(tmp_path / "backups")
+    without = Running(shorter.config, running.tokens)
+    answer = erase(without, order(without, other))
+    assert answer.backups_until_time_ms - answer.complete_time_ms == 30 * 86_400_000
+    back_up(without, "two")
+    expiry = find_pair(*sets_of(without, "two"), origin=ORIGIN).ledger.manifest.of.expires_time_ms
+    backups = services(without).backup_times
+    assert backups.vaults_until_ms() == expiry
+    without.stop()
 
 
 def damaged_records(running: Running) -> tuple[Fault, ...]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from consentd.backup.directory import BackupDirectory
-from consentd.backup.manifest import Manifest, SetKind
+from consentd.backup.manifest import Manifest, SetKind, Snapshot
 from consentd.core.json_fields import check_format, parse_object, read_hex, read_number, read_text
 from consentd.errors import ConsentdError, CorruptionError, MalformedError
 from consentd.files import read_file_if_exists, write_file
@@ -89,9 +89,9 @@ def read_proven(directory: Path) -> Proven | None:
 
 
 class BackupTimes:
-    """The times that the metrics show, in seconds. Any thread may use it.
+    """The times that the metrics show, in seconds, and when the last set of a vault expires. Any thread may use it.
 
-    ``_last_ms`` is assigned by the operation's thread, and read by the one that renders the metrics.
+    The times are assigned by the operation's thread, and read by others.
     """
 
     def __init__(self, directory: BackupDirectory | None, *, origin: str) -> None:
@@ -102,12 +102,21 @@ class BackupTimes:
             sets = [] if directory is None else directory.sets()
         except ConsentdError as error:  # the daemon decides without backups too, and the alarm is raised
             log.error("backups cannot be listed: %s", error)
-        times = [one.of.time_ms for _, one in sets if one.kind is SetKind.LEDGER and one.of.origin == origin]
-        self._last_ms = max(times, default=0)
+        own = [one for _, one in sets if one.of.origin == origin]
+        self._last_ms = max((one.of.time_ms for one in own if one.kind is SetKind.LEDGER), default=0)
+        self._expires_ms = max((one.of.expires_time_ms for one in own if one.kind is SetKind.VAULT), default=0)
 
-    def note_made(self, time_ms: int) -> None:
+    def note_made(self, of: Snapshot) -> None:
         """Note that a backup was made."""
-        self._last_ms = time_ms
+        self._last_ms = of.time_ms
+        self._expires_ms = max(self._expires_ms, of.expires_time_ms)
+
+    def vaults_until_ms(self) -> int:
+        """Return when the last set of the vault expires that was there at the start or was made since; 0: none was.
+
+        A set keeps the expiry of its time, also if ``backup.retention_days`` is shorter now.
+        """
+        return self._expires_ms
 
     def last_s(self) -> float:
         """Return when the last backup was made; 0: there is none; NaN: none is configured."""

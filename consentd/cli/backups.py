@@ -25,7 +25,8 @@ _BACKUP_HELP = """\
 The daemon writes it into the directory that its configuration names (`backup.dir`), encrypted to `backup.recipients`:
 a set of the ledger in `ledger/NAME`, and a set of the vault in `vault/NAME`. Copy the two to different places. Delete
 both when they expire: until then they have what was erased since. Expired sets in `backup.dir` are deleted by the next
-backup. No set has a key, the list of erasures, or the last signed checkpoint: see ops/RUNBOOK.md, `Back up`.
+backup, also if it fails. No set has a key, the list of erasures, or the last signed checkpoint: see ops/RUNBOOK.md,
+`Back up`.
 
 It runs in the daemon, also if this verb is interrupted: `consentd operation` follows or cancels it. `consentd backup
 verify` proves that a backup can be restored.

@@ -66,9 +66,11 @@ def back_up(services: Services, name: str, follower: Follower) -> ad.BackupResul
         except BaseException:
             _tidy(directory.remove_parts)
             raise
+        finally:
+            # Also if the backup failed, for example because these sets fill the disk: erasures rely on their end.
+            _tidy(partial(directory.remove_expired, now_ms))
         of = made.ledger.of
-        services.backup_times.note_made(of.time_ms)
-        _tidy(partial(directory.remove_expired, now_ms))
+        services.backup_times.note_made(of)
     return ad.BackupResult(
         name=name, time_ms=of.time_ms, tree_size=of.tree_size, root=of.root, byte_count=made.size,
         file_count=len(made.ledger.files) + len(made.vault.files), expires_time_ms=of.expires_time_ms,

@@ -67,10 +67,11 @@ async def erase_subject(
     context.on_cancel(lambda: cancel_all([complete]))
     await Waiting(complete)
     complete_ms = services.sequencer.clock.wall_ms()
+    until_ms = complete_ms + services.config.backup.retention_days * DAY_MS
     receipt = await servicer.written_receipt(written, request.wait_for, context)
     return rs.EraseSubjectResponse(
         receipt=receipt, complete_time_ms=complete_ms,
-        backups_until_time_ms=complete_ms + services.config.backup.retention_days * DAY_MS,
+        backups_until_time_ms=max(until_ms, services.backup_times.vaults_until_ms()),
     )  # fmt: skip
 
 

@@ -889,8 +889,8 @@ class EraseSubjectResponse(_message.Message):
     """
     backups_until_time_ms: _builtins.int
     """backups_until_time_ms is when the last backup of the vault that may have the key expires, UTC milliseconds:
-    complete_time_ms and the days that the daemon's configuration says (backup.retention_days). It is the daemon's word,
-    and no part of the entry.
+    complete_time_ms and the days that the daemon's configuration says (backup.retention_days), or later, if a set in the
+    directory of backups was made to be kept longer. It is the daemon's word, and no part of the entry.
     """
     @_builtins.property
     def receipt(self) -> _consent_pb2.Receipt:
