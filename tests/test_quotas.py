@@ -9,6 +9,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
+from cases.authorities import end_authority, put_authority
 from cases.daemons import Running, make_running, question, reason_in, request_id, running_daemon
 from cases.fakes import START_MS, FakeClock
 from cases.services import batch, change, new_identifier, publish_rules, record, refusal, services
@@ -183,18 +184,21 @@ def test_refusals_about_one_person_end_whether_enrolled_or_not(low: Running, is_
 def test_entries_about_one_person_end_and_a_permission_can_still_be_taken_away(low: Running) -> None:
     subject = low.enrol(new_identifier())
     consent_id = low.grant(subject)
-    for _ in range(7):
+    authority_seq = put_authority(low, subject, participant_id="er")
+    for _ in range(6):
         seq = low.authorize(question(subject)).access_seq
     for call in (
         lambda: low.authorize(question(subject)),
         lambda: low.grant(subject),
         lambda: record(low, subject, seq, who="app"),
+        lambda: put_authority(low, subject, participant_id="er"),
     ):
         assert refusal(call) == "QUOTA_EXCEEDED"
     low.grant(subject, effect=pb.EFFECT_DENY, kind=pb.CONSENT_KIND_OBJECTION, purposes=["HRESCH"])
     change(low, EntryKind.PAUSE, subject, consent_id)
     assert refusal(lambda: change(low, EntryKind.RESUME, subject, consent_id)) == "QUOTA_EXCEEDED"
     change(low, EntryKind.REVOKE, subject, consent_id)
+    end_authority(low, subject, authority_seq)
 
 
 def test_an_emergency_is_not_counted(low: Running) -> None:
