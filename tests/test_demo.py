@@ -13,10 +13,11 @@ from consentd.config import load
 from consentd.core.kinds import EntryKind
 from consentd.demo import __main__
 from consentd.demo.__main__ import DemoResult, print_next_steps, run, summarise
+from consentd.demo.family import CHILD, FAMILY_APP
 from consentd.demo.home import Home, make_home
 from consentd.demo.output import Output
 from consentd.demo.story import CITIZEN
-from consentd.demo.town import ADULT_FROM, INSTITUTION_TYPES, MIX, make_town
+from consentd.demo.town import ADULT_FROM, INSTITUTION_TYPES, MIX, RELAY, make_town
 from consentd.demo.traffic import QUOTAS
 from consentd.errors import InvalidError
 from consentd.server.daemon import Daemon
@@ -49,7 +50,7 @@ def test_in_a_town_nobody_under_14_consents_and_nobody_is_named() -> None:
     town = make_town(seed=1, citizens=1_000, transfers=100)
     assert all(town.citizens[planned.citizen].age >= ADULT_FROM for planned in town.consents)
     assert all(citizen.id.startswith("SYN-") for citizen in town.citizens)
-    assert CITIZEN.value not in {citizen.id for citizen in town.citizens}
+    assert not {CITIZEN.value, CHILD.value} & {citizen.id for citizen in town.citizens}
 
 
 def test_the_realms_quotas_are_above_what_the_relay_does_about_one_citizen_of_the_whole_town() -> None:
@@ -100,6 +101,21 @@ def test_the_verified_history_has_the_whole_story(demo: tuple[DemoResult, str, H
     assert isinstance(request, st.RefusalStatement)
     assert request.reason == "R05"
     assert list(request.missing) == ["recurrence", "end", "retention"]
+
+
+def test_a_mother_consents_for_a_child_until_the_child_is_14(demo: tuple[DemoResult, str, Home]) -> None:
+    result, text, _ = demo
+    enrolled, recorded, granted = result.child.entries
+    assert [EntryKind(entry.kind).name for entry in result.child.entries] == ["ENROL", "AUTHORITY", "GRANT"]
+    assert enrolled.authority is None
+    assert recorded.attested_by == RELAY[0]
+    assert (granted.attested_by, granted.authority) == (FAMILY_APP[0], recorded.message)
+    assert isinstance(recorded.message, st.AuthorityStatement)
+    year = int(recorded.message.birth_date[:4])
+    assert f"PERMIT, 까지 (until) {year + 14}-01-01 00:00:00 KST" in text
+    assert f"for research at 18 ({year + 18}-01-01 00:00:00 KST)" in text
+    assert granted.line("en") in text
+    assert "(attested by family-app, the person's legal guardian)" in granted.line("en")
 
 
 def test_tampering_is_found_where_it_was_done_and_nowhere_else(demo: tuple[DemoResult, str, Home]) -> None:

@@ -1,8 +1,9 @@
 """Show what consentd does: ``make demo``.
 
 A real daemon runs on loopback, with RocksDB and LMDB in a fresh directory, and all calls are real gRPC calls. First,
-the demo plays the day of a made-up town (town.py, traffic.py), then the story of one citizen (story.py). At the end the
-demo verifies the ledger, changes an entry in a copy of the ledger, and shows that verification finds the change.
+the demo plays the day of a made-up town (town.py, traffic.py), then the story of one citizen (story.py), and that of a
+child and a mother (family.py). At the end the demo verifies the ledger, changes an entry in a copy of the ledger, and
+shows that verification finds the change.
 
 ``KEEP=1`` keeps the daemon running until Ctrl-C. ``CONSENTD_DEMO_DIR`` is the directory, ``.demo`` by default.
 """
@@ -23,6 +24,7 @@ from rich.table import Table as TextTable
 from consentd.config import Config
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
+from consentd.demo.family import FAMILY_APP, Family
 from consentd.demo.home import Home, make_home
 from consentd.demo.output import Output
 from consentd.demo.story import CITIZEN, HIRA, HOSPITAL, Story
@@ -52,13 +54,14 @@ _OUTCOMES = {
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """The results of the town's day, the citizen's verified history, and the report on the verified ledger.
+    """The results of the town's day, the verified histories of the citizen and of the child, and the ledger's report.
 
     ``changed`` is the index of the leaf that was changed in a copy; ``faults`` are the faults found in that copy.
     """
 
     traffic: TrafficResult
     history: History
+    child: History
     report: Report
     changed: int
     faults: tuple[Fault, ...]
@@ -80,9 +83,9 @@ def run(home: Home, out: Output, *, seed: int, citizens: int, transfers: int) ->
     daemon = Daemon(home.config)
     daemon.start()
     trust = pin(home.path("log.vkey").read_text(encoding="utf-8"))
-    operator, relay = (
+    operator, relay, app = (
         Client(home.config.grpc.listen, token=home.tokens[caller], trust=trust, timeout_s=CALL_TIMEOUT_S)
-        for caller in ("operator", RELAY[0])
+        for caller in ("operator", RELAY[0], FAMILY_APP[0])
     )
     try:
         out.rule("마을의 하루", "a day in a made-up town")
@@ -94,16 +97,19 @@ def run(home: Home, out: Output, *, seed: int, citizens: int, transfers: int) ->
 
         story = Story(relay, town.institutions, origin=home.config.ledger.origin, open_own=open_own, out=out)
         history = story.run()
+        out.rule("한 아이의 이야기", "one child's story")
+        child = Family(operator, relay, app, out).run()
     finally:
         operator.close()
         relay.close()
+        app.close()
         daemon.stop()
     out.rule("검증과 변조", "verification, and tampering")
     out.why("감사인은 모든 것을 파일에서 다시 계산합니다.", "An auditor recomputes everything from the files.")
     report = verify(home.config)
     out.why("한 바이트만 바꿔도 드러납니다.", "A change of a single byte is found, and its entry is named.")
     changed, faults = tamper(home.config, home.path("tampered"), history, out)
-    return DemoResult(traffic, history, report, changed, faults)
+    return DemoResult(traffic, history, child, report, changed, faults)
 
 
 def verify(config: Config) -> Report:

@@ -8,6 +8,7 @@ from pathlib import Path
 from consentd.config import Config, load
 from consentd.core import note
 from consentd.cosigning.keyfiles import write_private
+from consentd.demo.family import FAMILY_APP
 from consentd.demo.town import RELAY
 from consentd.errors import InvalidError
 from consentd.server.keys import KEY_SECTIONS, make_keys, read_keys
@@ -35,7 +36,7 @@ level = "warning"
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """The demo's directory and configuration, and the access token of each caller (``operator`` and the relay's id)."""
+    """The demo's directory and configuration, and the access token of each caller (``operator``, ids)."""
 
     directory: Path
     config: Config
@@ -57,8 +58,10 @@ def make_home(directory: Path) -> Home:
     config_file = directory / "consentd.toml"
     config_file.write_text(_CONFIG.format(keys=KEY_SECTIONS, grpc=_free_port(), http=_free_port()), encoding="utf-8")
     config = load(config_file)
-    tokens = {"operator": make_keys(config), RELAY[0]: make_token()}
-    write_private(config.callers.credentials_file, format_credential(tokens[RELAY[0]], RELAY[0]), append=True)
+    tokens = {"operator": make_keys(config)}
+    for caller in (RELAY[0], FAMILY_APP[0]):
+        tokens[caller] = make_token()
+        write_private(config.callers.credentials_file, format_credential(tokens[caller], caller), append=True)
     home = Home(directory, config, tokens)
     for caller, token in tokens.items():
         write_private(home.path(f"{caller}.token"), token + "\n")

@@ -19,7 +19,7 @@ from random import Random
 from typing import Final
 
 ADULT_FROM: Final = 14
-"""Nobody under this age has a consent in the demo: a legal representative would have to act for such a child."""
+"""Nobody under this age has a consent in the town: a guardian acts for such a child, as in family.py."""
 
 ADOPTION: Final = 0.55
 OBJECTION_RATE: Final = 0.12
