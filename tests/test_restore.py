@@ -421,7 +421,13 @@ def test_the_verb_verify_proves_the_newest_backup_and_notes_it(
     assert times.proven_s() != times.proven_s()  # NaN
     shown = run("backup", "verify", made.one[1], made.one[0], *given, "--json")
     assert (shown.status, shown.object["name"]) == (0, "one")
+    shown = run("backup", "verify", *made.two, *given)
     before = read_proven(backups)
+    assert before is not None
+    assert (shown.status, before.name) == (0, "two")
+    mixed = run("backup", "verify", made.one[0], made.two[1], *given)
+    assert mixed.status == 0
+    assert read_proven(backups) == before
     alone = run("backup", "verify", made.two[0], *given)
     assert alone.status == 2  # what the vault would show could not be determined
     assert read_proven(backups) == before

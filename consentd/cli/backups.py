@@ -126,7 +126,9 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
             pair, arguments.scratch, identities=identities, pins=pins, progress=_progress(progress, pair.size)
         )
     status = _show(out, report, pair)
-    if status == PROVEN and config.backup.dir is not None:
+    of = None if pair.vault is None else pair.vault.manifest.of
+    # A ledger with a vault of another backup proves neither of the two backups.
+    if status == PROVEN and config.backup.dir is not None and of == pair.ledger.manifest.of:
         write_proven(config.backup.dir, proven_by(pair, now_ms=_now_ms()))
     return status
 
