@@ -261,7 +261,8 @@ def _find_erasures(config: LedgerConfig, without_erasures: bool) -> ErasureList 
     if not without_erasures:
         raise PreconditionError(
             f"list of erasures is not there: `{path}`: whoever was erased after the backup would be known again; put "
-            "the file of the damaged machine there, or give --without-erasures"
+            "the file of the damaged machine there. The first erasure makes it: if nobody was erased, give "
+            "--without-erasures"
         )
     return None
 
