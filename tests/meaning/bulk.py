@@ -29,7 +29,7 @@ def agree(*, cases: int, seed: int, stop: bool = False) -> int:
         try:
             for _ in range(GROUP // QUESTIONS):
                 world = draw.any_world()
-                if draw.random.random() < 0.25:
+                if draw.random.random() < 0.2:
                     world = draw.represented(world)
                 for _ in range(QUESTIONS):
                     answer = check_answer(draw, world)
