@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
+from cases.authorities import add_representative, put_authority
 from cases.daemons import Running, consent, question, reason_of, request_id, running_daemon
 from cases.earlier_trees import at_exact
 from cases.fakes import HANG_S
@@ -36,6 +37,8 @@ class World:
         self.subject = running.enrol(new_identifier())
         self.consent_id = running.grant(self.subject)
         self.access_seq = running.authorize(question(self.subject)).access_seq
+        add_representative(running)
+        self.authority_seq = put_authority(running, self.subject)
         notice = st.NoticeStatement(notice_id="n1", version=1, title={"en": "n1"}, content_sha256=bytes(32))
         request = rs.PublishNoticeRequest(request_id=request_id(), attested=notice)
         running.registry.PublishNotice(request, metadata=running.as_("operator"))
@@ -72,6 +75,13 @@ class World:
                 cs.GetConsentRequest(subject=self.subject, consent_id=self.consent_id),
             ),
             "ListConsents": begin(running.consents, "ListConsents", cs.ListConsentsRequest(subject=self.subject)),
+            "GetAuthority": begin(
+                running.consents, "GetAuthority",
+                cs.GetAuthorityRequest(subject=self.subject, authority_seq=self.authority_seq),
+            ),
+            "ListAuthorities": begin(
+                running.consents, "ListAuthorities", cs.ListAuthoritiesRequest(subject=self.subject)
+            ),
             "GetParticipant": begin(
                 running.registry, "GetParticipant", rs.GetParticipantRequest(participant_id="app")
             ),
@@ -85,7 +95,8 @@ class World:
 
 NAMES = (
     "Check", "BatchCheck", "AuthorizeAccess", "GetAccess", "ListAccesses", "GetConsent", "ListConsents",
-    "GetParticipant", "ListParticipants", "ListDelegations", "GetVocabulary", "GetNotice", "GetRules",
+    "GetAuthority", "ListAuthorities", "GetParticipant", "ListParticipants", "ListDelegations", "GetVocabulary",
+    "GetNotice", "GetRules",
 )  # fmt: skip
 
 

@@ -59,6 +59,7 @@ PLANTED = [
     ("consentd/ledger/planted.py", "import lmdb", "one door: lmdb"),
     ("consentd/store/rocks.py", "import lmdb", "one door: lmdb"),
     ("consentd/ledger/vault.py", "import pkcs11", "one door: pkcs11"),
+    ("consentd/backup/reading.py", "import pyrage", "one door: pyrage"),
     ("consentd/service/planted.py", "import prometheus_client", "one door: prometheus_client"),
     ("consentd/core/merkle.py", "import nacl.signing", "one door: nacl"),
     ("consentd/policy/model.py", "import nacl.signing", "one door: nacl"),
