@@ -104,6 +104,6 @@ def compare_pages(running: Running, name: str, chain_reads: Counter[bytes]) -> N
         chain_reads.clear()
     assert len(costs) >= len(writes) // size
     assert costs[0] > 0
-    # Two rows of each entry; accesses are read 64 at a time. A page of statements may have seals too. A part of a history
-    # also looks at the first entry, to see whether the chain was pruned.
+    # Two rows of each entry; accesses are read 64 at a time. A page of statements may have seals too. A part of a
+    # history also looks at the first entry, to see whether the chain was pruned.
     assert max(costs) <= 2 * (64 if name == "accesses" else size) + (2 if name == "history" else 0)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cases.authorities import authority
 from cases.daemons import make_running, question
 from cases.fakes import HANG_S
 from cases.ledgers import LOG, ORIGIN, LedgerCase, Person, fill_all_kinds, flip
@@ -134,6 +135,9 @@ def test_the_format_says_which_kinds_of_rows_all_share(case: LedgerCase) -> None
     assert kinds["persons"] >= PERSON_KINDS
     assert {kind for kind in kinds["none"] if is_derived(kind)} == {b"~"}
     case.write(case.grant(case.enrol("a citizen with a key", KeyPair(b"\xa1" * 32)), signed=True))
+    ward, stated = changed_person(case, "a ward"), authority()
+    payload = stated.SerializeToString()
+    case.write(Raw(kind=EntryKind.AUTHORITY, tag=ward.tag, payload=payload, message=stated))
     case.write(Raw(kind=EntryKind.ERASURE, tag=changed_person(case, "erased").tag))
     persons, size = {person.tag for person in case.people}, case.ledger.state.size
     leaves = reads.scan_leaves(case.store, 0, size)

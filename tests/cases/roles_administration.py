@@ -65,9 +65,10 @@ def start_rotation(call: "Call") -> Access:
 
 def start_backup(call: "Call") -> Access:
     request = ad.StartBackupRequest(request_id=request_id())
+    request.name = request.request_id.hex()  # two backups may begin in one second
     found = call.plain(call.running.admin.StartBackup, request)
     if found is Access.ALLOWED:
-        _runner(call).back_up(request_id=request.request_id)  # a repeat: wait for its end
+        _runner(call).back_up(name=request.name, request_id=request.request_id)  # a repeat: wait for its end
     return found
 
 

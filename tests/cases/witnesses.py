@@ -307,7 +307,10 @@ class WitnessCase:
             last_signed=self.last_signed,
             published_path=self.directory / "checkpoint.published",
         )
-        config = WitnessConfig(timeout_ms=timeout_ms, recosign_interval_ms=recosign_interval_ms, fail_open=fail_open)
+        config = WitnessConfig(
+            policy_file=self.directory / "policy", timeout_ms=timeout_ms, recosign_interval_ms=recosign_interval_ms,
+            fail_open=fail_open,
+        )  # fmt: skip
         return QuorumPublisher(
             signed_log, policy or self.policy(), config, clock=self.clock, metrics=self.metrics, retry_ms=(1, 20)
         )
