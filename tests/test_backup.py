@@ -325,6 +325,22 @@ def test_the_verb_shows_what_was_made(tmp_path: Path) -> None:
         assert (refused.status, refused.out) == (2, "")
 
 
+def test_a_key_is_made_once_and_opens_what_names_its_recipient(tmp_path: Path) -> None:
+    run, file = CommandLine({}), tmp_path / "keys/backup.key"
+    made = run("backup", "new-key", file, "--json").object
+    assert (made["type"], file.stat().st_mode & 0o777) == ("recipient", 0o600)
+    plain, encrypted, opened = (tmp_path / name for name in ("plain", "encrypted", "opened"))
+    plain.write_bytes(b"record")
+    with plain.open("rb") as source, encrypted.open("wb") as sink:
+        age.Recipients([made["recipient"]]).encrypt(age.Source(source), age.Sink(sink))
+    with encrypted.open("rb") as source, opened.open("wb") as sink:
+        age.read_identities(file).decrypt(age.Source(source), age.Sink(sink), name="record")
+    assert (opened.read_bytes(), b"record" in encrypted.read_bytes()) == (b"record", False)
+    before = file.read_bytes()
+    assert run("backup", "new-key", file).status == 2
+    assert file.read_bytes() == before
+
+
 def test_the_daemon_s_stop_ends_a_backup(tmp_path: Path) -> None:
     running = make_running(tmp_path, section())
     with held_at(ad.OPERATION_STEP_COPYING) as held:

@@ -51,6 +51,7 @@ def blocks(text: str) -> list[Block]:
 
 TEXTS = {"README.md": blocks(README), "GOING-TO-PRODUCTION.md": blocks(GUIDE)}
 BLOCKS = TEXTS["README.md"]
+PLACES = ("/etc/consentd", "/var/lib/consentd", "/var/backups/consentd", "/opt/consentd")
 SUDO = """\
 #!/bin/sh
 # As sudo, but as the present user.
@@ -80,7 +81,7 @@ class Walk:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.ports = {GRPC: free_address(), HTTP: free_address()}
-        self.places = {path: f"{home}{path}" for path in ("/etc/consentd", "/var/lib/consentd", "/opt/consentd")}
+        self.places = {path: f"{home}{path}" for path in PLACES}
         self._state = home / "state"
         (home / "etc").mkdir()
         programs = home / "opt" / "consentd" / "bin"

@@ -17,7 +17,7 @@ from typing import BinaryIO
 import pyrage
 
 from consentd.errors import CorruptionError, InvalidError
-from consentd.secret_files import read_secret_file
+from consentd.secret_files import make_secret_file, read_secret_file
 
 _NO_KEY = "No matching keys"
 """How the message of ``pyrage`` begins if no identity is one of the recipients."""
@@ -127,7 +127,7 @@ class Identities:
         lines = [line.strip() for line in text.splitlines()]
         keys = [line for line in lines if line and not line.startswith("#")]
         if not keys:
-            raise InvalidError("identity file has no key: `age-keygen` makes one")
+            raise InvalidError("identity file has no key: `consentd backup new-key` makes one")
         try:
             self._keys = [pyrage.x25519.Identity.from_str(key) for key in keys]
         except pyrage.IdentityError as error:
@@ -149,6 +149,18 @@ class Identities:
                 raise InvalidError(what) from error
             raise CorruptionError(f"file of a backup does not decrypt: `{name}`: {error}") from error
         _raise_own(source, sink)
+
+
+def make_identity(path: Path) -> str:
+    """Make a key, write its private part to a new file, as ``age-keygen`` does, and return the recipient.
+
+    Raises:
+        StorageError: the file exists, or cannot be written.
+    """
+    made = pyrage.x25519.Identity.generate()
+    recipient = str(made.to_public())
+    make_secret_file(path, f"# public key: {recipient}\n{made}\n".encode())
+    return recipient
 
 
 def read_identities(path: Path) -> Identities:

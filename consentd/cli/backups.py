@@ -32,6 +32,7 @@ It runs in the daemon, also if this verb is interrupted: `consentd operation` fo
 verify` proves that a backup can be restored.
 
 examples:
+  consentd backup new-key backup.key
   consentd backup
   consentd backup --name before-upgrade
   consentd backup verify --config ops/consentd.toml --identity backup.key
@@ -73,6 +74,8 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument("--no-wait", action="store_true", help="start it, print its id, and do not wait for its end")
     verb.set_defaults(timeout=86_400.0)
     under = verb.add_subparsers(title="verbs", metavar="VERB", required=False)
+    one = add_verb(under, "new-key", new_key)
+    one.add_argument("file", type=Path, metavar="FILE", help="a new file for the private key")
     one = add_verb(under, "verify", verify, add_config, more=_VERIFY_HELP)
     one.add_argument(
         "sets", type=Path, nargs="*", metavar="SET",
@@ -108,6 +111,16 @@ def backup(arguments: argparse.Namespace, out: Out) -> int:
         out.message(f"operation {operation_id} runs in the daemon: `consentd operation cancel {operation_id}` ends it")
         done = client.follow_operation(operation_id, progress=bar(progress))
     show_backup(out, backup_result(done))
+    return DONE
+
+
+def new_key(arguments: argparse.Namespace, out: Out) -> int:
+    """Make a key that opens backups: write its private part to a file, and print the recipient (age)."""
+    from consentd.backup.age import make_identity
+
+    recipient = make_identity(arguments.file)
+    out.message(f"private key written: `{arguments.file}`; whoever has it reads backups that name this recipient")
+    out.answer(recipient, type="recipient", recipient=recipient)
     return DONE
 
 
