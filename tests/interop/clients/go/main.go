@@ -94,7 +94,10 @@ func (c *clients) live(log note.Verifier) (map[string]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	enrol := &pb.EnrolSubjectRequest{RequestId: requestID(), Subject: subject, Method: "app", SubjectKey: public}
+	enrol := &pb.EnrolSubjectRequest{
+		RequestId: requestID(), Subject: subject, Method: "app", SubjectKey: public,
+		Possession: provePossession(log.Name(), subject, private),
+	}
 	enrolled, err := c.registry.EnrolSubject(c.app, enrol)
 	if err != nil {
 		return nil, fmt.Errorf("enrol: %w", err)

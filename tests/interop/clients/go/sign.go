@@ -35,6 +35,14 @@ func signGrant(requestID []byte, origin string, tag []byte, key ed25519.PrivateK
 	}}, nil
 }
 
+// provePossession returns the proof that a person has the private key: callers.md, "Proof of possession".
+func provePossession(origin string, subject *pb.Subject, key ed25519.PrivateKey) []byte {
+	name, owner := sha256.Sum256([]byte(origin)), sha256.Sum256([]byte("subject/"+subject.Scheme+":"+subject.Value))
+	proof := append([]byte("consentd/possession/v1\x00"), name[:]...)
+	proof = append(append(proof, owner[:]...), key.Public().(ed25519.PublicKey)...)
+	return ed25519.Sign(key, proof)
+}
+
 // signedBytes returns what the author of an entry signs: ledger-format.md, "Statement".
 func signedBytes(origin string, kind pb.EntryKind, tag []byte, ref uint64, requestID []byte, timeMs uint64, payload []byte) []byte {
 	name, content := sha256.Sum256([]byte(origin)), sha256.Sum256(payload)
