@@ -112,11 +112,11 @@ def subject_of(number: int) -> pb.Subject:
     return pb.Subject(scheme="mhid", value=f"SYN-{number:06d}")
 
 
-def draw_question(draw: Draw) -> model.Question:
-    """Draw a question about codes of both versions."""
+def draw_question(draw: Draw, organisation: str) -> model.Question:
+    """Draw a question of *organisation* about codes of both versions."""
     pick = draw.random
     return model.Question(
-        actor=model.Actor(organisation=pick.choice(["a", "a", "b", "c", "abroad", "left"])),
+        actor=model.Actor(organisation=organisation),
         holder=pick.choice(["r", "r", "c", "a"]),
         purpose=pick.choice(["TREAT", "TREAT", "HRESCH", "CAREMGT", "NEWRESCH", "NEWTREAT", "NEW", "HMARKT"]),
         action=pick.choice(["collect", "access", "use", "disclose"]),
@@ -131,26 +131,27 @@ def draw_question(draw: Draw) -> model.Question:
 class Checker:
     """Asks random questions, and compares each answer with the reference for the version that the answer names."""
 
-    def __init__(self, metadata: Any) -> None:
-        self.metadata = metadata
+    def __init__(self, running: Running) -> None:
+        self.callers = {name: running.as_(name) for name in NAMES}
         self.persons = Persons()
         self.draw = Draw(random.Random(7))
         self.memberships = {name: [model.Membership(group) for group in groups] for name, groups in MEMBERS.items()}
-        self.participants = {name: Party(name != "left") for name in NAMES}
+        rights = frozenset({reference_actor.SEE_REASONS})
+        self.participants = {name: Party(name != "left", rights=rights) for name in NAMES}
         self.seen: Counter[tuple[int, str]] = Counter()
 
     def run(self, channel: grpc.Channel, count: int, persons: int = PERSONS) -> None:
         """Compare *count* answers, or as many as there are until the daemon ends."""
         stub = policy_service_pb2_grpc.PolicyServiceStub(channel)
         for _ in range(-(-count // BATCH)):
-            asked = []
+            asked, caller = [], self.draw.random.choice(["a", "a", "b", "c", "abroad"])
             for _ in range(BATCH):
-                question, number = draw_question(self.draw), self.draw.random.randrange(persons)
+                question, number = draw_question(self.draw, caller), self.draw.random.randrange(persons)
                 message = message_of(question)
                 message.subject.CopyFrom(subject_of(number))
                 asked.append((number, question, message))
             request = batch_request(questions=[message for _, _, message in asked])
-            answer = stub.BatchCheck(request, metadata=self.metadata, timeout=60)
+            answer = stub.BatchCheck(request, metadata=self.callers[caller], timeout=60)
             versions = {one.decision.vocabulary_version for one in answer.results if one.HasField("decision")}
             (version,) = versions
             for (number, question, _), result in zip(asked, answer.results, strict=True):
@@ -159,7 +160,7 @@ class Checker:
     def compare(self, number: int, question: model.Question, result: ps.CheckResult, version: int) -> None:
         vocabularies: list[tuple[int, Vocabulary]] = [(0, DEFAULT_VOCABULARY), (PUBLISHED, LATER)]
         realm = Realm(vocabularies[: 1 + (version == LATER.version)], memberships=self.memberships, abroad=("abroad",))
-        who = reference_actor.who(question, None, self.participants, [], 1)
+        who = reference_actor.who(question, question.actor.organisation, self.participants, [], 1)
         try:
             expected = reference_policy.decide(question, self.persons.consents(number), realm, now_ms=1, who=who)
         except InvalidError:
@@ -203,17 +204,21 @@ def test_all_checks_are_right_while_a_vocabulary_is_published(tmp_path: Path) ->
     for name in NAMES:
         roles: list[int] = [st.PARTICIPANT_ROLE_HOLDER, st.PARTICIPANT_ROLE_RECIPIENT]
         country = "DE" if name == "abroad" else "KR"
-        register(running, name, roles, groups=MEMBERS.get(name, []), active=name != "left", country=country)
+        register(
+            running, name, roles, groups=MEMBERS.get(name, []), active=name != "left", country=country,
+            rights=[st.PARTICIPANT_RIGHT_SEE_REASONS],
+        )  # fmt: skip
+        running.add_caller(name)
     persons = Persons()
     persons.write(running, range(PERSONS))
     running.stop()
-    operator = running.as_("operator")
-    checker = Checker(operator)
+    operator, app = running.as_("operator"), running.as_("app")
+    checker = Checker(running)
 
     # Before; then during: answers are compared while the next version is published, and the daemon is killed.
     process = DaemonProcess(tmp_path)
     checker.run(process.channel, CHECKS // 3)
-    racing, is_right = Checker(operator), threading.Event()
+    racing, is_right = Checker(running), threading.Event()
 
     def race() -> None:
         _until_killed(lambda: racing.run(process.channel, CHECKS))
@@ -237,7 +242,7 @@ def test_all_checks_are_right_while_a_vocabulary_is_published(tmp_path: Path) ->
     checker.run(process.channel, CHECKS // 3)
     assert {seen for seen, _ in checker.seen} == {DEFAULT_VOCABULARY.version, version}
     stop, took = threading.Event(), list[float]()
-    pacer = threading.Thread(target=lambda: took.extend(pace_of_writes(process.channel, running.as_("app"), stop)))
+    pacer = threading.Thread(target=lambda: took.extend(pace_of_writes(process.channel, app, stop)))
     pacer.start()
     if version != LATER.version:
         started = time.perf_counter()
