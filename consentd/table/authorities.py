@@ -43,6 +43,3 @@ class AuthorityRows(ChainOwners):
 
     def _put_row(self, tag: bytes, seq: int, authority: Authority) -> None:
         self._put(authority_key(tag, seq), authority.encode())
-
-    def _put(self, key: bytes, value: bytes) -> None:
-        raise NotImplementedError

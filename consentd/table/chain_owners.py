@@ -7,19 +7,21 @@ their tags.
 from consentd.core import codec
 from consentd.core.key_validity import PARTICIPANT_PREFIX
 from consentd.core.kinds import Owner
-from consentd.store import RowReader
-from consentd.table.checked_rows import RowCheck
+from consentd.store import RowReader, RowWriter
+from consentd.table.checked_rows import RowCheck, seal_row
 from consentd.table.registry import RegistryCache
 from consentd.table.view import View
 
 
 class ChainOwners(View):
-    """A view of the thread that writes, which finds the owner of a chain.
+    """A view of the thread that writes, which finds the owner of a chain, and puts rows.
 
     INVARIANT: the tags that the cache keeps are of all participants of the table at the generation that it states for
     them. They may be of others too, whom a transaction registered and did not commit, so each use reads the
     participant's row.
     """
+
+    _txn: RowWriter
 
     def __init__(self, cache: RegistryCache, check: RowCheck, txn: RowReader) -> None:
         """Take over a transaction, as ``View`` does."""
@@ -47,6 +49,9 @@ class ChainOwners(View):
         """Keep the tags for the next transaction, because this one was committed."""
         if self._cache.tags_generation == self._begun_at:
             self._cache.tags_generation = self._generation
+
+    def _put(self, key: bytes, value: bytes) -> None:
+        self._txn.put(key, seal_row(key, value))
 
 
 def _tag_of_participant(participant_id: str) -> bytes:

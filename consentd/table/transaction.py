@@ -20,10 +20,8 @@ from consentd.policy import subject as subjects
 from consentd.policy.actor import SUBJECT_NUMBER
 from consentd.statements import payloads, values
 from consentd.statements.delegations import delegation_value, named_parties
-from consentd.store import RowWriter
 from consentd.store.lmdb import MAX_KEY
 from consentd.table.authorities import AuthorityRows
-from consentd.table.checked_rows import seal_row
 from consentd.table.view import (
     FORMAT,
     KEY,
@@ -51,7 +49,6 @@ class TableTransaction(AuthorityRows):
     without ``commit`` drops the writes.
     """
 
-    _txn: RowWriter
     _index = 0  # leaf index of the entry that ``apply`` applies
     _named: Mapping[bytes, tuple[bytes, ...]] | None = None  # the arguments of ``name_rows``
 
@@ -327,9 +324,6 @@ class TableTransaction(AuthorityRows):
         if len(key) > MAX_KEY:
             raise InvalidError("entry states an id or a key that is too long")
         self._put(key, value)
-
-    def _put(self, key: bytes, value: bytes) -> None:
-        self._txn.put(key, seal_row(key, value))
 
     def _number(self) -> int:
         row = self._get(b"#")
