@@ -44,6 +44,10 @@ PAGE_READS: Final = 2_000
 """At most 2,000 items: what a page of a list reads, selected or not. Otherwise: the page ends, short or empty, and has
 a next page."""
 
+PAGE_PERSONS: Final = 5_000
+"""At most 5,000 persons: what a page of a list over many persons reads, selected or not; a person with many consents
+counts as several. Otherwise: the page ends, short or empty, and has a next page."""
+
 ACCESS_OUTCOMES: Final = 100
 """At most 100 outcomes: the outcomes that are shown with an access. Otherwise: the first of them are shown; the
 person's history has all."""

@@ -2,7 +2,8 @@
 
 A list reads every page at the revision of its first page. Its page token says which revision that is, and after which
 item the next page begins. The token is bound to the method, the caller and the whole request but for ``page_size``, so
-it continues only the list that it was made for.
+it continues only the list that it was made for. A list over many persons has another token (``Pager.place_token``):
+each of its pages shows its own state, and the token says after which person the next one begins, encrypted.
 
 A page reads at most ``MAX_EXAMINED`` items. If a filter selects few of them, a page may be short or empty and still
 have a next page (AIP-158).
@@ -22,6 +23,7 @@ from consentd.errors import AbortedError, InvalidError, StorageError
 from consentd.ledger import layout, retention
 from consentd.service.requests import content_hash
 from consentd.store import Store
+from consentd.table.persons import START, Place
 
 M = TypeVar("M", bound=Message)
 
@@ -34,8 +36,12 @@ NO_END_MS = (1 << 63) - 1
 """End of a range of times that has none."""
 PAGE_KEY_LABEL = b"consentd/page-key/v1\0"
 """What the key of page tokens is derived for; see ``Vault.derived_key``."""
-_MAX_TOKEN = 64
+PLACE_LABEL = b"consentd/page-place/v1\0"
+"""Begins what the key streams of ``Pager.place_token`` are computed from, so that none of them is a MAC."""
+_MAX_TOKEN = 96
+_MAC_SIZE = 16
 _FORM = struct.Struct(">QQQQ16s")
+_PLACE = struct.Struct(">32sQ")
 
 
 class Cursor(NamedTuple):
@@ -86,26 +92,66 @@ class Pager:
         """
         if not self._token:
             return None
-        if len(self._token) > _MAX_TOKEN:
-            raise InvalidError(f"page_token is over its limit of {_MAX_TOKEN} characters", "INVALID_PAGE")
         try:
-            *numbers, mac = _FORM.unpack(base64.urlsafe_b64decode(self._token.encode("ascii")))
-        except (ValueError, struct.error):
-            raise InvalidError("page_token is not one of ours", "INVALID_PAGE") from None
+            *numbers, mac = _FORM.unpack(self._decoded())
+        except struct.error:
+            raise _not_ours() from None
         cursor = Cursor(*numbers)
-        if not hmac.compare_digest(mac, self._mac(cursor)):
-            raise InvalidError("page_token is for another list, filter or caller; begin again", "INVALID_PAGE")
+        _check_mac(mac, self._mac(struct.pack(">QQQQ", *cursor)))
         if cursor.tree_size > tree_size:
             raise expired("ledger was restored")
         return cursor
 
     def token(self, cursor: Cursor) -> str:
         """Return the token of the page that begins after *cursor*."""
-        return base64.urlsafe_b64encode(_FORM.pack(*cursor, self._mac(cursor))).decode()
+        return base64.urlsafe_b64encode(_FORM.pack(*cursor, self._mac(struct.pack(">QQQQ", *cursor)))).decode()
 
-    def _mac(self, cursor: Cursor) -> bytes:
-        message = self._bound + struct.pack(">QQQQ", *cursor)
-        return hmac.digest(self._key, message, hashlib.sha256)[:16]
+    def place(self) -> Place:
+        """Return where the page of a list over many persons begins. Raises ``InvalidError`` as ``cursor``."""
+        if not self._token:
+            return START
+        decoded = self._decoded()
+        if len(decoded) != _MAC_SIZE + _PLACE.size:
+            raise _not_ours()
+        mac, sealed = decoded[:_MAC_SIZE], decoded[_MAC_SIZE:]
+        encoded = self._masked(sealed, mac)
+        _check_mac(mac, self._mac(encoded))
+        return Place(*_PLACE.unpack(encoded))
+
+    def place_token(self, place: Place) -> str:
+        """Return the token of the page that begins after *place*.
+
+        The place may be a person whom the list does not show to its caller. So it is encrypted: the MAC is the nonce
+        of the key stream (the construction of SIV, RFC 5297), and the same place of the same list has the same token.
+        """
+        encoded = _PLACE.pack(*place)
+        mac = self._mac(encoded)
+        return base64.urlsafe_b64encode(mac + self._masked(encoded, mac)).decode()
+
+    def _masked(self, text: bytes, nonce: bytes) -> bytes:
+        """Return *text* encrypted, or decrypted."""
+        stream = hmac.digest(self._key, PLACE_LABEL + self._bound + nonce, hashlib.sha512)
+        return bytes(one ^ other for one, other in zip(text, stream, strict=False))
+
+    def _decoded(self) -> bytes:
+        if len(self._token) > _MAX_TOKEN:
+            raise InvalidError(f"page_token is over its limit of {_MAX_TOKEN} characters", "INVALID_PAGE")
+        try:
+            return base64.urlsafe_b64decode(self._token.encode("ascii"))
+        except ValueError:
+            raise _not_ours() from None
+
+    def _mac(self, encoded: bytes) -> bytes:
+        return hmac.digest(self._key, self._bound + encoded, hashlib.sha256)[:_MAC_SIZE]
+
+
+def _not_ours() -> InvalidError:
+    return InvalidError("page_token is not one of ours", "INVALID_PAGE")
+
+
+def _check_mac(given: bytes, right: bytes) -> None:
+    if not hmac.compare_digest(given, right):
+        raise InvalidError("page_token is for another list, filter or caller; begin again", "INVALID_PAGE")
 
 
 def read_range(request: Any) -> tuple[int, int]:

@@ -343,6 +343,11 @@ class Snapshot(View):
         """Return up to *limit* rows, by key, with keys greater than *after*, as they are stored."""
         return list(self._txn.scan(after + b"\0" if after else b"", None, limit=limit))
 
+    def persons_from(self, tag: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the tags from *tag* on with their subject values, by tag. Raises ``DamagedRowError``, as each read."""
+        rows = self._txn.scan(b"s" + tag, prefix_end(b"s"))
+        return ((key[1:], self._check.open_row(key, stored)) for key, stored in rows)
+
     def heartbeat_ms(self) -> int:
         """Return when the writer last wrote its heartbeat, UTC ms; 0 if never."""
         row = self._get(b"H")
