@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,10 +20,13 @@ from cases.backups import back_up, identities, operator, section, sets_of, write
 from cases.command_lines import CommandLine
 from cases.daemons import ORIGIN, Running, config_text, make_running, question
 from cases.erasures import add_authority, erase, order
+from cases.fakes import FakeClock
 from cases.processes import ENVIRONMENT
 from cases.services import services
 from consentd.backup import restoring
 from consentd.backup.age import Identities
+from consentd.backup.directory import BackupDirectory
+from consentd.backup.manifest import SetKind
 from consentd.backup.proof import BackupTimes, read_proven, write_proven
 from consentd.backup.reading import find_pair
 from consentd.backup.restoring import PART_NAME, SCRATCH_NAME, Pins, Progress
@@ -76,7 +80,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         tags[subject.value], secrets[subject.value] = tag, vault.store.get(b"k" + tag) or b""
     one = back_up(running, "one")
     running.enrol("SYN-3")
+    running.wait_published()  # so that the second backup has two seals more
     running.grant(pb.Subject(scheme="mhid", value="SYN-3"))
+    running.wait_published()
     two = back_up(running, "two")
     erase(running, order(running, subjects[1]))
     running.stop()
@@ -249,6 +255,16 @@ def test_a_set_that_is_not_whole_is_refused(made: Made, tmp_path: Path, name: st
     assert left(config) == {"erasures"}
 
 
+def test_a_manifest_with_the_checkpoint_of_an_older_backup_is_refused(made: Made, tmp_path: Path) -> None:
+    """It verifies, and is of this tree. But the log's key has not confirmed what came after it."""
+    config, sets = elsewhere(made, tmp_path), copied(made.two, tmp_path)
+    older = find_pair(*made.one, origin=ORIGIN).ledger.manifest.of.checkpoint
+    _edit("checkpoint", older.decode())(sets[0])
+    with pytest.raises(CorruptionError, match="older checkpoint"):
+        restore(config, sets)
+    assert left(config) == {"erasures"}
+
+
 @pytest.mark.parametrize("kind", ["ledger", "vault"])
 def test_garbage_in_any_file_of_a_set_is_found(made: Made, tmp_path: Path, kind: str) -> None:
     config, sets = elsewhere(made, tmp_path), copied(made.one, tmp_path)
@@ -417,7 +433,7 @@ def test_the_verb_verify_proves_the_newest_backup_and_notes_it(
     of = find_pair(*made.two, origin=ORIGIN).ledger.manifest.of
     assert proven is not None
     assert (proven.origin, proven.name, proven.backup_time_ms) == (ORIGIN, "two", of.time_ms)
-    times = BackupTimes(None, origin=ORIGIN)
+    times = BackupTimes(None, origin=ORIGIN, clock=FakeClock())
     assert times.proven_s() != times.proven_s()  # NaN
     shown = run("backup", "verify", made.one[1], made.one[0], *given, "--json")
     assert (shown.status, shown.object["name"]) == (0, "one")
@@ -433,6 +449,23 @@ def test_the_verb_verify_proves_the_newest_backup_and_notes_it(
     assert read_proven(backups) == before
     for sets in ([made.one[1]], [made.one[0], made.two[0]], [tmp_path]):
         assert run("backup", "verify", *sets, *given).status == 2
+
+
+def test_a_manifest_from_the_future_is_not_the_newest_and_is_not_proven(
+    made: Made, tmp_path: Path, config_file: Path
+) -> None:
+    sets = copied(made.one, tmp_path)
+    for path in sets:
+        _edit("time_ms", 1 << 50)(path)
+    run, given = CommandLine(), ["--config", str(config_file), "--identity", str(write_identity(tmp_path))]
+    assert run("backup", "verify", *sets, *given).status == 1
+    directory = BackupDirectory(tmp_path / "all")
+    shutil.copytree(made.config.backup.dir, directory.path)  # type: ignore[arg-type]
+    for kind, path in zip((SetKind.LEDGER, SetKind.VAULT), sets, strict=True):
+        shutil.copytree(path, directory.set_path(kind, "planted"))
+    newest = directory.newest(latest_ms=time.time_ns() // 1_000_000)
+    assert newest is not None
+    assert newest[0].name == "two"
 
 
 def test_a_proof_deletes_what_a_crash_has_left_and_follows_no_link(made: Made, tmp_path: Path) -> None:

@@ -302,9 +302,10 @@ def test_a_restored_copy_that_contradicts_what_was_signed_is_refused(original: O
 
 
 def test_without_its_mark_a_copy_does_not_open(original: Original) -> None:
-    """What the mark is for: only the newest last signed checkpoint stops a copy that has none."""
-    for name, note in (("unmarked-ahead", original.newest), ("unmarked-missing", None)):
-        config = original.backup.restore(original.directory / name, last_signed=note)
+    """The store is marked too: not even the backup's own checkpoint as the last signed one lets the copy sign."""
+    notes = {"ahead": original.newest, "missing": None, "backup": original.backup.note}
+    for name, note in notes.items():
+        config = original.backup.restore(original.directory / f"unmarked-{name}", last_signed=note)
         (config.ledger.data_dir / RESTORED_NAME).unlink()
         with pytest.raises(CorruptionError):
             Daemon(config).start()

@@ -111,9 +111,12 @@ class BackupDirectory:
                     found.append((path, manifest))
         return sorted(found, key=lambda each: each[1].of.time_ms)
 
-    def newest(self) -> tuple[Path, Path] | None:
-        """Return the newest backup of which both sets are there: ledger and vault. None: there is none."""
-        sets = self.sets()
+    def newest(self, *, latest_ms: int) -> tuple[Path, Path] | None:
+        """Return the newest backup of which both sets are there: ledger and vault. None: there is none.
+
+        *latest_ms*: a manifest that states a later time is left out. It would be the newest one for ever.
+        """
+        sets = [(path, manifest) for path, manifest in self.sets() if manifest.of.time_ms <= latest_ms]
         vaults = {manifest.of.backup_id: path for path, manifest in sets if manifest.kind is SetKind.VAULT}
         for path, manifest in reversed(sets):
             if manifest.kind is SetKind.LEDGER and manifest.of.backup_id in vaults:

@@ -18,9 +18,13 @@ from pathlib import Path
 
 from consentd.backup.directory import BackupDirectory
 from consentd.backup.manifest import Manifest, SetKind, Snapshot
+from consentd.clock import MAX_AHEAD_MS, Clock
+from consentd.core import codec
 from consentd.core.json_fields import check_format, parse_object, read_hex, read_number, read_text
 from consentd.errors import ConsentdError, CorruptionError, MalformedError
 from consentd.files import read_file_if_exists, write_file
+from consentd.ledger import layout, reads
+from consentd.ledger.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
@@ -91,24 +95,35 @@ def read_proven(directory: Path) -> Proven | None:
 class BackupTimes:
     """The times that the metrics show, in seconds, and when the last set of a vault expires. Any thread may use it.
 
-    The times are assigned by the operation's thread, and read by others.
+    Manifests and proofs are not signed. Who can write them could keep the alarms silent by a time that is too late. So
+    one that states a time in the future counts for nothing, and each counts at most until the first entry that its
+    tree lacks (``_made_ms``).
+
+    The attributes are assigned by the operation's thread or at the start, and read by others.
     """
 
-    def __init__(self, directory: BackupDirectory | None, *, origin: str) -> None:
+    def __init__(self, directory: BackupDirectory | None, *, origin: str, clock: Clock) -> None:
         """Read the manifests that are there. *directory*: None if no backups are configured."""
-        self._directory, self._origin = directory, origin
+        self._directory, self._origin, self._clock = directory, origin, clock
+        self._ledger: Ledger | None = None
         sets: list[tuple[Path, Manifest]] = []
         try:
             sets = [] if directory is None else directory.sets()
         except ConsentdError as error:  # the daemon decides without backups too, and the alarm is raised
             log.error("backups cannot be listed: %s", error)
         own = [one for _, one in sets if one.of.origin == origin]
-        self._last_ms = max((one.of.time_ms for one in own if one.kind is SetKind.LEDGER), default=0)
+        self._made = [one.of for one in own if one.kind is SetKind.LEDGER]
         self._expires_ms = max((one.of.expires_time_ms for one in own if one.kind is SetKind.VAULT), default=0)
+        if not all(is_past(one.time_ms, clock.wall_ms()) for one in self._made):
+            log.error("directory of backups has a manifest from the future: it counts for nothing until then")
+
+    def compare_with(self, ledger: Ledger) -> None:
+        """Compare the trees of backups with this ledger from now on."""
+        self._ledger = ledger
 
     def note_made(self, of: Snapshot) -> None:
         """Note that a backup was made."""
-        self._last_ms = of.time_ms
+        self._made = [*self._made, of]
         self._expires_ms = max(self._expires_ms, of.expires_time_ms)
 
     def vaults_until_ms(self) -> int:
@@ -120,12 +135,14 @@ class BackupTimes:
 
     def last_s(self) -> float:
         """Return when the last backup was made; 0: there is none; NaN: none is configured."""
-        return math.nan if self._directory is None else self._last_ms / 1000
+        if self._directory is None:
+            return math.nan
+        return max((self._made_ms(one.time_ms, one.tree_size, one.root) for one in self._made), default=0) / 1000
 
     def proven_s(self) -> float:
         """Return when the backup was made that was proven last; 0: none was proven; NaN: none is configured.
 
-        It reads a small file. A file that is damaged, or of another ledger, proves nothing.
+        It reads a small file. A file that is damaged, of another ledger, or from the future proves nothing.
         """
         if self._directory is None:
             return math.nan
@@ -134,4 +151,33 @@ class BackupTimes:
         except ConsentdError as error:
             log.warning("proof of a backup counts for nothing: %s", error)
             return 0.0
-        return 0.0 if proven is None or proven.origin != self._origin else proven.backup_time_ms / 1000
+        if proven is None or proven.origin != self._origin:
+            return 0.0
+        if not is_past(proven.proven_time_ms, self._clock.wall_ms()):
+            log.warning("proof of a backup counts for nothing: it is from the future")
+            return 0.0
+        return self._made_ms(proven.backup_time_ms, proven.tree_size, proven.root) / 1000
+
+    def _made_ms(self, time_ms: int, size: int, root: bytes) -> int:
+        """Return when a backup was made at the latest that states *time_ms* and a tree; 0: it counts for nothing.
+
+        A backup has all entries from before its time. So it is as old as the first entry that its tree lacks.
+        """
+        if not is_past(time_ms, self._clock.wall_ms()):
+            return 0
+        if self._ledger is None:
+            return time_ms
+        store, state = self._ledger.store, self._ledger.state
+        try:
+            if not 0 < size <= state.size or reads.root_at(store, size) != root:
+                return 0
+            later = next(store.scan(layout.leaf_key(size), layout.leaf_key(state.size), limit=1), None)
+        except ConsentdError as error:
+            log.warning("backup cannot be compared with the ledger: %s", error)
+            return 0
+        return time_ms if later is None else min(time_ms, codec.decode_leaf(later[1]).time_ms)
+
+
+def is_past(time_ms: int, now_ms: int) -> bool:
+    """Return whether a manifest or a proof can have this time. The clocks of two machines may differ a little."""
+    return time_ms <= now_ms + MAX_AHEAD_MS

@@ -9,8 +9,8 @@ Steps of ``restore``, and what a crash leaves:
 
 1. Everything above happens in ``data_dir/restore.part``. A crash leaves this directory. It has the vault's keys, so the
    next restore deletes it first, and the daemon does not start beside it (``check_no_part``).
-2. ``checkpoint.published`` gets the backup's last signed checkpoint, so that the copy proves what it has. Then
-   ``restored.json`` is written: from now on no daemon signs with these files (``ledger.restored``).
+2. ``checkpoint.published`` gets the backup's last signed checkpoint, so that the copy proves what it has. Then the mark
+   of a restored copy is written, into the ledger's store and as ``restored.json`` (``ledger.restored``).
 3. The vault is renamed to its place, and then the ledger. A crash before the ledger leaves a directory without a ledger
    and with ``restore.part``: the next restore begins anew. After the ledger everything is in place.
 4. ``restore.part`` is deleted.
@@ -27,18 +27,23 @@ from pathlib import Path
 from consentd.backup.age import Identities
 from consentd.backup.copies import has_older_vault, read_contents
 from consentd.backup.directory import remove_tree
+from consentd.backup.manifest import Snapshot
 from consentd.backup.proof import Proven
 from consentd.backup.reading import FoundPair, unpack
 from consentd.config import Config, LedgerConfig
-from consentd.core.note import Verifier
+from consentd.core import codec
+from consentd.core.checkpoint import parse_checkpoint
+from consentd.core.note import Verifier, parse_note
 from consentd.errors import CorruptionError, PreconditionError, StorageError
 from consentd.files import NEW, lock_directory, sync, write_file
+from consentd.ledger import reads
 from consentd.ledger.erasure import LIST_NAME, ErasureList, destroy_again
 from consentd.ledger.kek import KeyEncryptionKey
 from consentd.ledger.last_signed import verify_last_signed
 from consentd.ledger.recovery import check_vault_commitment
-from consentd.ledger.restored import RESTORED_NAME, Restored, remove_restored, write_restored
+from consentd.ledger.restored import RESTORED_NAME, Restored, mark_store, remove_restored, write_restored
 from consentd.ledger.vault import Vault
+from consentd.store import Store
 from consentd.store.rocks import RocksStore
 from consentd.verify.findings import Report
 from consentd.verify.fsck import verify_files
@@ -106,6 +111,7 @@ def prove(pair: FoundPair, to: Path, *, identities: Identities, pins: Pins, prog
         store = stack.enter_context(closing(RocksStore.open_read_only(ledger)))
         of = pair.ledger.manifest.of
         verify_last_signed(store, of.checkpoint, size=of.tree_size, origin=pins.origin, log_verifier=pins.log_key)
+        _check_covered(store, of)
         opened = None
         if vault is not None:
             vault_store = stack.enter_context(closing(RocksStore.open_read_only(vault)))
@@ -132,6 +138,23 @@ def _compare(pair: FoundPair, ledger: Path, vault: Path | None) -> None:
         return
     if found.vault_state != pair.vault.manifest.vault_state or has_older_vault(found):
         raise CorruptionError(f"vault of the backup has another state than its manifest says: `{pair.vault.path}`")
+
+
+def _check_covered(store: Store, of: Snapshot) -> None:
+    """Check that the checkpoint of a manifest covers the tree, but for one seal and what follows the seal before it.
+
+    The daemon signs each seal before it writes the next one. What an older checkpoint does not cover, the log's key
+    has not confirmed, and the restored copy could not prove.
+
+    Raises:
+        CorruptionError: the checkpoint is an older one.
+    """
+    covered, seals = parse_checkpoint(parse_note(of.checkpoint).text).size, 0
+    for _, leaf in reads.scan_leaves(store, covered, of.tree_size):
+        seals += codec.kind_of(leaf) == codec.SEAL_KIND
+        if seals > 1:
+            what = f"checkpoint of {covered} leaves, tree of {of.tree_size}"
+            raise CorruptionError(f"manifest of the backup has an older checkpoint than its ledger: {what}")
 
 
 def try_restore(
@@ -280,8 +303,11 @@ def _finish(config: LedgerConfig, part: Path, pair: FoundPair, now_ms: int) -> N
     """Put the proven stores in place, durably, marked as a restored copy. Raises ``StorageError``."""
     of = pair.ledger.manifest.of
     write_file(config.published_path, of.checkpoint, name=_CHECKPOINT)
-    # INVARIANT: the mark is on the disk before there is a ledger, so no daemon signs with the copy.
-    write_restored(config.data_dir, Restored(of.origin, of.tree_size, of.root, of.time_ms, now_ms))
+    mark = Restored(of.origin, of.tree_size, of.root, of.time_ms, now_ms)
+    # INVARIANT: both marks are on the disk before there is a ledger, so no daemon signs with the copy.
+    with closing(RocksStore.open(part / "ledger", create=False)) as store:
+        mark_store(store, mark)
+    write_restored(config.data_dir, mark)
     try:
         if pair.vault is not None:
             os.rename(part / "vault", config.vault_dir)

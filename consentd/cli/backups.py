@@ -11,9 +11,10 @@ from consentd.cli.administration import bar, show_backup
 from consentd.cli.daemons import add_config, load_own_config
 from consentd.cli.options import Verbs, add_daemon, add_pins, add_verb, open_client, read_pins
 from consentd.cli.out import DISPROVED, DONE, PROVEN, UNDETERMINED, VERDICTS, Out
+from consentd.clock import MAX_AHEAD_MS
 from consentd.config import Config, load
 from consentd.dumps import forbid_dumps
-from consentd.errors import InvalidError, PreconditionError
+from consentd.errors import CorruptionError, InvalidError, PreconditionError
 from consentd.policy.dates import format_instant
 
 if TYPE_CHECKING:
@@ -127,12 +128,14 @@ def new_key(arguments: argparse.Namespace, out: Out) -> int:
 def verify(arguments: argparse.Namespace, out: Out) -> int:
     """Prove that a backup can be restored, offline."""
     from consentd.backup.age import read_identities
-    from consentd.backup.proof import write_proven
+    from consentd.backup.proof import is_past, write_proven
     from consentd.backup.restoring import proven_by, try_restore
 
     forbid_dumps()
     config = load(arguments.config)
     pair, pins = _find(arguments, config, *_sets(arguments, config))
+    if not is_past(pair.ledger.manifest.of.time_ms, _now_ms()):
+        raise CorruptionError(f"backup's manifest states a time in the future: `{pair.ledger.path}`")
     identities = read_identities(arguments.identity)
     with out.progress("verifying") as progress:
         report = try_restore(
@@ -192,7 +195,7 @@ def _sets(arguments: argparse.Namespace, config: Config) -> tuple[Path, Path | N
         return find_sets(arguments.sets)
     if config.backup.dir is None:
         raise InvalidError("no set is given, and the configuration has no `backup.dir`")
-    newest = BackupDirectory(config.backup.dir).newest()
+    newest = BackupDirectory(config.backup.dir).newest(latest_ms=_now_ms() + MAX_AHEAD_MS)
     if newest is None:
         raise PreconditionError(f"there is no backup: `{config.backup.dir}`: `consentd backup` makes one")
     return newest

@@ -40,10 +40,18 @@ def check_last_signed(
 ) -> None:
     """Check that the ledger begins with the tree of the last signed checkpoint: enough leaves, and the same root.
 
+    A restored copy may have that tree, and lack entries that came after the checkpoint. So its store is marked too.
+
     Raises:
-        CorruptionError: the ledger does not, or the file is missing although a checkpoint must have been signed.
+        CorruptionError: the ledger does not, or the file is missing although a checkpoint must have been signed; or the
+            store is that of a restored copy, and ``restored.json`` is missing.
         StorageError: the file or the store cannot be read.
     """
+    if store.get(layout.RESTORED) is not None:
+        raise CorruptionError(
+            "ledger is a restored copy, which never signs, and `restored.json` is missing: restore the backup again; "
+            "see ops/RUNBOOK.md, `a restored copy`"
+        )
     note = read_last_signed(last_signed_path)
     if note is None:
         # INVARIANT: the file may be missing only if the ledger has no seal, or its last leaf is its first seal. The

@@ -6,6 +6,7 @@ first  rest of the key                             value
 ``S``                                              the state row, ``State``
 ``P``                                              what was pruned, ``Pruned``; no row if nothing was
 ``V``                                              the vault's state at the last batch, see ``ledger.vault``
+``Z``                                              the mark of a restored copy, see ``ledger.restored``; else no row
 ``k``  size u64                                    a kept checkpoint, see ``ledger.rotations``
 ``l``  index u64                                   the leaf
 ``t``  level u8 ‖ n u64                            the tile: 1…256 hashes; only a level's last tile grows
@@ -31,7 +32,8 @@ from consentd.core.kinds import REFERRING, EntryKind
 STATE = b"S"
 PRUNED = b"P"
 VAULT = b"V"
-KINDS = tuple(bytes((kind,)) for kind in b"PSVcefhiklmqrtx")
+RESTORED = b"Z"
+KINDS = tuple(bytes((kind,)) for kind in b"PSVZcefhiklmqrtx")
 """The first byte of each kind of key, in ascending order."""
 ROOTS_PER_ROW = 16
 

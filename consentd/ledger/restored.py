@@ -8,8 +8,8 @@ The file is strict JSON, and only the daemon's user may read and write it::
 
     {"format": 1, "origin": "…", "tree_size": …, "root": "64 hex digits", "backup_time_ms": …, "restored_time_ms": …}
 
-The daemon trusts the file: who can delete it can let the copy sign. Then only the last signed checkpoint
-(``last_signed.py``), witnesses and clients can notice the copy.
+The ledger's store has the same content in a row of its own (``layout.RESTORED``), which nothing deletes. So a ledger
+whose file was deleted does not open (``last_signed.check_last_signed``), whatever last signed checkpoint is beside it.
 """
 
 import json
@@ -20,6 +20,8 @@ from consentd.core.json_fields import check_format, parse_object, read_hex, read
 from consentd.core.note import check_name
 from consentd.errors import CorruptionError, MalformedError, StorageError
 from consentd.files import read_file_if_exists, sync, write_file
+from consentd.ledger import layout
+from consentd.store import Batch, Store
 
 RESTORED_NAME = "restored.json"
 """Name of the file in the data directory."""
@@ -72,8 +74,15 @@ def write_restored(data_dir: Path, restored: Restored) -> None:
     write_file(data_dir / RESTORED_NAME, format_restored(restored), is_private=True, name=_NAME)
 
 
+def mark_store(store: Store, restored: Restored) -> None:
+    """Mark a ledger's store as that of a restored copy, durably. Raises StorageError if it cannot be written."""
+    batch = Batch()
+    batch.put(layout.RESTORED, format_restored(restored))
+    store.write(batch)
+
+
 def remove_restored(data_dir: Path) -> None:
-    """Remove the mark, durably, if there is one. From now on the copy may sign.
+    """Remove the mark in the file, durably, if there is one. A restore does this that has put no ledger in place.
 
     Raises:
         StorageError: the file cannot be removed, or only the fsync of its directory failed.

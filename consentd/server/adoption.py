@@ -6,7 +6,8 @@ origin, keys and a data directory of its own. It begins empty. Its leaf 0 names 
 The steps, in this order; each can be done twice, so after a crash the verb is run again:
 
 1. Check everything, and write nothing.
-2. Mark the old directory (``ledger.restored``). From now on no daemon signs under the old origin there.
+2. Mark the old directory, and then its store (``ledger.restored``). From now on no daemon signs under the old origin
+   there.
 3. Write the file ``predecessor`` into the new directory. The new ledger's first start reads it.
 """
 
@@ -24,7 +25,7 @@ from consentd.ledger import layout
 from consentd.ledger.last_signed import verify_last_signed
 from consentd.ledger.ledger import State, decode_state
 from consentd.ledger.predecessor import MAX_NOTE, parse_predecessor, write_predecessor
-from consentd.ledger.restored import Restored, read_restored, write_restored
+from consentd.ledger.restored import Restored, mark_store, read_restored, write_restored
 from consentd.ledger.restored_copy import check_restored
 from consentd.ledger.rotations import log_verifier_at
 from consentd.server.first_start import check_first_start
@@ -80,6 +81,9 @@ def adopt(new: Config, old: Config, *, accepted_size: int, now_ms: int) -> Adopt
         if accepted_size != state.size:
             raise InvalidError(f"old ledger has `{state.size}` leaves, so say that what comes after them is lost")
         write_restored(old.ledger.data_dir, mark)
+        store.close()
+        with closing(RocksStore.open(old.ledger.store_dir, create=False)) as store:
+            mark_store(store, mark)
         # A crash here: the old ledger signs no more, and the new one knows no predecessor yet. The verb is run again.
         write_predecessor(new.ledger.data_dir, note)
     return Adoption(parse_predecessor(note), state.size)

@@ -201,7 +201,7 @@ class Daemon:
         # INVARIANT: this lock is taken before any file of the ledger is read, and released after all stores are closed.
         data_lock = lock_data(config)
         self._closers.append(partial(os.close, data_lock))
-        backup_times = open_backups(config, self.metrics)
+        backup_times = open_backups(config, self.metrics, self._clock)
         self.credentials = credentials = self._open_credentials()
         self._tokens = tokens = open_id_tokens(config.citizens, self.metrics)
         self._closers.append(tokens.close)
@@ -210,6 +210,7 @@ class Daemon:
             check_first_start(config, keys.log.verifier)
         key_files = KeyFiles(config)
         ledger, table = self._open_ledger_and_table(keys)
+        backup_times.compare_with(ledger)
         vault = self._open_vault(keys, ledger, table)
         with table.read() as snapshot:
             table_size = snapshot.size or ledger.state.size  # a new table has rows of nobody

@@ -29,8 +29,8 @@ CHUNK = 2048
 """Most rows in one read. A multiple of a tile's width."""
 
 _KEY_SIZES = {
-    b"P": 1, b"S": 1, b"V": 1, b"c": 41, b"e": 9, b"f": 49, b"h": 33, b"i": 41, b"k": 9, b"l": 9, b"m": 5, b"q": 33,
-    b"r": 5, b"t": 10, b"x": 41,
+    b"P": 1, b"S": 1, b"V": 1, b"Z": 1, b"c": 41, b"e": 9, b"f": 49, b"h": 33, b"i": 41, b"k": 9, b"l": 9, b"m": 5,
+    b"q": 33, b"r": 5, b"t": 10, b"x": 41,
 }  # fmt: skip
 
 
@@ -270,7 +270,7 @@ def find_strays(store: Store, replay: Replay, found: Findings, *, statements: bo
             index_rows = read_rows(store, [b"i" + key[1:] for key, _ in chunk])
             for _ in (row for row in index_rows if row is Gap.MISSING):
                 found.add(None, "statement is of an entry that was pruned")
-    bounds = [b"", *(kind + b"\0" if kind in (b"P", b"S", b"V") else prefix_end(kind) or b"" for kind in _KEY_SIZES)]
+    bounds = [b"", *(kind + b"\0" if _KEY_SIZES[kind] == 1 else prefix_end(kind) or b"" for kind in _KEY_SIZES)]
     try:
         for start, end in zip(bounds, [*_KEY_SIZES, None], strict=True):
             for _ in store.scan(start, end, limit=1):

@@ -1,6 +1,7 @@
 """Copies of a daemon's data directory, as a restore from a backup makes them."""
 
 import shutil
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,8 @@ from cases.daemons import ORIGIN, Running
 from consentd.config import Config
 from consentd.core.checkpoint import parse_checkpoint
 from consentd.core.note import parse_note
-from consentd.ledger.restored import Restored, write_restored
+from consentd.ledger.restored import Restored, mark_store, write_restored
+from consentd.store.rocks import RocksStore
 
 
 class Backup:
@@ -42,5 +44,7 @@ class Backup:
             if note is not None:
                 (data_dir / name).write_bytes(note)
         write_restored(data_dir, mark or self.mark)
+        with closing(RocksStore.open(data_dir / "ledger", create=False)) as store:
+            mark_store(store, mark or self.mark)
         ledger = replace(self._config.ledger, data_dir=data_dir, last_signed_path=data_dir / "last-signed")
         return replace(self._config, ledger=ledger, table=replace(self._config.table, path=data_dir / "table"))
