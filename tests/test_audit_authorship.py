@@ -101,6 +101,31 @@ def test_a_statutory_consent_of_anybody_else_is_named(case: Case, tmp_path: Path
     assert case.faults(tmp_path) == case.wrong
 
 
+def test_the_end_of_a_hold_by_somebody_else_is_named(case: Case, tmp_path: Path) -> None:
+    keys = {name: KeyPair(bytes([number]) * 32) for number, name in enumerate(("court", "other-court"), 0x61)}
+    case.forge.participant("other-court", roles=[COURT])
+    for name, key in keys.items():
+        case.forge.add(EntryKind.KEY, codec.public_tag(f"participant/{name}"), st.KeyStatement(key=key.public_key))
+    put = st.DutyStatement(
+        hold=st.HoldStatement(legal_basis="COURT", until_time_ms=case.forge.time_ms + 10**9)
+    )
+    ended = st.DutyStatement(hold=st.HoldStatement(ended=True))
+
+    def hold(who: str, ref: int = 0, *, is_fault: bool = False, **more: Any) -> int:
+        message, signed = st.DutyStatement(), {"key": keys[who]} if who in keys else {}
+        message.CopyFrom(ended if ref else put)
+        return case.add(message, EntryKind.DUTY, who, is_fault=is_fault, ref=ref, **signed, **more)
+
+    of_court, of_operator, lost = hold("court"), hold("operator/main"), hold("court", has_opening=False)
+    hold("other-court", of_court, is_fault=True)
+    hold("court", of_court, is_fault=True)  # the table took the end before
+    hold("court", of_operator, is_fault=True)
+    hold("operator/main", hold("operator/main"))
+    hold("other-court", lost)  # who put it cannot be determined
+    hold("court", 1, is_fault=True)  # the enrolment is no hold
+    assert case.faults(tmp_path) == case.wrong
+
+
 def test_a_consent_of_someone_without_the_right_is_named(case: Case, tmp_path: Path) -> None:
     case.grant(is_fault=False)
     case.grant(is_fault=False, key=PERSON)

@@ -22,9 +22,7 @@ def times_of(running: Running, *, later_ms: int = 0) -> BackupTimes:
     directory = running.config.backup.dir
     assert directory is not None
     clock = FakeClock(services(running).sequencer.clock.wall_ms() + later_ms)
-    found = BackupTimes(BackupDirectory(directory), origin=ORIGIN, clock=clock)
-    found.compare_with(services(running).ledger)
-    return found
+    return BackupTimes(BackupDirectory(directory), origin=ORIGIN, clock=clock).of_ledger(services(running).ledger)
 
 
 def edit(path: Path, **fields: Any) -> None:

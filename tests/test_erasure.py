@@ -34,7 +34,7 @@ from consentd.errors import InvalidError, PreconditionError, StorageError
 from consentd.ledger import erasure, layout
 from consentd.ledger.erasure import ErasureList
 from consentd.sequencer import erasures
-from consentd.sequencer.commands.erasure import EraseSubject, PutDuty, read_person
+from consentd.sequencer.commands.erasure import EraseSubject, PutDuty
 from consentd.sequencer.commands.readings import RecordReading
 from consentd.sequencer.commands.write import SignedEntry
 from consentd.service.requests import content_hash, make_request
@@ -224,16 +224,15 @@ def test_a_hold_of_the_same_batch_counts(running: Running) -> None:
     ordered = order(running, subject, tag=tag)
     hold = st.HoldStatement(legal_basis="COURT", until_time_ms=now_ms(running) + 60_000)
     message = st.DutyStatement(hold=hold, attestation=st.Attestation(attested_by="operator/main"))
-    found = read_person(used.ledger.store, used.vault, tag)
     asked = make_request("operator/main", request_id(), content_hash("test"))
-    put = PutDuty(request=asked, identifier_hash=hashed, tag=tag, message=message, found=found)
+    put = PutDuty(request=asked, identifier_hash=hashed, tag=tag, message=message)
     given = ordered.signed
     statement = codec.Statement(
         given.key, given.signature, ordered.request_id, given.author_time_ms, given.payload
     )
     erasing = EraseSubject(
         request=make_request(AUTHORITY, ordered.request_id, content_hash("test")), identifier_hash=hashed, tag=tag,
-        message=st.ErasureStatement.FromString(given.payload), found=found,
+        message=st.ErasureStatement.FromString(given.payload),
         signed=SignedEntry(EntryKind.ERASURE, tag, 0, statement),
     )
     first, second = used.sequencer.call(lambda: [used.sequencer.submit(put), used.sequencer.submit(erasing)])

@@ -202,6 +202,9 @@ def test_an_item_of_a_batch_refuses_it(running: Running) -> None:
     accesses = [ac.AuthorizeAccessRequest(request_id=request_id(), question=question(one)) for one in REFUSED]
     answered = running.access.BatchAuthorizeAccesses(ac.BatchAuthorizeAccessesRequest(requests=accesses), **app)
     assert [reason_in(one.error) for one in answered.results] == ["INVALID_IDENTIFIER"] * len(REFUSED)
+    erasures = rs.BatchEraseSubjectsRequest(requests=[order(running, one, tag=bytes(32)) for one in REFUSED])
+    ordered = running.registry.BatchEraseSubjects(erasures, metadata=running.as_(AUTHORITY))
+    assert [reason_in(one.error) for one in ordered.results] == ["INVALID_IDENTIFIER"] * len(REFUSED)
     sent = st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT)
     for one in REFUSED:
         report = ac.RecordAccessRequest(request_id=request_id(), subject=one, access_seq=1, attested=sent)
@@ -210,7 +213,9 @@ def test_an_item_of_a_batch_refuses_it(running: Running) -> None:
 
 
 def test_each_request_with_a_person_is_among_the_calls(running: Running) -> None:
-    named = {name.partition(",")[0] for name in CALLS} | {"BatchCheck", "BatchAuthorizeAccesses", "BatchRecordAccesses"}
+    named = {name.partition(",")[0] for name in CALLS} | {
+        "BatchCheck", "BatchAuthorizeAccesses", "BatchRecordAccesses", "BatchEraseSubjects"
+    }
     has_person = set()
     for module in (ac, ad, cs, ls, ps, rs):
         for service in module.DESCRIPTOR.services_by_name.values():

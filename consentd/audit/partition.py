@@ -22,7 +22,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from google.protobuf.message import Message
 
-from consentd.audit import decisions, outcomes, served, workers
+from consentd.audit import decisions, duties, outcomes, served, workers
 from consentd.audit.authorship import CHECKED, check_written
 from consentd.audit.sources import Location
 from consentd.core import codec, kinds, tiles
@@ -201,6 +201,8 @@ class Partition:
                     transaction.apply(event, message, index=index)
                     if isinstance(message, st.ServedStatement):
                         served.put_shown(transaction, event, shown_by(message))
+                    elif isinstance(message, st.DutyStatement):
+                        duties.put_duty(transaction, event, statement.key)
                     elif isinstance(message, st.OutcomeStatement):
                         self._compare_outcome(transaction, index, event, message, statement.key)
                 return
@@ -233,6 +235,8 @@ class Partition:
         try:
             check_written(view, event, message, key, lost=self._unreadable)
             served.check_rests_on_served(view, event, message)
+            if isinstance(message, st.DutyStatement):
+                duties.check_end(view, event, message, key)
         except RequestError as error:
             self._add_fault(index, f"entry must not be written so: {error}")
 
@@ -286,6 +290,8 @@ class Partition:
         is_pruned = self._pruned.covers(event)
         if event.kind == EntryKind.SERVED:
             served.put_shown(transaction, event, None)
+        elif event.kind == EntryKind.DUTY:
+            duties.put_duty(transaction, event, b"")
         elif event.kind == EntryKind.ENROL:
             transaction.put_other(event.tag, b"")  # for ``_check_erasure``; deleted by ``served.forget``
         if event.kind in DECISIONS:

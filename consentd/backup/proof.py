@@ -15,6 +15,7 @@ import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from consentd.backup.directory import BackupDirectory
 from consentd.backup.manifest import Manifest, SetKind, Snapshot
@@ -117,9 +118,10 @@ class BackupTimes:
         if not all(is_past(one.time_ms, clock.wall_ms()) for one in self._made):
             log.error("directory of backups has a manifest from the future: it counts for nothing until then")
 
-    def compare_with(self, ledger: Ledger) -> None:
+    def of_ledger(self, ledger: Ledger) -> Self:
         """Compare the trees of backups with this ledger from now on."""
         self._ledger = ledger
+        return self
 
     def note_made(self, of: Snapshot) -> None:
         """Note that a backup was made."""

@@ -68,15 +68,15 @@ REALM = frozenset({
 gives a key that two owners state to the later of them."""
 
 _REPORTS = {
-    EntryKind.OUTCOME, EntryKind.DISPUTE, EntryKind.RESOLUTION, EntryKind.DUTY, EntryKind.SERVED, EntryKind.READ,
+    EntryKind.OUTCOME, EntryKind.DISPUTE, EntryKind.RESOLUTION, EntryKind.SERVED, EntryKind.READ,
     EntryKind.ADMINISTRATION,
 }  # fmt: skip
 
 NO_TABLE_EFFECT = DECISIONS | _REPORTS
 """Kinds whose entries change nothing in the policy table, from which decisions are computed."""
 
-NO_DECISION_EFFECT = NO_TABLE_EFFECT | {EntryKind.NOTICE, EntryKind.MANDATE}
-"""Kinds whose entries change no decision. The table stores notices and mandates; decisions do not depend on them."""
+NO_DECISION_EFFECT = NO_TABLE_EFFECT | {EntryKind.NOTICE, EntryKind.MANDATE, EntryKind.DUTY}
+"""Kinds whose entries change no decision. The table stores notices, mandates and duties; decisions depend on none."""
 
 
 def is_known(kind: int) -> bool:

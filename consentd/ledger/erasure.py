@@ -283,22 +283,3 @@ def compact_vault(store: Store, names: Collection[bytes]) -> None:
         return
     for start in sorted(starts):
         store.compact_range(start, prefix_end(start))
-
-
-# -- what the order of an erasure depends on ----------------------------------------------------------------------
-
-
-def read_entries_of(
-    store: Store, vault: Vault, tag: bytes, kinds: Collection[int]
-) -> Iterator[tuple[codec.Event, bytes | None]]:
-    """Yield (event, payload) of the entries of a chain, in order. Raises as ``reads.read_chain_with_gaps``.
-
-    The payload is None for other kinds than *kinds*, and where the statement was deleted. So only these are decrypted.
-    """
-    count, _ = layout.HEAD.unpack(store.get(layout.head_key(tag)) or bytes(layout.HEAD.size))
-    for first in range(1, count + 1, _PAGE):
-        for entry in reads.read_chain_with_gaps(store, tag, first, first + _PAGE - 1):
-            opened = reads.open_entry(vault, entry) if entry.event.kind in kinds else None
-            yield entry.event, None if opened is None else codec.decode_statement(opened[1]).payload
-
-

@@ -102,6 +102,11 @@ class Erasures:
         with self._changed:
             self._hashes[tag] = identifier_hash
 
+    def forget(self, tag: bytes) -> None:
+        """Forget what ``expect`` noted, because no order was submitted."""
+        with self._changed:
+            self._hashes.pop(tag, None)
+
     def note_ordered(self, tag: bytes, written: "Future[Written[int | None]]") -> None:
         """Look for the ERASURE that was perhaps written; forget what ``expect`` noted if none was."""
         is_erased = not written.cancelled() and written.exception() is None and written.result().answer is None

@@ -210,7 +210,6 @@ class Daemon:
             check_first_start(config, keys.log.verifier)
         key_files = KeyFiles(config)
         ledger, table = self._open_ledger_and_table(keys)
-        backup_times.compare_with(ledger)
         vault = self._open_vault(keys, ledger, table)
         with table.read() as snapshot:
             table_size = snapshot.size or ledger.state.size  # a new table has rows of nobody
@@ -254,7 +253,7 @@ class Daemon:
             config=config, ledger=ledger, vault=vault, table=table, sequencer=sequencer, metrics=self.metrics,
             credentials=credentials, credential_rows=credential_rows, authentication=authentication,
             operations=operations, key_files=key_files, erasures=erasures,
-            backup_times=backup_times, page_key=vault.derived_key(PAGE_KEY_LABEL), restored=restored,
+            backup_times=backup_times.of_ledger(ledger), page_key=vault.derived_key(PAGE_KEY_LABEL), restored=restored,
         )  # fmt: skip
 
     def _open_credentials(self) -> Credentials:

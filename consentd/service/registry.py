@@ -18,7 +18,7 @@ from consentd.sequencer.commands.write import enrolled_tag
 from consentd.service.consistency import reach
 from consentd.service.context import Context
 from consentd.service.earlier_registry import EarlierRegistry
-from consentd.service.erasure import erase_subject, get_holds, put_duty
+from consentd.service.erasure import erase_subject, erase_subjects, get_holds, list_duties, put_duty
 from consentd.service.pages import Cursor, Pager, expired, take_page
 from consentd.service.requests import content_hash, make_request, make_signed_request
 from consentd.service.roles import Whose
@@ -153,6 +153,18 @@ class RegistryService(Servicer):
     async def EraseSubject(self, request: rs.EraseSubjectRequest, context: Context) -> rs.EraseSubjectResponse:
         """Erase a person."""
         return await erase_subject(self, request, context)
+
+    @rpc
+    async def BatchEraseSubjects(
+        self, request: rs.BatchEraseSubjectsRequest, context: Context
+    ) -> rs.BatchEraseSubjectsResponse:
+        """Erase many persons."""
+        return await erase_subjects(self, request, context)
+
+    @rpc
+    async def ListDuties(self, request: rs.ListDutiesRequest, context: Context) -> rs.ListDutiesResponse:
+        """List holds and erasures that are due, of all persons."""
+        return await list_duties(self, request, context)
 
     @rpc
     async def PutHold(self, request: rs.PutHoldRequest, context: Context) -> rs.PutHoldResponse:

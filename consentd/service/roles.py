@@ -174,6 +174,9 @@ EnrolSubject            own       -  -  -   -  -  -  -  -   -  A  -  -   A  -   
 EnrolSubject            unknown   -  -  -   -  -  -  -  -   -  A  -  -   -  -   -  -  -
 EraseSubject            other     -  -  -   -  -  -  -  -   -  -  -  A   -  -   -  -  -
 EraseSubject            unknown   -  -  -   -  -  -  -  -   -  -  -  n   -  -   -  -  -
+BatchEraseSubjects      other     -  -  -   -  -  -  -  -   -  -  -  A   -  -   -  -  -
+BatchEraseSubjects      unknown   -  -  -   -  -  -  -  -   -  -  -  n   -  -   -  -  -
+ListDuties              other     -  -  -   -  -  -  -  -   -  -  -  A   -  -   -  -  r
 PutHold                 own       -  -  -   -  -  -  -  A   -  -  -  -   -  -   -  -  -
 PutHold                 other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   -  -  A
 PutHold                 unknown   -  -  -   -  -  -  -  n   -  -  -  -   -  -   -  -  n
@@ -240,7 +243,9 @@ REDUCED: Mapping[str, tuple[str, str]] = {
         "진술 없음; 감사기관과 RUN 운영자에게만 리프",
         "without the statement; with the leaf only for auditors and operators with RUN",
     ),
-    "GetHolds": ("운영자가 둔 보존 조치만", "holds that an operator attested, and nothing else"),
+    **dict.fromkeys(
+        ("GetHolds", "ListDuties"), ("운영자가 둔 보존 조치만", "holds that an operator attested, and nothing else")
+    ),
     "ListEntries": ("개인의 진술은 내용 없이", "statements of persons are withheld"),
 }
 """For each RPC that has a reduced answer, what the answer lacks or is limited to, in Korean and in English."""

@@ -25,6 +25,7 @@ first  rest of the key               value, without its check (``checked_rows``)
 ``v``                                VocabularyStatement in force
 ``r``                                RulesStatement in force
 ``c``                                the rules, compiled
+``h``  tag[32] ‖ seq u64             time u64 ‖ form u8: a hold, or an erasure that is due (``policy.duty``)
 ``u``  kind u8 ‖ hash[32]            end u64 ‖ caller id: a credential (``credential_rows``)
 ``#``                                last number assigned to a participant or group, u32
 ``e``                                leaf index of the last ERASURE u64
@@ -57,7 +58,7 @@ from consentd.waits import SizeWaits
 T = TypeVar("T", bound=ReadTransaction)
 V = TypeVar("V", bound=View)
 
-PERSON_KINDS = frozenset((b"i", b"s", b"q"))
+PERSON_KINDS = frozenset((b"i", b"s", b"q", b"h"))
 """Kinds of rows that belong to one person each. All checks share the others."""
 CATCH_UP_BATCH = 2_000
 """Maximum number of leaves that one transaction of ``catch_up`` applies."""

@@ -22,7 +22,9 @@ from consentd.statements import payloads, values
 from consentd.statements.delegations import delegation_value, named_parties
 from consentd.store.lmdb import MAX_KEY
 from consentd.table.authorities import AuthorityRows
+from consentd.table.duties import DutyRows
 from consentd.table.view import (
+    DUTIES,
     FORMAT,
     KEY,
     REVISION,
@@ -42,7 +44,7 @@ from consentd.table.view import (
 from consentd.v1 import statement_pb2 as st
 
 
-class TableTransaction(AuthorityRows):
+class TableTransaction(DutyRows):
     """The transaction that applies a batch of entries. For the sequencer's thread only.
 
     Its reads include its own writes. Readers see none of these writes before ``commit``. Leaving the ``with`` block
@@ -280,7 +282,8 @@ class TableTransaction(AuthorityRows):
             else:
                 rows = ((key, row) for key in named if (row := self._get(key)) is not None)
             keys = [key for key, row in rows if _is_of_person(key, row, tag)]
-            listed = itertools.chain(self._rows(person_prefix(tag)), self._rows(authority_prefix(tag)))
+            prefixes = (person_prefix(tag), authority_prefix(tag), DUTIES + tag)
+            listed = itertools.chain.from_iterable(map(self._rows, prefixes))
             for key in (*keys, *[key for key, _ in listed], b"s" + tag):
                 self._txn.delete(key)
         self._put(b"e", U64.pack(self._index))
@@ -379,6 +382,7 @@ class TableTransaction(AuthorityRows):
         EntryKind.ENROL: _enrol, EntryKind.GRANT: _grant, EntryKind.AMEND: _amend, EntryKind.PAUSE: _set_paused,
         EntryKind.RESUME: _set_paused, EntryKind.REVOKE: _revoke, EntryKind.DELEGATION: _delegation,
         EntryKind.MANDATE: _mandate, EntryKind.AUTHORITY: AuthorityRows.put_authority,
+        EntryKind.DUTY: DutyRows.put_duty,
     }
     """For each kind of entry, the method that applies such an entry."""
 

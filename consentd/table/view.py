@@ -18,6 +18,7 @@ from consentd.policy import subject as subjects
 from consentd.policy.authority import Authority, decode_authority
 from consentd.policy.codebook import Codebook
 from consentd.policy.delegation import Capacity, Delegation
+from consentd.policy.duty import Duty, decode_duty
 from consentd.statements import payloads, values
 from consentd.statements.delegations import delegation_value
 from consentd.store import RowReader, prefix_end
@@ -27,7 +28,7 @@ from consentd.table.checked_rows import RowCheck
 from consentd.table.registry import Mandate, Participant, Registry, RegistryCache
 from consentd.v1 import statement_pb2 as st
 
-FORMAT = 4
+FORMAT = 5
 REVISION = Struct(">Q32sQQB")
 """Row ``R``: tree size, root, generation of the registry, time of the last entry, format."""
 REVISION_KEY = b"R"
@@ -36,6 +37,8 @@ KEY = Struct(">BQQ")
 """Start of a row ``k``: owner, in force from ms, until ms. The owner's id or tag follows."""
 U64 = Struct(">Q")
 U32 = Struct(">I")
+DUTIES = b"h"
+"""How the keys of the rows of duties begin: tag and seq of the entry follow."""
 MEMBERSHIP = Struct(">IQQ")
 """A membership in a row ``p``: number of the group, and the leaf indexes *from* and *until*."""
 
@@ -64,6 +67,16 @@ def authority_key(tag: bytes, seq: int) -> bytes:
 def authority_prefix(tag: bytes) -> bytes:
     """Return how the keys of the rows begin that list who may act for a person."""
     return b"a" + tag
+
+
+def duty_key(tag: bytes, seq: int) -> bytes:
+    """Return the key of the row of the duty that entry *seq* of a person's chain states."""
+    return DUTIES + tag + U64.pack(seq)
+
+
+def parse_duty_key(key: bytes) -> tuple[bytes, int]:
+    """Return tag and seq of a duty."""
+    return key[1:33], int(U64.unpack(key[33:])[0])
 
 
 def owner_prefix(participant_id: str) -> bytes:
@@ -221,6 +234,20 @@ class View:
         """Return the authority that entry *seq* of a person's chain states; None: it states none."""
         row = self._get(authority_key(tag, seq)) if 0 < seq <= codec.MAX_SEQ else None
         return None if row is None else decode_authority(row)
+
+    def duty(self, tag: bytes, seq: int) -> Duty | None:
+        """Return the duty that entry *seq* of a person's chain states; None: it states none, or was ended."""
+        row = self._get(duty_key(tag, seq)) if 0 < seq <= codec.MAX_SEQ else None
+        return None if row is None else decode_duty(row)
+
+    def duties(self, tag: bytes) -> dict[int, Duty]:
+        """Return the duties about a person that were not ended, by the seq of their entry."""
+        return {parse_duty_key(key)[1]: decode_duty(row) for key, row in self._rows(DUTIES + tag)}
+
+    def duties_after(self, tag: bytes, seq: int, *, limit: int) -> Iterator[tuple[bytes, int, Duty]]:
+        """Yield tag, seq and duty of the duties of all persons, in order of both; only those after tag and seq."""
+        for key, row in self._rows(DUTIES, after=duty_key(tag, seq) if tag else b"", limit=limit):
+            yield *parse_duty_key(key), decode_duty(row)
 
     def notice(self, notice_id: str, version: int = 0) -> st.NoticeStatement | None:
         """Return a version of a notice, or for version 0 the latest version; None if there is none."""

@@ -9,6 +9,7 @@ from consentd.v1 import statement_pb2 as _statement_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.rpc import status_pb2 as _status_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -910,6 +911,202 @@ class EraseSubjectResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EraseSubjectResponse: _TypeAlias = EraseSubjectResponse  # noqa: Y015
+
+@_typing.final
+class BatchEraseSubjectsRequest(_message.Message):
+    """BatchEraseSubjectsRequest has orders of erasure."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    WAIT_FOR_FIELD_NUMBER: _builtins.int
+    wait_for: _consent_pb2.WaitFor.ValueType
+    """wait_for says whether to answer once the erasures are complete, or once their entries are published too."""
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___EraseSubjectRequest]:
+        """requests, at most 1,000 (batch_items). Leave their own wait_for empty."""
+
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___EraseSubjectRequest] | None = ...,
+        wait_for: _consent_pb2.WaitFor.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests", "wait_for", b"wait_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchEraseSubjectsRequest: _TypeAlias = BatchEraseSubjectsRequest  # noqa: Y015
+
+@_typing.final
+class BatchEraseSubjectsResponse(_message.Message):
+    """BatchEraseSubjectsResponse has the answers in the order of the requests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___EraseSubjectResult]:
+        """results, one for each request."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___EraseSubjectResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchEraseSubjectsResponse: _TypeAlias = BatchEraseSubjectsResponse  # noqa: Y015
+
+@_typing.final
+class EraseSubjectResult(_message.Message):
+    """EraseSubjectResult is one answer of a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def response(self) -> Global___EraseSubjectResponse:
+        """response is the answer."""
+
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """error is what a single call with this request would have failed with."""
+
+    def __init__(
+        self,
+        *,
+        response: Global___EraseSubjectResponse | None = ...,
+        error: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["response", "error"]  # noqa: Y015
+    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+Global___EraseSubjectResult: _TypeAlias = EraseSubjectResult  # noqa: Y015
+
+@_typing.final
+class ListDutiesRequest(_message.Message):
+    """ListDutiesRequest selects duties."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEFORE_TIME_MS_FIELD_NUMBER: _builtins.int
+    ERASURES_ONLY_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    before_time_ms: _builtins.int
+    """before_time_ms selects the holds that end before this time, and the erasures that are due before it, UTC
+    milliseconds; 0: all.
+    """
+    erasures_only: _builtins.bool
+    """erasures_only selects erasures that are due, and no holds."""
+    page_size: _builtins.int
+    """page_size is the most duties in the answer; 0: 1,000, which is the most (page_items)."""
+    page_token: _builtins.str
+    """page_token is the next_page_token of the page before; empty: the first page."""
+    def __init__(
+        self,
+        *,
+        before_time_ms: _builtins.int = ...,
+        erasures_only: _builtins.bool = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_time_ms", b"before_time_ms", "erasures_only", b"erasures_only", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDutiesRequest: _TypeAlias = ListDutiesRequest  # noqa: Y015
+
+@_typing.final
+class Duty(_message.Message):
+    """Duty is a hold that is in force, or an erasure that is due."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAG_FIELD_NUMBER: _builtins.int
+    SEQ_FIELD_NUMBER: _builtins.int
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    TIME_MS_FIELD_NUMBER: _builtins.int
+    IS_HELD_FIELD_NUMBER: _builtins.int
+    tag: _builtins.bytes
+    """tag is the person's tag, 32 bytes. Empty in the answer to an operator."""
+    seq: _builtins.int
+    """seq of the DUTY entry in the person's chain."""
+    time_ms: _builtins.int
+    """time_ms is the time of that entry, UTC milliseconds."""
+    is_held: _builtins.bool
+    """is_held is true if the person cannot be erased now, because of this hold or something else. An erasure that is due
+    while this is false can be ordered now.
+    """
+    @_builtins.property
+    def statement(self) -> _statement_pb2.DutyStatement:
+        """statement of that entry."""
+
+    def __init__(
+        self,
+        *,
+        tag: _builtins.bytes = ...,
+        seq: _builtins.int = ...,
+        statement: _statement_pb2.DutyStatement | None = ...,
+        time_ms: _builtins.int = ...,
+        is_held: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_held", b"is_held", "seq", b"seq", "statement", b"statement", "tag", b"tag", "time_ms", b"time_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Duty: _TypeAlias = Duty  # noqa: Y015
+
+@_typing.final
+class ListDutiesResponse(_message.Message):
+    """ListDutiesResponse has a page of duties."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DUTIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token continues the list; empty: this is the last page. A page may be empty and not be the last one."""
+    @_builtins.property
+    def duties(self) -> _containers.RepeatedCompositeFieldContainer[Global___Duty]:
+        """duties, in order of tag and seq."""
+
+    @_builtins.property
+    def revision(self) -> _consent_pb2.Revision:
+        """revision is the state that this page reflects."""
+
+    def __init__(
+        self,
+        *,
+        duties: _abc.Iterable[Global___Duty] | None = ...,
+        next_page_token: _builtins.str = ...,
+        revision: _consent_pb2.Revision | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duties", b"duties", "next_page_token", b"next_page_token", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDutiesResponse: _TypeAlias = ListDutiesResponse  # noqa: Y015
 
 @_typing.final
 class PutHoldRequest(_message.Message):

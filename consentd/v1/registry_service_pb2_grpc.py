@@ -104,6 +104,16 @@ class RegistryServiceStub(object):
                 request_serializer=consentd_dot_v1_dot_registry__service__pb2.EraseSubjectRequest.SerializeToString,
                 response_deserializer=consentd_dot_v1_dot_registry__service__pb2.EraseSubjectResponse.FromString,
                 _registered_method=True)
+        self.BatchEraseSubjects = channel.unary_unary(
+                '/consentd.v1.RegistryService/BatchEraseSubjects',
+                request_serializer=consentd_dot_v1_dot_registry__service__pb2.BatchEraseSubjectsRequest.SerializeToString,
+                response_deserializer=consentd_dot_v1_dot_registry__service__pb2.BatchEraseSubjectsResponse.FromString,
+                _registered_method=True)
+        self.ListDuties = channel.unary_unary(
+                '/consentd.v1.RegistryService/ListDuties',
+                request_serializer=consentd_dot_v1_dot_registry__service__pb2.ListDutiesRequest.SerializeToString,
+                response_deserializer=consentd_dot_v1_dot_registry__service__pb2.ListDutiesResponse.FromString,
+                _registered_method=True)
         self.PutHold = channel.unary_unary(
                 '/consentd.v1.RegistryService/PutHold',
                 request_serializer=consentd_dot_v1_dot_registry__service__pb2.PutHoldRequest.SerializeToString,
@@ -261,6 +271,25 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchEraseSubjects(self, request, context):
+        """BatchEraseSubjects does the same for up to 1,000 persons (batch_items). Each is erased, or refused, and answered as by
+        EraseSubject. A batch of which a part is not answered is repeated with the same request_ids. Cost: the policy table is
+        copied once for all of them, and a few group commits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDuties(self, request, context):
+        """ListDuties lists the legal holds that are in force, and the erasures that were ordered and refused because of one, in
+        order of the persons' tags. Each page shows its own state: an entry that comes between two pages may be missing from
+        the list. An operator sees the holds that operators attested, without the tags; this reading is recorded in the
+        persons' chains (READ). Cost: the duties that the page reads, at most 2,000 (page_reads), with a few reads for each.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PutHold(self, request, context):
         """PutHold records a legal hold on a person (DUTY). A public authority signs it, or an operator attests it.
         """
@@ -269,7 +298,8 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def EndHold(self, request, context):
-        """EndHold ends a legal hold before its time. An operator ends only holds that operators attested; others are not found.
+        """EndHold ends a legal hold before its time. A public authority ends the holds that it signed, an operator those that
+        operators attested; others are not found.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -278,7 +308,7 @@ class RegistryServiceServicer(object):
     def GetHolds(self, request, context):
         """GetHolds reads a person's tag, which an order of erasure is signed for, and the holds that forbid an erasure now. An
         operator sees the holds that operators attested, with their seqs, and nothing else of the person; this reading is
-        recorded in the person's chain (READ). Cost: it reads the kinds of all entries of the person.
+        recorded in the person's chain (READ). Cost: a read for each hold.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -389,6 +419,16 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.EraseSubject,
                     request_deserializer=consentd_dot_v1_dot_registry__service__pb2.EraseSubjectRequest.FromString,
                     response_serializer=consentd_dot_v1_dot_registry__service__pb2.EraseSubjectResponse.SerializeToString,
+            ),
+            'BatchEraseSubjects': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchEraseSubjects,
+                    request_deserializer=consentd_dot_v1_dot_registry__service__pb2.BatchEraseSubjectsRequest.FromString,
+                    response_serializer=consentd_dot_v1_dot_registry__service__pb2.BatchEraseSubjectsResponse.SerializeToString,
+            ),
+            'ListDuties': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDuties,
+                    request_deserializer=consentd_dot_v1_dot_registry__service__pb2.ListDutiesRequest.FromString,
+                    response_serializer=consentd_dot_v1_dot_registry__service__pb2.ListDutiesResponse.SerializeToString,
             ),
             'PutHold': grpc.unary_unary_rpc_method_handler(
                     servicer.PutHold,
@@ -787,6 +827,60 @@ class RegistryService(object):
             '/consentd.v1.RegistryService/EraseSubject',
             consentd_dot_v1_dot_registry__service__pb2.EraseSubjectRequest.SerializeToString,
             consentd_dot_v1_dot_registry__service__pb2.EraseSubjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchEraseSubjects(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consentd.v1.RegistryService/BatchEraseSubjects',
+            consentd_dot_v1_dot_registry__service__pb2.BatchEraseSubjectsRequest.SerializeToString,
+            consentd_dot_v1_dot_registry__service__pb2.BatchEraseSubjectsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDuties(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consentd.v1.RegistryService/ListDuties',
+            consentd_dot_v1_dot_registry__service__pb2.ListDutiesRequest.SerializeToString,
+            consentd_dot_v1_dot_registry__service__pb2.ListDutiesResponse.FromString,
             options,
             channel_credentials,
             insecure,

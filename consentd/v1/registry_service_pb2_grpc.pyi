@@ -88,14 +88,27 @@ class RegistryServiceStub:
     force, nothing is erased: the call records the duty to erase (DUTY), and fails with ERASURE_HELD. The caller has the
     right ERASE. Cost: the policy table is copied, once for all erasures that wait.
     """
+    BatchEraseSubjects: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.BatchEraseSubjectsRequest, _registry_service_pb2.BatchEraseSubjectsResponse]
+    """BatchEraseSubjects does the same for up to 1,000 persons (batch_items). Each is erased, or refused, and answered as by
+    EraseSubject. A batch of which a part is not answered is repeated with the same request_ids. Cost: the policy table is
+    copied once for all of them, and a few group commits.
+    """
+    ListDuties: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListDutiesRequest, _registry_service_pb2.ListDutiesResponse]
+    """ListDuties lists the legal holds that are in force, and the erasures that were ordered and refused because of one, in
+    order of the persons' tags. Each page shows its own state: an entry that comes between two pages may be missing from
+    the list. An operator sees the holds that operators attested, without the tags; this reading is recorded in the
+    persons' chains (READ). Cost: the duties that the page reads, at most 2,000 (page_reads), with a few reads for each.
+    """
     PutHold: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.PutHoldRequest, _registry_service_pb2.PutHoldResponse]
     """PutHold records a legal hold on a person (DUTY). A public authority signs it, or an operator attests it."""
     EndHold: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.EndHoldRequest, _registry_service_pb2.EndHoldResponse]
-    """EndHold ends a legal hold before its time. An operator ends only holds that operators attested; others are not found."""
+    """EndHold ends a legal hold before its time. A public authority ends the holds that it signed, an operator those that
+    operators attested; others are not found.
+    """
     GetHolds: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetHoldsRequest, _registry_service_pb2.GetHoldsResponse]
     """GetHolds reads a person's tag, which an order of erasure is signed for, and the holds that forbid an erasure now. An
     operator sees the holds that operators attested, with their seqs, and nothing else of the person; this reading is
-    recorded in the person's chain (READ). Cost: it reads the kinds of all entries of the person.
+    recorded in the person's chain (READ). Cost: a read for each hold.
     """
     GetParticipant: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetParticipantRequest, _registry_service_pb2.GetParticipantResponse]
     """GetParticipant reads a participant and its valid keys. Cost: one read for each key. With tree_size: one read for each
@@ -173,14 +186,27 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     force, nothing is erased: the call records the duty to erase (DUTY), and fails with ERASURE_HELD. The caller has the
     right ERASE. Cost: the policy table is copied, once for all erasures that wait.
     """
+    BatchEraseSubjects: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.BatchEraseSubjectsRequest, _registry_service_pb2.BatchEraseSubjectsResponse]  # type: ignore[assignment]
+    """BatchEraseSubjects does the same for up to 1,000 persons (batch_items). Each is erased, or refused, and answered as by
+    EraseSubject. A batch of which a part is not answered is repeated with the same request_ids. Cost: the policy table is
+    copied once for all of them, and a few group commits.
+    """
+    ListDuties: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListDutiesRequest, _registry_service_pb2.ListDutiesResponse]  # type: ignore[assignment]
+    """ListDuties lists the legal holds that are in force, and the erasures that were ordered and refused because of one, in
+    order of the persons' tags. Each page shows its own state: an entry that comes between two pages may be missing from
+    the list. An operator sees the holds that operators attested, without the tags; this reading is recorded in the
+    persons' chains (READ). Cost: the duties that the page reads, at most 2,000 (page_reads), with a few reads for each.
+    """
     PutHold: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.PutHoldRequest, _registry_service_pb2.PutHoldResponse]  # type: ignore[assignment]
     """PutHold records a legal hold on a person (DUTY). A public authority signs it, or an operator attests it."""
     EndHold: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.EndHoldRequest, _registry_service_pb2.EndHoldResponse]  # type: ignore[assignment]
-    """EndHold ends a legal hold before its time. An operator ends only holds that operators attested; others are not found."""
+    """EndHold ends a legal hold before its time. A public authority ends the holds that it signed, an operator those that
+    operators attested; others are not found.
+    """
     GetHolds: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetHoldsRequest, _registry_service_pb2.GetHoldsResponse]  # type: ignore[assignment]
     """GetHolds reads a person's tag, which an order of erasure is signed for, and the holds that forbid an erasure now. An
     operator sees the holds that operators attested, with their seqs, and nothing else of the person; this reading is
-    recorded in the person's chain (READ). Cost: it reads the kinds of all entries of the person.
+    recorded in the person's chain (READ). Cost: a read for each hold.
     """
     GetParticipant: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetParticipantRequest, _registry_service_pb2.GetParticipantResponse]  # type: ignore[assignment]
     """GetParticipant reads a participant and its valid keys. Cost: one read for each key. With tree_size: one read for each
@@ -335,6 +361,29 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def BatchEraseSubjects(
+        self,
+        request: _registry_service_pb2.BatchEraseSubjectsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.BatchEraseSubjectsResponse, _abc.Awaitable[_registry_service_pb2.BatchEraseSubjectsResponse]]:
+        """BatchEraseSubjects does the same for up to 1,000 persons (batch_items). Each is erased, or refused, and answered as by
+        EraseSubject. A batch of which a part is not answered is repeated with the same request_ids. Cost: the policy table is
+        copied once for all of them, and a few group commits.
+        """
+
+    @_abc_1.abstractmethod
+    def ListDuties(
+        self,
+        request: _registry_service_pb2.ListDutiesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.ListDutiesResponse, _abc.Awaitable[_registry_service_pb2.ListDutiesResponse]]:
+        """ListDuties lists the legal holds that are in force, and the erasures that were ordered and refused because of one, in
+        order of the persons' tags. Each page shows its own state: an entry that comes between two pages may be missing from
+        the list. An operator sees the holds that operators attested, without the tags; this reading is recorded in the
+        persons' chains (READ). Cost: the duties that the page reads, at most 2,000 (page_reads), with a few reads for each.
+        """
+
+    @_abc_1.abstractmethod
     def PutHold(
         self,
         request: _registry_service_pb2.PutHoldRequest,
@@ -348,7 +397,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.EndHoldRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.EndHoldResponse, _abc.Awaitable[_registry_service_pb2.EndHoldResponse]]:
-        """EndHold ends a legal hold before its time. An operator ends only holds that operators attested; others are not found."""
+        """EndHold ends a legal hold before its time. A public authority ends the holds that it signed, an operator those that
+        operators attested; others are not found.
+        """
 
     @_abc_1.abstractmethod
     def GetHolds(
@@ -358,7 +409,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_registry_service_pb2.GetHoldsResponse, _abc.Awaitable[_registry_service_pb2.GetHoldsResponse]]:
         """GetHolds reads a person's tag, which an order of erasure is signed for, and the holds that forbid an erasure now. An
         operator sees the holds that operators attested, with their seqs, and nothing else of the person; this reading is
-        recorded in the person's chain (READ). Cost: it reads the kinds of all entries of the person.
+        recorded in the person's chain (READ). Cost: a read for each hold.
         """
 
     @_abc_1.abstractmethod

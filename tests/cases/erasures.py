@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import grpc
 import pytest
 
-from cases.daemons import Running, reason_of, request_id, sign_statement
+from cases.daemons import Running, reason_in, reason_of, request_id, sign_statement
 from cases.services import add_key, now_ms, register, services
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
@@ -81,6 +81,24 @@ def end_hold(running: Running, subject: pb.Subject, seq: int, who: str = "operat
     return running.registry.EndHold(request, metadata=running.as_(who)).receipt
 
 
+def sign_hold(
+    running: Running, subject: pb.Subject, key: KeyPair, who: str, *, until_ms: int = 0, ended: int = 0
+) -> rs.PutHoldRequest | rs.EndHoldRequest:
+    """Return the request by which *who* puts a hold, or ends the one of seq *ended*, signed with *key*."""
+    request: Any = rs.PutHoldRequest(request_id=request_id(), subject=subject)
+    hold = st.HoldStatement(legal_basis="COURT", until_time_ms=until_ms)
+    if ended:
+        request = rs.EndHoldRequest(request_id=request_id(), subject=subject, seq=ended)
+        hold = st.HoldStatement(ended=True)
+    request.signed.CopyFrom(
+        sign_statement(
+            key, st.DutyStatement(hold=hold), kind=EntryKind.DUTY, tag=holds(running, subject).tag,
+            request=request.request_id, time_ms=now_ms(running), ref=ended,
+        )
+    )
+    return request
+
+
 def provoke_held(running: Running, subject: pb.Subject) -> Any:
     """Order the erasure of a person whom a hold protects."""
     add_authority(running)
@@ -103,11 +121,13 @@ def provoke_pending(running: Running, subject: pb.Subject) -> Any:
 # -- calls for the table of roles: ``call`` is a ``cases.roles.Call`` --------------------------------------------------
 
 
-def _signed_for(call: Any, request: Any, kind: EntryKind, message: Any, subject: pb.Subject, ref: int = 0) -> Any:
-    """Put a statement about a person into a request, signed by the caller."""
+def _signed_for(
+    call: Any, request: Any, kind: EntryKind, message: Any, subject: pb.Subject, ref: int = 0, who: str = ""
+) -> Any:
+    """Put a statement about a person into a request, signed by *who*; empty: by the caller."""
     vault = services(call.running).vault
     hashed = vault.identifier_hash(subject.scheme, subject.value)
-    key, tag = call.world.keys.get(call.caller, KeyPair(b"\x63" * 32)), vault.find(hashed) or bytes(32)
+    key, tag = call.world.keys.get(who or call.caller, KeyPair(b"\x63" * 32)), vault.find(hashed) or bytes(32)
     request.signed.CopyFrom(
         sign_statement(
             key, message, kind=kind, tag=tag, request=request.request_id, time_ms=now_ms(call.running), ref=ref
@@ -125,6 +145,33 @@ def attempt_erasure(call: Any) -> Access:
     return repeat_pending(lambda: call.plain(call.running.registry.EraseSubject, request))
 
 
+def attempt_erasures(call: Any) -> Access:
+    """Order an erasure in a batch."""
+    subject = call.world.person(call.whose)
+    request = rs.EraseSubjectRequest(request_id=request_id(), subject=subject)
+    _signed_for(call, request, EntryKind.ERASURE, st.ErasureStatement(legal_basis="STATUTE"), subject)
+    while True:
+        batch = rs.BatchEraseSubjectsRequest(requests=[request])
+        answer = call.make(call.running.registry.BatchEraseSubjects, batch)
+        if isinstance(answer, Access):
+            return answer
+        (result,) = answer.results
+        reason = reason_in(result.error)
+        if reason != "ERASURE_PENDING":
+            assert reason in ("", "SUBJECT_NOT_FOUND")
+            return Access.NOT_FOUND if reason else Access.ALLOWED
+
+
+def attempt_list_duties(call: Any) -> Access:
+    """List the duties of all persons: one has a hold."""
+    put_hold(call.running, call.world.person(call.whose), now_ms(call.running) + 60_000)
+    answer = call.make(call.running.registry.ListDuties, rs.ListDutiesRequest())
+    if isinstance(answer, Access):
+        return answer
+    assert answer.duties
+    return Access.ALLOWED if all(one.tag for one in answer.duties) else Access.REDUCED
+
+
 def attempt_hold(call: Any, *, ended: bool) -> Access:
     """Put or end a hold: for OWN signed by the caller."""
     subject, seq = call.world.person(call.whose), 0
@@ -133,8 +180,13 @@ def attempt_hold(call: Any, *, ended: bool) -> Access:
     if ended:
         seq = 1
         if call.whose is not Whose.UNKNOWN:
-            put = rs.PutHoldRequest(request_id=request_id(), subject=subject, attested=st.DutyStatement(hold=hold))
-            seq = call.running.registry.PutHold(put, metadata=call.running.as_("operator")).seq
+            put = rs.PutHoldRequest(request_id=request_id(), subject=subject)
+            who = "court" if call.whose is Whose.OWN else "operator"
+            if who == "court":
+                _signed_for(call, put, EntryKind.DUTY, st.DutyStatement(hold=hold), subject, who=who)
+            else:
+                put.attested.hold.CopyFrom(hold)
+            seq = call.running.registry.PutHold(put, metadata=call.running.as_(who)).seq
         request = rs.EndHoldRequest(request_id=request_id(), subject=subject, seq=seq)
         hold = st.HoldStatement(ended=True)
     message = st.DutyStatement(hold=hold)
@@ -156,6 +208,7 @@ def attempt_get_holds(call: Any) -> Access:
 
 
 ATTEMPTS: dict[str, Callable[[Any], Access]] = {
-    "EraseSubject": attempt_erasure, "GetHolds": attempt_get_holds,
+    "EraseSubject": attempt_erasure, "GetHolds": attempt_get_holds, "BatchEraseSubjects": attempt_erasures,
+    "ListDuties": attempt_list_duties,
     "PutHold": partial(attempt_hold, ended=False), "EndHold": partial(attempt_hold, ended=True),
 }  # fmt: skip

@@ -398,7 +398,7 @@ ELSEWHERE: Mapping[str, str] = {
     "policy.subject:split_subject": "reads a row of the table, behind a checksum (checked_rows)",
     "policy.rows:unpack_rows": "cuts bytes whose length was checked",
     "ledger.ledger:decode_request": "reads a row of 40 bytes that fsck and the scrub compare",
-    "sequencer.commands.write:open_payload": "decrypts, and the key of the vault authenticates what it reads",
+    "sequencer.commands.write:open_recorded": "decrypts, and the key of the vault authenticates what it reads",
     "service.rpc:decode_or_mark": "decodes a request: tests/test_garbage.py sends requests to each RPC",
 }
 """Functions that look like parsers and have no line of their own, and why."""

@@ -7,16 +7,14 @@ given again then: nothing is erased by itself.
 The entry alone is written here. ``sequencer.erasures`` destroys what it asks for.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
-from consentd.core import codec
 from consentd.core.kinds import EntryKind, Owner
 from consentd.errors import DeniedError, InvalidError, NotFoundError, PreconditionError
-from consentd.ledger.erasure import read_entries_of
 from consentd.ledger.ledger import Appended
-from consentd.ledger.vault import Vault
 from consentd.policy.dates import format_instant, is_instant
+from consentd.policy.duty import Duty
 from consentd.policy.model import OPEN_END_MS
 from consentd.policy.rows import unpack_rows
 from consentd.policy.subject import Lineage
@@ -31,14 +29,12 @@ from consentd.sequencer.commands.write import (
     WriteContext,
 )
 from consentd.statements import payloads
-from consentd.store import Store
 from consentd.table.view import View
 from consentd.v1 import statement_pb2 as st
 
 RETENTION_ENDED = "PIPA-21"
 """The legal basis of the daemon's own erasures, of unknown chains whose retention has ended."""
 NO_HOLD = "subject has no such hold in force: GetHolds lists the holds (`consentd subject holds`)"
-_READ_KINDS = frozenset({EntryKind.KEY, EntryKind.DUTY})
 
 
 # -- holds --------------------------------------------------------------------------------------------------------
@@ -94,63 +90,33 @@ def check_duty_author(view: View, message: st.DutyStatement, key: bytes) -> None
         raise DeniedError("a participant signs holds only, and is a public authority")
 
 
-@dataclass(frozen=True, slots=True)
-class PersonEntries:
-    """What an order of erasure needs of the entries 1 … *count* of a chain.
+def check_ends_own(view: View, key: bytes, *, hold_key: bytes) -> None:
+    """Check that whoever ends a hold has put it. The sequencer and ``audit replay`` call this.
 
-    Attributes:
-        holds: seq of the DUTY entry → the hold, of the holds that were not ended.
-        keys: the keys of the person, retired ones included.
-    """
+    A hold that a public authority signed ends by that authority, and one that an operator attested by any operator.
 
-    count: int = 0
-    holds: Mapping[int, st.DutyStatement] = field(default_factory=dict)
-    keys: frozenset[bytes] = frozenset()
-
-    def with_entries(self, entries: Iterable[tuple[codec.Event, bytes]], count: int) -> "PersonEntries":
-        """Return the value with further (event, payload), up to entry *count*."""
-        holds, keys = dict(self.holds), set(self.keys)
-        for event, payload in entries:
-            if event.kind == EntryKind.KEY:
-                keys.add(payloads.parse(st.KeyStatement, payload).key)
-                continue
-            message = payloads.parse(st.DutyStatement, payload)
-            if message.hold.ended:
-                holds.pop(event.ref, None)
-            elif message.HasField("hold"):
-                holds[event.seq] = message
-        return PersonEntries(count, holds, frozenset(keys))
-
-    def in_force(self, now_ms: int) -> dict[int, st.DutyStatement]:
-        """Return the holds that are in force at *now_ms*, UTC milliseconds, by seq."""
-        return {seq: one for seq, one in self.holds.items() if now_ms < one.hold.until_time_ms}
-
-
-def read_person(store: Store, vault: Vault, tag: bytes) -> PersonEntries:
-    """Read what an order of erasure needs of a chain. A service does this on its own thread, before it submits a write.
+    Args:
+        key: the key that signed the end. *hold_key*: the key that signed the hold. The daemon signs for operators.
 
     Raises:
-        CorruptionError, StorageError: an entry cannot be read.
+        NotFoundError: somebody else has put it.
     """
-    count = 0
-
-    def counted() -> Iterable[tuple[codec.Event, bytes]]:
-        nonlocal count
-        for event, payload in read_entries_of(store, vault, tag, _READ_KINDS):
-            count = event.seq
-            if payload is not None:
-                yield event, payload
-
-    found = PersonEntries().with_entries(counted(), 0)
-    return PersonEntries(count, found.holds, found.keys)
+    if _signer(view, key) != _signer(view, hold_key):
+        raise NotFoundError(NO_HOLD)
 
 
-def erasure_due_ms(entries: PersonEntries, lineages: Iterable[Lineage], now_ms: int) -> int | None:
+def _signer(view: View, key: bytes) -> str:
+    """Return the participant that a key is or was of; empty: the daemon's."""
+    owner = view.key_ever(key)
+    return "" if owner is None or owner.owner is Owner.LEDGER else str(owner.tag_or_name)
+
+
+def erasure_due_ms(duties: Iterable[Duty], lineages: Iterable[Lineage], now_ms: int) -> int | None:
     """Return when the last hold and STATUTORY consent end that are in force at *now_ms*, UTC milliseconds.
 
     None: there is none, so the person may be erased. 0: one of them has no end.
     """
-    ends = [one.hold.until_time_ms for one in entries.in_force(now_ms).values()]
+    ends = [one.time_ms for one in duties if one.forbids_erasure(now_ms)]
     for lineage in lineages:
         if lineage.is_statutory:
             rows = unpack_rows(lineage.compiled.rows)
@@ -159,20 +125,6 @@ def erasure_due_ms(entries: PersonEntries, lineages: Iterable[Lineage], now_ms: 
     if not ends:
         return None
     return 0 if max(ends) >= OPEN_END_MS else max(ends)
-
-
-def _entries_now(context: WriteContext, tag: bytes, found: PersonEntries) -> PersonEntries:
-    """Return *found* with the entries that were appended since, those of this batch included."""
-    count, _ = context.batch.head(tag)
-    new = []
-    for seq in range(found.count + 1, count + 1):
-        entry = context.batch.find(tag, seq)
-        payload = None
-        if entry is not None and entry.event.kind in _READ_KINDS:
-            payload = context.recorded_payload(entry)
-        if entry is not None and payload is not None:
-            new.append((entry.event, payload))
-    return found.with_entries(new, count)
 
 
 # -- the writes ---------------------------------------------------------------------------------------------------
@@ -205,12 +157,10 @@ class EraseSubject(PersonWrite):
     Attributes:
         tag: the person's tag, for which the order is signed.
         message: the order that the author signed.
-        found: what was read of the person's chain before.
     """
 
     tag: bytes
     message: st.ErasureStatement
-    found: PersonEntries
 
     def prepare(self, context: WriteContext) -> Plan[int | None]:
         assert self.signed is not None, "nobody attests an erasure"
@@ -223,10 +173,11 @@ class EraseSubject(PersonWrite):
         )  # fmt: skip
         drafted = context.draft(order, self.request)
         check_erasure(context.table, self.message, self.signed.statement.key, is_enrolled=True)
-        entries = _entries_now(context, self.tag, self.found)
-        due_ms = erasure_due_ms(entries, context.table.lineages(self.tag), context.time_ms)
+        table = context.table
+        due_ms = erasure_due_ms(table.duties(self.tag).values(), table.lineages(self.tag), context.time_ms)
         if due_ms is None:
-            context.table.name_rows(self.tag, (b"i" + self.identifier_hash, *(b"k" + key for key in entries.keys)))
+            keys = [b"k" + key for key in table.person_keys(self.tag)]
+            table.name_rows(self.tag, (b"i" + self.identifier_hash, *keys))
             return Plan((drafted,), None)
         duty = st.DutyStatement(
             erasure=st.ErasureDueStatement(
@@ -257,31 +208,37 @@ class PutDuty(PersonWrite, ReceiptOnly):
     """Put a legal hold on a person, or end the hold of entry *ref*.
 
     Attributes:
-        tag: the person's tag. *found*: what was read of the person's chain before.
+        tag: the person's tag.
     """
 
     tag: bytes
     message: st.DutyStatement
-    found: PersonEntries
     ref: int = 0
 
     def prepare(self, context: WriteContext) -> Plan[None]:
         if context.table.tag_of(self.identifier_hash) != self.tag:
             raise NotFoundError("subject is not enrolled", "SUBJECT_NOT_FOUND")
         check_duty(context.table, self.message, ref=self.ref, time_ms=context.time_ms)
+        key = context.author.key.public_key if self.signed is None else self.signed.statement.key
         if self.ref:
-            hold = _entries_now(context, self.tag, self.found).in_force(context.time_ms).get(self.ref)
-            # Operators do not see the holds that authorities signed (GetHolds), and do not end them either.
-            if hold is None or (self.signed is None and not is_operator(hold.attestation.attested_by)):
-                raise NotFoundError(NO_HOLD)
+            check_ends_own(context.table, key, hold_key=self._hold_key(context))
         entry = NewEntry(
             kind=EntryKind.DUTY, tag=self.tag, message=self.message, request_id=self.request.id, ref=self.ref,
             signed=self.signed, signer="" if self.signed is None else self.request.asker,
         )  # fmt: skip
         drafted = context.draft(entry, self.request)
-        key = context.author.key.public_key if self.signed is None else self.signed.statement.key
         check_duty_author(context.table, self.message, key)
         return Plan((drafted,), None)
+
+    def _hold_key(self, context: WriteContext) -> bytes:
+        """Return the key that signed the hold of entry *ref*. Raises ``NotFoundError`` if it is none in force."""
+        duty, entry = context.table.duty(self.tag, self.ref), context.batch.find(self.tag, self.ref)
+        if duty is None or entry is None or not duty.forbids_erasure(context.time_ms):
+            raise NotFoundError(NO_HOLD)
+        statement = context.recorded_statement(entry)
+        if statement is None:
+            raise NotFoundError(NO_HOLD)
+        return statement.key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

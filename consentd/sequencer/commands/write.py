@@ -223,7 +223,12 @@ class WriteContext:
 
     def recorded_payload(self, recorded: Appended) -> bytes | None:
         """Return the payload of an entry's statement; None: the statement was deleted, or its person erased."""
-        return open_payload(self.author.vault, recorded, self.batch.statement_row(recorded))
+        statement = self.recorded_statement(recorded)
+        return None if statement is None else statement.payload
+
+    def recorded_statement(self, recorded: Appended) -> codec.Statement | None:
+        """Return an entry's statement; None: it was deleted, or its person erased."""
+        return open_recorded(self.author.vault, recorded, self.batch.statement_row(recorded))
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +251,8 @@ class RepeatContext:
 
     def recorded_payload(self, recorded: Appended) -> bytes | None:
         """Return the payload of an entry's statement; None: the statement was deleted, or its person erased."""
-        return open_payload(self.author.vault, recorded, read_statement_row(self.store, recorded))
+        statement = open_recorded(self.author.vault, recorded, read_statement_row(self.store, recorded))
+        return None if statement is None else statement.payload
 
 
 ReplayContext = WriteContext | RepeatContext
@@ -259,15 +265,15 @@ def check_content(request: Request, content: bytes) -> None:
         raise PreconditionError("request_id was used for other content", "REQUEST_ID_REUSED")
 
 
-def open_payload(vault: Vault, recorded: Appended, row: bytes | None) -> bytes | None:
-    """Return the payload in a statement row; None: there is no row, or the person's data key was destroyed."""
+def open_recorded(vault: Vault, recorded: Appended, row: bytes | None) -> codec.Statement | None:
+    """Return the statement in a statement row; None: there is no row, or the person's data key was destroyed."""
     if row is None:
         return None
     try:
         _, statement = vault.decrypt(recorded.event, row)
     except NotFoundError:
         return None
-    return codec.decode_statement(statement).payload
+    return codec.decode_statement(statement)
 
 
 @dataclass(frozen=True, slots=True)
