@@ -8,6 +8,7 @@ import pytest
 from cases.daemons import ORIGIN, Running, make_running, reason_in, request_id, serve
 from cases.erasures import (
     AUTHORITY,
+    KEY,
     add_authority,
     end_hold,
     erase,
@@ -17,18 +18,21 @@ from cases.erasures import (
     repeat_pending,
     sign_hold,
 )
+from cases.fakes import HANG_S
 from cases.services import add_key, add_reader, new_identifier, now_ms, refusal, register, services
 from consentd.audit.files import DataDirectory
 from consentd.audit.replay import replay_decisions
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.cosigning.keyfiles import read_signing_key
+from consentd.errors import NotReachedError, PreconditionError
 from consentd.sequencer import erasures
 from consentd.service import erasure as service
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
+from consentd_client import Client, StatementSigner, pin
 
 COURTS = {"court-a": KeyPair(b"\x71" * 32), "court-b": KeyPair(b"\x72" * 32)}
 HOUR_MS = 3_600_000
@@ -60,6 +64,11 @@ def put_signed(running: Running, subject: pb.Subject, who: str) -> int:
 def end_signed(running: Running, subject: pb.Subject, who: str, seq: int) -> Any:
     request = sign_hold(running, subject, COURTS[who], who, ended=seq)
     return running.registry.EndHold(request, metadata=running.as_(who))
+
+
+def client_of(running: Running, who: str) -> Client:
+    trust = pin(read_signing_key(running.config.keys.log_key_file).verifier)
+    return Client("", token=running.tokens[who], channel=running.channel, timeout_s=HANG_S, trust=trust)
 
 
 def duties(running: Running, who: str = AUTHORITY, **fields: Any) -> list[rs.Duty]:
@@ -202,6 +211,29 @@ def test_a_batch_erases_each_person_or_says_why_not_and_copies_the_table_once(
     assert (single.receipt.replayed, single.receipt.index) == (True, results[0].response.receipt.index)
     published = erase_all(running, [order(running, subjects[5])], wait_for=pb.WAIT_FOR_PUBLISHED)
     assert published[0].response.receipt.proof
+
+
+def test_the_client_library_erases_a_batch_and_lists_duties(running: Running) -> None:
+    client = client_of(running, AUTHORITY)
+    subjects = [person(running) for _ in range(3)]
+    put_hold(running, subjects[1], now_ms(running) + HOUR_MS)
+    signers = [StatementSigner(key=KEY, origin=ORIGIN, tag=client.get_holds(one).tag) for one in subjects]
+    order_of = st.ErasureStatement(legal_basis="STATUTE")
+    orders = [(subject, order_of, signer) for subject, signer in zip(subjects, signers, strict=True)]
+    ids = [request_id() for _ in orders]
+
+    def erase_batch() -> Any:
+        while True:
+            found = client.batch_erase(orders, published=True, request_ids=ids)
+            if not any(isinstance(one, NotReachedError) for one in found):  # a scrub reads old files
+                return found
+
+    first, held, last = erase_batch()
+    assert (first.receipt.event.tag, last.receipt.event.tag) == (signers[0].tag, signers[2].tag)
+    assert isinstance(held, PreconditionError)
+    assert held.reason == "ERASURE_HELD"
+    assert {one.tag for one in client.list_duties(erasures_only=True)} >= {signers[1].tag}
+    assert client.batch_erase([]) == ()
 
 
 def test_a_batch_that_is_too_long_or_of_nobody_with_the_right_is_refused(running: Running) -> None:

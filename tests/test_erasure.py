@@ -472,6 +472,16 @@ def test_the_command_line_erases_a_list_of_persons(
     assert main(["subject", "hold", held, "--legal-basis", "COURT", "--until", "2999", *common]) == 0
     seq = json.loads(capsys.readouterr().out)["seq"]
     assert main(["subject", "holds", held, *common]) == 1
+    capsys.readouterr()
+    assert main(["subject", "duties", *common]) == 0
+    shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert (seq, True, "", "COURT") in [(one["seq"], one["is_hold"], one["tag"], one["legal_basis"]) for one in shown]
+    token.write_text(running.tokens[AUTHORITY])
+    assert refusal(lambda: erase_once(running, order(running, subjects[0]))) == "ERASURE_HELD"
+    assert main(["subject", "duties", "--erasures", "--before", "3000", *common]) == 0
+    shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert holds(running, subjects[0]).tag.hex() in [one["tag"] for one in shown if one["is_held"]]
+    token.write_text(running.tokens["operator"])
     assert main(["subject", "end-hold", held, str(seq), *common]) == 0
     capsys.readouterr()
     token.write_text(running.tokens[AUTHORITY])

@@ -29,16 +29,16 @@ from consentd.errors import ConsentdError, InvalidError, LaterError, StorageErro
 if TYPE_CHECKING:
     from consentd_client import Client, Erasure, Subject
 
-_AT_ONCE = 400
-"""Erasures that are ordered at the same time, fewer than the calls that a caller may have in flight (512).
-
-The daemon carries out together what waits together.
-"""
+_AT_ONCE = 32
+"""Persons whose tags are read at the same time."""
+_BATCH = 1_000
+"""Erasures that are ordered in one call. The daemon carries out together what waits together."""
 _HELP = """\
 examples:
   consentd subject holds mhid:MH-0001
   consentd subject erase mhid:MH-0001 --key authority.key --legal-basis STATUTE --reason "order 7"
   consentd subject erase --file persons.txt --key authority.key --legal-basis STATUTE
+  consentd subject duties --erasures
 The caller has the right ERASE. --key is its own Ed25519 key, 64 hexadecimal digits. It signs for the pinned ledger.
 The verb ends when nothing of the persons is left in the daemon's files. Backups of the vault still have their keys; the
 answer says until when. --certificate stores the receipt of the order beside these times: `consentd verify FILE` proves
@@ -63,6 +63,10 @@ def add_verbs(verbs: Verbs) -> None:
     one.add_argument("--certificate", type=Path, metavar="FILE",
                      help="wait for the proof, and store it; with --file in FILE.1, FILE.2, … by line")  # fmt: skip
     add_verb(under, "holds", holds, add_subject, add_daemon)
+    one = add_verb(under, "duties", duties, add_daemon)
+    one.add_argument("--erasures", action="store_true", help="only erasures that are due")
+    one.add_argument("--before", dest="before_ms", type=read_end_ms, default=0, metavar="TIME",
+                     help="only what ends or is due before: an instant or a date, that day included")  # fmt: skip
     one = add_verb(under, "hold", hold, add_subject, add_daemon)
     one.add_argument("--legal-basis", required=True, metavar="CODE", help="a code of the vocabulary")
     one.add_argument("--reason", default="", metavar="TEXT", help="in words")
@@ -128,17 +132,24 @@ def _erase_all(
     key, (origin, _) = read_key_pair(arguments.key), read_pins(arguments)
     order = ErasureStatement(legal_basis=arguments.legal_basis, reason=arguments.reason)
 
-    is_published = arguments.certificate is not None
 
-    def erase_one(subject: "Subject") -> "Erasure | ConsentdError":
+    def find_signer(subject: "Subject") -> "StatementSigner | ConsentdError":
         try:
-            signer = StatementSigner(key=key, origin=origin, tag=client.get_holds(subject).tag)
-            return client.erase(subject, order, signer=signer, published=is_published)
+            return StatementSigner(key=key, origin=origin, tag=client.get_holds(subject).tag)
         except ConsentdError as error:
             return error
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        yield from pool.map(erase_one, subjects)
+    for start in range(0, len(subjects), _BATCH):
+        some = subjects[start : start + _BATCH]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            found = list(pool.map(find_signer, some))
+        orders = [(who, order, one) for who, one in zip(some, found, strict=True) if isinstance(one, StatementSigner)]
+        try:
+            erased = iter(client.batch_erase(orders, published=arguments.certificate is not None))
+        except ConsentdError as error:
+            erased = iter([error] * len(orders))
+        for one in found:
+            yield one if isinstance(one, ConsentdError) else next(erased)
 
 
 def holds(arguments: argparse.Namespace, out: Out) -> int:
@@ -166,6 +177,28 @@ def holds(arguments: argparse.Namespace, out: Out) -> int:
         shown, type="holds", tag=found.tag.hex(), is_held=found.is_held, erasure_due_time_ms=due_ms
     )
     return DISPROVED if found.is_held else DONE
+
+
+def duties(arguments: argparse.Namespace, out: Out) -> int:
+    """List the legal holds in force, and the erasures that were refused because of one.
+
+    An operator is shown the holds that operators attested, and no tags.
+    """
+    from consentd.policy.dates import format_instant
+
+    with open_client(arguments) as client:
+        for one in client.list_duties(before_time_ms=arguments.before_ms, erasures_only=arguments.erasures):
+            is_hold = one.statement.HasField("hold")
+            stated = one.statement.hold if is_hold else one.statement.erasure
+            time_ms = one.statement.hold.until_time_ms if is_hold else one.statement.erasure.due_time_ms
+            until = format_instant(time_ms) if time_ms else "the end of what has no end"
+            now = "hold until" if is_hold else "erasure due, held until" if one.is_held else "erasure due since"
+            out.answer(
+                f"{one.tag.hex() or '-'} #{one.seq}  {stated.legal_basis}  {now} {until}  {stated.reason}",
+                type="duty", tag=one.tag.hex(), seq=one.seq, is_hold=is_hold, legal_basis=stated.legal_basis,
+                reason=stated.reason, due_time_ms=time_ms, is_held=one.is_held,
+            )  # fmt: skip
+    return DONE
 
 
 def hold(arguments: argparse.Namespace, out: Out) -> int:

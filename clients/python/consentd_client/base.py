@@ -133,10 +133,12 @@ class ClientBase(ABC):
     put_hold = _method(erasures.put_hold)
     end_hold = _method(erasures.end_hold)
     get_holds = _method(erasures.get_holds)
+    list_duties = _list_method(erasures.list_duties)
     end_mandate = _method(registry.end_mandate)
 
-    # Only a participant with the right ERASE may call this method.
+    # Only a participant with the right ERASE may call these methods.
     erase = _method(erasures.erase)
+    batch_erase = _method(erasures.batch_erase)
 
     # Only the operator may call these methods.
     register_participant = _method(registry.register_participant)
