@@ -10,12 +10,12 @@ import pytest
 
 from cases.command_lines import CommandLine
 from cases.daemons import ORIGIN, Running, request_id
+from cases.notices import make_notice
 from cases.services import proof_of
 from consentd.core import checkpoint, codec, note
 from consentd.server.keys import read_keys
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import registry_service_pb2 as rs
-from consentd.v1 import statement_pb2 as st
 from consentd_client import FileMemory, KeyPair, ledger
 
 CONSENT = ("--recipient", "clinic-b", "--holder", "hospital-a", "--purpose", "TREAT", "--category", "CLIN")
@@ -403,7 +403,7 @@ def test_participants_and_words(talk: CommandLine, running: Running, tmp_path: P
 def test_a_notice_is_shown_with_a_consent_and_without(
     talk: CommandLine, running: Running, person: str, tmp_path: Path
 ) -> None:
-    notice = st.NoticeStatement(notice_id="privacy", version=1, title={"ko": "고지"}, content_sha256=bytes(32))
+    notice = make_notice("privacy")
     request = rs.PublishNoticeRequest(request_id=request_id(), attested=notice)
     running.registry.PublishNotice(request, metadata=running.as_("operator"))
     talk("enrol", person)

@@ -10,12 +10,12 @@ import pytest
 from cases.command_lines import CommandLine
 from cases.daemons import Running, make_running, request_id, serve
 from cases.logins import Provider
+from cases.notices import make_notice
 from cases.services import new_identifier, now_ms
 from consentd.core.ed25519 import KeyPair
 from consentd.core.note import format_vkey
 from consentd.cosigning.keyfiles import read_signing_key, write_private
 from consentd.v1 import registry_service_pb2 as rs
-from consentd.v1 import statement_pb2 as st
 from consentd_client import ledger
 
 DATA = ("--holder", "hospital-a", "--purpose", "TREAT")
@@ -141,7 +141,7 @@ def test_what_a_signature_needs_is_asked_for_before_anything_is_written(world: W
 def test_a_notice_that_the_app_showed_is_named_by_the_person_who_signs(world: World) -> None:
     person, path, _ = world.enrolled()
     notice = f"notice-{new_identifier().lower()}"
-    statement = st.NoticeStatement(notice_id=notice, version=1, title={"ko": "고지"}, content_sha256=bytes(32))
+    statement = make_notice(notice)
     publish = rs.PublishNoticeRequest(request_id=request_id(), attested=statement)
     world.running.registry.PublishNotice(publish, metadata=world.running.as_("operator"))
     shown = ("--served-language", "ko", "--channel", "app")

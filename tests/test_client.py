@@ -13,6 +13,7 @@ import consentd_client
 from cases.clients import SENT, Recording
 from cases.daemons import Running, consent, question
 from cases.fakes import HANG_S
+from cases.notices import make_notice
 from cases.services import proof_of
 from consentd.core import checkpoint, note
 from consentd.core.kinds import EntryKind
@@ -417,7 +418,7 @@ def test_the_registry(running: Running, trust: Trust) -> None:
         rules.version += 1
         rules.ClearField("attestation")
         assert client.publish_rules(rules).kind == EntryKind.RULES
-        notice = st.NoticeStatement(notice_id="n1", version=1, title={"ko": "고지"}, content_sha256=b"\x01" * 32)
+        notice = make_notice("n1")
         client.publish_notice(notice)
         assert client.get_notice("n1").title["ko"] == "고지"
         key = KeyPair(b"\x35" * 32)

@@ -12,6 +12,7 @@ from cases.authorities import add_representative, put_authority
 from cases.daemons import Running, consent, question, reason_of, request_id, running_daemon
 from cases.earlier_trees import at_exact
 from cases.fakes import HANG_S
+from cases.notices import make_notice
 from cases.services import FOREIGN_FIELD, batch_request, new_identifier, refusal, services, wait_calls
 from consentd.service import servicer
 from consentd.service.consistency import MAX_AHEAD
@@ -39,7 +40,7 @@ class World:
         self.access_seq = running.authorize(question(self.subject)).access_seq
         add_representative(running)
         self.authority_seq = put_authority(running, self.subject)
-        notice = st.NoticeStatement(notice_id="n1", version=1, title={"en": "n1"}, content_sha256=bytes(32))
+        notice = make_notice("n1", title={"en": "n1"})
         request = rs.PublishNoticeRequest(request_id=request_id(), attested=notice)
         running.registry.PublishNotice(request, metadata=running.as_("operator"))
 

@@ -10,6 +10,7 @@ import pytest
 
 from cases.command_lines import CommandLine
 from cases.daemons import Running, make_running, reason_of, request_id
+from cases.notices import make_notice
 from cases.pruned_ledgers import World
 from cases.services import add_key, participant, publish_rules, put_mandate, refusal, register, retire_key, services
 from consentd.core.ed25519 import KeyPair
@@ -43,7 +44,7 @@ def read(running: Running, name: str, who: str = "app", **fields: Any) -> Any:
 
 
 def publish_notice(running: Running, notice_id: str, version: int) -> None:
-    notice = st.NoticeStatement(notice_id=notice_id, version=version, title={"ko": "고지"}, content_sha256=bytes(32))
+    notice = make_notice(notice_id, version)
     request = rs.PublishNoticeRequest(request_id=request_id(), attested=notice)
     running.registry.PublishNotice(request, metadata=running.as_("operator"))
 

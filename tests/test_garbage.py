@@ -18,6 +18,7 @@ from hypothesis import strategies as some
 
 from cases.daemons import Running, consent, make_running, question, reason_of, request_id
 from cases.erasures import add_authority
+from cases.notices import make_notice
 from cases.reasons import REASONS
 from cases.services import allowed_caller
 from consentd.v1 import access_service_pb2 as ac
@@ -138,8 +139,13 @@ def messages(draw: some.DrawFn, kind: type[Message], depth: int = 0, base: Messa
         return message
     for field in draw(some.lists(some.sampled_from(fields), max_size=3 if depth else 5)):
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
-            texts = some.lists(some.tuples(TEXTS, TEXTS), max_size=40)  # the maps are names: text to text
-            getattr(message, field.name).update(dict(draw(texts)))
+            texts = some.lists(some.tuples(TEXTS, TEXTS), max_size=40)  # of names; those of a notice have hashes
+            found, value = getattr(message, field.name), field.message_type.fields_by_name["value"]
+            for key, text in draw(texts):
+                if value.message_type is None:
+                    found[key] = text
+                else:
+                    found[key].CopyFrom(draw(messages(GetMessageClass(value.message_type), depth + 1)))
         elif field.is_repeated:
             count = draw(some.sampled_from([0, 1, 1, 2, 3, 300]))
             one = draw(values(field, depth)) if count else None
@@ -173,9 +179,7 @@ def good(method: MethodDescriptor) -> Message:
         "participant": st.ParticipantStatement(
             participant_id="garbage", name={"ko": "쓰레기"}, roles=[st.PARTICIPANT_ROLE_HOLDER], active=True
         ),
-        "notice": st.NoticeStatement(
-            notice_id="garbage", version=1, title={"ko": "고지"}, content_sha256=bytes(32)
-        ),
+        "notice": make_notice("garbage"),
         "outcome": st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT),
         "access_seq": 3,
         "key": bytes(32),

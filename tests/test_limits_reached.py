@@ -18,6 +18,7 @@ from cases.daemons import Running, question, reason_in, reason_of, request_id
 from cases.ledgers import CITIZEN, LedgerCase
 from cases.limits import LIMITS, value_of
 from cases.logins import Provider, id_tokens_of
+from cases.notices import make_notice
 from cases.services import batch, new_identifier, proof_of, put_delegation, register
 from consentd.backup.manifest import check_backup_name
 from consentd.core.ed25519 import KeyPair
@@ -229,7 +230,7 @@ def _public_name(running: Running, count: int) -> str:
 @probes("participant_id_characters")
 def _participant_id(running: Running, count: int) -> str:
     name = f"p{next(_numbers)}".ljust(count, "-")
-    notice = st.NoticeStatement(notice_id=name, version=1, title={"en": "notice"}, content_sha256=bytes(32))
+    notice = make_notice(name, title={"en": "notice"})
     found = {
         refused(lambda: register(running, name, [st.PARTICIPANT_ROLE_RECIPIENT])),
         refused(lambda: register(running, "clinic-b", [st.PARTICIPANT_ROLE_RECIPIENT], groups=[f"group/{name}"])),
@@ -268,7 +269,7 @@ def _evidence(running: Running, count: int) -> str:
 def named(running: Running, name: dict[str, str]) -> str:
     """Register a participant with this name, and publish a notice with it: both doors."""
     who = f"limits-{next(_numbers)}"
-    notice = st.NoticeStatement(notice_id=who, version=1, title=name, content_sha256=bytes(32))
+    notice = make_notice(who, title=name)
     (reason,) = {
         refused(lambda: register(running, who, [st.PARTICIPANT_ROLE_RECIPIENT], name=name)),
         refused(lambda: publish(running, notice)),

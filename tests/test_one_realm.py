@@ -11,6 +11,7 @@ from cases.audited import named, verify
 from cases.audits import JOBS, LOG, ORIGIN, Forge
 from cases.daemons import Running, reason_of
 from cases.ledgers import LedgerCase
+from cases.notices import make_notice
 from cases.services import publish_rules
 from cases.writes import Raw
 from consentd.audit.replay import replay_decisions
@@ -29,7 +30,7 @@ PERMISSIVE = st.RulesStatement(
 )  # fmt: skip
 VOCABULARY = vocabulary_message(DEFAULT_VOCABULARY)
 VOCABULARY.version += 1
-NOTICE = st.NoticeStatement(notice_id="own", version=1, title={"en": "Notice"}, content_sha256=bytes(32))
+NOTICE = make_notice("own", title={"en": "Notice"})
 ACT = st.AdministrationStatement(backup_started=st.BackupStarted())
 
 HIDDEN: dict[str, tuple[EntryKind, str, Message]] = {

@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from cases.audited import named, verify
 from cases.audits import JOBS, LOG, ORIGIN, Forge
 from cases.ledgers import BANK, CITIZEN, LedgerCase, check_ledger
+from cases.notices import make_notice
 from cases.writes import Raw
 from consentd.audit.replay import replay_decisions
 from consentd.core import codec, ed25519
@@ -24,7 +25,7 @@ from consentd.v1 import statement_pb2 as st
 AUDITOR = ed25519.KeyPair(b"\x25" * 32)
 VOCABULARY = vocabulary_message(DEFAULT_VOCABULARY)
 VOCABULARY.version += 1
-NOTICE = st.NoticeStatement(notice_id="own", version=1, title={"en": "Notice"}, content_sha256=bytes(32))
+NOTICE = make_notice("own", title={"en": "Notice"})
 ACT = st.AdministrationStatement(
     credential_added=st.CredentialAdded(credential_id="ab" * 16, caller="operator/x", roles=[st.OPERATOR_ROLE_RUN])
 )

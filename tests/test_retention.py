@@ -10,6 +10,7 @@ import pytest
 
 from cases.daemons import ORIGIN, Running, config_text, consent, question, reason_of, request_id
 from cases.fakes import HANG_S
+from cases.notices import make_notice
 from cases.operations import held_at
 from cases.pruned_ledgers import DAYS, World, data_directory, fsck, granted_and_outlived, live, pruned_world, verify
 from consentd import cli
@@ -152,7 +153,7 @@ def test_a_consent_that_ended_goes_with_the_pruning_after_next(world: World) -> 
 
 def test_a_notice_that_was_shown_goes_unless_a_consent_rests_on_it(world: World) -> None:
     operator, app = ({"metadata": world.running.as_(who)} for who in ("operator", "app"))
-    notice = st.NoticeStatement(notice_id="n", version=1, title={"ko": "고지"}, content_sha256=bytes(32))
+    notice = make_notice("n")
     world.running.registry.PublishNotice(rs.PublishNoticeRequest(request_id=request_id(), attested=notice), **operator)
     shown = st.ServedStatement(notice_id="n", notice_version=1, language="ko", channel="app", served_time_ms=1)
     anna, bert = (world.running.enrol(f"SYN-00000{number}") for number in (1, 2))

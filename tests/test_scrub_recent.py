@@ -68,7 +68,9 @@ class ShortPasses:
 def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LedgerCase]:
     """A ledger with all kinds of rows."""
     made = fill_all_kinds(LedgerCase(tmp_path_factory.mktemp("recent")))
-    made.write(made.public("notice/notice", EntryKind.NOTICE, st.NoticeStatement(notice_id="notice", version=1)))
+    for version, asked_ms in ((1, 0), (2, made.clock.wall_ms() + 86_400_000)):
+        notice = st.NoticeStatement(notice_id="notice", version=version, reconsent_by_time_ms=asked_ms)
+        made.write(made.public("notice/notice", EntryKind.NOTICE, notice))
     names = ["dns:clinic.example"]
     grouped = st.ParticipantStatement(participant_id="clinic", groups=["clinics"], active=True, certificate_names=names)
     made.write(made.public("participant/clinic", EntryKind.PARTICIPANT, grouped))

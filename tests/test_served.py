@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from cases.daemons import ORIGIN, Running, consent, make_running, question, request_id, serve, sign_statement
+from cases.notices import make_notice, text_hash
 from cases.services import (
     FOREIGN_FIELD,
     Person,
@@ -47,9 +48,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         add_key(made, owner, key)
     register(made, "left", [st.PARTICIPANT_ROLE_RECIPIENT], active=False)
     for version in (1, 2):
-        notice = st.NoticeStatement(
-            notice_id="privacy", version=version, title={"ko": "고지"}, content_sha256=bytes([version] * 32)
-        )
+        notice = make_notice("privacy", version)
         made.registry.PublishNotice(rs.PublishNoticeRequest(request_id=request_id(), attested=notice), **operator)
     add_app(made)
     yield from serve(made)
@@ -225,6 +224,12 @@ def test_a_consent_rests_on_a_served_entry_of_this_person_and_notice(running: Ru
         ({"served_time_ms": -1}, "INVALID_REQUEST"),
         ({"served_time_ms": (1 << 63) - 1}, "INVALID_REQUEST"),
         ({"content_sha256": bytes(31)}, "INVALID_REQUEST"),
+        ({"content_sha256": bytes(32)}, "INVALID_REQUEST"),
+        ({"content_sha256": text_hash(2)}, "INVALID_REQUEST"),
+        ({"content_sha256": text_hash(1, "en")}, "INVALID_REQUEST"),
+        ({"language": "fr"}, "INVALID_REQUEST"),
+        ({"language": "ko-KR"}, "INVALID_REQUEST"),
+        ({"authority_seq": 1}, "INVALID_REQUEST"),
     ],
 )
 def test_what_is_not_in_order_is_refused(
@@ -235,7 +240,7 @@ def test_what_is_not_in_order_is_refused(
 
 def test_a_notice_may_have_been_shown_earlier_and_not_later(running: Running, subject: pb.Subject) -> None:
     time_ms = now_ms(running)
-    record(running, subject, served_time_ms=time_ms - 400 * 86_400_000, content_sha256=bytes(32), channel="paper")
+    record(running, subject, served_time_ms=time_ms - 400 * 86_400_000, content_sha256=text_hash(1), channel="paper")
     record(running, subject, served_time_ms=time_ms + 300_000)
     assert refusal(lambda: record(running, subject, served_time_ms=time_ms + 1_200_000)) == "INVALID_REQUEST"
 

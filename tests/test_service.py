@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from cases.daemons import Running, consent, question, reason_of, request_id, running_daemon
+from cases.notices import make_notice
 from cases.services import (
     FOREIGN_FIELD,
     accesses,
@@ -95,7 +96,7 @@ def test_only_the_operator_writes_the_registry(running: Running) -> None:
 
 
 def test_fields_of_a_later_version_are_not_recorded(running: Running, subject: pb.Subject) -> None:
-    notice = st.NoticeStatement(notice_id="later", version=1, title={"ko": "고지"}, content_sha256=bytes(32))
+    notice = make_notice("later")
     notice = st.NoticeStatement.FromString(notice.SerializeToString() + FOREIGN_FIELD)
     request = rs.PublishNoticeRequest(request_id=request_id(), attested=notice)
     assert refusal(lambda: running.registry.PublishNotice(request, metadata=running.as_("operator"))) == "UNKNOWN_FIELD"
@@ -145,9 +146,7 @@ def test_a_key_that_was_in_force_is_nobody_elses_later(running: Running) -> None
 
 def test_notices_have_versions_and_consents_name_them(running: Running, subject: pb.Subject) -> None:
     def publish(version: int) -> Any:
-        notice = st.NoticeStatement(
-            notice_id="privacy", version=version, title={"ko": "고지"}, content_sha256=bytes([version] * 32)
-        )
+        notice = make_notice("privacy", version)
         request = rs.PublishNoticeRequest(request_id=request_id(), attested=notice)
         return running.registry.PublishNotice(request, metadata=running.as_("operator"))
 
@@ -158,7 +157,7 @@ def test_notices_have_versions_and_consents_name_them(running: Running, subject:
     publish(1)
     assert refusal(lambda: publish(1)) == refusal(lambda: publish(3)) == "VERSION_CONFLICT"
     publish(2)
-    assert [get(version).content_sha256[0] for version in (1, 2, 0)] == [1, 2, 2]
+    assert [get(version).texts["ko"].content_sha256[:1] for version in (1, 2, 0)] == [b"1", b"2", b"2"]
     for strange in ("", "privac", "privacy\0\0\0", "개인정보", "n" * 5_000):
         assert refusal(lambda strange=strange: get(0, strange)) == "NOT_FOUND"
 

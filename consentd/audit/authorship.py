@@ -6,9 +6,6 @@ recorded, so only the content of such an entry is checked. Quotas are not checke
 anew with the daemon.
 """
 
-from collections.abc import Container
-from dataclasses import replace
-
 from google.protobuf.message import Message
 
 from consentd.core import codec
@@ -35,6 +32,7 @@ from consentd.sequencer.commands.authorship import (
     is_past_import,
 )
 from consentd.sequencer.commands.erasure import check_duty, check_duty_author
+from consentd.sequencer.commands.notices import check_notice
 from consentd.sequencer.commands.person_keys import check_person_key
 from consentd.sequencer.commands.registry import (
     check_certificate_names,
@@ -59,15 +57,12 @@ OF_LOGINS = CONSENTS | {EntryKind.ENROL, EntryKind.KEY}
 """The kinds of entries that a person writes who has logged in."""
 
 
-def check_written(
-    view: View, event: codec.Event, message: Message, key: bytes, *, lost: Container[bytes] = ()
-) -> None:
+def check_written(view: View, event: codec.Event, message: Message, key: bytes) -> None:
     """Check that the daemon may have written an entry of one of the kinds ``CHECKED``.
 
     Args:
         view: the policy table after all entries before this one were applied.
         key: the key that signed the entry's statement.
-        lost: tags of chains of which an entry cannot be read. Versions of a notice there count as published.
 
     Raises:
         RequestError: the daemon must refuse such a write.
@@ -88,7 +83,7 @@ def check_written(
         check_name(message.name)
         check_certificate_names(message)
     elif isinstance(message, st.NoticeStatement):
-        check_name(message.title)
+        check_notice(view, message, time_ms=event.time_ms)
     elif isinstance(message, st.MandateStatement):
         check_giver(message, view)
     elif isinstance(message, st.AdministrationStatement):
@@ -99,8 +94,7 @@ def check_written(
         check_rules(view, message)
     elif isinstance(message, st.ServedStatement):
         check_served_author(view, message.attestation.attested_by, key)
-        if codec.public_tag(codec.NOTICE_PREFIX + message.notice_id) not in lost:
-            check_served(view, message, time_ms=event.time_ms)
+        check_served(view, event.tag, message, time_ms=event.time_ms)
     elif isinstance(message, st.AuthorityStatement):
         check_authority(view, event.tag, message, ref=event.ref, time_ms=event.time_ms)
         check_authority_author(view, event.tag, message, ref=event.ref, key=key)
@@ -108,24 +102,24 @@ def check_written(
         check_duty(view, message, ref=event.ref, time_ms=event.time_ms)
         check_duty_author(view, message, key)
     elif isinstance(message, st.GrantStatement):
-        author = _Author(view, message, key, lost)
+        author = _Author(view, message, key)
         author.check_version(event, message.consent, lineage=event.seq, version=1, replaced=None)
     elif isinstance(message, st.AmendStatement):
-        author, seq = _Author(view, message, key, lost), message.lineage_seq
+        author, seq = _Author(view, message, key), message.lineage_seq
         replaced = _lineage(view, event.tag, seq)
         author.check_version(event, message.consent, lineage=seq, version=message.version, replaced=replaced)
     elif isinstance(message, st.PauseStatement | st.ResumeStatement | st.RevokeStatement):
         lineage = _lineage(view, event.tag, message.lineage_seq)
         if lineage is not None:  # otherwise the entry cannot be applied, which is a fault of its own
-            _Author(view, message, key, lost).check_change(event, lineage)
+            _Author(view, message, key).check_change(event, lineage)
 
 
 class _Author:
     """The person who signed an entry, or the participant or operator that attests it, also as a representative."""
 
-    def __init__(self, view: View, message: ActingStatement, key: bytes, lost: Container[bytes]) -> None:
+    def __init__(self, view: View, message: ActingStatement, key: bytes) -> None:
         owner = view.key_ever(key)
-        self._view, self._lost, self._message = view, lost, message
+        self._view, self._message = view, message
         self._attester = message.attestation.attested_by
         self._is_person = owner is not None and owner.owner is Owner.SUBJECT
 
@@ -138,8 +132,6 @@ class _Author:
         if replaced is not None:
             check_same_kind(replaced, statutory=statutory)
         consent = values.consent_value(message)
-        if codec.public_tag(codec.NOTICE_PREFIX + consent.notice) in self._lost:
-            consent = replace(consent, notice="", notice_version=0)
         authority = check_representative(
             self._view, event.tag, self._message, kind=event.kind, statutory=statutory
         )

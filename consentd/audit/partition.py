@@ -60,11 +60,9 @@ MAX_UNREADABLE = 1_000_000
 STATE_FILE = "partition.json"
 _MAP_MB = 1 << 16  # reserves addresses, and no memory
 _TAG = 32
-_OF_ALL = REALM | {EntryKind.ENROL, EntryKind.ERASURE, EntryKind.NOTICE}
-"""Kinds whose entries every partition applies: those of the registry, notices that consents name, and those that show
-who is enrolled. An unknown chain has refusals about persons of all partitions who are not enrolled."""
-_NO_EFFECT = NO_DECISION_EFFECT - {EntryKind.NOTICE}
-"""Kinds that change neither a decision nor what a later consent may state."""
+_OF_ALL = REALM | {EntryKind.ENROL, EntryKind.ERASURE}
+"""Kinds whose entries every partition applies: those of the registry, and those that show who is enrolled. An unknown
+chain has refusals about persons of all partitions who are not enrolled."""
 
 
 @dataclass(slots=True)
@@ -233,7 +231,7 @@ class Partition:
         if self._registry_lost or event.tag in self._unreadable or len(self._unreadable) > MAX_UNREADABLE:
             return  # who was registered, or what the consent was, is not known
         try:
-            check_written(view, event, message, key, lost=self._unreadable)
+            check_written(view, event, message, key)
             served.check_rests_on_served(view, event, message)
             if isinstance(message, st.DutyStatement):
                 duties.check_end(view, event, message, key)
@@ -299,7 +297,7 @@ class Partition:
         elif event.kind in REALM:
             # A person's own key changes no decision.
             self._registry_lost |= event.kind != EntryKind.KEY
-        elif event.kind not in _NO_EFFECT and not is_pruned and len(self._unreadable) <= MAX_UNREADABLE:
+        elif event.kind not in NO_DECISION_EFFECT and not is_pruned and len(self._unreadable) <= MAX_UNREADABLE:
             if event.tag not in self._unreadable:
                 self._new_unreadable.append(event.tag)
             self._unreadable.add(event.tag)

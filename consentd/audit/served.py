@@ -13,10 +13,12 @@ from consentd.table.transaction import TableTransaction
 from consentd.table.view import U32, U64
 from consentd.v1 import statement_pb2 as st
 
+_ID_AT = U32.size + U64.size
+
 
 def put_shown(transaction: TableTransaction, event: codec.Event, shown: Shown | None) -> None:
     """Remember what a SERVED entry names; None: its statement is not available."""
-    row = b"" if shown is None else U32.pack(shown[1]) + shown[0].encode()
+    row = b"" if shown is None else U32.pack(shown[1]) + U64.pack(shown[2]) + shown[0].encode()
     transaction.put_other(event.tag + U64.pack(event.seq), row)
 
 
@@ -35,5 +37,9 @@ def check_rests_on_served(transaction: TableTransaction, event: codec.Event, mes
     seq = message.served_seq
     row = transaction.other(event.tag + U64.pack(seq)) if seq < event.seq else None
     if row != b"":
-        shown = None if row is None else (row[U32.size :].decode(), int(U32.unpack_from(row)[0]))
-        check_rests_on(shown, values.consent_value(message.consent))
+        shown = None if row is None else _shown(row)
+        check_rests_on(shown, values.consent_value(message.consent), authority_seq=message.authority_seq)
+
+
+def _shown(row: bytes) -> Shown:
+    return row[_ID_AT:].decode(), int(U32.unpack_from(row)[0]), int(U64.unpack_from(row, U32.size)[0])

@@ -61,7 +61,7 @@ PERSON_FIRST = frozenset({EntryKind.ENROL, EntryKind.REFUSAL})
 which has the refusals about persons who are not enrolled."""
 
 REALM = frozenset({
-    EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY, EntryKind.VOCABULARY, EntryKind.RULES,
+    EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY, EntryKind.VOCABULARY, EntryKind.NOTICE, EntryKind.RULES,
     EntryKind.DELEGATION,
 })  # fmt: skip
 """Kinds whose entries can change decisions about every person. A person's KEY entry can do so, because the policy table
@@ -75,8 +75,8 @@ _REPORTS = {
 NO_TABLE_EFFECT = DECISIONS | _REPORTS
 """Kinds whose entries change nothing in the policy table, from which decisions are computed."""
 
-NO_DECISION_EFFECT = NO_TABLE_EFFECT | {EntryKind.NOTICE, EntryKind.MANDATE, EntryKind.DUTY}
-"""Kinds whose entries change no decision. The table stores notices, mandates and duties; decisions depend on none."""
+NO_DECISION_EFFECT = NO_TABLE_EFFECT | {EntryKind.MANDATE, EntryKind.DUTY}
+"""Kinds whose entries change no decision. The table stores mandates and duties; decisions do not depend on them."""
 
 
 def is_known(kind: int) -> bool:

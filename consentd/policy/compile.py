@@ -9,7 +9,7 @@ An implicit policy, of a consent or of the realm, is compiled to rows too: it is
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from consentd import limits
@@ -289,6 +289,8 @@ class CompiledRules:
         otherwise: what combining permits where no consent says anything; None unless it is PERMIT_UNLESS_DENY.
         plain: True if combining is DENY_OVERRIDES and the implicit policy is DENY, as in most realms.
         block, encoded: the side block of all rows; the bytes that the policy table stores for these rules.
+        campaigns: number of a version of a notice → the instant from which permits that were given under it do not
+            count, because a later version asked for new consents (rule 8). The rules' own bytes do not have it.
     """
 
     combining: Combining
@@ -304,6 +306,7 @@ class CompiledRules:
     plain: bool
     block: bytes
     encoded: bytes
+    campaigns: Mapping[int, int] = field(default_factory=dict)
 
 
 def compile_rules(

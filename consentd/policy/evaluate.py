@@ -48,6 +48,8 @@ _ENTRY_IDS: Final = Struct("<IIH")
 """The first fields of a directory entry: lineage, seq, version."""
 
 ENTRY_SIZE: Final = ENTRY.size
+_NOTICE: Final = Struct("<I")
+"""The last field of a directory entry: notice."""
 
 assert _SIMPLE_ROW.size == ROW_SIZE
 
@@ -135,6 +137,7 @@ def evaluate(value: bytes | None, question: PackedQuestion, rules: CompiledRules
     permits = denies = 0
     parties = question.parties
     until = parties.until_ms
+    campaigns = rules.campaigns
     met: list[tuple[int, int, int]] = []
     if value:
         deny_purposes = question.deny_purposes
@@ -151,6 +154,11 @@ def evaluate(value: bytes | None, question: PackedQuestion, rules: CompiledRules
                         and actor in parties.permit_actors
                     ):
                         continue
+                    if campaigns:
+                        (notice,) = _NOTICE.unpack_from(value, 8 + ENTRY_SIZE * (index + 1) - _NOTICE.size)
+                        end = min(end, campaigns.get(notice, end))
+                        if end <= start:
+                            continue
                 elif (
                     categories & question.leaves.deny_mask
                     and actions & question.deny_actions

@@ -9,7 +9,7 @@ loop needs one accumulator for each depth. Bit masks let one loop decide all cat
 its own, in a lower layer.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
@@ -27,7 +27,7 @@ from consentd.policy.match_row import (
     Shape,
 )
 from consentd.policy.model import OPEN_END_MS, Layer
-from consentd.policy.rows import DEPTH_AT, ENDS, RESERVED_SHIFT, ROW_REST, ROW_SHAPE, ROW_SIZE
+from consentd.policy.rows import DEPTH_AT, ENDS, RESERVED_SHIFT, ROW_REST, ROW_SHAPE, ROW_SIZE, rest_until
 from consentd.policy.side_blocks import NO_LIMITS, NO_RECORD, Limits
 from consentd.policy.subject import (
     ENTRY,
@@ -179,15 +179,19 @@ def prepare(
                 trees.append((layer, NO_IDS, where, (node,), of_rules, 0))
     begin = len(trees)
     if value:
-        _add_lineages(trees, value, matcher, question.version, newest_first=newest_first)
+        _add_lineages(trees, value, matcher, question.version, rules.campaigns, newest_first=newest_first)
     if newest_first:
         trees[begin:] = sorted(trees[begin:], key=lambda tree: tree[1][1], reverse=True)
     otherwise = prepare_realm(trees, matcher, rules, enrolled=value is not None)
     return Prepared(trees, closed, otherwise)
 
 
-def _add_lineages(trees: list[Tree], value: bytes, matcher: RowMatcher, version: int, *, newest_first: bool) -> None:
-    """Add the trees of a person's lineages. *version*: that of the question's vocabulary.
+def _add_lineages(
+    trees: list[Tree], value: bytes, matcher: RowMatcher, version: int, campaigns: Mapping[int, int],
+    *, newest_first: bool,
+) -> None:  # fmt: skip
+    """Add the trees of a person's lineages. *version*: that of the question's vocabulary. *campaigns*: those of the
+    realm's rules.
 
     A person may have thousands of lineages. So one loop reads the directory and the rows beside each other, and a
     lineage that is a single row, as most are, needs no more than a look at its shape if it does not match. A row in
@@ -214,7 +218,8 @@ def _add_lineages(trees: list[Tree], value: bytes, matcher: RowMatcher, version:
     for (lineage, seq, number, vocabulary, more, flags, since, _, notice), shape in zip(
         entries, shapes, strict=False
     ):
-        is_known = vocabulary <= version and not notice
+        is_known = vocabulary <= version
+        until_ms = campaigns.get(notice, OPEN_END_MS) if campaigns else OPEN_END_MS
         if flags & HAS_SIDE:
             block.first = first = following + 1
             following = first + (words[following] >> 2)
@@ -224,11 +229,15 @@ def _add_lineages(trees: list[Tree], value: bytes, matcher: RowMatcher, version:
             ids, every = (seq, lineage, number), [shape, *islice(shapes, more + policy_rows(flags))]
             end = at + len(every) * ROW_SIZE
             if not closed or flags & STATUTORY:
-                _add_lineage(trees, ids, flags, since, every, rows[at:end], matcher, block, is_known=is_known)
+                _add_lineage(
+                    trees, ids, flags, since, every, rows[at:end], matcher, block, is_known=is_known, until_ms=until_ms
+                )
             at = end
             continue
         if shape is not NEVER and not closed:
             rest = rest_at(rows, at)
+            if until_ms < OPEN_END_MS and shape.kind == PERMITS:
+                rest = rest_until(rest, until_ms)
             is_limited = flags & HAS_SIDE and (words[first + 1] or words[first + ENDS])
             if shape.count <= enough or is_limited or not shape.has_seen(rest, now_ms):
                 node = node_of(shape, rest, record_at(0) if flags & HAS_SIDE else NO_RECORD, block, since)
@@ -240,11 +249,12 @@ def _add_lineages(trees: list[Tree], value: bytes, matcher: RowMatcher, version:
 
 def _add_lineage(
     trees: list[Tree], ids: Ids, flags: int, since: int, shapes: Sequence[Shape], rows: bytes, matcher: RowMatcher,
-    block: Limits, *, is_known: bool,
+    block: Limits, *, is_known: bool, until_ms: int,
 ) -> None:  # fmt: skip
     """Add the trees of a lineage: its consent, and the implicit policy that the consent selects.
 
-    *is_known*: its directory entry and its first record are such that this version can interpret them.
+    *is_known*: its directory entry and its first record are such that this version can interpret them. *until_ms*: the
+    instant from which its permits do not count, because a new version of its notice asks for a new consent.
     """
     layer = STATUTE if flags & STATUTORY else CONSENT
     rests = [*ROW_REST.iter_unpack(rows)]
@@ -257,6 +267,11 @@ def _add_lineage(
         return
     if flags & PAUSED:
         shapes = without_permits(shapes)
+    elif until_ms < OPEN_END_MS:
+        rests = [
+            rest_until(rest, until_ms) if shape.kind == PERMITS else rest
+            for shape, rest in zip(shapes, rests, strict=True)
+        ]
     found = matcher.nodes(shapes, rests, records, block, since)
     tree = len(found) - POLICY_ROWS[flags >> POLICY_SHIFT]
     for where, begin, end in (layer, 0, tree), (IMPLICIT, tree, len(found)):

@@ -27,6 +27,7 @@ from consentd.policy.rows import (
     Record,
     Rest,
     Row,
+    rest_until,
     unpack_shape,
 )
 from consentd.policy.side_blocks import FEW, HOLDERS, NO_RECORD, Limits, group_counts
@@ -269,9 +270,8 @@ class RowMatcher(dict[tuple[bytes, bytes, bytes], Shape]):
         """
         asked = self._question.purpose
         end_ms = min((end for purposes, end in block.ends(word) if purposes & asked), default=rest[3])
-        if end_ms >= rest[3]:
-            return rest
-        return None if end_ms <= self.now_ms or end_ms <= rest[2] else (*rest[:3], end_ms, *rest[4:])
+        ending = rest_until(rest, end_ms)
+        return None if ending[3] <= self.now_ms else ending
 
     def _limited(self, shape: Shape, record: Record, block: Limits) -> Shape:
         """Compare the limits on the data period and on resources in a side record; return the shape then, or NEVER."""

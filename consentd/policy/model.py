@@ -361,6 +361,7 @@ class StoredConsent:
         paused: True from a PAUSE to the RESUME. The permits of a paused lineage do not count; the denies do.
         since: leaf index of the entry that is in force: the moment at which groups in its permits are read (rule 10).
         authority: seq of the AUTHORITY entry under which a representative gave the version; 0: the person gave it.
+        notice: number of the version of a notice that the version was given under; 0: none, or STATUTORY.
         readable: False if content cannot be interpreted. Categories that may match are then unknown (rule 5).
     """
 
@@ -372,6 +373,7 @@ class StoredConsent:
     readable: bool = True
     since: int = 0
     authority: int = 0
+    notice: int = 0
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -303,6 +303,13 @@ def row_until(row: Row, end_ms: int) -> Row:
     return row._replace(end_ms=end_ms) if row.start_ms < end_ms else row._replace(start_ms=0, end_ms=0)
 
 
+def rest_until(rest: Rest, end_ms: int) -> Rest:
+    """Return the fields of a row that ends at *end_ms* at the latest. One that begins later is never in force."""
+    if end_ms >= rest[3]:
+        return rest
+    return (*rest[:2], *((rest[2], end_ms) if end_ms > rest[2] else (0, 0)), *rest[4:])
+
+
 def unpack_rows(rows: bytes | memoryview) -> list[Row]:
     """Decode rows. The length of *rows* must be a multiple of ``ROW_SIZE``."""
     return [Row._make(fields) for fields in ROW.iter_unpack(rows)]

@@ -30,11 +30,11 @@ from consentd.policy.rows import (
 )
 from consentd.policy.vocabulary import HIGHEST_LEVEL
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 
 SIMPLE: Final = 1
-"""Header flag: every lineage has a single row; no lineage is paused, unreadable or statutory, or selects a policy; no
-row has labels, a level, a side record or a group. So row *i* belongs to lineage *i*."""
+"""Header flag: every lineage has a single row; no lineage is paused, unreadable or statutory, selects a policy or rests
+on an authority; no row has labels, a level, a side record or a group. So row *i* belongs to lineage *i*."""
 
 CLOSED: Final = 2
 """Header flag: the lineages that permit nothing are over ``MAX_ROWS`` or ``MAX_SIDES``. A deny is never refused for
@@ -63,7 +63,8 @@ HEADER: Final = struct.Struct("<BBHHH")
 
 ENTRY: Final = struct.Struct("<IIHHBBQII")
 """Directory entry: lineage, seq, version, vocabulary version, number of rows of its tree minus 1, flags, since; the seq
-of the AUTHORITY entry that the consent rests on, 0: none; and a reserved field, 0: the notice it was given under."""
+of the AUTHORITY entry that the consent rests on, and the number of the version of a notice that it was given under; 0:
+none."""
 SIDE_LENGTH: Final = struct.Struct("<I")
 """The length of a side block, before it."""
 _STATES: Final = PAUSED | UNREADABLE | STATUTORY
@@ -75,8 +76,7 @@ class Lineage:
     """One lineage of a subject value: a ``StoredConsent`` in which the consent is compiled.
 
     ``authority`` is the seq of the AUTHORITY entry under which a representative gave the version in force; 0: the
-    person gave it. If ``notice``, a reserved field, is not 0, a later version wrote the lineage, and this version
-    cannot interpret it.
+    person gave it. ``notice`` is the number of the version of a notice that it was given under; 0: none.
     """
 
     lineage: int
@@ -236,7 +236,9 @@ def with_consent(value: bytes | None, stored: StoredConsent, compiled: Compiled)
     is_seq = 0 < stored.lineage <= stored.seq <= MAX_TABLE_SEQ and 0 <= stored.authority <= MAX_TABLE_SEQ
     if not (is_seq and 0 < stored.version <= 0xFFFF):
         raise PreconditionError("seq or version of a consent is out of range", "LIMIT_REACHED")
-    lineage = Lineage(stored.lineage, stored.seq, stored.version, stored.paused, compiled, stored.authority)
+    lineage = Lineage(
+        stored.lineage, stored.seq, stored.version, stored.paused, compiled, stored.authority, stored.notice
+    )  # fmt: skip
     return encode_subject([*(one for one in _lineages(value) if one.lineage != lineage.lineage), lineage])
 
 
@@ -388,4 +390,4 @@ def _check_tree(rows: list[Row]) -> None:
 def _is_simple(lineage: Lineage) -> bool:
     row, *others = unpack_rows(lineage.compiled.rows)
     is_limited = row.labels or row.flags & ~PERMIT
-    return not (others or lineage.flags or lineage.authority or lineage.notice or is_limited)
+    return not (others or lineage.flags or lineage.authority or is_limited)

@@ -19,6 +19,7 @@ from consentd.ledger.vault import Vault
 from consentd.service.pages import Deletions, read_range
 from consentd.statements import decisions, payloads
 from consentd.store import Store
+from consentd.table.table import decode_entry
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import statement_pb2 as st
@@ -82,6 +83,7 @@ class ConsentReader:
     def __init__(self, store: Store, vault: Vault, tag: bytes, *, tree_size: int, now_ms: int) -> None:
         self._store, self._vault, self._tag = store, vault, tag
         self._size, self._now_ms = tree_size, now_ms
+        self._asked: dict[tuple[str, int], int] = {}  # what ``_reconsent_by`` returned
 
     def find(self, consent_id: bytes) -> cs.ConsentRecord:
         """Return the record of a consent.
@@ -163,9 +165,11 @@ class ConsentReader:
         else:
             stated = amended = payloads.parse(st.AmendStatement, payload)
             version = amended.version
-        state = cs.CONSENT_STATE_REVOKED
+        state, asked_ms = cs.CONSENT_STATE_REVOKED, 0
         if not lineage.revoked:
-            state = _state(stated.consent.root.period, self._now_ms, paused=lineage.paused)
+            asked_ms = self._reconsent_by(stated.consent)
+            paused = lineage.paused or 0 < asked_ms <= self._now_ms
+            state = _state(stated.consent.root.period, self._now_ms, paused=paused)
         return cs.ConsentRecord(
             consent_id=decisions.consent_id(self._tag, lineage.first),
             version=version,
@@ -178,7 +182,26 @@ class ConsentReader:
             paused=lineage.paused and not lineage.revoked,
             served_seq=stated.served_seq,
             authority_seq=stated.authority_seq,
+            reconsent_by_time_ms=asked_ms,
         )
+
+    def _reconsent_by(self, consent: pb.Consent) -> int:
+        """Return from when a consent is paused, because a later version of its notice asks for a new one; 0: never."""
+        named = consent.notice_id, consent.notice_version
+        if not consent.notice_version or consent.kind == pb.CONSENT_KIND_STATUTORY:
+            return 0
+        found = self._asked.get(named)
+        if found is None:
+            # Version n of a notice is entry n of its chain.
+            tag, asked = codec.public_tag(codec.NOTICE_PREFIX + consent.notice_id), []
+            for entry in reads.read_chain(self._store, tag, consent.notice_version + 1):
+                if entry.index >= self._size:
+                    break
+                notice = decode_entry(self._vault, entry)
+                if isinstance(notice, st.NoticeStatement) and notice.reconsent_by_time_ms:
+                    asked.append(notice.reconsent_by_time_ms)
+            found = self._asked[named] = min(asked, default=0)
+        return found
 
 
 def _provisions(root: pb.Provision) -> Iterator[pb.Provision]:

@@ -4,13 +4,18 @@ A transaction that applies a KEY must know it. To hash the ids of 10,000 partici
 their tags.
 """
 
+from google.protobuf.message import Message
+
 from consentd.core import codec
 from consentd.core.key_validity import PARTICIPANT_PREFIX
 from consentd.core.kinds import Owner
+from consentd.errors import InvalidError
+from consentd.statements import payloads
 from consentd.store import RowReader, RowWriter
+from consentd.store.lmdb import MAX_KEY
 from consentd.table.checked_rows import RowCheck, seal_row
 from consentd.table.registry import RegistryCache
-from consentd.table.view import View
+from consentd.table.view import U32, View
 
 
 class ChainOwners(View):
@@ -52,6 +57,36 @@ class ChainOwners(View):
 
     def _put(self, key: bytes, value: bytes) -> None:
         self._txn.put(key, seal_row(key, value))
+
+    def _put_named(self, key: bytes, value: bytes) -> None:
+        """Set a row whose key has what an entry states. Raises ``InvalidError`` if LMDB takes no key of that length."""
+        if len(key) > MAX_KEY:
+            raise InvalidError("entry states an id or a key that is too long")
+        self._put(key, value)
+
+    def _number(self) -> int:
+        row = self._get(b"#")
+        number = 1 if row is None else int(U32.unpack(row)[0]) + 1
+        self._put(b"#", U32.pack(number))
+        return number
+
+    def _check_chain(self, event: codec.Event, message: Message) -> None:
+        """Check that an entry is in the chain of what it is about. Otherwise readers of that chain would not see it.
+
+        Raises:
+            InvalidError: it is not.
+        """
+        if codec.public_tag(payloads.public_name(message)) != event.tag:
+            raise InvalidError("entry is in the chain of another name than that of what it is about")
+
+    def _registry_changed(self) -> None:
+        """Increase the registry's generation, and forget the registry, so that its next use reads the rows again.
+
+        The generation counts entries and not transactions, so a table that is built anew has the same generation.
+        """
+        self._registry = None
+        self._changed = True
+        self._generation += 1
 
 
 def _tag_of_participant(participant_id: str) -> bytes:

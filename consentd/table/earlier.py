@@ -5,8 +5,9 @@ public chains and of these persons' chains that the earlier tree has are applied
 of the ledger, by the ``apply`` that the sequencer uses. Each consent is compiled with the vocabulary and the rules that
 were in force at its entry, because all chains are merged by leaf index.
 
-What a decision does not depend on is left out: keys (only signed questions need them), notices and mandates. So these
-rows answer a question as the whole table of that tree would, but are not that table.
+What a decision does not depend on is left out: keys (only signed questions need them), mandates, and the notices of
+which no version asked for new consents. So these rows answer a question as the whole table of that tree would, but are
+not that table.
 
 **Pruned and erased.** A pruning of time T keeps what every decision since T rests on (``ledger.retention``). A consent
 whose entries it deleted had left the table before T. So a tree whose last leaf has the time T or a later one can be
@@ -50,6 +51,7 @@ def public_chains(snapshot: Snapshot) -> list[bytes]:
     registry = snapshot.registry()
     names = [PARTICIPANT_PREFIX + one for one in registry.participants]
     names += [codec.VOCABULARY_PREFIX + registry.codebook.vocabulary.id, codec.RULES_PREFIX + rules.realm_id]
+    names += [codec.NOTICE_PREFIX + one for one in sorted(registry.campaigns)]
     return [codec.LEDGER_TAG, *map(codec.public_tag, names)]
 
 

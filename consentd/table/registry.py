@@ -79,6 +79,8 @@ class Registry:
         delegations: those that were not ended, whether or not now is in their window.
         mandates: those that were not ended, in force or not, by auditor.
         certificate_names: the participant of each certificate name, active or not.
+        campaigns: ids of the notices of which a version asked for new consents. From when consents under earlier
+            versions do not count is in ``rules``.
     """
 
     generation: int
@@ -90,6 +92,7 @@ class Registry:
     delegations: Delegations
     mandates: dict[str, "Mandate"]
     certificate_names: Mapping[str, str]
+    campaigns: frozenset[str]
     # The lists that pages read, once they are sorted. Two threads may both append one; both are the same.
     _list: list[tuple[tuple[int, Delegation], ...]] = field(default_factory=list, init=False, repr=False, compare=False)
     _everyone: list[tuple[Participant, ...]] = field(default_factory=list, init=False, repr=False, compare=False)
@@ -223,6 +226,14 @@ class Registry:
         if not ended:
             given[delegation.taker, delegation.capacity] = delegation
         return replace(self, generation=generation, delegations={**self.delegations, delegation.giver: given})
+
+    def with_campaign(self, notice_id: str, instants: Mapping[int, int], *, generation: int) -> "Registry":
+        """Return the registry after a version of a notice that asks for new consents.
+
+        *instants*: number of a version → the instant from which consents under it are paused.
+        """
+        rules = replace(self.rules, campaigns={**self.rules.campaigns, **instants})
+        return replace(self, generation=generation, rules=rules, campaigns=self.campaigns | {notice_id})
 
     def with_participant(
         self, participant: Participant, groups: Mapping[str, int], *, generation: int

@@ -21,13 +21,15 @@ first  rest of the key               value, without its check (``checked_rows``)
 ``d``  giver ‖ 0 ‖ taker ‖ 0 ‖ u8    DelegationStatement; the u8 is the capacity
 ``m``  auditor                       seq of the entry u64 ‖ MandateStatement
 ``x``  certificate name              id of the participant to which it belongs
-``n``  notice id ‖ 0 ‖ version u32   NoticeStatement
+``n``  notice id ‖ 0 ‖ version u32   number u32 ‖ NoticeStatement
+``w``  number of a notice version    from when consents under it are paused, UTC ms u64 ‖ notice id
+``t``  number of a notice version    how many consents are in force under it u64
 ``v``                                VocabularyStatement in force
 ``r``                                RulesStatement in force
 ``c``                                the rules, compiled
 ``h``  tag[32] ‖ seq u64             time u64 ‖ form u8: a hold, or an erasure that is due (``policy.duty``)
 ``u``  kind u8 ‖ hash[32]            end u64 ‖ caller id: a credential (``credential_rows``)
-``#``                                last number assigned to a participant or group, u32
+``#``                                last number assigned to a participant, group or notice version, u32
 ``e``                                leaf index of the last ERASURE u64
 =====  ============================  =====================================================================
 

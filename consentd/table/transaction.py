@@ -20,9 +20,9 @@ from consentd.policy import subject as subjects
 from consentd.policy.actor import SUBJECT_NUMBER
 from consentd.statements import payloads, values
 from consentd.statements.delegations import delegation_value, named_parties
-from consentd.store.lmdb import MAX_KEY
 from consentd.table.authorities import AuthorityRows
 from consentd.table.duties import DutyRows
+from consentd.table.notices import NoticeRows, notices_of
 from consentd.table.view import (
     DUTIES,
     FORMAT,
@@ -44,7 +44,7 @@ from consentd.table.view import (
 from consentd.v1 import statement_pb2 as st
 
 
-class TableTransaction(DutyRows):
+class TableTransaction(DutyRows, NoticeRows):
     """The transaction that applies a batch of entries. For the sequencer's thread only.
 
     Its reads include its own writes. Readers see none of these writes before ``commit``. Leaving the ``with`` block
@@ -58,12 +58,16 @@ class TableTransaction(DutyRows):
         """Return the tag under which an identifier is enrolled; None if the identifier is not enrolled.
 
         INVARIANT: no command on a person whose subject row is damaged or missing, or was compiled with a vocabulary
-        that the table does not have, records anything: it could not be replayed. Every command finds the person here,
-        so this reads that row too, and raises ``DamagedRowError``.
+        that the table does not have, records anything: it could not be replayed. None does either if a row is damaged
+        that counts the person's consents. Every command finds the person here, so this reads these rows too, and raises
+        ``DamagedRowError``.
         """
         tag = super().tag_of(identifier_hash)
         if tag is not None:
-            version = subjects.vocabulary_version(self.enrolled_subject(tag))
+            value = self.enrolled_subject(tag)
+            for number in notices_of(value):
+                self.consents_under(number)
+            version = subjects.vocabulary_version(value)
             if version and version > self.registry().codebook.vocabulary.version:
                 raise self._check.damage(b"v")
         return tag
@@ -172,11 +176,6 @@ class TableTransaction(DutyRows):
         self._put(b"v", message.SerializeToString(deterministic=True))
         self._registry_changed()
 
-    def _notice(self, event: codec.Event, message: st.NoticeStatement) -> None:
-        self._check_chain(event, message)
-        row_key = b"n" + message.notice_id.encode() + b"\0" + U32.pack(message.version)
-        self._put_named(row_key, message.SerializeToString(deterministic=True))
-
     def _rules(self, event: codec.Event, message: st.RulesStatement) -> None:
         self._check_chain(event, message)
         self._put(b"r", message.SerializeToString(deterministic=True))
@@ -217,15 +216,6 @@ class TableTransaction(DutyRows):
         self._txn.delete(b"m" + auditor.encode())
         self._registry_changed()
 
-    def _check_chain(self, event: codec.Event, message: Message) -> None:
-        """Check that an entry is in the chain of what it is about. Otherwise readers of that chain would not see it.
-
-        Raises:
-            InvalidError: it is not.
-        """
-        if codec.public_tag(payloads.public_name(message)) != event.tag:
-            raise InvalidError("entry is in the chain of another name than that of what it is about")
-
     def _check_parties(self, event: codec.Event, *parties: str) -> None:
         """Check that *parties* are participants, and that the entry is in the chain of the first of them.
 
@@ -245,7 +235,7 @@ class TableTransaction(DutyRows):
         consent = values.consent_value(message.consent)
         stored = model.StoredConsent(
             lineage=event.seq, seq=event.seq, version=1, consent=consent, since=self._index,
-            authority=message.authority_seq,
+            authority=message.authority_seq, notice=self._number_of_notice(consent),
         )  # fmt: skip
         self._put_consent(event.tag, stored)
 
@@ -254,7 +244,7 @@ class TableTransaction(DutyRows):
         paused = any(one.paused for one in self.lineages(event.tag) if one.lineage == lineage)
         stored = model.StoredConsent(
             lineage=lineage, seq=event.seq, version=message.version, consent=consent, paused=paused,
-            since=self._index, authority=message.authority_seq,
+            since=self._index, authority=message.authority_seq, notice=self._number_of_notice(consent),
         )  # fmt: skip
         self._put_consent(event.tag, stored)
 
@@ -284,6 +274,7 @@ class TableTransaction(DutyRows):
             keys = [key for key, row in rows if _is_of_person(key, row, tag)]
             prefixes = (person_prefix(tag), authority_prefix(tag), DUTIES + tag)
             listed = itertools.chain.from_iterable(map(self._rows, prefixes))
+            self._count_notices(self._get(b"s" + tag), None)
             for key in (*keys, *[key for key, _ in listed], b"s" + tag):
                 self._txn.delete(key)
         self._put(b"e", U64.pack(self._index))
@@ -295,9 +286,6 @@ class TableTransaction(DutyRows):
             lineage=event.seq, seq=event.seq, version=1, consent=consent, readable=False, since=self._index
         )  # fmt: skip
         self._put_consent(event.tag, stored)
-
-    def _put_subject(self, tag: bytes, value: bytes) -> None:
-        self._put(b"s" + tag, value)
 
     def _put_key(self, key: bytes, owner: Owner, from_ms: int, whose: bytes | str, until_ms: int = FOREVER_MS) -> None:
         if len(key) != ed25519.KEY_SIZE:
@@ -321,18 +309,6 @@ class TableTransaction(DutyRows):
         vocabulary = values.vocabulary_value(vocabulary_message)
         compiled = compiler.compile_rules(values.rules_value(message), vocabulary, numbers, since=self._index)
         self._put(b"c", compiled.encoded)
-
-    def _put_named(self, key: bytes, value: bytes) -> None:
-        """Set a row whose key has what an entry states. Raises ``InvalidError`` if LMDB takes no key of that length."""
-        if len(key) > MAX_KEY:
-            raise InvalidError("entry states an id or a key that is too long")
-        self._put(key, value)
-
-    def _number(self) -> int:
-        row = self._get(b"#")
-        number = 1 if row is None else int(U32.unpack(row)[0]) + 1
-        self._put(b"#", U32.pack(number))
-        return number
 
     # -- rows that are no part of the policy table --------------------------------------------------------------
 
@@ -365,20 +341,11 @@ class TableTransaction(DutyRows):
             if value and (shorter := subjects.without_ended(value, kept_from_ms)) != value
         ]
         for key, shorter in changed:
-            self._put(key, shorter)
-
-    def _registry_changed(self) -> None:
-        """Increase the registry's generation, and forget the registry, so that its next use reads the rows again.
-
-        The generation counts entries and not transactions, so a table that is built anew has the same generation.
-        """
-        self._registry = None
-        self._changed = True
-        self._generation += 1
+            self._put_subject(key[1:], shorter)
 
     STEPS: ClassVar[Mapping[int, Callable[["TableTransaction", codec.Event, Any], None]]] = {
         EntryKind.LEDGER: _ledger, EntryKind.PARTICIPANT: _participant, EntryKind.KEY: _key,
-        EntryKind.VOCABULARY: _vocabulary, EntryKind.NOTICE: _notice, EntryKind.RULES: _rules,
+        EntryKind.VOCABULARY: _vocabulary, EntryKind.NOTICE: NoticeRows.put_notice, EntryKind.RULES: _rules,
         EntryKind.ENROL: _enrol, EntryKind.GRANT: _grant, EntryKind.AMEND: _amend, EntryKind.PAUSE: _set_paused,
         EntryKind.RESUME: _set_paused, EntryKind.REVOKE: _revoke, EntryKind.DELEGATION: _delegation,
         EntryKind.MANDATE: _mandate, EntryKind.AUTHORITY: AuthorityRows.put_authority,

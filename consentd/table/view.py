@@ -5,6 +5,7 @@ A ``View`` is the table at one moment. Readers get a ``Snapshot`` of the last co
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from struct import Struct
 from typing import Self
 
@@ -57,6 +58,21 @@ def is_derived(key: bytes) -> bool:
 def certificate_key(name: str) -> bytes:
     """Return the key of the row that says whose certificate name this is."""
     return b"x" + name.encode()
+
+
+def notice_key(notice_id: str, version: int) -> bytes:
+    """Return the key of the row of a version of a notice."""
+    return b"n" + notice_id.encode() + b"\0" + U32.pack(version)
+
+
+def campaign_key(notice: int) -> bytes:
+    """Return the key of the row that says from when consents under a version of a notice are paused."""
+    return b"w" + U32.pack(notice)
+
+
+def count_key(notice: int) -> bytes:
+    """Return the key of the row that counts the consents under a version of a notice."""
+    return b"t" + U32.pack(notice)
 
 
 def authority_key(tag: bytes, seq: int) -> bytes:
@@ -253,11 +269,17 @@ class View:
         """Return a version of a notice, or for version 0 the latest version; None if there is none."""
         start = b"n" + notice_id.encode() + b"\0"
         row = self._get(start + U32.pack(version)) if version else max(self._rows(start), default=(b"", None))[1]
-        return None if row is None else payloads.parse(st.NoticeStatement, row)
+        return None if row is None else payloads.parse(st.NoticeStatement, row[U32.size :])
 
-    def has_notice(self, notice_id: str, version: int) -> bool:
-        """Report whether this version of a notice was published."""
-        return version > 0 and self.notice(notice_id, version) is not None
+    def notice_number(self, notice_id: str, version: int) -> int:
+        """Return the number of a version of a notice; 0: this version was not published."""
+        row = self._get(notice_key(notice_id, version)) if version > 0 else None
+        return 0 if row is None else int(U32.unpack_from(row)[0])
+
+    def consents_under(self, notice: int) -> int:
+        """Return how many consents are in force under the version of a notice with this number, ended ones included."""
+        row = self._get(count_key(notice))
+        return 0 if row is None else int(U64.unpack(row)[0])
 
     def vocabulary_statement(self) -> st.VocabularyStatement | None:
         """Return the vocabulary in force; None if no entry has stated a vocabulary yet."""
@@ -296,7 +318,9 @@ class View:
         for _, row in self._rows(b"d"):
             one = delegation_value(payloads.parse(st.DelegationStatement, row))
             delegations.setdefault(one.giver, {})[one.taker, one.capacity] = one
-        rules = compiler.decode_rules(rules_row, vocabulary)
+        campaigns = {U32.unpack(key[1:])[0]: row for key, row in self._rows(b"w")}
+        instants = {number: int(U64.unpack_from(row)[0]) for number, row in campaigns.items()}
+        rules = replace(compiler.decode_rules(rules_row, vocabulary), campaigns=instants)
         mandates = {
             key[1:].decode(): Mandate(U64.unpack_from(row)[0], payloads.parse(st.MandateStatement, row[8:]))
             for key, row in self._rows(b"m")
@@ -307,8 +331,9 @@ class View:
             name: one.id for one in participants.values() for name in one.statement.certificate_names
         }  # fmt: skip
         return Registry(
-            self._generation, codebook, rules, quotas, participants, numbers, delegations, mandates, certificate_names
-        )
+            self._generation, codebook, rules, quotas, participants, numbers, delegations, mandates, certificate_names,
+            frozenset(row[U64.size :].decode() for row in campaigns.values()),
+        )  # fmt: skip
 
 
 ParticipantRow = tuple[int, tuple[tuple[int, int, int], ...], st.ParticipantStatement]

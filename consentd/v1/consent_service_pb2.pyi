@@ -77,6 +77,7 @@ class ConsentRecord(_message.Message):
     PAUSED_FIELD_NUMBER: _builtins.int
     SERVED_SEQ_FIELD_NUMBER: _builtins.int
     AUTHORITY_SEQ_FIELD_NUMBER: _builtins.int
+    RECONSENT_BY_TIME_MS_FIELD_NUMBER: _builtins.int
     consent_id: _builtins.str
     """consent_id names the lineage."""
     version: _builtins.int
@@ -103,6 +104,10 @@ class ConsentRecord(_message.Message):
     """authority_seq is the seq of the AUTHORITY entry under which a representative gave the current version; 0: the person
     gave it. Its permits end with that authority, which `state` does not show: GetAuthority says when.
     """
+    reconsent_by_time_ms: _builtins.int
+    """reconsent_by_time_ms is from when the current version is paused, because a later version of its notice asks for a new
+    consent, UTC milliseconds; then `state` is PAUSED. An amendment under that later version ends it. 0: nobody asks.
+    """
     @_builtins.property
     def consent(self) -> _consent_pb2.Consent:
         """consent is the current version."""
@@ -121,10 +126,11 @@ class ConsentRecord(_message.Message):
         paused: _builtins.bool = ...,
         served_seq: _builtins.int = ...,
         authority_seq: _builtins.int = ...,
+        reconsent_by_time_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["consent", b"consent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority_seq", b"authority_seq", "change_time_ms", b"change_time_ms", "consent", b"consent", "consent_id", b"consent_id", "grant_time_ms", b"grant_time_ms", "lineage_seq", b"lineage_seq", "paused", b"paused", "seq", b"seq", "served_seq", b"served_seq", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority_seq", b"authority_seq", "change_time_ms", b"change_time_ms", "consent", b"consent", "consent_id", b"consent_id", "grant_time_ms", b"grant_time_ms", "lineage_seq", b"lineage_seq", "paused", b"paused", "reconsent_by_time_ms", b"reconsent_by_time_ms", "seq", b"seq", "served_seq", b"served_seq", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

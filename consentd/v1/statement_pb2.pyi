@@ -384,6 +384,26 @@ CODE_KIND_LEGAL_BASIS: CodeKind.ValueType  # 6
 """CODE_KIND_LEGAL_BASIS is what a STATUTORY consent rests on."""
 Global___CodeKind: _TypeAlias = CodeKind  # noqa: Y015
 
+class _NoticeAudience:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NoticeAudienceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NoticeAudience.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NOTICE_AUDIENCE_UNSPECIFIED: _NoticeAudience.ValueType  # 0
+    """NOTICE_AUDIENCE_UNSPECIFIED: for everybody."""
+    NOTICE_AUDIENCE_CHILD: _NoticeAudience.ValueType  # 1
+    """NOTICE_AUDIENCE_CHILD: for children, in words that they understand (PIPA 22-2(3))."""
+
+class NoticeAudience(_NoticeAudience, metaclass=_NoticeAudienceEnumTypeWrapper):
+    """NoticeAudience is for whom a notice is written."""
+
+NOTICE_AUDIENCE_UNSPECIFIED: NoticeAudience.ValueType  # 0
+"""NOTICE_AUDIENCE_UNSPECIFIED: for everybody."""
+NOTICE_AUDIENCE_CHILD: NoticeAudience.ValueType  # 1
+"""NOTICE_AUDIENCE_CHILD: for children, in words that they understand (PIPA 22-2(3))."""
+Global___NoticeAudience: _TypeAlias = NoticeAudience  # noqa: Y015
+
 class _AuthorityCapacity:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -1150,6 +1170,32 @@ class VocabularyStatement(_message.Message):
 Global___VocabularyStatement: _TypeAlias = VocabularyStatement  # noqa: Y015
 
 @_typing.final
+class NoticeText(_message.Message):
+    """NoticeText is the text of a notice in one language. The text itself is not stored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_SHA256_FIELD_NUMBER: _builtins.int
+    URI_FIELD_NUMBER: _builtins.int
+    content_sha256: _builtins.bytes
+    """content_sha256 is the hash of the text, 32 bytes."""
+    uri: _builtins.str
+    """uri is where the text can be read; empty: not stated."""
+    def __init__(
+        self,
+        *,
+        content_sha256: _builtins.bytes = ...,
+        uri: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_sha256", b"content_sha256", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NoticeText: _TypeAlias = NoticeText  # noqa: Y015
+
+@_typing.final
 class NoticeStatement(_message.Message):
     """NoticeStatement is one version of a notice that persons are shown."""
 
@@ -1175,20 +1221,48 @@ class NoticeStatement(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class TextsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___NoticeText: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___NoticeText | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NOTICE_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     TITLE_FIELD_NUMBER: _builtins.int
-    CONTENT_SHA256_FIELD_NUMBER: _builtins.int
-    URI_FIELD_NUMBER: _builtins.int
     ATTESTATION_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
+    AUDIENCE_FIELD_NUMBER: _builtins.int
+    RECONSENT_BY_TIME_MS_FIELD_NUMBER: _builtins.int
+    PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
     notice_id: _builtins.str
     """notice_id names the notice."""
     version: _builtins.int
     """version is 1, 2, 3 …"""
-    content_sha256: _builtins.bytes
-    """content_sha256 is the hash of the notice's text."""
-    uri: _builtins.str
-    """uri is where the text can be read; empty: not stated."""
+    audience: Global___NoticeAudience.ValueType
+    """audience is for whom it is written."""
+    reconsent_by_time_ms: _builtins.int
+    """reconsent_by_time_ms asks for consents under this version: from then on the permits of consents that were given
+    under an earlier version do not count, until they are amended. UTC milliseconds, later than the entry. 0: nobody is
+    asked again. Not in version 1.
+    """
+    participant_id: _builtins.str
+    """participant_id is whose notice it is; empty: the realm's. All versions of a notice name the same."""
     @_builtins.property
     def title(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """title is what people read: language tag → text."""
@@ -1197,19 +1271,25 @@ class NoticeStatement(_message.Message):
     def attestation(self) -> Global___Attestation:
         """attestation names the operator that published it."""
 
+    @_builtins.property
+    def texts(self) -> _containers.MessageMap[_builtins.str, Global___NoticeText]:
+        """texts are those of this version: language tag → text. At least one, at most 32 (name_languages)."""
+
     def __init__(
         self,
         *,
         notice_id: _builtins.str = ...,
         version: _builtins.int = ...,
         title: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
-        content_sha256: _builtins.bytes = ...,
-        uri: _builtins.str = ...,
         attestation: Global___Attestation | None = ...,
+        texts: _abc.Mapping[_builtins.str, Global___NoticeText] | None = ...,
+        audience: Global___NoticeAudience.ValueType = ...,
+        reconsent_by_time_ms: _builtins.int = ...,
+        participant_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "content_sha256", b"content_sha256", "notice_id", b"notice_id", "title", b"title", "uri", b"uri", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "audience", b"audience", "notice_id", b"notice_id", "participant_id", b"participant_id", "reconsent_by_time_ms", b"reconsent_by_time_ms", "texts", b"texts", "title", b"title", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1483,12 +1563,13 @@ class ServedStatement(_message.Message):
     SERVED_TIME_MS_FIELD_NUMBER: _builtins.int
     CONTENT_SHA256_FIELD_NUMBER: _builtins.int
     ATTESTATION_FIELD_NUMBER: _builtins.int
+    AUTHORITY_SEQ_FIELD_NUMBER: _builtins.int
     notice_id: _builtins.str
     """notice_id names the notice."""
     notice_version: _builtins.int
     """notice_version is the version that was shown. It is published."""
     language: _builtins.str
-    """language is the language in which it was shown, a tag as in names."""
+    """language is the language in which it was shown: one of the tags of the notice's texts."""
     channel: _builtins.str
     """channel is where it was shown, `[a-z][a-z0-9-]{0,31}`: `app`, `web`, `paper`, `counter` or `phone`, for example."""
     served_time_ms: _builtins.int
@@ -1496,7 +1577,13 @@ class ServedStatement(_message.Message):
     the entry's time.
     """
     content_sha256: _builtins.bytes
-    """content_sha256 is the hash of the text as it was shown, in this language, 32 bytes; empty: not stated."""
+    """content_sha256 is the hash of the text as it was shown, 32 bytes: that of the notice's text in this language. Empty:
+    not stated.
+    """
+    authority_seq: _builtins.int
+    """authority_seq is the seq of the AUTHORITY entry, earlier in the person's chain, of the representative to whom the
+    notice was shown; 0: it was shown to the person.
+    """
     @_builtins.property
     def attestation(self) -> Global___Attestation:
         """attestation names the participant or operator that attests it; absent if its author signed it."""
@@ -1511,10 +1598,11 @@ class ServedStatement(_message.Message):
         served_time_ms: _builtins.int = ...,
         content_sha256: _builtins.bytes = ...,
         attestation: Global___Attestation | None = ...,
+        authority_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "channel", b"channel", "content_sha256", b"content_sha256", "language", b"language", "notice_id", b"notice_id", "notice_version", b"notice_version", "served_time_ms", b"served_time_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "authority_seq", b"authority_seq", "channel", b"channel", "content_sha256", b"content_sha256", "language", b"language", "notice_id", b"notice_id", "notice_version", b"notice_version", "served_time_ms", b"served_time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

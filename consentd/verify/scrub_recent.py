@@ -43,9 +43,10 @@ MAX_WAITING = 4_096
 """Most persons who wait for a short pass. Beyond, the one that has waited longest is left to the pass."""
 _FIRST_LEAVES = 1_000
 """Vocabulary and rules begin among the first leaves."""
-_NOT_COMPARED = frozenset((b"H", b"e"))
-"""Kinds of rows that a small copy cannot have: the heartbeat, and the last erasure of all persons."""
-_SHARED = frozenset(bytes((kind,)) for kind in b"#Rcdgmnoprvx")
+_NOT_COMPARED = frozenset((b"H", b"e", b"t"))
+"""Kinds of rows that a small copy cannot have: the heartbeat, and of all persons the last erasure and the counts of
+consents under notices."""
+_SHARED = frozenset(bytes((kind,)) for kind in b"#Rcdgmnoprvwx")
 """Kinds of rows that follow from the public chains alone, so that a small copy has all of them: those that
 ``proto/table-format.md`` calls `shared`. Of every other kind the table may have rows that the small copy lacks, as
 those of other persons: only the keys of the copy are compared."""

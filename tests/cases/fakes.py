@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from consentd.clock import SystemClock
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.note import NoteSignature, NoteSigner
 from consentd.cosigning.publisher import ImmediatePublisher
@@ -192,3 +193,20 @@ class FaultyPublisher(ImmediatePublisher):
             super().offer(point, note)
         if self.persisted is not None:
             raise StorageError("publisher failed")
+
+
+class MovedClock(SystemClock):
+    """The machine's clock, moved on by ``advance``: for a daemon, whose threads wait for time to pass."""
+
+    def __init__(self) -> None:
+        self._moved_ms = 0
+
+    def wall_ms(self) -> int:
+        return super().wall_ms() + self._moved_ms
+
+    def monotonic_ms(self) -> int:
+        return super().monotonic_ms() + self._moved_ms
+
+    def advance(self, ms: int) -> None:
+        assert ms >= 0, "time only moves forward"
+        self._moved_ms += ms

@@ -136,6 +136,8 @@ class World:
         enrolled: whether the person is enrolled.
         blind: participants without the right SEE_REASONS.
         powers: the authorities that consents rest on, by the seq of their entries.
+        campaigns: of each version of a notice, the instant by which it asks for new consents; 0: it does not. The
+            number of a version is its place, from 1.
         vocabularies: (leaf index, version) of each version. Consents are compiled with the one that was in force.
             The reader may know the earlier ones alone: what was given under a later one is then not readable.
         memo: what a compiled consent depends on, the consent by its ``id`` → the consent, and compiled. A world that is
@@ -153,6 +155,7 @@ class World:
     enrolled: bool = True
     blind: Sequence[str] = BLIND
     powers: Mapping[int, Power] = field(default_factory=dict)
+    campaigns: Sequence[int] = ()
     memo: dict[tuple[int, int, bool, int, int, Ends], tuple[Consent, Compiled]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -177,7 +180,9 @@ class World:
             return None
         newest = {one.lineage: one for one in sorted(self.consents, key=lambda one: one.version)}
         value = encode_subject(
-            Lineage(one.lineage, one.seq, one.version, one.paused, self._compiled_consent(one), one.authority)
+            Lineage(
+                one.lineage, one.seq, one.version, one.paused, self._compiled_consent(one), one.authority, one.notice
+            )
             for one in newest.values()
         )
         for seq, power in self.powers.items():
@@ -198,7 +203,9 @@ class World:
     def compiled(self) -> CompiledRules:
         given = self.realm.vocabulary_at(self.since)
         compiled = compile_rules(self.rules, given, self.numbers, since=self.since)
-        return compiled if given is self.vocabulary else decode_rules(compiled.encoded, self.vocabulary)
+        compiled = compiled if given is self.vocabulary else decode_rules(compiled.encoded, self.vocabulary)
+        later = {number: [at for at in self.campaigns[number:] if at] for number in range(1, len(self.campaigns))}
+        return replace(compiled, campaigns={number: min(instants) for number, instants in later.items() if instants})
 
     def compiled_answer(self, question: Question, now_ms: int, caller: str | None = None) -> Decision:
         """Answer a question of *caller* (by default the organisation), where delegations show all names."""
@@ -256,8 +263,9 @@ class World:
             for one in self.consents
         ]
         return reference.decide(
-            question, read, self.realm, now_ms=now_ms, who=who, enrolled=self.enrolled, powers=self.powers
-        )
+            question, read, self.realm, now_ms=now_ms, who=who, enrolled=self.enrolled, powers=self.powers,
+            campaigns=self.campaigns,
+        )  # fmt: skip
 
 
 def ends_of(power: Power) -> Ends:
@@ -419,6 +427,18 @@ class Draw:
         ]  # fmt: skip
         return replace(world, consents=consents, powers=powers)
 
+    def asked_again(self, world: World) -> World:
+        """Return a world like *world*, in which most consents name versions of a notice that ask for new consents."""
+        pick = self.random
+        instants = [one + by for one in INSTANTS for by in (-1, 0, 1) if one + by > 0]
+        campaigns = [0, *(pick.choice([0, *[pick.choice(instants)] * 3]) for _ in range(pick.choice([1, 2])))]
+        consents = [
+            replace(one, notice=pick.choice([0, *range(1, len(campaigns) + 1), 1, 1]))
+            if one.readable and one.consent.kind is not Kind.STATUTORY else one
+            for one in world.consents
+        ]  # fmt: skip
+        return replace(world, consents=consents, campaigns=campaigns)
+
     def power(self) -> Power:
         """Draw an authority: mostly of a minor, one in three with a stated end, one in three ended."""
         pick = self.random
@@ -503,8 +523,9 @@ class Draw:
         return self.random.choice([name for name in able if name not in (*LEFT, SUBJECT)])
 
     def now(self, world: World | None = None) -> int:
-        """Draw an instant; if a representative gave a consent of *world*, mostly one beside the end of an authority."""
+        """Draw an instant: mostly one beside the end of an authority, or of a campaign, if *world* has any."""
         instants = [] if world is None else [at for one in world.powers.values() for at in borders(one)]
+        instants += [] if world is None else [at for at in world.campaigns if at]
         if instants and self.random.random() < 0.8:
             return max(0, self.random.choice(instants) + self.random.choice([-1, -1, -1, 0, 1]))
         return self.random.choice([0, 5, 10, 10, 15, 15, 20, 20, 29, 30, 45])

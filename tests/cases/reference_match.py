@@ -59,6 +59,7 @@ class Asked:
         self.case = Case.PLAIN
         self.bounds = list(who.bounds)
         self.powers: Powers = {}
+        self.campaigns: Sequence[int] = ()
 
     def participants_match(self, node: Provision, since: int) -> bool:
         """Rule 10: actors and holders."""

@@ -73,6 +73,8 @@ def said_by_consent(asked: Asked, leaf: str, stored: model.StoredConsent) -> Ite
     vocabulary, until_ms = asked.realm.vocabulary_at(stored.since), model.OPEN_END_MS
     if stored.authority:
         until_ms = lasts_until(asked.powers[stored.authority], asked.question.purpose, asked.realm.vocabulary)
+    if stored.notice:  # its permits last until the first instant that a later version of the notice states
+        until_ms = min([until_ms, *(at_ms for at_ms in asked.campaigns[stored.notice :] if at_ms)])
     given = Given(stored.since, vocabulary, silent=stored.paused, until_ms=until_ms)
     value, paths = asked.value(consent.root, leaf, given)
     for path in paths:
@@ -117,15 +119,19 @@ def said_by_nobody(asked: Asked, leaf: str) -> Effect | None:
 
 
 def decide(question: Question, consents: Sequence[model.StoredConsent], realm: Realm, *, now_ms: int,
-           who: Who | None = None, enrolled: bool = True, powers: Powers | None = None) -> Decision:  # fmt: skip
-    """Answer one question. Reasons come as a set in no order, ``residual`` not at all (see the laws on it)."""
+           who: Who | None = None, enrolled: bool = True, powers: Powers | None = None,
+           campaigns: Sequence[int] = ()) -> Decision:  # fmt: skip
+    """Answer one question. Reasons come as a set in no order, ``residual`` not at all (see the laws on it).
+
+    *campaigns*: of each version of the one notice, the instant by which it asks for new consents; 0: it does not.
+    """
     check(question, realm.vocabulary)
     known = [entry.code for entry in realm.vocabulary.categories]
     wanted = {leaf for code in question.categories if code in known for leaf in leaves(realm.vocabulary, code)}
     strange = list(dict.fromkeys(code for code in question.categories if code not in known))
     who = who or stated(question)
     asked = Asked(question, realm, now_ms, who, enrolled=enrolled)
-    asked.powers = powers or {}
+    asked.powers, asked.campaigns = powers or {}, campaigns
     applies = who.gets_conditions and model.Obligation.ENFORCE_RESIDUAL in question.supported_obligations
     sets: dict[object, list[str]] = {PERMIT: [], DENY: [], None: [], UNKNOWN: []}
     reasons, conditional = [model.Reason(ReasonCode.UNKNOWN_CATEGORY, None)] if strange else [], False

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from cases.daemons import request_id
+from cases.notices import make_notice
 from consentd.service.roles import Access
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
@@ -35,7 +36,7 @@ def publish_rules(call: "Call") -> Access:
 
 def _notice() -> st.NoticeStatement:
     name = f"n{request_id().hex()[:8]}"
-    return st.NoticeStatement(notice_id=name, version=1, title={"ko": "고지"}, content_sha256=bytes(32))
+    return make_notice(name)
 
 
 def published(call: "Call") -> st.NoticeStatement:

@@ -31,6 +31,8 @@ def agree(*, cases: int, seed: int, stop: bool = False) -> int:
                 world = draw.any_world()
                 if draw.random.random() < 0.2:
                     world = draw.represented(world)
+                if draw.random.random() < 0.2:
+                    world = draw.asked_again(world)
                 for _ in range(QUESTIONS):
                     answer = check_answer(draw, world)
                     kinds[kind_of(answer)] += 1

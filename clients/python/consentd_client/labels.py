@@ -15,6 +15,8 @@ _LABELS: Mapping[str, tuple[str, str]] = {
     "KEY": ("키", "key"),
     "VOCABULARY": ("용어", "vocabulary"),
     "NOTICE": ("고지", "notice"),
+    "CHILD": ("아동용", "for children"),
+    "RECONSENT_BY": ("재동의 기한", "new consents by"),
     "ENROL": ("등록", "enrolled"),
     "AUTHORITY": ("대리권", "authority"),
     "LEGAL_GUARDIAN": ("법정대리인", "legal guardian"),

@@ -106,7 +106,7 @@ def _line(message: Message | None, lang: str) -> str:
         case st.EnrolStatement():
             return message.scheme
         case st.ServedStatement():
-            return served(message)
+            return served(message, lang)
         case st.LedgerStatement():
             return ledger(message, lang)
         case st.ParticipantStatement():
@@ -116,7 +116,7 @@ def _line(message: Message | None, lang: str) -> str:
         case st.VocabularyStatement():
             return f"{message.vocabulary_id} v{message.version}"
         case st.NoticeStatement():
-            return f"{message.notice_id} v{message.version} {best_text(message.title, lang)}"
+            return notice(message, lang)
         case st.RulesStatement():
             return f"{message.realm_id} v{message.version}"
         case st.MandateStatement():
@@ -155,11 +155,22 @@ def ledger(message: st.LedgerStatement, lang: str) -> str:
     return f"{message.origin}, {label('PREDECESSOR', lang)} {point.origin} @{point.size} {point.root.hex()}"
 
 
-def served(message: st.ServedStatement) -> str:
-    """Describe in one line that a notice was shown: id and version, language, channel and time."""
+def notice(message: st.NoticeStatement, lang: str) -> str:
+    """Describe a version of a notice in one line: title, languages, until when it asks for consents, whose it is."""
+    title = f"{message.notice_id} v{message.version} {best_text(message.title, lang)}"
+    parts = [title, "+".join(sorted(message.texts))]
+    if message.audience:
+        parts.append(enum_label(st.NoticeAudience, message.audience, "NOTICE_AUDIENCE_", lang))
+    if message.reconsent_by_time_ms:
+        parts.append(f"{label('RECONSENT_BY', lang)} {format_instant(message.reconsent_by_time_ms)}")
+    return escape_control(", ".join(filter(None, (*parts, message.participant_id))))
+
+
+def served(message: st.ServedStatement, lang: str = "en") -> str:
+    """Describe in one line that a notice was shown: id and version, language, channel, time, and to which authority."""
     notice = f"{message.notice_id}@{message.notice_version}"
     shown = escape_control(f"{notice}, {message.language}, {message.channel}")
-    return f"{shown}, {format_instant(message.served_time_ms)}"
+    return f"{shown}, {format_instant(message.served_time_ms)}" + under_authority(message.authority_seq, lang)
 
 
 def mandate(message: st.MandateStatement, lang: str) -> str:

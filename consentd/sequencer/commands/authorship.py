@@ -123,9 +123,7 @@ def check_written_version(
         DeniedError: as ``check_attester``.
     """
     consent, registry = stored.consent, view.registry()
-    names_notice = consent.notice or consent.notice_version
-    if names_notice and not view.has_notice(consent.notice, consent.notice_version):
-        raise PreconditionError(f"notice version is not published: `{consent.notice}`", "UNKNOWN_NOTICE")
+    check_names_notice(view, consent, replaced)
     refused = check_version(view, consent, time_ms=time_ms, attester=attester, replaced=replaced)
     if refused is not None:
         return refused
@@ -144,6 +142,24 @@ def check_written_version(
     if attester:
         check_attester(view, attester, permits=compiled, ends=replaced)
     return compiled
+
+
+def check_names_notice(view: View, consent: Consent, replaced: Lineage | None) -> None:
+    """Check the notice that a version of a consent names. *replaced*: the version in force before; None: none is.
+
+    Raises:
+        PreconditionError: (UNKNOWN_NOTICE) this version of the notice is not published.
+        InvalidError: (INVALID_CONSENT) it names none, and the version before does. Otherwise a campaign that asks for
+            new consents under that notice would lose this one.
+    """
+    if consent.notice or consent.notice_version:
+        number = view.notice_number(consent.notice, consent.notice_version)
+        if not number:
+            raise PreconditionError(f"notice version is not published: `{consent.notice}`", "UNKNOWN_NOTICE")
+        # INVARIANT: the table counts consents under a notice. So a damaged row is found before the entry is appended.
+        view.consents_under(number)
+    elif replaced is not None and replaced.notice:
+        raise InvalidError("consent named a notice: its next version names one too", "INVALID_CONSENT")
 
 
 def check_version(

@@ -87,14 +87,14 @@ class _VersionWrite(PersonWrite):
                 raise InvalidError("notice is shown with an attested statement that names no other SERVED entry")
             payloads.check_no_unknown_fields(self.served)
             check_right(context.table, self.request.asker, ACT_FOR_SUBJECTS)
-            check_served(context.table, self.served, time_ms=context.time_ms)
+            check_served(context.table, tag, self.served, time_ms=context.time_ms)
             message.served_seq = context.batch.head(tag)[0] + 1
             shown: Shown | None = shown_by(self.served)
         elif message.served_seq:
             shown = read_shown(context, tag, message.served_seq)
         else:
             return
-        check_rests_on(shown, values.consent_value(message.consent))
+        check_rests_on(shown, values.consent_value(message.consent), authority_seq=message.authority_seq)
 
     def plan(
         self, context: WriteContext, kind: EntryKind, tag: bytes, message: Message, answer: ConsentAnswer, ref: int = 0

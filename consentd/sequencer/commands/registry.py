@@ -15,7 +15,6 @@ from consentd.core.key_validity import PARTICIPANT_PREFIX
 from consentd.core.kinds import EntryKind
 from consentd.core.possession import verify_possession
 from consentd.errors import (
-    AbortedError,
     AlreadyExistsError,
     InvalidError,
     MalformedError,
@@ -38,6 +37,7 @@ from consentd.sequencer.commands.callers import (
     check_right,
 )
 from consentd.sequencer.commands.erasure import unused_tag
+from consentd.sequencer.commands.notices import check_next_version, check_notice
 from consentd.sequencer.commands.write import (
     NewEntry,
     Plan,
@@ -180,7 +180,7 @@ def check_vocabulary(view: View, message: st.VocabularyStatement) -> None:
         return
     if old.vocabulary_id != message.vocabulary_id:
         raise InvalidError(f"realm uses another vocabulary: `{old.vocabulary_id}`")
-    _check_next_version(message.version, old.version)
+    check_next_version(message.version, old.version)
     check_successor(values.vocabulary_value(old), value)
 
 
@@ -198,7 +198,7 @@ def check_rules(view: View, message: st.RulesStatement) -> None:
         return
     if (old.realm_id, old.vocabulary_id) != (message.realm_id, message.vocabulary_id):
         raise InvalidError(f"realm or vocabulary is another: `{old.realm_id}`, `{old.vocabulary_id}`")
-    _check_next_version(message.version, old.version)
+    check_next_version(message.version, old.version)
     registry = view.registry()
     check.check_rules(value, registry.codebook.vocabulary)
     compile_rules(value, registry.codebook.vocabulary, registry.numbers)
@@ -209,12 +209,7 @@ def _check_vocabulary(write: PublicWrite[st.VocabularyStatement], context: Write
 
 
 def _check_notice(write: PublicWrite[st.NoticeStatement], context: WriteContext) -> None:
-    table = context.table
-    if not PARTICIPANT_ID.fullmatch(write.message.notice_id) or len(write.message.content_sha256) != 32:
-        raise InvalidError("notice needs an id of [a-z0-9._-] and the 32-byte hash of its text")
-    check_name(write.message.title)
-    latest = table.notice(write.message.notice_id)
-    _check_next_version(write.message.version, 0 if latest is None else latest.version)
+    check_notice(context.table, write.message, time_ms=context.batch.time_ms)
 
 
 def _check_rules(write: PublicWrite[st.RulesStatement], context: WriteContext) -> None:
@@ -248,11 +243,6 @@ _CHECKS: Mapping[EntryKind, Callable[[PublicWrite[Any], WriteContext], None]] = 
 def _check_new_key(table: TableTransaction, key: bytes) -> None:
     if table.key_ever(key) is not None:
         raise AlreadyExistsError("key is or was in force already")
-
-
-def _check_next_version(version: int, latest: int) -> None:
-    if version != latest + 1:
-        raise AbortedError(f"version does not follow the latest: `{latest}`", "VERSION_CONFLICT")
 
 
 def check_key(key: bytes) -> None:

@@ -13,7 +13,6 @@ from consentd.core.key_validity import MAX_AUTHOR_SKEW_MS
 from consentd.core.kinds import EntryKind, Owner
 from consentd.errors import InvalidError, PreconditionError
 from consentd.policy.dates import is_instant
-from consentd.policy.language import check_tag
 from consentd.policy.model import Consent
 from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, check_active, check_right
 from consentd.sequencer.commands.write import (
@@ -28,30 +27,39 @@ from consentd.statements import payloads
 from consentd.table.view import View
 from consentd.v1 import statement_pb2 as st
 
-Shown = tuple[str, int]
-"""A notice that was shown: its id and version."""
+Shown = tuple[str, int, int]
+"""A notice that was shown: its id and version, and the seq of the representative's AUTHORITY; 0: the person saw it."""
 
 _CHANNEL = re.compile("[a-z][a-z0-9-]{0,31}")
 
 
-def check_served(view: View, message: st.ServedStatement, *, time_ms: int) -> None:
+def check_served(view: View, tag: bytes, message: st.ServedStatement, *, time_ms: int) -> None:
     """Check what a SERVED statement says. The sequencer and ``audit replay`` call this.
 
     Args:
         view: the policy table with all entries before this one.
+        tag: the person's.
         time_ms: the time of the entry, UTC milliseconds.
 
     Raises:
         PreconditionError: the version of the notice is not published (UNKNOWN_NOTICE).
-        InvalidError: the language, the channel, the hash or the time is none, or the time is later than the entry's.
+        InvalidError: the channel or the time is none, or the time is later than the entry's; the notice has no text in
+            the language, or one with another hash; or the person has no such authority.
     """
-    if not view.has_notice(message.notice_id, message.notice_version):
+    version = message.notice_version
+    notice = view.notice(message.notice_id, version) if version else None
+    if notice is None:
         raise PreconditionError(f"notice version is not published: `{message.notice_id}`", "UNKNOWN_NOTICE")
-    check_tag(message.language)
+    if message.language not in notice.texts:
+        raise InvalidError(f"notice has no text in this language: `{message.language}`: see GetNotice")
+    if message.content_sha256 not in (b"", notice.texts[message.language].content_sha256):
+        raise InvalidError("text that was shown is not that of the notice: its hash is another")
+    if message.authority_seq:
+        authority = view.authority(tag, message.authority_seq)
+        if authority is None or not authority.start_ms <= time_ms < authority.ends.last_ms:
+            raise InvalidError(f"person has no such authority in force: `{message.authority_seq}`")
     if not _CHANNEL.fullmatch(message.channel):
         raise InvalidError(f"channel is not of [a-z0-9-], or too long: `{message.channel}`")
-    if len(message.content_sha256) not in (0, 32):
-        raise InvalidError(f"hash of the notice's text is not of 32 bytes: `{len(message.content_sha256)}`")
     shown_ms = message.served_time_ms
     if shown_ms <= 0 or not is_instant(shown_ms) or shown_ms > time_ms + MAX_AUTHOR_SKEW_MS:
         raise InvalidError(f"notice was shown at no time, or later than now: `{shown_ms}`")
@@ -75,22 +83,26 @@ def check_served_author(view: View, attester: str, key: bytes) -> None:
 
 
 def shown_by(message: st.ServedStatement) -> Shown:
-    """Return the notice and version that a SERVED statement names."""
-    return message.notice_id, message.notice_version
+    """Return what a SERVED statement names."""
+    return message.notice_id, message.notice_version, message.authority_seq
 
 
-def check_rests_on(shown: Shown | None, consent: Consent) -> None:
-    """Check that a consent names the notice of the SERVED entry on which it rests.
+def check_rests_on(shown: Shown | None, consent: Consent, *, authority_seq: int) -> None:
+    """Check that a consent names the notice of the SERVED entry on which it rests, which was shown to who gives it.
 
     Args:
         shown: what that entry names; None: the person's chain has no such SERVED entry before the consent's.
+        authority_seq: the AUTHORITY under which a representative gives the consent; 0: the person does.
 
     Raises:
-        InvalidError: (INVALID_CONSENT) there is no such entry, or the consent names another notice or version.
+        InvalidError: (INVALID_CONSENT) there is no such entry, the consent names another notice or version, or the
+            notice was shown to another one than gives the consent.
     """
     if shown is None:
         raise InvalidError("consent rests on no SERVED entry of the person", "INVALID_CONSENT")
-    if shown != (consent.notice, consent.notice_version):
+    if shown[2] != authority_seq:
+        raise InvalidError("notice was shown to another one than gives the consent", "INVALID_CONSENT")
+    if shown[:2] != (consent.notice, consent.notice_version):
         raise InvalidError("consent names another version of a notice than was shown", "INVALID_CONSENT")
 
 
@@ -113,7 +125,7 @@ class RecordServed(PersonWrite, ReceiptOnly):
         payloads.check_no_unknown_fields(self.message)
         check_right(context.table, self.request.asker, ACT_FOR_SUBJECTS)
         tag = enrolled_tag(context.table, self.identifier_hash)
-        check_served(context.table, self.message, time_ms=context.time_ms)
+        check_served(context.table, tag, self.message, time_ms=context.time_ms)
         entry = NewEntry(
             kind=EntryKind.SERVED, tag=tag, message=self.message, request_id=self.request.id, signed=self.signed
         )
