@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -33,15 +34,15 @@ QUESTION = Question(
 )  # fmt: skip
 
 
-def given(root: Provision, *, notice: int = 1, lineage: int = 1, **more: object) -> StoredConsent:
+def given(root: Provision, *, notice: int = 1, lineage: int = 1, **more: Any) -> StoredConsent:
     """Return a consent that was given under a version of a notice."""
     return StoredConsent(
         lineage=lineage, seq=lineage, version=1, consent=Consent(kind=Kind.CONSENT, root=root, **more), notice=notice
-    )  # type: ignore[arg-type]
+    )
 
 
-def provision(effect: Effect = PERMIT, **more: object) -> Provision:
-    return Provision(effect=effect, actors=("a",), purposes=("TREAT",), categories=("CLIN.A",), **more)  # type: ignore[arg-type]
+def provision(effect: Effect = PERMIT, **more: Any) -> Provision:
+    return Provision(effect=effect, actors=("a",), purposes=("TREAT",), categories=("CLIN.A",), **more)
 
 
 def asked(world: World, now_ms: int, question: Question = QUESTION) -> Decision:

@@ -140,6 +140,7 @@ def test_the_format_says_which_kinds_of_rows_all_share(case: LedgerCase) -> None
     ward, stated = changed_person(case, "a ward"), authority()
     payload = stated.SerializeToString()
     case.write(Raw(kind=EntryKind.AUTHORITY, tag=ward.tag, payload=payload, message=stated))
+    case.write(case.grant(changed_person(case, "asked again"), notice="notice"))
     hold = st.DutyStatement(hold=st.HoldStatement(legal_basis="COURT", until_time_ms=1 << 42))
     held = changed_person(case, "held")
     case.write(Raw(kind=EntryKind.DUTY, tag=held.tag, payload=hold.SerializeToString(), message=hold))

@@ -23,6 +23,12 @@ from consentd.statements.delegations import delegation_value, named_parties
 from consentd.table.authorities import AuthorityRows
 from consentd.table.duties import DutyRows
 from consentd.table.notices import NoticeRows, notices_of
+from consentd.table.participant_rows import (
+    ParticipantRow,
+    decode_participant,
+    encode_participant,
+    with_participant,
+)
 from consentd.table.view import (
     DUTIES,
     FORMAT,
@@ -31,15 +37,11 @@ from consentd.table.view import (
     REVISION_KEY,
     U32,
     U64,
-    ParticipantRow,
     authority_prefix,
     certificate_key,
-    decode_participant,
     delegation_key,
-    encode_participant,
     owner_prefix,
     person_prefix,
-    with_participant,
 )
 from consentd.v1 import statement_pb2 as st
 

@@ -4,7 +4,7 @@ A ``View`` is the table at one moment. Readers get a ``Snapshot`` of the last co
 ``TableTransaction``, whose reads include its own writes. The module ``table`` defines the rows.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from struct import Struct
 from typing import Self
@@ -26,6 +26,7 @@ from consentd.store import RowReader, prefix_end
 from consentd.store.lmdb import MAX_KEY
 from consentd.table import credential_rows
 from consentd.table.checked_rows import RowCheck
+from consentd.table.participant_rows import registered_participant
 from consentd.table.registry import Mandate, Participant, Registry, RegistryCache
 from consentd.v1 import statement_pb2 as st
 
@@ -40,8 +41,6 @@ U64 = Struct(">Q")
 U32 = Struct(">I")
 DUTIES = b"h"
 """How the keys of the rows of duties begin: tag and seq of the entry follow."""
-MEMBERSHIP = Struct(">IQQ")
-"""A membership in a row ``p``: number of the group, and the leaf indexes *from* and *until*."""
 
 
 def delegation_key(delegation: Delegation) -> bytes:
@@ -307,7 +306,7 @@ class View:
             raise CorruptionError("table has no vocabulary or no rules; rebuild it: `consentd table rebuild`")
         numbers = {key[1:].decode(): U32.unpack(row)[0] for key, row in self._rows(b"g")}
         group_names = {number: name for name, number in numbers.items()}
-        participants = {one.id: one for one in (_participant(row, group_names) for row in self._rows(b"p"))}
+        participants = {one.id: one for one in (registered_participant(row, group_names) for row in self._rows(b"p"))}
         numbers |= {one.id: one.number for one in participants.values()}
         numbers[model.SUBJECT] = actor.SUBJECT_NUMBER
         vocabulary = values.vocabulary_value(vocabulary_message)
@@ -334,45 +333,6 @@ class View:
             self._generation, codebook, rules, quotas, participants, numbers, delegations, mandates, certificate_names,
             frozenset(row[U64.size :].decode() for row in campaigns.values()),
         )  # fmt: skip
-
-
-ParticipantRow = tuple[int, tuple[tuple[int, int, int], ...], st.ParticipantStatement]
-"""Number, memberships (number of the group, from, until) and latest statement of a participant."""
-
-
-def encode_participant(row: ParticipantRow) -> bytes:
-    """Return the value of a row ``p``. Memberships are in the order of group number, then *from*."""
-    number, memberships, message = row
-    packed = (MEMBERSHIP.pack(*one) for one in sorted(memberships))
-    return b"".join(
-        (U32.pack(number), U32.pack(len(memberships)), *packed, message.SerializeToString(deterministic=True))
-    )
-
-
-def decode_participant(value: bytes) -> ParticipantRow:
-    """Decode the value of a row ``p``."""
-    (number,), (count,) = U32.unpack_from(value), U32.unpack_from(value, 4)
-    end = 8 + count * MEMBERSHIP.size
-    memberships = tuple((group, start, until) for group, start, until in MEMBERSHIP.iter_unpack(value[8:end]))
-    return number, memberships, payloads.parse(st.ParticipantStatement, value[end:])
-
-
-def with_participant(
-    registry: Registry, row: tuple[bytes, bytes], groups: Mapping[str, int], *, generation: int
-) -> Registry:
-    """Return the registry after a change of a row ``p``. *groups*: those that the participant is in now, by name."""
-    names = {**registry.codebook.names, **{number: group for group, number in groups.items()}}
-    return registry.with_participant(_participant(row, names), groups, generation=generation)
-
-
-def _participant(row: tuple[bytes, bytes], group_names: Mapping[int, str]) -> Participant:
-    key, value = row
-    number, memberships, message = decode_participant(value)
-    return Participant(
-        id=key[1:].decode(), number=number, roles=frozenset(message.roles), rights=frozenset(message.rights),
-        memberships=tuple(model.Membership(group_names[group], start, end) for group, start, end in memberships),
-        active=message.active, statement=message,
-    )  # fmt: skip
 
 
 class Snapshot(View):

@@ -299,13 +299,14 @@ class LedgerCase:
         self.people.append(person)
         return person
 
-    def grant(self, person: Person, *, signed: bool = False, **base: Any) -> GrantConsent:
-        """Return a consent: the hospital's records, to the bank, for care management."""
+    def grant(self, person: Person, *, signed: bool = False, notice: str = "", **base: Any) -> GrantConsent:
+        """Return a consent: the hospital's records, to the bank, for care management. *notice*: its version 1."""
         root = model.Provision(
             effect=model.Effect.PERMIT, actors=("bank",), holders=("hospital",), purposes=("CAREMGT",),
             categories=("CLIN",), actions=("access",),
         )
-        message = st.GrantStatement(consent=consent_message(model.Consent(kind=model.Kind.CONSENT, root=root)))
+        consent = model.Consent(kind=model.Kind.CONSENT, root=root, notice=notice, notice_version=1 if notice else 0)
+        message = st.GrantStatement(consent=consent_message(consent))
         if not signed:
             message.attestation.attested_by = "hospital"
         request = self.request(person.identifier_hash, b"grant", **base)

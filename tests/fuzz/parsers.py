@@ -393,7 +393,7 @@ ELSEWHERE: Mapping[str, str] = {
     "verify.statements:open_statement": "compares a commitment, then reads as `statement` does",
     "ledger.layout:decode_u64": "reads a row of eight bytes that fsck and the scrub compare",
     "verify.source:split_hashes": "cuts bytes whose length was checked",
-    "table.view:decode_participant": "reads a row of the table, behind a checksum (checked_rows)",
+    "table.participant_rows:decode_participant": "reads a row of the table, behind a checksum (checked_rows)",
     "table.checked_rows:open_row": "verifies that checksum",
     "policy.subject:split_subject": "reads a row of the table, behind a checksum (checked_rows)",
     "policy.rows:unpack_rows": "cuts bytes whose length was checked",
