@@ -120,6 +120,9 @@ VOCABULARY_REFUSAL_GROUNDS: Final = 64
 VOCABULARY_LEGAL_BASES: Final = 64
 """At most 64 codes: the legal bases of a vocabulary. Otherwise: INVALID_REQUEST."""
 
+VOCABULARY_EVIDENCE: Final = 64
+"""At most 64 codes: the kinds of evidence of a vocabulary. Otherwise: INVALID_REQUEST."""
+
 VOCABULARY_CODE_CHARACTERS: Final = 64
 """At most 64 characters: a code of a vocabulary. Otherwise: INVALID_REQUEST."""
 

@@ -429,7 +429,7 @@ def test_the_example_at_the_top_is_leaf_8() -> None:
 
 
 def test_the_table_of_kinds_is_that_of_the_code() -> None:
-    letters = {Owner.LEDGER: "D", Owner.PARTICIPANT: "P", Owner.SUBJECT: "S"}
+    letters = {Owner.LEDGER: "D", Owner.PARTICIPANT: "P", Owner.SUBJECT: "S", Owner.REPRESENTATIVE: "R"}
     expected = [
         (str(kind.value), kind.name, " ".join(letters[owner] for owner in sorted(AUTHORS[kind]))) for kind in EntryKind
     ]

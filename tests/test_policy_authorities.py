@@ -73,7 +73,8 @@ def test_what_is_no_birth_date_is_refused(text: str) -> None:
 
 
 def test_an_authority_comes_back_from_its_row() -> None:
-    for one in (NOTHING, Authority("guardian", 0b11110, 5, Ends(7, 9), is_agent=True, ended_seq=4)):
+    by_name = Authority("guardian", 0b11110, 5, Ends(7, 9), capacity=2, ended_seq=4)
+    for one in (NOTHING, by_name, Authority("", 0b11110, 5, Ends(7, 9), capacity=1, key=bytes(32))):
         assert decode_authority(one.encode()) == one
     for wrong in (b"", NOTHING.encode()[:-1], NOTHING.encode() + b"\xff"):
         with pytest.raises(MalformedError):

@@ -71,8 +71,8 @@ def test_every_row_is_documented_and_has_its_form(tmp_path: Path) -> None:
     assert given.attestation.attested_by == "operator/main"
     ((key, value),) = rows["a"]
     assert key == tag + struct.pack(">Q", authority_seq)
-    acts, start, *ends, ended_seq, is_agent = struct.unpack_from(">QQQQQ?", value)
-    assert (acts, ends, ended_seq, is_agent, value[41:]) == (0b11110, [2**42] * 2, 0, False, b"clinic-b")
+    acts, start, *ends, ended_seq, capacity, form = struct.unpack_from(">QQQQQBB", value)
+    assert (acts, ends, ended_seq, capacity, form, value[42:]) == (0b11110, [2**42] * 2, 0, 1, 0, b"clinic-b")
     assert start <= last_ms
     assert rows["x"] == [(b"dns:b.example", b"clinic-b")]
     ((auditor, mandate),) = rows["m"]

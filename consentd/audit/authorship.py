@@ -38,6 +38,7 @@ from consentd.sequencer.commands.registry import (
     check_certificate_names,
     check_enrolment,
     check_key,
+    check_no_authority,
     check_rules,
     check_vocabulary,
 )
@@ -78,7 +79,9 @@ def check_written(view: View, event: codec.Event, message: Message, key: bytes) 
     elif isinstance(message, st.KeyStatement):
         check_key(message.key)
         if view.subject(event.tag) is not None:
-            check_person_key(view, event.tag, message, author=key)
+            check_person_key(view, event.tag, message, author=key, time_ms=event.time_ms)
+        else:
+            check_no_authority(message)
     elif isinstance(message, st.ParticipantStatement):
         check_name(message.name)
         check_certificate_names(message)
@@ -115,13 +118,13 @@ def check_written(view: View, event: codec.Event, message: Message, key: bytes) 
 
 
 class _Author:
-    """The person who signed an entry, or the participant or operator that attests it, also as a representative."""
+    """Who made an entry: the person or representative who signed it, or the participant or operator that attests it."""
 
     def __init__(self, view: View, message: ActingStatement, key: bytes) -> None:
         owner = view.key_ever(key)
-        self._view, self._message = view, message
+        self._view, self._message, self._key = view, message, key
         self._attester = message.attestation.attested_by
-        self._is_person = owner is not None and owner.owner is Owner.SUBJECT
+        self._is_person = owner is not None and owner.owner in (Owner.SUBJECT, Owner.REPRESENTATIVE)
 
     def check_version(
         self, event: codec.Event, message: pb.Consent, *, lineage: int, version: int, replaced: Lineage | None
@@ -133,7 +136,7 @@ class _Author:
             check_same_kind(replaced, statutory=statutory)
         consent = values.consent_value(message)
         authority = check_representative(
-            self._view, event.tag, self._message, kind=event.kind, statutory=statutory
+            self._view, event.tag, self._message, kind=event.kind, statutory=statutory, key=self._key
         )
         stored = StoredConsent(
             lineage=lineage, seq=event.seq, version=version, consent=consent, authority=self._message.authority_seq
@@ -148,7 +151,7 @@ class _Author:
     def check_change(self, event: codec.Event, lineage: Lineage) -> None:
         self._check_writer(statutory=lineage.is_statutory)
         authority = check_representative(
-            self._view, event.tag, self._message, kind=event.kind, statutory=lineage.is_statutory
+            self._view, event.tag, self._message, kind=event.kind, statutory=lineage.is_statutory, key=self._key
         )
         vocabulary = self._view.registry().codebook.vocabulary
         check_in_force(authority, lineage.compiled, vocabulary, time_ms=event.time_ms)

@@ -13,7 +13,7 @@ from itertools import groupby
 from consentd import limits
 from consentd.core import codec, ed25519
 from consentd.core.history import VerifiedEntry
-from consentd.core.kinds import OWN_CHAIN, EntryKind, Owner, authors_of
+from consentd.core.kinds import AUTHORS, OWN_CHAIN, EntryKind, Owner, authors_of
 from consentd.errors import SignatureError, UnknownKeyError
 
 MAX_AUTHOR_SKEW_MS = limits.AUTHOR_SKEW_MS
@@ -32,13 +32,39 @@ ValidKeys = Mapping[bytes, Sequence["KeyValidity"]]
 @dataclass(frozen=True, slots=True)
 class KeyValidity:
     """A period, both ends included, in which a key was valid for one owner: the person with this tag, the participant
-    with this ID, or the daemon ("").
+    with this ID, the daemon (""), or the representative by an authority (``representative``).
     """
 
     owner: Owner
     from_ms: int
     until_ms: int
     tag_or_name: bytes | str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What the payload of a statement names, on which it depends who may sign the statement.
+
+    Attributes:
+        giver: the participant that a MANDATE names as the one that gives it; empty: none, and the daemon signs it.
+        authority: seq of the AUTHORITY under which a representative makes the statement; 0: it names none.
+    """
+
+    giver: str = ""
+    authority: int = 0
+
+
+NAMES_NOTHING = Named()
+
+
+def names_nothing(event: codec.Event, payload: bytes) -> Named:
+    """Read nothing from a payload: for entries of kinds of which every owner may sign each."""
+    return NAMES_NOTHING
+
+
+def representative(tag: bytes, authority_seq: int) -> bytes:
+    """Return how a ``KeyValidity`` names the representative by an authority: ``tag[32] ‖ seq u64`` of its entry."""
+    return tag + authority_seq.to_bytes(8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,12 +94,12 @@ def has_author_keys(name: str) -> bool:
 
 
 def key_change(
-    event: codec.Event, key: bytes, *, name: str, retired: bool = False, replaces: bytes = b""
+    event: codec.Event, key: bytes, *, name: str, retired: bool = False, replaces: bytes = b"", authority: int = 0
 ) -> KeyChange | None:
     """Return the change that an entry of any kind makes to a key, or None if the entry changes no key.
 
-    *key* (empty: none), *retired* and *replaces* are from the entry's payload. *name* is the public name of the chain
-    that holds the entry; empty: a person's chain.
+    *key* (empty: none), *retired*, *replaces* and *authority* (the seq of a KEY; 0: none) are from the entry's payload.
+    *name* is the public name of the chain that holds the entry; empty: a person's chain.
     """
     owner: Owner = Owner.SUBJECT
     whose: bytes | str = event.tag
@@ -84,6 +110,10 @@ def key_change(
         counts = event.kind == EntryKind.LEDGER or (counts and retired)
     elif name.startswith(PARTICIPANT_PREFIX):
         owner, whose = Owner.PARTICIPANT, name.removeprefix(PARTICIPANT_PREFIX)
+    if authority:
+        # Only in the chain of a person does somebody represent the owner of the chain.
+        counts &= owner is Owner.SUBJECT and authority < event.seq
+        owner, whose = Owner.REPRESENTATIVE, representative(event.tag, authority)
     if not key or not counts:
         return None
     return KeyChange(
@@ -114,21 +144,26 @@ def apply_key_change(keys: MutableValidKeys, change: KeyChange) -> None:
         keys[change.key] = (*known, KeyValidity(change.owner, change.time_ms, FOREVER_MS, change.tag_or_name))
 
 
-def may_author(validity: KeyValidity, event: codec.Event, giver: str = "") -> bool:
-    """Return whether a key with this validity may sign the statement of this event.
-
-    *giver*: the participant that the payload of a MANDATE names as the one that gives it; empty: it names none, and
-    the daemon signs it.
-    """
+def may_author(validity: KeyValidity, event: codec.Event, named: Named = NAMES_NOTHING) -> bool:
+    """Return whether a key with this validity may sign the statement of this event, whose payload names *named*."""
     if validity.owner not in authors_of(event.kind) or not validity.from_ms <= event.time_ms <= validity.until_ms:
         return False
+    if validity.owner is Owner.REPRESENTATIVE:
+        # INVARIANT: who represents a person signs nothing but what names the authority. Otherwise a KEY entry could put
+        # a key of a representative in force as the person's own.
+        whose = bytes(validity.tag_or_name) if isinstance(validity.tag_or_name, bytes) else b""
+        is_known = event.kind in AUTHORS
+        return whose == representative(event.tag, named.authority) if is_known else whose[:32] == event.tag
     if validity.owner is Owner.SUBJECT:
-        return validity.tag_or_name == event.tag
+        # A person appoints no key of somebody else. They end the authority.
+        is_own = event.kind != EntryKind.KEY or not named.authority
+        return validity.tag_or_name == event.tag and is_own
     if validity.owner is Owner.LEDGER:
-        return not giver
+        return not named.giver
     if event.kind == EntryKind.MANDATE:
         # A mandate is in the auditor's chain, and nobody gives one to itself.
-        return bool(giver) and validity.tag_or_name == giver and not _is_own_chain(validity, event)
+        is_giver = bool(named.giver) and validity.tag_or_name == named.giver
+        return is_giver and not _is_own_chain(validity, event)
     return event.kind not in OWN_CHAIN or _is_own_chain(validity, event)
 
 
@@ -152,19 +187,14 @@ def verify_signature(statement: codec.Statement, *, origin: str, kind: int, tag:
     ed25519.verify(statement.key, message, statement.signature)
 
 
-def names_no_giver(payload: bytes) -> str:
-    """Read no giver from the payload of a MANDATE: a reader of keys alone needs none."""
-    return ""
-
-
 def verify_authors(
     entries: Iterable[VerifiedEntry], *, origin: str, keys: ValidKeys,
-    giver_of: Callable[[bytes], str] = names_no_giver, is_whole: bool = True,
+    named_by: Callable[[codec.Event, bytes], Named] = names_nothing, is_whole: bool = True,
 ) -> None:  # fmt: skip
     """Verify that each statement was signed by a key valid at its leaf's time, of an owner who may author its kind.
 
-    *giver_of* reads the giver from the payload of a MANDATE (``may_author``). Whether the giver had the role of those
-    who give mandates is not verified here.
+    *named_by* reads what a payload names (``may_author``). Whether the giver of a MANDATE had the role of those who
+    give mandates, and whether an authority was in force, is not verified here.
 
     Entries whose statement was erased or pruned are skipped. An entry of a kind that this version does not know is
     accepted from any author, so the caller must report it as not checked (``kinds.is_known``).
@@ -181,8 +211,8 @@ def verify_authors(
             continue
         if abs(event.time_ms - statement.author_time_ms) > MAX_AUTHOR_SKEW_MS:
             raise SignatureError("author's clock is more than ten minutes from the ledger's")
-        giver = giver_of(statement.payload) if event.kind == EntryKind.MANDATE else ""
-        if not any(may_author(validity, event, giver) for validity in keys.get(statement.key, ())):
+        named = named_by(event, statement.payload)
+        if not any(may_author(validity, event, named) for validity in keys.get(statement.key, ())):
             unknown = f"author's key was not in force for this entry: seq `{event.seq}`"
             if is_whole:
                 raise SignatureError(unknown)
@@ -191,8 +221,9 @@ def verify_authors(
 
 
 def verify_key_changes(
-    stated: Iterable[StatedChange], *, origin: str, known: Container[codec.Event] = (), is_whole: bool = True
-) -> ValidKeys:
+    stated: Iterable[StatedChange], *, origin: str, known: Container[codec.Event] = (), is_whole: bool = True,
+    named_by: Callable[[codec.Event, bytes], Named] = names_nothing,
+) -> ValidKeys:  # fmt: skip
     """Verify the entries that make keys valid or retire them, in time order; return the validities that follow.
 
     Each entry must be signed by a key that was valid before the entry. Only leaf 0 is signed by a key that it names.
@@ -202,7 +233,7 @@ def verify_key_changes(
     entries of the same chain are accepted. If a pass accepts no entry, the remaining entries have no valid author.
 
     The authors of *known* entries were verified earlier. *stated* has the entries of each chain in the chain's order.
-    *is_whole*: as in ``verify_authors``.
+    *is_whole*, *named_by*: as in ``verify_authors``.
     The chains must be verified to be complete: a missing retirement would leave a key valid for ever.
 
     Raises:
@@ -221,7 +252,9 @@ def verify_key_changes(
                     # INVARIANT: an entry is accepted only after all earlier entries of its chain. Otherwise the sender
                     # could choose an order in which a key is retired first and becomes valid afterwards.
                     while chain:
-                        _apply_entry(*chain[0], keys, origin=origin, known=known, is_whole=is_whole)
+                        _apply_entry(
+                            *chain[0], keys, origin=origin, known=known, is_whole=is_whole, named_by=named_by
+                        )
                         chain.popleft()
                         accepted += 1
                 except SignatureError as error:
@@ -240,12 +273,13 @@ def _apply_entry(
     origin: str,
     known: Container[codec.Event],
     is_whole: bool,
+    named_by: Callable[[codec.Event, bytes], Named],
 ) -> None:
     """Verify the author of one entry unless the entry is *known*, then apply its change to *keys*."""
     # Leaf 0 names the key that signs it, so its change is applied before its author is verified.
     if change is not None and change.owner is Owner.LEDGER and entry.event.seq == 1:
         apply_key_change(keys, change)
     if entry.event not in known:
-        verify_authors([entry], origin=origin, keys=keys, is_whole=is_whole)
+        verify_authors([entry], origin=origin, keys=keys, is_whole=is_whole, named_by=named_by)
     if change is not None:
         apply_key_change(keys, change)

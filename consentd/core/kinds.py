@@ -85,15 +85,17 @@ def is_known(kind: int) -> bool:
 
 
 class Owner(IntEnum):
-    """The owner of a key that signs statements: the daemon, a participant, or a person."""
+    """The owner of a key that signs statements: the daemon, a participant, a person, or a person's representative."""
 
     LEDGER = 1
     PARTICIPANT = 2
     SUBJECT = 3
+    REPRESENTATIVE = 4
 
 
 _DAEMON = frozenset({Owner.LEDGER})
 _PERSON = frozenset({Owner.LEDGER, Owner.SUBJECT})
+_ACTING = _PERSON | {Owner.REPRESENTATIVE}
 _PARTICIPANT = frozenset({Owner.LEDGER, Owner.PARTICIPANT})
 
 AUTHORS: dict[EntryKind, frozenset[Owner]] = {
@@ -104,8 +106,8 @@ AUTHORS: dict[EntryKind, frozenset[Owner]] = {
     EntryKind.VOCABULARY: _DAEMON,
     EntryKind.NOTICE: _DAEMON,
     EntryKind.ENROL: _DAEMON,
-    EntryKind.AUTHORITY: _PERSON,
-    **dict.fromkeys(CONSENTS, _PERSON),
+    EntryKind.AUTHORITY: _ACTING,
+    **dict.fromkeys(CONSENTS, _ACTING),
     # The daemon signs its own decision. The payload contains the question, which the asker signed.
     EntryKind.ACCESS: _DAEMON,
     EntryKind.REFUSAL: _DAEMON,
@@ -123,7 +125,7 @@ AUTHORS: dict[EntryKind, frozenset[Owner]] = {
 }
 """Who may author each kind. Where the daemon signs what a caller states, the payload has ``attested_by``.
 
-Which participant may sign a KEY, a DELEGATION or a MANDATE: ``key_validity.may_author``.
+Which participant may sign a KEY, a DELEGATION or a MANDATE, and which representative what: ``key_validity.may_author``.
 """
 
 OWN_CHAIN = frozenset({EntryKind.KEY, EntryKind.DELEGATION})

@@ -13,6 +13,7 @@ from consentd.core.key_validity import PARTICIPANT_PREFIX
 
 _DOMAIN = b"consentd/possession/v1\0"
 _PERSON_PREFIX = "subject/"
+_REPRESENTATIVE_PREFIX = "representative/"
 
 
 def participant_owner(participant_id: str) -> str:
@@ -23,6 +24,11 @@ def participant_owner(participant_id: str) -> str:
 def person_owner(scheme: str, value: str) -> str:
     """Return how a proof names a person: by the identifier as the request has it. A scheme has no colon."""
     return f"{_PERSON_PREFIX}{scheme}:{value}"
+
+
+def representative_owner(scheme: str, value: str) -> str:
+    """Return how a proof names a representative: by the person, as ``person_owner`` does."""
+    return f"{_REPRESENTATIVE_PREFIX}{scheme}:{value}"
 
 
 def possession_bytes(key: bytes, *, origin: str, owner: str) -> bytes:

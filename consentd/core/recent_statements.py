@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from struct import Struct
 
 from consentd.core import codec
-from consentd.core.key_validity import MAX_AUTHOR_SKEW_MS, KeyValidity, may_author
+from consentd.core.key_validity import MAX_AUTHOR_SKEW_MS, NAMES_NOTHING, KeyValidity, Named, may_author
 from consentd.core.kinds import Owner
 from consentd.errors import MalformedError, ProofError
 
@@ -44,20 +44,21 @@ class RecentStatements:
         self._times = OrderedDict(((one.tag, one.key, one.request_id), one.time_ms) for one in known)
 
     def add(
-        self, event: codec.Event, key: bytes, request_id: bytes, validities: Sequence[KeyValidity], giver: str = ""
-    ) -> None:
+        self, event: codec.Event, key: bytes, request_id: bytes, validities: Sequence[KeyValidity],
+        named: Named = NAMES_NOTHING,
+    ) -> None:  # fmt: skip
         """Add the statement of an entry that was verified. Entries are added in time order.
 
         Args:
             key, request_id: those of the statement.
             validities: of the key. If there is none, the statement counts as that of another author than the daemon.
-            giver: the participant that a MANDATE names as the one that gives it.
+            named: what the payload of the statement names.
 
         Raises:
             ProofError: the chain has a statement with this key and request_id, at most twenty minutes before.
         """
         others = (one for one in validities if one.owner is not Owner.LEDGER)
-        if validities and not any(may_author(one, event, giver) for one in others):
+        if validities and not any(may_author(one, event, named) for one in others):
             return
         while self._times and next(iter(self._times.values())) < event.time_ms - REPEAT_WINDOW_MS:
             self._times.popitem(last=False)

@@ -21,10 +21,14 @@ CONSENT_AGE: Final = 14
 RESEARCH_AGE: Final = 18
 """The same for research (Bioethics and Safety Act 16(2))."""
 
+AGENT: Final = 2
+"""The capacity of who acts by a power of attorney (``AuthorityCapacity``)."""
+
 RESEARCH_PURPOSE: Final = "HRESCH"
 """Research is this purpose and all purposes below it."""
 
-_ROW: Final = Struct(">QQQQQ?")
+_ROW: Final = Struct(">QQQQQBB")
+_PARTICIPANT, _KEY = 0, 1  # how a row names the representative
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +80,12 @@ class Authority:
     """An authority as the policy table keeps it. It lacks the birth date, from which the ends follow.
 
     Attributes:
-        participant: id of the representative.
+        participant: id of the representative; empty: a key is the representative's.
+        key: the key of a representative who is a natural person, 32 bytes; b"": a participant is the representative.
         acts: mask of the acts; act *n* is bit *n*.
         start_ms: from when the representative may act, UTC milliseconds.
         ends: until when, and until when permits last.
-        is_agent: whether it is a power of attorney: the person may end it.
+        capacity: of the representative, an ``AuthorityCapacity``.
         ended_seq: seq of the entry that ended it; 0: none did.
     """
 
@@ -88,8 +93,14 @@ class Authority:
     acts: int
     start_ms: int
     ends: Ends
-    is_agent: bool = False
+    capacity: int = 0
     ended_seq: int = 0
+    key: bytes = b""
+
+    @property
+    def is_agent(self) -> bool:
+        """Whether it is a power of attorney: the person may end it, and it ends with the person's death."""
+        return self.capacity == AGENT
 
     def has_act(self, act: int) -> bool:
         """Return whether the representative may do an act."""
@@ -102,8 +113,9 @@ class Authority:
     def encode(self) -> bytes:
         """Return the value of the table's row."""
         ends = self.ends
-        numbers = self.acts, self.start_ms, ends.other_ms, ends.research_ms, self.ended_seq, self.is_agent
-        return _ROW.pack(*numbers) + self.participant.encode()
+        numbers = self.acts, self.start_ms, ends.other_ms, ends.research_ms, self.ended_seq, self.capacity
+        form, representative = (_KEY, self.key) if self.key else (_PARTICIPANT, self.participant.encode())
+        return _ROW.pack(*numbers, form) + representative
 
 
 NOTHING: Final = Authority("", 0, 0, Ends(0, 0))
@@ -114,9 +126,11 @@ def decode_authority(value: bytes) -> Authority:
     """Decode the value of a row. Raises ``MalformedError`` if it is no such value."""
     if len(value) < _ROW.size:
         raise MalformedError("authority is cut short")
-    acts, start_ms, other_ms, research_ms, ended_seq, is_agent = _ROW.unpack_from(value)
+    acts, start_ms, other_ms, research_ms, ended_seq, capacity, form = _ROW.unpack_from(value)
+    named, ends = value[_ROW.size :], Ends(other_ms, research_ms)
+    if form == _KEY:
+        return Authority("", acts, start_ms, ends, capacity, ended_seq, named)
     try:
-        participant = value[_ROW.size :].decode()
+        return Authority(named.decode(), acts, start_ms, ends, capacity, ended_seq)
     except UnicodeDecodeError:
         raise MalformedError("authority names a representative that is no text") from None
-    return Authority(participant, acts, start_ms, Ends(other_ms, research_ms), is_agent, ended_seq)

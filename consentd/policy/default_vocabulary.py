@@ -36,7 +36,7 @@ _purpose = partial(_code, system=_REASON)
 _trial = partial(_purpose, parent="CLINTRCH", implies=False)
 _action = partial(_code, system=_CONSENT_ACTION)
 _label = partial(_code, system=_ACT_CODE)
-_ground = _basis = partial(_code, implies=False, system="")
+_ground = _basis = _paper = partial(_code, implies=False, system="")
 
 
 PURPOSES: Final = (
@@ -164,8 +164,23 @@ LEGAL_BASES: Final = (
     _basis("STATUTE", "그 밖의 법령", "another law"),
 )
 
+EVIDENCE: Final = (
+    _paper("family-relation-certificate", "가족관계증명서", "certificate of family relations"),
+    _paper("basic-certificate", "기본증명서", "basic certificate (birth, custody)"),
+    _paper("guardianship-registration", "후견등기사항증명서", "certificate of registered guardianship"),
+    _paper("court-decision", "법원의 결정·심판", "decision or judgment of a court"),
+    _paper("power-of-attorney", "위임장", "power of attorney (PIPA Enforcement Decree 45(2))"),
+    _paper("identity-card", "신분증 사본", "copy of an identity card"),
+    _paper("consent-of-person", "본인의 동의서", "consent of the person (Medical Act 21(3)1 and 2)"),
+    _paper("death-certificate", "사망진단서 등", "certificate of death"),
+    _paper("diagnosis", "진단서", "diagnosis: unconscious, or unable to consent"),
+    _paper("missing-person-decision", "실종선고 등", "declaration that the person is missing, or its report"),
+    _paper("no-other-relative", "다른 친족이 없음을 확인하는 서류", "paper that there is no other relative"),
+)
+"""Kinds of papers. Where no statute names a form, the code is ours."""
+
 DEFAULT_VOCABULARY: Final = Vocabulary(
     id="kr-phr", version=1, purposes=PURPOSES, categories=CATEGORIES, actions=ACTIONS, labels=LABELS,
-    refusal_grounds=REFUSAL_GROUNDS, legal_bases=LEGAL_BASES,
+    refusal_grounds=REFUSAL_GROUNDS, legal_bases=LEGAL_BASES, evidence=EVIDENCE,
 )  # fmt: skip
 """The vocabulary of a realm that has not published its own vocabulary."""

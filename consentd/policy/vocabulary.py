@@ -25,6 +25,7 @@ MAX_ACTIONS = limits.VOCABULARY_ACTIONS
 MAX_LABELS = limits.VOCABULARY_LABELS
 MAX_REFUSAL_GROUNDS = limits.VOCABULARY_REFUSAL_GROUNDS
 MAX_LEGAL_BASES = limits.VOCABULARY_LEGAL_BASES
+MAX_EVIDENCE = limits.VOCABULARY_EVIDENCE
 
 _CODE: Final = re.compile(f"[A-Za-z0-9][A-Za-z0-9._-]{{0,{limits.VOCABULARY_CODE_CHARACTERS - 1}}}")
 """The form of a code: ASCII characters that people can distinguish, without those that separate codes in a text."""
@@ -114,15 +115,15 @@ class Sensitivity(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """One version of a realm's codes. The fields after ``legal_bases`` are computed.
+    """One version of a realm's codes. The fields after ``evidence`` are computed.
 
     ``leaves`` is the mask of the leaf categories. ``sensitivities`` has each leaf in exactly one item.
 
     Raises:
         InvalidError: a list is too long; a code has another form, or occurs twice; a parent does not come before its
             child; a leaf category has no level, or another code has a level or labels; a label of a category does not
-            exist; a label is one of ``LEVELS``; or a code that a permit must name, a refusal ground or a legal basis is
-            marked as implied (rule 6).
+            exist; a label is one of ``LEVELS``; or a code that a permit must name, a refusal ground, a legal basis or a
+            kind of evidence is marked as implied (rule 6).
     """
 
     id: str
@@ -133,6 +134,7 @@ class Vocabulary:
     labels: tuple[Code, ...]
     refusal_grounds: tuple[Code, ...] = ()
     legal_bases: tuple[Code, ...] = ()
+    evidence: tuple[Code, ...] = ()
     purpose: Closures = field(init=False, repr=False, compare=False)
     category: Closures = field(init=False, repr=False, compare=False)
     action: Closures = field(init=False, repr=False, compare=False)
@@ -154,7 +156,8 @@ class Vocabulary:
             object.__setattr__(self, name, _closures(codes, kind=name, most=most, covered=covered))
         _check_without_bits(self.refusal_grounds, kind="refusal ground", most=MAX_REFUSAL_GROUNDS)
         _check_without_bits(self.legal_bases, kind="legal basis", most=MAX_LEGAL_BASES)
-        for code in (*self.purposes, *self.actions, *self.labels, *self.refusal_grounds, *self.legal_bases):
+        _check_without_bits(self.evidence, kind="kind of evidence", most=MAX_EVIDENCE)
+        for code in (code for codes in (self.purposes, *self.lists[2:]) for code in codes):
             if code.level or code.labels:
                 raise InvalidError(f"only a category of data has a level and labels: `{code.code}`")
         for label in self.labels:
@@ -167,9 +170,10 @@ class Vocabulary:
 
     @property
     def lists(self) -> tuple[tuple[Code, ...], ...]:
-        """The six lists."""
+        """The seven lists."""
         return (
-            self.purposes, self.categories, self.actions, self.labels, self.refusal_grounds, self.legal_bases
+            self.purposes, self.categories, self.actions, self.labels, self.refusal_grounds, self.legal_bases,
+            self.evidence,
         )  # fmt: skip
 
 

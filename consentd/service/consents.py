@@ -5,6 +5,7 @@ from typing import Any
 
 from consentd.core import codec, merkle
 from consentd.core.kinds import EntryKind
+from consentd.core.possession import representative_owner
 from consentd.errors import DeniedError, InvalidError, NotFoundError, PreconditionError
 from consentd.ledger import reads
 from consentd.ledger.ledger import Appended
@@ -12,6 +13,7 @@ from consentd.metrics import GROUNDS
 from consentd.sequencer.commands import consents
 from consentd.sequencer.commands.authorities import PutAuthority
 from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, check_acts_for, check_right, is_person
+from consentd.sequencer.commands.registry import check_possession
 from consentd.sequencer.commands.served import RecordServed
 from consentd.sequencer.commands.write import Request, SignedEntry, enrolled_tag
 from consentd.sequencer.pool import Written
@@ -235,6 +237,11 @@ class ConsentService(Servicer):
         """Put an authority, or end the one of entry *ref*."""
         caller = self.caller(context)
         stated = read_statement(request, st.AuthorityStatement, self.attester(context))
+        possession = request.possession if isinstance(request, cs.PutAuthorityRequest) else b""
+        if stated.message.key or possession:
+            owner = representative_owner(request.subject.scheme, request.subject.value)
+            origin = self.services.config.ledger.origin
+            check_possession(stated.message.key, possession, origin=origin, owner=owner)
         if isinstance(request, cs.EndAuthorityRequest) and not 0 < ref <= codec.MAX_SEQ:
             raise PreconditionError("person has no such authority", "UNKNOWN_AUTHORITY")
         identity, identifier_hash, entry = self._asked(EntryKind.AUTHORITY, request, stated, caller, str(ref))

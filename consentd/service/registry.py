@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from consentd.core import codec
 from consentd.core.key_validity import PARTICIPANT_PREFIX
 from consentd.core.kinds import EntryKind
-from consentd.core.possession import participant_owner, person_owner
+from consentd.core.possession import participant_owner, person_owner, representative_owner
 from consentd.errors import InvalidError, NotFoundError
 from consentd.ledger import reads
 from consentd.policy.delegation import Delegation
@@ -291,7 +291,9 @@ class RegistryService(Servicer):
             self.access(name, Whose.SUBJECT, context)
         identifier_hash, signed, entry = self.identifier_hash(request.subject), stated.signed, None
         if not stated.message.retired:
-            self._check_possession(stated.message.key, request.possession, _person_owner(request.subject))
+            is_own, subject = not stated.message.authority_seq, request.subject
+            owner = _person_owner(subject) if is_own else representative_owner(subject.scheme, subject.value)
+            self._check_possession(stated.message.key, request.possession, owner)
         content = content_hash(name, identifier_hash, stated.content)
         identity = make_request(caller, request.request_id, content)
         if signed is not None:

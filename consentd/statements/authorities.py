@@ -18,7 +18,7 @@ ActingStatement = st.GrantStatement | st.AmendStatement | st.PauseStatement | st
 ACTS: Mapping[int, int] = {
     EntryKind.GRANT: st.AUTHORITY_ACT_GRANT, EntryKind.AMEND: st.AUTHORITY_ACT_AMEND,
     EntryKind.PAUSE: st.AUTHORITY_ACT_PAUSE, EntryKind.RESUME: st.AUTHORITY_ACT_PAUSE,
-    EntryKind.REVOKE: st.AUTHORITY_ACT_REVOKE,
+    EntryKind.REVOKE: st.AUTHORITY_ACT_REVOKE, EntryKind.READ: st.AUTHORITY_ACT_READ_HISTORY,
 }  # fmt: skip
 """The act that a representative does who writes an entry of each kind."""
 
@@ -39,15 +39,17 @@ class NamedAuthorities:
         """
         if isinstance(message, st.AuthorityStatement) and not message.ended:
             self._found[event.tag, event.seq] = message
-        if not isinstance(message, ActingStatement) or not message.authority_seq:
-            return None
-        return self._found.get((event.tag, message.authority_seq))
+        if isinstance(message, st.RefusalStatement):
+            message = message.grant
+        named = getattr(message, "authority_seq", 0)
+        return self._found.get((event.tag, named)) if named else None
 
 
 def authority_value(message: st.AuthorityStatement, *, time_ms: int) -> Authority:
     """Return what an AUTHORITY that ends none gives. *time_ms*: the time of its entry, UTC milliseconds.
 
-    A statement with a field that this version does not know, or with a birth date that is none, gives nothing.
+    A statement with a field or a capacity that this version does not know, with a birth date that is none, or with both
+    forms of a representative or neither, gives nothing.
     """
     try:
         ends = minor_ends(message.birth_date) if message.reason == st.AUTHORITY_REASON_MINOR else NO_ENDS
@@ -58,5 +60,14 @@ def authority_value(message: st.AuthorityStatement, *, time_ms: int) -> Authorit
     acts = sum({1 << act for act in message.acts if 0 <= act < _MOST_ACTS})
     start_ms = max(message.start_time_ms, time_ms)
     until_ms = message.end_time_ms if message.end_time_ms > 0 else OPEN_END_MS
-    is_agent = message.capacity == st.AUTHORITY_CAPACITY_AGENT
-    return Authority(message.participant_id, acts, start_ms, ends.until(until_ms), is_agent)
+    if bool(message.participant_id) is bool(message.key) or message.capacity not in st.AuthorityCapacity.values():
+        return NOTHING
+    return Authority(
+        message.participant_id, acts, start_ms, ends.until(until_ms), message.capacity, key=message.key
+    )
+
+
+def ends_agents(message: st.AuthorityStatement) -> bool:
+    """Return whether an AUTHORITY ends every earlier authority of an AGENT: the person is dead (Civil Act 127)."""
+    is_understood = payloads.has_only_known_fields(message)
+    return is_understood and not message.ended and message.reason == st.AUTHORITY_REASON_DECEASED

@@ -19,7 +19,8 @@ from consentd.core.recent_statements import RecentStatement, RecentStatements
 from consentd.core.rotation import LedgerKeys
 from consentd.errors import MalformedError, ProofError
 from consentd.statements import payloads, values
-from consentd.statements.givers import giver_of, verify_giver
+from consentd.statements.givers import verify_giver
+from consentd.statements.named import named_by
 from consentd.statements.reporters import verify_reporters
 from consentd.statements.representatives import verify_representatives
 from consentd.v1 import statement_pb2 as st
@@ -132,10 +133,12 @@ def verify_chains(
     stated += _key_changes(found)
     entries_of_keys = (one for entries in (earlier, *verified.values()) for one in entries if states_keys(one))
     is_whole = all(message_of(one) is not None for one in entries_of_keys)
-    keys = key_validity.verify_key_changes(stated, origin=origin, known=known_events, is_whole=is_whole)
+    keys = key_validity.verify_key_changes(
+        stated, origin=origin, known=known_events, is_whole=is_whole, named_by=named_by
+    )
     for tag, entries in verified.items():
         later = entries[len(known) :] if tag == asked else entries
-        verify_authors(later, origin=origin, keys=keys, giver_of=giver_of, is_whole=is_whole)
+        verify_authors(later, origin=origin, keys=keys, named_by=named_by, is_whole=is_whole)
         verify_givers(later, {one: verified[one] for one in verified if before is None or one != asked})
     verify_reporters(verified.get(asked, ()), keys, known=len(known))
     verify_representatives(verified.get(asked, ()), keys, known=len(known))
@@ -194,7 +197,7 @@ def verify_givers(entries: Iterable[VerifiedEntry], chains: Mapping[bytes, Seque
     """
     for entry in entries:
         if entry.statement is not None and entry.event.kind == EntryKind.MANDATE:
-            giver = giver_of(entry.statement.payload)
+            giver = named_by(entry.event, entry.statement.payload).giver
             chain = chains.get(codec.public_tag(PARTICIPANT_PREFIX + giver)) if giver else None
             if chain is not None:
                 verify_giver(entry, chain)
@@ -211,9 +214,8 @@ def verify_once(
     statements = RecentStatements(recent)
     for entry in entries:
         if entry.statement is not None:
-            key = entry.statement.key
-            giver = giver_of(entry.statement.payload) if entry.event.kind == EntryKind.MANDATE else ""
-            statements.add(entry.event, key, entry.statement.request_id, keys.get(key, ()), giver)
+            key, named = entry.statement.key, named_by(entry.event, entry.statement.payload)
+            statements.add(entry.event, key, entry.statement.request_id, keys.get(key, ()), named)
     return statements.rows()
 
 

@@ -29,7 +29,7 @@ from consentd.statements.chains import (
     verify_givers,
     verify_once,
 )
-from consentd.statements.givers import giver_of
+from consentd.statements.named import named_by
 from consentd.statements.reporters import verify_reporters
 from consentd.statements.representatives import verify_representatives
 from consentd.statements.rotations import follow_rotations
@@ -202,7 +202,7 @@ def _verify_author(entry: VerifiedEntry, found: VerifiedChains, origin: str, ind
         return True
     key = entry.statement.key
     if key in found.keys or Owner.SUBJECT not in authors_of(entry.event.kind):
-        verify_authors([entry], origin=origin, keys=found.keys, giver_of=giver_of, is_whole=found.is_whole)
+        verify_authors([entry], origin=origin, keys=found.keys, named_by=named_by, is_whole=found.is_whole)
         if found.ledger_keys is not None and all(one.owner is Owner.LEDGER for one in found.keys[key]):
             # Unlike an entry of a chain, a single entry has an index, so it shows on which side of a rotation it is.
             found.ledger_keys.verify_term(key, index)

@@ -1,6 +1,6 @@
 """Verify who gave a mandate: the payload names the giver, which was an active public authority when it signed.
 
-``core.key_validity`` verifies that a key of the giver signed, which the payload names (``giver_of``). Whether it had
+``core.key_validity`` verifies that a key of the giver signed, which the payload names (``named_by``). Whether it had
 the role follows from the PARTICIPANT entries of its own chain. Source: ledger-format.md, "Keys in force".
 """
 
@@ -13,14 +13,6 @@ from consentd.core.kinds import EntryKind
 from consentd.errors import MalformedError, SignatureError
 from consentd.statements import payloads
 from consentd.v1 import statement_pb2 as st
-
-
-def giver_of(payload: bytes) -> str:
-    """Read the giver from the payload of a MANDATE; empty: an operator attests it, or the payload does not decode."""
-    try:
-        return payloads.parse(st.MandateStatement, payload).giver
-    except MalformedError:
-        return ""
 
 
 def may_give(message: st.ParticipantStatement) -> bool:

@@ -2,7 +2,8 @@
 
 The daemon records a statement under an authority only for these (``sequencer.commands.authorities``). A reader verifies
 it if it has the statement of the AUTHORITY. It has no vocabulary, so the end for research, which is the later one,
-counts for every consent; ``audit replay`` knows more. Source: ledger-format.md, "Authorities".
+counts for every consent; ``audit replay`` knows more. That a key of a representative signs nothing but what names its
+authority is verified where keys are (``core.key_validity``). Source: ledger-format.md, "Authorities".
 """
 
 from collections.abc import Iterable
@@ -14,60 +15,105 @@ from consentd.core.kinds import CONSENTS, EntryKind, Owner
 from consentd.errors import SignatureError
 from consentd.policy.authority import Authority
 from consentd.statements import payloads
-from consentd.statements.authorities import ACTS, ActingStatement, authority_value
+from consentd.statements.authorities import ACTS, ActingStatement, authority_value, ends_agents
+from consentd.statements.named import named_in
 from consentd.v1 import statement_pb2 as st
+
+_READ = CONSENTS | {EntryKind.AUTHORITY, EntryKind.KEY, EntryKind.SERVED, EntryKind.READ}
+_Acting = ActingStatement | st.ServedStatement | st.ReadStatement
 
 
 def verify_representatives(entries: Iterable[VerifiedEntry], keys: ValidKeys, *, known: int = 0) -> None:
     """Verify who acted for the person, as far as the AUTHORITY entries are among *entries*, in the order of the chain.
 
     An entry that this version does not understand may say something else, so nothing follows from it. The first *known*
-    entries were verified before. The signatures of all are verified.
+    entries were verified before. The signatures of all are verified; a key that is not in *keys* is not determined.
 
     Raises:
         SignatureError: a statement names an authority that is none, was ended, is not in force or does not cover the
-            act; or another one than the representative attests it.
+            act; another one than the representative made it; or a KEY puts a key in force that the authority does not
+            pin, or that its representative did not have.
     """
-    seen: dict[tuple[bytes, int], Authority | None] = {}  # None: not an authority; absent: not known
+    found = _Found(keys)
     for position, (event, statement) in enumerate((one.event, one.statement) for one in entries):
-        at = event.tag, event.seq
-        if statement is None:
-            continue
+        if statement is not None:
+            found.add(event, statement, is_new=position >= known)
+
+
+class _Found:
+    """The authorities of chains, as their entries are read in order."""
+
+    def __init__(self, keys: ValidKeys) -> None:
+        self._keys = keys
+        self._seen: dict[tuple[bytes, int], Authority | None] = {}  # None: not an authority; absent: not known
+        self._keyed: set[tuple[bytes, int]] = set()  # authorities for which a KEY entry was read
+
+    def add(self, event: codec.Event, statement: codec.Statement, *, is_new: bool) -> None:
         if event.kind != EntryKind.AUTHORITY:
-            seen[at] = None
+            self._seen[event.tag, event.seq] = None
         message = payloads.decode_known_payload(event.kind, statement.payload) if event.kind in _READ else None
         if isinstance(message, st.AuthorityStatement):
-            _add(seen, event, message)
-        elif isinstance(message, ActingStatement) and position >= known and message.authority_seq:
-            _verify_act(seen, event, statement, message, keys)
+            self._add_authority(event, message)
+            return
+        if message is None:
+            return
+        named = int(getattr(message, "authority_seq", 0))
+        at = event.tag, named
+        if not named or (named < event.seq and at not in self._seen):
+            return
+        authority = self._seen.get(at)
+        if authority is None:
+            raise SignatureError(f"statement rests on no authority: seq `{event.seq}`")
+        if isinstance(message, st.KeyStatement):
+            if is_new:
+                _verify_key(event, message, authority, is_first=at not in self._keyed)
+            self._keyed.add(at)
+        elif isinstance(message, _Acting) and is_new:
+            self._verify_act(event, statement, message, authority)
+
+    def _add_authority(self, event: codec.Event, message: st.AuthorityStatement) -> None:
+        if message.ended:
+            self._seen[event.tag, event.seq] = None
+            self._end(event, event.ref)
+            return
+        if ends_agents(message):
+            for tag, seq in [at for at, one in self._seen.items() if one is not None and one.is_agent]:
+                if tag == event.tag:
+                    self._end(event, seq)
+        self._seen[event.tag, event.seq] = authority_value(message, time_ms=event.time_ms)
+
+    def _end(self, event: codec.Event, seq: int) -> None:
+        ended = self._seen.get((event.tag, seq))
+        if ended is not None and not ended.ended_seq:
+            self._seen[event.tag, seq] = ended.ended(seq=event.seq, time_ms=event.time_ms)
+
+    def _verify_act(
+        self, event: codec.Event, statement: codec.Statement, message: _Acting, authority: Authority
+    ) -> None:
+        if not (isinstance(message, st.ServedStatement) or authority.has_act(ACTS[event.kind])):
+            raise SignatureError(f"statement rests on no authority for this act: seq `{event.seq}`")
+        if authority.ended_seq or not authority.start_ms <= event.time_ms < authority.ends.last_ms:
+            raise SignatureError(f"statement rests on an authority that is not in force: seq `{event.seq}`")
+        if isinstance(message, st.ServedStatement):
+            return  # whoever showed the notice states that it was shown to the representative
+        if isinstance(message, st.ReadStatement):
+            if not (authority.key or message.reader == authority.participant):
+                raise SignatureError(f"reading rests on the authority of another representative: seq `{event.seq}`")
+            return
+        validities, named = self._keys.get(statement.key, ()), named_in(event.kind, event.ref, message)
+        if authority.key:
+            if not validities:  # of a single entry: the key is in an entry that is not here
+                return
+            owner, is_named = Owner.REPRESENTATIVE, True
+        else:
+            attester = message.attestation.attested_by
+            owner, is_named = Owner.LEDGER, bool(attester) and attester == authority.participant
+        if not is_named or not any(one.owner is owner and may_author(one, event, named) for one in validities):
+            raise SignatureError(f"statement rests on an authority of another representative: seq `{event.seq}`")
 
 
-_READ = CONSENTS | {EntryKind.AUTHORITY}
-_Seen = dict[tuple[bytes, int], Authority | None]
-
-
-def _add(seen: _Seen, event: codec.Event, message: st.AuthorityStatement) -> None:
-    if not message.ended:
-        seen[event.tag, event.seq] = authority_value(message, time_ms=event.time_ms)
-        return
-    seen[event.tag, event.seq] = None
-    ended = seen.get((event.tag, event.ref))
-    if ended is not None and not ended.ended_seq:
-        seen[event.tag, event.ref] = ended.ended(seq=event.seq, time_ms=event.time_ms)
-
-
-def _verify_act(
-    seen: _Seen, event: codec.Event, statement: codec.Statement, message: ActingStatement, keys: ValidKeys
-) -> None:
-    at = event.tag, message.authority_seq
-    if message.authority_seq < event.seq and at not in seen:
-        return
-    found = seen.get(at)
-    by_daemon = any(
-        one.owner is Owner.LEDGER and may_author(one, event) for one in keys.get(statement.key, ())
-    )
-    is_attested = found is not None and by_daemon and message.attestation.attested_by == found.participant
-    if found is None or not is_attested or not found.has_act(ACTS[event.kind]):
-        raise SignatureError(f"statement rests on no authority of its attester for this act: seq `{event.seq}`")
-    if found.ended_seq or not found.start_ms <= event.time_ms < found.ends.last_ms:
-        raise SignatureError(f"statement rests on an authority that is not in force: seq `{event.seq}`")
+def _verify_key(event: codec.Event, message: st.KeyStatement, authority: Authority, *, is_first: bool) -> None:
+    if not authority.key or (is_first and (message.key != authority.key or message.retired)):
+        raise SignatureError(f"key is not the one that the authority pins: seq `{event.seq}`")
+    if not message.retired and (authority.ended_seq or event.time_ms >= authority.ends.last_ms):
+        raise SignatureError(f"key is of an authority that has ended: seq `{event.seq}`")

@@ -121,7 +121,7 @@ def period_message(period: model.Period) -> pb.Period:
 DEFAULT_RULES = model.Rules()
 _LISTS = (
     st.CODE_KIND_PURPOSE, st.CODE_KIND_CATEGORY, st.CODE_KIND_ACTION, st.CODE_KIND_LABEL, st.CODE_KIND_REFUSAL_GROUND,
-    st.CODE_KIND_LEGAL_BASIS,
+    st.CODE_KIND_LEGAL_BASIS, st.CODE_KIND_EVIDENCE,
 )
 
 
@@ -140,10 +140,11 @@ def vocabulary_value(message: st.VocabularyStatement) -> Vocabulary:
             level=code.level, labels=tuple(code.labels),
         )
         lists[code.kind].append(one)
-    purposes, categories, actions, labels, refusal_grounds, legal_bases = map(tuple, lists.values())
+    purposes, categories, actions, labels, refusal_grounds, legal_bases, evidence = map(tuple, lists.values())
     return Vocabulary(
         id=message.vocabulary_id, version=message.version, purposes=purposes, categories=categories,
         actions=actions, labels=labels, refusal_grounds=refusal_grounds, legal_bases=legal_bases,
+        evidence=evidence,
     )
 
 
@@ -273,7 +274,9 @@ def stated_key(event: codec.Event, payload: bytes, *, chain: str) -> key_validit
         key, replaced = changed_statement_key(message)
         return key_validity.key_change(event, key, name=chain, replaces=replaced)
     if isinstance(message, st.KeyStatement):
-        return key_validity.key_change(event, message.key, name=chain, retired=message.retired)
+        return key_validity.key_change(
+            event, message.key, name=chain, retired=message.retired, authority=message.authority_seq
+        )
     return None
 
 

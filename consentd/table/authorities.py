@@ -7,7 +7,7 @@ authority is ended, the person's value is rewritten once, whatever number of con
 from consentd.core import codec
 from consentd.policy import subject as subjects
 from consentd.policy.authority import NO_ENDS, NOTHING, Authority, Ends
-from consentd.statements.authorities import authority_value
+from consentd.statements.authorities import authority_value, ends_agents
 from consentd.table.chain_owners import ChainOwners
 from consentd.table.view import authority_key
 from consentd.v1 import statement_pb2 as st
@@ -18,18 +18,26 @@ class AuthorityRows(ChainOwners):
 
     def put_authority(self, event: codec.Event, message: st.AuthorityStatement) -> None:
         """Apply an AUTHORITY entry. One that ends no authority, or is about nobody who is enrolled, does nothing."""
-        value = self.subject(event.tag)
-        if value is None:
+        if self.subject(event.tag) is None:
             return
-        if not message.ended:
-            self._put_row(event.tag, event.seq, authority_value(message, time_ms=event.time_ms))
+        if message.ended:
+            self._end(event, event.ref)
             return
-        ended = self.authority(event.tag, event.ref)
+        if ends_agents(message):
+            for seq, one in list(self.authorities(event.tag).items()):
+                if one.is_agent:
+                    self._end(event, seq)
+        self._put_row(event.tag, event.seq, authority_value(message, time_ms=event.time_ms))
+
+    def _end(self, event: codec.Event, seq: int) -> None:
+        """End the authority of entry *seq*, if there is one that no entry ended before."""
+        ended = self.authority(event.tag, seq)
         if ended is None or ended.ended_seq:
             return
-        self._put_row(event.tag, event.ref, ended.ended(seq=event.seq, time_ms=event.time_ms))
+        self._put_row(event.tag, seq, ended.ended(seq=event.seq, time_ms=event.time_ms))
+        value = self.subject(event.tag)
         if value:
-            self._put(b"s" + event.tag, subjects.with_ended_authority(value, event.ref, event.time_ms))
+            self._put(b"s" + event.tag, subjects.with_ended_authority(value, seq, event.time_ms))
 
     def _ends_of(self, tag: bytes, seq: int) -> Ends:
         """Return when permits end that rest on the authority of entry *seq*; 0: the person acts.

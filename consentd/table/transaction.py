@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final
 from google.protobuf.message import Message
 
 from consentd.core import codec, ed25519
-from consentd.core.key_validity import FOREVER_MS, PARTICIPANT_PREFIX
+from consentd.core.key_validity import FOREVER_MS, PARTICIPANT_PREFIX, representative
 from consentd.core.kinds import NO_TABLE_EFFECT, EntryKind, Owner
 from consentd.errors import InvalidError
 from consentd.policy import compile as compiler
@@ -44,6 +44,8 @@ from consentd.table.view import (
     person_prefix,
 )
 from consentd.v1 import statement_pb2 as st
+
+_TAG_SIZE: Final = 32
 
 
 class TableTransaction(DutyRows, NoticeRows):
@@ -165,6 +167,10 @@ class TableTransaction(DutyRows, NoticeRows):
 
     def _key(self, event: codec.Event, message: st.KeyStatement) -> None:
         owner, whose = self._chain_owner(event.tag)
+        if message.authority_seq:
+            if owner is not Owner.SUBJECT or message.authority_seq >= event.seq:
+                return
+            owner, whose = Owner.REPRESENTATIVE, representative(event.tag, message.authority_seq)
         known = self.key_ever(message.key)
         if not message.retired:
             if owner is not Owner.LEDGER:  # only LEDGER entries put the daemon's keys in force
@@ -299,8 +305,8 @@ class TableTransaction(DutyRows, NoticeRows):
                 self._put(owner_prefix(whose) + key, b"")
             else:
                 self._txn.delete(owner_prefix(whose) + key)
-        if owner is Owner.SUBJECT and isinstance(whose, bytes):
-            self._put(person_prefix(whose) + key, b"")
+        if isinstance(whose, bytes):  # of a person the tag, of a representative the authority too
+            self._put(person_prefix(whose[:_TAG_SIZE]) + key, whose[_TAG_SIZE:])
 
     def _compile_rules(self, message: st.RulesStatement) -> None:
         vocabulary_message = self.vocabulary_statement()
@@ -358,7 +364,9 @@ class TableTransaction(DutyRows, NoticeRows):
 
 def _is_of_person(key: bytes, row: bytes, tag: bytes) -> bool:
     """Return whether a row ``i`` or ``k`` leads to the person of *tag*."""
-    return row == tag if key[:1] == b"i" else (row[0] == Owner.SUBJECT and row[KEY.size :] == tag)
+    if key[:1] == b"i":
+        return row == tag
+    return row[0] in (Owner.SUBJECT, Owner.REPRESENTATIVE) and row[KEY.size :][:_TAG_SIZE] == tag
 
 
 STEP_KINDS: Final = frozenset(TableTransaction.STEPS)

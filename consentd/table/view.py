@@ -213,7 +213,8 @@ class View:
             return None
         kind, from_ms, until_ms = KEY.unpack_from(row)
         whose = row[KEY.size :]
-        return KeyValidity(Owner(kind), from_ms, until_ms, whose if kind == Owner.SUBJECT else whose.decode())
+        is_person = kind in (Owner.SUBJECT, Owner.REPRESENTATIVE)
+        return KeyValidity(Owner(kind), from_ms, until_ms, whose if is_person else whose.decode())
 
     def keys_of(self, participant_id: str) -> list[bytes]:
         """Return the keys of a participant that are in force, in the order of their bytes."""
@@ -225,7 +226,7 @@ class View:
     def person_keys(self, tag: bytes) -> dict[bytes, bool]:
         """Return the keys that were ever put in force for a person, by their bytes, and whether each is in force."""
         start = person_prefix(tag)
-        keys = [key[len(start) :] for key, _ in self._rows(start)]
+        keys = [key[len(start) :] for key, row in self._rows(start) if not row]
         owners = [(key, self.key_owner(key)) for key in keys]
         return {key: owner is not None and owner.tag_or_name == tag for key, owner in owners}
 
@@ -263,6 +264,17 @@ class View:
         """Yield tag, seq and duty of the duties of all persons, in order of both; only those after tag and seq."""
         for key, row in self._rows(DUTIES, after=duty_key(tag, seq) if tag else b"", limit=limit):
             yield *parse_duty_key(key), decode_duty(row)
+
+    def authorities(self, tag: bytes) -> dict[int, Authority]:
+        """Return the authorities that a person's chain states, ended ones too, by the seq of their entries."""
+        start = authority_prefix(tag)
+        return {int(U64.unpack(key[len(start) :])[0]): decode_authority(row) for key, row in self._rows(start)}
+
+    def authority_keys(self, tag: bytes, seq: int) -> dict[bytes, bool]:
+        """Return the keys that were ever put in force for the representative by an authority, and whether each is."""
+        start = person_prefix(tag)
+        keys = [key[len(start) :] for key, row in self._rows(start) if row == U64.pack(seq)]
+        return {key: self.key_owner(key) is not None for key in keys}
 
     def notice(self, notice_id: str, version: int = 0) -> st.NoticeStatement | None:
         """Return a version of a notice, or for version 0 the latest version; None if there is none."""

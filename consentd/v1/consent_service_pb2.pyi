@@ -162,7 +162,7 @@ class GrantConsentRequest(_message.Message):
 
     @_builtins.property
     def signed(self) -> _consent_pb2.SignedStatement:
-        """signed is a GrantStatement signed with the person's own key."""
+        """signed is a GrantStatement signed with the person's own key, or with a representative's."""
 
     @_builtins.property
     def served(self) -> _statement_pb2.ServedStatement:
@@ -301,7 +301,7 @@ class AmendConsentRequest(_message.Message):
 
     @_builtins.property
     def signed(self) -> _consent_pb2.SignedStatement:
-        """signed is an AmendStatement signed with the person's own key."""
+        """signed is an AmendStatement signed with the person's own key, or with a representative's."""
 
     @_builtins.property
     def served(self) -> _statement_pb2.ServedStatement:
@@ -471,7 +471,7 @@ class PauseConsentRequest(_message.Message):
 
     @_builtins.property
     def signed(self) -> _consent_pb2.SignedStatement:
-        """signed is a PauseStatement signed with the person's own key."""
+        """signed is a PauseStatement signed with the person's own key, or with a representative's."""
 
     def __init__(
         self,
@@ -547,7 +547,7 @@ class ResumeConsentRequest(_message.Message):
 
     @_builtins.property
     def signed(self) -> _consent_pb2.SignedStatement:
-        """signed is a ResumeStatement signed with the person's own key."""
+        """signed is a ResumeStatement signed with the person's own key, or with a representative's."""
 
     def __init__(
         self,
@@ -623,7 +623,7 @@ class RevokeConsentRequest(_message.Message):
 
     @_builtins.property
     def signed(self) -> _consent_pb2.SignedStatement:
-        """signed is a RevokeStatement signed with the person's own key."""
+        """signed is a RevokeStatement signed with the person's own key, or with a representative's."""
 
     def __init__(
         self,
@@ -856,10 +856,15 @@ class PutAuthorityRequest(_message.Message):
     ATTESTED_FIELD_NUMBER: _builtins.int
     SIGNED_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
+    POSSESSION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
     wait_for: _consent_pb2.WaitFor.ValueType
     """wait_for says whether to answer once the entry is on disk, or once it is published."""
+    possession: _builtins.bytes
+    """possession is a signature by the `key` of the authority, 64 bytes, if it has one: callers.md, "Proof of possession". It
+    is not recorded.
+    """
     @_builtins.property
     def subject(self) -> _consent_pb2.Subject:
         """subject is the person."""
@@ -880,10 +885,11 @@ class PutAuthorityRequest(_message.Message):
         attested: _statement_pb2.AuthorityStatement | None = ...,
         signed: _consent_pb2.SignedStatement | None = ...,
         wait_for: _consent_pb2.WaitFor.ValueType = ...,
+        possession: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "signed", b"signed", "statement", b"statement", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "possession", b"possession", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested", "signed"]  # noqa: Y015
     _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
@@ -947,7 +953,7 @@ class EndAuthorityRequest(_message.Message):
 
     @_builtins.property
     def signed(self) -> _consent_pb2.SignedStatement:
-        """signed, with the person's own key: of an AGENT only. Its ref is authority_seq."""
+        """signed, with the representative's own key, or, of an AGENT, with the person's. Its ref is authority_seq."""
 
     def __init__(
         self,

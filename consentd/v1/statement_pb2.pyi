@@ -364,6 +364,8 @@ class _CodeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CodeKind.Val
     """CODE_KIND_REFUSAL_GROUND is a legal ground to refuse a consent or a transfer request."""
     CODE_KIND_LEGAL_BASIS: _CodeKind.ValueType  # 6
     """CODE_KIND_LEGAL_BASIS is what a STATUTORY consent rests on."""
+    CODE_KIND_EVIDENCE: _CodeKind.ValueType  # 7
+    """CODE_KIND_EVIDENCE is a kind of paper that shows an authority."""
 
 class CodeKind(_CodeKind, metaclass=_CodeKindEnumTypeWrapper):
     """CodeKind is the list to which a code belongs."""
@@ -382,6 +384,8 @@ CODE_KIND_REFUSAL_GROUND: CodeKind.ValueType  # 5
 """CODE_KIND_REFUSAL_GROUND is a legal ground to refuse a consent or a transfer request."""
 CODE_KIND_LEGAL_BASIS: CodeKind.ValueType  # 6
 """CODE_KIND_LEGAL_BASIS is what a STATUTORY consent rests on."""
+CODE_KIND_EVIDENCE: CodeKind.ValueType  # 7
+"""CODE_KIND_EVIDENCE is a kind of paper that shows an authority."""
 Global___CodeKind: _TypeAlias = CodeKind  # noqa: Y015
 
 class _NoticeAudience:
@@ -416,6 +420,18 @@ class _AuthorityCapacityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Aut
     """AUTHORITY_CAPACITY_LEGAL_GUARDIAN: a legal representative of a minor, or the guardian of an adult (법정대리인)."""
     AUTHORITY_CAPACITY_AGENT: _AuthorityCapacity.ValueType  # 2
     """AUTHORITY_CAPACITY_AGENT: by a power of attorney of the person (임의대리인)."""
+    AUTHORITY_CAPACITY_SPOUSE: _AuthorityCapacity.ValueType  # 3
+    """AUTHORITY_CAPACITY_SPOUSE: the husband or wife, who may only read (Medical Act 21(3))."""
+    AUTHORITY_CAPACITY_ASCENDANT: _AuthorityCapacity.ValueType  # 4
+    """AUTHORITY_CAPACITY_ASCENDANT: a parent or grandparent, who may only read."""
+    AUTHORITY_CAPACITY_DESCENDANT: _AuthorityCapacity.ValueType  # 5
+    """AUTHORITY_CAPACITY_DESCENDANT: a child or grandchild, who may only read."""
+    AUTHORITY_CAPACITY_SPOUSE_ASCENDANT: _AuthorityCapacity.ValueType  # 6
+    """AUTHORITY_CAPACITY_SPOUSE_ASCENDANT: a parent or grandparent of the husband or wife, who may only read."""
+    AUTHORITY_CAPACITY_SIBLING: _AuthorityCapacity.ValueType  # 7
+    """AUTHORITY_CAPACITY_SIBLING: a brother or sister, who may only read, and only if there is no other relative."""
+    AUTHORITY_CAPACITY_PROTECTOR: _AuthorityCapacity.ValueType  # 8
+    """AUTHORITY_CAPACITY_PROTECTOR: who accompanies the patient (Medical Act 21-2(1)). It is recorded, and gives no right."""
 
 class AuthorityCapacity(_AuthorityCapacity, metaclass=_AuthorityCapacityEnumTypeWrapper):
     """AuthorityCapacity is in which capacity a representative acts."""
@@ -426,6 +442,18 @@ AUTHORITY_CAPACITY_LEGAL_GUARDIAN: AuthorityCapacity.ValueType  # 1
 """AUTHORITY_CAPACITY_LEGAL_GUARDIAN: a legal representative of a minor, or the guardian of an adult (법정대리인)."""
 AUTHORITY_CAPACITY_AGENT: AuthorityCapacity.ValueType  # 2
 """AUTHORITY_CAPACITY_AGENT: by a power of attorney of the person (임의대리인)."""
+AUTHORITY_CAPACITY_SPOUSE: AuthorityCapacity.ValueType  # 3
+"""AUTHORITY_CAPACITY_SPOUSE: the husband or wife, who may only read (Medical Act 21(3))."""
+AUTHORITY_CAPACITY_ASCENDANT: AuthorityCapacity.ValueType  # 4
+"""AUTHORITY_CAPACITY_ASCENDANT: a parent or grandparent, who may only read."""
+AUTHORITY_CAPACITY_DESCENDANT: AuthorityCapacity.ValueType  # 5
+"""AUTHORITY_CAPACITY_DESCENDANT: a child or grandchild, who may only read."""
+AUTHORITY_CAPACITY_SPOUSE_ASCENDANT: AuthorityCapacity.ValueType  # 6
+"""AUTHORITY_CAPACITY_SPOUSE_ASCENDANT: a parent or grandparent of the husband or wife, who may only read."""
+AUTHORITY_CAPACITY_SIBLING: AuthorityCapacity.ValueType  # 7
+"""AUTHORITY_CAPACITY_SIBLING: a brother or sister, who may only read, and only if there is no other relative."""
+AUTHORITY_CAPACITY_PROTECTOR: AuthorityCapacity.ValueType  # 8
+"""AUTHORITY_CAPACITY_PROTECTOR: who accompanies the patient (Medical Act 21-2(1)). It is recorded, and gives no right."""
 Global___AuthorityCapacity: _TypeAlias = AuthorityCapacity  # noqa: Y015
 
 class _AuthorityAct:
@@ -445,7 +473,7 @@ class _AuthorityActEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Authorit
     AUTHORITY_ACT_REVOKE: _AuthorityAct.ValueType  # 4
     """AUTHORITY_ACT_REVOKE: withdraw a consent."""
     AUTHORITY_ACT_READ_HISTORY: _AuthorityAct.ValueType  # 5
-    """AUTHORITY_ACT_READ_HISTORY: read the person's history. It is recorded; this version gives no right for it."""
+    """AUTHORITY_ACT_READ_HISTORY: read the person's history, consents and accesses. Each reading is recorded."""
     AUTHORITY_ACT_DISPUTE: _AuthorityAct.ValueType  # 6
     """AUTHORITY_ACT_DISPUTE: dispute an entry. It is recorded; this version gives no right for it."""
 
@@ -463,7 +491,7 @@ AUTHORITY_ACT_PAUSE: AuthorityAct.ValueType  # 3
 AUTHORITY_ACT_REVOKE: AuthorityAct.ValueType  # 4
 """AUTHORITY_ACT_REVOKE: withdraw a consent."""
 AUTHORITY_ACT_READ_HISTORY: AuthorityAct.ValueType  # 5
-"""AUTHORITY_ACT_READ_HISTORY: read the person's history. It is recorded; this version gives no right for it."""
+"""AUTHORITY_ACT_READ_HISTORY: read the person's history, consents and accesses. Each reading is recorded."""
 AUTHORITY_ACT_DISPUTE: AuthorityAct.ValueType  # 6
 """AUTHORITY_ACT_DISPUTE: dispute an entry. It is recorded; this version gives no right for it."""
 Global___AuthorityAct: _TypeAlias = AuthorityAct  # noqa: Y015
@@ -475,33 +503,41 @@ class _AuthorityReason:
 class _AuthorityReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuthorityReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     AUTHORITY_REASON_UNSPECIFIED: _AuthorityReason.ValueType  # 0
-    """AUTHORITY_REASON_UNSPECIFIED: no state of the person is the reason. For an AGENT."""
+    """AUTHORITY_REASON_UNSPECIFIED: no state of the person is the reason. For an AGENT and a relative with the person's
+    consent.
+    """
     AUTHORITY_REASON_MINOR: _AuthorityReason.ValueType  # 1
     """AUTHORITY_REASON_MINOR: the person is a minor. The authority ends by itself (policy.md, rule 8)."""
     AUTHORITY_REASON_DECEASED: _AuthorityReason.ValueType  # 2
-    """AUTHORITY_REASON_DECEASED: the person is dead. Refused: it is for relatives, who may only read."""
+    """AUTHORITY_REASON_DECEASED: the person is dead. For relatives. Every authority of an AGENT ends with this entry."""
     AUTHORITY_REASON_UNCONSCIOUS: _AuthorityReason.ValueType  # 3
-    """AUTHORITY_REASON_UNCONSCIOUS: the person is unconscious. Refused: it is for relatives, who may only read."""
+    """AUTHORITY_REASON_UNCONSCIOUS: the person is unconscious. For relatives and a protector."""
     AUTHORITY_REASON_MISSING: _AuthorityReason.ValueType  # 4
-    """AUTHORITY_REASON_MISSING: the person is missing. Refused: it is for relatives, who may only read."""
+    """AUTHORITY_REASON_MISSING: the person is missing. For relatives."""
     AUTHORITY_REASON_INCAPACITATED: _AuthorityReason.ValueType  # 5
-    """AUTHORITY_REASON_INCAPACITATED: an adult has a guardian, or is incapacitated."""
+    """AUTHORITY_REASON_INCAPACITATED: an adult has a guardian, or is incapacitated. For a LEGAL_GUARDIAN, relatives and a
+    protector.
+    """
 
 class AuthorityReason(_AuthorityReason, metaclass=_AuthorityReasonEnumTypeWrapper):
     """AuthorityReason is the state of the person for whom a representative acts."""
 
 AUTHORITY_REASON_UNSPECIFIED: AuthorityReason.ValueType  # 0
-"""AUTHORITY_REASON_UNSPECIFIED: no state of the person is the reason. For an AGENT."""
+"""AUTHORITY_REASON_UNSPECIFIED: no state of the person is the reason. For an AGENT and a relative with the person's
+consent.
+"""
 AUTHORITY_REASON_MINOR: AuthorityReason.ValueType  # 1
 """AUTHORITY_REASON_MINOR: the person is a minor. The authority ends by itself (policy.md, rule 8)."""
 AUTHORITY_REASON_DECEASED: AuthorityReason.ValueType  # 2
-"""AUTHORITY_REASON_DECEASED: the person is dead. Refused: it is for relatives, who may only read."""
+"""AUTHORITY_REASON_DECEASED: the person is dead. For relatives. Every authority of an AGENT ends with this entry."""
 AUTHORITY_REASON_UNCONSCIOUS: AuthorityReason.ValueType  # 3
-"""AUTHORITY_REASON_UNCONSCIOUS: the person is unconscious. Refused: it is for relatives, who may only read."""
+"""AUTHORITY_REASON_UNCONSCIOUS: the person is unconscious. For relatives and a protector."""
 AUTHORITY_REASON_MISSING: AuthorityReason.ValueType  # 4
-"""AUTHORITY_REASON_MISSING: the person is missing. Refused: it is for relatives, who may only read."""
+"""AUTHORITY_REASON_MISSING: the person is missing. For relatives."""
 AUTHORITY_REASON_INCAPACITATED: AuthorityReason.ValueType  # 5
-"""AUTHORITY_REASON_INCAPACITATED: an adult has a guardian, or is incapacitated."""
+"""AUTHORITY_REASON_INCAPACITATED: an adult has a guardian, or is incapacitated. For a LEGAL_GUARDIAN, relatives and a
+protector.
+"""
 Global___AuthorityReason: _TypeAlias = AuthorityReason  # noqa: Y015
 
 class _TransferStatus:
@@ -903,7 +939,7 @@ Global___ParticipantStatement: _TypeAlias = ParticipantStatement  # noqa: Y015
 class KeyStatement(_message.Message):
     """KeyStatement makes a key valid, or ends its validity. The owner signs it with a key that is valid before, or the daemon
     signs it. The first key of a participant is attested by an operator, that of a person by a caller that acts for persons,
-    or under a login of the person.
+    or under a login of the person, and that of a representative by who records the authority.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -911,10 +947,15 @@ class KeyStatement(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     RETIRED_FIELD_NUMBER: _builtins.int
     ATTESTATION_FIELD_NUMBER: _builtins.int
+    AUTHORITY_SEQ_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
     """key is an Ed25519 public key, 32 bytes."""
     retired: _builtins.bool
     """retired is true if this entry ends the key's validity."""
+    authority_seq: _builtins.int
+    """authority_seq is the seq of the AUTHORITY entry, earlier in the person's chain, whose representative owns the key; 0:
+    the key is that of the participant or the person whose chain it is.
+    """
     @_builtins.property
     def attestation(self) -> Global___Attestation:
         """attestation names the participant or operator that attests it; absent if the owner signed it."""
@@ -925,10 +966,11 @@ class KeyStatement(_message.Message):
         key: _builtins.bytes = ...,
         retired: _builtins.bool = ...,
         attestation: Global___Attestation | None = ...,
+        authority_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "key", b"key", "retired", b"retired"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "authority_seq", b"authority_seq", "key", b"key", "retired", b"retired"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1052,7 +1094,8 @@ Global___MandateStatement: _TypeAlias = MandateStatement  # noqa: Y015
 @_typing.final
 class Code(_message.Message):
     """Code is one code of a vocabulary. Lists only grow: the position of a purpose, category, action or label in its list is
-    its bit number. Refusal grounds and legal bases have no bits.
+    its bit number. Refusal grounds, legal
+    bases and kinds of evidence have no bits.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1093,8 +1136,8 @@ class Code(_message.Message):
     """parent is the wider code; empty: none."""
     implied: _builtins.bool
     """implied is true if a permit of the parent covers this code; without a parent, if a permit for `*` does. A deny of
-    the parent always covers it. Purposes such as marketing never are: policy.md, rule 6. False for refusal grounds and
-    legal bases.
+    the parent always covers it. Purposes such as marketing never are: policy.md, rule 6. False for refusal grounds, legal
+    bases and kinds of evidence.
     """
     system: _builtins.str
     """system is the URI of the code system it comes from; empty: not stated."""
@@ -1146,7 +1189,8 @@ class VocabularyStatement(_message.Message):
     def codes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Code]:
         """codes are all its codes, each list in bit order: at most 64 purposes (vocabulary_purposes), at most 64 categories
         (vocabulary_categories), at most 16 actions (vocabulary_actions), at most 32 labels (vocabulary_labels), at most 64
-        grounds of refusals (vocabulary_refusal_grounds) and at most 64 legal bases (vocabulary_legal_bases).
+        grounds of refusals (vocabulary_refusal_grounds), at most 64 legal bases (vocabulary_legal_bases) and at most 64
+        kinds of evidence (vocabulary_evidence).
         """
 
     @_builtins.property
@@ -1314,6 +1358,7 @@ class RulesStatement(_message.Message):
     RECIPIENT_MAY_ATTEST_FIELD_NUMBER: _builtins.int
     QUOTAS_FIELD_NUMBER: _builtins.int
     NORMAL_LEVEL_FIELD_NUMBER: _builtins.int
+    STANDING_CAPACITIES_FIELD_NUMBER: _builtins.int
     realm_id: _builtins.str
     """realm_id names the realm."""
     version: _builtins.int
@@ -1350,6 +1395,12 @@ class RulesStatement(_message.Message):
     def quotas(self) -> Global___Quotas:
         """quotas limit what one caller may do; absent: the defaults."""
 
+    @_builtins.property
+    def standing_capacities(self) -> _containers.RepeatedScalarFieldContainer[Global___AuthorityCapacity.ValueType]:
+        """standing_capacities: permits that a representative of one of these capacities gives while these rules are in force do
+        not end with the authority (Civil Act 114(1)). Others do, which is our own rule. LEGAL_GUARDIAN and AGENT alone.
+        """
+
     def __init__(
         self,
         *,
@@ -1364,10 +1415,11 @@ class RulesStatement(_message.Message):
         recipient_may_attest: _builtins.bool = ...,
         quotas: Global___Quotas | None = ...,
         normal_level: _builtins.str = ...,
+        standing_capacities: _abc.Iterable[Global___AuthorityCapacity.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "quotas", b"quotas"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "break_glass", b"break_glass", "combining", b"combining", "implicit_policy", b"implicit_policy", "normal_level", b"normal_level", "quotas", b"quotas", "realm_id", b"realm_id", "recipient_may_attest", b"recipient_may_attest", "statutory", b"statutory", "version", b"version", "vocabulary_id", b"vocabulary_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "break_glass", b"break_glass", "combining", b"combining", "implicit_policy", b"implicit_policy", "normal_level", b"normal_level", "quotas", b"quotas", "realm_id", b"realm_id", "recipient_may_attest", b"recipient_may_attest", "standing_capacities", b"standing_capacities", "statutory", b"statutory", "version", b"version", "vocabulary_id", b"vocabulary_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1456,7 +1508,7 @@ class AuthorityEvidence(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """kind of the paper, `[a-z][a-z0-9-]{0,31}`; policy.md, rule 8, has a list."""
+    """kind of the paper, a code of the vocabulary of kind EVIDENCE."""
     sha256: _builtins.bytes
     """sha256 is the hash of the paper's bytes, 32 bytes."""
     def __init__(
@@ -1477,12 +1529,13 @@ Global___AuthorityEvidence: _TypeAlias = AuthorityEvidence  # noqa: Y015
 class AuthorityStatement(_message.Message):
     """AuthorityStatement says who may act for the person of the chain, or that an earlier AUTHORITY has ended. It is attested
     by a participant that acts for persons or is a public authority, and that is not the representative; or, of an AGENT,
-    signed by the person.
+    signed by the person. A representative's own key signs the end of its own authority.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
     CAPACITY_FIELD_NUMBER: _builtins.int
     ACTS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
@@ -1494,11 +1547,15 @@ class AuthorityStatement(_message.Message):
     ENDED_FIELD_NUMBER: _builtins.int
     ATTESTATION_FIELD_NUMBER: _builtins.int
     participant_id: _builtins.str
-    """participant_id is the representative, a registered participant."""
+    """participant_id is the representative, a registered participant; empty: `key` is the representative's."""
+    key: _builtins.bytes
+    """key is the own key of a representative who is a natural person, an Ed25519 public key, 32 bytes; empty:
+    `participant_id` is the representative. A KEY entry right after this one puts it in force, for this authority alone.
+    """
     capacity: Global___AuthorityCapacity.ValueType
     """capacity of the representative."""
     reason: Global___AuthorityReason.ValueType
-    """reason: MINOR or INCAPACITATED for a LEGAL_GUARDIAN, none for an AGENT."""
+    """reason that goes with the capacity (policy.md, rule 8)."""
     birth_date: _builtins.str
     """birth_date of a minor, `2015-02-28`: for MINOR only. Like all statements of persons it is stored encrypted."""
     verified_by: _builtins.int
@@ -1523,12 +1580,13 @@ class AuthorityStatement(_message.Message):
 
     @_builtins.property
     def attestation(self) -> Global___Attestation:
-        """attestation names the participant that attests it; absent if the person signed it."""
+        """attestation names the participant that attests it; absent if the person or the representative signed it."""
 
     def __init__(
         self,
         *,
         participant_id: _builtins.str = ...,
+        key: _builtins.bytes = ...,
         capacity: Global___AuthorityCapacity.ValueType = ...,
         acts: _abc.Iterable[Global___AuthorityAct.ValueType] | None = ...,
         reason: Global___AuthorityReason.ValueType = ...,
@@ -1542,7 +1600,7 @@ class AuthorityStatement(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acts", b"acts", "attestation", b"attestation", "birth_date", b"birth_date", "capacity", b"capacity", "end_time_ms", b"end_time_ms", "ended", b"ended", "evidence", b"evidence", "participant_id", b"participant_id", "reason", b"reason", "start_time_ms", b"start_time_ms", "verified_by", b"verified_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acts", b"acts", "attestation", b"attestation", "birth_date", b"birth_date", "capacity", b"capacity", "end_time_ms", b"end_time_ms", "ended", b"ended", "evidence", b"evidence", "key", b"key", "participant_id", b"participant_id", "reason", b"reason", "start_time_ms", b"start_time_ms", "verified_by", b"verified_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1926,8 +1984,8 @@ Global___RefusalStatement: _TypeAlias = RefusalStatement  # noqa: Y015
 
 @_typing.final
 class ReadStatement(_message.Message):
-    """ReadStatement records that an auditor read a person's statements. Operators may read none. There is one for each reader, person
-    and day (in Asia/Seoul), written before the first reading of that day is answered.
+    """ReadStatement records that an auditor or a representative read a person's statements. Operators may read none. There is
+    one for each reader, authority, person and day (in Asia/Seoul), written before the first reading of that day is answered.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1935,22 +1993,30 @@ class ReadStatement(_message.Message):
     READER_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_NUMBER: _builtins.int
     MANDATE_SEQ_FIELD_NUMBER: _builtins.int
+    AUTHORITY_SEQ_FIELD_NUMBER: _builtins.int
     reader: _builtins.str
-    """reader is the auditor."""
+    """reader is the auditor, or the participant that asked for the representative."""
     scope: Global___ReadScope.ValueType
     """scope is what was read first on that day."""
     mandate_seq: _builtins.int
-    """mandate_seq is the seq, in chain `participant/READER`, of the MANDATE under which the auditor read."""
+    """mandate_seq is the seq, in chain `participant/READER`, of the MANDATE under which the auditor read; 0: a
+    representative read.
+    """
+    authority_seq: _builtins.int
+    """authority_seq is the seq of the AUTHORITY entry, earlier in this chain, under which a representative read; 0: an
+    auditor read.
+    """
     def __init__(
         self,
         *,
         reader: _builtins.str = ...,
         scope: Global___ReadScope.ValueType = ...,
         mandate_seq: _builtins.int = ...,
+        authority_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mandate_seq", b"mandate_seq", "reader", b"reader", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority_seq", b"authority_seq", "mandate_seq", b"mandate_seq", "reader", b"reader", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,11 +5,11 @@ Whether the key was in force depends on earlier entries, so ``Authors`` takes al
 """
 
 from collections.abc import MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from consentd.core import codec, key_validity
-from consentd.core.key_validity import MAX_AUTHOR_SKEW_MS, KeyValidity
+from consentd.core.key_validity import MAX_AUTHOR_SKEW_MS, NAMES_NOTHING, KeyValidity, Named
 from consentd.core.kinds import EntryKind, Owner
 from consentd.core.pruned import Pruned
 from consentd.core.recent_statements import RecentStatements
@@ -18,6 +18,7 @@ from consentd.errors import InvalidError, MalformedError, ProofError, SignatureE
 from consentd.statements import payloads, values
 from consentd.statements.delegations import named_parties
 from consentd.statements.givers import may_give
+from consentd.statements.named import named_in
 
 _SALT = 32
 KEY_KINDS = frozenset({EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY})
@@ -42,11 +43,11 @@ class Stated:
         pruned: the pruning that a later LEDGER entry states.
         gives_mandates: whether a PARTICIPANT entry describes an active public authority.
         parties: the participants that a DELEGATION or MANDATE names. The entry is in the chain of the first.
-        giver: the participant that a MANDATE names as the one that gives it.
+        named: what the payload names, on which it depends who may sign it.
         attested_by: who attests the entry; empty: its author signed it, or it is the daemon's own.
         chain: the public name of the chain to which a VOCABULARY, NOTICE, RULES or ADMINISTRATION entry belongs.
         has_unknown_fields: the payload has fields that this version does not know, or replaces a key of a role that it
-            does not know. They may change the meaning of the known fields, so all other attributes but *giver* are
+            does not know. They may change the meaning of the known fields, so all other attributes but *named* are
             empty.
     """
 
@@ -60,7 +61,7 @@ class Stated:
     pruned: Pruned | None = None
     gives_mandates: bool = False
     parties: tuple[str, ...] = ()
-    giver: str = ""
+    named: Named = NAMES_NOTHING
     attested_by: str = ""
     chain: str = ""
     has_unknown_fields: bool = False
@@ -68,7 +69,7 @@ class Stated:
 
 @dataclass(frozen=True, slots=True)
 class SignedStatement:
-    """A statement whose signature verifies, and what it states (None: its kind is none of ``_STATING_KINDS``)."""
+    """A statement whose signature verifies, and what it states (None: nothing that counts here)."""
 
     key: bytes
     request_id: bytes
@@ -89,8 +90,12 @@ def verify_opening(event: codec.Event, opening: bytes, *, origin: str) -> Signed
     stated = None
     if event.kind in payloads.MESSAGES:
         payload = payloads.decode_payload(event.kind, statement.payload)
+        named = named_in(event.kind, event.ref, payload)
         if event.kind in _STATING_KINDS:
-            stated = _read_stated(event.kind, payload, values.stated_retention(event.kind, statement.payload))
+            retention = values.stated_retention(event.kind, statement.payload)
+            stated = replace(_read_stated(event.kind, payload, retention), named=named)
+        elif named != NAMES_NOTHING:
+            stated = Stated(named=named)
     return SignedStatement(statement.key, statement.request_id, statement.author_time_ms, stated)
 
 
@@ -110,9 +115,8 @@ def open_statement(event: codec.Event, opening: bytes) -> codec.Statement:
 def _read_stated(kind: int, message: Any, retention: values.StatedRetention | None) -> Stated:
     if kind in _NAMED_KINDS:
         return Stated(chain=payloads.public_name(message), attested_by=message.attestation.attested_by)
-    giver = message.giver if kind == EntryKind.MANDATE else ""
     if not payloads.is_understood(message):
-        return Stated(giver=giver, has_unknown_fields=True)
+        return Stated(has_unknown_fields=True)
     if retention is not None:
         key, replaces = values.changed_statement_key(message)
         return Stated(
@@ -123,7 +127,7 @@ def _read_stated(kind: int, message: Any, retention: values.StatedRetention | No
         return Stated(message.key, message.retired, attested_by=message.attestation.attested_by)
     if kind in (EntryKind.DELEGATION, EntryKind.MANDATE):
         try:
-            return Stated(parties=named_parties(message), giver=giver, attested_by=message.attestation.attested_by)
+            return Stated(parties=named_parties(message), attested_by=message.attestation.attested_by)
         except InvalidError as error:
             raise MalformedError(str(error)) from error
     return Stated(
@@ -174,17 +178,17 @@ class Authors:
             self._add_key(event, stated, name=key_validity.LEDGER_CHAIN)
         if abs(event.time_ms - signed.author_time_ms) > MAX_AUTHOR_SKEW_MS:
             raise SignatureError("author's clock is more than ten minutes from the ledger's")
-        validities, giver = self._keys.get(signed.key, ()), "" if stated is None else stated.giver
-        is_in_force = any(key_validity.may_author(validity, event, giver) for validity in validities)
+        validities, named = self._keys.get(signed.key, ()), NAMES_NOTHING if stated is None else stated.named
+        is_in_force = any(key_validity.may_author(validity, event, named) for validity in validities)
         if not is_in_force and not (self.keys_lost and not validities):
             raise SignatureError("author's key was not in force for this entry")
         if is_in_force and all(one.owner is Owner.LEDGER for one in validities):
             self.ledger_keys.verify_term(signed.key, index)
         self._add_ledger_keys(event, stated, signed.key, index)
-        if stated is not None:
+        if stated is not None and event.kind in _STATING_KINDS:
             self._add(event, stated)
         if is_in_force:
-            self.recent.add(event, signed.key, signed.request_id, validities, giver)
+            self.recent.add(event, signed.key, signed.request_id, validities, named)
         return is_in_force
 
     def _add_ledger_keys(self, event: codec.Event, stated: Stated | None, signer: bytes, index: int) -> None:
@@ -212,7 +216,8 @@ class Authors:
             return
         if stated.parties:
             self._verify_parties(event, stated.parties, stated.attested_by)
-            if stated.giver and not self.keys_lost and _chain_of(stated.giver) not in self.authorities:
+            giver = stated.named.giver
+            if giver and not self.keys_lost and _chain_of(giver) not in self.authorities:
                 raise SignatureError("giver of the mandate is no active public authority")
             return
         if event.kind == EntryKind.PARTICIPANT:
@@ -245,8 +250,9 @@ class Authors:
 
     def _add_key(self, event: codec.Event, stated: Stated, *, name: str) -> None:
         change = key_validity.key_change(
-            event, stated.key, name=name, retired=stated.retired, replaces=stated.replaces
-        )
+            event, stated.key, name=name, retired=stated.retired, replaces=stated.replaces,
+            authority=stated.named.authority if event.kind == EntryKind.KEY else 0,
+        )  # fmt: skip
         if change is not None:
             key_validity.apply_key_change(self._keys, change)
 

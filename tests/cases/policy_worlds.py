@@ -271,6 +271,7 @@ class World:
 def ends_of(power: Power) -> Ends:
     """Return the ends of an authority as the table has them, before the authority is ended by an entry."""
     message = st.AuthorityStatement(
+        participant_id="guardian",
         reason=st.AUTHORITY_REASON_UNSPECIFIED if power.born is None else st.AUTHORITY_REASON_MINOR,
         birth_date="" if power.born is None else power.born.isoformat(),
         end_time_ms=0 if power.end_ms == OPEN_END_MS else power.end_ms,

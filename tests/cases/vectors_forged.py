@@ -280,7 +280,7 @@ def forged_authors(vector: Callable[..., Vector], grant: Callable[..., Forge]) -
     both = base().add(ME, EntryKind.KEY, DAEMON, key_payload(BANK.public_key)).add(ME, EntryKind.GRANT, BANK)
     yield vector("one key of two owners", "ok", both)
     for name, want, payload in (
-        ("with a field not known", "unknown_key", key_payload(STRANGER.public_key) + b"\x20\x01"),
+        ("with a field not known", "unknown_key", key_payload(STRANGER.public_key) + b"\x28\x01"),
         ("cut", "unknown_key", key_payload(STRANGER.public_key)[:-1]),
         ("of 31 bytes", "signature", key_payload(STRANGER.public_key[:-1])),
         ("of 33 bytes", "signature", key_payload(STRANGER.public_key + b"\0")),

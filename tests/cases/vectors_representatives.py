@@ -32,6 +32,10 @@ def representatives() -> Iterator[Vector]:
     yield from windows()
     yield from birthdays()
     yield from not_understood()
+    yield from keys()
+    yield from key_changes()
+    yield from readings()
+    yield from the_dead()
 
 
 def authority(**changed: Any) -> bytes:
@@ -110,7 +114,7 @@ def attesters() -> Iterator[Vector]:
     signed = acted(forge, seq, author=CITIZEN)
     yield from both("signed by the person, attested by the representative", "signature", signed)
     forge, seq = given(authority(participant_id=""))
-    yield from both("under an authority of nobody, attested by nobody", "ok", acted(forge, seq, by=""))
+    yield from both("under an authority of nobody, attested by nobody", "signature", acted(forge, seq, by=""))
     key = base().add(ME, EntryKind.KEY, DAEMON, key_payload(CITIZEN.public_key)).later()
     agent = key.add(ME, EntryKind.AUTHORITY, CITIZEN, authority(capacity=2, reason=0, evidence=[]))
     yield from both("under a power of attorney that the person signed", "ok", acted(agent, len(agent.chains[ME])))
@@ -212,3 +216,201 @@ def not_understood() -> Iterator[Vector]:
     yield from both("an authority that names two, the last counts", "ok", acted(forge, seq))
     forge, seq = given(authority(acts=[]) + b"\x20\x01")
     yield from both("an authority with an act that is not packed", "ok", acted(forge, seq))
+
+
+MOTHER, FATHER = ed25519.KeyPair(b"\x31" * 32), ed25519.KeyPair(b"\x32" * 32)
+
+
+def mothers_key(seq: int, key: ed25519.KeyPair = MOTHER, **changed: Any) -> bytes:
+    return st.KeyStatement(key=key.public_key, authority_seq=seq, **changed).SerializeToString(deterministic=True)
+
+
+def pinned(forge: Forge | None = None, key: ed25519.KeyPair = MOTHER, **changed: Any) -> tuple[Forge, int]:
+    """Return a ledger in which an authority pins a key, which a KEY entry puts in force; and the authority's seq."""
+    stated = authority(**{"participant_id": "", "key": key.public_key, **changed})
+    forge, seq = given(stated, forge)
+    forge.add(ME, EntryKind.KEY, DAEMON, mothers_key(seq, key))
+    return forge, seq
+
+
+def keys() -> Iterator[Vector]:
+    """Yield what is signed with the key that an authority pins, or should be."""
+    for kind in KINDS:
+        forge, seq = pinned()
+        signed = acted(forge, seq, kind, by="", author=MOTHER)
+        yield from both(f"{kind.name} signed by the representative", "ok", signed)
+        forge, seq = pinned(acts=[])
+        signed = acted(forge, seq, kind, by="", author=MOTHER)
+        yield from both(f"{kind.name} signed by a representative without its act", "signature", signed)
+    for by in ("", "hospital", "guardian"):
+        forge, seq = pinned()
+        yield from both(f"under a pinned key, attested by `{by}`", "signature", acted(forge, seq, by=by))
+    forge, seq = pinned()
+    yield from both("under a pinned key, signed by the person", "signature", acted(forge, seq, by="", author=CITIZEN))
+    forge, seq = given(authority(participant_id="", key=MOTHER.public_key))
+    yield from both("a pinned key that no KEY puts in force", "signature", acted(forge, seq, by="", author=MOTHER))
+    forge, seq = pinned()
+    yield from both("a pinned key, naming nothing", "signature", acted(forge, 0, by="", author=MOTHER))
+    forge, seq = pinned()
+    _, other = pinned(forge.later(), FATHER)
+    yield from both("a pinned key, naming another's authority", "signature", acted(forge, other, by="", author=MOTHER))
+    forge, seq = pinned()
+    elsewhere = bytes([7]) * 32
+    forge.later().add(elsewhere, EntryKind.ENROL, DAEMON).add(elsewhere, EntryKind.AUTHORITY, DAEMON, authority())
+    forge.add(elsewhere, EntryKind.GRANT, MOTHER, act(EntryKind.GRANT, 2, ""))
+    forge.chains[ME], forge.chains[elsewhere] = forge.chains[ME], forge.chains[elsewhere]
+    yield history_vector(
+        "representatives: a pinned key in the chain of another person", "signature", _of(forge, elsewhere),
+        tag=b64(elsewhere),
+    )  # fmt: skip
+    forge, seq = pinned()
+    forge.later().add(ME, EntryKind.SERVED, MOTHER, st.ServedStatement(notice_id="n").SerializeToString())
+    yield from both("SERVED signed by a representative, naming nothing", "signature", forge)
+    forge, seq = pinned()
+    forge.later().add(ME, EntryKind.OUTCOME, MOTHER, st.OutcomeStatement(status=1).SerializeToString())
+    yield from both("OUTCOME signed by a representative", "signature", forge)
+    for name, payload, ref_of, want in (
+        ("the end of the authority", ended(), 0, "ok"),
+        ("the end of another authority", ended(), 1, "signature"),
+        ("another authority", authority(), None, "signature"),
+    ):
+        forge, seq = pinned()
+        ref = 0 if ref_of is None else seq - ref_of
+        forge.later().add(ME, EntryKind.AUTHORITY, MOTHER, payload, ref=ref)
+        yield from both(f"{name}, signed by the representative", want, forge)
+    forge, seq = pinned()
+    forge.later().add(ME, EntryKind.AUTHORITY, MOTHER, ended(), ref=seq)
+    yield from both("a pinned key after the end", "signature", acted(forge, seq, by="", author=MOTHER))
+    forge, seq = pinned(participant_id="guardian")
+    yield from both("an authority with both forms, attested", "signature", acted(forge, seq))
+    for capacity, want in ((8, "ok"), (9, "signature"), (-1, "signature")):
+        forge, seq = given(authority(capacity=capacity))
+        yield from both(f"an authority in capacity {capacity}", want, acted(forge, seq))
+    forge, seq = pinned()
+    known = act(EntryKind.GRANT, seq, "") + FOREIGN_FIELD
+    yield from both("a GRANT of a later version, signed by the representative", "ok",
+                    forge.later().add(ME, EntryKind.GRANT, MOTHER, known))  # fmt: skip
+    forge, seq = pinned()
+    group = act(EntryKind.GRANT, seq, "") + b"\xfb\x3f\xfb\x3f\xfc\x3f\xfc\x3f"
+    yield from both("a GRANT with groups, signed by the representative", "ok",
+                    forge.later().add(ME, EntryKind.GRANT, MOTHER, group))  # fmt: skip
+    forge, seq = pinned()
+    forge.later().add(ME, EntryKind.GRANT, MOTHER, act(EntryKind.GRANT, seq, "") + b"\xff")
+    yield from both("a GRANT that does not decode, signed by the representative", "signature", forge)
+    forge, seq = pinned()
+    forge.later().add(ME, 99, MOTHER, b"")
+    yield from both("an entry of a later version, signed by the representative", "any", forge)
+    forge, seq = given(authority(participant_id="", key=MOTHER.public_key))
+    forge.add(ME, EntryKind.KEY, DAEMON, mothers_key(seq) + FOREIGN_FIELD)
+    signed = acted(forge, seq, by="", author=MOTHER)
+    yield from both("a pinned key in a KEY of a later version", "unknown_key", signed)
+
+
+def _of(forge: Forge, tag: bytes) -> Any:
+    """Return the history of one of two persons, without the chain of the other."""
+    document = to_document(forge.proof(tag))
+    first, *others = document["histories"]
+    return {**document, "histories": [first, *(one for one in others if one["public_name"])]}
+
+
+def key_changes() -> Iterator[Vector]:
+    """Yield KEY entries of representatives."""
+    for name, made, author, want in (
+        ("another key, signed by the representative", {"key": FATHER}, MOTHER, "ok"),
+        ("another key, stated by the daemon", {"key": FATHER}, DAEMON, "ok"),
+        ("another key, signed by the person", {"key": FATHER}, CITIZEN, "signature"),
+        ("another key, signed by a participant", {"key": FATHER}, BANK, "signature"),
+        ("the pinned key retired by itself", {"retired": True}, MOTHER, "ok"),
+        ("the pinned key retired by the person", {"retired": True}, CITIZEN, "signature"),
+    ):
+        forge, seq = pinned()
+        fields: dict[str, Any] = made
+        forge.later().add(ME, EntryKind.KEY, author, mothers_key(seq, **fields))
+        yield from both(f"keys: {name}", want, forge)
+    forge, seq = pinned()
+    forge.later().add(ME, EntryKind.KEY, MOTHER, mothers_key(seq, FATHER)).later()
+    forge.add(ME, EntryKind.KEY, FATHER, mothers_key(seq, retired=True))
+    yield from both("keys: a new key in place of the old", "ok", acted(forge, seq, by="", author=FATHER))
+    forge, seq = pinned()
+    forge.later().add(ME, EntryKind.KEY, DAEMON, mothers_key(seq, retired=True))
+    yield from both("keys: a retired key", "signature", acted(forge, seq, by="", author=MOTHER))
+    forge, seq = pinned()
+    forge.later().add(ME, EntryKind.KEY, MOTHER, key_payload(FATHER.public_key))
+    yield from both("keys: a key of the person, signed by the representative", "signature", forge)
+    forge, seq = pinned()
+    forge.later().add(ME, EntryKind.KEY, MOTHER, key_payload(CITIZEN.public_key, retired=True))
+    yield from both("keys: a key of the person retired by the representative", "signature", forge)
+    forge, seq = pinned()
+    forge.later().add(ME, EntryKind.KEY, DAEMON, key_payload(MOTHER.public_key, retired=True))
+    yield from both("keys: retired as the person's", "ok", acted(forge, seq, by="", author=MOTHER))
+    forge, seq = given(authority(participant_id="", key=MOTHER.public_key))
+    forge.add(ME, EntryKind.KEY, DAEMON, mothers_key(seq, FATHER))
+    yield from both("keys: the first is not the pinned one", "signature", forge)
+    forge, seq = given(authority(participant_id="", key=MOTHER.public_key))
+    forge.add(ME, EntryKind.KEY, DAEMON, mothers_key(seq, retired=True))
+    yield from both("keys: the first retires the pinned one", "signature", forge)
+    forge, seq = given()
+    forge.add(ME, EntryKind.KEY, DAEMON, mothers_key(seq))
+    yield from both("keys: of an authority of a participant", "signature", forge)
+    for name, at in (("an entry of another kind", 1), ("itself", 3), ("an entry to come", 9)):
+        forge = base().add(ME, EntryKind.KEY, DAEMON, mothers_key(at))
+        yield from both(f"keys: of {name}", "signature", forge)
+    forge, seq = pinned()
+    forge.later().add(ME, EntryKind.AUTHORITY, DAEMON, ended(), ref=seq)
+    forge.later().add(ME, EntryKind.KEY, DAEMON, mothers_key(seq, retired=True))
+    yield from both("keys: retired after the end", "ok", forge)
+    forge, seq = pinned()
+    forge.later().add(ME, EntryKind.AUTHORITY, DAEMON, ended(), ref=seq)
+    forge.later().add(ME, EntryKind.KEY, DAEMON, mothers_key(seq, FATHER))
+    yield from both("keys: put in force after the end", "signature", forge)
+    forge, seq = pinned(forge=base(), end_time_ms=base().time_ms + 10)
+    forge.later(10).add(ME, EntryKind.KEY, DAEMON, mothers_key(seq, FATHER))
+    yield from both("keys: put in force at the end of the window", "signature", forge)
+    forge = base().add("participant/shop", EntryKind.KEY, DAEMON, mothers_key(0))
+    forge.later().add("participant/shop", EntryKind.KEY, DAEMON, mothers_key(1, FATHER))
+    forge.later().add(ME, EntryKind.SERVED, FATHER)
+    yield from both("keys: of a participant, with an authority", "signature", forge)
+    forge, seq = pinned()
+    request = b"r" * 16
+    forge.later().add(ME, EntryKind.GRANT, MOTHER, act(EntryKind.GRANT, seq, ""), request_id=request)
+    forge.later().add(ME, EntryKind.GRANT, MOTHER, act(EntryKind.GRANT, seq, ""), request_id=request)
+    yield from both("keys: a statement recorded twice", "proof", forge)
+
+
+def readings() -> Iterator[Vector]:
+    """Yield READ entries of representatives."""
+    for name, changed, reader, want in (
+        ("with the act", {"acts": [5]}, "guardian", "ok"),
+        ("without the act", {"acts": [1, 2, 3, 4, 6]}, "guardian", "signature"),
+        ("by another", {"acts": [5]}, "hospital", "signature"),
+        ("by nobody", {"acts": [5]}, "", "signature"),
+        ("of a relative", {"acts": [5], "capacity": 5, "reason": 3}, "guardian", "ok"),
+        ("by an app for a key", {"acts": [5], "participant_id": "", "key": MOTHER.public_key}, "app", "ok"),
+    ):
+        forge, seq = given(authority(**changed))
+        read = st.ReadStatement(reader=reader, scope=1, authority_seq=seq)
+        forge.later().add(ME, EntryKind.READ, DAEMON, read.SerializeToString(deterministic=True))
+        yield from both(f"READ {name}", want, forge)
+    forge, seq = given(authority(acts=[5]))
+    forge.later().add(ME, EntryKind.AUTHORITY, DAEMON, ended(), ref=seq)
+    read = st.ReadStatement(reader="guardian", scope=1, authority_seq=seq)
+    yield from both("READ after the end", "signature",
+                    forge.later().add(ME, EntryKind.READ, DAEMON, read.SerializeToString()))  # fmt: skip
+
+
+def the_dead() -> Iterator[Vector]:
+    """Yield acts of agents and others after the death of the person."""
+    death = {"capacity": 5, "reason": st.AUTHORITY_REASON_DECEASED, "acts": [5]}
+    for name, capacity, want in (("an agent", 2, "signature"), ("a guardian", 1, "ok")):
+        forge, seq = given(authority(capacity=capacity))
+        forge.later().add(ME, EntryKind.AUTHORITY, DAEMON, authority(**death))
+        yield from both(f"{name} after the death", want, acted(forge, seq))
+        forge, seq = given(authority(capacity=capacity))
+        acted(forge, seq).later().add(ME, EntryKind.AUTHORITY, DAEMON, authority(**death))
+        yield from both(f"{name} before the death", "ok", forge)
+    forge, seq = given(authority(capacity=2))
+    forge.later().add(ME, EntryKind.AUTHORITY, DAEMON, authority(**death) + FOREIGN_FIELD)
+    yield from both("an agent after what a later version states", "ok", acted(forge, seq))
+    forge, seq = given(authority(capacity=2))
+    forge.later().add(ME, EntryKind.AUTHORITY, DAEMON, ended(reason=2), ref=1)
+    yield from both("an agent after an end that states a death", "ok", acted(forge, seq))

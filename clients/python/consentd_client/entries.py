@@ -14,6 +14,8 @@ from consentd_client import labels, show
 
 SUBJECT = "subject"
 """The ``author`` of an entry that the person signed."""
+REPRESENTATIVE_PREFIX = "representative/"
+"""The first part of the ``author`` of an entry that a representative signed; the seq of the AUTHORITY follows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +25,8 @@ class Entry:
     Attributes:
         event: the entry's leaf, decoded.
         statement: the statement that the leaf commits to; None: the statement was erased or pruned.
-        author: the signer: ``ledger`` (the daemon), ``participant/ID`` or ``subject``; empty: there is no statement.
+        author: the signer: ``ledger`` (the daemon), ``participant/ID``, ``subject`` or
+            ``representative/SEQ`` (the seq of the AUTHORITY); empty: there is no statement.
         message: the decoded payload of the statement; None: no statement, or its kind or version is unknown here.
         is_new: the entry was not in the history that was read before.
         is_pruned: the statement was deleted because the ledger's published retention period has passed.

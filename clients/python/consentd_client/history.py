@@ -21,11 +21,11 @@ from consentd.core.kinds import EntryKind, Owner
 from consentd.errors import InvalidError, MalformedError, ProofError, VerificationError
 from consentd.statements.authorities import NamedAuthorities
 from consentd.statements.chains import HeldPart, VerifiedChains, message_of, verify_chains
-from consentd.statements.givers import giver_of
+from consentd.statements.named import named_by
 from consentd.statements.outcomes import OutcomeComparison
 from consentd.statements.rotations import follow_rotations
 from consentd.v1 import ledger_service_pb2 as ls
-from consentd_client.entries import SUBJECT, Entry, History
+from consentd_client.entries import REPRESENTATIVE_PREFIX, SUBJECT, Entry, History
 from consentd_client.memory import RememberedEntry, RememberedHistory
 from consentd_client.trust import Trust
 
@@ -232,11 +232,13 @@ def _author(entry: VerifiedEntry, keys: ValidKeys) -> str:
     """Return the author of an entry whose signature was verified; empty if the statement was erased or pruned."""
     if entry.statement is None:
         return ""
-    giver = giver_of(entry.statement.payload) if entry.event.kind == EntryKind.MANDATE else ""
-    found = [validity for validity in keys[entry.statement.key] if may_author(validity, entry.event, giver)]
+    named = named_by(entry.event, entry.statement.payload)
+    found = [validity for validity in keys[entry.statement.key] if may_author(validity, entry.event, named)]
     assert found, "author was verified, and is not among the keys"
     # One key can be valid for several owners. Choose by owner, so that the order of the received chains has no effect.
     validity = min(found, key=lambda one: (one.owner, str(one.tag_or_name)))
     if validity.owner is Owner.LEDGER:
         return LEDGER_CHAIN
+    if validity.owner is Owner.REPRESENTATIVE:
+        return f"{REPRESENTATIVE_PREFIX}{named.authority}"
     return SUBJECT if validity.owner is Owner.SUBJECT else f"{PARTICIPANT_PREFIX}{validity.tag_or_name!s}"

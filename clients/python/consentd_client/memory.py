@@ -32,7 +32,8 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class RememberedEntry:
-    """A verified entry and its author: ``ledger``, ``participant/ID`` or ``subject``; empty: it has no statement."""
+    """A verified entry and its author: ``ledger``, ``participant/ID``, ``subject`` or ``representative/SEQ``; empty: it
+    has no statement."""
 
     entry: HistoryEntry
     author: str

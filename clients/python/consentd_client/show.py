@@ -28,6 +28,9 @@ def author(name: str, lang: str) -> str:
         return "서버 서명" if is_korean(lang) else "signed by the daemon"
     if name == "subject":
         return "본인 서명" if is_korean(lang) else "signed by the person"
+    if name.startswith("representative/"):
+        seq = name.removeprefix("representative/")
+        return f"대리인 서명 (대리권 #{seq})" if is_korean(lang) else f"signed by the representative, authority #{seq}"
     participant = name.removeprefix(PARTICIPANT_PREFIX)
     return f"{participant} 서명" if is_korean(lang) else f"signed by {participant}"
 

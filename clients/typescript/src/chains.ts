@@ -11,7 +11,7 @@ import { ProofError } from "./errors.js";
 import { type ChainProof, type HeldChain, type SealedCheckpoint, type SeqRange } from "./history.js";
 import { type VerifiedEntry, type VerifiedPart, verifyPart } from "./history.js";
 import { hasAuthorKeys, type KeyChange, type KeyValidity, LEDGER_CHAIN, statedKeys } from "./key_validity.js";
-import { giverOf, PARTICIPANT_PREFIX, type ValidKeys, verifyAuthors, verifyGiver } from "./key_validity.js";
+import { namedBy, PARTICIPANT_PREFIX, type ValidKeys, verifyAuthors, verifyGiver } from "./key_validity.js";
 import { verifyKeyChanges } from "./key_validity.js";
 import { ERASURE, KEY, KINDS, LEDGER } from "./kinds.js";
 import { decodeKeyStatement, decodeLedgerStatement, type LedgerStatement } from "./payloads.js";
@@ -167,7 +167,7 @@ export function verifyGivers(
   chains: readonly { readonly chain: { readonly publicName: string }; readonly entries: readonly VerifiedEntry[] }[],
 ): void {
   for (const { event, statement } of entries) {
-    const giver = statement === null ? "" : giverOf(event, statement);
+    const giver = statement === null ? "" : namedBy(event, statement).giver;
     const found = giver && chains.find(({ chain }) => chain.publicName === PARTICIPANT_PREFIX + giver);
     if (found) verifyGiver(event, found.entries);
   }

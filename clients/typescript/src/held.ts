@@ -27,8 +27,8 @@ export function heldJson({ tag, held, heldChain }: HeldFile): Json {
     recent: heldChain.recent.map(({ timeMs, key, requestId }) => {
       return { time_ms: String(timeMs), key: encodeBase64(key), request_id: encodeBase64(requestId) };
     }),
-    keys: heldChain.keys.map(({ key, timeMs, retired }) => {
-      return { key: encodeBase64(key), time_ms: String(timeMs), retired };
+    keys: heldChain.keys.map(({ key, timeMs, retired, authority = 0n }) => {
+      return { key: encodeBase64(key), time_ms: String(timeMs), retired, authority: String(authority) };
     }),
     ledger_keys: heldChain.ledgerKeys && ledgerKeysJson(heldChain.ledgerKeys),
   };
@@ -84,6 +84,7 @@ export function parseHeld(text: string): HeldFile {
         missing: (missing ?? []).map(([first, last]: unknown[]) => [number(first), number(last)] as const),
         keys: (keys as Record<string, unknown>[]).map((one) => ({
           key: decodeBase64(one["key"] as string), timeMs: number(one["time_ms"]), retired: one["retired"] === true,
+          authority: number(one["authority"]),
         })),
         ledgerKeys: read.ledger_keys === null ? null : parseLedgerKeys(read.ledger_keys, number),
       },

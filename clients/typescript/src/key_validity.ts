@@ -12,7 +12,7 @@ import { SignatureError, UnknownKeyError } from "./errors.js";
 import type { ChainProof, VerifiedEntry } from "./history.js";
 import { ANYBODY, DELEGATION, KEY, KINDS, LEDGER, MANDATE, type Owner, PARTICIPANT } from "./kinds.js";
 import { decodeKeyStatement, decodeLedgerStatement, type LedgerStatement } from "./payloads.js";
-import { mayGiveMandates, readGiver, STATEMENT_ROLE } from "./payloads.js";
+import { mayGiveMandates, readAuthoritySeq, readGiver, STATEMENT_ROLE } from "./payloads.js";
 
 /** How far an author's clock may be from the ledger's. */
 export const MAX_AUTHOR_SKEW_MS = 600_000n;
@@ -28,12 +28,23 @@ export interface KeyChange {
   readonly key: Uint8Array;
   readonly timeMs: bigint;
   readonly retired: boolean;
+  /** Seq of the AUTHORITY whose representative owns the key; 0 or absent: the owner of the chain does. */
+  readonly authority?: bigint;
+}
+
+/** What the payload of a statement names, on which it depends who may sign the statement. */
+export interface Named {
+  /** The participant that a MANDATE names as the one that gives it; empty: none. */
+  readonly giver: string;
+  /** Seq of the AUTHORITY under which a representative makes the statement; 0: none. */
+  readonly authority: bigint;
 }
 
 /** When a key was valid and for whom, both ends included. */
 export interface KeyValidity {
   readonly owner: Owner;
-  /** The participant's id; the person's tag in hexadecimal; empty for the daemon. */
+  /** The participant's id; the person's tag in hexadecimal, and of a representative the seq of the authority after it;
+   * empty for the daemon. */
   readonly name: string;
   readonly fromMs: bigint;
   /** null: it was not retired. */
@@ -65,21 +76,16 @@ export class ValidKeys {
     return Boolean(this.#validities.get(encodeHex(key))?.length);
   }
 
-  /** Return the validity by which this key may sign this entry; undefined: it may not. *giver*: see `giverOf`. */
-  find(key: Uint8Array, event: codec.Event, giver: string): KeyValidity | undefined {
+  /** Return the validity by which this key may sign this entry; undefined: it may not. *named*: see `namedBy`. */
+  find(key: Uint8Array, event: codec.Event, named: Named): KeyValidity | undefined {
     // If a key has several owners, the same one is named in whatever order the chains were sent.
-    const found = this.#findAll(key, event, giver);
+    const found = this.findAll(key, event, named);
     return found.reduce((one, other) => (rank(other) < rank(one) ? other : one), found[0]!);
   }
 
-  /** Return the validities by which this key may sign this entry, which is no MANDATE. */
-  findAll(key: Uint8Array, event: codec.Event): readonly KeyValidity[] {
-    return this.#findAll(key, event, "");
-  }
-
   /** Report whether only the daemon may sign this entry with this key. */
-  isDaemonsAlone(key: Uint8Array, event: codec.Event, giver: string): boolean {
-    return this.has(key) && this.#findAll(key, event, giver).every(({ owner }) => owner === "ledger");
+  isDaemonsAlone(key: Uint8Array, event: codec.Event, named: Named): boolean {
+    return this.has(key) && this.findAll(key, event, named).every(({ owner }) => owner === "ledger");
   }
 
   /** Report whether this key was valid for the daemon, and for nobody else at any time. */
@@ -88,15 +94,16 @@ export class ValidKeys {
   }
 
   /** Return the validities by which this key may sign this entry. */
-  #findAll(key: Uint8Array, event: codec.Event, giver: string): KeyValidity[] {
+  findAll(key: Uint8Array, event: codec.Event, { giver, authority }: Named): KeyValidity[] {
     const authors = KINDS.get(event.kind)?.authors ?? ANYBODY;
     const found = this.#validities.get(encodeHex(key))?.filter(
       ({ owner, name, fromMs, untilMs }) =>
         authors.has(owner) &&
         fromMs <= event.timeMs &&
         (untilMs === null || event.timeMs <= untilMs) &&
-        // A person's own key may sign only in that person's chain.
-        (owner !== "subject" || name === encodeHex(event.tag)) &&
+        // A person's own key may sign only in that person's chain, and it states no key of a representative.
+        (owner !== "subject" || (name === encodeHex(event.tag) && (event.kind !== KEY || !authority))) &&
+        (owner !== "representative" || mayRepresentativeSign(name, event, authority)) &&
         // A mandate that names a giver is the giver's, and no other mandate is a participant's.
         (owner !== "ledger" || !giver) &&
         (owner !== "participant" || mayParticipantSign(name, event, giver)),
@@ -104,7 +111,8 @@ export class ValidKeys {
     return found ?? [];
   }
 
-  #apply({ owner, name }: Pick<KeyValidity, "owner" | "name">, { key, timeMs, retired }: KeyChange): void {
+  #apply(chain: Pick<KeyValidity, "owner" | "name">, { key, timeMs, retired, authority }: KeyChange): void {
+    const { owner, name } = authority ? representativeOf(chain.name, authority) : chain;
     const known = this.#validities.get(encodeHex(key)) ?? [];
     const at = known.findIndex((one) => one.owner === owner && one.name === name && one.untilMs === null);
     if (at >= 0 && retired) known[at] = { ...known[at]!, untilMs: timeMs };
@@ -113,9 +121,22 @@ export class ValidKeys {
   }
 }
 
-/** Return the participant that a MANDATE names as the one that gives it; empty: another kind, or it names none. */
-export function giverOf({ kind }: codec.Event, { payload }: codec.Statement): string {
-  return kind === MANDATE ? readGiver(payload) : "";
+/** Return what the payload of an entry names. The end of an authority names it by the entry's ref. */
+export function namedBy({ kind, ref }: codec.Event, { payload }: codec.Statement): Named {
+  return { giver: kind === MANDATE ? readGiver(payload) : "", authority: readAuthoritySeq(kind, ref, payload) };
+}
+
+function representativeOf(tag: string, authority: bigint): Pick<KeyValidity, "owner" | "name"> {
+  return { owner: "representative", name: `${tag} ${authority}` };
+}
+
+/** Report whether a representative may sign an entry: in the person's chain, and only what names the authority.
+ *
+ * INVARIANT: otherwise a KEY entry could put a key of a representative in force as the person's own.
+ */
+function mayRepresentativeSign(name: string, { kind, tag }: codec.Event, authority: bigint): boolean {
+  const chain = encodeHex(tag);
+  return KINDS.has(kind) ? name === representativeOf(chain, authority).name : name.startsWith(`${chain} `);
 }
 
 function mayParticipantSign(name: string, { kind, tag }: codec.Event, giver: string): boolean {
@@ -149,7 +170,7 @@ function isChainOf(participant: string, tag: Uint8Array): boolean {
 }
 
 function rank({ owner, name }: KeyValidity): string {
-  return `${["ledger", "participant", "subject"].indexOf(owner)}${name}`;
+  return `${["ledger", "participant", "subject", "representative"].indexOf(owner)}${name}`;
 }
 
 /** Return whose keys a chain states. Any chain but the ledger's and the participants' counts as a person's. */
@@ -186,6 +207,8 @@ export function statedKeys({ publicName }: { publicName: string }, entries: read
     } else if (kind === KEY) {
       const stated = decodeKeyStatement(statement.payload);
       if (stated === null) unread.push(event);
+      // Only in the chain of a person does somebody represent the owner of the chain.
+      else if (stated.authority && (hasAuthorKeys(publicName) || stated.authority >= event.seq)) continue;
       // Only LEDGER entries make the daemon's keys valid. A KEY entry in their chain can only retire one.
       else if (stated.retired || publicName !== LEDGER_CHAIN) changes.push({ ...stated, timeMs });
     }
@@ -221,7 +244,7 @@ export function verifyAuthors(
     if (skew > MAX_AUTHOR_SKEW_MS || -skew > MAX_AUTHOR_SKEW_MS) {
       throw new SignatureError("author's clock is more than ten minutes from the ledger's");
     }
-    const validity = keys.find(statement.key, event, giverOf(event, statement));
+    const validity = keys.find(statement.key, event, namedBy(event, statement));
     if (validity === undefined) {
       const unknown = `author's key was not in force for this entry: seq \`${event.seq}\``;
       if (keys.isWhole) throw new SignatureError(unknown);

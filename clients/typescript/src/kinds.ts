@@ -4,8 +4,8 @@
  * Source: ledger-format.md, "Kinds".
  */
 
-/** Whose key signed a statement: the daemon's, a participant's, or the person's own. */
-export type Owner = "ledger" | "participant" | "subject";
+/** Whose key signed a statement: the daemon's, a participant's, the person's own, or their representative's. */
+export type Owner = "ledger" | "participant" | "subject" | "representative";
 
 /** What a kind is called, and who may author it. */
 export interface Kind {
@@ -28,10 +28,11 @@ export const ADMINISTRATION = 25;
 
 const DAEMON: ReadonlySet<Owner> = new Set(["ledger"]);
 const PERSON: ReadonlySet<Owner> = new Set(["ledger", "subject"]);
+const ACTING: ReadonlySet<Owner> = new Set(["ledger", "subject", "representative"]);
 const PARTICIPANTS: ReadonlySet<Owner> = new Set(["ledger", "participant"]);
 
 /** All owners. Any of them may author a kind that this version does not know. */
-export const ANYBODY: ReadonlySet<Owner> = new Set(["ledger", "participant", "subject"]);
+export const ANYBODY: ReadonlySet<Owner> = new Set(["ledger", "participant", "subject", "representative"]);
 
 /** Report whether statements of a kind may be pruned: GRANT … OUTCOME, SERVED, READ. Keys depend on none of these. */
 export function isPrunable(kind: number): boolean {
@@ -54,12 +55,12 @@ export const KINDS: ReadonlyMap<number, Kind> = new Map([
   [4, { name: "VOCABULARY", authors: DAEMON }],
   [5, { name: "NOTICE", authors: DAEMON }],
   [6, { name: "ENROL", authors: DAEMON }],
-  [AUTHORITY, { name: "AUTHORITY", authors: PERSON }],
-  [8, { name: "GRANT", authors: PERSON }],
-  [9, { name: "AMEND", authors: PERSON }],
-  [10, { name: "PAUSE", authors: PERSON }],
-  [11, { name: "RESUME", authors: PERSON }],
-  [12, { name: "REVOKE", authors: PERSON }],
+  [AUTHORITY, { name: "AUTHORITY", authors: ACTING }],
+  [8, { name: "GRANT", authors: ACTING }],
+  [9, { name: "AMEND", authors: ACTING }],
+  [10, { name: "PAUSE", authors: ACTING }],
+  [11, { name: "RESUME", authors: ACTING }],
+  [12, { name: "REVOKE", authors: ACTING }],
   // A decision is the daemon's own statement. It contains the question, which the asker signed.
   [ACCESS, { name: "ACCESS", authors: DAEMON }],
   [14, { name: "REFUSAL", authors: DAEMON }],
@@ -71,7 +72,7 @@ export const KINDS: ReadonlyMap<number, Kind> = new Map([
   [SERVED, { name: "SERVED", authors: ANYBODY }],
   [20, { name: "ERASURE", authors: PARTICIPANTS }],
   [21, { name: "RULES", authors: DAEMON }],
-  // Which participant may sign a KEY, a DELEGATION or a MANDATE: key_validity.ts.
+  // Which participant may sign a KEY, a DELEGATION or a MANDATE, and which representative what: key_validity.ts.
   [DELEGATION, { name: "DELEGATION", authors: PARTICIPANTS }],
   [MANDATE, { name: "MANDATE", authors: PARTICIPANTS }],
   [READ, { name: "READ", authors: DAEMON }],

@@ -11,6 +11,7 @@
 
 import { decodeText } from "./bytes.js";
 import { MalformedError } from "./errors.js";
+import { AUTHORITY, KEY, READ, SERVED } from "./kinds.js";
 
 /** The type of each field, by its number: a varint of so many bits, a list of varints, bytes, text, texts, or another
  * message. */
@@ -24,7 +25,7 @@ type Value = bigint | bigint[] | Uint8Array | string | string[] | Values;
 
 const AUTHENTICATION: Fields = { 1: "text", 2: "text", 3: "texts", 4: 64 };
 const ATTESTATION: Fields = { 1: "text", 2: "text", 3: AUTHENTICATION };
-const KEY_STATEMENT: Fields = { 1: "bytes", 2: 64, 3: ATTESTATION };
+const KEY_STATEMENT: Fields = { 1: "bytes", 2: 64, 3: ATTESTATION, 4: 64 };
 const PRUNING: Fields = { 1: 64, 2: 64 };
 const ROTATION: Fields = { 1: 32, 2: "bytes", 3: "bytes", 4: 64, 5: "text", 6: "bytes" };
 const LEDGER_STATEMENT: Fields = {
@@ -62,21 +63,34 @@ const CONSENT: Fields = {
 };
 const CHANGE: Fields = { 1: 64, 2: ATTESTATION, 3: 64 };
 const AUTHORITY_STATEMENT: Fields = {
-  1: "text", 3: 32, 4: "numbers", 5: 32, 6: "text", 7: { 1: "text", 2: "bytes" }, 8: 32, 9: 64, 10: 64, 11: 64,
-  12: ATTESTATION,
+  1: "text", 2: "bytes", 3: 32, 4: "numbers", 5: 32, 6: "text", 7: { 1: "text", 2: "bytes" }, 8: 32, 9: 64, 10: 64,
+  11: 64, 12: ATTESTATION,
 };
-/** Of the statements that a representative may make, by kind: the fields, and the numbers of the attestation and of the
- * authority among them. */
+const SERVED_STATEMENT: Fields = {
+  1: "text", 2: 32, 3: "text", 4: "text", 5: 64, 6: "bytes", 7: ATTESTATION, 8: 64,
+};
+const READ_STATEMENT: Fields = { 1: "text", 2: 32, 3: 64, 4: 64 };
+/** Of the statements that name an authority, by kind: the fields, and the numbers of the attestation (of a reading: of
+ * the reader) and of the authority among them. */
 const ACT_STATEMENTS: ReadonlyMap<number, readonly [Fields, number, number]> = new Map([
   [8, [{ 1: CONSENT, 2: ATTESTATION, 3: 64, 4: 64 }, 2, 4]],
   [9, [{ 1: CONSENT, 2: 64, 3: 32, 4: ATTESTATION, 5: 64, 6: 64 }, 4, 6]],
   [10, [CHANGE, 2, 3]],
   [11, [CHANGE, 2, 3]],
   [12, [{ 1: 64, 2: "text", 3: ATTESTATION, 4: 64 }, 3, 4]],
+  [KEY, [KEY_STATEMENT, 3, 4]],
+  [SERVED, [SERVED_STATEMENT, 7, 8]],
+  [READ, [READ_STATEMENT, 1, 4]],
 ]);
-const MINOR = 1n;
+const [MINOR, DECEASED] = [1n, 2n];
+const AGENT = 2n;
+/** The capacities that this version knows are 0 to this one. */
+const LAST_CAPACITY = 8n;
 const PUBLIC_AUTHORITY = 5n;
+const MANDATE_STATEMENT: Fields = { 1: "text", 2: "text", 3: "text", 4: 64, 5: 64, 6: ATTESTATION, 7: "text" };
 const GIVER = 7;
+/** The number of the field `ended` of an authority. */
+const ENDED = 11;
 const [ORIGIN_FIELD, ROTATION_FIELD] = [1, 10];
 
 /** Role of the key that signs checkpoints. */
@@ -87,12 +101,18 @@ export const STATEMENT_ROLE = 2;
 const VARINT = 0;
 const FIXED64 = 1;
 const LENGTH = 2;
+const GROUP = 3;
+const GROUP_END = 4;
 const FIXED32 = 5;
+/** The most groups within each other that a reader accepts. */
+const MAX_GROUPS = 100;
 
 /** A `KeyStatement`: the key is valid from this entry on or, if retired, no longer. */
 export interface KeyStatement {
   readonly key: Uint8Array;
   readonly retired: boolean;
+  /** Seq of the AUTHORITY whose representative owns the key; 0: the chain's owner does. */
+  readonly authority: bigint;
 }
 
 /** What a ledger states to have pruned. */
@@ -136,7 +156,16 @@ export interface LedgerStatement {
 
 /** An `AuthorityStatement`, as far as it says who may act for a person. */
 export interface AuthorityStatement {
+  /** Empty: a key is the representative's. */
   readonly participantId: string;
+  /** Empty: a participant is the representative. */
+  readonly key: Uint8Array;
+  /** A power of attorney. */
+  readonly isAgent: boolean;
+  /** Whether it names one representative, in a capacity that this version knows. */
+  readonly isComplete: boolean;
+  /** The person is dead, so every earlier power of attorney ends with this entry. */
+  readonly endsAgents: boolean;
   readonly acts: ReadonlySet<bigint>;
   readonly isMinor: boolean;
   readonly birthDate: string;
@@ -158,7 +187,9 @@ export interface Act {
 /** Decode a `KeyStatement`; null: this version does not understand all of it. */
 export function decodeKeyStatement(payload: Uint8Array): KeyStatement | null {
   const values = read(payload, KEY_STATEMENT);
-  return values && { key: bytesOf(values.get(1)), retired: (values.get(2) ?? 0n) !== 0n };
+  if (values === null) return null;
+  const [retired, authority] = [numberOf(values.get(2)) !== 0n, numberOf(values.get(4))];
+  return { key: bytesOf(values.get(1)), retired, authority };
 }
 
 /** Decode a `LedgerStatement`; null: this version does not understand all of it. */
@@ -205,12 +236,7 @@ function readRotation(values: Values): Rotation {
  * It is read from a message of a later version too: whoever signed it is whom it names.
  */
 export function readGiver(payload: Uint8Array): string {
-  try {
-    return new Reader(payload).text(GIVER);
-  } catch (error) {
-    if (error instanceof MalformedError) return "";
-    throw error;
-  }
+  return textOf(read(payload, MANDATE_STATEMENT, true)?.get(GIVER));
 }
 
 /** Report whether a `ParticipantStatement` describes an active public authority, which may give mandates; null: this
@@ -250,20 +276,38 @@ export function readAuthority(payload: Uint8Array): AuthorityStatement | null {
   if (values === null) return null;
   const acts = values.get(4);
   const [startMs, endMs] = [9, 10].map((number) => BigInt.asIntN(64, numberOf(values.get(number))));
+  const [participantId, key, capacity] = [textOf(values.get(1)), bytesOf(values.get(2)), numberOf(values.get(3))];
+  const ended = numberOf(values.get(11)) !== 0n;
   return {
-    participantId: textOf(values.get(1)), acts: new Set(Array.isArray(acts) ? (acts as bigint[]) : []),
+    participantId, key, isAgent: capacity === AGENT,
+    isComplete: (participantId !== "") !== (key.length > 0) && capacity <= LAST_CAPACITY,
+    endsAgents: !ended && numberOf(values.get(5)) === DECEASED,
+    acts: new Set(Array.isArray(acts) ? (acts as bigint[]) : []),
     isMinor: numberOf(values.get(5)) === MINOR, birthDate: textOf(values.get(6)), startMs: startMs!, endMs: endMs!,
-    ended: numberOf(values.get(11)) !== 0n,
+    ended,
   };
 }
 
-/** Return who acts by an entry of kind GRANT … REVOKE; null: this version does not understand all of it. */
+/** Return the seq of the authority that an entry of this kind and ref names; 0: none, or the payload does not decode.
+ *
+ * It is read from a message of a later version too: whoever signed it is whom it names.
+ */
+export function readAuthoritySeq(kind: number, ref: bigint, payload: Uint8Array): bigint {
+  const [fields, , number] = kind === AUTHORITY ? [AUTHORITY_STATEMENT, 0, ENDED] : (ACT_STATEMENTS.get(kind) ?? []);
+  if (fields === undefined || kind === READ) return 0n;
+  const found = numberOf(read(payload, fields, true)?.get(number!));
+  return kind !== AUTHORITY ? found : found ? ref : 0n;
+}
+
+/** Return who acts by an entry that may name an authority; null: it is of another kind, or this version does not
+ * understand all of it. */
 export function readAct(kind: number, payload: Uint8Array): Act | null {
-  const [fields, attestation, authority] = ACT_STATEMENTS.get(kind)!;
-  const values = read(payload, fields);
+  const [fields, attestation, authority] = ACT_STATEMENTS.get(kind) ?? [];
+  const values = fields === undefined ? null : read(payload, fields);
   if (values === null) return null;
-  const attestedBy = textOf(mapOf(values.get(attestation)).get(1));
-  return { authoritySeq: numberOf(values.get(authority)), attestedBy };
+  const by = values.get(attestation!);
+  const attestedBy = kind === READ ? textOf(by) : textOf(mapOf(by).get(1));
+  return { authoritySeq: numberOf(values.get(authority!)), attestedBy };
 }
 
 function numberOf(value: Value | undefined): bigint {
@@ -291,9 +335,10 @@ function bytesOf(value: Value | undefined): Uint8Array {
   return value instanceof Uint8Array ? value : new Uint8Array();
 }
 
-function read(payload: Uint8Array, fields: Fields): Values | null {
+/** Read a payload; null: it does not decode or, unless *isLenient*, has a field that is not in the table. */
+function read(payload: Uint8Array, fields: Fields, isLenient = false): Values | null {
   try {
-    return new Reader(payload).message(fields);
+    return new Reader(payload, isLenient).message(fields);
   } catch (error) {
     if (error instanceof MalformedError) return null;
     throw error;
@@ -303,7 +348,8 @@ function read(payload: Uint8Array, fields: Fields): Values | null {
 class Reader {
   #at = 0;
 
-  constructor(readonly bytes: Uint8Array) {}
+  /** *isLenient*: skip what is not in the table, as a reader of a protobuf runtime does. */
+  constructor(readonly bytes: Uint8Array, readonly isLenient = false) {}
 
   /** Read fields until the end, and add them to *values*, the fields of the same message read earlier. */
   message(fields: Fields, values: Values = new Map()): Values {
@@ -314,7 +360,9 @@ class Reader {
       const isOneOfNumbers = field === "numbers" && tag === BigInt(number * 8 + VARINT);
       const wireType = typeof field === "number" || isOneOfNumbers ? VARINT : LENGTH;
       if (field === undefined || tag !== BigInt(number * 8 + wireType)) {
-        throw new MalformedError("payload has a field that is not known");
+        if (!this.isLenient) throw new MalformedError("payload has a field that is not known");
+        this.#skip(number, Number(tag & 7n));
+        continue;
       }
       if (field === "numbers") {
         const before = values.get(number);
@@ -335,7 +383,8 @@ class Reader {
         values.set(number, [...(Array.isArray(before) ? (before as string[]) : []), decodeText(content, "payload")]);
       } else {
         const before = values.get(number);
-        values.set(number, new Reader(content).message(field, before instanceof Map ? before : new Map()));
+        const reader = new Reader(content, this.isLenient);
+        values.set(number, reader.message(field, before instanceof Map ? before : new Map()));
       }
     }
     return values;
@@ -348,21 +397,22 @@ class Reader {
     return found;
   }
 
-  /** Read fields until the end, of whatever type; return the last text of field *wanted*, empty if there is none. */
-  text(wanted: number): string {
-    let found = "";
-    while (this.#at < this.bytes.length) {
-      const tag = this.#varint(5);
-      const [number, wireType] = [Number(tag >> 3n), Number(tag & 7n)];
-      if (wireType === LENGTH) {
-        const content = this.#take(Number(this.#varint(5)));
-        if (number === wanted) found = decodeText(content, "payload");
-      } else if (wireType === VARINT) this.#varint(10);
-      else if (wireType === FIXED64) this.#take(8);
-      else if (wireType === FIXED32) this.#take(4);
-      else throw new MalformedError("payload has a field of a type that is not known");
+  /** Skip a field that is not known. A group ends with its own number. */
+  #skip(number: number, wireType: number, depth = 0): void {
+    if (wireType === VARINT) this.#varint(10);
+    else if (wireType === FIXED64) this.#take(8);
+    else if (wireType === LENGTH) this.#take(Number(this.#varint(5)));
+    else if (wireType === FIXED32) this.#take(4);
+    else if (wireType !== GROUP || depth >= MAX_GROUPS) {
+      throw new MalformedError("payload has a field of a type that is not known");
+    } else {
+      for (;;) {
+        const tag = this.#varint(5);
+        const [inner, type] = [Number(tag >> 3n), Number(tag & 7n)];
+        if (type === GROUP_END && inner === number) return;
+        this.#skip(inner, type, depth + 1);
+      }
     }
-    return found;
   }
 
   #varint(most: number): bigint {

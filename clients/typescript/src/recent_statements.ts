@@ -10,7 +10,7 @@
 import { encodeHex } from "./bytes.js";
 import { ProofError } from "./errors.js";
 import type { VerifiedEntry } from "./history.js";
-import { giverOf, MAX_AUTHOR_SKEW_MS, type ValidKeys } from "./key_validity.js";
+import { MAX_AUTHOR_SKEW_MS, namedBy, type ValidKeys } from "./key_validity.js";
 
 /** Two entries with the same statement differ in time by at most this. */
 export const REPEAT_WINDOW_MS = 2n * MAX_AUTHOR_SKEW_MS;
@@ -35,7 +35,7 @@ export function verifyOnce(
 ): RecentStatement[] {
   const recent = new Map(known.map((one) => [identityOf(one), one]));
   for (const { event, statement } of entries) {
-    if (statement === null || keys.isDaemonsAlone(statement.key, event, giverOf(event, statement))) continue;
+    if (statement === null || keys.isDaemonsAlone(statement.key, event, namedBy(event, statement))) continue;
     // A Map keeps the order in which statements were added, and times do not decrease.
     for (const [identity, { timeMs }] of recent) {
       if (timeMs >= event.timeMs - REPEAT_WINDOW_MS) break;

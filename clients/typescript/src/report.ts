@@ -263,6 +263,7 @@ function cosignatureText(cosignatures: readonly Cosignature[]): string[] {
 
 function authorName({ owner, name }: KeyValidity): string {
   if (owner === "participant") return `participant/${name}`;
+  if (owner === "representative") return `the representative of authority #${name.split(" ")[1]}`;
   return owner === "ledger" ? "ledger" : "the person";
 }
 

@@ -7,7 +7,7 @@
 import { encodeHex } from "./bytes.js";
 import { SignatureError } from "./errors.js";
 import type { VerifiedEntry } from "./history.js";
-import type { ValidKeys } from "./key_validity.js";
+import { namedBy, type ValidKeys } from "./key_validity.js";
 import { ACCESS, OUTCOME } from "./kinds.js";
 import { readParties, readReporter } from "./payloads.js";
 
@@ -29,7 +29,7 @@ export function verifyReporters(entries: readonly VerifiedEntry[], keys: ValidKe
     const parties = event.kind === OUTCOME ? accesses.get(`${chain} ${event.ref}`) : undefined;
     const attester = parties === undefined ? null : readReporter(statement.payload);
     if (parties === undefined || attester === null) continue;
-    const validities = keys.findAll(statement.key, event);
+    const validities = keys.findAll(statement.key, event, namedBy(event, statement));
     const reporters = validities.map(({ owner, name }) => (owner === "ledger" ? attester : name));
     if (reporters.length && !reporters.some((one) => parties.has(one))) {
       throw new SignatureError(`reporter of the outcome had no part in the access: seq \`${event.seq}\``);

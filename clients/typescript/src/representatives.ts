@@ -6,14 +6,15 @@
  */
 
 import { encodeHex } from "./bytes.js";
+import type { Event, Statement } from "./codec.js";
 import { SignatureError } from "./errors.js";
 import type { VerifiedEntry } from "./history.js";
-import type { ValidKeys } from "./key_validity.js";
-import { AUTHORITY } from "./kinds.js";
-import { type AuthorityStatement, readAct, readAuthority } from "./payloads.js";
+import { namedBy, type ValidKeys } from "./key_validity.js";
+import { AUTHORITY, KEY, READ, SERVED } from "./kinds.js";
+import { type Act, type AuthorityStatement, decodeKeyStatement, readAct, readAuthority } from "./payloads.js";
 
-/** The act that each kind of entry is: GRANT, AMEND, PAUSE, RESUME (which is a PAUSE), REVOKE. */
-const ACTS: ReadonlyMap<number, bigint> = new Map([[8, 1n], [9, 2n], [10, 3n], [11, 3n], [12, 4n]]);
+/** The act that each kind of entry is: GRANT, AMEND, PAUSE, RESUME (which is a PAUSE), REVOKE, READ. */
+const ACTS: ReadonlyMap<number, bigint> = new Map([[8, 1n], [9, 2n], [10, 3n], [11, 3n], [12, 4n], [READ, 5n]]);
 
 const RESEARCH_AGE = 18;
 const SEOUL_MS = 9n * 3_600_000n;
@@ -21,7 +22,11 @@ const LAST_YEAR = 9999;
 
 /** An authority, as far as it is verified. */
 interface Authority {
+  /** Empty: a key is the representative's. */
   readonly participant: string;
+  /** In hexadecimal; empty: a participant is the representative. */
+  readonly key: string;
+  readonly isAgent: boolean;
   readonly acts: ReadonlySet<bigint>;
   readonly startMs: bigint;
   /** null: it has no end. */
@@ -29,43 +34,90 @@ interface Authority {
   readonly ended: boolean;
 }
 
-const NOTHING: Authority = { participant: "", acts: new Set(), startMs: 0n, endMs: 0n, ended: false };
+const NOTHING: Authority = {
+  participant: "", key: "", isAgent: false, acts: new Set(), startMs: 0n, endMs: 0n, ended: false,
+};
 
 /** Verify who acted for the person, as far as the AUTHORITY entries are among *entries*, in the order of the chain.
  *
- * An entry that this version does not understand may say something else, so nothing follows from it.
+ * An entry that this version does not understand may say something else, so nothing follows from it. A key that is not
+ * among *keys* is not determined.
  *
  * @throws {SignatureError} a statement names an authority that is none, was ended, is not in force or does not cover
- * the act; or another one than the representative attests it.
+ * the act; another one than the representative made it; or a KEY puts a key in force that the authority does not pin,
+ * or that its representative did not have.
  */
 export function verifyRepresentatives(entries: readonly VerifiedEntry[], keys: ValidKeys): void {
   // null: the entry is no authority. Of an entry that is not here, it is not known.
   const seen = new Map<string, Authority | null>();
+  const keyed = new Set<string>();
   for (const { event, statement } of entries) {
     if (statement === null) continue;
-    const chain = encodeHex(event.tag);
+    const chain = `${encodeHex(event.tag)} `;
     if (event.kind === AUTHORITY) {
       const stated = readAuthority(statement.payload);
-      if (stated === null) continue;
-      seen.set(`${chain} ${event.seq}`, stated.ended ? null : authorityOf(stated, event.timeMs));
-      const ended = stated.ended ? seen.get(`${chain} ${event.ref}`) : undefined;
-      if (ended) seen.set(`${chain} ${event.ref}`, { ...ended, ended: true });
+      if (stated !== null) addAuthority(seen, chain, event, stated);
       continue;
     }
-    seen.set(`${chain} ${event.seq}`, null);
-    const wanted = ACTS.get(event.kind);
-    const act = wanted === undefined ? null : readAct(event.kind, statement.payload);
+    seen.set(`${chain}${event.seq}`, null);
+    const act = readAct(event.kind, statement.payload);
     if (act === null || act.authoritySeq === 0n) continue;
-    const found = seen.get(`${chain} ${act.authoritySeq}`);
+    const at = `${chain}${act.authoritySeq}`;
+    const found = seen.get(at);
     if (found === undefined && act.authoritySeq < event.seq) continue;
-    const byDaemon = keys.findAll(statement.key, event).some(({ owner }) => owner === "ledger");
-    if (!found || !byDaemon || act.attestedBy !== found.participant || !found.acts.has(wanted!)) {
-      throw new SignatureError(`statement rests on no authority of its attester for this act: seq \`${event.seq}\``);
-    }
-    const hasEnded = found.ended || (found.endMs !== null && event.timeMs >= found.endMs);
-    if (hasEnded || event.timeMs < found.startMs) {
-      throw new SignatureError(`statement rests on an authority that is not in force: seq \`${event.seq}\``);
-    }
+    if (!found) throw new SignatureError(`statement rests on no authority: seq \`${event.seq}\``);
+    if (event.kind === KEY) {
+      verifyKey(event, statement, found, !keyed.has(at));
+      keyed.add(at);
+    } else verifyAct(event, statement, act, found, keys);
+  }
+}
+
+function addAuthority(
+  seen: Map<string, Authority | null>, chain: string, event: Event, stated: AuthorityStatement,
+): void {
+  const end = (at: string): void => {
+    const ended = seen.get(at);
+    if (ended) seen.set(at, { ...ended, ended: true });
+  };
+  if (stated.ended) end(`${chain}${event.ref}`);
+  if (stated.endsAgents) {
+    for (const [at, one] of [...seen]) if (one?.isAgent && at.startsWith(chain)) end(at);
+  }
+  seen.set(`${chain}${event.seq}`, stated.ended ? null : authorityOf(stated, event.timeMs));
+}
+
+function verifyAct(event: Event, statement: Statement, act: Act, found: Authority, keys: ValidKeys): void {
+  if (event.kind !== SERVED && !found.acts.has(ACTS.get(event.kind)!)) {
+    throw new SignatureError(`statement rests on no authority for this act: seq \`${event.seq}\``);
+  }
+  const hasEnded = found.ended || (found.endMs !== null && event.timeMs >= found.endMs);
+  if (hasEnded || event.timeMs < found.startMs) {
+    throw new SignatureError(`statement rests on an authority that is not in force: seq \`${event.seq}\``);
+  }
+  // Whoever showed a notice states that it was shown to the representative.
+  if (event.kind === SERVED) return;
+  const isNamed = act.attestedBy !== "" && act.attestedBy === found.participant;
+  if (event.kind === READ) {
+    if (found.key || isNamed) return;
+    throw new SignatureError(`reading rests on the authority of another representative: seq \`${event.seq}\``);
+  }
+  // Of a single entry, the key may be in an entry that is not here.
+  if (found.key && !keys.has(statement.key)) return;
+  const owner = found.key ? "representative" : "ledger";
+  const validities = keys.findAll(statement.key, event, namedBy(event, statement));
+  if (!(found.key || isNamed) || !validities.some((one) => one.owner === owner)) {
+    throw new SignatureError(`statement rests on an authority of another representative: seq \`${event.seq}\``);
+  }
+}
+
+function verifyKey(event: Event, { payload }: Statement, found: Authority, isFirst: boolean): void {
+  const { key, retired } = decodeKeyStatement(payload)!;
+  if (!found.key || (isFirst && (encodeHex(key) !== found.key || retired))) {
+    throw new SignatureError(`key is not the one that the authority pins: seq \`${event.seq}\``);
+  }
+  if (!retired && (found.ended || (found.endMs !== null && event.timeMs >= found.endMs))) {
+    throw new SignatureError(`key is of an authority that has ended: seq \`${event.seq}\``);
   }
 }
 
@@ -92,10 +144,12 @@ function midnight(year: number, month: number, day: number): Date {
 
 function authorityOf(stated: AuthorityStatement, timeMs: bigint): Authority {
   const grown = stated.isMinor ? birthdayMs(stated.birthDate, RESEARCH_AGE) : undefined;
-  if (grown === null) return NOTHING;
+  if (grown === null || !stated.isComplete) return NOTHING;
   const ends = [...(grown === undefined ? [] : [grown]), ...(stated.endMs > 0n ? [stated.endMs] : [])];
   return {
     participant: stated.participantId,
+    key: encodeHex(stated.key),
+    isAgent: stated.isAgent,
     acts: stated.acts,
     startMs: stated.startMs > timeMs ? stated.startMs : timeMs,
     endMs: ends.length ? ends.reduce((one, other) => (other < one ? other : one)) : null,

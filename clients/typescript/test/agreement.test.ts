@@ -90,7 +90,11 @@ function readPruned(evidence: HistoryResult | EvidenceResult): unknown {
     kept_from_ms,
     pruned: evidence.entries.filter(({ pruned }) => pruned).map(({ event }) => Number(event.seq)),
     authors: evidence.entries.map(({ author }) =>
-      author?.owner === "participant" ? `participant/${author.name}` : (author?.owner ?? ""),
+      author?.owner === "participant"
+        ? `participant/${author.name}`
+        : author?.owner === "representative"
+          ? `representative/${author.name.split(" ")[1]}`
+          : (author?.owner ?? ""),
     ),
   };
 }

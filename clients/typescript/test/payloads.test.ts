@@ -61,7 +61,8 @@ test("every field of AuthorityStatement is read", () => {
   const fields = fieldsOf("AuthorityStatement");
   assert.ok(fields.length >= 11);
   assert.deepEqual(readAuthority(Uint8Array.from(fields.flatMap(write))), {
-    participantId: "a", acts: new Set([1n]), isMinor: true, birthDate: "a", startMs: 1n, endMs: 1n, ended: true,
+    participantId: "a", key: KEY, isAgent: false, isComplete: false, endsAgents: false,
+    acts: new Set([1n]), isMinor: true, birthDate: "a", startMs: 1n, endMs: 1n, ended: true,
   });
 });
 
@@ -71,6 +72,10 @@ test("every field of the statements of representatives is read", () => {
     assert.ok(fields.length >= 3);
     const payload = Uint8Array.from(fields.flatMap(write));
     assert.deepEqual(readAct(8 + place, payload), { authoritySeq: 1n, attestedBy: "a" });
+  }
+  for (const [kind, name] of [[3, "Key"], [24, "Read"]] as const) {
+    const payload = Uint8Array.from(fieldsOf(`${name}Statement`).flatMap(write));
+    assert.deepEqual(readAct(kind, payload), { authoritySeq: 1n, attestedBy: "a" });
   }
 });
 

@@ -1,36 +1,58 @@
 """Write AUTHORITY entries: who may act for a person; and check the acts of representatives (policy.md, rule 8).
 
 A statement that a representative makes names, in ``authority_seq``, the AUTHORITY entry that it rests on. The
-representative attests it. Nobody who acts for persons attests an authority of their own.
+representative attests it, or signs it with the key that the authority pins: then a KEY entry follows the AUTHORITY in
+the same batch. Nobody who acts for persons attests an authority of their own, and no representative that of another.
 """
 
-import re
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from consentd import limits
+from consentd.core.key_validity import representative
 from consentd.core.kinds import EntryKind, Owner
-from consentd.errors import DeniedError, InvalidError, PreconditionError
-from consentd.policy.authority import Authority, research_mask
+from consentd.errors import AlreadyExistsError, DeniedError, InvalidError, PreconditionError
+from consentd.policy.authority import NOTHING, Authority, research_mask
 from consentd.policy.compile import Compiled
 from consentd.policy.dates import is_instant, start_of_date_ms
 from consentd.policy.rows import PERMIT, unpack_rows
 from consentd.policy.vocabulary import Vocabulary
 from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, has_right, is_operator, is_public_authority
+from consentd.sequencer.commands.registry import check_key
 from consentd.sequencer.commands.write import NewEntry, PersonWrite, Plan, ReceiptOnly, WriteContext, enrolled_tag
 from consentd.statements import payloads
 from consentd.statements.authorities import ACTS, ActingStatement, authority_value
 from consentd.table.view import View
 from consentd.v1 import statement_pb2 as st
 
+RELATIVES = frozenset({
+    st.AUTHORITY_CAPACITY_SPOUSE, st.AUTHORITY_CAPACITY_ASCENDANT, st.AUTHORITY_CAPACITY_DESCENDANT,
+    st.AUTHORITY_CAPACITY_SPOUSE_ASCENDANT, st.AUTHORITY_CAPACITY_SIBLING,
+})  # fmt: skip
+"""The capacities of relatives, who may read and nothing else (Medical Act 21(3)1 and 3)."""
+
 REASONS_OF_CAPACITIES: Mapping[int, frozenset[int]] = {
     st.AUTHORITY_CAPACITY_LEGAL_GUARDIAN: frozenset({st.AUTHORITY_REASON_MINOR, st.AUTHORITY_REASON_INCAPACITATED}),
     st.AUTHORITY_CAPACITY_AGENT: frozenset({st.AUTHORITY_REASON_UNSPECIFIED}),
-}
+    **dict.fromkeys(RELATIVES, frozenset(st.AuthorityReason.values()) - {st.AUTHORITY_REASON_MINOR}),
+    st.AUTHORITY_CAPACITY_PROTECTOR: frozenset({
+        st.AUTHORITY_REASON_UNCONSCIOUS, st.AUTHORITY_REASON_INCAPACITATED
+    }),
+}  # fmt: skip
 """The reasons for which a representative of each capacity acts."""
 
+ACTS_OF_CAPACITIES: Mapping[int, frozenset[int]] = {
+    st.AUTHORITY_CAPACITY_LEGAL_GUARDIAN: frozenset(st.AuthorityAct.values()[1:]),
+    st.AUTHORITY_CAPACITY_AGENT: frozenset(st.AuthorityAct.values()[1:]),
+    **dict.fromkeys(RELATIVES, frozenset({st.AUTHORITY_ACT_READ_HISTORY})),
+    st.AUTHORITY_CAPACITY_PROTECTOR: frozenset(),
+}
+"""The acts that a representative of each capacity may do. A protector is recorded, and may do none."""
+
 MAX_EVIDENCE = limits.AUTHORITY_EVIDENCE
-_EVIDENCE_KIND = re.compile("[a-z][a-z0-9-]{0,31}")
+BY_CONSENT, NO_OTHER_RELATIVE = "consent-of-person", "no-other-relative"
+"""The kinds of papers without which no relative reads by the person's consent, and no sibling reads at all."""
 _CHECKS = range(1, 8)  # the items of PIPA Enforcement Decree 17-2(1)
 _HASH_SIZE = 32
 
@@ -55,20 +77,20 @@ def check_authority(view: View, tag: bytes, message: st.AuthorityStatement, *, r
     if message.ended:
         _check_end(view, tag, message, ref)
         return
-    _check_representative(view, message)
+    _check_who(view, message)
     if message.capacity not in REASONS_OF_CAPACITIES:
         raise InvalidError(f"capacity is not one in which a representative acts here: `{message.capacity}`")
     if message.reason not in REASONS_OF_CAPACITIES[message.capacity]:
         raise InvalidError(f"reason does not go with this capacity: `{message.reason}`")
-    acts = set(message.acts)
-    if not acts or len(acts) < len(message.acts) or not acts <= set(st.AuthorityAct.values()[1:]):
-        raise InvalidError("acts are none, or one is there twice or is not one we know")
+    acts, may_do = set(message.acts), ACTS_OF_CAPACITIES[message.capacity]
+    if bool(acts) is not bool(may_do) or len(acts) < len(message.acts) or not acts <= may_do:
+        raise InvalidError("acts are none, or one is there twice or is none of this capacity")
     is_minor = message.reason == st.AUTHORITY_REASON_MINOR
     if message.verified_by not in (_CHECKS if is_minor else (0,)):
         raise InvalidError("verified_by is an item 1 to 7 for a minor, and 0 otherwise")
     if bool(message.birth_date) is not is_minor:
         raise InvalidError("birth_date is stated for a minor, and for nobody else")
-    _check_evidence(message)
+    _check_evidence(view, message)
     _check_window(message, time_ms)
 
 
@@ -83,23 +105,36 @@ def _check_end(view: View, tag: bytes, message: st.AuthorityStatement, ref: int)
         raise PreconditionError("person has no such authority, or it was ended before", "UNKNOWN_AUTHORITY")
 
 
-def _check_representative(view: View, message: st.AuthorityStatement) -> None:
+def _check_who(view: View, message: st.AuthorityStatement) -> None:
+    if bool(message.participant_id) and bool(message.key):
+        raise InvalidError("representative is named by `participant_id` or by `key`, and not by both")
+    if message.key:
+        check_key(message.key)
+        if view.key_ever(message.key) is not None:
+            raise AlreadyExistsError("key is or was in force already: a representative has a key for each authority")
+        return
     participant = view.participant(message.participant_id)
     if participant is None or not participant.active:
         what = f"representative is no active participant: `{message.participant_id}`"
         raise PreconditionError(what, "UNKNOWN_PARTICIPANT")
 
 
-def _check_evidence(message: st.AuthorityStatement) -> None:
+def _check_evidence(view: View, message: st.AuthorityStatement) -> None:
+    known = {code.code for code in view.registry().codebook.vocabulary.evidence}
     if len(message.evidence) > MAX_EVIDENCE:
         raise InvalidError(f"evidence is over its limit of {MAX_EVIDENCE} papers: `{len(message.evidence)}`")
     if not message.evidence and message.HasField("attestation"):
         raise InvalidError("an authority that the person does not sign has evidence")
     for one in message.evidence:
-        if not _EVIDENCE_KIND.fullmatch(one.kind):
-            raise InvalidError(f"kind of evidence is not of [a-z0-9-], or too long: `{one.kind}`")
+        if one.kind not in known:
+            raise InvalidError(f"kind of evidence is not in the vocabulary: `{one.kind}`", "UNKNOWN_CODE")
         if len(one.sha256) != _HASH_SIZE:
             raise InvalidError(f"hash of a paper is not of 32 bytes: `{len(one.sha256)}`")
+    kinds = {one.kind for one in message.evidence}
+    if message.capacity in RELATIVES and not message.reason and BY_CONSENT not in kinds:
+        raise InvalidError(f"a relative of a person who can consent has the paper `{BY_CONSENT}`")
+    if message.capacity == st.AUTHORITY_CAPACITY_SIBLING and NO_OTHER_RELATIVE not in kinds:
+        raise InvalidError(f"a brother or sister has the paper `{NO_OTHER_RELATIVE}` (Medical Act 21(3))")
 
 
 def _check_window(message: st.AuthorityStatement, time_ms: int) -> None:
@@ -107,7 +142,7 @@ def _check_window(message: st.AuthorityStatement, time_ms: int) -> None:
     if not (is_instant(start_ms) and is_instant(end_ms)) or start_ms < 0 or end_ms < 0:
         raise InvalidError("authority starts or ends at no time")
     found = authority_value(message, time_ms=time_ms)
-    if not found.participant:
+    if found == NOTHING:
         raise InvalidError("birth date is none, as in 2015-02-28")
     if found.ends.last_ms <= max(time_ms, found.start_ms):
         raise InvalidError("authority has ended already, or ends before it starts")
@@ -121,10 +156,15 @@ def check_authority_author(view: View, tag: bytes, message: st.AuthorityStatemen
     *key*: the key that signed the statement.
 
     Raises:
-        DeniedError: the person signed an authority of another capacity than AGENT; or who attests it neither acts for
-            persons nor is a public authority, or is the representative itself (who may end the authority).
+        DeniedError: the person signed an authority of another capacity than AGENT; a representative signed something
+            else than the end of their own; or who attests it neither acts for persons nor is a public authority, is the
+            representative itself (who may end the authority), or represents the person by another authority.
     """
     owner, attester = view.key_ever(key), message.attestation.attested_by
+    if owner is not None and owner.owner is Owner.REPRESENTATIVE:
+        if not ref or owner.tag_or_name != representative(tag, ref):
+            raise DeniedError("a representative ends their own authority, and signs no other")
+        return
     if owner is not None and owner.owner is Owner.SUBJECT:
         found = view.authority(tag, ref) if ref else None
         is_agent = message.capacity == st.AUTHORITY_CAPACITY_AGENT if found is None else found.is_agent
@@ -134,6 +174,8 @@ def check_authority_author(view: View, tag: bytes, message: st.AuthorityStatemen
     check_registrar(view, attester)
     if not ref and attester == message.participant_id:
         raise DeniedError("representative does not attest its own authority")
+    if not ref and any(one.participant == attester and not one.ended_seq for one in view.authorities(tag).values()):
+        raise DeniedError("who represents the person does not attest the authority of another representative")
 
 
 def check_registrar(view: View, caller: str) -> None:
@@ -151,11 +193,11 @@ def check_registrar(view: View, caller: str) -> None:
 
 
 def check_representative(
-    view: View, tag: bytes, message: ActingStatement, *, kind: int, statutory: bool
+    view: View, tag: bytes, message: ActingStatement, *, kind: int, statutory: bool, key: bytes
 ) -> Authority | None:
-    """Check that who attests a statement may do this act under the authority that the statement names.
+    """Check that who attests or signs a statement may do this act under the authority that the statement names.
 
-    The sequencer and ``audit replay`` call this. ``check_in_force`` checks the time.
+    The sequencer and ``audit replay`` call this. ``check_in_force`` checks the time. *key*: signed the statement.
 
     Returns:
         The authority; None: the statement names none.
@@ -170,14 +212,30 @@ def check_representative(
     found = view.authority(tag, message.authority_seq)
     if found is None:
         raise PreconditionError("person has no such authority: see ListAuthorities", "UNKNOWN_AUTHORITY")
-    attestation = message.attestation
-    if attestation.HasField("authentication") or attestation.attested_by != found.participant:
-        raise DeniedError("statement under an authority is attested by the representative, and not under a login")
+    check_acting(view, tag, message.authority_seq, found, attestation=message.attestation, key=key)
     if statutory:
         raise InvalidError("nobody represents the person in a STATUTORY consent", "INVALID_CONSENT")
     if not found.has_act(ACTS[kind]):
         raise DeniedError("authority does not cover this act")
     return found
+
+
+def check_acting(
+    view: View, tag: bytes, seq: int, authority: Authority, *, attestation: st.Attestation, key: bytes
+) -> None:
+    """Check that the representative of an authority made a statement: attested it, or signed it with *key*.
+
+    Raises:
+        DeniedError: it did not.
+    """
+    if authority.key:
+        owner = view.key_ever(key)
+        if owner is None or owner.owner is not Owner.REPRESENTATIVE or owner.tag_or_name != representative(tag, seq):
+            raise DeniedError("statement under this authority is signed with the representative's own key")
+    elif not authority.participant or attestation.attested_by != authority.participant:
+        raise DeniedError("statement under an authority is attested by the representative")
+    elif attestation.HasField("authentication"):
+        raise DeniedError("statement under an authority is attested by the representative, and not under a login")
 
 
 def check_in_force(authority: Authority | None, compiled: Compiled, vocabulary: Vocabulary, *, time_ms: int) -> None:
@@ -217,9 +275,20 @@ class PutAuthority(PersonWrite, ReceiptOnly):
             kind=EntryKind.AUTHORITY, tag=tag, message=self.message, request_id=self.request.id, ref=self.ref,
             signed=self.signed,
         )  # fmt: skip
-        drafted = context.draft(entry, self.request)
-        key = context.author.key.public_key if self.signed is None else self.signed.statement.key
+        drafted = [context.draft(entry, self.request)]
+        key = context.key_of(self.signed)
         check_authority_author(table, tag, self.message, ref=self.ref, key=key)
         if not self.message.ended:
             context.count_entry(self)
-        return Plan((drafted,), None)
+        if self.message.key:
+            drafted.append(context.draft(self._first_key(context, tag)))
+        return Plan(tuple(drafted), None)
+
+    def _first_key(self, context: WriteContext, tag: bytes) -> NewEntry:
+        """Return the KEY entry that puts the key of the representative in force. It comes right after the AUTHORITY."""
+        attester = st.Attestation(attested_by=self.request.asker)
+        seq = context.batch.head(tag)[0] + 1
+        message = st.KeyStatement(key=self.message.key, attestation=attester, authority_seq=seq)
+        # Each entry needs a request_id of its own. The second entry's id is derived from the request's id.
+        derived = hashlib.sha256(self.request.id + b"\1").digest()[:16]
+        return NewEntry(kind=EntryKind.KEY, tag=tag, message=message, request_id=derived)

@@ -189,8 +189,9 @@ class ChangeConsent(PersonWrite, ReceiptOnly):
         if self.kind is EntryKind.RESUME and not lineage.paused:
             raise PreconditionError("consent is not paused", "WRONG_STATE")
         authority = check_representative(
-            context.table, tag, self.message, kind=self.kind, statutory=lineage.is_statutory
-        )
+            context.table, tag, self.message, kind=self.kind, statutory=lineage.is_statutory,
+            key=context.key_of(self.signed),
+        )  # fmt: skip
         vocabulary = context.table.registry().codebook.vocabulary
         check_in_force(authority, lineage.compiled, vocabulary, time_ms=context.time_ms)
         if self.signed is None:
@@ -248,7 +249,7 @@ def _check_consent(
     consent, view = values.consent_value(message.consent), context.table
     authority = check_representative(
         view, tag, message, kind=EntryKind.GRANT if version == 1 else EntryKind.AMEND,
-        statutory=consent.kind is model.Kind.STATUTORY,
+        statutory=consent.kind is model.Kind.STATUTORY, key=context.key_of(write.signed),
     )  # fmt: skip
     seq = context.batch.head(tag)[0] + (1 if write.served is None else 2)
     stored = model.StoredConsent(

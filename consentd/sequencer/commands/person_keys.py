@@ -4,6 +4,10 @@ A person's first key is attested: by the login of the person, or by a caller tha
 signed with a key that is in force. Somebody who has lost all keys is identified again, by a caller that acts for
 persons and states the method. A login alone does not replace a key, because then the key would protect no more than the
 login does. A login may put a key out of force: a key that was stolen must not wait.
+
+A KEY that names an authority is of the representative by that authority. The first is the key that the AUTHORITY pins,
+and comes right after it. Each further key is signed with a key of that representative, or, if all are lost, attested by
+who may attest an authority, with the method by which the representative was identified again.
 """
 
 from dataclasses import dataclass
@@ -11,6 +15,7 @@ from dataclasses import dataclass
 from consentd import limits
 from consentd.core.kinds import EntryKind, Owner
 from consentd.errors import AlreadyExistsError, DeniedError, InvalidError, NotFoundError, PreconditionError
+from consentd.sequencer.commands.authorities import check_registrar
 from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, check_acts_for, check_right, is_person
 from consentd.sequencer.commands.registry import check_key
 from consentd.sequencer.commands.write import NewEntry, PersonWrite, Plan, ReceiptOnly, WriteContext, enrolled_tag
@@ -20,22 +25,27 @@ from consentd.v1 import statement_pb2 as st
 MAX_KEYS = limits.PERSON_KEYS
 
 
-def check_person_key(view: View, tag: bytes, message: st.KeyStatement, *, author: bytes) -> None:
+def check_person_key(view: View, tag: bytes, message: st.KeyStatement, *, author: bytes, time_ms: int) -> None:
     """Check a KEY entry of the person with this tag. The sequencer and ``audit replay`` call this.
 
     Args:
         view: the policy table with all entries before this one.
-        author: the key that signed the statement.
+        author: the key that signed the statement. *time_ms*: the time of the entry, UTC milliseconds.
 
     Raises:
         InvalidError: the key is none, or no method is stated for a further key.
         DeniedError: the attester does not act for persons; or a further key rests on a login alone.
         AlreadyExistsError: the key is or was in force already.
         NotFoundError: the person has no such key in force, to be put out of force.
-        PreconditionError: KEY_NOT_IN_FORCE: the author is no key of the person that is in force. LIMIT_REACHED.
+        PreconditionError: KEY_NOT_IN_FORCE: the author is no key of the person that is in force. LIMIT_REACHED. As
+            ``_check_authority``.
     """
     check_key(message.key)
-    stated = view.person_keys(tag)
+    if message.authority_seq:
+        stated = view.authority_keys(tag, message.authority_seq)
+        _check_authority(view, tag, message, is_first=not stated, time_ms=time_ms)
+    else:
+        stated = view.person_keys(tag)
     in_force = [key for key, is_in_force in stated.items() if is_in_force]
     _check_author(view, message, author=author, is_first=not stated)
     if message.retired:
@@ -48,13 +58,36 @@ def check_person_key(view: View, tag: bytes, message: st.KeyStatement, *, author
         raise PreconditionError(f"person has the limit of {MAX_KEYS} keys: retire one", "LIMIT_REACHED")
 
 
+def _check_authority(
+    view: View, tag: bytes, message: st.KeyStatement, *, is_first: bool, time_ms: int
+) -> None:
+    """Check that a KEY is of the representative by the authority that it names.
+
+    Raises:
+        PreconditionError: UNKNOWN_AUTHORITY: the person has no such authority, or its representative is a participant.
+            AUTHORITY_NOT_IN_FORCE: it has ended.
+        InvalidError: the first key is not the one that the authority pins.
+    """
+    found = view.authority(tag, message.authority_seq)
+    if found is None or not found.key:
+        raise PreconditionError("person has no authority of a representative with this seq", "UNKNOWN_AUTHORITY")
+    if is_first and message.key != found.key:
+        raise InvalidError("first key of a representative is the one that the authority pins")
+    if not message.retired and (found.ended_seq or found.ends.last_ms <= time_ms):
+        raise PreconditionError("authority has ended: record another one", "AUTHORITY_NOT_IN_FORCE")
+
+
 def _check_author(view: View, message: st.KeyStatement, *, author: bytes, is_first: bool) -> None:
     owner, attestation = view.key_ever(author), message.attestation
-    if owner is not None and owner.owner is Owner.SUBJECT:
-        return  # the entry's signature is checked with all others: the key is the person's and in force
+    by_itself = Owner.REPRESENTATIVE if message.authority_seq else Owner.SUBJECT
+    if owner is not None and owner.owner is by_itself:
+        return  # the entry's signature is checked with all others: the key is the owner's and in force
     if owner is None or owner.owner is not Owner.LEDGER:
-        raise PreconditionError("key of a person is stated by the person, or attested", "KEY_NOT_IN_FORCE")
-    check_right(view, attestation.attested_by, ACT_FOR_SUBJECTS)
+        raise PreconditionError("key of a person is stated by its owner, or attested", "KEY_NOT_IN_FORCE")
+    if message.authority_seq:
+        check_registrar(view, attestation.attested_by)
+    else:
+        check_right(view, attestation.attested_by, ACT_FOR_SUBJECTS)
     if is_first or message.retired:
         return
     if attestation.HasField("authentication"):
@@ -75,8 +108,8 @@ class ChangePersonKey(PersonWrite, ReceiptOnly):
             check_right(table, asker, ACT_FOR_SUBJECTS)
         tag = enrolled_tag(table, self.identifier_hash)
         check_acts_for(table, asker, tag)
-        author = context.author.key.public_key if self.signed is None else self.signed.statement.key
-        check_person_key(table, tag, self.message, author=author)
+        author = context.key_of(self.signed)
+        check_person_key(table, tag, self.message, author=author, time_ms=context.time_ms)
         if not self.message.retired:
             context.count_entry(self)
         entry = NewEntry(

@@ -154,6 +154,7 @@ def _check_key_change(write: PublicWrite[st.KeyStatement], context: WriteContext
     table = context.table
     key = write.message.key
     check_key(key)
+    check_no_authority(write.message)
     participant_id = write.chain.removeprefix(PARTICIPANT_PREFIX)
     if table.participant(participant_id) is None:
         raise NotFoundError(f"no such participant: `{participant_id}`: ListParticipants has the ids")
@@ -251,6 +252,12 @@ def check_key(key: bytes) -> None:
         ed25519.check_public_key(key)
     except MalformedError as error:
         raise InvalidError("key is not an Ed25519 public key: 32 bytes, a point that a private key has") from error
+
+
+def check_no_authority(message: st.KeyStatement) -> None:
+    """Check that the KEY of a participant names no authority: nobody represents one. Raises ``InvalidError``."""
+    if message.authority_seq:
+        raise InvalidError("key of a participant names no authority: only persons are represented")
 
 
 def check_possession(key: bytes, possession: bytes, *, origin: str, owner: str) -> None:

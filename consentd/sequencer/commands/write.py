@@ -14,7 +14,7 @@ from typing import Generic, NoReturn, Protocol, TypeVar
 from google.protobuf.message import Message
 
 from consentd.core import codec, ed25519
-from consentd.core.key_validity import MAX_AUTHOR_SKEW_MS, verify_signature
+from consentd.core.key_validity import MAX_AUTHOR_SKEW_MS, KeyValidity, representative, verify_signature
 from consentd.core.kinds import AUTHORS, EntryKind, Owner
 from consentd.errors import AbortedError, InvalidError, MalformedError, NotFoundError, PreconditionError, SignatureError
 from consentd.ledger.ledger import AppendBatch, Appended, Draft, read_statement_row
@@ -22,6 +22,7 @@ from consentd.ledger.vault import Vault, plaintext_row
 from consentd.sequencer.commands.callers import is_operator
 from consentd.sequencer.quotas import QuotaCounter
 from consentd.statements import payloads
+from consentd.statements.named import named_in
 from consentd.store import Store
 from consentd.table.transaction import TableTransaction
 from consentd.table.view import Snapshot, View
@@ -177,7 +178,8 @@ class WriteContext:
     def check_signature(self, signed: SignedEntry, *, owners: frozenset[Owner], signer: str = "") -> None:
         """Check an author's signature and clock, and that the key is in force and its owner is of a kind in *owners*.
 
-        A person's key is valid in the person's own chain only. *signer*, unless empty, must be the key's owner.
+        A person's key is valid in the person's own chain only, and a representative's only for statements that name the
+        authority. *signer*, unless empty, must be the key's owner.
 
         Raises:
             InvalidError: AUTHOR_CLOCK, BAD_SIGNATURE or TOO_LARGE.
@@ -190,7 +192,7 @@ class WriteContext:
         if abs(self.batch.time_ms - statement.author_time_ms) > MAX_AUTHOR_SKEW_MS:
             raise InvalidError("author_time_ms is more than ten minutes from the ledger's clock", "AUTHOR_CLOCK")
         owner = self.table.key_owner(statement.key)
-        is_other = owner is not None and owner.owner is Owner.SUBJECT and owner.tag_or_name != signed.tag
+        is_other = owner is not None and isinstance(owner.tag_or_name, bytes) and not _may_sign(owner, signed)
         if owner is None or owner.owner not in owners or is_other:
             what = "author's key is not in force for this entry: sign with one that is, or add this one (AddKey)"
             raise PreconditionError(what, "KEY_NOT_IN_FORCE")
@@ -198,6 +200,10 @@ class WriteContext:
             raise PreconditionError("author's key is not in force for this caller", "KEY_NOT_IN_FORCE")
         if not signed.is_verified:
             verify_ahead(self.author.origin, signed)
+
+    def key_of(self, signed: SignedEntry | None) -> bytes:
+        """Return the key that signs an entry: the author's, or the daemon's if no author signed it."""
+        return self.author.key.public_key if signed is None else signed.statement.key
 
     @property
     def size(self) -> int:
@@ -231,6 +237,18 @@ class WriteContext:
         return open_recorded(self.author.vault, recorded, self.batch.statement_row(recorded))
 
 
+def _may_sign(owner: KeyValidity, signed: SignedEntry) -> bool:
+    """Return whether the key of a person, or of a person's representative, may sign this entry."""
+    if owner.owner is Owner.SUBJECT and (owner.tag_or_name != signed.tag or signed.kind != EntryKind.KEY):
+        return owner.tag_or_name == signed.tag
+    try:
+        payload = payloads.decode_payload(signed.kind, signed.statement.payload)
+        named = named_in(signed.kind, signed.ref, payload).authority
+    except MalformedError:
+        return False
+    return not named if owner.owner is Owner.SUBJECT else owner.tag_or_name == representative(signed.tag, named)
+
+
 @dataclass(frozen=True, slots=True)
 class RepeatContext:
     """The context to answer a repeat in, on any thread: what is on disk, and a snapshot of the table that reflects it.
@@ -243,6 +261,10 @@ class RepeatContext:
     store: Store
     table: Snapshot
     time_ms: int
+
+    def key_of(self, signed: SignedEntry | None) -> bytes:
+        """Return the key that signs an entry: the author's, or the daemon's if no author signed it."""
+        return self.author.key.public_key if signed is None else signed.statement.key
 
     @property
     def size(self) -> int:
