@@ -194,7 +194,7 @@ def test_what_an_authority_does_not_cover_is_refused_with_its_reason(world: Worl
         (app(*minor, *ACTS, "--verified-by", 8, *world.evidence), "INVALID_REQUEST"),
         (app(*minor, *ACTS, "--verified-by", 3), "INVALID_REQUEST"),
         (app(*minor, *ACTS, "--verified-by", 3, "--evidence", "paper"), "INVALID_REQUEST"),
-        (app(*minor, *ACTS, "--verified-by", 3, "--evidence", f"Paper={world.paper}"), "INVALID_REQUEST"),
+        (app(*minor, *ACTS, "--verified-by", 3, "--evidence", f"Paper={world.paper}"), "UNKNOWN_CODE"),
         (guardian(*minor, *ACTS, "--verified-by", 3, *world.evidence), "CALLER_NOT_ALLOWED"),
         (app("authority", "put", child, "nobody", "--agent", *ACTS, *world.evidence), "UNKNOWN_PARTICIPANT"),
     ]

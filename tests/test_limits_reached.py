@@ -449,7 +449,7 @@ def with_codes(kind: str, count: int, length: int = 1) -> str:
     return refused(lambda: replace(DEFAULT_VOCABULARY, **{kind: (*known, *more)}))
 
 
-for _name in ("purposes", "categories", "actions", "labels", "refusal_grounds", "legal_bases"):
+for _name in ("purposes", "categories", "actions", "labels", "refusal_grounds", "legal_bases", "evidence"):
     PROBES[f"vocabulary_{_name}"] = lambda _, count, name=_name: with_codes(name, count)  # type: ignore[misc]
 
 

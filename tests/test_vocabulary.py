@@ -35,6 +35,7 @@ def vocabulary(**lists: tuple[Code, ...]) -> Vocabulary:
     some = {"purposes": (code("P"),), "categories": (leaf("C"),)}
     some |= {"actions": (code("access"),), "labels": (code("SUD"),)}
     some |= {"refusal_grounds": (code("R1", implies=False),), "legal_bases": (code("LAW", implies=False),)}
+    some["evidence"] = (code("paper", implies=False),)
     return Vocabulary(id="test", version=1, **(some | lists))
 
 
@@ -242,7 +243,7 @@ def test_codes_without_bits_change_no_mask() -> None:
         assert getattr(vocabulary(**more), name) == getattr(vocabulary(refusal_grounds=(), legal_bases=()), name)
 
 
-@pytest.mark.parametrize("kind", ["refusal_grounds", "legal_bases"])
+@pytest.mark.parametrize("kind", ["refusal_grounds", "legal_bases", "evidence"])
 @pytest.mark.parametrize(
     "codes",
     [
