@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from dataclasses import replace
+from datetime import date
 from itertools import product
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from cases.participants import pack
 from cases.policy_agreement import check_answer
 from cases.policy_builders import DX, NOW, ask, consent, deny, permit
 from cases.policy_worlds import CODEBOOK, NUMBERS, VOCABULARY, Draw, World, always, comparable, kind_of
+from cases.reference_authority import Power
 from consentd.errors import InvalidError
 from consentd.policy.codebook import MAX_MEMO, Codebook
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
@@ -238,6 +240,34 @@ def test_a_later_vocabulary_is_unreadable() -> None:
         packed = pack(ask("CLIN.DX", by=by), REALM)
         answer = decision(evaluate(written, packed, rules, NOW), packed, REALM, rules)
         assert answer.outcome is outcome
+
+
+@pytest.mark.parametrize("stated", [{}, {"resources": ("Observation/2",)}, {"data_period": Period(30, 40)}])
+@pytest.mark.parametrize(
+    "limits", [{"resources": ("Observation/1",)}, {"data_period": Period(10, 20)}, {"end_ms": NOW + 1}]
+)
+def test_the_limits_of_what_a_later_vocabulary_says_do_not_count(
+    limits: dict[str, object], stated: dict[str, object]
+) -> None:
+    """They may mean something else there. So a row is unknown for a question that its limits leave out as this version
+    reads them, too.
+    """
+    ahead = Codebook(replace(DEFAULT_VOCABULARY, version=2), builders.NUMBERS, GROUPS)
+    written = World([consent(permit(**limits))], Rules(), ahead, builders.NUMBERS, GROUPS).value
+    rules = World([], Rules(), REALM, builders.NUMBERS, GROUPS).compiled
+    packed = pack(ask("CLIN.DX", **stated), REALM)
+    assert evaluate(written, packed, rules, NOW).outcome is Outcome.INDETERMINATE
+
+
+def test_an_earlier_end_of_what_a_later_vocabulary_says_does_not_count() -> None:
+    """A child's parent permitted everything; the child is fifteen, and research alone is permitted still."""
+    ahead = Codebook(replace(DEFAULT_VOCABULARY, version=2), builders.NUMBERS, GROUPS)
+    given, powers = consent(permit(), authority=3), {3: Power(born=date(1955, 1, 1))}
+    rules = World([], Rules(), REALM, builders.NUMBERS, GROUPS).compiled
+    packed = pack(DX, REALM)
+    for codebook, outcome in ((REALM, Outcome.NO_CONSENT), (ahead, Outcome.INDETERMINATE)):
+        value = World([given], Rules(), codebook, builders.NUMBERS, GROUPS, powers=powers).value
+        assert evaluate(value, packed, rules, NOW).outcome is outcome
 
 
 def test_no_decision_holds_a_subject_or_a_justification() -> None:

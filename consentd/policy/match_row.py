@@ -221,7 +221,7 @@ class RowMatcher(dict[tuple[bytes, bytes, bytes], Shape]):
         if end_ms <= self.now_ms:
             return None
         lists, more, ends, _, _ = record if flags & SIDE else NO_RECORD
-        if lists or flags & GROUP or shape.kind == UNKNOWNS:
+        if lists or flags & GROUP:
             if not self._participants_match(shape, rest, lists, block, since):
                 return None
         elif actor not in shape.actors or holder not in shape.holders:
