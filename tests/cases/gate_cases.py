@@ -43,8 +43,9 @@ from consentd.service.servicer import Services
 from consentd.statements import decisions, values
 from consentd.statements.delegations import delegation_message
 from consentd.table.checked_rows import RowCheck, seal_row, spoil_row
+from consentd.table.participant_rows import encode_participant
 from consentd.table.registry import RegistryCache
-from consentd.table.view import FORMAT, REVISION, U32, Snapshot, delegation_key, encode_participant
+from consentd.table.view import FORMAT, REVISION, U32, U64, Snapshot, campaign_key, delegation_key
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
@@ -130,7 +131,9 @@ class CaseWriter:
     def _world(self) -> World:
         draw = self._draw
         world = draw.any_world()
-        return draw.represented(world) if draw.random.random() < 0.2 else world
+        if draw.random.random() < 0.2:
+            world = draw.represented(world)
+        return draw.asked_again(world) if draw.random.random() < 0.2 else world
 
     def _rows(self, world: World, vocabulary: Vocabulary) -> dict[bytes, bytes]:
         """Return the stored rows of a table that has the world's one person."""
@@ -145,6 +148,8 @@ class CaseWriter:
                 rows[b"g" + name.encode()] = U32.pack(NUMBERS[name])
         for name in _IDS:
             rows[b"p" + name.encode()] = _participant(name)
+        for number, instant_ms in world.compiled.campaigns.items():
+            rows[campaign_key(number)] = U64.pack(instant_ms) + b"notice/of-the-cases"
         for delegation in self._delegations():
             rows[delegation_key(delegation)] = delegation_message(delegation).SerializeToString()
         if world.value is not None:

@@ -6,7 +6,7 @@ use crate::rows::{decode_rows, Block, Record, Row, DEPTH_AT, GROUP, ROW_SIZE, SI
 use crate::rules::Rules;
 use crate::sensitivity::{Key, Kind};
 use crate::subject::{Ids, Lineage, SubjectValue, PAUSED, STATUTORY, UNREADABLE};
-use crate::Malformed;
+use crate::{Malformed, OPEN_END_MS};
 
 /// A layer (rule 1), highest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,7 +89,7 @@ pub fn prepare<'a>(
     let subject = SubjectValue::decode(value.unwrap_or_default())?;
     let mut found = Prepared { is_closed: subject.is_closed, ..Prepared::default() };
     // The lineages are read even if nothing is asked that the vocabulary has: a damaged value is damaged then too.
-    let matcher = Matcher { question, now_ms };
+    let matcher = Matcher { question, now_ms, permits_end_ms: OPEN_END_MS };
     if question.categories != 0 {
         found.add_rules(&matcher, rules)?;
     }
@@ -97,7 +97,7 @@ pub fn prepare<'a>(
     for lineage in subject.lineages() {
         let lineage = lineage?;
         if question.categories != 0 && (!subject.is_closed || lineage.flags & STATUTORY != 0) {
-            found.add_lineage(&matcher, &lineage)?;
+            found.add_lineage(&matcher, &lineage, rules)?;
         }
     }
     if rules.combining.is_ordered() {
@@ -130,7 +130,12 @@ impl<'a> Prepared<'a> {
         Ok(())
     }
 
-    fn add_lineage(&mut self, matcher: &Matcher<'_, '_>, lineage: &Lineage<'a>) -> Result<(), Malformed> {
+    fn add_lineage(
+        &mut self,
+        matcher: &Matcher<'_, '_>,
+        lineage: &Lineage<'a>,
+        rules: &Rules,
+    ) -> Result<(), Malformed> {
         let layer = if lineage.flags & STATUTORY != 0 { Layer::Statute } else { Layer::Consent };
         let mut begin = self.nodes.len();
         let (block, since) = (lineage.block, lineage.since);
@@ -140,6 +145,8 @@ impl<'a> Prepared<'a> {
             self.add_tree(layer, lineage.ids, Path::Empty, begin, block);
             return Ok(());
         }
+        let permits_end_ms = rules.campaigns.get(&lineage.notice).copied().unwrap_or(OPEN_END_MS);
+        let matcher = &Matcher { permits_end_ms, ..*matcher };
         let is_paused = lineage.flags & PAUSED != 0;
         let path = if lineage.tree > 1 { Path::Tree(lineage.rows) } else { Path::Empty };
         for (at, row) in decode_rows(lineage.rows).enumerate() {
@@ -175,7 +182,7 @@ impl<'a> Prepared<'a> {
 
 /// Whether this version can interpret a lineage.
 fn is_known(lineage: &Lineage<'_>, version: u16) -> Result<bool, Malformed> {
-    if lineage.flags & UNREADABLE != 0 || lineage.vocabulary > version || lineage.notice != 0 {
+    if lineage.flags & UNREADABLE != 0 || lineage.vocabulary > version {
         return Ok(false);
     }
     for row in decode_rows(lineage.rows) {
@@ -194,6 +201,8 @@ pub fn depths(rows: &[u8]) -> impl Iterator<Item = u8> + '_ {
 struct Matcher<'a, 'q> {
     question: &'a Packed<'q>,
     now_ms: u64,
+    /// When permits end, because the notice that they were given under asks for new consents.
+    permits_end_ms: u64,
 }
 
 impl Matcher<'_, '_> {
@@ -208,16 +217,16 @@ impl Matcher<'_, '_> {
         if !self.participants_match(row, &record, block, since, kind, row.flags & GROUP != 0)? {
             return Ok(None);
         }
-        let mut end_ms = row.end_ms;
+        let mut end_ms = if row.permits() { row.end_ms.min(self.permits_end_ms) } else { row.end_ms };
         if record.ends != 0 {
             for (purposes, end) in block.ends(record.ends)? {
                 if purposes & self.question.purpose != 0 && end < end_ms {
                     end_ms = end;
                 }
             }
-            if end_ms < row.end_ms && (end_ms <= self.now_ms || end_ms <= row.start_ms) {
-                return Ok(None);
-            }
+        }
+        if end_ms < row.end_ms && (end_ms <= self.now_ms || end_ms <= row.start_ms) {
+            return Ok(None);
         }
         let mut key = Key { kind, flags: row.flags, labels: row.labels, names_resources: false, is_open: false };
         if let Some((first, last)) = record.data_period {

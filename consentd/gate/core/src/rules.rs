@@ -1,5 +1,7 @@
 //! The rules of a realm, compiled to rows (`table-format.md`, "Compiled rules").
 
+use std::collections::HashMap;
+
 use crate::rows::{decode_rows, Block, Row, ROW_SIZE, SIDE};
 use crate::subject::POLICY_ROWS;
 use crate::vocabulary::HIGHEST_LEVEL;
@@ -47,6 +49,9 @@ pub struct Rules {
     pub policy: Vec<Row>,
     /// What combining permits where no consent says anything; None unless it is permit-unless-deny.
     pub otherwise: Option<Row>,
+    /// Number of a version of a notice, and from when permits under it do not count (rule 8). The caller sets this: the
+    /// bytes of the rules do not have it.
+    pub campaigns: HashMap<u32, u64>,
     block: Vec<u8>,
 }
 
@@ -81,6 +86,7 @@ impl Rules {
             break_glass: take(break_glass),
             policy: take(policies),
             otherwise: take(1).first().copied(),
+            campaigns: HashMap::new(),
             block: value[end..].to_vec(),
         };
         for row in found.statutory.iter().chain(&found.break_glass).chain(&found.policy) {

@@ -3,7 +3,7 @@
 use crate::rows::{Block, ROW_SIZE};
 use crate::Malformed;
 
-const FORMAT: u8 = 3;
+const FORMAT: u8 = 4;
 const HEADER_SIZE: usize = 8;
 const ENTRY_SIZE: usize = 30;
 const CLOSED: u8 = 2;
@@ -44,7 +44,7 @@ pub struct Lineage<'a> {
     pub flags: u8,
     /// Leaf index of the entry of this version.
     pub since: u64,
-    /// Not 0 if a later version of the format wrote it.
+    /// Number of the version of a notice that it was given under; 0: none.
     pub notice: u32,
     /// The rows of its tree, and of its implicit policy.
     pub rows: &'a [u8],

@@ -165,7 +165,7 @@ fn keyed(kind: u8, rest: &[u8]) -> Vec<u8> {
 
 /// Return a subject value of three consents that match no question.
 fn placeholder() -> Vec<u8> {
-    let mut value = vec![3, 1, 0, 0, 3, 0, 3, 0];
+    let mut value = vec![4, 1, 0, 0, 3, 0, 3, 0];
     for number in 1..=3u32 {
         value.extend_from_slice(&number.to_le_bytes());
         value.extend_from_slice(&number.to_le_bytes());

@@ -32,7 +32,11 @@ impl Registry {
     pub fn read(source: &impl Source) -> Result<Registry, Fault> {
         let none = Fault::Unusable("table has no vocabulary or no rules");
         let vocabulary = Vocabulary::decode(get(source, b"v")?.ok_or(none.clone())?)?;
-        let rules = Rules::decode(get(source, b"c")?.ok_or(none)?, vocabulary.version)?;
+        let mut rules = Rules::decode(get(source, b"c")?.ok_or(none)?, vocabulary.version)?;
+        source.scan(b"w", &mut |key, stored| {
+            rules.campaigns.insert(u32_at(key, 1)?, u64_at(open_row(key, stored)?, 0)?);
+            Ok(())
+        })?;
         let mut directory = Directory::default();
         source.scan(b"p", &mut |key, stored| {
             let id = std::str::from_utf8(&key[1..]).map_err(|_| Fault::Damaged)?;

@@ -5,7 +5,7 @@ use std::fmt;
 use consentd_core::Malformed;
 
 const CHECK_SIZE: usize = 4;
-const FORMAT: u8 = 4;
+const FORMAT: u8 = 5;
 
 /// Why the table gives no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
