@@ -11,7 +11,19 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import accesses, audits, in_process, limits, mtls, negatives, over_wire, publishing, recovery, tag_map
+from benchmarks import (
+    accesses,
+    audits,
+    in_process,
+    limits,
+    mtls,
+    negatives,
+    over_wire,
+    publishing,
+    recovery,
+    shapes,
+    tag_map,
+)
 from benchmarks.against import compare
 from benchmarks.over_wire import Bench
 from benchmarks.pace import measure_pace, scale_bars
@@ -53,7 +65,13 @@ def main() -> int:
     if options.against is not None:
         passed = without(arguments, ("--against", "--rounds", "--only", "--out"))
         file = compare(
-            options.against, passed, only=options.only or CASES, rounds=options.rounds, out=options.out, console=console
+            options.against,
+            passed,
+            only=options.only or CASES,
+            rounds=options.rounds,
+            out=options.out,
+            console=console,
+            directory=options.dir,
         )
         console.print(f"written to {file}")
         return 0
@@ -134,6 +152,7 @@ def _report(text: str) -> None:
 def _evaluator(options: argparse.Namespace, directory: Path) -> list[Row]:
     loops = 2_000 if options.quick else 20_000
     rows = in_process.measure_evaluator(loops=loops)
+    rows += shapes.measure_shapes(loops=max(1, loops // 1_000))
     for subjects in (10_000,) if options.quick else (10_000, 1_000_000):
         rows += in_process.measure_table(directory / "table", subjects=subjects, loops=loops)
     return rows

@@ -5,13 +5,15 @@ import random
 import re
 import subprocess
 import sys
+from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.__main__ import QUICK_SUBJECTS, SUBJECTS, parse
-from benchmarks.against import Compared, _keyed, cases_of
+from benchmarks.against import Compared, Side, _keyed, cases_of, run_in_turn
 from benchmarks.distributions import auc, kolmogorov_smirnov
 from benchmarks.http2 import grpc_message
 from benchmarks.load import ClientTls, Load, Loaded, run_here
@@ -271,25 +273,42 @@ def test_rows_of_two_runs_are_matched_though_sizes_differ_and_names_repeat() -> 
     assert len(set(keys)) == 4
 
 
-OLD_BENCHMARKS = """\
-import argparse, json, pathlib
-parser = argparse.ArgumentParser()
-parser.add_argument("--quick", action="store_true")
-parser.add_argument("--only", choices=("evaluator", "gone"), action="append")
-parser.add_argument("--out", type=pathlib.Path)
-options = parser.parse_args()
-row = {"case": "evaluator", "name": "evaluate, 1 rows", "unit": "µs", "value": 1e6, "at_least": None}
-document = {"machine": {"commit": "old"}, "rows": [row, {**row, "name": "gone"}]}
-(options.out / "old.json").write_text(json.dumps(document))
-"""
+OLD_BENCHMARKS = {
+    "__init__": "",
+    "report": """
+from dataclasses import dataclass
+@dataclass
+class Row:
+    case: str = "evaluator"
+    name: str = "evaluate, 1 rows"
+    unit: str = "µs"
+    value: float = 1e6
+    at_least: None = None
+""",
+    "server": "class Server: pass",
+    "over_wire": "class Bench: run = server = None",
+    "__main__": """
+import argparse
+from benchmarks.report import Row
+def parse(arguments):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", choices=("evaluator", "gone"), action="append")
+    return parser.parse_args(arguments)
+IN_PROCESS, OVER_WIRE = ("evaluator",), {}
+_IN_PROCESS = {"evaluator": lambda options, directory: [Row(), Row(name="gone")]}
+if __name__ == "__main__":
+    parse(None)
+""",
+}
 
 
 def test_another_checkout_and_this_one_begin_the_rounds_alternately(tmp_path: Path) -> None:
     """The other checkout has its own benchmarks package, fewer options and other cases."""
     old, out = tmp_path / "old", tmp_path / "out"
     (old / "benchmarks").mkdir(parents=True)
-    (old / "benchmarks" / "__init__.py").touch()
-    (old / "benchmarks" / "__main__.py").write_text(OLD_BENCHMARKS)
+    for name, source in OLD_BENCHMARKS.items():
+        (old / "benchmarks" / f"{name}.py").write_text(source)
     assert cases_of(old) == {"evaluator", "gone"}
     assert {"evaluator", "map", "check"} <= cases_of(ROOT)
     command = [sys.executable, "-m", "benchmarks", "--quick", "--rounds", "3", "--against", old, "--out", out]
@@ -297,12 +316,37 @@ def test_another_checkout_and_this_one_begin_the_rounds_alternately(tmp_path: Pa
         [*command, "--only", "evaluator"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    asked = re.findall(r"^round (\d) of 3: (.*)$", done.stderr, re.MULTILINE)
-    order = [("1", old), ("1", ROOT), ("2", ROOT), ("2", old), ("3", old), ("3", ROOT)]
-    assert asked == [(number_of_round, str(side)) for number_of_round, side in order]
+    asked = re.findall(r"^round (\d) of 3: evaluator, (old|new) first$", done.stderr, re.MULTILINE)
+    assert asked == [("1", "old"), ("2", "new"), ("3", "old")]
     (file,) = out.iterdir()
     document = json.loads(file.read_text(encoding="utf-8"))
     assert len(document["machine"]["paces"]) == 4
     (row,) = document["rows"]
     assert (row["name"], row["old"], len(row["new"])) == ("evaluate, 1 rows", [1e6, 1e6, 1e6], 3)
-    assert row["ratio"] > 1
+    assert row["ratio"] == sorted(row["ratios"])[1] > 1
+    assert "only in the old checkout: evaluator, gone" in done.stdout
+
+
+def test_each_side_of_a_comparison_runs_one_load_at_a_time(tmp_path: Path) -> None:
+    """Each side is this checkout, with one daemon for both rounds. Their loads are as many, so the turns alternate."""
+    order: list[str] = []
+
+    class Watched(Side):
+        def begin(self, case: str) -> list[dict[str, Any]] | None:
+            found = super().begin(case)
+            order.append(f"{self.which}: {'ended' if found else 'turn'}")
+            return found
+
+    options = ["--quick", "--size", "80", "--seconds", "0.2"]
+    with ExitStack() as stack:
+        sides = [stack.enter_context(Watched(which, ROOT, options, tmp_path / which)) for which in ("one", "other")]
+        for _ in range(2):
+            found = run_in_turn(sides, "batch")
+            assert [row["name"] for row in found["one"]] == [row["name"] for row in found["other"]] != []
+    loads = [f"{which}: turn" for _ in range(2) for which in ("one", "other")]
+    assert order == [*loads, "one: ended", "other: ended"] * 2
+
+
+def test_a_side_that_fails_ends_the_comparison(tmp_path: Path) -> None:
+    with Side("old", ROOT, ["--quick"], tmp_path / "old") as side, pytest.raises(RuntimeError, match="with status 1"):
+        side.begin("no case")

@@ -1,8 +1,10 @@
 """Recovery: what a failed write or a crash leaves, what the next opening accepts of it, and what it refuses."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ from consentd.core import checkpoint, ed25519, note
 from consentd.core.kinds import EntryKind
 from consentd.errors import CorruptionError, StorageError
 from consentd.ledger import layout, reads
-from consentd.ledger.last_signed import read_last_signed
-from consentd.ledger.ledger import decode_state
+from consentd.ledger.last_signed import read_last_signed, write_last_signed
+from consentd.ledger.ledger import AppendBatch, Draft, decode_state
+from consentd.ledger.recovery import open_ledger
 from consentd.store import Store
 from consentd.store.memory import MemoryStore
 from consentd.store.rocks import RocksStore
@@ -387,3 +390,57 @@ def check_files_of_closed(case: LedgerCase) -> None:
     assert case.fsck(table=table).faults == ()
     table.close()
     check_ledger(case)
+
+
+# -- how much of a ledger an opening reads ------------------------------------------------------------------------
+
+
+class CountingStore(MemoryStore):
+    """Counts the rows that are read."""
+
+    read = 0
+
+    def get(self, key: bytes) -> bytes | None:
+        self.read += 1
+        return super().get(key)
+
+    def multi_get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        self.read += len(keys)
+        return super().multi_get(keys)
+
+    def scan(
+        self, start: bytes, end: bytes | None, *, reverse: bool = False, limit: int | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        for row in super().scan(start, end, reverse=reverse, limit=limit):
+            self.read += 1
+            yield row
+
+
+def rows_read(directory: Path, entries: int) -> int:
+    """Build a ledger of one seal and so many entries, each of a tag of its own, and open it; return the rows read."""
+    store = CountingStore()
+    opening = partial(
+        open_ledger, store, last_signed_path=directory / str(entries), origin=ORIGIN, log_verifier=LOG.verifier,
+        map_bits=MAP_BITS,
+    )  # fmt: skip
+    ledger = opening()
+    batch = AppendBatch(ledger, 1)
+    for number in range(entries):
+        stored = number.to_bytes(4)
+        drafted = Draft(kind=EntryKind.ENROL, tag=sha256(stored).digest(), ref=0, commit=bytes(32), stored=stored)
+        batch.append(drafted)
+    batch.seal()
+    batch.close()
+    ledger.commit(batch)
+    point = checkpoint.Checkpoint(ORIGIN, ledger.state.size, ledger.state.root)
+    write_last_signed(directory / str(entries), note.sign_note(checkpoint.format_checkpoint(point), [LOG]))
+    store.read = 0
+    assert opening().state == ledger.state
+    return store.read
+
+
+def test_an_opening_reads_the_right_edge_and_no_more(tmp_path: Path) -> None:
+    """A tree of 256 times as many leaves is one level of tiles higher, and each level has one tile at the edge."""
+    small, large = (rows_read(tmp_path, entries) for entries in (50, 12_800))
+    assert small < 40
+    assert large - small <= 2
