@@ -237,6 +237,8 @@ def test_a_participant_signs_questions_and_outcomes(running: Running, trust: Tru
     with connected(running, trust) as app:
         outcome = app.history(person).entries[-1]
     assert (outcome.kind_name, outcome.author) == ("OUTCOME", "participant/clinic-b")
+    with connected(running, trust, "operator") as operator:
+        operator.retire_key("clinic-b", key.public_key)
 
 
 def test_a_grant_that_lacks_items_is_refused_as_an_answer(client: Client, person: Subject) -> None:

@@ -9,11 +9,12 @@ import pytest
 from cases.command_lines import CommandLine
 from cases.daemons import ORIGIN, Running, request_id, running_daemon, sign_statement
 from cases.delegations import statement
-from cases.services import FOREIGN_FIELD, add_key, now_ms, refusal, register
+from cases.services import FOREIGN_FIELD, add_key, now_ms, refusal, register, retire_key
 from consentd.core import codec, note
 from consentd.core.kinds import EntryKind
 from consentd.errors import DeniedError, InvalidError, NotFoundError
 from consentd.policy.delegation import Capacity
+from consentd.secret_files import make_secret_file
 from consentd.server.keys import read_keys
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
@@ -37,6 +38,11 @@ def running(tmp_path: Path) -> Iterator[Running]:
 
 def given(*parties: Any, **fields: Any) -> st.DelegationStatement:
     return statement(*(parties or ("clinic-b", "app", Capacity.RELAY)), **fields)
+
+
+def of_er(**fields: Any) -> st.DelegationStatement:
+    """Return a delegation of a participant without a key."""
+    return given("er", "app", Capacity.RELAY, **fields)
 
 
 def put(running: Running, who: str, message: st.DelegationStatement, *, id_: bytes = b"", key: Any = None) -> Any:
@@ -69,9 +75,10 @@ def found(running: Running, *, who: str = "pipc", **more: Any) -> list[st.Delega
 
 
 def test_an_operator_writes_a_delegation_or_its_giver_signs_it(running: Running) -> None:
-    by_operator = given(purposes=["TREAT"], end_time_ms=now_ms(running) + 10**6)
+    by_operator = of_er(purposes=["TREAT"], end_time_ms=now_ms(running) + 10**6)
     put(running, "operator", by_operator)
     assert found(running) == [by_operator]
+    end(running, "operator", of_er(ended=True))
     mine = given(break_glass=True)
     put(running, "clinic-b", mine, key=CLINIC)
     assert found(running) == [mine]
@@ -82,8 +89,40 @@ def test_an_operator_writes_a_delegation_or_its_giver_signs_it(running: Running)
     assert found(running) == []
 
 
-def test_nobody_else_writes_or_ends_one(running: Running) -> None:
+def test_policy_10_a_giver_with_a_key_signs_its_delegations_and_no_operator_attests_them(running: Running) -> None:
+    assert refusal(lambda: put(running, "operator", given())) == "SIGN_WITH_KEY"
+    put(running, "clinic-b", given(), key=CLINIC)
+    assert refusal(lambda: put(running, "operator", given(break_glass=True))) == "SIGN_WITH_KEY"
+    end(running, "operator", given(ended=True))  # an operator may take away, and not give
+    retire_key(running, "clinic-b", CLINIC.public_key)
     put(running, "operator", given())
+    assert found(running) == [given()]
+
+
+@pytest.mark.parametrize("capacity", Capacity)
+def test_a_taker_has_a_role_of_the_capacity(running: Running, capacity: Capacity) -> None:
+    for role, suitable in (
+        (st.PARTICIPANT_ROLE_HOLDER, (Capacity.PROCESSOR, Capacity.APPLICATION)),
+        (st.PARTICIPANT_ROLE_RECIPIENT, (Capacity.PROCESSOR, Capacity.APPLICATION)),
+        (st.PARTICIPANT_ROLE_RELAY, (Capacity.RELAY, Capacity.APPLICATION)),
+        (st.PARTICIPANT_ROLE_AUDITOR, ()), (st.PARTICIPANT_ROLE_PUBLIC_AUTHORITY, ()),
+    ):  # fmt: skip
+        register(running, "taker", [role])
+        if capacity in suitable:
+            put(running, "operator", given("er", "taker", capacity))
+        else:
+            assert refusal(lambda: put(running, "operator", given("er", "taker", capacity))) == "WRONG_ROLE"
+
+
+def test_pipa_enforcement_decree_42_9_2_a_relay_has_no_other_role(running: Running) -> None:
+    relay = st.PARTICIPANT_ROLE_RELAY
+    for role in set(st.ParticipantRole.values()) - {0, relay}:
+        assert refusal(lambda role=role: register(running, "app", [relay, role])) == "INVALID_REQUEST"
+        assert refusal(lambda role=role: register(running, "new", [role, relay])) == "INVALID_REQUEST"
+
+
+def test_nobody_else_writes_or_ends_one(running: Running) -> None:
+    put(running, "clinic-b", given(), key=CLINIC)
     of_hospital = given("hospital-a", "app", Capacity.RELAY)
     for who in ("clinic-b", "app", "er", "pipc"):
         assert refusal(lambda who=who: put(running, who, given())) == "CALLER_NOT_ALLOWED"
@@ -103,7 +142,7 @@ def test_nobody_else_writes_or_ends_one(running: Running) -> None:
 
 
 def test_a_signature_is_for_one_request_chain_and_kind(running: Running) -> None:
-    put(running, "operator", given())
+    put(running, "clinic-b", given(), key=CLINIC)
     ended = given(ended=True)
     for change in (
         {"kind": EntryKind.KEY},
@@ -122,8 +161,8 @@ def test_a_signature_is_for_one_request_chain_and_kind(running: Running) -> None
 
 
 def test_what_is_signed_is_what_is_asked(running: Running) -> None:
-    put(running, "operator", given())
-    put(running, "operator", given("clinic-b", "hospital-a", Capacity.PROCESSOR))
+    put(running, "clinic-b", given(), key=CLINIC)
+    put(running, "clinic-b", given("clinic-b", "hospital-a", Capacity.PROCESSOR), key=CLINIC)
 
     def ask(message: st.DelegationStatement) -> str:
         request = rs.EndDelegationRequest(request_id=request_id())
@@ -146,14 +185,14 @@ def test_what_is_signed_is_what_is_asked(running: Running) -> None:
 
 def test_repeats_and_conflicts(running: Running) -> None:
     id_ = request_id()
-    first = put(running, "operator", given(), id_=id_)
-    again = put(running, "operator", given(), id_=id_)
+    first = put(running, "operator", of_er(), id_=id_)
+    again = put(running, "operator", of_er(), id_=id_)
     assert (again.leaf, again.replayed) == (first.leaf, True)
-    assert refusal(lambda: put(running, "operator", given(break_glass=True), id_=id_)) == "REQUEST_ID_REUSED"
-    assert refusal(lambda: put(running, "operator", given(), id_=bytes(15))) == "INVALID_REQUEST_ID"
-    end(running, "operator", given(ended=True))
-    assert refusal(lambda: end(running, "operator", given(ended=True))) == "NOT_FOUND"
-    put(running, "operator", given(), id_=id_)  # a repeat gives nothing again
+    assert refusal(lambda: put(running, "operator", of_er(break_glass=True), id_=id_)) == "REQUEST_ID_REUSED"
+    assert refusal(lambda: put(running, "operator", of_er(), id_=bytes(15))) == "INVALID_REQUEST_ID"
+    end(running, "operator", of_er(ended=True))
+    assert refusal(lambda: end(running, "operator", of_er(ended=True))) == "NOT_FOUND"
+    put(running, "operator", of_er(), id_=id_)  # a repeat gives nothing again
     assert found(running) == []
 
 
@@ -165,7 +204,7 @@ def test_the_list_is_filtered_and_paged(running: Running) -> None:
         given("clinic-b", "app", Capacity.RELAY),
     ]
     for one in reversed(everything):
-        put(running, "operator", one)
+        running.put_delegation(one)
     assert found(running) == everything
     assert found(running, giver="hospital-a") == everything[:3]
     assert found(running, taker="app") == everything[1:]
@@ -198,12 +237,11 @@ def connect(running: Running) -> Callable[[str], Client]:
 
 def test_the_client_gives_and_ends(connect: Callable[[str], Client]) -> None:
     signer = StatementSigner.of_participant(CLINIC, origin=ORIGIN, participant_id="clinic-b")
-    of_hospital = given("hospital-a", "app", Capacity.RELAY)
     with connect("operator") as operator, connect("clinic-b") as clinic:
-        operator.put_delegation(of_hospital, published=True)
+        operator.put_delegation(of_er(), published=True)
         assert clinic.put_delegation(given(), signer=signer).kind == EntryKind.DELEGATION
-        assert list(clinic.list_delegations()) == [of_hospital, given()]
-        assert list(clinic.list_delegations(giver="hospital-a")) == [of_hospital]
+        assert sorted(one.giver for one in clinic.list_delegations()) == ["clinic-b", "er"]
+        assert list(clinic.list_delegations(giver="er")) == [of_er()]
         assert list(clinic.list_delegations(taker="er")) == []
         with pytest.raises(DeniedError):
             clinic.end_delegation("clinic-b", "app", st.DELEGATION_CAPACITY_RELAY)
@@ -223,21 +261,28 @@ def test_the_client_gives_and_ends(connect: Callable[[str], Client]) -> None:
 # -- the command line ---------------------------------------------------------------------------------------------
 
 
-def test_the_command_line_gives_lists_and_ends(running: Running) -> None:
+def test_the_command_line_gives_lists_and_ends(running: Running, tmp_path: Path) -> None:
     target = f"127.0.0.1:{running.daemon.grpc_port}"
     talk = CommandLine({"CONSENTD_TARGET": target, "CONSENTD_TOKEN": running.tokens["operator"]})
-    pair = ("clinic-b", "app", "--as", "relay")
+    pair = ("er", "app", "--as", "relay")
     more = ("--purpose", "TREAT", "--from", "2020-01-01", "--until", "2099-12-31", "--break-glass")
-    assert talk("participants", "delegate", *pair, *more).out.startswith("app → clinic-b, relay, TREAT, break-glass, ")
-    assert talk("participants", "delegate", "hospital-a", "app", "--as", "application").status == 0
-    listed = talk("participants", "delegations", "--giver", "clinic-b", "--json").object
+    assert talk("participants", "delegate", *pair, *more).out.startswith("app → er, relay, TREAT, break-glass, ")
+    assert talk("participants", "delegate", "er", "app", "--as", "application").status == 0
+    listed = talk("participants", "delegations", "--giver", "er", "--as", "relay", "--json").object
     assert (listed["taker"], listed["capacity"], listed["purposes"], listed["break_glass"]) == (
         "app", "relay", ["TREAT"], True,
     )  # fmt: skip
     assert len(talk("participants", "delegations", "--taker", "app").out.splitlines()) == 2
-    assert talk("participants", "end-delegation", *pair, "--lang", "ko").out == "app → clinic-b, 중계, 종료\n"
+    assert talk("participants", "end-delegation", *pair, "--lang", "ko").out == "app → er, 중계, 종료\n"
     assert talk("participants", "end-delegation", *pair).status == 2
-    assert talk("participants", "delegate", "clinic-b", "nobody", "--as", "relay").status == 2
+    assert talk("participants", "delegate", "er", "nobody", "--as", "relay").status == 2
     app = talk.given(CONSENTD_TOKEN=running.tokens["app"])
     assert "(CALLER_NOT_ALLOWED)" in app("participants", "delegate", *pair).err
     assert len(app("participants", "delegations").out.splitlines()) == 1
+    key = tmp_path / "clinic.key"
+    make_secret_file(key, CLINIC.seed.hex().encode())
+    own, signed = ("clinic-b", "app", "--as", "relay"), ("--sign-with", str(key), "--origin", ORIGIN)
+    assert "(SIGN_WITH_KEY)" in talk("participants", "delegate", *own).err
+    clinic = talk.given(CONSENTD_TOKEN=running.tokens["clinic-b"])
+    assert clinic("participants", "delegate", *own, *signed).status == 0
+    assert clinic("participants", "end-delegation", *own, *signed).out == "app → clinic-b, relay, ended\n"

@@ -50,8 +50,11 @@ def case(tmp_path: Path) -> Iterator[LedgerCase]:
         registration = case.participant(name)
         registration.message.roles[:] = [st.PARTICIPANT_ROLE_AUDITOR]
         registration.message.rights[:] = READ
-        registration.message.active = active
         case.write(registration)
+        if not active:
+            registration = case.participant(name)
+            registration.message.active = False
+            case.write(registration)
     yield case
     case.close()
 

@@ -100,7 +100,8 @@ def test_an_audit_names_what_another_than_the_daemon_signed(tmp_path: Path, name
     forge, message = begun(), ENTRIES[name][2]
     wrong = [add(forge, name, message.SerializeToString(), key=SIGNERS[who])]
     wrong.append(add(forge, name, payload_of(message), key=SIGNERS[who]))
-    assert faults(forge, tmp_path) == wrong
+    is_own = (name, who) == ("a participant again", "a participant")  # its record, which it may sign
+    assert faults(forge, tmp_path) == ([] if is_own else wrong)
 
 
 @pytest.mark.parametrize("who", SIGNERS)
@@ -133,7 +134,7 @@ def test_fsck_names_what_a_participant_attests(case: LedgerCase, name: str, more
     assert named(case.fsck()) == [at]
 
 
-@pytest.mark.parametrize("name", ENTRIES)
+@pytest.mark.parametrize("name", sorted(ENTRIES.keys() - {"a participant again"}))
 def test_fsck_names_what_a_participant_signed(case: LedgerCase, name: str) -> None:
     kind, chain, message = ENTRIES[name]
     case.write(case.key("bank", BANK.public_key))

@@ -187,7 +187,7 @@ def test_an_attested_statement_is_recorded_as_stated_and_names_the_caller(runnin
     assert stated_in(running, revoked) == st.RevokeStatement(lineage_seq=seq, note="moved away", attestation=named)
     key = KeyPair(bytes([0x41]) * 32)
     add = rs.AddKeyRequest(
-        request_id=request_id(), participant_id="clinic-b", possession=proof_of(key, "clinic-b"),
+        request_id=request_id(), participant_id="hospital-a", possession=proof_of(key, "hospital-a"),
         attested=st.KeyStatement(key=key.public_key, attestation=card),
     )  # fmt: skip
     added = running.registry.AddKey(add, metadata=running.as_("operator")).receipt

@@ -15,7 +15,7 @@ from consentd.errors import InvalidError
 from consentd.policy.language import check_name
 from consentd.policy.model import StoredConsent
 from consentd.policy.subject import Lineage
-from consentd.sequencer.commands.acting import check_giver
+from consentd.sequencer.commands.acting import check_attested_delegation, check_giver
 from consentd.sequencer.commands.administration import check_act
 from consentd.sequencer.commands.authorities import (
     check_authority,
@@ -33,9 +33,9 @@ from consentd.sequencer.commands.authorship import (
 )
 from consentd.sequencer.commands.erasure import check_duty, check_duty_author
 from consentd.sequencer.commands.notices import check_notice
+from consentd.sequencer.commands.participants import check_certificate_names, check_change, check_no_own_key
 from consentd.sequencer.commands.person_keys import check_person_key
 from consentd.sequencer.commands.registry import (
-    check_certificate_names,
     check_enrolment,
     check_key,
     check_no_authority,
@@ -45,6 +45,7 @@ from consentd.sequencer.commands.registry import (
 from consentd.sequencer.commands.served import check_served, check_served_author
 from consentd.statements import values
 from consentd.statements.authorities import ActingStatement
+from consentd.table.chain_owners import ChainOwners
 from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
@@ -52,13 +53,14 @@ from consentd.v1 import statement_pb2 as st
 CHECKED = CONSENTS | {
     EntryKind.ENROL, EntryKind.KEY, EntryKind.PARTICIPANT, EntryKind.NOTICE, EntryKind.VOCABULARY, EntryKind.RULES,
     EntryKind.MANDATE, EntryKind.SERVED, EntryKind.DUTY, EntryKind.AUTHORITY, EntryKind.ADMINISTRATION,
+    EntryKind.DELEGATION,
 }  # fmt: skip
 """The kinds of entries that ``check_written`` checks."""
 OF_LOGINS = CONSENTS | {EntryKind.ENROL, EntryKind.KEY}
 """The kinds of entries that a person writes who has logged in."""
 
 
-def check_written(view: View, event: codec.Event, message: Message, key: bytes) -> None:
+def check_written(view: ChainOwners, event: codec.Event, message: Message, key: bytes) -> None:
     """Check that the daemon may have written an entry of one of the kinds ``CHECKED``.
 
     Args:
@@ -82,9 +84,15 @@ def check_written(view: View, event: codec.Event, message: Message, key: bytes) 
             check_person_key(view, event.tag, message, author=key, time_ms=event.time_ms)
         else:
             check_no_authority(message)
+            if not message.retired and not _is_signed(view, key):
+                check_no_own_key(view, view.participant_of(event.tag))
     elif isinstance(message, st.ParticipantStatement):
         check_name(message.name)
         check_certificate_names(message)
+        check_change(message, view, signed=_is_signed(view, key))
+    elif isinstance(message, st.DelegationStatement):
+        if not _is_signed(view, key):
+            check_attested_delegation(message, view)
     elif isinstance(message, st.NoticeStatement):
         check_notice(view, message, time_ms=event.time_ms)
     elif isinstance(message, st.MandateStatement):
@@ -115,6 +123,12 @@ def check_written(view: View, event: codec.Event, message: Message, key: bytes) 
         lineage = _lineage(view, event.tag, message.lineage_seq)
         if lineage is not None:  # otherwise the entry cannot be applied, which is a fault of its own
             _Author(view, message, key).check_change(event, lineage)
+
+
+def _is_signed(view: View, key: bytes) -> bool:
+    """Return whether a participant signed a statement with this *key*, and no operator attests it."""
+    owner = view.key_ever(key)
+    return owner is not None and owner.owner is Owner.PARTICIPANT
 
 
 class _Author:

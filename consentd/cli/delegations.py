@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from consentd.cli.options import Verbs, add_daemon, add_verb, open_client, read_end_ms, read_start_ms
 from consentd.cli.out import DONE, Out
+from consentd.cli.signers import add_sign_own, participant_signer
 from consentd.policy.delegation import Capacity
 
 if TYPE_CHECKING:
@@ -15,13 +16,14 @@ _HELP = """\
 examples:
   consentd participants delegate clinic-b khis --as relay
   consentd participants delegate clinic-b lab-c --as processor --purpose TREAT --until 2026-12-31
-A giver that signs its delegations itself uses the client library.
+  consentd participants delegate clinic-b khis --as relay --sign-with clinic.key --origin consent.example.org
+The giver signs, with its own credential. An operator delegates only for a giver that has no key in force.
 """
 
 
 def add_verbs(under: Verbs) -> None:
     """Add the verbs of this module to the parser of ``participants``."""
-    one = add_verb(under, "delegate", delegate, add_daemon, more=_HELP)
+    one = add_verb(under, "delegate", delegate, add_sign_own, add_daemon, more=_HELP)
     _add_key(one)
     one.add_argument("--purpose", action="append", default=[], metavar="CODE",
                      help="for this purpose, without those below it; repeatable (default: all but BTG)")  # fmt: skip
@@ -30,7 +32,7 @@ def add_verbs(under: Verbs) -> None:
     one.add_argument("--until", dest="end_ms", type=read_end_ms, default=0, metavar="TIME",
                      help="when it ends: an instant or a date, that day included (default: never)")  # fmt: skip
     one.add_argument("--break-glass", action="store_true", help="also for emergency access, purpose BTG")
-    _add_key(add_verb(under, "end-delegation", end, add_daemon))
+    _add_key(add_verb(under, "end-delegation", end, add_sign_own, add_daemon))
     one = add_verb(under, "delegations", show_all, add_daemon)
     one.add_argument("--giver", default="", metavar="ID", help="only delegations of this participant")
     one.add_argument("--taker", default="", metavar="ID", help="only delegations to this participant")
@@ -47,7 +49,7 @@ def _add_key(verb: argparse.ArgumentParser) -> None:
 
 
 def delegate(arguments: argparse.Namespace, out: Out) -> int:
-    """Record that one participant may act for another, in place of what was recorded before (for the operator)."""
+    """Record that one participant may act for another, in place of what was recorded before."""
     from consentd.policy import model
     from consentd.policy.delegation import Delegation
     from consentd.statements.delegations import delegation_message
@@ -59,19 +61,20 @@ def delegate(arguments: argparse.Namespace, out: Out) -> int:
     )  # fmt: skip
     message = delegation_message(delegation)
     with open_client(arguments) as client:
-        receipt = client.put_delegation(message)
+        receipt = client.put_delegation(message, signer=participant_signer(arguments, arguments.giver))
     _show(out, message, index=receipt.index)
     return DONE
 
 
 def end(arguments: argparse.Namespace, out: Out) -> int:
-    """End a delegation (for the operator)."""
+    """End a delegation: its giver with --sign-with, or an operator."""
     from consentd.statements.values import to_enum
     from consentd.v1 import statement_pb2 as st
 
     capacity = to_enum(_CAPACITIES[arguments.capacity])
     with open_client(arguments) as client:
-        receipt = client.end_delegation(arguments.giver, arguments.taker, capacity)
+        signer = participant_signer(arguments, arguments.giver)
+        receipt = client.end_delegation(arguments.giver, arguments.taker, capacity, signer=signer)
     ended = st.DelegationStatement(giver=arguments.giver, taker=arguments.taker, capacity=capacity, ended=True)
     _show(out, ended, index=receipt.index)
     return DONE

@@ -1,16 +1,20 @@
 """``consentd participants`` and ``vocabulary``: participants, their delegations and mandates; the codes in force."""
 
 import argparse
-from typing import TYPE_CHECKING
+from collections.abc import MutableSequence
+from typing import TYPE_CHECKING, TypeVar
 
 from consentd.cli import delegations, mandates
 from consentd.cli.options import Verbs, add_daemon, add_verb, open_client, read_u64
 from consentd.cli.out import DONE, Out
+from consentd.cli.signers import add_sign_own, participant_signer
 from consentd.errors import InvalidError
 from consentd.policy.language import best_text
 
 if TYPE_CHECKING:
     from consentd.v1.statement_pb2 import MandateStatement, ParticipantStatement
+
+T = TypeVar("T")
 
 _ROLES = ("holder", "recipient", "relay", "auditor", "public-authority")
 _CLASSES = ("general-agency", "special-agency", "general-recipient")
@@ -20,6 +24,12 @@ examples:
   consentd participants add hospital-a --en "Hospital A" --role holder --role recipient
   consentd participants add khis --ko 한국보건의료정보원 --role relay --right act-for-subjects
 Then `consentd credential add` gives the participant a token.
+"""
+_HELP_UPDATE = """\
+example:
+  consentd participants update clinic-b --en "Clinic B" --sign-with clinic.key --origin consent.example.org
+A participant that has a key in force signs its name, its type and new names of certificates. It may give up what it may
+do. More roles, rights and groups, another class: an operator states the whole record, with `participants add`.
 """
 
 
@@ -41,21 +51,34 @@ def add_verbs(verbs: Verbs) -> None:
     _add_tree_size(one)
     one = add_verb(under, "add", add, add_daemon, more=_HELP)
     one.add_argument("id", metavar="ID", help="characters: a-z, 0-9, `.`, `_`, `-`")
-    one.add_argument("--ko", default="", metavar="NAME", help="its name in Korean")
-    one.add_argument("--en", default="", metavar="NAME", help="its name in English")
-    one.add_argument("--name", action="append", default=[], metavar="TAG=NAME", help="in another language; repeatable")
+    _add_stated(one)
     one.add_argument("--role", action="append", choices=_ROLES, required=True, help="repeatable; a relay has no other")
     one.add_argument("--right", action="append", choices=_RIGHTS, default=[], help="repeatable")
     one.add_argument("--group", action="append", default=[], metavar="group/ID", help="repeatable")
-    one.add_argument("--type", default="", metavar="CODE", help="institution type (요양종별)")
-    one.add_argument("--country", default="", metavar="CC", help="where it processes data, ISO 3166-1 (default KR)")
     one.add_argument("--recipient-class", choices=_CLASSES, help="전문기관, 특수전문기관 or 일반수신자")
-    one.add_argument("--certificate-name", action="append", default=[], metavar="NAME",
-                     help="how its client certificates name it, as in dns:gw.clinic.example; repeatable")  # fmt: skip
-    one.add_argument("--inactive", action="store_true", help="it has left: its requests are refused")
+    one = add_verb(under, "update", update, add_sign_own, add_daemon, more=_HELP_UPDATE)
+    one.add_argument("id", metavar="ID", help="the participant's id")
+    _add_stated(one)
+    one.add_argument("--no-role", action="append", choices=_ROLES, default=[], help="give up a role; repeatable")
+    one.add_argument("--no-right", action="append", choices=_RIGHTS, default=[], help="give up a right; repeatable")
+    one.add_argument("--no-group", action="append", default=[], metavar="group/ID", help="leave a group; repeatable")
+    one.add_argument("--no-certificate-name", action="append", default=[], metavar="NAME",
+                     help="have no such certificate any more; repeatable")  # fmt: skip
     delegations.add_verbs(under)
     mandates.add_verbs(under)
     _add_tree_size(add_verb(verbs, "vocabulary", vocabulary, add_daemon))
+
+
+def _add_stated(verb: argparse.ArgumentParser) -> None:
+    """Add the options for what a participant states of itself."""
+    verb.add_argument("--ko", default="", metavar="NAME", help="its name in Korean")
+    verb.add_argument("--en", default="", metavar="NAME", help="its name in English")
+    verb.add_argument("--name", action="append", default=[], metavar="TAG=NAME", help="in another language; repeatable")
+    verb.add_argument("--type", default="", metavar="CODE", help="institution type (요양종별)")
+    verb.add_argument("--country", default="", metavar="CC", help="where it processes data, ISO 3166-1 (default KR)")
+    verb.add_argument("--certificate-name", action="append", default=[], metavar="NAME",
+                      help="how its client certificates name it, as in dns:gw.clinic.example; repeatable")  # fmt: skip
+    verb.add_argument("--inactive", action="store_true", help="it has left: its requests are refused")
 
 
 def _add_tree_size(verb: argparse.ArgumentParser) -> None:
@@ -86,7 +109,7 @@ def show_one(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def add(arguments: argparse.Namespace, out: Out) -> int:
-    """Register a participant, or replace what is recorded of it (for the operator)."""
+    """Register a participant, or replace the whole record of it (for the operator)."""
     from consentd.v1 import statement_pb2 as st
 
     participant = st.ParticipantStatement(
@@ -101,6 +124,42 @@ def add(arguments: argparse.Namespace, out: Out) -> int:
         receipt = client.register_participant(participant)
     out.answer(arguments.id, type="participant", id=arguments.id, index=receipt.index)
     return DONE
+
+
+def update(arguments: argparse.Namespace, out: Out) -> int:
+    """Change what is recorded of a participant: the participant with --sign-with, or an operator.
+
+    What no option states stays as it is recorded.
+    """
+    from consentd.v1 import statement_pb2 as st
+
+    with open_client(arguments) as client:
+        message = client.get_participant(arguments.id).participant
+        message.ClearField("attestation")
+        message.name.update(_name(arguments))
+        message.type, message.country = arguments.type or message.type, arguments.country or message.country
+        message.active &= not arguments.inactive
+        for option in arguments.no_role:
+            _give_up(message.roles, option, st.ParticipantRole.Value(f"PARTICIPANT_ROLE_{_code(option)}"))
+        for option in arguments.no_right:
+            _give_up(message.rights, option, st.ParticipantRight.Value(f"PARTICIPANT_RIGHT_{_code(option)}"))
+        for option in arguments.no_group:
+            _give_up(message.groups, option, option)
+        for option in arguments.no_certificate_name:
+            _give_up(message.certificate_names, option, option)
+        if not {st.PARTICIPANT_ROLE_HOLDER, st.PARTICIPANT_ROLE_RECIPIENT} & set(message.roles):
+            message.ClearField("recipient_class")  # only these have one
+        message.certificate_names.extend(arguments.certificate_name)
+        receipt = client.register_participant(message, signer=participant_signer(arguments, arguments.id))
+    out.answer(arguments.id, type="participant", id=arguments.id, index=receipt.index)
+    return DONE
+
+
+def _give_up(listed: MutableSequence[T], option: str, value: T) -> None:
+    """Take a value off a list of a record. Raises ``InvalidError`` if the list lacks it."""
+    if value not in listed:
+        raise InvalidError(f"participant does not have what it would give up: `{option}`")
+    listed.remove(value)
 
 
 def vocabulary(arguments: argparse.Namespace, out: Out) -> int:

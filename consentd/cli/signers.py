@@ -31,6 +31,11 @@ def add_sign_with(verb: argparse.ArgumentParser, text: str) -> None:
     verb.add_argument("--sign-with", type=Path, metavar="FILE", help=f"{text}; Ed25519, 64 hex digits")
 
 
+def add_sign_own(verb: argparse.ArgumentParser) -> None:
+    """Add the option with which a participant signs what an operator attests if the participant has no key."""
+    add_sign_with(verb, "the participant signs itself, with --origin or --log-key: file with its key in force")
+
+
 def person_options(arguments: argparse.Namespace, client: "Client", subject: "Subject") -> "StatementOptions":
     """Return the client's options for a statement of a person: with --subject-key, the person signs it."""
     return {

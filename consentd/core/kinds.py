@@ -100,9 +100,9 @@ _PARTICIPANT = frozenset({Owner.LEDGER, Owner.PARTICIPANT})
 
 AUTHORS: dict[EntryKind, frozenset[Owner]] = {
     EntryKind.LEDGER: _DAEMON,
-    # The rules and the registry are the realm's. The daemon signs them, and an operator attests them.
-    EntryKind.PARTICIPANT: _DAEMON,
+    EntryKind.PARTICIPANT: _PARTICIPANT,
     EntryKind.KEY: frozenset(Owner),
+    # The vocabulary and the rules are the realm's. The daemon signs them, and an operator attests them.
     EntryKind.VOCABULARY: _DAEMON,
     EntryKind.NOTICE: _DAEMON,
     EntryKind.ENROL: _DAEMON,
@@ -125,10 +125,11 @@ AUTHORS: dict[EntryKind, frozenset[Owner]] = {
 }
 """Who may author each kind. Where the daemon signs what a caller states, the payload has ``attested_by``.
 
-Which participant may sign a KEY, a DELEGATION or a MANDATE, and which representative what: ``key_validity.may_author``.
+Which participant may sign a PARTICIPANT, KEY, DELEGATION or MANDATE, and which representative what:
+``key_validity.may_author``.
 """
 
-OWN_CHAIN = frozenset({EntryKind.KEY, EntryKind.DELEGATION})
+OWN_CHAIN = frozenset({EntryKind.PARTICIPANT, EntryKind.KEY, EntryKind.DELEGATION})
 """Kinds that, of participants, only the one may sign whose chain the entry is in."""
 
 

@@ -44,7 +44,9 @@ class RegistryService(Servicer):
     ) -> rs.RegisterParticipantResponse:
         """Register a participant, or replace the registration of a known participant."""
         stated = read_statement(request, st.ParticipantStatement, self.attester(context))
-        chain = PARTICIPANT_PREFIX + stated.message.participant_id
+        participant_id = stated.message.participant_id
+        self._check_author(stated, participant_id, request, context)
+        chain = PARTICIPANT_PREFIX + participant_id
         receipt = await self._publish(EntryKind.PARTICIPANT, chain, stated, request, context)
         return rs.RegisterParticipantResponse(receipt=receipt)
 

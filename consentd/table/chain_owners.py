@@ -33,6 +33,11 @@ class ChainOwners(View):
         super().__init__(cache, check, txn)
         self._begun_at = self._generation
 
+    def participant_of(self, tag: bytes) -> str:
+        """Return the participant in whose chain the entries with this tag are; empty: the chain is no participant's."""
+        owner, whose = self._chain_owner(tag)
+        return whose if owner is Owner.PARTICIPANT and isinstance(whose, str) else ""
+
     def _chain_owner(self, tag: bytes) -> tuple[Owner, bytes | str]:
         """Return a chain's kind of owner, and the owner's tag or name (``KeyValidity``)."""
         if tag == codec.LEDGER_TAG:

@@ -31,6 +31,11 @@ Delegations = Mapping[str, Mapping[tuple[str, Capacity], Delegation]]
 """Giver → taker and capacity → the delegation."""
 
 
+def is_abroad(country: str) -> bool:
+    """Return whether a participant that states this country processes data in another one than the realm's."""
+    return country not in ("", HOME_COUNTRY)
+
+
 @dataclass(frozen=True, slots=True)
 class Participant:
     """A participant as its latest statement describes it. Compiled consents and rules have ``number``, not ``id``.
@@ -54,7 +59,7 @@ class Participant:
     @property
     def is_abroad(self) -> bool:
         """Whether the participant processes data in another country than the realm's."""
-        return self.statement.country not in ("", HOME_COUNTRY)
+        return is_abroad(self.statement.country)
 
 
 @dataclass(frozen=True, slots=True)

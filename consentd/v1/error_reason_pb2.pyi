@@ -226,6 +226,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_AUTHORITY_NOT_IN_FORCE: the authority that a statement names has ended, also for the purposes of the
     consent, or has not begun (FAILED_PRECONDITION). ListAuthorities shows which is in force.
     """
+    ERROR_REASON_SIGN_WITH_KEY: _ErrorReason.ValueType  # 140
+    """ERROR_REASON_SIGN_WITH_KEY: an operator attests what a participant with a key in force signs itself: its record, a
+    further key, a delegation (FAILED_PRECONDITION). Let the participant sign. If it lost its keys, retire all of them first.
+    """
     ERROR_REASON_ROLE_NOT_HELD: _ErrorReason.ValueType  # 120
     """ERROR_REASON_ROLE_NOT_HELD: the operator's own credential lacks a role that the new credential would have
     (PERMISSION_DENIED). Ask an operator who has it.
@@ -459,6 +463,10 @@ ERROR_REASON_BAD_POSSESSION: ErrorReason.ValueType  # 125
 ERROR_REASON_AUTHORITY_NOT_IN_FORCE: ErrorReason.ValueType  # 130
 """ERROR_REASON_AUTHORITY_NOT_IN_FORCE: the authority that a statement names has ended, also for the purposes of the
 consent, or has not begun (FAILED_PRECONDITION). ListAuthorities shows which is in force.
+"""
+ERROR_REASON_SIGN_WITH_KEY: ErrorReason.ValueType  # 140
+"""ERROR_REASON_SIGN_WITH_KEY: an operator attests what a participant with a key in force signs itself: its record, a
+further key, a delegation (FAILED_PRECONDITION). Let the participant sign. If it lost its keys, retire all of them first.
 """
 ERROR_REASON_ROLE_NOT_HELD: ErrorReason.ValueType  # 120
 """ERROR_REASON_ROLE_NOT_HELD: the operator's own credential lacks a role that the new credential would have

@@ -28,8 +28,9 @@ if _version_not_supported:
 class RegistryServiceStub(object):
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
     a public chain, and enrols persons. Operators with the role ADMINISTER write the registry; a participant may write what
-    it signs itself: its keys, the delegations that it gives and, with the role PUBLIC_AUTHORITY, mandates. Participants with
-    the right ACT_FOR_SUBJECTS enrol persons. Cost of a write: one group commit. Cost of a read: one read of the
+    it signs itself: its record within limits, its keys, the delegations that it gives and, with the role PUBLIC_AUTHORITY,
+    mandates. While a participant has a key in force, no operator attests these in its place (SIGN_WITH_KEY). Participants
+    with the right ACT_FOR_SUBJECTS enrol persons. Cost of a write: one group commit. Cost of a read: one read of the
     policy table, unless stated.
     """
 
@@ -159,21 +160,25 @@ class RegistryServiceStub(object):
 class RegistryServiceServicer(object):
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
     a public chain, and enrols persons. Operators with the role ADMINISTER write the registry; a participant may write what
-    it signs itself: its keys, the delegations that it gives and, with the role PUBLIC_AUTHORITY, mandates. Participants with
-    the right ACT_FOR_SUBJECTS enrol persons. Cost of a write: one group commit. Cost of a read: one read of the
+    it signs itself: its record within limits, its keys, the delegations that it gives and, with the role PUBLIC_AUTHORITY,
+    mandates. While a participant has a key in force, no operator attests these in its place (SIGN_WITH_KEY). Participants
+    with the right ACT_FOR_SUBJECTS enrol persons. Cost of a write: one group commit. Cost of a read: one read of the
     policy table, unless stated.
     """
 
     def RegisterParticipant(self, request, context):
-        """RegisterParticipant adds a participant, or replaces its record.
+        """RegisterParticipant adds a participant, or replaces its record. An operator attests a new participant, which is active.
+        It attests what a participant may do: roles, rights, groups, recipient class, country, and whether it is active. The
+        participant signs its name, type and certificate names, and may give up what it may do. While it has a key in force, an
+        operator changes of these only its certificate names, to fewer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AddKey(self, request, context):
-        """AddKey makes a signing key of a participant valid, or of a person. A participant signs with a valid key, or an
-        operator attests it, as the first key always is. A person signs with a valid key. A person's first key is attested by
+        """AddKey makes a signing key of a participant valid, or of a person. A participant signs with a valid key. If it has none,
+        an operator attests the key, as the first key always is. A person signs with a valid key. A person's first key is attested by
         a caller that acts for persons, or by the person who has logged in. Who has lost all keys is identified again by a
         caller that acts for persons, which attests the new key and states the method.
         """
@@ -214,14 +219,16 @@ class RegistryServiceServicer(object):
 
     def PutDelegation(self, request, context):
         """PutDelegation records that one participant, the taker, may act for another one, the giver. It replaces the
-        delegation of the same giver, taker and capacity.
+        delegation of the same giver, taker and capacity. The giver signs it. If it has no key in force, an operator attests it.
+        The taker has the role RELAY for the capacity of that name, HOLDER or RECIPIENT as PROCESSOR, one of these three as
+        APPLICATION.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EndDelegation(self, request, context):
-        """EndDelegation ends a delegation. No question that is asked after the answer relies on it.
+        """EndDelegation ends a delegation, for its giver or an operator. No question that is asked after the answer relies on it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -481,8 +488,9 @@ def add_RegistryServiceServicer_to_server(servicer, server):
 class RegistryService(object):
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
     a public chain, and enrols persons. Operators with the role ADMINISTER write the registry; a participant may write what
-    it signs itself: its keys, the delegations that it gives and, with the role PUBLIC_AUTHORITY, mandates. Participants with
-    the right ACT_FOR_SUBJECTS enrol persons. Cost of a write: one group commit. Cost of a read: one read of the
+    it signs itself: its record within limits, its keys, the delegations that it gives and, with the role PUBLIC_AUTHORITY,
+    mandates. While a participant has a key in force, no operator attests these in its place (SIGN_WITH_KEY). Participants
+    with the right ACT_FOR_SUBJECTS enrol persons. Cost of a write: one group commit. Cost of a read: one read of the
     policy table, unless stated.
     """
 

@@ -29,8 +29,9 @@ GRPC_VERSION: str
 class RegistryServiceStub:
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
     a public chain, and enrols persons. Operators with the role ADMINISTER write the registry; a participant may write what
-    it signs itself: its keys, the delegations that it gives and, with the role PUBLIC_AUTHORITY, mandates. Participants with
-    the right ACT_FOR_SUBJECTS enrol persons. Cost of a write: one group commit. Cost of a read: one read of the
+    it signs itself: its record within limits, its keys, the delegations that it gives and, with the role PUBLIC_AUTHORITY,
+    mandates. While a participant has a key in force, no operator attests these in its place (SIGN_WITH_KEY). Participants
+    with the right ACT_FOR_SUBJECTS enrol persons. Cost of a write: one group commit. Cost of a read: one read of the
     policy table, unless stated.
     """
 
@@ -39,10 +40,14 @@ class RegistryServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RegistryServiceAsyncStub: ...
     RegisterParticipant: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.RegisterParticipantRequest, _registry_service_pb2.RegisterParticipantResponse]
-    """RegisterParticipant adds a participant, or replaces its record."""
+    """RegisterParticipant adds a participant, or replaces its record. An operator attests a new participant, which is active.
+    It attests what a participant may do: roles, rights, groups, recipient class, country, and whether it is active. The
+    participant signs its name, type and certificate names, and may give up what it may do. While it has a key in force, an
+    operator changes of these only its certificate names, to fewer.
+    """
     AddKey: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.AddKeyRequest, _registry_service_pb2.AddKeyResponse]
-    """AddKey makes a signing key of a participant valid, or of a person. A participant signs with a valid key, or an
-    operator attests it, as the first key always is. A person signs with a valid key. A person's first key is attested by
+    """AddKey makes a signing key of a participant valid, or of a person. A participant signs with a valid key. If it has none,
+    an operator attests the key, as the first key always is. A person signs with a valid key. A person's first key is attested by
     a caller that acts for persons, or by the person who has logged in. Who has lost all keys is identified again by a
     caller that acts for persons, which attests the new key and states the method.
     """
@@ -61,10 +66,12 @@ class RegistryServiceStub:
     """PublishRules publishes the next version of the realm's rules. Every later check uses them."""
     PutDelegation: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.PutDelegationRequest, _registry_service_pb2.PutDelegationResponse]
     """PutDelegation records that one participant, the taker, may act for another one, the giver. It replaces the
-    delegation of the same giver, taker and capacity.
+    delegation of the same giver, taker and capacity. The giver signs it. If it has no key in force, an operator attests it.
+    The taker has the role RELAY for the capacity of that name, HOLDER or RECIPIENT as PROCESSOR, one of these three as
+    APPLICATION.
     """
     EndDelegation: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.EndDelegationRequest, _registry_service_pb2.EndDelegationResponse]
-    """EndDelegation ends a delegation. No question that is asked after the answer relies on it."""
+    """EndDelegation ends a delegation, for its giver or an operator. No question that is asked after the answer relies on it."""
     ListDelegations: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListDelegationsRequest, _registry_service_pb2.ListDelegationsResponse]
     """ListDelegations lists the delegations that were not ended, also those whose time is over or has not begun. Every page
     shows the state of the first page. The daemon keeps a few earlier states in memory. If that state is none of them,
@@ -130,17 +137,22 @@ class RegistryServiceStub:
 class RegistryServiceAsyncStub(RegistryServiceStub):
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
     a public chain, and enrols persons. Operators with the role ADMINISTER write the registry; a participant may write what
-    it signs itself: its keys, the delegations that it gives and, with the role PUBLIC_AUTHORITY, mandates. Participants with
-    the right ACT_FOR_SUBJECTS enrol persons. Cost of a write: one group commit. Cost of a read: one read of the
+    it signs itself: its record within limits, its keys, the delegations that it gives and, with the role PUBLIC_AUTHORITY,
+    mandates. While a participant has a key in force, no operator attests these in its place (SIGN_WITH_KEY). Participants
+    with the right ACT_FOR_SUBJECTS enrol persons. Cost of a write: one group commit. Cost of a read: one read of the
     policy table, unless stated.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RegisterParticipant: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.RegisterParticipantRequest, _registry_service_pb2.RegisterParticipantResponse]  # type: ignore[assignment]
-    """RegisterParticipant adds a participant, or replaces its record."""
+    """RegisterParticipant adds a participant, or replaces its record. An operator attests a new participant, which is active.
+    It attests what a participant may do: roles, rights, groups, recipient class, country, and whether it is active. The
+    participant signs its name, type and certificate names, and may give up what it may do. While it has a key in force, an
+    operator changes of these only its certificate names, to fewer.
+    """
     AddKey: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.AddKeyRequest, _registry_service_pb2.AddKeyResponse]  # type: ignore[assignment]
-    """AddKey makes a signing key of a participant valid, or of a person. A participant signs with a valid key, or an
-    operator attests it, as the first key always is. A person signs with a valid key. A person's first key is attested by
+    """AddKey makes a signing key of a participant valid, or of a person. A participant signs with a valid key. If it has none,
+    an operator attests the key, as the first key always is. A person signs with a valid key. A person's first key is attested by
     a caller that acts for persons, or by the person who has logged in. Who has lost all keys is identified again by a
     caller that acts for persons, which attests the new key and states the method.
     """
@@ -159,10 +171,12 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """PublishRules publishes the next version of the realm's rules. Every later check uses them."""
     PutDelegation: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.PutDelegationRequest, _registry_service_pb2.PutDelegationResponse]  # type: ignore[assignment]
     """PutDelegation records that one participant, the taker, may act for another one, the giver. It replaces the
-    delegation of the same giver, taker and capacity.
+    delegation of the same giver, taker and capacity. The giver signs it. If it has no key in force, an operator attests it.
+    The taker has the role RELAY for the capacity of that name, HOLDER or RECIPIENT as PROCESSOR, one of these three as
+    APPLICATION.
     """
     EndDelegation: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.EndDelegationRequest, _registry_service_pb2.EndDelegationResponse]  # type: ignore[assignment]
-    """EndDelegation ends a delegation. No question that is asked after the answer relies on it."""
+    """EndDelegation ends a delegation, for its giver or an operator. No question that is asked after the answer relies on it."""
     ListDelegations: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListDelegationsRequest, _registry_service_pb2.ListDelegationsResponse]  # type: ignore[assignment]
     """ListDelegations lists the delegations that were not ended, also those whose time is over or has not begun. Every page
     shows the state of the first page. The daemon keeps a few earlier states in memory. If that state is none of them,
@@ -227,8 +241,9 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
     a public chain, and enrols persons. Operators with the role ADMINISTER write the registry; a participant may write what
-    it signs itself: its keys, the delegations that it gives and, with the role PUBLIC_AUTHORITY, mandates. Participants with
-    the right ACT_FOR_SUBJECTS enrol persons. Cost of a write: one group commit. Cost of a read: one read of the
+    it signs itself: its record within limits, its keys, the delegations that it gives and, with the role PUBLIC_AUTHORITY,
+    mandates. While a participant has a key in force, no operator attests these in its place (SIGN_WITH_KEY). Participants
+    with the right ACT_FOR_SUBJECTS enrol persons. Cost of a write: one group commit. Cost of a read: one read of the
     policy table, unless stated.
     """
 
@@ -238,7 +253,11 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.RegisterParticipantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.RegisterParticipantResponse, _abc.Awaitable[_registry_service_pb2.RegisterParticipantResponse]]:
-        """RegisterParticipant adds a participant, or replaces its record."""
+        """RegisterParticipant adds a participant, or replaces its record. An operator attests a new participant, which is active.
+        It attests what a participant may do: roles, rights, groups, recipient class, country, and whether it is active. The
+        participant signs its name, type and certificate names, and may give up what it may do. While it has a key in force, an
+        operator changes of these only its certificate names, to fewer.
+        """
 
     @_abc_1.abstractmethod
     def AddKey(
@@ -246,8 +265,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.AddKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.AddKeyResponse, _abc.Awaitable[_registry_service_pb2.AddKeyResponse]]:
-        """AddKey makes a signing key of a participant valid, or of a person. A participant signs with a valid key, or an
-        operator attests it, as the first key always is. A person signs with a valid key. A person's first key is attested by
+        """AddKey makes a signing key of a participant valid, or of a person. A participant signs with a valid key. If it has none,
+        an operator attests the key, as the first key always is. A person signs with a valid key. A person's first key is attested by
         a caller that acts for persons, or by the person who has logged in. Who has lost all keys is identified again by a
         caller that acts for persons, which attests the new key and states the method.
         """
@@ -296,7 +315,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.PutDelegationResponse, _abc.Awaitable[_registry_service_pb2.PutDelegationResponse]]:
         """PutDelegation records that one participant, the taker, may act for another one, the giver. It replaces the
-        delegation of the same giver, taker and capacity.
+        delegation of the same giver, taker and capacity. The giver signs it. If it has no key in force, an operator attests it.
+        The taker has the role RELAY for the capacity of that name, HOLDER or RECIPIENT as PROCESSOR, one of these three as
+        APPLICATION.
         """
 
     @_abc_1.abstractmethod
@@ -305,7 +326,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.EndDelegationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.EndDelegationResponse, _abc.Awaitable[_registry_service_pb2.EndDelegationResponse]]:
-        """EndDelegation ends a delegation. No question that is asked after the answer relies on it."""
+        """EndDelegation ends a delegation, for its giver or an operator. No question that is asked after the answer relies on it."""
 
     @_abc_1.abstractmethod
     def ListDelegations(

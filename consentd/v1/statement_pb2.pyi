@@ -835,7 +835,10 @@ Global___LedgerStatement: _TypeAlias = LedgerStatement  # noqa: Y015
 
 @_typing.final
 class ParticipantStatement(_message.Message):
-    """ParticipantStatement is the record of a participant, from this entry on."""
+    """ParticipantStatement is the record of a participant, from this entry on. The participant signs it, and then roles, rights
+    and groups have no more than before; recipient_class is as before, or none with no role that receives; active is not true
+    nor country KR if it was another. Or an operator attests it, as the first one always is.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -875,7 +878,7 @@ class ParticipantStatement(_message.Message):
     type: _builtins.str
     """type is its institution type (HIRA 요양종별 code), if it has one."""
     active: _builtins.bool
-    """active is false when it has left; then all its calls are refused."""
+    """active is false when it has left; then all its calls are refused. It must be true in the first record."""
     country: _builtins.str
     """country is where it processes data, an ISO 3166-1 alpha-2 code; empty: KR. A permit covers a participant of another
     country only if the permit names the participant itself.
@@ -888,7 +891,7 @@ class ParticipantStatement(_message.Message):
 
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[Global___ParticipantRole.ValueType]:
-        """roles it has; a relay has no other role (PIPA Enforcement Decree 42-9(3))."""
+        """roles it has; a relay has no other role (PIPA Enforcement Decree 42-9(2))."""
 
     @_builtins.property
     def rights(self) -> _containers.RepeatedScalarFieldContainer[Global___ParticipantRight.ValueType]:
@@ -900,7 +903,7 @@ class ParticipantStatement(_message.Message):
 
     @_builtins.property
     def attestation(self) -> Global___Attestation:
-        """attestation names the operator that registered it."""
+        """attestation names the operator that registered it; absent if the participant signed it."""
 
     @_builtins.property
     def certificate_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -938,8 +941,8 @@ Global___ParticipantStatement: _TypeAlias = ParticipantStatement  # noqa: Y015
 @_typing.final
 class KeyStatement(_message.Message):
     """KeyStatement makes a key valid, or ends its validity. The owner signs it with a key that is valid before, or the daemon
-    signs it. The first key of a participant is attested by an operator, that of a person by a caller that acts for persons,
-    or under a login of the person, and that of a representative by who records the authority.
+    signs it. A key of a participant that has none in force is attested by an operator, the first of a person by a caller that
+    acts for persons, or under a login of the person, and that of a representative by who records the authority.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -995,8 +998,8 @@ class DelegationStatement(_message.Message):
     ENDED_FIELD_NUMBER: _builtins.int
     ATTESTATION_FIELD_NUMBER: _builtins.int
     giver: _builtins.str
-    """giver is the participant for whom the taker may act. The statement is in the giver's chain. The giver signs it, or
-    an operator attests it.
+    """giver is the participant for whom the taker may act. The statement is in the giver's chain. The giver signs it. An
+    operator attests it if the giver has no key in force, or to end it.
     """
     taker: _builtins.str
     """taker is the participant that may act."""

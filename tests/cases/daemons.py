@@ -14,6 +14,7 @@ from cases.fakes import HANG_S
 from consentd.config import Config, parse
 from consentd.core import codec
 from consentd.core.ed25519 import KeyPair
+from consentd.core.kinds import EntryKind
 from consentd.cosigning.keyfiles import read_signing_key, write_private
 from consentd.policy.delegation import Capacity
 from consentd.server.daemon import Daemon
@@ -94,6 +95,8 @@ class Running:
     ) -> None:
         self.config = config
         self.tokens = tokens
+        self.keys: dict[str, list[KeyPair]] = {}
+        """The keys in force of participants, which sign what is their own; ``services.add_key`` adds them."""
         self.daemon = make(config, **options)
         self.daemon.start()
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.daemon.grpc_port}")
@@ -124,14 +127,30 @@ class Running:
             self.delegate(giver, "app")
 
     def delegate(self, giver: str, taker: str, capacity: Capacity = Capacity.RELAY, **more: Any) -> None:
-        """Write a delegation, attested by the operator. *more*: fields of the statement; ``ended``: end it."""
+        """Write a delegation as its giver or the operator does. *more*: fields of the statement; ``ended``: end it."""
         message = st.DelegationStatement(giver=giver, taker=taker, capacity=to_enum(capacity), **more)
         if message.ended:
             end = rs.EndDelegationRequest(request_id=request_id(), attested=message)
             self.registry.EndDelegation(end, metadata=self.as_("operator"))
             return
-        request = rs.PutDelegationRequest(request_id=request_id(), attested=message)
-        self.registry.PutDelegation(request, metadata=self.as_("operator"))
+        self.put_delegation(message)
+
+    def put_delegation(self, message: st.DelegationStatement) -> pb.Receipt:
+        """Put a delegation: signed by its giver if it has a key, else attested by the operator."""
+        request, giver = rs.PutDelegationRequest(request_id=request_id()), message.giver
+        if not self.keys.get(giver):
+            request.attested.CopyFrom(message)
+            return self.registry.PutDelegation(request, metadata=self.as_("operator")).receipt
+        services = self.daemon.service_state.services
+        assert services is not None, "the daemon has started"
+        signed = sign_statement(
+            self.keys[giver][-1], message, kind=EntryKind.DELEGATION, tag=codec.public_tag(f"participant/{giver}"),
+            request=request.request_id, time_ms=services.sequencer.clock.wall_ms(),
+        )  # fmt: skip
+        request.signed.CopyFrom(signed)
+        if giver not in self.tokens:
+            self.add_caller(giver)
+        return self.registry.PutDelegation(request, metadata=self.as_(giver)).receipt
 
     def add_caller(self, name: str) -> None:
         """Give *name* a token. Whether it is registered does not matter to this."""

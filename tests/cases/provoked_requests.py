@@ -7,7 +7,7 @@ import pytest
 
 from cases.authorities import add_representative, grant_under, put_authority
 from cases.daemons import consent, question, request_id, sign_statement
-from cases.services import add_key, batch_request, list_late, now_ms, proof_of, services
+from cases.services import add_key, attest_key, batch_request, list_late, now_ms, proof_of, register, services
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import Pruned
@@ -108,6 +108,13 @@ def _authority_that_has_not_begun(world: Any) -> Any:
     add_representative(world.running)
     seq = put_authority(world.running, world.subject, start_time_ms=2**42)
     return grant_under(world.running, world.subject, seq)
+
+
+@provokes("SIGN_WITH_KEY")
+def _second_key_attested(world: Any) -> Any:
+    register(world.running, "keyed", [st.PARTICIPANT_ROLE_HOLDER])
+    add_key(world.running, "keyed", KeyPair(b"\x71" * 32))
+    return attest_key(world.running, "keyed", KeyPair(b"\x72" * 32))
 
 
 @provokes("EMPTY_CATEGORIES")

@@ -281,11 +281,10 @@ def _list_entries(call: Call) -> Access:
 
 def _delegation(call: Call, *, ended: bool) -> Any:
     """Return a request to put or to end a delegation: for OWN signed by its giver, the caller."""
-    giver = call.caller if call.whose is Whose.OWN else "holder"
+    giver = call.caller if call.whose is Whose.OWN else "hospital-a"
     made = st.DelegationStatement(giver=giver, taker="app", capacity=st.DELEGATION_CAPACITY_APPLICATION)
-    if ended and giver in ("holder", "recipient", "recipient-sees", "recipient-erases"):
-        put = rs.PutDelegationRequest(request_id=request_id(), attested=made)
-        call.running.registry.PutDelegation(put, metadata=call.running.as_("operator"))
+    if ended and giver in ("hospital-a", "holder", "recipient", "recipient-sees", "recipient-erases"):
+        call.running.put_delegation(made)
     request: Any = rs.PutDelegationRequest(request_id=request_id())
     if ended:
         made.ended = True
@@ -322,9 +321,15 @@ def _end_mandate(call: Call) -> Access:
 
 
 def _register(call: Call) -> Access:
-    made = st.ParticipantStatement(participant_id="new", name={"en": "new"}, roles=[HOLDER], active=True)
-    request = rs.RegisterParticipantRequest(request_id=request_id(), attested=made)
-    return call.plain(call.running.registry.RegisterParticipant, request)
+    owner = call.caller if call.whose is Whose.OWN else "new"
+    role, rights = REGISTERED.get(owner, (HOLDER, []))
+    made = st.ParticipantStatement(
+        participant_id=owner, name={"en": owner}, roles=[role], rights=rights, active=True
+    )
+    request = rs.RegisterParticipantRequest(request_id=request_id())
+    return call.plain(
+        call.running.registry.RegisterParticipant, call.sign(request, EntryKind.PARTICIPANT, made, owner)
+    )
 
 
 def _enrol(call: Call) -> Access:

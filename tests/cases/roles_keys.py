@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from cases.daemons import request_id
+from cases.daemons import request_id, sign_statement
 from cases.services import add_key as add_participant_key
-from cases.services import proof_of
+from cases.services import now_ms, proof_of, register
+from consentd.core import codec
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.service.roles import Access, Whose
@@ -52,11 +53,28 @@ def _retire_person_key(call: "Call", key: KeyPair) -> Access:
     return call.plain(call.running.registry.RetireKey, call.state(request, EntryKind.KEY, message))
 
 
+def _new_participant(call: "Call") -> str:
+    """Register a participant that has no key; return its id."""
+    name = f"n{request_id().hex()[:8]}"
+    register(call.running, name, [st.PARTICIPANT_ROLE_HOLDER])
+    return name
+
+
+def _add_own_key(call: "Call", owner: str, key: KeyPair) -> None:
+    """Add a further key of a participant, which signs it with the one that it has."""
+    request = rs.AddKeyRequest(request_id=request_id(), participant_id=owner, possession=proof_of(key, owner))
+    message, tag = st.KeyStatement(key=key.public_key), codec.public_tag(f"participant/{owner}")
+    request.signed.CopyFrom(sign_statement(
+        call.world.keys[owner], message, kind=EntryKind.KEY, tag=tag, request=request.request_id,
+        time_ms=now_ms(call.running),
+    ))  # fmt: skip
+    call.running.registry.AddKey(request, metadata=call.running.as_(owner))
+
+
 def add_key(call: "Call") -> Access:
     if _is_of_person(call):
         return _add_person_key(call, _new_key(call))
-    owner = call.caller if call.whose is Whose.OWN else "clinic-b"
-    key = _new_key(call)
+    key, owner = _new_key(call), call.caller if call.whose is Whose.OWN else _new_participant(call)
     request = rs.AddKeyRequest(request_id=request_id(), participant_id=owner, possession=proof_of(key, owner))
     message = st.KeyStatement(key=key.public_key)
     return call.plain(call.running.registry.AddKey, call.sign(request, EntryKind.KEY, message, owner))
@@ -65,8 +83,10 @@ def add_key(call: "Call") -> Access:
 def retire_key(call: "Call") -> Access:
     if _is_of_person(call):
         return _retire_person_key(call, _new_key(call))
-    key, owner = _new_key(call), call.caller if call.whose is Whose.OWN else "clinic-b"
-    if owner == "clinic-b" or owner in call.world.keys:
+    key, owner = _new_key(call), call.caller if call.whose is Whose.OWN else _new_participant(call)
+    if owner in call.world.keys and owner != "left":
+        _add_own_key(call, owner, key)
+    elif call.whose is not Whose.OWN:
         add_participant_key(call.running, owner, key)
     request = rs.RetireKeyRequest(request_id=request_id(), participant_id=owner)
     message = st.KeyStatement(key=key.public_key, retired=True)

@@ -126,17 +126,25 @@ def accesses(running: Running, subject: pb.Subject) -> list[ac.AccessRecord]:
     return list(running.access.ListAccesses(request, metadata=running.as_("app")).accesses)
 
 
+def _is_registered(running: Running, name: str) -> bool:
+    with services(running).table.read() as snapshot:
+        return snapshot.participant(name) is not None
+
+
 def register(running: Running, who_is: str, roles: list[int], *, who: str = "operator", **more: Any) -> pb.Receipt:
-    fields = {"participant_id": who_is, "name": {"ko": "기관"}, "roles": roles, "active": True, **more}
+    """Register a participant, or replace its record. Who registers one that has left registers it active before."""
+    name = {"ko": "시험 기관", "en": who_is}
+    fields = {"participant_id": who_is, "name": name, "roles": roles, "active": True, **more}
+    if not fields["active"] and not _is_registered(running, who_is):
+        register(running, who_is, roles, who=who, **{**more, "active": True})
     request = rs.RegisterParticipantRequest(request_id=request_id(), attested=st.ParticipantStatement(**fields))
     return running.registry.RegisterParticipant(request, metadata=running.as_(who)).receipt
 
 
 def put_delegation(running: Running, giver: str, taker: str, **more: Any) -> pb.Receipt:
-    """Record that a taker may act for a giver, as its relay unless *more* says otherwise, as the operator does."""
+    """Record that a taker may act for a giver, as its relay unless *more* says otherwise (``put_delegation``)."""
     fields = {"giver": giver, "taker": taker, "capacity": st.DELEGATION_CAPACITY_RELAY, **more}
-    request = rs.PutDelegationRequest(request_id=request_id(), attested=st.DelegationStatement(**fields))
-    return running.registry.PutDelegation(request, metadata=running.as_("operator")).receipt
+    return running.put_delegation(st.DelegationStatement(**fields))
 
 
 def put_mandate(running: Running, auditor: str, **more: Any) -> pb.Receipt:
@@ -195,12 +203,42 @@ def participant(running: Running, name: str) -> rs.GetParticipantResponse:
 
 
 def add_key(running: Running, who: str, key: KeyPair | bytes) -> pb.Receipt:
-    """Add a participant's key; bytes: a key that nobody has."""
-    public, possession = (key, b"") if isinstance(key, bytes) else (key.public_key, proof_of(key, who))
-    request = rs.AddKeyRequest(
-        request_id=request_id(), participant_id=who, attested=st.KeyStatement(key=public), possession=possession
-    )
-    return running.registry.AddKey(request, metadata=running.as_("operator")).receipt
+    """Add a participant's key: the participant signs it if it has one, else the operator attests it."""
+    if not running.keys.get(who):
+        return attest_key(running, who, key)
+    if who not in running.tokens:
+        running.add_caller(who)
+    request = _new_key(who, key)
+    request.signed.CopyFrom(sign_statement(
+        running.keys[who][-1], st.KeyStatement(key=_public(key)), kind=EntryKind.KEY,
+        tag=codec.public_tag(f"participant/{who}"), request=request.request_id, time_ms=now_ms(running),
+    ))  # fmt: skip
+    receipt = running.registry.AddKey(request, metadata=running.as_(who)).receipt
+    _keep_key(running, who, key)
+    return receipt
+
+
+def attest_key(running: Running, who: str, key: KeyPair | bytes) -> pb.Receipt:
+    """Add a key of a participant that has none in force, as the operator does; bytes: a key that nobody has."""
+    request = _new_key(who, key)
+    request.attested.key = _public(key)
+    receipt = running.registry.AddKey(request, metadata=running.as_("operator")).receipt
+    _keep_key(running, who, key)
+    return receipt
+
+
+def _keep_key(running: Running, who: str, key: KeyPair | bytes) -> None:
+    if isinstance(key, KeyPair):
+        running.keys.setdefault(who, []).append(key)
+
+
+def _new_key(who: str, key: KeyPair | bytes) -> rs.AddKeyRequest:
+    possession = b"" if isinstance(key, bytes) else proof_of(key, who)
+    return rs.AddKeyRequest(request_id=request_id(), participant_id=who, possession=possession)
+
+
+def _public(key: KeyPair | bytes) -> bytes:
+    return key if isinstance(key, bytes) else key.public_key
 
 
 def proof_of(key: KeyPair, owner: str | pb.Subject) -> bytes:
@@ -213,7 +251,9 @@ def retire_key(running: Running, who: str, key: bytes) -> pb.Receipt:
     request = rs.RetireKeyRequest(
         request_id=request_id(), participant_id=who, attested=st.KeyStatement(key=key, retired=True)
     )
-    return running.registry.RetireKey(request, metadata=running.as_("operator")).receipt
+    receipt = running.registry.RetireKey(request, metadata=running.as_("operator")).receipt
+    running.keys[who] = [one for one in running.keys.get(who, []) if one.public_key != key]
+    return receipt
 
 
 def publish_rules(running: Running, **changed: Any) -> Any:

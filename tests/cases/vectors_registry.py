@@ -1,4 +1,4 @@
-"""What the daemon alone signs: registry, enrolments and acts of operators, signed by everybody else."""
+"""Registry, enrolments and acts of operators, signed by everybody: the daemon alone may, and of a record its owner."""
 
 from collections.abc import Iterator, Mapping
 
@@ -7,7 +7,7 @@ from google.protobuf.message import Message
 from cases.ledgers import DAEMON, ORIGIN
 from cases.vectors_case import BANK, CITIZEN, STRANGER, Vector, b64, evidence_vector, history_vector, to_document
 from cases.vectors_forged import ME, OTHER, Forge, key_payload
-from cases.vectors_givers import COURT, PIPC, begun
+from cases.vectors_givers import COURT, FOREIGN_FIELD, PIPC, begun
 from consentd.core import codec, ed25519
 from consentd.core.kinds import EntryKind
 from consentd.v1 import statement_pb2 as st
@@ -36,17 +36,41 @@ def registry() -> Iterator[Vector]:
         payload = message.SerializeToString(deterministic=True)
         attested = payload + type(message)(attestation=BY_OPERATOR).SerializeToString()  # type: ignore[call-arg]
         for who, (want, key) in SIGNERS.items():
+            if (kind, who) == (EntryKind.PARTICIPANT, "a participant"):
+                want = "ok"  # the chain is its own
             yield from shown(f"{kind.name} by {who}", want, begun().add(chain, kind, key, payload), chain)
             yield from shown(f"{kind.name} by {who}, attested", want, begun().add(chain, kind, key, attested), chain)
         of_both = st.LedgerStatement(origin=ORIGIN, statement_key=BANK.public_key).SerializeToString()
         forge = begun().add("ledger", EntryKind.LEDGER, DAEMON, of_both).later()
         yield from shown(f"{kind.name} by a key of a participant and the daemon", "ok",
                          forge.add(chain, kind, BANK, payload), chain)  # fmt: skip
+    yield from records()
     own = begun().add(OTHER, EntryKind.ENROL, STRANGER)
     own.add(OTHER, EntryKind.KEY, DAEMON, key_payload(STRANGER.public_key))
     yield from shown("ENROL by the person who is enrolled", "signature", own, OTHER)
     again = begun().add(ME, EntryKind.ENROL, CITIZEN)
     yield from shown("a second ENROL by the person", "signature", again, ME)
+
+
+def records() -> Iterator[Vector]:
+    """Yield records that a participant signs with a key that is not in force, or that is another's too."""
+    chain, (_, message) = "participant/bank", ENTRIES[EntryKind.PARTICIPANT]
+    payload = message.SerializeToString(deterministic=True)
+    retired = begun().add(chain, EntryKind.KEY, BANK, key_payload(BANK.public_key, retired=True)).later(1)
+    yield from shown("a record by a retired key", "signature", retired.add(chain, EntryKind.PARTICIPANT, BANK, payload),
+                     chain)  # fmt: skip
+    replaced = begun().add(chain, EntryKind.KEY, BANK, key_payload(STRANGER.public_key)).later()
+    yield from shown("a record by a key that the owner added", "ok",
+                     replaced.add(chain, EntryKind.PARTICIPANT, STRANGER, payload), chain)  # fmt: skip
+    shared = begun().add("participant/court", EntryKind.KEY, DAEMON, key_payload(BANK.public_key)).later()
+    shared.add("participant/court", EntryKind.PARTICIPANT, BANK, payload)
+    yield from shown("a record by a key of two", "ok", shared, "participant/court")
+    later = begun().add(chain, EntryKind.PARTICIPANT, BANK, payload + FOREIGN_FIELD)
+    yield from shown("a record of a later version", "ok", later, chain)
+    twice = begun()
+    for request in (b"r" * 16, b"r" * 16):
+        twice.add(chain, EntryKind.PARTICIPANT, BANK, payload, request_id=request)
+    yield from shown("a record twice", "proof", twice, chain)
 
 
 def shown(name: str, want: str, forge: Forge, chain: str | bytes) -> Iterator[Vector]:

@@ -106,11 +106,16 @@ def read_tag(context: ClientContext, subject: pb.Subject) -> Operation[bytes]:
 
 
 def register_participant(
-    context: ClientContext, participant: st.ParticipantStatement, **options: Unpack[WriteOptions]
+    context: ClientContext, participant: st.ParticipantStatement, **options: Unpack[StatementOptions]
 ) -> Operation[Receipt]:
-    """Register a participant, or replace the participant's recorded data. For the operator."""
-    request = rs.RegisterParticipantRequest(attested=participant, **write_fields(context, options))
-    return write(context, request, rs.RegisterParticipantResponse, EntryKind.PARTICIPANT)
+    """Register a participant, or replace its record. For an operator; or for the participant with a ``signer``.
+
+    The participant, which is registered before, keeps or narrows what it may do: roles, rights, groups, ``active`` …
+    """
+    request = rs.RegisterParticipantRequest(**write_fields(context, options, StatementOptions))
+    put_statement(context, request, EntryKind.PARTICIPANT, participant, options)
+    chain = participant.participant_id
+    return _write_in_chain(context, request, rs.RegisterParticipantResponse, EntryKind.PARTICIPANT, chain)
 
 
 def add_key(
@@ -118,9 +123,9 @@ def add_key(
 ) -> Operation[Receipt]:
     """Put an Ed25519 public key, 32 bytes, of a participant or of a person in force.
 
-    *owner*: the id of a participant. For an operator, or for the participant with a ``signer`` that has another key in
-    force. Or a person who is enrolled: callers.md says who may add which key. *possession*: the proof that the owner
-    has the private key (``prove_possession``), 64 bytes.
+    *owner*: the id of a participant. For the participant with a ``signer`` that has another key in force; if none is in
+    force, for an operator. Or a person who is enrolled: callers.md says who may add which key. *possession*: the proof
+    that the owner has the private key (``prove_possession``), 64 bytes.
     """
     fields = write_fields(context, options, StatementOptions)
     request = rs.AddKeyRequest(**_owner(owner), possession=possession, **fields)
@@ -188,7 +193,7 @@ def publish_rules(
 def put_delegation(
     context: ClientContext, delegation: st.DelegationStatement, **options: Unpack[StatementOptions]
 ) -> Operation[Receipt]:
-    """Record that the taker may act for the giver. For an operator, or for the giver with a ``signer``."""
+    """Record that the taker may act for the giver. For the giver with a ``signer``; if it has no key, an operator."""
     request = rs.PutDelegationRequest(**write_fields(context, options, StatementOptions))
     put_statement(context, request, EntryKind.DELEGATION, delegation, options)
     return _write_in_chain(context, request, rs.PutDelegationResponse, EntryKind.DELEGATION, delegation.giver)

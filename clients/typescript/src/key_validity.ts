@@ -142,8 +142,8 @@ function mayRepresentativeSign(name: string, { kind, tag }: codec.Event, authori
 function mayParticipantSign(name: string, { kind, tag }: codec.Event, giver: string): boolean {
   // A mandate is in the auditor's chain, and nobody gives one to itself.
   if (kind === MANDATE) return giver !== "" && name === giver && !isChainOf(name, tag);
-  // Of participants, only the one whose chain it is states its keys, and who may act for it.
-  return (kind !== KEY && kind !== DELEGATION) || isChainOf(name, tag);
+  // Of participants, only the one whose chain it is states its record and its keys, and who may act for it.
+  return (kind !== PARTICIPANT && kind !== KEY && kind !== DELEGATION) || isChainOf(name, tag);
 }
 
 /** Verify that the giver of a mandate had the role, by the entries of its own chain, in order.

@@ -49,9 +49,10 @@ export function isPublic(kind: number): boolean {
 /** The kinds that this version knows. Where the daemon signs what a caller states, the statement says so. */
 export const KINDS: ReadonlyMap<number, Kind> = new Map([
   [1, { name: "LEDGER", authors: DAEMON }],
-  // The rules and the registry are the realm's. The daemon signs them, and an operator attests them.
-  [PARTICIPANT, { name: "PARTICIPANT", authors: DAEMON }],
+  // Which participant may sign a PARTICIPANT, KEY, DELEGATION or MANDATE, and which representative what: key_validity.ts.
+  [PARTICIPANT, { name: "PARTICIPANT", authors: PARTICIPANTS }],
   [3, { name: "KEY", authors: ANYBODY }],
+  // The vocabulary and the rules are the realm's. The daemon signs them, and an operator attests them.
   [4, { name: "VOCABULARY", authors: DAEMON }],
   [5, { name: "NOTICE", authors: DAEMON }],
   [6, { name: "ENROL", authors: DAEMON }],
@@ -72,7 +73,6 @@ export const KINDS: ReadonlyMap<number, Kind> = new Map([
   [SERVED, { name: "SERVED", authors: ANYBODY }],
   [20, { name: "ERASURE", authors: PARTICIPANTS }],
   [21, { name: "RULES", authors: DAEMON }],
-  // Which participant may sign a KEY, a DELEGATION or a MANDATE, and which representative what: key_validity.ts.
   [DELEGATION, { name: "DELEGATION", authors: PARTICIPANTS }],
   [MANDATE, { name: "MANDATE", authors: PARTICIPANTS }],
   [READ, { name: "READ", authors: DAEMON }],

@@ -3,7 +3,8 @@
 from consentd import limits
 from consentd.errors import DeniedError, InvalidError, NotFoundError, PreconditionError
 from consentd.policy.delegation import Capacity, check_delegation
-from consentd.sequencer.commands.callers import RECEIVING_ROLES, is_public_authority
+from consentd.sequencer.commands.callers import ASKING_ROLES, RECEIVING_ROLES, is_public_authority
+from consentd.sequencer.commands.participants import check_no_own_key
 from consentd.statements.delegations import check_mandate, delegation_value
 from consentd.table.registry import Participant, Registry
 from consentd.table.view import View
@@ -12,8 +13,9 @@ from consentd.v1 import statement_pb2 as st
 _ROLES_OF_TAKERS = {
     Capacity.RELAY: frozenset({st.PARTICIPANT_ROLE_RELAY}),
     Capacity.PROCESSOR: RECEIVING_ROLES,
+    Capacity.APPLICATION: ASKING_ROLES,
 }
-"""The roles of which a taker has one, by capacity. An application may have any role."""
+"""The roles of which a taker has one, by capacity. Auditors and public authorities ask for nobody."""
 MAX_GIVEN = limits.GIVEN_DELEGATIONS
 """Most delegations of one giver, because the registry in memory has all of them."""
 
@@ -39,12 +41,22 @@ def check_delegation_statement(message: st.DelegationStatement, view: View, time
     giver, taker = (_active(registry, one) for one in (value.giver, value.taker))
     if giver.roles.isdisjoint(RECEIVING_ROLES):
         raise PreconditionError("giver of a delegation is neither a holder nor a recipient", "WRONG_ROLE")
-    if taker.roles.isdisjoint(_ROLES_OF_TAKERS.get(value.capacity, taker.roles)):
+    if taker.roles.isdisjoint(_ROLES_OF_TAKERS[value.capacity]):
         capacity = value.capacity.name
         raise PreconditionError(f"taker of the delegation has no role for its capacity: `{capacity}`", "WRONG_ROLE")
     given = registry.delegations.get(value.giver, {})
     if (value.taker, value.capacity) not in given and len(given) >= MAX_GIVEN:
         raise PreconditionError(f"giver has its limit of {MAX_GIVEN} delegations: end one", "LIMIT_REACHED")
+
+
+def check_attested_delegation(message: st.DelegationStatement, view: View) -> None:
+    """Check that an operator may attest a DELEGATION for its giver. The sequencer and ``audit replay`` call this.
+
+    Raises:
+        PreconditionError: (SIGN_WITH_KEY) the giver has a key in force, so it signs. An operator may end any.
+    """
+    if not message.ended:
+        check_no_own_key(view, message.giver)
 
 
 def _active(registry: Registry, participant_id: str) -> Participant:

@@ -24,6 +24,8 @@ RESERVED_IDS = frozenset({RESERVED_ID, "subject", "any", "none"})
 
 RECEIVING_ROLES = frozenset({st.PARTICIPANT_ROLE_RECIPIENT, st.PARTICIPANT_ROLE_HOLDER})
 """The roles of participants that receive data: an actor has one of them."""
+ASKING_ROLES = RECEIVING_ROLES | {st.PARTICIPANT_ROLE_RELAY}
+"""The roles of participants that ask for data: for themselves, or for another one."""
 ACT_FOR_SUBJECTS = st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS
 
 

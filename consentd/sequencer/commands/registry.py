@@ -1,16 +1,13 @@
 """Write the registry: participants and their keys, vocabulary, notices, rules; and enrol persons."""
 
 import hashlib
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from consentd import limits
 from consentd.core import codec, ed25519
-from consentd.core.certificate_name import check_certificate_name
 from consentd.core.key_validity import PARTICIPANT_PREFIX
 from consentd.core.kinds import EntryKind
 from consentd.core.possession import verify_possession
@@ -26,13 +23,11 @@ from consentd.policy import check
 from consentd.policy.compile import compile_rules
 from consentd.policy.language import check_name
 from consentd.policy.vocabulary import check_successor
-from consentd.sequencer.commands import acting
+from consentd.sequencer.commands import acting, participants
 from consentd.sequencer.commands.administration import check_act
 from consentd.sequencer.commands.callers import (
     ACT_FOR_SUBJECTS,
     PARTICIPANT_ID,
-    RECEIVING_ROLES,
-    RESERVED_IDS,
     check_active,
     check_right,
 )
@@ -55,17 +50,6 @@ from consentd.v1 import statement_pb2 as st
 
 M = TypeVar("M", bound=Message)
 
-_GROUP = re.compile("group/" + PARTICIPANT_ID.pattern)
-_COUNTRY = re.compile("[A-Z]{2}")
-_ASKING_ROLES = RECEIVING_ROLES | {st.PARTICIPANT_ROLE_RELAY}
-ROLES_OF_RIGHTS: Mapping["st.ParticipantRight.ValueType", frozenset["st.ParticipantRole.ValueType"]] = {
-    st.PARTICIPANT_RIGHT_BREAK_GLASS: RECEIVING_ROLES,
-    st.PARTICIPANT_RIGHT_SEE_REASONS: _ASKING_ROLES,
-    st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS: _ASKING_ROLES,
-    st.PARTICIPANT_RIGHT_READ_STATEMENTS: frozenset({st.PARTICIPANT_ROLE_AUDITOR}),
-    st.PARTICIPANT_RIGHT_ERASE: _ASKING_ROLES | {st.PARTICIPANT_ROLE_PUBLIC_AUTHORITY},
-}
-"""For each right, the roles that may have it: a participant needs one of them."""
 BY_LAW, BY_EMERGENCY = "law", "break-glass"
 """The methods of an enrolment that the daemon makes, because it permits an access to the data of a person who is not
 enrolled. Who attests it asked for that access, and need not act for persons."""
@@ -103,50 +87,8 @@ class PublicWrite(Requested, ReceiptOnly, Generic[M]):
 
 
 def _check_participant(write: PublicWrite[st.ParticipantStatement], context: WriteContext) -> None:
-    message = write.message
-    if not PARTICIPANT_ID.fullmatch(message.participant_id) or message.participant_id in RESERVED_IDS:
-        raise InvalidError(f"participant id is not of [a-z0-9._-], or reserved: `{message.participant_id}`")
-    check_name(message.name)
-    roles, rights = list(message.roles), list(message.rights)
-    if not roles or any(role not in st.ParticipantRole.values() or not role for role in roles):
-        raise InvalidError("participant has no role, or an unknown one")
-    if st.PARTICIPANT_ROLE_RELAY in roles and len(roles) > 1:
-        raise InvalidError("a relay has no other role (PIPA Enforcement Decree 42-9(3))")
-    if any(right not in st.ParticipantRight.values() or not right for right in rights):
-        raise InvalidError("participant has an unknown right")
-    for right, needed in ROLES_OF_RIGHTS.items():
-        if right in rights and needed.isdisjoint(roles):
-            raise InvalidError(f"participant has no role that goes with the right `{st.ParticipantRight.Name(right)}`")
-    if st.PARTICIPANT_ROLE_PUBLIC_AUTHORITY in roles and st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS in rights:
-        raise InvalidError("a public authority, which writes STATUTORY consents, does not act for persons")
-    if message.country and not _COUNTRY.fullmatch(message.country):
-        raise InvalidError(f"country is not an ISO 3166-1 alpha-2 code: `{message.country}`")
-    if message.recipient_class not in st.RecipientClass.values():
-        raise InvalidError(f"recipient class is unknown: `{message.recipient_class}`")
-    if message.recipient_class and RECEIVING_ROLES.isdisjoint(roles):
-        raise InvalidError("only holders and recipients have a recipient class")
-    check_certificate_names(message)
-    for name in message.certificate_names:
-        if context.table.certificate_owner(name) not in (None, message.participant_id):
-            raise AlreadyExistsError(f"certificate name is another participant's: `{name}`", "CERTIFICATE_NAME_TAKEN")
-    for listed in (roles, rights, list(message.groups), list(message.certificate_names)):
-        if len(set(listed)) != len(listed):
-            raise InvalidError("participant lists something twice")
-    if not all(map(_GROUP.fullmatch, message.groups)):
-        raise InvalidError("group is not `group/` and an id of [a-z0-9._-]")
-
-
-def check_certificate_names(message: st.ParticipantStatement) -> None:
-    """Check the form of a participant's certificate names, and how many they are. ``audit replay`` calls this too.
-
-    Raises:
-        InvalidError: (TOO_LARGE) there are too many; or as ``check_certificate_name``.
-    """
-    count, most = len(message.certificate_names), limits.CERTIFICATE_NAMES
-    if count > most:
-        raise InvalidError(f"participant is over its limit of {most} certificate names: `{count}`", "TOO_LARGE")
-    for name in message.certificate_names:
-        check_certificate_name(name)
+    participants.check_record(write.message, context.table)
+    participants.check_change(write.message, context.table, signed=write.signed is not None)
 
 
 def _check_key_change(write: PublicWrite[st.KeyStatement], context: WriteContext) -> None:
@@ -160,6 +102,8 @@ def _check_key_change(write: PublicWrite[st.KeyStatement], context: WriteContext
         raise NotFoundError(f"no such participant: `{participant_id}`: ListParticipants has the ids")
     if not write.message.retired:
         _check_new_key(table, key)
+        if write.signed is None:
+            participants.check_no_own_key(table, participant_id)
         return
     owner = table.key_owner(key)
     if owner is None or owner.tag_or_name != participant_id:
@@ -219,6 +163,8 @@ def _check_rules(write: PublicWrite[st.RulesStatement], context: WriteContext) -
 
 def _check_delegation(write: PublicWrite[st.DelegationStatement], context: WriteContext) -> None:
     acting.check_delegation_statement(write.message, context.table, context.batch.time_ms)
+    if write.signed is None:
+        acting.check_attested_delegation(write.message, context.table)
 
 
 def _check_mandate(write: PublicWrite[st.MandateStatement], context: WriteContext) -> None:
