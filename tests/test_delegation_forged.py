@@ -69,12 +69,12 @@ def begun() -> Forge:
     forge = Forge()
     forge.begin()
     forge.participant("relay", groups=["group/hospitals"])
+    forge.add(EntryKind.DELEGATION, CHAIN, statement(**BY_OPERATOR))  # before the giver has a key
     for name, key in (("hospital", HOSPITAL), ("bank", BANK)):
         forge.add(EntryKind.KEY, codec.public_tag(f"participant/{name}"), st.KeyStatement(key=key.public_key))
     person = forge.enrol(0)
     attested_key = st.KeyStatement(key=CITIZEN.public_key, attestation=st.Attestation(attested_by="app"))
     forge.add(EntryKind.KEY, person, attested_key)
-    forge.add(EntryKind.DELEGATION, CHAIN, statement(**BY_OPERATOR))
     forge.add(EntryKind.DELEGATION, CHAIN, statement(purposes=["TREAT"], end_time_ms=forge.time_ms), key=HOSPITAL)
     forge.add(EntryKind.DELEGATION, CHAIN, statement(ended=True), key=HOSPITAL)
     forge.add(EntryKind.DELEGATION, CHAIN, statement(taker="bank", capacity=Capacity.PROCESSOR), key=HOSPITAL)
@@ -115,7 +115,8 @@ def test_a_forged_one_is_named_by_an_audit(tmp_path: Path, name: str) -> None:
     export = forge.write(tmp_path / "ledger", tmp_path / "openings")
     assert named(verify(export)) == [at]
     replayed = replay_decisions(export, origin=ORIGIN, log_verifier=LOG.verifier, jobs=JOBS)
-    found = [fault.index for fault in replayed.faults]
+    # That no operator attests a delegation of who has a key is another fault of some.
+    found = sorted({fault.index for fault in replayed.faults})
     assert found in ([at], []) if name in BY_KEY_ALONE else found == [at]
 
 
@@ -131,9 +132,10 @@ def case(tmp_path: Path) -> Iterator[LedgerCase]:
 
 
 def test_right_ones_are_no_fault_of_the_files(case: LedgerCase) -> None:
-    case.write(delegations.write(case, statement()))
     case.write(delegations.write(case, statement(purposes=["TREAT"]), key=HOSPITAL))
     case.write(delegations.write(case, statement(ended=True), key=HOSPITAL))
+    case.write(case.key("hospital", HOSPITAL.public_key, retired=True))
+    case.write(delegations.write(case, statement()))
     case.seal()
     check_ledger(case)
     check_files(case)

@@ -27,7 +27,6 @@ from consentd.sequencer.commands import acting, participants
 from consentd.sequencer.commands.administration import check_act
 from consentd.sequencer.commands.callers import (
     ACT_FOR_SUBJECTS,
-    PARTICIPANT_ID,
     check_active,
     check_right,
 )
