@@ -49,7 +49,7 @@ export function isPublic(kind: number): boolean {
 /** The kinds that this version knows. Where the daemon signs what a caller states, the statement says so. */
 export const KINDS: ReadonlyMap<number, Kind> = new Map([
   [1, { name: "LEDGER", authors: DAEMON }],
-  // Which participant may sign a PARTICIPANT, KEY, DELEGATION or MANDATE, and which representative what: key_validity.ts.
+  // Which participant may sign a PARTICIPANT, KEY, DELEGATION or MANDATE, which representative what: key_validity.ts.
   [PARTICIPANT, { name: "PARTICIPANT", authors: PARTICIPANTS }],
   [3, { name: "KEY", authors: ANYBODY }],
   // The vocabulary and the rules are the realm's. The daemon signs them, and an operator attests them.
