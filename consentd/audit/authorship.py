@@ -35,6 +35,7 @@ from consentd.sequencer.commands.erasure import check_duty, check_duty_author
 from consentd.sequencer.commands.notices import check_notice
 from consentd.sequencer.commands.participants import check_certificate_names, check_change, check_no_own_key
 from consentd.sequencer.commands.person_keys import check_person_key
+from consentd.sequencer.commands.readings import check_reading
 from consentd.sequencer.commands.registry import (
     check_enrolment,
     check_key,
@@ -53,7 +54,7 @@ from consentd.v1 import statement_pb2 as st
 CHECKED = CONSENTS | {
     EntryKind.ENROL, EntryKind.KEY, EntryKind.PARTICIPANT, EntryKind.NOTICE, EntryKind.VOCABULARY, EntryKind.RULES,
     EntryKind.MANDATE, EntryKind.SERVED, EntryKind.DUTY, EntryKind.AUTHORITY, EntryKind.ADMINISTRATION,
-    EntryKind.DELEGATION,
+    EntryKind.DELEGATION, EntryKind.READ,
 }  # fmt: skip
 """The kinds of entries that ``check_written`` checks."""
 OF_LOGINS = CONSENTS | {EntryKind.ENROL, EntryKind.KEY}
@@ -109,6 +110,11 @@ def check_written(view: ChainOwners, event: codec.Event, message: Message, key: 
     elif isinstance(message, st.AuthorityStatement):
         check_authority(view, event.tag, message, ref=event.ref, time_ms=event.time_ms)
         check_authority_author(view, event.tag, message, ref=event.ref, key=key)
+    elif isinstance(message, st.ReadStatement):
+        if message.authority_seq:
+            check_reading(
+                view, event.tag, message.authority_seq, reader=message.reader, time_ms=event.time_ms
+            )
     elif isinstance(message, st.DutyStatement):
         check_duty(view, message, ref=event.ref, time_ms=event.time_ms)
         check_duty_author(view, message, key)

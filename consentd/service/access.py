@@ -207,13 +207,15 @@ class AccessService(Servicer):
             # A person reads their own accesses alone (``check_own``).
             may_list = context.person is not None or access("GetAccess", kinds, Whose.OTHER) is Access.ALLOWED
             if may_list:
-                tag = self.tag(snapshot, request.subject)
+                tag = self.read_tag(snapshot, request.subject, request.authority_seq, context)
             else:
                 tag = snapshot.tag_of(self.identifier_hash(request.subject)) or b""
             size, root = snapshot.size, snapshot.root
         reader = AccessReader(services.ledger.store, services.vault, tag, tree_size=size)
         if may_list:
-            await record_readings(self, context, [tag], st.READ_SCOPE_ACCESSES)
+            await record_readings(
+                self, context, [tag], st.READ_SCOPE_ACCESSES, authority_seq=request.authority_seq
+            )
         elif not tag or caller not in parties_that_may_know(reader.permitted(request.access_seq), kinds):
             raise NotFoundError(NO_ACCESS)
         return ac.GetAccessResponse(access=reader.find(request.access_seq), revision=revision(size, root))
@@ -225,11 +227,13 @@ class AccessService(Servicer):
         selected, store = read_filter(request), services.ledger.store
         await reach(services, request.consistency, context)
         with services.table.read() as snapshot:
-            tag = self.tag(snapshot, request.subject)
+            tag = self.read_tag(snapshot, request.subject, request.authority_seq, context)
             size, root = snapshot.size, snapshot.root
         pager = Pager(services.page_key, caller, request, tag=tag)
         cursor = pager.cursor(size)
-        await record_readings(self, context, [tag], st.READ_SCOPE_ACCESSES)
+        await record_readings(
+            self, context, [tag], st.READ_SCOPE_ACCESSES, authority_seq=request.authority_seq
+        )
         deletions = Deletions(store, cursor)
         if cursor is None:
             count, _ = services.ledger.head(tag)

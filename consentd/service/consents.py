@@ -121,9 +121,11 @@ class ConsentService(Servicer):
         wanted, services = parse_consent_id(request.consent_id), self.services
         await reach(services, request.consistency, context)
         with services.table.read() as snapshot:
-            tag = self.tag(snapshot, request.subject)
+            tag = self.read_tag(snapshot, request.subject, request.authority_seq, context)
             size, root, now_ms = snapshot.size, snapshot.root, self._now_ms(snapshot)
-        await record_readings(self, context, [tag], st.READ_SCOPE_CONSENTS)
+        await record_readings(
+            self, context, [tag], st.READ_SCOPE_CONSENTS, authority_seq=request.authority_seq
+        )
         reader = ConsentReader(services.ledger.store, services.vault, tag, tree_size=size, now_ms=now_ms)
         return cs.GetConsentResponse(record=reader.find(wanted), revision=revision(size, root))
 
@@ -134,11 +136,13 @@ class ConsentService(Servicer):
         selected = read_filter(request)
         await reach(services, request.consistency, context)
         with services.table.read() as snapshot:
-            tag = self.tag(snapshot, request.subject)
+            tag = self.read_tag(snapshot, request.subject, request.authority_seq, context)
             root, first = snapshot.root, Cursor(codec.MAX_SEQ, snapshot.size, self._now_ms(snapshot))
         pager = Pager(services.page_key, caller, request, tag=tag)
         cursor = pager.cursor(first.tree_size)
-        await record_readings(self, context, [tag], st.READ_SCOPE_CONSENTS)
+        await record_readings(
+            self, context, [tag], st.READ_SCOPE_CONSENTS, authority_seq=request.authority_seq
+        )
         store, deletions = services.ledger.store, Deletions(services.ledger.store, cursor)
         at = cursor or first._replace(mark=deletions.mark)
         reader = ConsentReader(store, services.vault, tag, tree_size=at.tree_size, now_ms=at.time_ms)

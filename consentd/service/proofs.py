@@ -188,8 +188,11 @@ class LedgerService(Servicer):
             raise InvalidError("request names no chain")
         self.access("GetHistory", self.whose(context), context)
         with self.services.table.read() as snapshot:
-            tag = self.tag(snapshot, request.subject)
-        for future in submit_readings(self, context, [tag], st.READ_SCOPE_HISTORY):
+            tag = self.read_tag(snapshot, request.subject, request.authority_seq, context)
+        reading = submit_readings(
+            self, context, [tag], st.READ_SCOPE_HISTORY, authority_seq=request.authority_seq
+        )
+        for future in reading:
             future.result()
         return tag, ""
 

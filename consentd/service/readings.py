@@ -1,8 +1,8 @@
-"""Record readings of persons' statements by auditors, before they get an answer.
+"""Record readings of persons' statements by auditors and representatives, before they get an answer.
 
-Each chain gets one READ entry for each reader and day (in Asia/Seoul). The request_id of the entry is derived from
-reader, chain and day, and the ledger remembers requests for at least a week. So a second reading of a day finds the
-request of the first. An app that acts for a person reads for the person, and leaves no entry; nor does the person.
+Each chain gets one READ entry for each reader, authority and day (in Asia/Seoul). The entry's request_id is derived
+from them, and the ledger remembers requests for at least a week. So a second reading of a day finds the request of the
+first. An app that acts for a person reads for the person, and leaves no entry; nor does the person.
 """
 
 import hashlib
@@ -26,33 +26,42 @@ _OF_ONE_PERSON = frozenset({st.READ_SCOPE_HISTORY, st.READ_SCOPE_ACCESSES, st.RE
 
 
 async def record_readings(
-    servicer: Servicer, context: Context, tags: Iterable[bytes], scope: "st.ReadScope.ValueType"
-) -> None:
+    servicer: Servicer, context: Context, tags: Iterable[bytes], scope: "st.ReadScope.ValueType",
+    *, authority_seq: int = 0,
+) -> None:  # fmt: skip
     """Record that the caller reads these chains, unless the caller acts for their persons, or read them today before.
+
+    *authority_seq*: of the AUTHORITY of the representative for whom the caller reads; 0: there is none.
 
     Raises:
         OverloadedError: too many writes wait; the caller must not get the answer.
         StorageError: the entries cannot be written, as above.
     """
-    for future in submit_readings(servicer, context, tags, scope):
+    for future in submit_readings(servicer, context, tags, scope, authority_seq=authority_seq):
+        if authority_seq:
+            await Waiting(future)  # the authority may have ended meanwhile
+            continue
         with suppress(NotFoundError):  # the person was erased meanwhile; the answer is as that of an earlier call
             await Waiting(future)
 
 
 def submit_readings(
-    servicer: Servicer, context: Context, tags: Iterable[bytes], scope: "st.ReadScope.ValueType"
-) -> "list[Future[Any]]":
+    servicer: Servicer, context: Context, tags: Iterable[bytes], scope: "st.ReadScope.ValueType",
+    *, authority_seq: int = 0,
+) -> "list[Future[Any]]":  # fmt: skip
     """Submit the missing READ entries; return their futures. See ``record_readings``."""
     reader, services = servicer.caller(context), servicer.services
     now_ms = services.sequencer.clock.wall_ms()
     with services.table.read() as snapshot:
         if context.person is not None:
             return []
-        if scope in _OF_ONE_PERSON and Kind.ACT_FOR_SUBJECTS in servicer.kinds(snapshot, context):
+        if not authority_seq and scope in _OF_ONE_PERSON and Kind.ACT_FOR_SUBJECTS in servicer.kinds(snapshot, context):
             return []
-        mandate = snapshot.registry().mandates.get(reader)
-    message = st.ReadStatement(reader=reader, scope=scope, mandate_seq=0 if mandate is None else mandate.seq)
-    day = format_day(now_ms).encode()
+        mandate = None if authority_seq else snapshot.registry().mandates.get(reader)
+    message = st.ReadStatement(
+        reader=reader, scope=scope, mandate_seq=0 if mandate is None else mandate.seq, authority_seq=authority_seq
+    )
+    day = format_day(now_ms).encode() + (b" %d" % authority_seq if authority_seq else b"")
     writes = []
     for tag in dict.fromkeys(tags):
         request_id = hashlib.sha256(b"consentd/read/v1\0" + tag + day).digest()[:16]

@@ -19,6 +19,7 @@ from consentd.ledger.restored import Restored
 from consentd.ledger.vault import Vault
 from consentd.metrics import Metrics
 from consentd.policy.model import SUBJECT
+from consentd.sequencer.commands.readings import check_reading
 from consentd.sequencer.commands.write import Request, SignedEntry, Write, enrolled_tag, verify_ahead
 from consentd.sequencer.erasures import Erasures
 from consentd.sequencer.loop import Sequencer
@@ -212,6 +213,21 @@ class Servicer:
     def tag(self, view: View, subject: pb.Subject) -> bytes:
         """Return a person's tag (chain id). Raises ``NotFoundError`` if the person is not enrolled."""
         return enrolled_tag(view, self.identifier_hash(subject))
+
+    def read_tag(self, view: View, subject: pb.Subject, authority_seq: int, context: Context) -> bytes:
+        """Return the tag of a person whose data the caller reads: for a representative, if *authority_seq* is not 0.
+
+        Raises:
+            NotFoundError: the person is not enrolled; or as ``check_reading``. A person represents nobody.
+        """
+        tag = self.tag(view, subject)
+        if authority_seq:
+            reader = "" if context.person is not None else self.caller(context)
+            if Kind.ACT_FOR_SUBJECTS not in self.kinds(view, context):
+                reader = ""
+            now_ms = self.services.sequencer.clock.wall_ms()
+            check_reading(view, tag, authority_seq if reader else 0, reader=reader, time_ms=max(now_ms, view.time_ms))
+        return tag
 
     def signed_entry(self, kind: EntryKind, tag: bytes, request: Request, signed: pb.SignedStatement) -> SignedEntry:
         """Verify the signature on a statement, and return the statement as a ``SignedEntry``; see ``verify_ahead``."""

@@ -270,6 +270,11 @@ class View:
         start = authority_prefix(tag)
         return {int(U64.unpack(key[len(start) :])[0]): decode_authority(row) for key, row in self._rows(start)}
 
+    def keys_in_chain(self, tag: bytes) -> list[bytes]:
+        """Return the keys that a person's chain states: those of the person, and those of representatives."""
+        start = person_prefix(tag)
+        return [key[len(start) :] for key, _ in self._rows(start)]
+
     def authority_keys(self, tag: bytes, seq: int) -> dict[bytes, bool]:
         """Return the keys that were ever put in force for the representative by an authority, and whether each is."""
         start = person_prefix(tag)

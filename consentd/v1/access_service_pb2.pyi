@@ -381,8 +381,13 @@ class GetAccessRequest(_message.Message):
     SUBJECT_FIELD_NUMBER: _builtins.int
     ACCESS_SEQ_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
+    AUTHORITY_SEQ_FIELD_NUMBER: _builtins.int
     access_seq: _builtins.int
     """access_seq is the seq of the ACCESS or REFUSAL in the person's chain."""
+    authority_seq: _builtins.int
+    """authority_seq: the caller reads for a representative, under this AUTHORITY of the person, which lets READ_HISTORY; the
+    reading is recorded in the person's chain. 0: for the person. Otherwise: SUBJECT_NOT_FOUND.
+    """
     @_builtins.property
     def subject(self) -> _consent_pb2.Subject:
         """subject is the person whose data were asked for."""
@@ -397,10 +402,11 @@ class GetAccessRequest(_message.Message):
         subject: _consent_pb2.Subject | None = ...,
         access_seq: _builtins.int = ...,
         consistency: _consent_pb2.Consistency | None = ...,
+        authority_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_seq", b"access_seq", "consistency", b"consistency", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_seq", b"access_seq", "authority_seq", b"authority_seq", "consistency", b"consistency", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -456,6 +462,7 @@ class ListAccessesRequest(_message.Message):
     ASKER_FIELD_NUMBER: _builtins.int
     START_TIME_MS_FIELD_NUMBER: _builtins.int
     END_TIME_MS_FIELD_NUMBER: _builtins.int
+    AUTHORITY_SEQ_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """page_size is the most items of a page; 0 or more than 1,000 means 1,000."""
     page_token: _builtins.str
@@ -478,6 +485,10 @@ class ListAccessesRequest(_message.Message):
     """start_time_ms: only entries of this time or later, UTC milliseconds; 0: no start."""
     end_time_ms: _builtins.int
     """end_time_ms: only entries before this time, UTC milliseconds; 0: no end."""
+    authority_seq: _builtins.int
+    """authority_seq: the caller reads for a representative, under this AUTHORITY of the person, which lets READ_HISTORY; the
+    reading is recorded in the person's chain. 0: for the person. Otherwise: SUBJECT_NOT_FOUND.
+    """
     @_builtins.property
     def subject(self) -> _consent_pb2.Subject:
         """subject is the person."""
@@ -501,10 +512,11 @@ class ListAccessesRequest(_message.Message):
         asker: _builtins.str = ...,
         start_time_ms: _builtins.int = ...,
         end_time_ms: _builtins.int = ...,
+        authority_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_automatic", b"_automatic", "automatic", b"automatic", "consistency", b"consistency", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_automatic", b"_automatic", "actor", b"actor", "asker", b"asker", "automatic", b"automatic", "consistency", b"consistency", "end_time_ms", b"end_time_ms", "holder", b"holder", "kind", b"kind", "page_size", b"page_size", "page_token", b"page_token", "purpose", b"purpose", "start_time_ms", b"start_time_ms", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_automatic", b"_automatic", "actor", b"actor", "asker", b"asker", "authority_seq", b"authority_seq", "automatic", b"automatic", "consistency", b"consistency", "end_time_ms", b"end_time_ms", "holder", b"holder", "kind", b"kind", "page_size", b"page_size", "page_token", b"page_token", "purpose", b"purpose", "start_time_ms", b"start_time_ms", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__automatic: _TypeAlias = _typing.Literal["automatic"]  # noqa: Y015
     _WhichOneofArgType__automatic: _TypeAlias = _typing.Literal["_automatic", b"_automatic"]  # noqa: Y015

@@ -678,8 +678,13 @@ class GetConsentRequest(_message.Message):
     SUBJECT_FIELD_NUMBER: _builtins.int
     CONSENT_ID_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
+    AUTHORITY_SEQ_FIELD_NUMBER: _builtins.int
     consent_id: _builtins.str
     """consent_id names the lineage."""
+    authority_seq: _builtins.int
+    """authority_seq: the caller reads for a representative, under this AUTHORITY of the person, which lets READ_HISTORY; the
+    reading is recorded in the person's chain. 0: for the person. Otherwise: SUBJECT_NOT_FOUND.
+    """
     @_builtins.property
     def subject(self) -> _consent_pb2.Subject:
         """subject is the person."""
@@ -694,10 +699,11 @@ class GetConsentRequest(_message.Message):
         subject: _consent_pb2.Subject | None = ...,
         consent_id: _builtins.str = ...,
         consistency: _consent_pb2.Consistency | None = ...,
+        authority_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent_id", b"consent_id", "consistency", b"consistency", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority_seq", b"authority_seq", "consent_id", b"consent_id", "consistency", b"consistency", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -752,6 +758,7 @@ class ListConsentsRequest(_message.Message):
     HOLDER_FIELD_NUMBER: _builtins.int
     START_TIME_MS_FIELD_NUMBER: _builtins.int
     END_TIME_MS_FIELD_NUMBER: _builtins.int
+    AUTHORITY_SEQ_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """page_size is the most items of a page; 0 or more than 1,000 means 1,000."""
     page_token: _builtins.str
@@ -772,6 +779,10 @@ class ListConsentsRequest(_message.Message):
     """start_time_ms: only consents that were granted at this time or later, UTC milliseconds; 0: no start."""
     end_time_ms: _builtins.int
     """end_time_ms: only consents that were granted before this time, UTC milliseconds; 0: no end."""
+    authority_seq: _builtins.int
+    """authority_seq: the caller reads for a representative, under this AUTHORITY of the person, which lets READ_HISTORY; the
+    reading is recorded in the person's chain. 0: for the person. Otherwise: SUBJECT_NOT_FOUND.
+    """
     @_builtins.property
     def subject(self) -> _consent_pb2.Subject:
         """subject is the person."""
@@ -800,10 +811,11 @@ class ListConsentsRequest(_message.Message):
         holder: _builtins.str = ...,
         start_time_ms: _builtins.int = ...,
         end_time_ms: _builtins.int = ...,
+        authority_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "consistency", b"consistency", "end_time_ms", b"end_time_ms", "holder", b"holder", "kind", b"kind", "page_size", b"page_size", "page_token", b"page_token", "purpose", b"purpose", "start_time_ms", b"start_time_ms", "states", b"states", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "authority_seq", b"authority_seq", "consistency", b"consistency", "end_time_ms", b"end_time_ms", "holder", b"holder", "kind", b"kind", "page_size", b"page_size", "page_token", b"page_token", "purpose", b"purpose", "start_time_ms", b"start_time_ms", "states", b"states", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

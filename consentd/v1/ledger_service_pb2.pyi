@@ -482,6 +482,7 @@ class GetHistoryRequest(_message.Message):
     KNOWN_COUNT_FIELD_NUMBER: _builtins.int
     KNOWN_TREE_SIZE_FIELD_NUMBER: _builtins.int
     MAX_ENTRIES_FIELD_NUMBER: _builtins.int
+    AUTHORITY_SEQ_FIELD_NUMBER: _builtins.int
     public_name: _builtins.str
     """public_name is a public chain: `ledger`, `participant/ID`, `vocabulary/ID`, `notice/ID`, `rules/ID`; at
     most 128 characters (public_name_characters).
@@ -498,6 +499,10 @@ class GetHistoryRequest(_message.Message):
     authors' chains are whole. A history is complete only when a part reached count. Not for `ledger` and
     `participant/ID`, which are always sent whole.
     """
+    authority_seq: _builtins.int
+    """authority_seq: the caller reads for a representative, under this AUTHORITY of the person, which lets READ_HISTORY; the
+    reading is recorded in the person's chain. 0: for the person. Otherwise: SUBJECT_NOT_FOUND.
+    """
     @_builtins.property
     def subject(self) -> _consent_pb2.Subject:
         """subject is a person."""
@@ -510,10 +515,11 @@ class GetHistoryRequest(_message.Message):
         known_count: _builtins.int = ...,
         known_tree_size: _builtins.int = ...,
         max_entries: _builtins.int = ...,
+        authority_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "public_name", b"public_name", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "known_count", b"known_count", "known_tree_size", b"known_tree_size", "max_entries", b"max_entries", "public_name", b"public_name", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority_seq", b"authority_seq", "chain", b"chain", "known_count", b"known_count", "known_tree_size", b"known_tree_size", "max_entries", b"max_entries", "public_name", b"public_name", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_chain: _TypeAlias = _typing.Literal["subject", "public_name"]  # noqa: Y015
     _WhichOneofArgType_chain: _TypeAlias = _typing.Literal["chain", b"chain"]  # noqa: Y015

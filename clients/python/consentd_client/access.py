@@ -269,14 +269,15 @@ def _record_request(
 
 
 def get_access(
-    context: ClientContext, subject: pb.Subject, access_seq: int, *, consistency: Reached | None = None
-) -> Operation[ac.AccessRecord]:
+    context: ClientContext, subject: pb.Subject, access_seq: int, *, authority_seq: int = 0,
+    consistency: Reached | None = None,
+) -> Operation[ac.AccessRecord]:  # fmt: skip
     """Read one access or refusal with its outcomes, without proof. For callers that may list accesses, and for parties.
 
-    *access_seq*: the entry's number in the person's chain.
+    *access_seq*: the entry's number in the person's chain. *authority_seq*: as for ``history``.
     """
     request = ac.GetAccessRequest(
-        subject=subject, access_seq=access_seq, consistency=condition(consistency)
+        subject=subject, access_seq=access_seq, authority_seq=authority_seq, consistency=condition(consistency)
     )
     response = yield from call(context, request, ac.GetAccessResponse)
     if response.access.seq != access_seq:
@@ -287,7 +288,7 @@ def get_access(
 def list_accesses(
     context: ClientContext, subject: pb.Subject, *, kind: "st.EntryKind.ValueType" = st.ENTRY_KIND_UNSPECIFIED,
     automatic: bool | None = None, actor: str = "", holder: str = "", purpose: str = "", asker: str = "",
-    start_time_ms: int = 0, end_time_ms: int = 0, consistency: Reached | None = None,
+    start_time_ms: int = 0, end_time_ms: int = 0, authority_seq: int = 0, consistency: Reached | None = None,
 ) -> ReadPage[ac.AccessRecord]:  # fmt: skip
     """List who used, or asked to use, a person's data, newest first, without proof; use ``history`` for a proof.
 
@@ -298,10 +299,12 @@ def list_accesses(
         actor: the organisation, or the participant that it acts for, or the application.
         asker: the participant whose credential the call had.
         start_time_ms, end_time_ms: the time of the entry is in ``[start, end)``, UTC milliseconds.
+        authority_seq: as for ``history``.
     """
     selected = ac.ListAccessesRequest(
         subject=subject, kind=kind, automatic=automatic, actor=actor, holder=holder, purpose=purpose,
-        asker=asker, start_time_ms=start_time_ms, end_time_ms=end_time_ms, consistency=condition(consistency),
+        asker=asker, start_time_ms=start_time_ms, end_time_ms=end_time_ms, authority_seq=authority_seq,
+        consistency=condition(consistency),
     )  # fmt: skip
     return read_pages(
         context, selected, ac.ListAccessesResponse, lambda response: (response.accesses, response.next_page_token)

@@ -200,10 +200,13 @@ def _record_to_sign(
 
 
 def get_consent(
-    context: ClientContext, subject: pb.Subject, consent_id: str, *, consistency: Reached | None = None
-) -> Operation[cs.ConsentRecord]:
+    context: ClientContext, subject: pb.Subject, consent_id: str, *, authority_seq: int = 0,
+    consistency: Reached | None = None,
+) -> Operation[cs.ConsentRecord]:  # fmt: skip
     """Read the version of a consent that is in force."""
-    request = cs.GetConsentRequest(subject=subject, consent_id=consent_id, consistency=condition(consistency))
+    request = cs.GetConsentRequest(
+        subject=subject, consent_id=consent_id, authority_seq=authority_seq, consistency=condition(consistency)
+    )
     response = yield from call(context, request, cs.GetConsentResponse)
     return response.record
 
@@ -211,7 +214,8 @@ def get_consent(
 def list_consents(
     context: ClientContext, subject: pb.Subject, *, states: "Collection[cs.ConsentState.ValueType]" = (),
     kind: "pb.ConsentKind.ValueType" = pb.CONSENT_KIND_UNSPECIFIED, purpose: str = "", actor: str = "",
-    holder: str = "", start_time_ms: int = 0, end_time_ms: int = 0, consistency: Reached | None = None,
+    holder: str = "", start_time_ms: int = 0, end_time_ms: int = 0, authority_seq: int = 0,
+    consistency: Reached | None = None,
 ) -> ReadPage[cs.ConsentRecord]:  # fmt: skip
     """Read a person's consents, newest first. The list proves nothing; use ``history`` for a proof.
 
@@ -221,10 +225,12 @@ def list_consents(
         states: the state is one of these; empty: any but REVOKED. ``ALL_STATES`` selects all.
         purpose, actor, holder: the version in force names it.
         start_time_ms, end_time_ms: the time of the grant is in ``[start, end)``, UTC milliseconds.
+        authority_seq: seq of the AUTHORITY of the representative for whom the caller reads; 0: for the person.
     """
     selected = cs.ListConsentsRequest(
         subject=subject, states=states, kind=kind, purpose=purpose, actor=actor,
-        holder=holder, start_time_ms=start_time_ms, end_time_ms=end_time_ms, consistency=condition(consistency),
+        holder=holder, start_time_ms=start_time_ms, end_time_ms=end_time_ms, authority_seq=authority_seq,
+        consistency=condition(consistency),
     )  # fmt: skip
     return read_pages(
         context, selected, cs.ListConsentsResponse, lambda response: (response.records, response.next_page_token)

@@ -80,15 +80,19 @@ def get_receipt(context: ClientContext, receipt: R, *, published: bool = True) -
     return replace(receipt, proof=found.proof, checkpoint=found.checkpoint)
 
 
-def history(context: ClientContext, subject: pb.Subject, *, tag: bytes = b"") -> Operation[History]:
+def history(
+    context: ClientContext, subject: pb.Subject, *, tag: bytes = b"", authority_seq: int = 0
+) -> Operation[History]:
     """Read a person's history; verify its completeness and each entry's signature; store it in the client's memory.
 
     *tag*: the tag that ``enrol`` returned, 32 bytes; empty: the remembered tag, or any tag if none is remembered.
+    *authority_seq*: seq of the AUTHORITY of the representative for whom the caller reads; 0: for the person.
 
     Raises:
         VerificationError: the history is not complete, not genuine, or contradicts what is remembered.
     """
-    return _read_history(context, ls.GetHistoryRequest(subject=subject), "", tag, memory_key(subject))
+    request = ls.GetHistoryRequest(subject=subject, authority_seq=authority_seq)
+    return _read_history(context, request, "", tag, memory_key(subject))
 
 
 def public_history(context: ClientContext, name: str) -> Operation[History]:

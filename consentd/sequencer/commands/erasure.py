@@ -176,7 +176,7 @@ class EraseSubject(PersonWrite):
         table = context.table
         due_ms = erasure_due_ms(table.duties(self.tag).values(), table.lineages(self.tag), context.time_ms)
         if due_ms is None:
-            keys = [b"k" + key for key in table.person_keys(self.tag)]
+            keys = [b"k" + key for key in table.keys_in_chain(self.tag)]
             table.name_rows(self.tag, (b"i" + self.identifier_hash, *keys))
             return Plan((drafted,), None)
         duty = st.DutyStatement(
