@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cases.authorities import (
+    AGENT,
     REPRESENTATIVE,
     add_representative,
     authority,
@@ -18,7 +19,7 @@ from cases.authorities import (
 from cases.daemons import ORIGIN, consent, make_running, question, request_id
 from cases.earlier_trees import at_exact
 from cases.fakes import START_MS, FakeClock
-from cases.services import new_identifier, refusal, services
+from cases.services import change, listed, new_identifier, publish_rules, refusal, services
 from consentd.audit.files import DataDirectory
 from consentd.audit.replay import replay_decisions
 from consentd.core.kinds import EntryKind
@@ -92,8 +93,75 @@ def test_22_2_1_what_a_minor_s_guardian_permitted_ends_on_the_birthday(world: Wo
     # After the birthday the guardian still acts for research, and for nothing else.
     assert refusal(lambda: grant_under(running, child, seq)) == "AUTHORITY_NOT_IN_FORCE"
     grant_under(running, child, seq, purposes=["DSRCH"])
-    grant_under(running, child, seq, purposes=["TREAT", "DSRCH"])
     assert [world.ask(child, purpose).outcome for purpose in ("TREAT", "DSRCH")] == [NONE, PERMIT]
+
+
+def test_16_2_after_14_a_guardian_acts_about_research_alone(world: World) -> None:
+    running = world.running
+    child = running.enrol(new_identifier())
+    seq = put_authority(running, child, birth_date=BORN)
+    both = grant_under(running, child, seq, purposes=["TREAT", "HRESCH"])
+    research = grant_under(running, child, seq, purposes=["HRESCH"])
+    world.advance_to(BIRTHDAY_MS)
+    deny = pb.Provision(effect=pb.EFFECT_DENY, purposes=["TREAT"])
+    for root in (
+        {"purposes": ["TREAT", "DSRCH"]}, {"purposes": ["*"]}, {"effect": pb.EFFECT_DENY, "purposes": ["TREAT"]},
+        {"purposes": ["DSRCH"], "provisions": [deny]}, OBJECTION,
+    ):  # fmt: skip
+        assert refusal(lambda root=root: grant_under(running, child, seq, **root)) == "AUTHORITY_NOT_IN_FORCE"
+    grant_under(running, child, seq, purposes=["DSRCH"], effect=pb.EFFECT_DENY)
+    revoke = st.RevokeStatement(authority_seq=seq)
+
+    def withdraw(given: str) -> None:
+        change(running, EntryKind.REVOKE, child, given, who=REPRESENTATIVE, attested=revoke)
+
+    assert refusal(lambda: withdraw(both)) == "AUTHORITY_NOT_IN_FORCE"
+    withdraw(research)
+
+
+def test_a_consent_whose_permits_ended_with_the_authority_is_shown_so(world: World) -> None:
+    running = world.running
+    child = running.enrol(new_identifier())
+    seq = put_authority(running, child, birth_date=BORN)
+    deny = pb.Provision(effect=pb.EFFECT_DENY, purposes=["ETREAT"])
+    given = {
+        grant_under(running, child, seq, **root): after
+        for root, after in (
+            ({}, cs.CONSENT_STATE_ENDED), ({"provisions": [deny]}, cs.CONSENT_STATE_PAUSED),
+            ({"purposes": ["TREAT", "HRESCH"]}, cs.CONSENT_STATE_ACTIVE),
+            ({"effect": pb.EFFECT_DENY}, cs.CONSENT_STATE_ACTIVE),
+        )
+    }  # fmt: skip
+    for at_ms in (-1, 0):
+        world.advance_to(BIRTHDAY_MS + at_ms)
+        states = {one.consent_id: one.state for one in listed(running, child)}
+        active = dict.fromkeys(given, cs.CONSENT_STATE_ACTIVE)
+        assert states == (active if at_ms < 0 else given)
+        for consent_id, state in states.items():
+            request = cs.GetConsentRequest(subject=child, consent_id=consent_id)
+            answer = running.consents.GetConsent(request, metadata=running.as_("app"))
+            assert answer.record.state == state
+
+
+def test_114_1_the_realms_rules_let_acts_of_a_capacity_stand(world: World) -> None:
+    running = world.running
+    ward = running.enrol(new_identifier())
+    guardian, agent = put_authority(running, ward), put_authority(running, ward, capacity=AGENT)
+    grant_under(running, ward, guardian, purposes=["HPAYMT"])  # before the rules
+    publish_rules(running, standing_capacities=[st.AUTHORITY_CAPACITY_LEGAL_GUARDIAN])
+    given = grant_under(running, ward, guardian)
+    grant_under(running, ward, agent, purposes=["PATADMIN"])
+    end_authority(running, ward, guardian)
+    end_authority(running, ward, agent)
+    asked = ("TREAT", "HPAYMT", "PATADMIN")
+    assert [world.ask(ward, one).outcome for one in asked] == [PERMIT, NONE, NONE]
+    states = {one.consent_id: one.state for one in listed(running, ward)}
+    assert sorted(states.values()) == [cs.CONSENT_STATE_ACTIVE, cs.CONSENT_STATE_ENDED, cs.CONSENT_STATE_ENDED]
+    assert states[given] == cs.CONSENT_STATE_ACTIVE
+    publish_rules(running, standing_capacities=[])
+    assert world.ask(ward, "TREAT").outcome == PERMIT
+    for wrong in ([3], [1, 1], [0], [9]):
+        assert refusal(lambda wrong=wrong: publish_rules(running, standing_capacities=wrong)) == "INVALID_REQUEST"
 
 
 OBJECTION = {"kind": pb.CONSENT_KIND_OBJECTION, "effect": pb.EFFECT_DENY, "purposes": ["*"]}
@@ -116,7 +184,9 @@ def test_16_2_a_guardian_amends_no_consent_of_other_purposes_to_one_of_research(
         given = running.grant(child, **root)
         assert refusal(lambda given=given: amend_under(given)) == "AUTHORITY_NOT_IN_FORCE"
         assert world.ask(child, "TREAT").outcome == expected
-        amend_under(running.grant(child, purposes=["TREAT", "DSRCH"]))
+        mixed = running.grant(child, purposes=["TREAT", "DSRCH"])
+        assert refusal(lambda mixed=mixed: amend_under(mixed)) == "AUTHORITY_NOT_IN_FORCE"
+        amend_under(running.grant(child, purposes=["DSRCH"]))
 
 
 def test_1000_consents_end_with_one_entry(world: World) -> None:

@@ -21,6 +21,9 @@ CONSENT_AGE: Final = 14
 RESEARCH_AGE: Final = 18
 """The same for research (Bioethics and Safety Act 16(2))."""
 
+LEGAL_GUARDIAN: Final = 1
+"""The capacity of a legal representative (``AuthorityCapacity``)."""
+
 AGENT: Final = 2
 """The capacity of who acts by a power of attorney (``AuthorityCapacity``)."""
 

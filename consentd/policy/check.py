@@ -10,6 +10,7 @@ from collections.abc import Collection
 
 from consentd import limits
 from consentd.errors import InvalidError
+from consentd.policy.authority import AGENT, LEGAL_GUARDIAN
 from consentd.policy.dates import is_instant
 from consentd.policy.language import check_tag
 from consentd.policy.model import (
@@ -43,6 +44,7 @@ MAX_POLICY_URI_BYTES = limits.POLICY_URI_BYTES
 ITEMS_NOT_SPECIFIED = "R05"
 """The ground to refuse a transfer request that leaves out a legal item: PIPA Enforcement Decree 42-8(1)5."""
 
+_ACTING = {LEGAL_GUARDIAN, AGENT}
 _OPEN = (OPEN_START_MS, OPEN_END_MS)
 _UNDER_A_DENY = (None, ImplicitPolicy.DENY, ImplicitPolicy.BREAK_GLASS_ONLY)
 _RECURRENCE = re.compile(r"once|P(?=\d|T\d)(\d+Y)?(\d+M)?(\d+W)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+S)?)?", re.ASCII)
@@ -112,13 +114,17 @@ def check_rules(rules: Rules, vocabulary: Vocabulary) -> None:
 
     Raises:
         InvalidError: a provision has children, states no effect, or fails ``check_provision``; a break-glass rule
-            names purposes without BTG; the normal level is none; or a quota is too high.
+            names purposes without BTG; the normal level is none; a quota is too high; or a standing capacity is one in
+            which nobody gives a consent.
     """
     if rules.normal_level not in LEVELS:
         raise unknown_level(rules.normal_level, "INVALID_CONSENT")
     for name, most in _MOST_OF_QUOTAS.items():
         if getattr(rules.quotas, name) > most:
             raise InvalidError(f"quota `{name}` is over its limit: `{most}`")
+    standing = rules.standing_capacities
+    if not set(standing) <= _ACTING or len(set(standing)) < len(standing):
+        raise InvalidError("standing capacities are those of a legal guardian and of an agent, each once")
     for provision in (*rules.statutory, *rules.break_glass):
         if provision.children or provision.effect is None:
             raise _invalid("a rule of the realm states its effect and has no children")

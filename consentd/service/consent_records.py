@@ -5,7 +5,7 @@ a GRANT to the entries that changed the consent (``layout.reference_row``). Entr
 passed over, and entries never change, so every page of a list shows one state.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,9 +16,15 @@ from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, NotFoundError
 from consentd.ledger import reads
 from consentd.ledger.vault import Vault
+from consentd.policy.authority import Ends
+from consentd.policy.compile import compile_consent
+from consentd.policy.model import OPEN_END_MS, StoredConsent
+from consentd.policy.rows import PERMIT, unpack_rows
+from consentd.service.authorities import AuthorityReader
 from consentd.service.pages import Deletions, read_range
-from consentd.statements import decisions, payloads
+from consentd.statements import decisions, payloads, values
 from consentd.store import Store
+from consentd.table.registry import Registry
 from consentd.table.table import decode_entry
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
@@ -80,9 +86,14 @@ class Lineage:
 class ConsentReader:
     """Reads the consents of one person in the tree of *tree_size* leaves; their states are those at *now_ms*."""
 
-    def __init__(self, store: Store, vault: Vault, tag: bytes, *, tree_size: int, now_ms: int) -> None:
+    def __init__(
+        self, store: Store, vault: Vault, tag: bytes, *, tree_size: int, now_ms: int, registry: Registry, realm: str
+    ) -> None:
         self._store, self._vault, self._tag = store, vault, tag
         self._size, self._now_ms = tree_size, now_ms
+        self._registry, self._rules = registry, codec.public_tag(codec.RULES_PREFIX + realm)
+        self._stand: Sequence[tuple[int, Collection[int]]] | None = None  # of each version of the rules; None: not read
+        self._authorities = AuthorityReader(store, vault, tag, tree_size=tree_size)
         self._asked: dict[tuple[str, int], int] = {}  # what ``_reconsent_by`` returned
 
     def find(self, consent_id: bytes) -> cs.ConsentRecord:
@@ -170,6 +181,8 @@ class ConsentReader:
             asked_ms = self._reconsent_by(stated.consent)
             paused = lineage.paused or 0 < asked_ms <= self._now_ms
             state = _state(stated.consent.root.period, self._now_ms, paused=paused)
+            if stated.authority_seq and state != cs.CONSENT_STATE_ENDED:
+                state = self._state_under(stated.consent, stated.authority_seq, latest.index, state)
         return cs.ConsentRecord(
             consent_id=decisions.consent_id(self._tag, lineage.first),
             version=version,
@@ -184,6 +197,41 @@ class ConsentReader:
             authority_seq=stated.authority_seq,
             reconsent_by_time_ms=asked_ms,
         )
+
+    def _state_under(
+        self, message: pb.Consent, authority_seq: int, index: int, state: "cs.ConsentState.ValueType"
+    ) -> "cs.ConsentState.ValueType":
+        """Return the state of a consent that was given under an authority; *state*: what it is without that.
+
+        *index*: of the entry of the version in force. Once all of its permits have ended with the authority, it is
+        ENDED, or PAUSED if a deny has effect.
+        """
+        try:
+            found = self._authorities.find(authority_seq)
+        except NotFoundError:  # no command writes such an entry
+            return state
+        if found.statement.capacity in self._standing(index):
+            return state
+        ends = Ends(found.end_time_ms or OPEN_END_MS, found.research_end_time_ms or OPEN_END_MS)
+        stored = StoredConsent(1, 1, 1, values.consent_value(message))
+        codes, numbers = self._registry.codebook.vocabulary, self._registry.numbers
+        level = self._registry.rules.normal_level
+        rows = unpack_rows(compile_consent(stored, codes, numbers, normal_level=level, ends=ends).rows)
+        permits_end_ms = max((row.end_ms for row in rows if row.flags & PERMIT), default=0)
+        denies_end_ms = max((row.end_ms for row in rows if not row.flags & PERMIT), default=0)
+        if not 0 < permits_end_ms <= self._now_ms:
+            return state
+        if denies_end_ms <= self._now_ms:
+            return cs.CONSENT_STATE_ENDED
+        return cs.CONSENT_STATE_PAUSED if state == cs.CONSENT_STATE_ACTIVE else state
+
+    def _standing(self, index: int) -> Collection[int]:
+        """Return the capacities whose permits do not end, by the rules in force at the entry at *index*."""
+        if self._stand is None:
+            entries = reads.read_chain(self._store, self._rules, 1)
+            chain = [(one.index, decode_entry(self._vault, one)) for one in entries]
+            self._stand = [(at, one.standing_capacities) for at, one in chain if isinstance(one, st.RulesStatement)]
+        return next((capacities for at, capacities in reversed(self._stand) if at < index), ())
 
     def _reconsent_by(self, consent: pb.Consent) -> int:
         """Return from when a consent is paused, because a later version of its notice asks for a new one; 0: never."""

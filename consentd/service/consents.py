@@ -123,10 +123,13 @@ class ConsentService(Servicer):
         with services.table.read() as snapshot:
             tag = self.read_tag(snapshot, request.subject, request.authority_seq, context)
             size, root, now_ms = snapshot.size, snapshot.root, self._now_ms(snapshot)
+            registry, realm = snapshot.registry(), _realm(snapshot)
         await record_readings(
             self, context, [tag], st.READ_SCOPE_CONSENTS, authority_seq=request.authority_seq
         )
-        reader = ConsentReader(services.ledger.store, services.vault, tag, tree_size=size, now_ms=now_ms)
+        reader = ConsentReader(
+            services.ledger.store, services.vault, tag, tree_size=size, now_ms=now_ms, registry=registry, realm=realm
+        )
         return cs.GetConsentResponse(record=reader.find(wanted), revision=revision(size, root))
 
     @rpc
@@ -138,6 +141,7 @@ class ConsentService(Servicer):
         with services.table.read() as snapshot:
             tag = self.read_tag(snapshot, request.subject, request.authority_seq, context)
             root, first = snapshot.root, Cursor(codec.MAX_SEQ, snapshot.size, self._now_ms(snapshot))
+            registry, realm = snapshot.registry(), _realm(snapshot)
         pager = Pager(services.page_key, caller, request, tag=tag)
         cursor = pager.cursor(first.tree_size)
         await record_readings(
@@ -145,7 +149,9 @@ class ConsentService(Servicer):
         )
         store, deletions = services.ledger.store, Deletions(services.ledger.store, cursor)
         at = cursor or first._replace(mark=deletions.mark)
-        reader = ConsentReader(store, services.vault, tag, tree_size=at.tree_size, now_ms=at.time_ms)
+        reader = ConsentReader(
+            store, services.vault, tag, tree_size=at.tree_size, now_ms=at.time_ms, registry=registry, realm=realm
+        )
         page, last = take_page(reader.list(selected, at.position, deletions), pager.size)
         deletions.check_chain(tag)
         root = root if cursor is None else reads.root_at(store, at.tree_size)
@@ -302,6 +308,12 @@ def _read_served(
     if attester.login is not None:
         raise DeniedError("that a notice was shown is stated by a participant that showed it, and not by the person")
     return read_attested(request.served, attester)
+
+
+def _realm(snapshot: Snapshot) -> str:
+    """Return the id of the realm, whose chain has the rules."""
+    rules = snapshot.rules_statement()
+    return "" if rules is None else rules.realm_id
 
 
 def parse_consent_id(text: str) -> bytes:

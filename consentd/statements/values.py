@@ -169,6 +169,7 @@ def rules_value(message: st.RulesStatement) -> model.Rules:
         statutory=tuple(map(provision_value, message.statutory)),
         break_glass=tuple(map(provision_value, message.break_glass)),
         recipient_may_attest=message.recipient_may_attest,
+        standing_capacities=tuple(message.standing_capacities),
         normal_level=message.normal_level or DEFAULT_RULES.normal_level,
         quotas=model.Quotas(
             entries_per_day=stated.entries_per_day or default.entries_per_day,

@@ -6,7 +6,7 @@ authority is ended, the person's value is rewritten once, whatever number of con
 
 from consentd.core import codec
 from consentd.policy import subject as subjects
-from consentd.policy.authority import NO_ENDS, NOTHING, Authority, Ends
+from consentd.policy.authority import Authority
 from consentd.statements.authorities import authority_value, ends_agents
 from consentd.table.chain_owners import ChainOwners
 from consentd.table.view import authority_key
@@ -38,16 +38,6 @@ class AuthorityRows(ChainOwners):
         value = self.subject(event.tag)
         if value:
             self._put(b"s" + event.tag, subjects.with_ended_authority(value, seq, event.time_ms))
-
-    def _ends_of(self, tag: bytes, seq: int) -> Ends:
-        """Return when permits end that rest on the authority of entry *seq*; 0: the person acts.
-
-        What rests on an authority that the chain does not have permits nothing. No command writes such an entry. A
-        replay of what another program wrote names it as a fault.
-        """
-        if not seq:
-            return NO_ENDS
-        return (self.authority(tag, seq) or NOTHING).ends
 
     def _put_row(self, tag: bytes, seq: int, authority: Authority) -> None:
         self._put(authority_key(tag, seq), authority.encode())

@@ -4,6 +4,7 @@ The same methods run when the sequencer commits a batch, when a table catches up
 built anew. So all three give the same bytes.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Final
@@ -264,11 +265,11 @@ class TableTransaction(DutyRows, NoticeRows):
         self._put_subject(event.tag, subjects.without_consent(self.subject(event.tag), message.lineage_seq))
 
     def _put_consent(self, tag: bytes, stored: model.StoredConsent) -> None:
-        registry = self.registry()
+        registry, (authority, ends) = self.registry(), self.permits_rest_on(tag, stored.authority)
+        stored = dataclasses.replace(stored, authority=authority)
         compiled = compiler.compile_consent(
-            stored, registry.codebook.vocabulary, registry.numbers, normal_level=registry.rules.normal_level,
-            ends=self._ends_of(tag, stored.authority),
-        )  # fmt: skip
+            stored, registry.codebook.vocabulary, registry.numbers, normal_level=registry.rules.normal_level, ends=ends
+        )
         self._put_subject(tag, subjects.with_consent(self.subject(tag), stored, compiled))
 
     def _erase(self, tag: bytes) -> None:

@@ -16,7 +16,7 @@ from consentd.errors import CorruptionError, InvalidError, NotFoundError
 from consentd.policy import actor, model
 from consentd.policy import compile as compiler
 from consentd.policy import subject as subjects
-from consentd.policy.authority import Authority, decode_authority
+from consentd.policy.authority import NO_ENDS, NOTHING, Authority, Ends, decode_authority
 from consentd.policy.codebook import Codebook
 from consentd.policy.delegation import Capacity, Delegation
 from consentd.policy.duty import Duty, decode_duty
@@ -264,6 +264,20 @@ class View:
         """Yield tag, seq and duty of the duties of all persons, in order of both; only those after tag and seq."""
         for key, row in self._rows(DUTIES, after=duty_key(tag, seq) if tag else b"", limit=limit):
             yield *parse_duty_key(key), decode_duty(row)
+
+    def permits_rest_on(self, tag: bytes, seq: int) -> tuple[int, Ends]:
+        """Return on which authority permits rest that are given now under that of entry *seq*, and when they end.
+
+        (0, ``NO_ENDS``): on none, because the person acts (*seq* is 0), or because by the realm's rules permits of
+        representatives of this capacity do not end. What rests on an authority that the chain does not have permits nothing.
+        No command writes such an entry. A replay of what another program wrote names it as a fault.
+        """
+        if not seq:
+            return 0, NO_ENDS
+        authority, rules = self.authority(tag, seq) or NOTHING, self.rules_statement()
+        if rules is not None and authority.capacity in rules.standing_capacities:
+            return 0, NO_ENDS
+        return seq, authority.ends
 
     def authorities(self, tag: bytes) -> dict[int, Authority]:
         """Return the authorities that a person's chain states, ended ones too, by the seq of their entries."""

@@ -181,7 +181,8 @@ class World:
         newest = {one.lineage: one for one in sorted(self.consents, key=lambda one: one.version)}
         value = encode_subject(
             Lineage(
-                one.lineage, one.seq, one.version, one.paused, self._compiled_consent(one), one.authority, one.notice
+                one.lineage, one.seq, one.version, one.paused, self._compiled_consent(one), self._rests_on(one),
+                one.notice,
             )
             for one in newest.values()
         )
@@ -190,9 +191,14 @@ class World:
                 value = with_ended_authority(value, seq, power.ended_ms)
         return value
 
+    def _rests_on(self, stored: StoredConsent) -> int:
+        """Return the authority on which the permits of a consent rest; 0: none, or they do not end with it."""
+        return 0 if not stored.authority or self.powers[stored.authority].lasts else stored.authority
+
     def _compiled_consent(self, stored: StoredConsent) -> Compiled:
         given, level = self.vocabulary_at(stored.since), LEVEL_NUMBERS[self.realm.normal_level_at(stored.since)]
-        ends = ends_of(self.powers[stored.authority]) if stored.authority else NO_ENDS
+        rests_on = self._rests_on(stored)
+        ends = ends_of(self.powers[rests_on]) if rests_on else NO_ENDS
         key = id(stored.consent), stored.since, stored.readable, given.version, level, ends
         if key not in self.memo:
             made = compile_consent(stored, given, self.numbers, normal_level=level, ends=ends)
@@ -441,12 +447,12 @@ class Draw:
         return replace(world, consents=consents, campaigns=campaigns)
 
     def power(self) -> Power:
-        """Draw an authority: mostly of a minor, one in three with a stated end, one in three ended."""
+        """Draw an authority: mostly of a minor; one in three has a stated end, one in three ended, one in ten lasts."""
         pick = self.random
         power = Power(born=date.fromisoformat(pick.choice(BIRTH_DATES)) if pick.random() < 0.8 else None)
         instants = [one + by for one in (*borders(power), *INSTANTS) for by in (-1, 0, 1) if one + by > 0]
         stated, ended = (pick.choice([OPEN_END_MS, OPEN_END_MS, pick.choice(instants)]) for _ in range(2))
-        return replace(power, end_ms=stated, ended_ms=ended)
+        return replace(power, end_ms=stated, ended_ms=ended, lasts=pick.random() < 0.1)
 
     def any_world(self) -> World:
         """Draw a world, in one of twenty of a person who is not enrolled."""

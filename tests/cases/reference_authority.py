@@ -17,11 +17,15 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Power:
-    """What the entries of an authority state: the birth date of a minor, its end, and when it was ended."""
+    """What the entries of an authority state: the birth date of a minor, its end, and when it was ended.
+
+    ``lasts``: by the rules of the realm, what was given under it does not end with it.
+    """
 
     born: date | None = None
     end_ms: int = OPEN_END_MS
     ended_ms: int = OPEN_END_MS
+    lasts: bool = False
 
 
 Powers = Mapping[int, Power]
@@ -36,6 +40,8 @@ def birthday_ms(born: date, years: int) -> int:
 
 def lasts_until(power: Power, purpose: str, vocabulary: Vocabulary) -> int:
     """The instant at which a permit for a purpose ends with the authority: for research at 18, else at 14."""
+    if power.lasts:
+        return OPEN_END_MS
     is_research = "HRESCH" in above(vocabulary.purposes, purpose)
     grown = OPEN_END_MS if power.born is None else birthday_ms(power.born, 18 if is_research else 14)
     return min(grown, power.end_ms, power.ended_ms)

@@ -16,7 +16,7 @@ from consentd.errors import AlreadyExistsError, DeniedError, InvalidError, Preco
 from consentd.policy.authority import NOTHING, Authority, research_mask
 from consentd.policy.compile import Compiled
 from consentd.policy.dates import is_instant, start_of_date_ms
-from consentd.policy.rows import PERMIT, unpack_rows
+from consentd.policy.rows import ALL_64, unpack_rows
 from consentd.policy.vocabulary import Vocabulary
 from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, has_right, is_operator, is_public_authority
 from consentd.sequencer.commands.registry import check_key
@@ -241,17 +241,18 @@ def check_acting(
 def check_in_force(authority: Authority | None, compiled: Compiled, vocabulary: Vocabulary, *, time_ms: int) -> None:
     """Check that an authority is in force for a consent. None: the person acts, and nothing is checked.
 
-    If a permit of the consent covers a research purpose, the end for research counts, else the other one.
+    All provisions, denies too, are about purposes for which the authority has not ended: after the 14th birthday of a
+    minor, about research alone.
 
     Raises:
         PreconditionError: (AUTHORITY_NOT_IN_FORCE) it is not.
     """
     if authority is None:
         return
-    research = research_mask(vocabulary)
-    covers = any(row.flags & PERMIT and row.purposes & research for row in unpack_rows(compiled.rows))
-    end_ms = authority.ends.last_ms if covers else authority.ends.other_ms
-    if not authority.start_ms <= time_ms < end_ms:
+    research, ends = research_mask(vocabulary), authority.ends
+    left = (research if time_ms < ends.research_ms else 0) | (ALL_64 & ~research if time_ms < ends.other_ms else 0)
+    is_covered = left and not any(row.purposes & ~left for row in unpack_rows(compiled.rows))
+    if time_ms < authority.start_ms or not is_covered:
         raise PreconditionError("authority has ended, or has not begun", "AUTHORITY_NOT_IN_FORCE")
 
 

@@ -5,8 +5,10 @@ nobody who acts for persons does. All other consents are the person's, written b
 records only those that ended before they are imported: they permit nothing.
 """
 
+from dataclasses import replace
+
 from consentd.errors import DeniedError, InvalidError, PreconditionError
-from consentd.policy.authority import NO_ENDS, Authority
+from consentd.policy.authority import Authority
 from consentd.policy.check import check_consent
 from consentd.policy.compile import Compiled, compile_consent
 from consentd.policy.delegation import Capacity
@@ -129,10 +131,11 @@ def check_written_version(
         return refused
     # INVARIANT: an entry that the table cannot apply is never appended. So the table's two steps are tried here first:
     # to compile fails if a participant is not registered, to join fails if the person has too many consents.
+    seq, ends = view.permits_rest_on(tag, stored.authority)
+    stored = replace(stored, authority=seq)
     compiled = compile_consent(
-        stored, registry.codebook.vocabulary, registry.numbers, normal_level=registry.rules.normal_level,
-        ends=NO_ENDS if authority is None else authority.ends,
-    )  # fmt: skip
+        stored, registry.codebook.vocabulary, registry.numbers, normal_level=registry.rules.normal_level, ends=ends
+    )
     for one in (compiled,) if replaced is None else (compiled, replaced.compiled):
         check_in_force(authority, one, registry.codebook.vocabulary, time_ms=time_ms)
     value = view.subject(tag)
