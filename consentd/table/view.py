@@ -269,8 +269,8 @@ class View:
         """Return on which authority permits rest that are given now under that of entry *seq*, and when they end.
 
         (0, ``NO_ENDS``): on none, because the person acts (*seq* is 0), or because by the realm's rules permits of
-        representatives of this capacity do not end. What rests on an authority that the chain does not have permits nothing.
-        No command writes such an entry. A replay of what another program wrote names it as a fault.
+        representatives of this capacity do not end. What rests on an authority that the chain does not have permits
+        nothing. No command writes such an entry. A replay of what another program wrote names it as a fault.
         """
         if not seq:
             return 0, NO_ENDS

@@ -43,7 +43,8 @@ class _ConsentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ConsentS
 class ConsentState(_ConsentState, metaclass=_ConsentStateEnumTypeWrapper):
     """ConsentState is the state of a lineage (a consent with its amendments), at the ledger's time. It is the first of REVOKED,
     ENDED, NOT_YET, PAUSED and ACTIVE that is true. The period is that of the root of the version in force; provisions below
-    it may have periods of their own.
+    it may have periods of their own. Once all permits of a consent that a representative gave have ended with the authority,
+    it is ENDED if nothing of it has effect, and otherwise PAUSED, which no RESUME ends.
     """
 
 CONSENT_STATE_UNSPECIFIED: ConsentState.ValueType  # 0
@@ -102,7 +103,7 @@ class ConsentRecord(_message.Message):
     """served_seq is the seq of the SERVED entry that the current version names; 0: it names none."""
     authority_seq: _builtins.int
     """authority_seq is the seq of the AUTHORITY entry under which a representative gave the current version; 0: the person
-    gave it. Its permits end with that authority, which `state` does not show: GetAuthority says when.
+    gave it. Its permits end with that authority, unless the realm's rules let them stand: GetAuthority says when.
     """
     reconsent_by_time_ms: _builtins.int
     """reconsent_by_time_ms is from when the current version is paused, because a later version of its notice asks for a new
