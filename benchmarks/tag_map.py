@@ -136,7 +136,7 @@ def _build(directory: Path, tags: int, bits: int) -> float:
         pairs = {codec.map_key(tag): codec.map_value(tag, 1, _head(number, 0))
                  for number, tag in ((number, tag_of(number)) for number in range(tags))}  # fmt: skip
         assert tag_map.root() == naive_root(sorted(pairs.items())), "the root is not the definition's"
-    store.compact_range(b"", None)
+    store.compact_ranges([(b"", None)])
     store.close()
     return seconds
 

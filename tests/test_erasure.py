@@ -304,7 +304,7 @@ def test_no_entry_follows_an_erasure(running: Running) -> None:
 def test_an_erasure_waits_for_a_reader_of_the_old_files(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """An iterator keeps the old files. The erasure is complete when it is read to its end, or given up."""
     subject, store = person(running), services(running).ledger.store
-    store.compact_range(b"", None)  # the person's rows are in sorted files now
+    store.compact_ranges([(b"", None)])  # the person's rows are in sorted files now
     reader = store.scan(b"c", b"d")
     next(reader)
     monkeypatch.setattr(erasures, "_FILES_S", 0)

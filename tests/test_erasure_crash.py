@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import grpc
@@ -174,14 +174,14 @@ def test_a_restored_table_keeps_nothing_of_a_person_who_was_erased_since(tmp_pat
 @pytest.mark.parametrize(("tags", "requests", "most"), [(1, 2, 3), (1, 1000, 2), (1000, 2, 3), (1000, 1000, 2)])
 def test_a_long_chain_costs_no_compaction_for_each_request(tags: int, requests: int, most: int) -> None:
     """A compaction of one row takes 50 ms: of the rows of a thousand accesses, a minute."""
-    ranges: list[tuple[bytes, bytes | None]] = []
+    found: list[tuple[bytes, bytes | None]] = []
 
     class Counting(MemoryStore):
-        def compact_range(self, start: bytes, end: bytes | None) -> None:
-            ranges.append((start, end))
+        def compact_ranges(self, ranges: Sequence[tuple[bytes, bytes | None]]) -> None:
+            found.extend(ranges)
 
     names = [number.to_bytes(32) for number in range(1000)]
     erasure.compact_ledger(Counting(), names[:tags], names[:requests])
-    assert len(ranges) == most
+    assert len(found) == most
     for key in (layout.statement_key(names[0], 1), layout.request_row_key(names[requests - 1])):
-        assert any(start <= key < (end or b"") for start, end in ranges)
+        assert any(start <= key < (end or b"") for start, end in found)

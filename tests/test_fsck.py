@@ -554,7 +554,7 @@ def test_a_damaged_block_on_disk_names_its_entries(tmp_path: Path) -> None:
     case = fill_all_kinds(LedgerCase(tmp_path / "case", store=store))
     families = {name: keys_of(case) for name, keys_of in FAMILIES.items()}
     case.close()
-    store.compact_range(b"", None)
+    store.compact_ranges([(b"", None)])
     store.close()
     file = max(path.glob("*.sst"), key=lambda one: one.stat().st_size)  # a second one has a row of the store itself
     sound, rng = file.read_bytes(), random.Random(11)

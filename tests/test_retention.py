@@ -264,7 +264,8 @@ def test_the_command_line_prunes_and_what_is_deleted_leaves_the_disk(
     world.running.grant(anna)
     store = world.services.ledger.store
     rows = dict(store.scan(b"c", b"d"))
-    store.compact_range(b"c", b"d")  # as after some days: the rows lie in a sorted file, the deletions will in another
+    # As after some days: the rows lie in a sorted file, the deletions will in another.
+    store.compact_ranges([(b"c", b"d")])
     assert traces(rows.values(), config.ledger.store_dir)  # of those that compression left as they are
     monkeypatch.setenv("CONSENTD_TARGET", f"127.0.0.1:{world.running.daemon.grpc_port}")
     monkeypatch.setenv("CONSENTD_TOKEN", world.running.tokens["operator"])

@@ -342,7 +342,7 @@ def test_a_file_of_rocksdb_that_is_damaged_is_found(tmp_path: Path) -> None:
     store = RocksStore.open(tmp_path / "store")
     case = LedgerCase(tmp_path, store=store)
     case.fill(12)
-    store.compact_range(b"", None)
+    store.compact_ranges([(b"", None)])
     case.close()
     store.close()
     largest = max((tmp_path / "store").glob("*.sst"), key=lambda path: path.stat().st_size)

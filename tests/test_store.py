@@ -179,8 +179,8 @@ def test_compaction_keeps_what_is_there(store: Store) -> None:
     batch = Batch()
     batch.delete_range(b"0010", b"0020")
     store.write(batch)
-    store.compact_range(b"0005", b"0050")
-    store.compact_range(b"", None)
+    store.compact_ranges([(b"0005", b"0050")])
+    store.compact_ranges([(b"", None)])
     assert len(scanned(store)) == 90
     assert store.approximate_size() > 0
 
@@ -204,7 +204,7 @@ def test_every_store_agrees_with_a_sorted_dict(store: Store, steps: list[object]
     model: dict[bytes, bytes] = {}
     for step in steps:
         if step == "compact":
-            store.compact_range(b"", None)
+            store.compact_ranges([(b"", None)])
             continue
         assert isinstance(step, list)
         batch = Batch()
@@ -409,7 +409,7 @@ def holders(path: Path, secret: bytes) -> list[str]:
 def test_two_compactions_at_once_both_know_what_a_reader_keeps(rocks: RocksStore) -> None:
     """While one runs, the other asks for the old files; a reader then keeps the files of both."""
     rocks.write(puts((b"a", b"1"), (b"b", b"2")))
-    rocks.compact_range(b"", None)
+    rocks.compact_ranges([(b"", None)])
     reader = rocks.scan(b"", None)
     next(reader)
 
@@ -425,7 +425,7 @@ def test_two_compactions_at_once_both_know_what_a_reader_keeps(rocks: RocksStore
             return getattr(self.db, name)
 
     rocks._db = Interrupted(rocks._db)  # type: ignore[assignment]
-    rocks.compact_range(b"", None)
+    rocks.compact_ranges([(b"", None)])
     assert rocks.old_files()
     reader.close()  # type: ignore[attr-defined]
     del reader
@@ -436,15 +436,15 @@ def test_compaction_removes_deleted_bytes_from_every_file(rocks: RocksStore, tmp
     """Erasing a person is deleting a range and compacting it: neither tables nor log may keep the bytes."""
     secrets = [os.urandom(64) for _ in range(3)]
     rocks.write(puts((b"t1", secrets[0])))
-    rocks.compact_range(b"", None)  # the first lies in the lowest level,
+    rocks.compact_ranges([(b"", None)])  # the first lies in the lowest level,
     rocks.write(puts((b"t2", secrets[1])))
-    rocks.compact_range(b"x", b"y")  # the second in a table above,
+    rocks.compact_ranges([(b"x", b"y")])  # the second in a table above,
     rocks.write(puts((b"t3", secrets[2]), (b"u", b"stays")))  # the third in the log
     assert all(holders(tmp_path / "db", secret) for secret in secrets)
     batch = Batch()
     batch.delete_range(b"t", b"u")
     rocks.write(batch)
-    rocks.compact_range(b"t", b"u")
+    rocks.compact_ranges([(b"t", b"u")])
     assert not any(holders(tmp_path / "db", secret) for secret in secrets)
     assert scanned(rocks) == [b"u"]
 
@@ -452,7 +452,7 @@ def test_compaction_removes_deleted_bytes_from_every_file(rocks: RocksStore, tmp
 def test_a_damaged_table_is_corruption_not_a_short_answer(rocks: RocksStore, tmp_path: Path) -> None:
     rows = puts(*((b"%06d" % index, os.urandom(100)) for index in range(2000)))
     rocks.write(rows)
-    rocks.compact_range(b"", None)
+    rocks.compact_ranges([(b"", None)])
     rocks.close()
     table = max((tmp_path / "db").glob("*.sst"), key=lambda path: path.stat().st_size)  # a compaction adds a tiny one
     damaged = bytearray(table.read_bytes())

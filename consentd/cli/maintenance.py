@@ -100,7 +100,7 @@ def compact(arguments: argparse.Namespace, out: Out) -> int:
         store = stack.enter_context(closing(RocksStore.open(config.ledger.store_dir, create=False)))
         before = store.approximate_size()
         for done, kind in enumerate(layout.KINDS, 1):
-            store.compact_range(kind, prefix_end(kind))
+            store.compact_ranges([(kind, prefix_end(kind))])
             progress(done, len(layout.KINDS))
         after = store.approximate_size()
     out.answer(

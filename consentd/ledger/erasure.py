@@ -226,7 +226,7 @@ def destroy_again(store: Store, vault: Vault, erasures: Iterable[Erased], *, tab
                     store.write(batch)
     if found:
         vault.destroy(dict.fromkeys(one.tag for one in found))
-        vault.store.compact_range(b"", None)
+        vault.store.compact_ranges([(b"", None)])
     return len(found)
 
 
@@ -239,7 +239,7 @@ def destroy_listed(vault: Vault, listed: ErasureList) -> None:
     tags = [one.tag for one in listed.read() if vault.has_key(one.tag)]
     if tags:
         vault.destroy(dict.fromkeys(tags))
-        vault.store.compact_range(b"", None)
+        vault.store.compact_ranges([(b"", None)])
         log.warning("erased persons were in a restored vault, and are erased again: %d", len(tags))
 
 
@@ -258,7 +258,7 @@ def complete_list(listed: ErasureList, store: Store, size: int, last: int | None
 
 
 def compact_ledger(store: Store, tags: Collection[bytes], requests: Collection[bytes] | None) -> None:
-    """Remove deleted statements and request rows from the files of the ledger's store. Raises as ``compact_range``.
+    """Remove deleted statements and request rows from the files of the ledger's store. Raises as ``compact_ranges``.
 
     *requests*: keys of the deleted requests; None: some were deleted before, and are not known any more.
     """
@@ -268,8 +268,8 @@ def compact_ledger(store: Store, tags: Collection[bytes], requests: Collection[b
     for kind, ranges, is_known in ((b"c", statements, True), (b"q", rows, requests is not None)):
         if len(ranges) > _ONE_BY_ONE or not is_known:
             ranges = [(kind, prefix_end(kind))]
-        for start, end in ranges:
-            store.compact_range(start, end)
+        if ranges:
+            store.compact_ranges(ranges)
 
 
 def compact_vault(store: Store, names: Collection[bytes]) -> None:
@@ -279,7 +279,6 @@ def compact_vault(store: Store, names: Collection[bytes]) -> None:
     """
     starts = {name[:_PREFIX] for name in names}
     if not 0 < len(starts) <= _ONE_BY_ONE:
-        store.compact_range(b"", None)
+        store.compact_ranges([(b"", None)])
         return
-    for start in sorted(starts):
-        store.compact_range(start, prefix_end(start))
+    store.compact_ranges([(start, prefix_end(start)) for start in sorted(starts)])

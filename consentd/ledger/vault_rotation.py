@@ -56,5 +56,5 @@ def compact(vault: Vault) -> Iterator[tuple[int, int]]:
     ranges: list[tuple[bytes, bytes | None]] = [(b"K", prefix_end(PREFIX))]  # the index key and the vault keys
     ranges += zip([b"k", *bounds], [*bounds, prefix_end(b"k")], strict=True)
     for done, (start, end) in enumerate(ranges, 1):
-        vault.store.compact_range(start, end)
+        vault.store.compact_ranges([(start, end)])
         yield done, len(ranges)

@@ -14,7 +14,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
@@ -195,9 +195,16 @@ class Erasures:
         if not self.files.acquire(timeout=_FILES_S):
             raise StorageError("backup is being written, and its copies of the stores have what is erased")
         try:
-            erasure.compact_vault(self._vault.store, names if len(names) == 2 * len(tags) else [])
-            erasure.compact_ledger(store, tags, None if self._is_interrupted else requests)
-            renew(self._table, store, self._vault, run_on_writer=self._call, rest=self._rest)
+            known = names if len(names) == 2 * len(tags) else []
+            # Three kinds of files, of which none waits for another.
+            with ThreadPoolExecutor(2, thread_name_prefix="erasures") as pool:
+                steps = [
+                    pool.submit(erasure.compact_vault, self._vault.store, known),
+                    pool.submit(erasure.compact_ledger, store, tags, None if self._is_interrupted else requests),
+                ]
+                renew(self._table, store, self._vault, run_on_writer=self._call, rest=self._rest)
+            for step in steps:
+                step.result()
             for each in (self._vault.store, store):
                 self._wait_for_files(each)
             # A crash before this: the rows are still there, and the next start does all again.

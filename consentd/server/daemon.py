@@ -70,7 +70,7 @@ from consentd.verify.scrub_records import ScrubTarget
 
 log = logging.getLogger(__name__)
 
-_VAULT_CACHE_MB = 8
+_VAULT_CACHE_MB, _VAULT_FILE_MB = 8, 2
 _HTTP_GRACE_S = 5
 """How long a stop waits for HTTP answers in flight. They read the stores, which are closed afterwards."""
 
@@ -293,7 +293,7 @@ class Daemon:
             check_vault_files(path, ledger)
             with table.read() as snapshot:
                 check_vault_state(path, ledger, is_table_empty=snapshot.size == 0)
-        store = RocksStore.open(path, block_cache_mb=_VAULT_CACHE_MB)
+        store = RocksStore.open(path, block_cache_mb=_VAULT_CACHE_MB, file_mb=_VAULT_FILE_MB)
         self._closers.append(store.close)
         vault = Vault(store, keys.keks, check_space=partial(check_space, self.config, False))
         if ledger.state.size:

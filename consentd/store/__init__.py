@@ -102,11 +102,14 @@ class Store(Protocol):
                 write is refused.
         """
 
-    def compact_range(self, start: bytes, end: bytes | None) -> None:
-        """Rewrite the keys in [*start*, *end*), so that no deleted keys or values of that range remain in the files."""
+    def compact_ranges(self, ranges: Sequence[tuple[bytes, bytes | None]]) -> None:
+        """Rewrite the keys in these ranges [start, end), so that no deleted keys or values of them remain in the files.
+
+        Several ranges together take less time than one by one.
+        """
 
     def old_files(self) -> list[str]:
-        """Return the names of files that still have what ``compact_range`` removed, because a scan reads them."""
+        """Return the names of files that still have what ``compact_ranges`` removed, because a scan reads them."""
 
     def flush(self) -> None:
         """Write to sorted files what is in memory tables and logs only. So the next ``copy_files`` takes less time."""

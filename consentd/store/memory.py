@@ -56,7 +56,7 @@ class MemoryStore(Store):
                         del self._values[key]
                     del self._keys[first:last]
 
-    def compact_range(self, start: bytes, end: bytes | None) -> None:
+    def compact_ranges(self, ranges: Sequence[tuple[bytes, bytes | None]]) -> None:
         pass  # a deleted row leaves no bytes to remove
 
     def old_files(self) -> list[str]:

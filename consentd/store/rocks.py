@@ -35,6 +35,9 @@ from consentd.store.wal import check_logs
 log = logging.getLogger(__name__)
 
 DEFAULT_BLOCK_CACHE_MB = 256
+FILE_MB = 16
+"""Size of a sorted file. To remove a row, RocksDB rewrites the file that has it and, one level below, about ten. So an
+erasure takes less time with small files, and a large store takes fewer entries in the MANIFEST with large ones."""
 WRITE_BUFFER_MB = 64
 """Size at which a memory table is written to a file. Limits memory (three tables), and the log read at a start."""
 
@@ -82,6 +85,7 @@ class RocksStore(Store):
         *,
         create: bool = True,
         block_cache_mb: int = DEFAULT_BLOCK_CACHE_MB,
+        file_mb: int = FILE_MB,
         sync_apart: bool | None = None,
     ) -> Self:
         """Open the store in directory *path* for reading and writing. No other process may have it open.
@@ -92,6 +96,7 @@ class RocksStore(Store):
         Args:
             create: create the store if it is missing.
             block_cache_mb: memory for blocks, filters and indexes.
+            file_mb: size of the sorted files that are written from now on.
             sync_apart: sync in a step of its own, without the GIL; None: only if the disk is slow.
 
         Raises:
@@ -105,7 +110,7 @@ class RocksStore(Store):
         lock = files.lock_directory(path)
         try:
             check_logs(path)
-            db = rocksdict.Rdict(str(path), **_open_arguments(block_cache_mb))
+            db = rocksdict.Rdict(str(path), **_open_arguments(block_cache_mb, file_mb))
             if sync_apart is None:
                 sync_apart = _sync_seconds(db) > QUICK_SYNC_S
         except ConsentdError:
@@ -232,7 +237,7 @@ class RocksStore(Store):
             log.critical("store takes no more writes: %s; see ops/RUNBOOK.md, `disk full`", failure)
             raise failure from error
 
-    def compact_range(self, start: bytes, end: bytes | None) -> None:
+    def compact_ranges(self, ranges: Sequence[tuple[bytes, bytes | None]]) -> None:
         force = rocksdict.CompactOptions()
         # By default RocksDB skips the files of the lowest level, which have the oldest rows.
         force.set_bottommost_level_compaction(rocksdict.BottommostLevelCompaction.force())
@@ -240,7 +245,8 @@ class RocksStore(Store):
         try:
             # First write the memory table to a file. Then RocksDB deletes the log, which also has the deleted rows.
             self._db.flush()
-            self._db.compact_range(start, end, force)
+            for start, end in ranges:
+                self._db.compact_range(start, end, force)
             # RocksDB lists the first and last keys of sorted files in the MANIFEST. It writes a new one before it
             # applies a change. So one more change makes a MANIFEST without the old files. It deletes no row.
             self._db.delete(_NO_ROW)
@@ -249,10 +255,10 @@ class RocksStore(Store):
             raise _translated(error, self._path) from error
 
     def old_files(self) -> list[str]:
-        """Return the names of files that still have what ``compact_range`` removed, because a scan reads them.
+        """Return the names of files that still have what ``compact_ranges`` removed, because a scan reads them.
 
         RocksDB deletes a file when its last reader ends. A log is deleted when all its rows are in sorted files, so
-        call this after a write and ``compact_range``.
+        call this after a write and ``compact_ranges``.
         """
         live = {str(file["name"]).lstrip("/") for file in self._db.live_files()}
         # The last one of each is in use.
@@ -302,7 +308,7 @@ class RocksStore(Store):
                 self._lock = None
 
 
-def _open_arguments(block_cache_mb: int) -> dict[str, Any]:
+def _open_arguments(block_cache_mb: int, file_mb: int = FILE_MB) -> dict[str, Any]:
     """Return the arguments for ``Rdict``.
 
     rocksdict applies options of the whole store to the rows only when it creates the store. Later it uses the options
@@ -328,15 +334,16 @@ def _open_arguments(block_cache_mb: int) -> dict[str, Any]:
     # Hashes and ciphertexts do not compress; keys, indexes and plaintext statements do.
     options.set_compression_type(rocksdict.DBCompressionType.lz4())
     options.set_bottommost_compression_type(rocksdict.DBCompressionType.zstd())
+    options.set_target_file_size_base(file_mb << 20)
     options.set_write_buffer_size(WRITE_BUFFER_MB << 20)
     options.set_max_write_buffer_number(3)
     options.set_max_total_wal_size(2 * WRITE_BUFFER_MB << 20)
     options.set_max_background_jobs(2)
     options.set_bytes_per_sync(1 << 20)  # sync large files in pieces: no batch must wait for a whole file
-    options.set_max_open_files(descriptors.share(8, most=512, least=32))
+    options.set_max_open_files(descriptors.share(8, most=2048, least=32))
     options.set_keep_log_file_num(4)
     options.set_max_log_file_size(4 << 20)
-    # Write a new MANIFEST at each change: see ``compact_range``. It has 150 bytes for each sorted file of 64 MiB.
+    # Write a new MANIFEST at each change: see ``compact_ranges``. It has 150 bytes for each sorted file.
     options.set_max_manifest_file_size(1)
     options.set_stats_dump_period_sec(0)
     # Why not "tolerate_corrupted_tail"? That mode refuses a damaged last record. A power cut may damage that record,

@@ -120,8 +120,8 @@ class FaultyStore:
             raise StorageError("write failed, its outcome is unknown")
         self._skip = max(0, self._skip - 1)
 
-    def compact_range(self, start: bytes, end: bytes | None) -> None:
-        self.inner.compact_range(start, end)
+    def compact_ranges(self, ranges: Sequence[tuple[bytes, bytes | None]]) -> None:
+        self.inner.compact_ranges(ranges)
 
     def old_files(self) -> list[str]:
         return self.inner.old_files()
