@@ -97,6 +97,72 @@ def test_a_guardian_gives_changes_and_withdraws_a_child_s_consent(world: World) 
     assert world.as_("app")("check", child, *ASK).status == 1
 
 
+def test_a_mother_signs_with_a_key_of_her_own_and_replaces_it(world: World, tmp_path: Path) -> None:
+    app, child, old, new = world.as_("app"), world.enrolled(), tmp_path / "old.key", tmp_path / "new.key"
+    for path in (old, new):
+        assert app("key", "new", path).status == 0
+    put = app(
+        "authority", "put", child, "--key", old, "--minor", BORN, "--verified-by", 3, *ACTS, *world.evidence
+    )
+    assert put.status == 0, put.err
+    seq = put.out.partition(" ")[0].removeprefix("#")
+    world.running.wait_published()
+    signed = ("--authority-seq", seq, "--subject-key", old)
+    given = app("grant", child, *CONSENT, *signed)
+    assert given.status == 0, given.err
+    assert app("check", child, *ASK).status == 0
+    consent_id = given.out.strip()
+    assert app("key", "replace", child, new, *signed).status == 0
+    refused = app("pause", child, consent_id, *signed)
+    assert (refused.status, "KEY_NOT_IN_FORCE" in refused.err) == (2, True)
+    signed = ("--authority-seq", seq, "--subject-key", new)
+    assert app("revoke", child, consent_id, *signed).status == 0
+    shown = world.lines(child)
+    assert shown[3].endswith(f", authority #{seq}  [signed by the person's legal guardian]")
+    assert [line.partition(":")[0] for line in shown] == [
+        "enrolled", "authority", "key", "granted", "key", "key", "revoked"
+    ]  # fmt: skip
+    ended = app("authority", "end", child, seq, "--sign-with", new)
+    assert ended.status == 0, ended.err
+    assert app("key", "list", child).out == ""
+
+
+def test_a_proof_by_somebody_else_s_hand_pins_a_key(world: World, tmp_path: Path) -> None:
+    app, child, path = world.as_("app"), world.enrolled(), tmp_path / "mother.key"
+    assert app("key", "new", path).status == 0
+    origin = world.running.config.ledger.origin
+    key, proof = app("key", "prove", child, path, "--represents", "--origin", origin).out.split()
+    put = ("authority", "put", child, "--key", key, "--possession", proof, "--agent", *ACTS, *world.evidence)
+    assert app(*put).status == 0
+    wrong = app("key", "prove", "clinic-b", path, "--represents", "--origin", origin)
+    assert (wrong.status, "only persons are represented" in wrong.err) == (2, True)
+    for both in ((REPRESENTATIVE, "--key", key), ()):
+        refused = app("authority", "put", child, *both, "--agent", *ACTS, *world.evidence)
+        assert (refused.status, "representative is a participant" in refused.err) == (2, True)
+
+
+def test_a_relative_reads_and_the_history_shows_it(world: World) -> None:
+    app, person = world.as_("app"), world.enrolled()
+    assert app("grant", person, *CONSENT).status == 0
+    put = app(
+        "authority", "put", person, REPRESENTATIVE, "--relative", "spouse", "--reason", "deceased", *world.evidence
+    )
+    assert put.status == 0, put.err
+    seq = put.out.partition(" ")[0].removeprefix("#")
+    world.running.wait_published()
+    relative, under = world.as_(REPRESENTATIVE), ("--authority-seq", seq)
+    for verb in ("consents", "accesses", "history"):
+        read = relative(verb, person, *under)
+        assert read.status == 0, read.err
+        refused = app(verb, person, *under)
+        assert (refused.status, "SUBJECT_NOT_FOUND" in refused.err) == (2, True)
+    *_, stated, reading = world.lines(person)
+    assert stated.startswith(f"authority: {REPRESENTATIVE}, spouse, deceased, read the history, ")
+    assert reading == f"read: {REPRESENTATIVE}: consents, authority #{seq}  [signed by the daemon]"
+    protector = ("authority", "put", person, "app", "--protector", "--reason", "unconscious", *world.evidence)
+    assert world.as_("app")(*protector).status == 2  # nobody records their own
+
+
 def test_a_history_says_who_acted_for_the_person_and_as_what(world: World) -> None:
     child, seq = world.child()
     guardian, under = world.as_(REPRESENTATIVE), ("--authority-seq", seq)

@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from consentd.cli.authorities import add_reading_authority
 from consentd.cli.options import (
     Verbs,
     add_daemon,
@@ -85,9 +86,9 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument("--resources", type=read_u32, default=0, metavar="N", help="how many resources were transferred")
     verb.add_argument("--bytes", type=read_u64, default=0, metavar="N", help="how many bytes were transferred")
     verb.add_argument("--note", default="", help="a remark without personal data")
-    verb = add_verb(verbs, "access", access, add_subject, add_daemon)
+    verb = add_verb(verbs, "access", access, add_subject, add_reading_authority, add_daemon)
     verb.add_argument("seq", type=read_u64, metavar="SEQ", help="the entry's number, as `accesses` shows it")
-    verb = add_verb(verbs, "accesses", accesses, add_subject, add_daemon, more=_ACCESSES_HELP)
+    verb = add_verb(verbs, "accesses", accesses, add_subject, add_reading_authority, add_daemon, more=_ACCESSES_HELP)
     verb.add_argument("--limit", type=read_u32, default=0, metavar="N", help="list at most N (default: all)")
     verb.add_argument("--refused", action=argparse.BooleanOptionalAction,
                       help="only refusals; --no-refused: only permitted accesses")  # fmt: skip
@@ -149,7 +150,9 @@ def record(arguments: argparse.Namespace, out: Out) -> int:
 def access(arguments: argparse.Namespace, out: Out) -> int:
     """Show one access to a person's data, with its outcomes."""
     with open_client(arguments) as client:
-        found = client.get_access(read_subject(arguments), arguments.seq)
+        found = client.get_access(
+            read_subject(arguments), arguments.seq, authority_seq=arguments.authority_seq
+        )
     _show_access(out, found)
     out.message(_NO_PROOF)
     return DONE
@@ -163,7 +166,7 @@ def accesses(arguments: argparse.Namespace, out: Out) -> int:
         found = client.list_accesses(
             read_subject(arguments), kind=_kind(arguments.refused), automatic=arguments.automatic,
             actor=arguments.actor, holder=arguments.holder, purpose=arguments.purpose, asker=arguments.asker,
-            **read_times(arguments),
+            authority_seq=arguments.authority_seq, **read_times(arguments),
         )  # fmt: skip
         for one in islice(found, arguments.limit or None):
             _show_access(out, one)

@@ -21,7 +21,7 @@ from consentd.cli.options import (
 )
 from consentd.cli.out import DONE, Out
 from consentd.cli.receipts import add_receipt, store_receipt, write_options
-from consentd.cli.signers import add_sign_with, signer_of_person
+from consentd.cli.signers import add_possession, add_sign_with, read_new_key, signer_of_person
 from consentd.errors import InvalidError
 from consentd.policy.dates import format_instant
 
@@ -39,6 +39,11 @@ example: an app's operator records that city-hall is the guardian of a child. ci
   consentd grant mhid:MH-0001 --authority-seq 2 --recipient clinic-b --holder hospital-a --purpose TREAT --category CLIN
   consentd authority end mhid:MH-0001 2
 The number is the seq of the authority's entry: `authority put` and `authority list` print it.
+
+A mother who is no participant signs with a key of her own, for this child alone. The app records and sends it:
+  consentd authority put mhid:MH-0001 --key mother.key --minor 2015-05-05 --verified-by 3 --act grant \\
+    --evidence family-relation-certificate=paper.pdf
+  consentd grant mhid:MH-0001 --authority-seq 2 --subject-key mother.key --recipient clinic-b ...
 """
 _PUT_HELP = """\
 The participant that records an authority has the right act-for-subjects, or is a public authority, and is not the
@@ -49,8 +54,17 @@ The authority over a minor ends by itself when the child is 14, and for research
 on the birthday. What was permitted under an authority ends with it. What was denied stays (proto/policy.md, rule 8).
 
 --verified-by is the item of PIPA Enforcement Decree 17-2(1) by which the guardian's consent was checked, 1 to 7.
+
+Relatives may only read (Medical Act 21(3)): of a person who is dead, unconscious, missing or incapacitated (--reason),
+or with a paper `consent-of-person`. A sibling has a paper `no-other-relative` too. A protector is recorded, and may do
+nothing.
+
+--key is the key of a representative who is a natural person: its file, or the public key with the --possession that
+`key prove --represents` prints. Each authority has a key of its own.
 """
 _ACTS = ("grant", "amend", "pause", "revoke", "read-history", "dispute")
+_RELATIVES = ("spouse", "ascendant", "descendant", "spouse-ascendant", "sibling")
+_REASONS = ("deceased", "unconscious", "missing", "incapacitated")
 
 
 def add_authority_seq(verb: argparse.ArgumentParser) -> None:
@@ -58,6 +72,14 @@ def add_authority_seq(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--authority-seq", type=read_u64, default=0, metavar="SEQ",
         help="act for the person, under this authority: the number that `authority list` shows",
+    )  # fmt: skip
+
+
+def add_reading_authority(verb: argparse.ArgumentParser) -> None:
+    """Add the option of verbs by which a representative reads."""
+    verb.add_argument(
+        "--authority-seq", type=read_u64, default=0, metavar="SEQ",
+        help="read for a representative, under this authority; the reading is recorded",
     )  # fmt: skip
 
 
@@ -70,12 +92,17 @@ def add_verbs(verbs: Verbs) -> None:
     under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
     write = (add_method, _add_signer, add_receipt, add_daemon)
     one = add_verb(under, "put", put, add_subject, *write, more=_PUT_HELP)
-    one.add_argument("participant", metavar="ID", help="the representative, a participant")
+    one.add_argument("participant", nargs="?", default="", metavar="ID", help="the representative, a participant")
+    one.add_argument("--key", default="", metavar="FILE|HEX", help="or the representative's own key")
+    add_possession(one)
     capacity = one.add_mutually_exclusive_group(required=True)
     capacity.add_argument("--minor", metavar="YYYY-MM-DD", help="legal guardian of a minor who was born on this day")
     capacity.add_argument("--incapacitated", action="store_true", help="legal guardian of an incapacitated adult")
     capacity.add_argument("--agent", action="store_true", help="agent by a power of attorney")
-    one.add_argument("--act", action="append", choices=_ACTS, required=True, help="what it may do; repeatable")
+    capacity.add_argument("--relative", choices=_RELATIVES, help="relative, who may only read")
+    capacity.add_argument("--protector", action="store_true", help="who accompanies the patient, and may do nothing")
+    one.add_argument("--reason", choices=_REASONS, help="of a relative or a protector: the person's state")
+    one.add_argument("--act", action="append", choices=_ACTS, help="what it may do; repeatable")
     one.add_argument("--evidence", action="append", metavar="KIND=FILE", help="a paper that shows it; repeatable")
     one.add_argument("--verified-by", type=read_u32, default=0, metavar="N", help="how a minor's guardian was checked")
     one.add_argument("--from", dest="start", type=read_start_ms, default=0, metavar="TIME", help="start (default: now)")
@@ -87,7 +114,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _add_signer(verb: argparse.ArgumentParser) -> None:
-    add_sign_with(verb, "the person signs the power of attorney: file with the person's key")
+    add_sign_with(verb, "who signs: the person a power of attorney, the representative the end; file with the key")
     verb.add_argument(
         "--tag", default="", metavar="HEX",
         help="with --sign-with: the person's tag, as `enrol` printed it (default: read from the history)",
@@ -111,9 +138,14 @@ def put(arguments: argparse.Namespace, out: Out) -> int:
     """Record who may act for a person; print the authority's number."""
     from consentd_client import show
 
-    stated, subject = _statement(arguments), read_subject(arguments)
+    stated, subject, possession = _statement(arguments), read_subject(arguments), b""
+    if bool(arguments.key) is bool(arguments.participant):
+        raise InvalidError("representative is a participant, ID, or a natural person with a --key")
+    if arguments.key:
+        stated.key, possession = read_new_key(arguments, arguments.key, subject, represents=True)
     with open_client(arguments) as client:
-        receipt = client.put_authority(subject, stated, **_options(arguments, client, subject))
+        options = _options(arguments, client, subject)
+        receipt = client.put_authority(subject, stated, possession=possession, **options)
     seq = receipt.event.seq
     out.answer(
         f"#{seq}  {show.authority(stated, out.lang)}", type="authority", authority_seq=seq,
@@ -178,19 +210,31 @@ def _ends(record: "cs.AuthorityRecord", lang: str) -> str:
     return ", ".join(parts)
 
 
+def _upper(choice: str) -> str:
+    """Return the last part of the name of an enum's value that an option chooses."""
+    return choice.replace("-", "_").upper()
+
+
 def _statement(arguments: argparse.Namespace) -> "AuthorityStatement":
     """Return the statement that the options make. Raises ``InvalidError`` or ``StorageError``."""
     from consentd.v1 import statement_pb2 as st
 
-    reason = st.AUTHORITY_REASON_UNSPECIFIED
+    capacity, state, acts = "LEGAL_GUARDIAN", arguments.reason or "unspecified", arguments.act or []
     if arguments.minor is not None:
-        reason = st.AUTHORITY_REASON_MINOR
+        state = "minor"
     elif arguments.incapacitated:
-        reason = st.AUTHORITY_REASON_INCAPACITATED
+        state = "incapacitated"
+    elif arguments.agent:
+        capacity = "AGENT"
+    elif arguments.protector:
+        capacity = "PROTECTOR"
+    else:
+        capacity, acts = _upper(arguments.relative), acts or ["read-history"]
     made = st.AuthorityStatement(
-        participant_id=arguments.participant, reason=reason, birth_date=arguments.minor or "",
-        capacity=st.AUTHORITY_CAPACITY_AGENT if arguments.agent else st.AUTHORITY_CAPACITY_LEGAL_GUARDIAN,
-        acts=[st.AuthorityAct.Value(f"AUTHORITY_ACT_{one.replace('-', '_').upper()}") for one in arguments.act],
+        participant_id=arguments.participant, birth_date=arguments.minor or "",
+        reason=st.AuthorityReason.Value(f"AUTHORITY_REASON_{_upper(state)}"),
+        capacity=st.AuthorityCapacity.Value(f"AUTHORITY_CAPACITY_{_upper(capacity)}"),
+        acts=[st.AuthorityAct.Value(f"AUTHORITY_ACT_{_upper(one)}") for one in acts],
         start_time_ms=arguments.start, end_time_ms=arguments.until,
     )  # fmt: skip
     if arguments.verified_by:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from consentd.cli.authorities import add_authority_seq
+from consentd.cli.authorities import add_authority_seq, add_reading_authority
 from consentd.cli.notices import add_served, read_notice, served_statement
 from consentd.cli.options import (
     Verbs,
@@ -103,7 +103,7 @@ def add_verbs(verbs: Verbs) -> None:
         verb.set_defaults(change=name)
         if name == "revoke":
             verb.add_argument("--note", default="", help="the person's reason")
-    verb = add_verb(verbs, "consents", consents, add_subject, add_daemon, more=_CONSENTS_HELP)
+    verb = add_verb(verbs, "consents", consents, add_subject, add_reading_authority, add_daemon, more=_CONSENTS_HELP)
     states = verb.add_mutually_exclusive_group()
     states.add_argument("--all", action="store_true", help="those in any state, withdrawn ones too")
     states.add_argument("--state", action="append", choices=_STATES, help="only those in this state; repeatable")
@@ -199,7 +199,8 @@ def consents(arguments: argparse.Namespace, out: Out) -> int:
     with open_client(arguments) as client:
         for record in client.list_consents(
             read_subject(arguments), states=states, kind=_kind(arguments.kind), purpose=arguments.purpose,
-            actor=arguments.recipient, holder=arguments.holder, **read_times(arguments),
+            actor=arguments.recipient, holder=arguments.holder, authority_seq=arguments.authority_seq,
+            **read_times(arguments),
         ):  # fmt: skip
             state = labels.enum_name(cs.ConsentState, record.state, "CONSENT_STATE_")
             shown = labels.label(state, out.lang)

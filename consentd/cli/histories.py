@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from consentd.cli.authorities import add_reading_authority
 from consentd.cli.options import (
     Verbs,
     add_daemon,
@@ -57,6 +58,7 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument("subject", metavar="SCHEME:VALUE", nargs="?", help="the person; `-` reads it from stdin")
     verb.add_argument("--public", metavar="NAME", help="a public chain instead: ledger, participant/ID, notice/ID …")
     verb.add_argument("--tag", default="", metavar="HEX", help="the person's tag, as `enrol` printed it")
+    add_reading_authority(verb)
     verb.add_argument("--new", action="store_true", help="show only what is new since the last time (--memory)")
     verb.add_argument(
         "--parts", type=Path, metavar="FILE",
@@ -172,7 +174,7 @@ def _ask(arguments: argparse.Namespace, out: Out) -> "History":
     with open_client(arguments) as client:
         if arguments.save is None:
             if arguments.public is None:
-                return client.history(read_subject(arguments), tag=tag)
+                return client.history(read_subject(arguments), tag=tag, authority_seq=arguments.authority_seq)
             return client.public_history(arguments.public)
         chain = arguments.public if arguments.subject is None else read_subject(arguments)
         found, content = client.run(evidence.save_history(client.context, chain, tag=tag))

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from consentd.cli.authorities import add_authority_seq
 from consentd.cli.options import (
     Verbs,
     add_daemon,
@@ -53,6 +54,8 @@ The owner makes a proof of having the private key. Somebody else then adds the k
 A person who has lost the key is identified again, and the platform adds a new key and retires the lost one:
   consentd key add mhid:MH-0001 HEX --possession PROOF --method "passport, at a counter"
   consentd key retire mhid:MH-0001 HEX
+With --authority-seq the key is that of who represents the person under this authority (`consentd authority`):
+  consentd key replace mhid:MH-0001 new.key --subject-key mother.key --authority-seq 2
 """
 
 
@@ -68,12 +71,14 @@ def add_verbs(verbs: Verbs) -> None:
     one = add_verb(under, "prove", prove, _add_owner)
     one.add_argument("file", type=Path, metavar="FILE", help="the file of the new key")
     one.add_argument("--origin", required=True, metavar="NAME", help="the ledger's name")
-    signed = (_add_owner, add_method, add_tag, _add_sign_with, add_receipt, add_daemon)
+    one.add_argument("--represents", action="store_true", help="who has the key represents the person, OWNER")
+    signed = (_add_owner, add_method, add_tag, _add_sign_with, add_authority_seq, add_receipt, add_daemon)
     one = add_verb(under, "add", add, *signed, add_possession, more=_HELP)
     one.add_argument("key", metavar="FILE|HEX", help="the new key: its file, or the Ed25519 public key")
     one = add_verb(under, "retire", retire, *signed, more=_HELP)
     one.add_argument("key", metavar="FILE|HEX", help="the key: its file, or the Ed25519 public key")
-    one = add_verb(under, "replace", replace, _add_owner, add_tag, _add_sign_with, add_daemon, more=_HELP)
+    replaced = (_add_owner, add_tag, _add_sign_with, add_authority_seq, add_daemon)
+    one = add_verb(under, "replace", replace, *replaced, more=_HELP)
     one.add_argument("key", type=Path, metavar="FILE", help="file of the new key, which retires the old one")
     add_verb(under, "list", show_all, _add_owner, add_daemon)
 
@@ -99,17 +104,20 @@ def new(arguments: argparse.Namespace, out: Out) -> int:
 def prove(arguments: argparse.Namespace, out: Out) -> int:
     """Prove that the owner has the private key; print the public key and the proof. No daemon is called."""
     made = read_key_pair(arguments.file)
-    key, proof = made.public_key.hex(), possession_of(made, _owner(arguments), origin=arguments.origin).hex()
+    owner, represents = _owner(arguments), arguments.represents
+    key = made.public_key.hex()
+    proof = possession_of(made, owner, origin=arguments.origin, represents=represents).hex()
     out.answer(f"{key} {proof}", type="possession", key=key, possession=proof)
     return DONE
 
 
 def add(arguments: argparse.Namespace, out: Out) -> int:
     """Put a key in force."""
-    owner = _owner(arguments)
-    key, possession = read_new_key(arguments, arguments.key, owner)
+    owner, seq = _owner(arguments), arguments.authority_seq
+    key, possession = read_new_key(arguments, arguments.key, owner, represents=bool(seq))
     with open_client(arguments) as client:
-        receipt = client.add_key(owner, key, possession, **_options(arguments, client, owner))
+        options = _options(arguments, client, owner)
+        receipt = client.add_key(owner, key, possession, authority_seq=seq, **options)
     out.answer(
         key.hex(), type="key-add", key=key.hex(), index=receipt.index, receipt=store_receipt(arguments, out, receipt)
     )
@@ -120,7 +128,8 @@ def retire(arguments: argparse.Namespace, out: Out) -> int:
     """End a key's validity. What it signed before stays valid."""
     owner, key = _owner(arguments), _public_key(arguments.key)
     with open_client(arguments) as client:
-        receipt = client.retire_key(owner, key, **_options(arguments, client, owner))
+        options = _options(arguments, client, owner)
+        receipt = client.retire_key(owner, key, authority_seq=arguments.authority_seq, **options)
     out.answer(
         key.hex(), type="key-retire", key=key.hex(), index=receipt.index,
         receipt=store_receipt(arguments, out, receipt),
@@ -133,7 +142,7 @@ def replace(arguments: argparse.Namespace, out: Out) -> int:
 
     The old key stays in force until the daemon has accepted a signature of the new one. After an error, repeat it.
     """
-    owner, new_pair = _owner(arguments), read_key_pair(arguments.key)
+    owner, new_pair, seq = _owner(arguments), read_key_pair(arguments.key), arguments.authority_seq
     new_key = new_pair.public_key
     path = arguments.sign_with if isinstance(owner, str) else arguments.subject_key
     if path is None:
@@ -141,11 +150,11 @@ def replace(arguments: argparse.Namespace, out: Out) -> int:
     old_key = read_key_pair(path).public_key
     if old_key == new_key:
         raise InvalidError("new key is the old one: make one with `consentd key new`")
-    possession = possession_of(new_pair, owner, origin=read_origin(arguments))
+    possession = possession_of(new_pair, owner, origin=read_origin(arguments), represents=bool(seq))
     with open_client(arguments) as client:
         signer = _signer(arguments, client, owner)
         try:
-            client.add_key(owner, new_key, possession, signer=signer)
+            client.add_key(owner, new_key, possession, authority_seq=seq, signer=signer)
         except AlreadyExistsError:
             # An earlier run may have added it. If the key is not this owner's, it cannot retire the old one.
             out.message("new key was stated before")
@@ -153,7 +162,8 @@ def replace(arguments: argparse.Namespace, out: Out) -> int:
     setattr(changed, "sign_with" if isinstance(owner, str) else "subject_key", arguments.key)
     changed.tag = arguments.tag if signer is None or isinstance(owner, str) else signer.tag.hex()
     with open_client(changed) as client:
-        receipt = client.retire_key(owner, old_key, signer=_signer(changed, client, owner))
+        signer = _signer(changed, client, owner)
+        receipt = client.retire_key(owner, old_key, authority_seq=seq, signer=signer)
     out.answer(
         f"{new_key.hex()} replaces {old_key.hex()}", type="key-replace", key=new_key.hex(), retired=old_key.hex(),
         index=receipt.index,
@@ -197,7 +207,7 @@ def _stated_keys(entries: "Iterable[Entry]") -> dict[bytes, bool]:
 
     keys: dict[bytes, bool] = {}
     for entry in entries:
-        if entry.kind == EntryKind.KEY and isinstance(entry.message, KeyStatement):
+        if entry.kind == EntryKind.KEY and isinstance(entry.message, KeyStatement) and not entry.message.authority_seq:
             keys[entry.message.key] = not entry.message.retired
     return keys
 

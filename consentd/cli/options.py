@@ -179,6 +179,8 @@ def open_client(arguments: argparse.Namespace) -> "Client":
     if arguments.tls or arguments.tls_ca or arguments.tls_cert:
         tls = Tls(ca_file=arguments.tls_ca, cert_file=arguments.tls_cert, key_file=arguments.tls_key)
     id_token, key = arguments.id_token_file, arguments.subject_key
+    if getattr(arguments, "authority_seq", 0):
+        key = None  # a representative signs statements, and calls through a participant that acts for persons
     if id_token is not None and key is not None:
         raise InvalidError("person calls with --id-token-file or with --subject-key, not with both")
     return Client(

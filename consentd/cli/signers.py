@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from consentd.cli.options import read_hex, read_key_pair, read_origin
 from consentd.cli.receipts import write_options
 from consentd.core.ed25519 import KEY_SIZE, SIGNATURE_SIZE, KeyPair
-from consentd.core.possession import participant_owner, person_owner, prove_possession
+from consentd.core.possession import participant_owner, person_owner, prove_possession, representative_owner
 from consentd.errors import InvalidError
 
 if TYPE_CHECKING:
@@ -81,10 +81,13 @@ def participant_signer(arguments: argparse.Namespace, participant_id: str) -> "S
     return StatementSigner.of_participant(key, origin=origin, participant_id=participant_id)
 
 
-def read_new_key(arguments: argparse.Namespace, text: str, owner: "str | Subject") -> tuple[bytes, bytes]:
+def read_new_key(
+    arguments: argparse.Namespace, text: str, owner: "str | Subject", *, represents: bool = False
+) -> tuple[bytes, bytes]:
     """Return a new public key, and the proof that *owner*, a participant's id or a person, has the private key.
 
-    *text* is the key's file, from which the proof is made, or the public key, whose proof is ``arguments.possession``.
+    *represents*: the key is of a representative of the person. *text* is the key's file, from which the proof is made,
+    or the public key, whose proof is ``arguments.possession``.
 
     Raises:
         InvalidError: the proof is given beside a file, or is missing.
@@ -95,12 +98,17 @@ def read_new_key(arguments: argparse.Namespace, text: str, owner: "str | Subject
     if is_hex:
         return read_hex(text, "key", KEY_SIZE), read_hex(arguments.possession, "possession", SIGNATURE_SIZE)
     key = read_key_pair(Path(text))
-    return key.public_key, possession_of(key, owner, origin=read_origin(arguments))
+    return key.public_key, possession_of(key, owner, origin=read_origin(arguments), represents=represents)
 
 
-def possession_of(key: KeyPair, owner: "str | Subject", *, origin: str) -> bytes:
-    """Return the proof that *owner*, a participant's id or a person, has the private key of *key*."""
-    named = participant_owner(owner) if isinstance(owner, str) else person_owner(owner.scheme, owner.value)
+def possession_of(key: KeyPair, owner: "str | Subject", *, origin: str, represents: bool = False) -> bytes:
+    """Return the proof that *owner*, a participant's id, a person or their representative, has the private key."""
+    if isinstance(owner, str):
+        if represents:
+            raise InvalidError("only persons are represented: give a person, SCHEME:VALUE")
+        named = participant_owner(owner)
+    else:
+        named = (representative_owner if represents else person_owner)(owner.scheme, owner.value)
     return prove_possession(key, origin=origin, owner=named)
 
 

@@ -13,10 +13,16 @@ from consentd_client.receipts import Receipt, StatementOptions, put_statement, r
 
 
 def put_authority(
-    context: ClientContext, subject: pb.Subject, authority: st.AuthorityStatement, **options: Unpack[StatementOptions]
-) -> Operation[Receipt]:
-    """Record who may act for a person. Statements under the authority name the seq that the receipt has."""
-    request = cs.PutAuthorityRequest(subject=subject, **write_fields(context, options, StatementOptions))
+    context: ClientContext, subject: pb.Subject, authority: st.AuthorityStatement, *, possession: bytes = b"",
+    **options: Unpack[StatementOptions],
+) -> Operation[Receipt]:  # fmt: skip
+    """Record who may act for a person. Statements under the authority name the seq that the receipt has.
+
+    *possession*: the proof that the representative has the private key of the authority's ``key`` (``prove_possession``
+    with the owner ``representative_owner``), 64 bytes; empty: the authority has none.
+    """
+    fields = write_fields(context, options, StatementOptions)
+    request = cs.PutAuthorityRequest(subject=subject, possession=possession, **fields)
     put_statement(context, request, EntryKind.AUTHORITY, authority, options)
     tree_size = context.learned.tree_size
     response = yield from call(context, request, cs.PutAuthorityResponse)

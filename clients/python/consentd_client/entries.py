@@ -68,7 +68,8 @@ class Entry:
     @property
     def attested_by(self) -> str:
         """The participant that attests a statement signed by the daemon for a person; empty: no participant does."""
-        attestation = getattr(self.message, "attestation", None)
+        message = self.message.grant if isinstance(self.message, st.RefusalStatement) else self.message
+        attestation = getattr(message, "attestation", None)
         return attestation.attested_by if isinstance(attestation, st.Attestation) else ""
 
     def line(self, lang: str = "en") -> str:
@@ -80,7 +81,7 @@ class Entry:
         content = show.describe(self.message, lang) if self.statement is not None else missing
         first, *nested = content.split("\n")
         attested = show.attested(self.attested_by, lang, self.authority)
-        signed_by = " ".join(filter(None, (show.author(self.author, lang), attested)))
+        signed_by = " ".join(filter(None, (show.author(self.author, lang, self.authority), attested)))
         beyond = show.beyond_permit(self.beyond_permit or (), lang)
         text = f"{labels.label(self.kind_name, lang)}: {first}"
         text += f" ({labels.escape_control(beyond)})" if beyond else ""

@@ -171,6 +171,8 @@ def join_parts(parts: Sequence[History]) -> History:
     entries = [entry for part in parts for entry in part.entries]
     if last.is_erased:  # what was erased also counts as pruned in a part that does not show the erasure
         entries = [replace(entry, is_pruned=False) for entry in entries]
+    named = NamedAuthorities()  # an AUTHORITY may be in an earlier part than the statements under it
+    entries = [replace(entry, authority=named.add(entry.event, entry.message)) for entry in entries]
     missing = tuple(one for part in parts for one in part.missing)
     return replace(last, entries=tuple(entries), missing=missing)
 

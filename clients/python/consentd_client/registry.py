@@ -119,30 +119,35 @@ def register_participant(
 
 
 def add_key(
-    context: ClientContext, owner: str | pb.Subject, key: bytes, possession: bytes, **options: Unpack[StatementOptions]
-) -> Operation[Receipt]:
+    context: ClientContext, owner: str | pb.Subject, key: bytes, possession: bytes, *, authority_seq: int = 0,
+    **options: Unpack[StatementOptions],
+) -> Operation[Receipt]:  # fmt: skip
     """Put an Ed25519 public key, 32 bytes, of a participant or of a person in force.
 
     *owner*: the id of a participant. For the participant with a ``signer`` that has another key in force; if none is in
     force, for an operator. Or a person who is enrolled: callers.md says who may add which key. *possession*: the proof
     that the owner has the private key (``prove_possession``), 64 bytes.
+    *authority_seq*: the key is of the representative by this AUTHORITY for the person.
     """
     fields = write_fields(context, options, StatementOptions)
     request = rs.AddKeyRequest(**_owner(owner), possession=possession, **fields)
-    put_statement(context, request, EntryKind.KEY, st.KeyStatement(key=key), options)
+    put_statement(context, request, EntryKind.KEY, st.KeyStatement(key=key, authority_seq=authority_seq), options)
     return _write_key(context, request, rs.AddKeyResponse, owner, options)
 
 
 def retire_key(
-    context: ClientContext, owner: str | pb.Subject, key: bytes, **options: Unpack[StatementOptions]
-) -> Operation[Receipt]:
+    context: ClientContext, owner: str | pb.Subject, key: bytes, *, authority_seq: int = 0,
+    **options: Unpack[StatementOptions],
+) -> Operation[Receipt]:  # fmt: skip
     """Retire a key. Statements that the key signed earlier stay valid.
 
     *owner*: the id of a participant. For an operator, or for the participant with a ``signer`` that has this key or
     another one in force. Or a person who is enrolled: callers.md says who may retire a key.
+    *authority_seq*: as for ``add_key``.
     """
     request = rs.RetireKeyRequest(**_owner(owner), **write_fields(context, options, StatementOptions))
-    put_statement(context, request, EntryKind.KEY, st.KeyStatement(key=key, retired=True), options)
+    statement = st.KeyStatement(key=key, retired=True, authority_seq=authority_seq)
+    put_statement(context, request, EntryKind.KEY, statement, options)
     return _write_key(context, request, rs.RetireKeyResponse, owner, options)
 
 

@@ -20,8 +20,11 @@ DEFAULT_ACTION = "collect"
 """The action of a question that states none."""
 
 
-def author(name: str, lang: str) -> str:
-    """Describe the signer of an entry, for example "signed by the person". *name* is the ``Entry.author``."""
+def author(name: str, lang: str, authority: st.AuthorityStatement | None = None) -> str:
+    """Describe the signer of an entry, for example "signed by the person". *name* is the ``Entry.author``.
+
+    *authority*: the one under which a representative signed; None: none is known.
+    """
     if not name:
         return ""
     if name == LEDGER_CHAIN:
@@ -30,6 +33,9 @@ def author(name: str, lang: str) -> str:
         return "본인 서명" if is_korean(lang) else "signed by the person"
     if name.startswith("representative/"):
         seq = name.removeprefix("representative/")
+        if authority is not None:
+            capacity = enum_label(st.AuthorityCapacity, authority.capacity, "AUTHORITY_CAPACITY_", lang)
+            return f"본인의 {capacity} 서명" if is_korean(lang) else f"signed by the person's {capacity}"
         return f"대리인 서명 (대리권 #{seq})" if is_korean(lang) else f"signed by the representative, authority #{seq}"
     participant = name.removeprefix(PARTICIPANT_PREFIX)
     return f"{participant} 서명" if is_korean(lang) else f"signed by {participant}"
@@ -105,6 +111,7 @@ def _line(message: Message | None, lang: str) -> str:
         case st.ReadStatement():
             scope = enum_label(st.ReadScope, message.scope, "READ_SCOPE_", lang)
             under = f" ({label('MANDATE', lang)} #{message.mandate_seq})" if message.mandate_seq else ""
+            under += under_authority(message.authority_seq, lang)
             return f"{message.reader}: {scope}{under}"
         case st.EnrolStatement():
             return message.scheme
@@ -115,7 +122,8 @@ def _line(message: Message | None, lang: str) -> str:
         case st.ParticipantStatement():
             return f"{message.participant_id} {best_text(message.name, lang)}"
         case st.KeyStatement():
-            return message.key.hex()[:16] + (f" {label('RETIRED', lang)}" if message.retired else "")
+            retired = f" {label('RETIRED', lang)}" if message.retired else ""
+            return message.key.hex()[:16] + retired + under_authority(message.authority_seq, lang)
         case st.VocabularyStatement():
             return f"{message.vocabulary_id} v{message.version}"
         case st.NoticeStatement():
@@ -143,7 +151,8 @@ def authority(message: st.AuthorityStatement, lang: str) -> str:
     start, end = (format_instant(ms) if ms else "" for ms in (message.start_time_ms, message.end_time_ms))
     window = f"{start} ~ {end}".strip() if start or end else ""
     papers = joined([one.kind for one in message.evidence], "")
-    parts = (message.participant_id, capacity, reason, message.birth_date, acts, window, papers)
+    who = message.participant_id or message.key.hex()[:16]
+    parts = (who, capacity, reason, message.birth_date, acts, window, papers)
     return escape_control(", ".join(filter(None, parts)))
 
 
