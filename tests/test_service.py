@@ -326,21 +326,11 @@ def test_a_transfer_request_that_leaves_items_out_is_refused_as_data(running: Ru
     assert event_of(answer.receipt).kind == EntryKind.REFUSAL
     assert (answer.consent_id, answer.version) == ("", 0)
     assert answer.refused.reason == "R05"
-    assert list(answer.refused.missing) == ["holder", "recurrence", "end", "retention"]
+    assert list(answer.refused.missing) == ["holder", "recurrence", "end", "retention", "served"]
     again = running.consents.GrantConsent(request, metadata=running.as_("app"))
     assert (again.refused, again.receipt.replayed) == (answer.refused, True)
     assert accesses(running, subject) == []
     assert listed(running, subject, states=ALL_STATES) == []
-
-
-def test_an_amendment_that_leaves_items_out_changes_nothing(running: Running, subject: pb.Subject) -> None:
-    whole = consent(kind=pb.CONSENT_KIND_TRANSFER_REQUEST, period=pb.Period(end_time_ms=4_000_000_000_000))
-    whole.recurrence, whole.retention_until_time_ms = "P1M", 4_000_000_000_000
-    grant = cs.GrantConsentRequest(request_id=request_id(), subject=subject, attested=st.GrantStatement(consent=whole))
-    consent_id = running.consents.GrantConsent(grant, metadata=running.as_("app")).consent_id
-    answer = amend(running, subject, consent_id, 1, kind=pb.CONSENT_KIND_TRANSFER_REQUEST)
-    assert (answer.version, list(answer.refused.missing)) == (0, ["recurrence", "end", "retention"])
-    assert running.check(question(subject)).reasons[0].version == 1
 
 
 def test_a_consent_too_many_leaves_nothing_behind(

@@ -163,10 +163,11 @@ class _Author:
         )
         checked = check_written_version(
             self._view, event.tag, stored, time_ms=event.time_ms,
-            attester="" if self._is_person else self._attester, replaced=replaced, authority=authority,
+            attester="" if self._is_person else self._attester,
+            has_served=bool(getattr(self._message, "served_seq", 0)), replaced=replaced, authority=authority,
         )  # fmt: skip
-        if isinstance(checked, str):
-            raise InvalidError("consent lacks items that the law demands", "INVALID_CONSENT")
+        if isinstance(checked, tuple):
+            raise InvalidError(f"consent lacks items that the law demands: `{', '.join(checked)}`", "INVALID_CONSENT")
 
     def check_change(self, event: codec.Event, lineage: Lineage) -> None:
         self._check_writer(statutory=lineage.is_statutory)

@@ -18,6 +18,7 @@ from consentd.core.recent_statements import RecentStatements
 from consentd.errors import MalformedError, ProofError, SignatureError
 from consentd.policy import check, model
 from consentd.sequencer.commands.accesses import decide, is_signed_by_subject
+from consentd.sequencer.commands.legal_items import missing_items
 from consentd.statements import decisions, payloads, values
 from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
@@ -47,7 +48,7 @@ def differences(view: View, index: int, event: codec.Event, made: codec.Statemen
         if (len(hashed) == 32) is not (tag is None):
             raise MalformedError("refusal names a person by a hash exactly if its chain is an unknown chain")
         if message.WhichOneof("refused") == "grant":
-            return _refused_grant(view, message)
+            return _refused_grant(view, message, time_ms=event.time_ms)
         if message.WhichOneof("refused") != "access":
             raise MalformedError("refusal does not record what was refused")
         message = message.access
@@ -120,15 +121,18 @@ def _enum_name(enum: Any, number: Any) -> str:
     return str(number) if known is None else str(known.name)
 
 
-def _refused_grant(view: View, message: st.RefusalStatement) -> list[str]:
+def _refused_grant(view: View, message: st.RefusalStatement, *, time_ms: int) -> list[str]:
     """Recompute why a consent was refused (PIPA Enforcement Decree 42-8); return a text for each difference."""
     consent = values.consent_value(message.grant.consent)
-    again = check.check_consent(consent, view.registry().codebook.vocabulary)
-    found = []
-    if (again or "") != message.reason:
-        found.append(f"reason: recorded `{message.reason}`, comes out `{again or ''}`")
-    missing = check.missing_items(consent)
-    if again is not None and tuple(message.missing) != missing:
+    check.check_consent(consent, view.registry().codebook.vocabulary)
+    missing = missing_items(
+        view, consent, attester=message.grant.attestation.attested_by, has_served=bool(message.grant.served_seq),
+        time_ms=time_ms,
+    )  # fmt: skip
+    again, found = check.ITEMS_NOT_SPECIFIED if missing else "", []
+    if again != message.reason:
+        found.append(f"reason: recorded `{message.reason}`, comes out `{again}`")
+    if again and tuple(message.missing) != missing:
         found.append(f"missing: recorded {list(message.missing)}, comes out {list(missing)}")
     return found
 

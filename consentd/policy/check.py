@@ -29,7 +29,7 @@ from consentd.policy.model import (
     Rules,
 )
 from consentd.policy.tree import Node, walk
-from consentd.policy.vocabulary import REFERENCE, Vocabulary, unknown_level
+from consentd.policy.vocabulary import REFERENCE, Closures, Code, Vocabulary, unknown_level
 
 _MOST_OF_QUOTAS = {
     "entries_per_day": limits.QUOTA_ENTRIES_PER_DAY,
@@ -189,6 +189,26 @@ def missing_items(consent: Consent) -> tuple[str, ...]:
         ("retention", consent.retention_until_ms),
     )
     return tuple(name for name, stated in items if not stated)
+
+
+def is_bundled(consent: Consent, vocabulary: Vocabulary) -> bool:
+    """Return whether a consent permits what needs an act of its own together with something else (policy.md, rule 8).
+
+    Its implicit policy permits no purpose and no category that its root does not permit.
+    """
+    permits = [node.provision for node in walk(consent.root) if node.provision.effect is Effect.PERMIT]
+    lists: tuple[tuple[Closures, tuple[Code, ...], list[tuple[str, ...]]], ...] = (
+        (vocabulary.purpose, vocabulary.purposes, [one.purposes for one in permits]),
+        (vocabulary.category, vocabulary.categories, [one.categories for one in permits]),
+    )
+    for closures, codes, stated in lists:
+        covered = 0
+        for one in (code for named in stated for code in named):
+            covered |= closures.star if one == ANY else closures.permit[one]
+        for separate in (closures.below[code.code] for code in codes if code.separate):
+            if covered & separate and covered & ~separate:
+                return True
+    return False
 
 
 def _is_uri(text: str) -> bool:

@@ -11,6 +11,9 @@ HL7's codes for sensitive data (민감영역).
 ``implies`` is False for what a permit must name: the purposes BTG, CLINTRL, CLINTRCH, POPHLTH, HMARKT, POARCH, HLEGAL,
 AITRAIN with those below them, and the action correct (policy.md, rule 6); also FAMRQT, PWATRNY, SUPNWK (a person other
 than the subject retrieves data), and HTEST (test data).
+
+``separate`` is True for what needs an act of its own: HMARKT (PIPA 22(1)7) and, as our own rule, AITRAIN. All
+categories are health data. So PIPA 23(1)1, which asks for an act apart from consents to other data, marks none of them.
 """
 
 from functools import partial
@@ -23,8 +26,12 @@ _ACT_CODE = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
 _CONSENT_ACTION = "http://terminology.hl7.org/CodeSystem/consentaction"
 
 
-def _code(code: str, ko: str, en: str, parent: str = "", *, implies: bool = True, system: str) -> Code:
-    return Code(code=code, name={"ko": ko, "en": en}, parent=parent, implies=implies, system=system)
+def _code(
+    code: str, ko: str, en: str, parent: str = "", *, implies: bool = True, separate: bool = False, system: str
+) -> Code:
+    return Code(
+        code=code, name={"ko": ko, "en": en}, parent=parent, implies=implies, separate=separate, system=system
+    )
 
 
 def _category(code: str, ko: str, en: str, level: str = "", labels: tuple[str, ...] = ()) -> Code:
@@ -69,11 +76,11 @@ PURPOSES: Final = (
     _purpose("BIORCH", "바이오·유전체 연구", "biomedical research", "HRESCH"),
     _purpose("TRANSRCH", "중개 연구", "translational research", "HRESCH"),
     _purpose("POARCH", "인구 기원·혈통 연구", "population origins or ancestry research", "HRESCH", implies=False),
-    _purpose("AITRAIN", "인공지능 학습·개발", "training of AI", "HRESCH", implies=False, system=""),
+    _purpose("AITRAIN", "인공지능 학습·개발", "training of AI", "HRESCH", implies=False, separate=True, system=""),
     _purpose("PUBHLTH", "공중보건·감염병", "public health"),
     _purpose("THREAT", "보건 위협 대응", "threat", "PUBHLTH"),
     _purpose("DISASTER", "재난 대응", "disaster", "PUBHLTH"),
-    _purpose("HMARKT", "마케팅", "healthcare marketing", implies=False),
+    _purpose("HMARKT", "마케팅", "healthcare marketing", implies=False, separate=True),
 )
 
 CATEGORIES: Final = (

@@ -213,6 +213,7 @@ class Rules:
     ``normal_level``: the highest level that the normal policies cover. A higher one widens no older consent (rule 1).
     ``recipient_may_attest``: a recipient may attest, for the person, a consent that permits this recipient something.
     ``standing_capacities``: permits of representatives of these capacities do not end with the authority (rule 8).
+    ``served_required``: every consent and transfer request rests on a SERVED entry (rule 8).
     """
 
     combining: Combining = Combining.DENY_OVERRIDES
@@ -223,6 +224,7 @@ class Rules:
     normal_level: str = "N"
     quotas: Quotas = Quotas()
     standing_capacities: tuple[int, ...] = ()
+    served_required: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

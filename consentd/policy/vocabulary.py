@@ -64,6 +64,7 @@ class Code:
         system: canonical URI of the code's code system; empty: this project's own.
         level: default confidentiality of a leaf category, one of ``LEVELS``; empty elsewhere.
         labels: security labels that the data of a leaf category bear by themselves.
+        separate: whether a purpose or a category is permitted in an act of its own, with the codes below it (rule 8).
     """
 
     code: str
@@ -73,6 +74,7 @@ class Code:
     system: str = ""
     level: str = ""
     labels: tuple[str, ...] = ()
+    separate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,9 @@ class Vocabulary:
         for code in (code for codes in (self.purposes, *self.lists[2:]) for code in codes):
             if code.level or code.labels:
                 raise InvalidError(f"only a category of data has a level and labels: `{code.code}`")
+        for code in (*self.actions, *self.labels, *self.refusal_grounds, *self.legal_bases):
+            if code.separate:
+                raise InvalidError(f"only a purpose or a category needs an act of its own: `{code.code}`")
         for label in self.labels:
             if label.code in LEVELS:
                 raise InvalidError(f"a level of confidentiality is not a label: `{label.code}`")
@@ -244,8 +249,8 @@ def _sensitivities(categories: tuple[Code, ...], label: Closures, leaves: int) -
 def check_successor(old: Vocabulary, new: Vocabulary) -> None:
     """Check that ``new`` may be the next version after ``old``: lists only grow, and no code changes its meaning.
 
-    Only names and systems of codes may change. So rows compiled under ``old`` keep their meaning, and a new version
-    changes no row.
+    Only names and systems of codes may change, and which need an act of their own. So rows compiled under ``old`` keep
+    their meaning, and a new version changes no row.
 
     Raises:
         InvalidError: the ids differ; the version is not the next; a code was moved, dropped, or has another parent,

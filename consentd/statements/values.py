@@ -137,7 +137,7 @@ def vocabulary_value(message: st.VocabularyStatement) -> Vocabulary:
             raise InvalidError(f"code is in no list: `{code.code}`", "INVALID_REQUEST")
         one = Code(
             code=code.code, name=dict(code.name), parent=code.parent, implies=code.implied, system=code.system,
-            level=code.level, labels=tuple(code.labels),
+            level=code.level, labels=tuple(code.labels), separate=code.separate_act,
         )
         lists[code.kind].append(one)
     purposes, categories, actions, labels, refusal_grounds, legal_bases, evidence = map(tuple, lists.values())
@@ -155,7 +155,7 @@ def vocabulary_message(vocabulary: Vocabulary) -> st.VocabularyStatement:
         for code in codes:
             message.codes.add(
                 kind=kind, code=code.code, name=code.name, parent=code.parent, implied=code.implies,
-                system=code.system, level=code.level, labels=code.labels,
+                system=code.system, level=code.level, labels=code.labels, separate_act=code.separate,
             )
     return message
 
@@ -170,6 +170,7 @@ def rules_value(message: st.RulesStatement) -> model.Rules:
         break_glass=tuple(map(provision_value, message.break_glass)),
         recipient_may_attest=message.recipient_may_attest,
         standing_capacities=tuple(message.standing_capacities),
+        served_required=message.served_required,
         normal_level=message.normal_level or DEFAULT_RULES.normal_level,
         quotas=model.Quotas(
             entries_per_day=stated.entries_per_day or default.entries_per_day,
@@ -185,6 +186,7 @@ def rules_message(rules: model.Rules, *, realm_id: str, version: int, vocabulary
         realm_id=realm_id, version=version, combining=to_enum(rules.combining), vocabulary_id=vocabulary_id,
         implicit_policy=to_enum(rules.implicit_policy), statutory=map(provision_message, rules.statutory),
         break_glass=map(provision_message, rules.break_glass), recipient_may_attest=rules.recipient_may_attest,
+        served_required=rules.served_required,
         normal_level="" if rules.normal_level == DEFAULT_RULES.normal_level else rules.normal_level,
         quotas=None if rules.quotas == model.Quotas() else st.Quotas(
             entries_per_day=rules.quotas.entries_per_day, refusals_per_day=rules.quotas.refusals_per_day,

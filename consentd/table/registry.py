@@ -86,6 +86,7 @@ class Registry:
         certificate_names: the participant of each certificate name, active or not.
         campaigns: ids of the notices of which a version asked for new consents. From when consents under earlier
             versions do not count is in ``rules``.
+        served_required: whether the realm's rules let every consent rest on a SERVED entry.
     """
 
     generation: int
@@ -98,6 +99,7 @@ class Registry:
     mandates: dict[str, "Mandate"]
     certificate_names: Mapping[str, str]
     campaigns: frozenset[str]
+    served_required: bool
     # The lists that pages read, once they are sorted. Two threads may both append one; both are the same.
     _list: list[tuple[tuple[int, Delegation], ...]] = field(default_factory=list, init=False, repr=False, compare=False)
     _everyone: list[tuple[Participant, ...]] = field(default_factory=list, init=False, repr=False, compare=False)

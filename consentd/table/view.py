@@ -363,6 +363,7 @@ class View:
         return Registry(
             self._generation, codebook, rules, quotas, participants, numbers, delegations, mandates, certificate_names,
             frozenset(row[U64.size :].decode() for row in campaigns.values()),
+            served_required=stated is not None and stated.served_required,
         )  # fmt: skip
 
 

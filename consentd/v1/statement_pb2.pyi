@@ -1131,6 +1131,7 @@ class Code(_message.Message):
     SYSTEM_FIELD_NUMBER: _builtins.int
     LEVEL_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    SEPARATE_ACT_FIELD_NUMBER: _builtins.int
     kind: Global___CodeKind.ValueType
     """kind is its list."""
     code: _builtins.str
@@ -1146,6 +1147,10 @@ class Code(_message.Message):
     """system is the URI of the code system it comes from; empty: not stated."""
     level: _builtins.str
     """level is the default confidentiality of a leaf category: U, L, M, N, R or V."""
+    separate_act: _builtins.bool
+    """separate_act is true of a purpose or a category that a person permits in an act of its own: no consent permits it, or
+    a code below it, together with another code of its list (policy.md, rule 8). False for codes of other lists.
+    """
     @_builtins.property
     def name(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """name is what people read: language tag → text."""
@@ -1165,10 +1170,11 @@ class Code(_message.Message):
         system: _builtins.str = ...,
         level: _builtins.str = ...,
         labels: _abc.Iterable[_builtins.str] | None = ...,
+        separate_act: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "implied", b"implied", "kind", b"kind", "labels", b"labels", "level", b"level", "name", b"name", "parent", b"parent", "system", b"system"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "implied", b"implied", "kind", b"kind", "labels", b"labels", "level", b"level", "name", b"name", "parent", b"parent", "separate_act", b"separate_act", "system", b"system"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1362,6 +1368,7 @@ class RulesStatement(_message.Message):
     QUOTAS_FIELD_NUMBER: _builtins.int
     NORMAL_LEVEL_FIELD_NUMBER: _builtins.int
     STANDING_CAPACITIES_FIELD_NUMBER: _builtins.int
+    SERVED_REQUIRED_FIELD_NUMBER: _builtins.int
     realm_id: _builtins.str
     """realm_id names the realm."""
     version: _builtins.int
@@ -1379,6 +1386,10 @@ class RulesStatement(_message.Message):
     normal_level: _builtins.str
     """normal_level is the highest confidentiality that the two normal policies cover: U, L, M, N, R or V. Empty: N. Raised,
     it does not widen the policies that earlier consents select; lowered, it narrows them (policy.md, rule 1).
+    """
+    served_required: _builtins.bool
+    """served_required: every consent and transfer request rests on a SERVED entry. If false, a transfer request does that a
+    relay attests, and no other (policy.md, rule 8).
     """
     @_builtins.property
     def statutory(self) -> _containers.RepeatedCompositeFieldContainer[_consent_pb2.Provision]:
@@ -1419,10 +1430,11 @@ class RulesStatement(_message.Message):
         quotas: Global___Quotas | None = ...,
         normal_level: _builtins.str = ...,
         standing_capacities: _abc.Iterable[Global___AuthorityCapacity.ValueType] | None = ...,
+        served_required: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "quotas", b"quotas"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "break_glass", b"break_glass", "combining", b"combining", "implicit_policy", b"implicit_policy", "normal_level", b"normal_level", "quotas", b"quotas", "realm_id", b"realm_id", "recipient_may_attest", b"recipient_may_attest", "standing_capacities", b"standing_capacities", "statutory", b"statutory", "version", b"version", "vocabulary_id", b"vocabulary_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "break_glass", b"break_glass", "combining", b"combining", "implicit_policy", b"implicit_policy", "normal_level", b"normal_level", "quotas", b"quotas", "realm_id", b"realm_id", "recipient_may_attest", b"recipient_may_attest", "served_required", b"served_required", "standing_capacities", b"standing_capacities", "statutory", b"statutory", "version", b"version", "vocabulary_id", b"vocabulary_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1964,7 +1976,9 @@ class RefusalStatement(_message.Message):
 
     @_builtins.property
     def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """missing names the missing legal items; for R05 only."""
+        """missing names the missing legal items; for R05 only: `purpose`, `holder`, `recipient`, `categories`, `recurrence`,
+        `end`, `retention`; `served` (the notice was not shown first), `separate_act` (it permits what needs an act of its own).
+        """
 
     def __init__(
         self,

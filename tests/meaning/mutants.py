@@ -73,7 +73,7 @@ MUTANTS = (
     Mutant("side_blocks", "self._meets.get(8 * begin + side)", "self._meets.get(8 * begin)"),
     # Authorities
     Mutant("match_row", "if purposes & asked), default=rest[3])", "), default=rest[3])"),
-    Mutant("match_row", "return None if ending[3] <= self.now_ms else", "return None if ending[3] < self.now_ms else"),
+    Mutant("match_row", "return None if ending[3] <= self.now_ms else ending", "return ending"),
     Mutant("match_row", "elif lists or ends or", "elif lists or"),
     Mutant("match", "or words[first + ENDS])", ")"),
     Mutant("compile", "self._end(purposes, stated.end_ms) if permit else (stated.end_ms, ())",

@@ -25,6 +25,7 @@ from consentd.sequencer.commands.callers import (
     is_person,
     is_public_authority,
 )
+from consentd.sequencer.commands.legal_items import missing_items
 from consentd.sequencer.commands.write import PersonWrite
 from consentd.table.registry import Participant, Registry
 from consentd.table.view import View
@@ -103,10 +104,10 @@ def check_same_kind(lineage: Lineage, *, statutory: bool) -> None:
 
 
 def check_written_version(
-    view: View, tag: bytes, stored: StoredConsent, *, time_ms: int, attester: str, replaced: Lineage | None,
-    authority: Authority | None = None,
-) -> Compiled | str:  # fmt: skip
-    """Check a new version of a consent. Return it compiled, or the code of the legal ground to refuse it.
+    view: View, tag: bytes, stored: StoredConsent, *, time_ms: int, attester: str, has_served: bool,
+    replaced: Lineage | None, authority: Authority | None = None,
+) -> Compiled | tuple[str, ...]:  # fmt: skip
+    """Check a new version of a consent. Return it compiled, or the legal items for whose lack it is refused.
 
     The sequencer calls this before it writes the version, and ``audit replay`` for each version that was written. So
     what is checked here depends only on the entry and on what *view* has: quotas, for example, do not.
@@ -114,7 +115,7 @@ def check_written_version(
     Args:
         view: the policy table with all entries before this one.
         stored: the version, with the lineage, seq and version that its entry gives it.
-        time_ms, attester, replaced: as in ``check_version``.
+        time_ms, attester, has_served, replaced: as in ``check_version``.
         authority: what ``check_representative`` returned: the authority that *stored* names; None: it names none.
 
     Raises:
@@ -126,9 +127,11 @@ def check_written_version(
     """
     consent, registry = stored.consent, view.registry()
     check_names_notice(view, consent, replaced)
-    refused = check_version(view, consent, time_ms=time_ms, attester=attester, replaced=replaced)
-    if refused is not None:
-        return refused
+    missing = check_version(
+        view, consent, time_ms=time_ms, attester=attester, has_served=has_served, replaced=replaced
+    )
+    if missing:
+        return missing
     # INVARIANT: an entry that the table cannot apply is never appended. So the table's two steps are tried here first:
     # to compile fails if a participant is not registered, to join fails if the person has too many consents.
     seq, ends = view.permits_rest_on(tag, stored.authority)
@@ -166,12 +169,13 @@ def check_names_notice(view: View, consent: Consent, replaced: Lineage | None) -
 
 
 def check_version(
-    view: View, consent: Consent, *, time_ms: int, attester: str, replaced: Lineage | None
-) -> str | None:
-    """Check what a version of a consent says. Return the code of the legal ground to refuse it; None: there is none.
+    view: View, consent: Consent, *, time_ms: int, attester: str, has_served: bool, replaced: Lineage | None
+) -> tuple[str, ...]:
+    """Check what a version of a consent says. Return the legal items that it lacks (``missing_items``); empty: none.
 
     Args:
         attester: who attests the consent; empty: the person signed it.
+        has_served: whether it names a SERVED entry.
         time_ms: the time of the consent's entry, UTC milliseconds.
         replaced: the version that is in force before, of the same consent; None: this is the first version.
 
@@ -179,9 +183,10 @@ def check_version(
         InvalidError: as ``check.check_consent``; its end has passed, and no operator records it as an imported one; or
             it replaces a version, and begins later.
     """
-    refused = check_consent(consent, view.registry().codebook.vocabulary)
-    if refused is not None:
-        return refused
+    check_consent(consent, view.registry().codebook.vocabulary)
+    missing = missing_items(view, consent, attester=attester, has_served=has_served, time_ms=time_ms)
+    if missing:
+        return missing
     # Everybody may state a source. But a consent of the past could excuse an access of the past, so an operator alone
     # records one.
     is_import = consent.source and replaced is None and is_operator(attester)
@@ -192,7 +197,7 @@ def check_version(
     if replaced is not None and consent.root.start_ms > time_ms:
         # The highest version alone counts, so until then no version of this consent would.
         raise InvalidError("amendment begins later: grant a consent of its own", "INVALID_CONSENT")
-    return None
+    return ()
 
 
 def check_named(registry: Registry, consent: Consent, compiled: Compiled) -> None:

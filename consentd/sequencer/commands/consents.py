@@ -256,12 +256,13 @@ def _check_consent(
         lineage=lineage or seq, seq=seq, version=version, consent=consent, authority=message.authority_seq
     )
     checked = check_written_version(
-        view, tag, stored, time_ms=context.batch.time_ms, attester=attester, replaced=replaced, authority=authority
-    )
+        view, tag, stored, time_ms=context.batch.time_ms, attester=attester, has_served=bool(message.served_seq),
+        replaced=replaced, authority=authority,
+    )  # fmt: skip
     if write.served is not None:
         context.count_entry(write)
-    if isinstance(checked, str):
+    if isinstance(checked, tuple):
         context.count_entry(write, is_refusal=True)
-        return st.RefusalStatement(reason=checked, missing=check.missing_items(consent))
+        return st.RefusalStatement(reason=check.ITEMS_NOT_SPECIFIED, missing=checked)
     context.count_entry(write, only_denies=only_denies(checked))
     return None
