@@ -96,6 +96,10 @@ PERSON_STORED_PROVISIONS: Final = 6_000
 PERSON_STORED_LIST_BYTES: Final = 524_288
 """At most 524,288 bytes: the lists of a person's consents, after any consent. Otherwise: LIMIT_REACHED."""
 
+CONSENT_USES: Final = 128
+"""At most 128 uses: the transfers of a consent that recurs, in its present periods, each of one holder. Otherwise: the
+consent permits no further transfer until one of these periods is over."""
+
 GIVEN_DELEGATIONS: Final = 1_000
 """At most 1,000 delegations: what one participant gives. Otherwise: LIMIT_REACHED."""
 

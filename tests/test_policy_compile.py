@@ -20,16 +20,13 @@ from consentd.policy.model import (
     LEVELS,
     OPEN_END_MS,
     OPEN_START_MS,
-    Actor,
     Combining,
     Consent,
     Effect,
     ImplicitPolicy,
     Kind,
-    Outcome,
     Period,
     Provision,
-    ReasonCode,
     Rules,
     StoredConsent,
 )
@@ -376,33 +373,6 @@ def test_a_compiled_consent_comes_back() -> None:
     (lineage,) = decode_subject(with_consent(None, stored, made))
     assert lineage.compiled == made
 
-
-def test_what_a_later_version_wrote_comes_back_and_cannot_be_interpreted() -> None:
-    """The reserved field of a side record."""
-    stored = consent(permit(actors=("a", "b"), data_period=Period(0, 10)))
-    made = compiled(stored)
-    value = with_consent(None, stored, made)
-    world = World([stored])
-    question = replace(Draw(random.Random(1)).question(), actor=Actor(organisation="a"), holder="r", purpose="TREAT",
-                       action="access", categories=("CLIN.A",), labels=None, level="", data_period=Period(2, 5),
-                       break_glass=None)  # fmt: skip
-    side = HEADER.size + ENTRY.size + ROW_SIZE + 4
-    for at in (side + 10,):
-        later = bytearray(value)
-        later[at] = 1
-        (lineage,) = decode_subject(bytes(later))
-        assert encode_subject([lineage]) == later
-        assert lineage.compiled.side != made.side
-        world.__dict__["value"] = bytes(later)
-        found = world.compiled_answer(question, 0)
-        assert (found.outcome, found.unknown) == (Outcome.INDETERMINATE, ("CLIN.A",))
-        assert [reason.code for reason in found.reasons] == [ReasonCode.UNREADABLE_CONSENT]
-        outside = world.compiled_answer(replace(question, data_period=Period(20, 30)), 0)
-        assert outside.outcome is Outcome.INDETERMINATE  # of such a consent, the participants alone are compared
-        other = world.compiled_answer(replace(question, actor=Actor(organisation="c")), 0)
-        assert other.outcome is Outcome.NO_CONSENT
-    world.__dict__["value"] = value
-    assert world.compiled_answer(question, 0).outcome is Outcome.PERMIT
 
 
 def test_a_lineage_with_an_authority_is_not_simple_and_one_with_a_notice_is() -> None:

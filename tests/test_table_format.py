@@ -44,7 +44,7 @@ def test_every_row_is_documented_and_has_its_form(tmp_path: Path) -> None:
         last_ms = services(running).ledger.state.time_ms
     assert {kind for kind, found in rows.items() if not found} == {"e", "n", "~"}
     size, root, generation, time_ms, form = struct.unpack(">Q32sQQB", rows["R"][0][1])
-    assert (size, root, form) == (decision.revision.tree_size, decision.revision.root_hash, 4)
+    assert (size, root, form) == (decision.revision.tree_size, decision.revision.root_hash, 5)
     assert (time_ms, generation > 0) == (last_ms, True)
     assert struct.unpack(">Q", rows["H"][0][1])[0] >= time_ms
     ((identifier_hash, tag),) = rows["i"]

@@ -58,8 +58,11 @@ def differences(view: View, index: int, event: codec.Event, made: codec.Statemen
     question = decisions.question_value(asked)
     if message.asked.signature:
         _verify_asker(view, tag, made, message.asked, question, origin)
-    again = decide(view, tag, question, message.asked, index=index, now_ms=event.time_ms).decision
+    answer = decide(view, tag, question, message.asked, index=index, now_ms=event.time_ms)
+    again = answer.decision
     found = _compare(message.decision, again)
+    if (*message.uses,) != answer.uses:
+        found.append("uses: recorded others than come out")
     if hashed and view.tag_of(hashed) is not None:
         found.append("identifier_hash: recorded as of a person who is not enrolled, is of one who was enrolled before")
     recorded_as = EntryKind.ACCESS if again.outcome in _PERMITS else EntryKind.REFUSAL

@@ -16,18 +16,15 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from google.protobuf.message import Message
 
 from consentd.audit import decisions, duties, outcomes, served, workers
 from consentd.audit.authorship import CHECKED, check_written
-from consentd.audit.sources import Location
+from consentd.audit.partition_plan import PartitionPlan, PartitionResult
 from consentd.core import codec, kinds, tiles
-from consentd.core.checkpoint import Checkpoint
-from consentd.core.kinds import DECISIONS, NO_DECISION_EFFECT, REALM, EntryKind
+from consentd.core.kinds import DECISIONS, NO_DECISION_EFFECT, REALM, USES, EntryKind
 from consentd.core.pruned import Pruned
 from consentd.core.recent_statements import RecentStatements, decode_recent, encode_recent
 from consentd.errors import (
@@ -63,35 +60,6 @@ _TAG = 32
 _OF_ALL = REALM | {EntryKind.ENROL, EntryKind.ERASURE}
 """Kinds whose entries every partition applies: those of the registry, and those that show who is enrolled. An unknown
 chain has refusals about persons of all partitions who are not enrolled."""
-
-
-@dataclass(slots=True)
-class PartitionResult:
-    """The result of a partition for the first *size* leaves. For the attributes see ``ReplayReport``.
-
-    *faults* and *beyond* are the first ``MAX_FAULTS``. A fault in an entry of the registry is found by every partition.
-    """
-
-    size: int = 0
-    same: Counter[str] = field(default_factory=Counter)
-    not_checked: Counter[str] = field(default_factory=Counter)
-    faults: list[Fault] = field(default_factory=list)
-    beyond: list[int] = field(default_factory=list)
-    beyond_count: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartitionPlan:
-    """Which decisions a partition recomputes: it is partition *number* (from 0) of *of* partitions.
-
-    *point* is the checkpoint up to which the ledger is replayed. The states of all partitions are in *directory*.
-    """
-
-    location: Location
-    point: Checkpoint
-    directory: Path
-    number: int = 0
-    of: int = 1
 
 
 class Partition:
@@ -204,31 +172,51 @@ class Partition:
                     elif isinstance(message, st.OutcomeStatement):
                         self._compare_outcome(transaction, index, event, message, statement.key)
                 return
-            if event.kind == EntryKind.ACCESS:
-                outcomes.put_access(transaction, event, payloads.parse(st.AccessStatement, statement.payload))
-            decisions.verify_asked_once(self._recent, event, statement)
-            if event.time_ms < self._pruned.kept_from_ms:
-                # This decision is still stored, but consents that it depended on may be pruned.
-                result.not_checked[findings.DECISION_PRUNED] += 1
-                return
-            if self._registry_lost or event.tag in self._unreadable or len(self._unreadable) > MAX_UNREADABLE:
-                result.not_checked[findings.DECISION_UNCERTAIN] += 1
-                return
-            found = decisions.differences(transaction, index, event, statement, origin=self._point.origin)
+            found = self._find_differences(transaction, index, event, statement)
         except (VerificationError, RequestError, CorruptionError) as error:
             what = "decision cannot be taken again" if event.kind in DECISIONS else "entry cannot be applied"
             self._add_fault(index, f"{what}: {error}")
             return
         if found:
             self._add_fault(index, "decision comes out otherwise: " + "; ".join(found))
-        else:
+
+    def _find_differences(
+        self, transaction: TableTransaction, index: int, event: codec.Event, statement: codec.Statement
+    ) -> list[str]:
+        """Return in what the decision of an ACCESS or REFUSAL comes out otherwise. What it uses up is used up anyway.
+
+        Raises as ``decisions.differences``.
+        """
+        result = self.result
+        access = payloads.parse(st.AccessStatement, statement.payload) if event.kind == EntryKind.ACCESS else None
+        if access is not None:
+            outcomes.put_access(transaction, event, access)
+        try:
+            decisions.verify_asked_once(self._recent, event, statement)
+            if event.time_ms < self._pruned.kept_from_ms:
+                # This decision is still stored, but consents that it depended on may be pruned.
+                result.not_checked[findings.DECISION_PRUNED] += 1
+                return []
+            if self._is_uncertain(event):
+                result.not_checked[findings.DECISION_UNCERTAIN] += 1
+                return []
+            found = decisions.differences(transaction, index, event, statement, origin=self._point.origin)
+        finally:
+            if access is not None:
+                transaction.apply(event, access, index=index)
+        if not found:
             result.same[EntryKind(event.kind).name] += 1
+        return found
+
+    def _is_uncertain(self, event: codec.Event) -> bool:
+        """Return whether an entry that decisions about the person depend on could not be read."""
+        return self._registry_lost or event.tag in self._unreadable or len(self._unreadable) > MAX_UNREADABLE
 
     def _check_written(
         self, view: TableTransaction, index: int, event: codec.Event, message: Message, key: bytes
     ) -> None:
         """Add a fault for an entry that must not be written so. It has its effect all the same."""
-        if self._registry_lost or event.tag in self._unreadable or len(self._unreadable) > MAX_UNREADABLE:
+        if self._is_uncertain(event):
             return  # who was registered, or what the consent was, is not known
         try:
             check_written(view, event, message, key)
@@ -294,10 +282,12 @@ class Partition:
             transaction.put_other(event.tag, b"")  # for ``_check_erasure``; deleted by ``served.forget``
         if event.kind in DECISIONS:
             self.result.not_checked[findings.DECISION_PRUNED if is_pruned else findings.DECISION_CLOSED] += 1
-        elif event.kind in REALM:
+        if event.kind in REALM:
             # A person's own key changes no decision.
             self._registry_lost |= event.kind != EntryKind.KEY
         elif event.kind not in NO_DECISION_EFFECT and not is_pruned and len(self._unreadable) <= MAX_UNREADABLE:
+            if event.kind in USES and not transaction.needs(event):
+                return  # the person has no consent that recurs
             if event.tag not in self._unreadable:
                 self._new_unreadable.append(event.tag)
             self._unreadable.add(event.tag)

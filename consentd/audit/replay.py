@@ -21,7 +21,8 @@ from pathlib import Path
 
 from consentd.audit import partition, workers
 from consentd.audit.checkpoints import SignedCheckpoint, Witnesses, read_checkpoint
-from consentd.audit.partition import STATE_FILE, Partition, PartitionPlan, PartitionResult
+from consentd.audit.partition import STATE_FILE, Partition
+from consentd.audit.partition_plan import PartitionPlan, PartitionResult
 from consentd.audit.remote import AtCheckpoint
 from consentd.audit.sources import Location
 from consentd.core import tiles

@@ -72,7 +72,10 @@ _REPORTS = {
     EntryKind.ADMINISTRATION,
 }  # fmt: skip
 
-NO_TABLE_EFFECT = DECISIONS | _REPORTS
+USES = frozenset({EntryKind.ACCESS, EntryKind.OUTCOME})
+"""Kinds whose entries change the policy table only for a person with a consent that recurs (policy.md, rule 13)."""
+
+NO_TABLE_EFFECT = (DECISIONS | _REPORTS) - USES
 """Kinds whose entries change nothing in the policy table, from which decisions are computed."""
 
 NO_DECISION_EFFECT = NO_TABLE_EFFECT | {EntryKind.MANDATE, EntryKind.DUTY}

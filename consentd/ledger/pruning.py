@@ -91,7 +91,8 @@ def _open(vault: Vault, entry: reads.StoredEntry) -> OpenedEntry:
         return OpenedEntry(entry.index, event)
     statement = codec.decode_statement(opened[1])
     stated = values.stated_version(event.kind, statement.payload)
-    return OpenedEntry(entry.index, event, statement, stated, values.named_key(event.kind, statement.payload))
+    key, uses = values.named_key(event.kind, statement.payload), values.stated_uses(event.kind, statement.payload)
+    return OpenedEntry(entry.index, event, statement, stated, key, uses)
 
 
 def _sealed_size_before(store: Store, index: int) -> int:

@@ -5,6 +5,7 @@ A pruning has a time T. Entries of time T or later are all retained. Of the earl
 - the entries of each consent, unless the consent was removed from the policy table before T. A withdrawal removes a
   consent; a pruning removes the consents that ended before the pruning's time. The entries of a removed consent are
   still retained if recipients may keep the consent's data until T or later.
+- each ACCESS that uses up a retained consent for a period that ends after T, and its OUTCOME entries.
 - the entries of each key, unless the key was retired before T and signed no retained entry.
 - each entry that a retained entry refers to, and each SERVED entry that a retained consent rests on.
 - each entry of a kind for which this version cannot determine an end: authorities, disputes, duties, unknown kinds.
@@ -119,6 +120,7 @@ class OpenedEntry:
     Attributes:
         stated: what a GRANT or AMEND states; None for another kind, or without a statement.
         key: the key that a KEY entry names, and whether the entry retires that key; None as for *stated*.
+        uses: the consents that an ACCESS uses up, each with the end of the period (``values.stated_uses``).
     """
 
     index: int
@@ -126,6 +128,7 @@ class OpenedEntry:
     statement: codec.Statement | None = None
     stated: values.StatedVersion | None = None
     key: tuple[bytes, bool] | None = None
+    uses: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(slots=True)
@@ -204,6 +207,12 @@ def retained_seqs(chain: Sequence[OpenedEntry], kept_from_ms: int, prunings: Seq
     for consent in {id(each): each for each in consent_of.values()}.values():
         if retained.intersection(consent.seqs) or not consent.is_prunable(kept_from_ms, prunings):
             retained.update(consent.seqs)
+    using = {
+        entry.event.seq for entry in chain
+        if any(until_ms > kept_from_ms and lineage in retained for lineage, until_ms in entry.uses)
+    }  # fmt: skip
+    retained |= using
+    retained.update(one.event.seq for one in chain if one.event.kind == EntryKind.OUTCOME and one.event.ref in using)
     keys = [(entry.event, *entry.key) for entry in chain if entry.key is not None]
     retired_ms = {key: event.time_ms for event, key, is_retired in keys if is_retired}
     retained.update(event.seq for event, key, _ in keys if retired_ms.get(key, kept_from_ms) >= kept_from_ms)

@@ -5,7 +5,6 @@ caller's error: ``InvalidError`` is raised. A transfer request that leaves out o
 on a legal ground (PIPA Enforcement Decree 42-8(1)): the code of the ground is returned, and the refusal is recorded.
 """
 
-import re
 from collections.abc import Collection
 
 from consentd import limits
@@ -28,6 +27,7 @@ from consentd.policy.model import (
     Provision,
     Rules,
 )
+from consentd.policy.recurrence import parse_recurrence
 from consentd.policy.tree import Node, walk
 from consentd.policy.vocabulary import REFERENCE, Closures, Code, Vocabulary, unknown_level
 
@@ -47,7 +47,6 @@ ITEMS_NOT_SPECIFIED = "R05"
 _ACTING = {LEGAL_GUARDIAN, AGENT}
 _OPEN = (OPEN_START_MS, OPEN_END_MS)
 _UNDER_A_DENY = (None, ImplicitPolicy.DENY, ImplicitPolicy.BREAK_GLASS_ONLY)
-_RECURRENCE = re.compile(r"once|P(?=\d|T\d)(\d+Y)?(\d+M)?(\d+W)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+S)?)?", re.ASCII)
 
 
 def check_consent(consent: Consent, vocabulary: Vocabulary) -> str | None:
@@ -57,12 +56,13 @@ def check_consent(consent: Consent, vocabulary: Vocabulary) -> str | None:
     refusal. So only the arguments may affect the result, and a stricter rule changes the result for old refusals.
 
     Raises:
-        InvalidError: INVALID_CONSENT (also if ``walk`` refuses the tree), UNKNOWN_CODE (a code not in the vocabulary).
+        InvalidError: INVALID_CONSENT (also if ``walk`` refuses the tree, or ``parse_recurrence`` the recurrence),
+            UNKNOWN_CODE (a code not in the vocabulary).
     """
     nodes = walk(consent.root)
     _check_all(consent.root, vocabulary)
-    if consent.recurrence and _RECURRENCE.fullmatch(consent.recurrence) is None:
-        raise _invalid(f"recurrence is neither once nor an ISO 8601 duration: `{consent.recurrence}`")
+    if consent.recurrence:
+        parse_recurrence(consent.recurrence)
     if consent.language:
         check_tag(consent.language, "INVALID_CONSENT")
     if len(consent.policy_uris) > MAX_POLICY_URIS or not all(map(_is_uri, consent.policy_uris)):

@@ -66,12 +66,13 @@ class Codebook:
 
     Attributes:
         actions: action → its masks, for permits and for denies.
+        transfers: the actions that are a transfer (rule 13): ``collect`` and the codes below it.
         names: number → identifier.
     """
 
     __slots__ = (
         "_codes", "_groups", "_labels", "_leaves", "_names", "_numbers", "abroad", "actions", "memberships", "names",
-        "vocabulary",
+        "transfers", "vocabulary",
     )  # fmt: skip
 
     def __init__(
@@ -90,6 +91,8 @@ class Codebook:
         self._numbers: Final = numbers
         self.abroad: Final = frozenset(abroad)
         self.actions: Final = _action_masks(vocabulary)
+        collect = vocabulary.action.bits.get(_COLLECT, 0)
+        self.transfers: Final = frozenset(code for code, above in vocabulary.action.above.items() if above & collect)
         self._leaves: Final[dict[tuple[str, ...], AskedLeaves]] = {}
         self._names: Final[dict[str, Numbers]] = {}
         self._groups: Final[dict[str, Groups]] = {}
@@ -272,6 +275,7 @@ class PackedQuestion:
         is_level_exact: True if a level below the default level of a category counts as stated (rule 9).
         resources, data_period: references, (start, end). None: the question leaves the attribute open.
         break_glass: True if the purpose is BTG (emergency access). The question then has a justification.
+        transfer_holder: number of the holder, if the action is a transfer; 0: it is not.
         residual: True if labels, level, resources or data_period is open, and the caller can and may check conditions.
         version: version of the vocabulary that the masks belong to.
     """
@@ -290,6 +294,7 @@ class PackedQuestion:
     plain: int
     purpose: int
     residual: bool
+    transfer_holder: int
     resources: frozenset[str] | None
     unknown: tuple[str, ...]
     version: int
@@ -329,6 +334,7 @@ def pack_question(question: Question, codebook: Codebook, parties: Parties) -> P
     if question.break_glass is not None:
         check_justification(question.break_glass)
     packed.parties = parties
+    packed.transfer_holder = max(parties.holders, default=0) if question.action in codebook.transfers else 0
     labels, resources, period = question.labels, question.resources, question.data_period
     packed.labels = None if labels is None else codebook.labels(labels)
     if resources is None:

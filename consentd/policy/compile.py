@@ -15,6 +15,7 @@ from typing import Final
 from consentd import limits
 from consentd.errors import InvalidError, MalformedError, PreconditionError
 from consentd.policy.authority import NO_ENDS, Ends
+from consentd.policy.masks import is_limit, level_number, mask_of, with_covered_labels
 from consentd.policy.model import (
     ANY,
     BREAK_GLASS_PURPOSE,
@@ -28,6 +29,7 @@ from consentd.policy.model import (
     Rules,
     StoredConsent,
 )
+from consentd.policy.recurrence import Recurrence
 from consentd.policy.rows import (
     ALL_16,
     ALL_64,
@@ -42,12 +44,14 @@ from consentd.policy.rows import (
     Side,
     SideBlock,
     decode_sides,
+    has_ends_or_uses,
     pack_rows,
+    recurrence_of,
     unpack_rows,
-    uses_reserved,
+    uses_size,
 )
 from consentd.policy.tree import Node, walk
-from consentd.policy.vocabulary import HIGHEST_LEVEL, LEVEL_NUMBERS, Closures, Vocabulary, unknown_level
+from consentd.policy.vocabulary import HIGHEST_LEVEL, Vocabulary
 
 UNREADABLE: Final = 2
 """Flag: the consent has content that cannot be interpreted. Its only row has the participants and the period."""
@@ -88,10 +92,21 @@ class Compiled:
     side: bytes
     since: int = 0
 
+    @property
+    def recurrence(self) -> Recurrence | None:
+        """The recurrence, with its uses, that all its permits have; None: they have none."""
+        return recurrence_of(self.side, unpack_rows(self.rows)) if self.side else None
+
+    @property
+    def list_bytes(self) -> int:
+        """The size of the side block without the uses, which the limits of a person's consents do not count."""
+        recurrence = self.recurrence
+        return len(self.side) - (0 if recurrence is None else uses_size(recurrence))
+
 
 def compile_consent(
     stored: StoredConsent, vocabulary: Vocabulary, numbers: Mapping[str, int], *, normal_level: int,
-    ends: Ends = NO_ENDS,
+    ends: Ends = NO_ENDS, recurrence: Recurrence | None = None,
 ) -> Compiled:  # fmt: skip
     """Compile the version of a consent that is in force.
 
@@ -99,13 +114,14 @@ def compile_consent(
         vocabulary, normal_level: those of the realm at the consent's entry; the level is its number (rule 1).
         numbers: participant or group identifier → its number.
         ends: those of the authority that the consent rests on; its permits end with it (rule 8).
+        recurrence: that of the version, with the uses that it keeps (rule 13).
 
     Raises:
         InvalidError: UNKNOWN_CODE, or INVALID_CONSENT (too large); PreconditionError: UNKNOWN_PARTICIPANT.
     """
     consent = stored.consent
     flags = STATUTORY if consent.kind is Kind.STATUTORY else 0
-    compiler = _Compiler(vocabulary, numbers, normal_level, ends)
+    compiler = _Compiler(vocabulary, numbers, normal_level, ends, recurrence)
     if stored.readable:
         nodes = walk(consent.root)
         rows = [compiler.row(node, index) for index, node in enumerate(nodes)]
@@ -122,12 +138,14 @@ class _Compiler:
     """Compile nodes to rows, and collect the side records of the rows."""
 
     def __init__(
-        self, vocabulary: Vocabulary, numbers: Mapping[str, int], normal_level: int, ends: Ends = NO_ENDS
-    ) -> None:
+        self, vocabulary: Vocabulary, numbers: Mapping[str, int], normal_level: int, ends: Ends = NO_ENDS,
+        recurrence: Recurrence | None = None,
+    ) -> None:  # fmt: skip
         self._vocabulary = vocabulary
         self._numbers = numbers
         self._normal_level = normal_level
         self._ends = ends
+        self._recurrence = recurrence
         self._block = SideBlock()
 
     @property
@@ -145,14 +163,15 @@ class _Compiler:
         # A data period without bounds is no limit, as `*` is none: a child states it to drop its parent's limit.
         data_period = None if stated.data_period == Period() else stated.data_period
         if purposes is None:
-            purposes = _mask(vocabulary.purpose, stated.purposes, permit=permit, unlimited=ALL_64)
+            purposes = mask_of(vocabulary.purpose, stated.purposes, permit=permit, unlimited=ALL_64)
         end_ms, early = self._end(purposes, stated.end_ms) if permit else (stated.end_ms, ())
-        side = self._put(Side(actors, holders, resources, data_period, early))
-        labels = _mask(vocabulary.label, stated.labels, permit=permit, unlimited=0)
-        categories = _mask(vocabulary.category, stated.categories, permit=permit, unlimited=ALL_64)
+        recurrence = self._recurrence if permit else None
+        side = self._put(Side(actors, holders, resources, data_period, early, recurrence))
+        labels = mask_of(vocabulary.label, stated.labels, permit=permit, unlimited=0)
+        categories = mask_of(vocabulary.category, stated.categories, permit=permit, unlimited=ALL_64)
         if permit and not resources:
-            categories = _with_covered_labels(vocabulary, categories, stated.categories, labels)
-        flags = (PERMIT if permit else 0) | (0 if side is None else SIDE) | _level(stated.level) << LEVEL_SHIFT
+            categories = with_covered_labels(vocabulary, categories, stated.categories, labels)
+        flags = (PERMIT if permit else 0) | (0 if side is None else SIDE) | level_number(stated.level) << LEVEL_SHIFT
         if any(name.startswith(GROUP_PREFIX) for name in (*stated.actors, *stated.holders)):
             flags |= GROUP
         # A window that does not end after it starts is never in force. It is stored as [0, 0), which is always over.
@@ -165,7 +184,7 @@ class _Compiler:
             start_ms=stated.start_ms if opens else 0,
             end_ms=end_ms if opens else 0,
             labels=labels,
-            actions=_mask(vocabulary.action, stated.actions, permit=permit, unlimited=ALL_16),
+            actions=mask_of(vocabulary.action, stated.actions, permit=permit, unlimited=ALL_16),
             side=side or 0,
             flags=flags,
             depth=node.depth,
@@ -178,7 +197,7 @@ class _Compiler:
         if policy is ImplicitPolicy.DENY:
             return [self.row(Node(replace(root, effect=Effect.DENY)), 0)]
         purpose = self._vocabulary.purpose
-        named = _mask(purpose, root.purposes, permit=True, unlimited=ALL_64) if _is_limit(root.purposes) else ALL_64
+        named = mask_of(purpose, root.purposes, permit=True, unlimited=ALL_64) if is_limit(root.purposes) else ALL_64
         permit = replace(root, effect=Effect.PERMIT)
         if policy is ImplicitPolicy.BREAK_GLASS_ONLY:
             child = self.row(Node(permit, depth=1), 1, purposes=named & purpose.bits.get(BREAK_GLASS_PURPOSE, 0))
@@ -186,7 +205,7 @@ class _Compiler:
         basic = policy is ImplicitPolicy.BASIC_NORMAL
         purposes = purpose.permit.get(BASIC_NORMAL_PURPOSE, 0) if basic else purpose.star
         # Later rules may lower the normal level: a reader takes the lower one. They never raise it for this consent.
-        level = LEVELS[min(_level(root.level) or HIGHEST_LEVEL, self._normal_level) - 1]
+        level = LEVELS[min(level_number(root.level) or HIGHEST_LEVEL, self._normal_level) - 1]
         row = self.row(Node(replace(permit, level=level)), 0, purposes=named & purposes)
         unlabelled = sum(one.leaves for one in self._vocabulary.sensitivities if not one.labels)
         return [row._replace(categories=row.categories & unlabelled, flags=row.flags | NORMAL)]
@@ -220,56 +239,6 @@ class _Compiler:
 
     def _put(self, side: Side) -> int | None:
         return None if side == Side() else self._block.add(side)
-
-
-def _is_limit(stated: tuple[str, ...]) -> bool:
-    return bool(stated) and ANY not in stated
-
-
-def _mask(closures: Closures, codes: tuple[str, ...], *, permit: bool, unlimited: int) -> int:
-    """Return the mask of ``codes``. No limit: what ``*`` covers for a permit, and *unlimited* for a deny or if it is 0.
-
-    Raises:
-        InvalidError: UNKNOWN_CODE.
-    """
-    if not _is_limit(codes):
-        return closures.star if permit and unlimited else unlimited
-    covered = closures.permit if permit else closures.bits
-    mask = 0
-    for code in codes:
-        if code not in covered:
-            raise InvalidError(f"code is not in the vocabulary: `{code}`", "UNKNOWN_CODE")
-        mask |= covered[code]
-    return mask
-
-
-def _with_covered_labels(vocabulary: Vocabulary, leaves: int, named: tuple[str, ...], labels: int) -> int:
-    """Return those of *leaves* of which a permit covers every label that they have of their own (rule 9).
-
-    The permit names *labels* (a mask) or, by *named*, the leaf itself or a category all of whose leaves have the label.
-    Example: GEN has two leaves, both with label GDIS. A permit of GEN covers both, and a permit of ``*`` neither.
-    """
-    category = vocabulary.category
-    for one in vocabulary.sensitivities:
-        missing = one.labels & ~labels
-        while missing:
-            label = missing & -missing
-            missing ^= label
-            bearing = sum(other.leaves for other in vocabulary.sensitivities if other.labels & label)
-            covered = 0
-            for code in named:
-                if code != ANY and not category.below[code] & vocabulary.leaves & ~bearing:
-                    covered |= category.permit[code]
-            leaves &= ~one.leaves | covered
-    return leaves
-
-
-def _level(level: str) -> int:
-    """Return the number of a level; InvalidError (INVALID_CONSENT) if there is no such level."""
-    number = LEVEL_NUMBERS.get(level)
-    if number is None:
-        raise unknown_level(level, "INVALID_CONSENT")
-    return number
 
 
 Rule = tuple[Row, str]
@@ -318,7 +287,7 @@ def compile_rules(
         InvalidError, PreconditionError: as ``compile_consent``.
         InvalidError: a rule has children or no effect, or there are too many rules.
     """
-    normal_level = _level(rules.normal_level or "N")
+    normal_level = level_number(rules.normal_level or "N")
     compiler = _Compiler(vocabulary, numbers, normal_level)
     rows: list[Row] = []
     for provisions in (rules.statutory, rules.break_glass):
@@ -329,7 +298,7 @@ def compile_rules(
             if children:
                 raise InvalidError("a rule of the realm has no children", "INVALID_CONSENT")
             row = compiler.row(node, 0)
-            if provisions is rules.break_glass and not _is_limit(provision.purposes):
+            if provisions is rules.break_glass and not is_limit(provision.purposes):
                 # The break-glass rules are about BTG by their place, so they do not need to name it (rule 6).
                 row = row._replace(purposes=row.purposes | vocabulary.purpose.bits.get(BREAK_GLASS_PURPOSE, 0))
             rows.append(row)
@@ -365,8 +334,8 @@ def decode_rules(value: bytes, vocabulary: Vocabulary) -> CompiledRules:
     rows = unpack_rows(value[_RULES.size : end])
     block = value[end:]
     decode_sides(block, (row.side for row in rows if row.flags & SIDE))
-    if uses_reserved(block, rows):
-        raise MalformedError("compiled rules were written by a later version")
+    if has_ends_or_uses(block, rows):
+        raise MalformedError("compiled rules have what only consents have")
     law = tuple((row, f"statutory[{index}]") for index, row in enumerate(rows[:statutory]))
     glass = tuple((row, f"break_glass[{at}]") for at, row in enumerate(rows[statutory : statutory + break_glass]))
     realm = rows[statutory + break_glass :]

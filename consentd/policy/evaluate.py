@@ -8,37 +8,29 @@ layer that decides. If both ways are possible, they give the same answer.
 INVARIANT: no answer is cached. An answer depends only on the subject value, the question, the rules and the instant.
 """
 
+from collections.abc import Iterable, Mapping
 from struct import Struct
 from typing import Final
 
 from consentd import limits
 from consentd.policy.codebook import Codebook, PackedQuestion
 from consentd.policy.compile import CompiledRules
+from consentd.policy.fits import BEST_CASE, STATED_CASE, WORST_CASE, Fits
 from consentd.policy.match import (
     CONSENT,
     Matches,
     Tree,
     match,
     match_trees,
-    path_of,
     prepare,
     prepare_realm,
 )
-from consentd.policy.match_row import (
-    BEST_CASE,
-    DENIES,
-    PERMITS,
-    STATED_CASE,
-    UNKNOWNS,
-    WORST_CASE,
-    Fits,
-    RowMatcher,
-    denied_leaves,
-)
+from consentd.policy.match_row import DENIES, PERMITS, UNKNOWNS, RowMatcher, denied_leaves
 from consentd.policy.model import OPEN_END_MS, Combining, Decision, Effect, Obligation, Outcome, Reason, ReasonCode
 from consentd.policy.residual import Condition, conditions, data_permitted, expand
 from consentd.policy.rows import ROW_SIZE
 from consentd.policy.subject import CLOSED, ENTRY, SIMPLE, Ids
+from consentd.policy.tree import path_of
 
 _SIMPLE_ROW: Final = Struct("<IIQQQQ4xH2xB3x")
 """The fields that a row of a SIMPLE subject needs: actor, holder, purposes, categories, start, end, actions, flags. The
@@ -93,10 +85,11 @@ class Verdict:
         conditions: the residual: what the caller must check; empty without the obligation ENFORCE_RESIDUAL.
         valid_until_ms: the first instant at which the passing of time alone may change the answer.
         ref: seq of the first consent that decided a category with the answer's effect; 0: no such consent.
+        uses: which consents that recur permitted what: the seq of the GRANT, the categories, the end of the period.
     """
 
     __slots__ = (
-        "conditions", "denied", "obligations", "outcome", "permitted", "reasons", "ref", "unknown",
+        "conditions", "denied", "obligations", "outcome", "permitted", "reasons", "ref", "unknown", "uses",
         "valid_until_ms", "without",
     )  # fmt: skip
 
@@ -109,6 +102,7 @@ class Verdict:
         self.conditions: tuple[Condition, ...] = ()
         self.obligations: tuple[Obligation, ...] = ()
         self.ref = 0
+        self.uses: tuple[tuple[int, int, int], ...] = ()
         strange = unknown or question.unknown
         if permitted:
             self.outcome = Outcome.PARTIAL if denied or without or strange else Outcome.PERMIT
@@ -227,6 +221,7 @@ def _evaluate_general(value: bytes | None, question: PackedQuestion, rules: Comp
     masks, reasons, refs = _decide(found, question.categories, combining)
     until = found.until_ms
     rest: tuple[Condition, ...] = ()
+    narrow = found
     if question.residual:
         best = Fits(question, BEST_CASE, rules.normal_level)
         # If every row matches the same leaves in both cases, both cases have the same matches.
@@ -243,11 +238,25 @@ def _evaluate_general(value: bytes | None, question: PackedQuestion, rules: Comp
             _, more, later = _decide(narrow, conditional, combining, most=_MAX_ROW_REASONS - len(reasons))
             reasons += more
             refs = [first or second for first, second in zip(refs, later, strict=True)]
-    verdict = _verdict(masks, reasons, refs, question, until)
+    explained = 0
+    for mask, _, _ in found.used_up:
+        explained |= mask
+    verdict = _verdict(masks, reasons, refs, question, until, explained=explained)
+    if found.recurring:
+        uses = [*found.uses.items(), *(narrow.uses.items() if rest else ())]
+        verdict.uses = _joined_uses(uses, found.recurring)
     if rest:
         verdict.conditions = rest
         verdict.obligations = (Obligation.ENFORCE_RESIDUAL, *verdict.obligations)
     return verdict
+
+
+def _joined_uses(uses: Iterable[tuple[int, int]], recurring: Mapping[int, int]) -> tuple[tuple[int, int, int], ...]:
+    """Return ``Verdict.uses``. *uses*: consents with the categories that they permit; a consent may be there twice."""
+    masks: dict[int, int] = {}
+    for lineage, mask in uses:
+        masks[lineage] = masks.get(lineage, 0) | mask
+    return tuple([(lineage, masks[lineage], recurring[lineage]) for lineage in sorted(masks)])
 
 
 def undetermined(question: PackedQuestion, code: ReasonCode) -> Verdict:
@@ -319,16 +328,25 @@ def _decide(
             reasons.append((ReasonCode.UNREADABLE_CONSENT, None, *ids, path_of(where)))
         else:
             reasons.append((_CODES[layer][kind], _EFFECTS[kind], *ids, path_of(where)))
+    if found.recurring:
+        found.count_uses(decided)
     permits, denies, _ = found.masks[CONSENT]
     if decided[CONSENT][PERMITS] & ~permits:
         reasons.append((ReasonCode.PERMITTED_BY_COMBINING, Effect.PERMIT, 0, 0, 0, ""))
     if decided[CONSENT][DENIES] & ~denies:
         reasons.append((ReasonCode.DENIED_BY_COMBINING, Effect.DENY, 0, 0, 0, ""))
+    undecided = left | decided[CONSENT][DENIES] & ~denies
+    for mask, ids, where in found.used_up:
+        if mask & undecided and len(reasons) < most:
+            reasons.append((ReasonCode.BEYOND_RECURRENCE, None, *ids, path_of(where)))
     return (permitted, denied, left, unknown), reasons, refs
 
 
-def _verdict(masks: Masks, reasons: Reasons, refs: Refs, question: PackedQuestion, until: int) -> Verdict:
-    if masks[2]:
+def _verdict(
+    masks: Masks, reasons: Reasons, refs: Refs, question: PackedQuestion, until: int, *, explained: int = 0
+) -> Verdict:
+    """Return the verdict. *explained*: categories without consent that have a reason."""
+    if masks[2] & ~explained:
         reasons.append(_NO_CONSENT)
     if question.unknown:
         reasons.append(_UNKNOWN_CATEGORY)

@@ -17,29 +17,22 @@ from consentd import limits
 from consentd.errors import MalformedError
 from consentd.policy.codebook import PackedQuestion
 from consentd.policy.compile import POLICY_ROWS, POLICY_SHIFT, STATUTORY, UNREADABLE, CompiledRules
-from consentd.policy.match_row import (
-    DENIES,
-    NEVER,
-    PERMITS,
-    Fits,
-    Node,
-    RowMatcher,
-    Shape,
-)
+from consentd.policy.fits import Fits
+from consentd.policy.lineage_form import HAS_SIDE, PAUSED
+from consentd.policy.match_row import DENIES, NEVER, PERMITS, Node, RowMatcher, Shape, UsedUp
 from consentd.policy.model import OPEN_END_MS, Layer
-from consentd.policy.rows import DEPTH_AT, ENDS, RESERVED_SHIFT, ROW_REST, ROW_SHAPE, ROW_SIZE, rest_until
+from consentd.policy.rows import DEPTH_AT, ENDS, ROW_REST, ROW_SHAPE, ROW_SIZE, rest_until
 from consentd.policy.side_blocks import NO_LIMITS, NO_RECORD, Limits
 from consentd.policy.subject import (
     ENTRY,
     FORMAT,
-    HAS_SIDE,
     HEADER,
-    PAUSED,
     Ids,
     is_closed,
     policy_rows,
 )
-from consentd.policy.tree import paths
+from consentd.policy.transfers import Transfers
+from consentd.policy.tree import Paths, Where
 
 STATUTE: Final = int(Layer.STATUTE)
 BREAK_GLASS: Final = int(Layer.BREAK_GLASS)
@@ -54,26 +47,6 @@ ENOUGH = max(limits.DECISION_REASONS, limits.RESIDUAL_PROVISIONS)
 """So many consents with the same effect on a question fill the reasons, and more of them exceed a residual's limit."""
 
 
-class Paths:
-    """The paths of the provisions of one consent. They are computed when the first is asked for."""
-
-    __slots__ = ("_depths", "_found")
-
-    def __init__(self, depths: bytes) -> None:
-        self._depths = depths
-        self._found: list[str] = []
-
-    def of(self, node: int) -> str:
-        """Return the path of the row *node*."""
-        if not self._found:
-            self._found = paths(self._depths)
-        return self._found[node]
-
-
-Where = str | tuple[Paths, int]
-"""The path of a provision; or the paths of its consent, and the index of its row."""
-
-
 class Matches:
     """The rows that match a question, and the categories that they permit, deny or make unknown.
 
@@ -81,15 +54,21 @@ class Matches:
         masks: ``masks[layer][kind]`` is a mask of categories; kind is ``PERMITS``, ``DENIES`` or ``UNKNOWNS``.
         otherwise: categories that combining permits if no consent says anything about them.
         until_ms: the earliest start or end after now, among all rows that match if their windows are ignored.
+        used_up: permits in force that do not count, because they are used up: (categories, ids, where).
+        recurring: of the consents that recur, the seq of the GRANT → the end of the present period.
+        uses: those of them that permit something in the layer that decides → the categories (``count_uses``).
     """
 
-    __slots__ = ("decided", "masks", "otherwise", "until_ms")
+    __slots__ = ("decided", "masks", "otherwise", "recurring", "until_ms", "used_up", "uses")
 
     def __init__(self, until_ms: int = OPEN_END_MS) -> None:
         self.masks: Final = ([0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0])
         self.decided: Final[list[tuple[int, int, int, Ids, Any]]] = []
         self.otherwise = 0
         self.until_ms = until_ms
+        self.used_up: Final[list[tuple[int, Ids, Where]]] = []
+        self.recurring: dict[int, int] = {}
+        self.uses: dict[int, int] = {}
 
     def add(self, layer: int, kind: int, mask: int, ids: Ids = NO_IDS, where: Where = "") -> None:
         """Add a row that permits, denies or makes unknown the categories of ``mask``. Ignore an empty mask."""
@@ -126,12 +105,14 @@ class Matches:
                     yield layer, kind, counted, ids, where if isinstance(where, str) else (where, node)
 
 
-def path_of(where: Where) -> str:
-    """Return the path of a provision as ``model.Reason`` has it."""
-    if isinstance(where, str):
-        return where
-    of_consent, node = where
-    return of_consent.of(node)
+    def count_uses(self, decided: "Sequence[tuple[int, int, int]]") -> None:
+        """Set ``uses``. *decided*: the masks of each layer that decided."""
+        self.uses = {}
+        for layer, kind, mask, ids, _ in self.decided:
+            if ids[1] in self.recurring and kind in (PERMITS, _SEVERAL):
+                counted = mask & decided[layer][PERMITS]
+                if counted:
+                    self.uses[ids[1]] = self.uses.get(ids[1], 0) | counted
 
 
 Decisive = tuple[int, int, int]
@@ -151,11 +132,15 @@ class Prepared(NamedTuple):
         trees: in the order of reasons: rules of the realm, lineages with their policies, the realm's policy.
         is_closed: everything is denied in layer CONSENT, and its lineages are not read.
         otherwise: the shape of what combining permits if no consent says anything; NEVER: nothing.
+        used_up: the permits that are used up, each with its ids and path, in the order of reasons.
+        recurring: as in ``Matches``.
     """
 
     trees: list[Tree]
     is_closed: bool
     otherwise: Shape
+    used_up: Sequence[tuple[UsedUp, Ids, Where]] = ()
+    recurring: Mapping[int, int] = {}
 
 
 def prepare(
@@ -178,17 +163,21 @@ def prepare(
             if node:
                 trees.append((layer, NO_IDS, where, (node,), of_rules, 0))
     begin = len(trees)
+    transfers = Transfers(matcher)
     if value:
-        _add_lineages(trees, value, matcher, question.version, rules.campaigns, newest_first=newest_first)
+        _add_lineages(
+            trees, value, matcher, question.version, rules.campaigns, transfers, newest_first=newest_first
+        )
     if newest_first:
         trees[begin:] = sorted(trees[begin:], key=lambda tree: tree[1][1], reverse=True)
+        transfers.used_up.sort(key=lambda one: one[1][1], reverse=True)
     otherwise = prepare_realm(trees, matcher, rules, enrolled=value is not None)
-    return Prepared(trees, closed, otherwise)
+    return Prepared(trees, closed, otherwise, transfers.used_up, transfers.recurring)
 
 
 def _add_lineages(
     trees: list[Tree], value: bytes, matcher: RowMatcher, version: int, campaigns: Mapping[int, int],
-    *, newest_first: bool,
+    transfers: Transfers, *, newest_first: bool,
 ) -> None:  # fmt: skip
     """Add the trees of a person's lineages. *version*: that of the question's vocabulary. *campaigns*: those of the
     realm's rules.
@@ -223,14 +212,13 @@ def _add_lineages(
         if flags & HAS_SIDE:
             block.first = first = following + 1
             following = first + (words[following] >> 2)
-            # The first record is that of the first row, if the row has one (``SideBlock.add``).
-            is_known = is_known and not words[first + ENDS] >> RESERVED_SHIFT
         if more or not is_known or flags & ~HAS_SIDE:
             ids, every = (seq, lineage, number), [shape, *islice(shapes, more + policy_rows(flags))]
             end = at + len(every) * ROW_SIZE
             if not closed or flags & STATUTORY:
                 _add_lineage(
-                    trees, ids, flags, since, every, rows[at:end], matcher, block, is_known=is_known, until_ms=until_ms
+                    trees, ids, flags, since, every, rows[at:end], matcher, block, transfers, is_known=is_known,
+                    until_ms=until_ms,
                 )
             at = end
             continue
@@ -238,29 +226,31 @@ def _add_lineages(
             rest = rest_at(rows, at)
             if until_ms < OPEN_END_MS and shape.kind == PERMITS:
                 rest = rest_until(rest, until_ms)
+            # The first record is that of the first row, if the row has one (``SideBlock.add``).
             is_limited = flags & HAS_SIDE and (words[first + 1] or words[first + ENDS])
             if shape.count <= enough or is_limited or not shape.has_seen(rest, now_ms):
                 node = node_of(shape, rest, record_at(0) if flags & HAS_SIDE else NO_RECORD, block, since)
                 if node:
                     trees.append((CONSENT, (seq, lineage, number), "", (node,), block, block.first))
                     node[0].see(node[1], now_ms)
+                if is_limited:
+                    transfers.collect((seq, lineage, number), "")
         at += ROW_SIZE
 
 
 def _add_lineage(
     trees: list[Tree], ids: Ids, flags: int, since: int, shapes: Sequence[Shape], rows: bytes, matcher: RowMatcher,
-    block: Limits, *, is_known: bool, until_ms: int,
+    block: Limits, transfers: Transfers, *, is_known: bool, until_ms: int,
 ) -> None:  # fmt: skip
     """Add the trees of a lineage: its consent, and the implicit policy that the consent selects.
 
-    *is_known*: its directory entry and its first record are such that this version can interpret them. *until_ms*: the
-    instant from which its permits do not count, because a new version of its notice asks for a new consent.
+    *is_known*: its directory entry is such that this version can interpret it. *until_ms*: the instant from which its
+    permits do not count, because a new version of its notice asks for a new consent.
     """
     layer = STATUTE if flags & STATUTORY else CONSENT
     rests = [*ROW_REST.iter_unpack(rows)]
     records = block.records([rest[4] for rest in rests]) if flags & HAS_SIDE else [NO_RECORD] * len(rests)
-    is_later = bool(flags & HAS_SIDE) and any(record[ENDS] >> RESERVED_SHIFT for record in records)
-    if not is_known or flags & UNREADABLE or is_later:
+    if not is_known or flags & UNREADABLE:
         node = matcher.node(matcher.unreadable(), rests[0], records[0], block, since)
         if node:
             trees.append((layer, ids, "", (node,), block, block.first))
@@ -272,13 +262,15 @@ def _add_lineage(
             rest_until(rest, until_ms) if shape.kind == PERMITS else rest
             for shape, rest in zip(shapes, rests, strict=True)
         ]
-    found = matcher.nodes(shapes, rests, records, block, since)
-    tree = len(found) - POLICY_ROWS[flags >> POLICY_SHIFT]
-    for where, begin, end in (layer, 0, tree), (IMPLICIT, tree, len(found)):
-        nodes = [node for node in found[begin:end] if node]
-        if nodes:
+    tree = len(rests) - POLICY_ROWS[flags >> POLICY_SHIFT]
+    for where, begin, end in (layer, 0, tree), (IMPLICIT, tree, len(rests)):
+        found = matcher.nodes(shapes[begin:end], rests[begin:end], records[begin:end], block, since)
+        nodes = [node for node in found if node]
+        if nodes or matcher.recurrence is not None:
             path = "" if begin or tree == 1 else Paths(rows[DEPTH_AT : tree * ROW_SIZE : ROW_SIZE])
-            trees.append((where, ids, path, nodes, block, block.first))
+            if nodes:
+                trees.append((where, ids, path, nodes, block, block.first))
+            transfers.collect(ids, path)
 
 
 def without_permits(shapes: Sequence[Shape]) -> list[Shape]:
@@ -305,9 +297,25 @@ def match(prepared: Prepared, fits: Fits, question: PackedQuestion, now_ms: int)
     if prepared.is_closed:
         found.add(CONSENT, DENIES, question.categories)
     match_trees(found, prepared.trees, fits, now_ms)
+    if prepared.recurring:
+        _match_transfers(found, prepared, fits, now_ms)
     otherwise = prepared.otherwise
     found.otherwise = otherwise.mask and otherwise.mask & fits[otherwise.key]
     return found
+
+
+def _match_transfers(found: Matches, prepared: Prepared, fits: Fits, now_ms: int) -> None:
+    """Add the permits that would match, but are used up. The answer changes at their ends, and when the period ends."""
+    found.recurring = dict(prepared.recurring)
+    for one, ids, where in prepared.used_up:
+        mask = one.mask & fits[one.key]
+        if not mask:
+            continue
+        if one.start_ms > now_ms:
+            found.until_ms = min(found.until_ms, one.start_ms)
+        else:
+            found.until_ms = min(found.until_ms, one.end_ms, one.until_ms)
+            found.used_up.append((mask, ids, where))
 
 
 def match_trees(found: Matches, trees: Sequence[Tree], fits: Fits, now_ms: int) -> None:

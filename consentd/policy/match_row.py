@@ -7,7 +7,10 @@ from the labels and levels of the categories (rule 9).
 
 A question may leave a property open (rule 5). The *case* determines which limits on that property match. A row is
 matched in two steps, because a question may be answered for several cases: ``RowMatcher`` compares what does not depend
-on the case, and ``Fits`` the rest.
+on the case, and ``fits.Fits`` the rest.
+
+If the question is about a transfer, a permit of a consent that recurs does not match categories that are used up in the
+present period (rule 13). ``RowMatcher`` keeps such rows apart.
 """
 
 from collections.abc import Iterable
@@ -15,15 +18,15 @@ from typing import Final, NamedTuple
 
 from consentd.policy.codebook import NO_GROUPS, AskedLeaves, Groups, Numbers, PackedQuestion
 from consentd.policy.model import OPEN_END_MS
+from consentd.policy.recurrence import Recurrence
 from consentd.policy.rows import (
     GROUP,
-    LEVEL_SHIFT,
-    NORMAL,
     PERMIT,
     ROW,
     ROW_REST,
     ROW_SHAPE,
     SIDE,
+    USES_SHIFT,
     Record,
     Rest,
     Row,
@@ -31,32 +34,6 @@ from consentd.policy.rows import (
     unpack_shape,
 )
 from consentd.policy.side_blocks import FEW, HOLDERS, NO_RECORD, Limits, group_counts
-from consentd.policy.vocabulary import HIGHEST_LEVEL, Sensitivity
-
-
-class Case(NamedTuple):
-    """How limits on a property match that the question leaves open.
-
-    Attributes:
-        deny_fits: whether a limit in a deny matches. Without it, a deny still matches data that have the label or the
-            level by their category.
-        permit_fits: whether a limit on labels, resources or data period in a permit matches.
-        is_strict: whether a permit must cover all labels and all levels that the data may have. Without it, the data
-            have those of their category.
-    """
-
-    deny_fits: bool
-    permit_fits: bool
-    is_strict: bool
-
-
-STATED_CASE: Final = Case(deny_fits=True, permit_fits=False, is_strict=False)
-"""For a caller that checks no conditions."""
-
-WORST_CASE: Final = Case(deny_fits=True, permit_fits=False, is_strict=True)
-BEST_CASE: Final = Case(deny_fits=False, permit_fits=True, is_strict=False)
-EITHER_CASE: Final = Case(deny_fits=True, permit_fits=True, is_strict=False)
-"""Every row matches that matches in one of the two cases, or matches a single resource."""
 
 NAMES_RESOURCES: Final = SIDE
 UNKNOWN: Final = GROUP
@@ -127,6 +104,11 @@ class Shape:
         return shape
 
 
+    def without(self, mask: int) -> "Shape":
+        """Make the shape of those of the rows whose side records say that the categories in *mask* are used up."""
+        return Shape(self.mask & ~mask, self.key, actors=self.actors, holders=self.holders)
+
+
 NEVER: Final = Shape(0, 0, actors=frozenset(), holders=frozenset())
 """The shape of rows that do not match."""
 
@@ -135,13 +117,34 @@ Node = tuple[Shape, Rest]
 and has not ended. A node is no class, because that takes longer, and a person may have thousands."""
 
 
+class UsedUp(NamedTuple):
+    """A permit that does not count for some categories, because the transfers of the present period were permitted.
+
+    Attributes:
+        mask: these categories, as far as they are asked for and the row covers them. *key*: see ``KEY_SHIFT``.
+        start_ms, end_ms: the window of the row. *until_ms*: the end of the period.
+        node: the index of the row in its tree.
+    """
+
+    mask: int
+    key: int
+    start_ms: int
+    end_ms: int
+    until_ms: int
+    node: int
+
+
 class RowMatcher(dict[tuple[bytes, bytes, bytes], Shape]):
     """Compares a question with rows, as far as that does not depend on the case.
 
     What ``ROW_SHAPE`` unpacks → the shape. A shape is computed when a row is the first to have it.
+
+    Attributes:
+        recurrence: that of the last permit that matched a question about a transfer; None: none did. *used_up*: the
+            permits that do not count. The caller, who knows which consent it is, resets both.
     """
 
-    __slots__ = ("_data_period", "_parties", "_question", "_resources", "now_ms")
+    __slots__ = ("_data_period", "_holder", "_parties", "_question", "_resources", "now_ms", "recurrence", "used_up")
 
     def __init__(self, question: PackedQuestion, now_ms: int) -> None:
         super().__init__()
@@ -150,6 +153,9 @@ class RowMatcher(dict[tuple[bytes, bytes, bytes], Shape]):
         self.now_ms: Final = now_ms
         self._data_period: Final = question.data_period
         self._resources: Final = question.resources
+        self._holder: Final = question.transfer_holder
+        self.recurrence: Recurrence | None = None
+        self.used_up: list[UsedUp] = []
 
     def __missing__(self, fields: tuple[bytes, bytes, bytes]) -> Shape:
         shape = self[fields] = self._shape_of(*unpack_shape(fields))
@@ -226,8 +232,8 @@ class RowMatcher(dict[tuple[bytes, bytes, bytes], Shape]):
                 return None
         elif actor not in shape.actors or holder not in shape.holders:
             return None
-        if ends and shape.kind != UNKNOWNS:
-            ending = self._ending(rest, block, ends)
+        if ends & 0xFFFF and shape.kind != UNKNOWNS:
+            ending = self._ending(rest, block, ends & 0xFFFF)
             if ending is None:
                 return None
             rest = ending
@@ -235,6 +241,8 @@ class RowMatcher(dict[tuple[bytes, bytes, bytes], Shape]):
             shape = self._limited(shape, record, block)
             if shape is NEVER:
                 return None
+        if ends >> USES_SHIFT and self._holder and shape.kind == PERMITS:
+            return self._unused(shape, rest, block.recurrence(ends >> USES_SHIFT))
         return shape, rest
 
     def nodes(
@@ -272,6 +280,17 @@ class RowMatcher(dict[tuple[bytes, bytes, bytes], Shape]):
         end_ms = min((end for purposes, end in block.ends(word) if purposes & asked), default=rest[3])
         ending = rest_until(rest, end_ms)
         return None if ending[3] <= self.now_ms else ending
+
+    def _unused(self, shape: Shape, rest: Rest, recurrence: Recurrence) -> Node | None:
+        """Return the node of a permit of a consent that recurs; None: it is used up for all that it covers."""
+        self.recurrence = recurrence
+        used, until_ms = recurrence.used(self._holder, self.now_ms)
+        used &= shape.mask
+        if not used:
+            return shape, rest
+        self.used_up.append(UsedUp(used, shape.key, rest[2], rest[3], until_ms, rest[6]))
+        left = shape.without(used)
+        return (left, rest) if left.mask else None
 
     def _limited(self, shape: Shape, record: Record, block: Limits) -> Shape:
         """Compare the limits on the data period and on resources in a side record; return the shape then, or NEVER."""
@@ -317,68 +336,6 @@ class RowMatcher(dict[tuple[bytes, bytes, bytes], Shape]):
         return rest[1] in shape.holders or group_counts(rest[1], groups, permit, since)
 
 
-class Fits(dict[int, int]):
-    """Key of a row → the leaves asked for whose labels and level meet the row, in one case.
-
-    *normal_level*: number of the realm's normal level. Most rows of a person have one of few keys, so the masks are
-    computed when they are asked for.
-    """
-
-    __slots__ = ("_case", "_normal_level", "_question")
-
-    def __init__(self, question: PackedQuestion, case: Case, normal_level: int) -> None:
-        super().__init__()
-        self._question: Final = question
-        self._case: Final = case
-        self._normal_level: Final = normal_level
-
-    def __missing__(self, key: int) -> int:
-        if key & UNKNOWN:
-            mask = self._question.categories
-        elif key & IS_OPEN and not (self._case.permit_fits if key & PERMIT else self._case.deny_fits):
-            mask = 0
-        else:
-            fits = self._permit_fits if key & PERMIT else self._deny_fits
-            mask = sum(one.leaves for one in self._question.leaves.sensitivities if fits(one, key))
-        self[key] = mask
-        return mask
-
-    def _permit_fits(self, data: Sensitivity, key: int) -> bool:
-        question, case, labels = self._question, self._case, key >> KEY_SHIFT
-        top = top_level(key, data.level, self._normal_level)
-        if question.level:
-            if question.level_of(data.level) > top:
-                return False
-        elif top < (HIGHEST_LEVEL if case.is_strict else data.level):
-            return False
-        stated = question.labels
-        if key & NORMAL:
-            return not labels and (not case.is_strict if stated is None else not stated[0])
-        if stated is None:
-            if case.is_strict and not key & NAMES_RESOURCES:
-                return False
-            return case.permit_fits or not labels or bool(labels & data.labels)
-        if stated[0] & ~(labels | data.labels) and not key & NAMES_RESOURCES:
-            return False
-        return not labels or bool(labels & (stated[0] | data.labels))
-
-    def _deny_fits(self, data: Sensitivity, key: int) -> bool:
-        question, open_fits, labels = self._question, self._case.deny_fits, key >> KEY_SHIFT
-        level = level_of(key)
-        if level:
-            if question.level:
-                if question.level_of(data.level) < level:
-                    return False
-            elif not open_fits and data.level < level:
-                return False
-        if not labels:
-            return True
-        stated = question.labels
-        if stated is None:
-            return open_fits or bool(labels & data.labels_above)
-        return bool(labels & (stated[1] | data.labels_above))
-
-
 def denied_leaves(categories: int, asked: AskedLeaves) -> int:
     """Return the leaves asked for that the categories of a deny cover: they are named, or below one that is named."""
     mask = categories & asked.mask
@@ -387,14 +344,3 @@ def denied_leaves(categories: int, asked: AskedLeaves) -> int:
             if categories & bit:
                 mask |= leaves
     return mask
-
-
-def top_level(flags: int, default: int, normal_level: int) -> int:
-    """Return the highest level that a permit covers, of data whose category has this default level (rules 1 and 9)."""
-    level = level_of(flags)
-    return min(level, normal_level) if flags & NORMAL else level or default
-
-
-def level_of(flags: int) -> int:
-    """Return the number of the level that a row names, given its flags or its key; 0: it names none."""
-    return flags >> LEVEL_SHIFT & 7

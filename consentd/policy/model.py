@@ -107,6 +107,7 @@ class ReasonCode(IntEnum):
     PERMITTED_BY_COMBINING = 13
     CLOCK = 14
     DAMAGED_ROW = 15
+    BEYOND_RECURRENCE = 16
 
 
 class Obligation(IntEnum):
@@ -166,7 +167,8 @@ class Consent:
     ``retention_until_ms``. ``root.effect`` is never None.
 
     Attributes:
-        recurrence: ISO 8601 duration of a periodic transfer (``P1M``), ``once``, or empty: not stated.
+        recurrence: how often its permits permit a transfer (rule 13): ``once``, once in each ISO 8601 duration
+            (``P1M``), or empty: as often as it is asked for.
         retention_until_ms: until when the recipient may keep the data; 0: not stated.
         policy: the implicit policy that this consent selects (rule 1); None: the realm's policy applies.
         notice: ``notice/ID`` of the notice that the person was shown; empty: not stated.

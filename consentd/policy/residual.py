@@ -13,16 +13,9 @@ from typing import Final, NamedTuple
 from consentd import limits
 from consentd.policy.codebook import Codebook, PackedQuestion
 from consentd.policy.compile import CompiledRules
+from consentd.policy.fits import EITHER_CASE, Fits, level_of, top_level
 from consentd.policy.match import CONSENT, NO_IDS, Matches, Prepared, Tree
-from consentd.policy.match_row import (
-    EITHER_CASE,
-    KEY_SHIFT,
-    UNKNOWNS,
-    Fits,
-    Node,
-    level_of,
-    top_level,
-)
+from consentd.policy.match_row import KEY_SHIFT, UNKNOWNS, Node
 from consentd.policy.model import (
     ANY,
     LEVELS,

@@ -9,12 +9,13 @@ consent's rows are in preorder.
 import struct
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, NamedTuple
 
 from consentd.errors import InvalidError, MalformedError
-from consentd.policy.model import Period
+from consentd.policy.model import OPEN_END_MS, Period
+from consentd.policy.recurrence import MAX_KEPT_USES, Recurrence, Use
 
 ROW: Final = struct.Struct("<IIQQQQIHHBBBB")
 """Fields: actor, holder, purposes, categories, start, end, labels, actions, side, flags, depth, node, below."""
@@ -53,37 +54,43 @@ ANY_NUMBER: Final = 0
 """Participant number in a row without a limit on participants, or with several participants in the side record."""
 
 MAX_SIDE: Final = 4 * ALL_16
-"""Most bytes in the side block of a consent."""
+"""Most bytes in the side block of a consent, with room for all uses if the consent recurs."""
 
 SIDE_RECORD: Final = struct.Struct("<HHHHHH")
 """Start of a side record: where its lists of actors, holders and resources begin, in words from the start of the side
-block (0: there is no such list); how many data periods (0 or 1) follow; where its list of ends begins, in the same way;
-and a reserved field, 0."""
+block (0: there is no such list); how many data periods (0 or 1) follow; where its list of ends and its list of uses
+begin, in the same way."""
 
 SIDE_WINDOW: Final = struct.Struct("<qq")
 """The part of a side record that states the data period, if there is one: start, end."""
 
 SIDE_FIELDS: Final = struct.Struct("<IIIqq")
 """A side record in words, as evaluation reads it: the lists of actors (lower half) and of holders; the list of
-resources (lower half) and how many data periods; the list of ends (lower half) and the reserved field; start and end of
-the data period, if there is one."""
+resources (lower half) and how many data periods; the list of ends (lower half) and that of uses; start and end of the
+data period, if there is one."""
 
 Record = tuple[int, int, int, int, int]
 """What ``SIDE_FIELDS`` unpacks."""
 
 ENDS: Final = 2
-"""The index in a ``Record`` of the word that has the list of ends (lower half) and the reserved field."""
+"""The index in a ``Record`` of the word that has the list of ends (lower half) and that of uses."""
 
-RESERVED_SHIFT: Final = 16
-"""The reserved field is in the bits from 16 of that word."""
+USES_SHIFT: Final = 16
+"""The list of uses is in the bits from 16 of that word."""
 
-_RESERVED: Final = struct.Struct("<8xI")
-"""The list of ends and the reserved field of a side record."""
+_ENDS_USES: Final = struct.Struct("<8xI")
+"""The list of ends and that of uses of a side record."""
 
 _NONE: Final = (0,)  # what these unpack to if nothing is in them
 
 _END: Final = struct.Struct("<QQ")
 """An item of a list of ends: mask of purposes, end."""
+
+_RECURRENCE: Final = struct.Struct("<IIQQ")
+"""The start of a list of uses: how many, the months of the duration, its milliseconds beside them, the first period."""
+
+_USE: Final = struct.Struct("<IIQQ")
+"""An item of a list of uses: holder, seq of the access, categories, until."""
 
 _COUNT: Final = struct.Struct("<I")
 _CODES: Final = struct.Struct("<QQ")
@@ -113,7 +120,8 @@ class Row(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Side:
     """The limits of a provision that do not fit into its row: several actors or holders (empty: the row's field
-    applies), resources (empty: no limit), a data period, and the purposes that end before the row's end (mask, end).
+    applies), resources (empty: no limit), a data period, the purposes that end before the row's end (mask, end), and
+    the recurrence of the consent with its uses.
     """
 
     actors: frozenset[int] = frozenset()
@@ -121,6 +129,7 @@ class Side:
     resources: frozenset[str] = frozenset()
     data_period: Period | None = None
     ends: tuple[tuple[int, int], ...] = ()
+    uses: Recurrence | None = None
 
 
 class SideBlock:
@@ -129,7 +138,8 @@ class SideBlock:
     def __init__(self) -> None:
         self.encoded = bytearray()
         self._records: dict[Side, int] = {}
-        self._lists: dict[frozenset[int] | frozenset[str] | tuple[tuple[int, int], ...], int] = {frozenset(): 0, (): 0}
+        self._lists: dict[Any, int] = {frozenset(): 0, (): 0, None: 0}
+        self._left = MAX_SIDE
 
     def add(self, side: Side) -> int:
         """Add a record, and those of its lists that the block does not have; return the record's word.
@@ -150,17 +160,21 @@ class SideBlock:
             (side.holders, partial(_encode_numbers, side.holders)),
             (side.resources, partial(_encode_references, side.resources)),
             (side.ends, partial(_encode_ends, side.ends)),
+            (side.uses, partial(_encode_uses, side.uses)),
         )
+        if side.uses is not None and side.uses not in self._lists:
+            # INVARIANT: an access always finds room for its use: the block keeps it from the start.
+            self._left -= (MAX_KEPT_USES - len(side.uses.uses)) * _USE.size
         for items, encode in encodings:
             found = self._lists.get(items)
             if found is None:
                 found = self._lists[items] = at + len(lists) // 4
                 lists += encode()
             starts.append(found)
-        if 4 * at + len(lists) > MAX_SIDE:
+        if 4 * at + len(lists) > self._left:
             raise InvalidError(f"consent's lists are over their limit of {MAX_SIDE} bytes", "INVALID_CONSENT")
-        actors, holders, resources, ends = starts
-        self.encoded += SIDE_RECORD.pack(actors, holders, resources, side.data_period is not None, ends, 0)
+        actors, holders, resources, ends, uses = starts
+        self.encoded += SIDE_RECORD.pack(actors, holders, resources, side.data_period is not None, ends, uses)
         if side.data_period is not None:
             self.encoded += SIDE_WINDOW.pack(side.data_period.start_ms, side.data_period.end_ms)
         self.encoded += lists
@@ -173,6 +187,13 @@ def _encode_numbers(numbers: frozenset[int]) -> bytes:
 
 def _encode_ends(ends: tuple[tuple[int, int], ...]) -> bytes:
     return b"".join([_COUNT.pack(len(ends)), *(_END.pack(*one) for one in ends)])
+
+
+def _encode_uses(recurrence: Recurrence | None) -> bytes:
+    assert recurrence is not None, "a side record without a recurrence has no list of uses"
+    uses = recurrence.uses
+    head = _RECURRENCE.pack(len(uses), recurrence.months, recurrence.rest_ms, recurrence.start_ms)
+    return head + b"".join([_USE.pack(one.holder, one.access, one.categories, one.until_ms) for one in uses])
 
 
 def _encode_references(references: frozenset[str]) -> bytes:
@@ -189,17 +210,23 @@ def decode_sides(block: bytes, records: Iterable[int]) -> dict[int, Side]:
     """Decode the side records at these words, each list once; return the records by word. Raises as ``decode_side``."""
     numbers: dict[int, frozenset[int]] = {}
     references: dict[int, frozenset[str]] = {}
+    recurrences: dict[int, Recurrence | None] = {0: None}
     found: dict[int, Side] = {}
     for word in records:
         if word in found:
             continue
-        actors, holders, resources, period, ends = _decode_record(block, word)
+        actors, holders, resources, period, ends, uses = _decode_record(block, word)
         for at in (actors, holders):
             if at not in numbers:
                 numbers[at] = decode_numbers(block, at)
         if resources not in references:
             references[resources] = decode_references(block, resources)
-        found[word] = Side(numbers[actors], numbers[holders], references[resources], period, decode_ends(block, ends))
+        if uses not in recurrences:
+            recurrences[uses] = decode_uses(block, uses)
+        found[word] = Side(
+            numbers[actors], numbers[holders], references[resources], period, decode_ends(block, ends),
+            recurrences[uses],
+        )  # fmt: skip
     return found
 
 
@@ -212,29 +239,28 @@ def decode_side(block: bytes, word: int) -> Side:
     return decode_sides(block, (word,))[word]
 
 
-def _decode_record(block: bytes, word: int) -> tuple[int, int, int, Period | None, int]:
-    """Return the words of the lists of actors, holders and resources of a side record, its data period, and the word of
-    its list of ends.
+def _decode_record(block: bytes, word: int) -> tuple[int, int, int, Period | None, int, int]:
+    """Return the words of the lists of actors, holders and resources of a side record, its data period, and the words
+    of its lists of ends and of uses.
     """
     try:
-        actors, holders, resources, periods, ends, _ = SIDE_RECORD.unpack_from(block, 4 * word)
+        actors, holders, resources, periods, ends, uses = SIDE_RECORD.unpack_from(block, 4 * word)
         if periods > 1:
             raise MalformedError("side record has several data periods")
         period = Period(*SIDE_WINDOW.unpack_from(block, 4 * word + SIDE_RECORD.size)) if periods else None
     except struct.error as error:
         raise MalformedError("side record is cut short") from error
-    return actors, holders, resources, period, ends
+    return actors, holders, resources, period, ends, uses
 
 
-def uses_reserved(block: bytes, rows: Iterable[Row]) -> bool:
-    """Return whether a side record of *rows*, rules of the realm, has ends or a value in the reserved field. Then a
-    later version wrote the rows.
+def has_ends_or_uses(block: bytes, rows: Iterable[Row]) -> bool:
+    """Return whether a side record of *rows*, rules of the realm, has ends or uses, which only consents have.
 
     Raises:
         struct.error: a record is cut short.
     """
     words = {row[8] for row in rows if row[9] & SIDE}
-    return any(_RESERVED.unpack_from(block, 4 * word) != _NONE for word in words)
+    return any(_ENDS_USES.unpack_from(block, 4 * word) != _NONE for word in words)
 
 
 def decode_numbers(block: bytes, word: int) -> frozenset[int]:
@@ -262,6 +288,55 @@ def decode_ends(block: bytes, word: int) -> tuple[tuple[int, int], ...]:
         return tuple(_END.unpack_from(block, begin + _END.size * at) for at in range(count))
     except struct.error as error:
         raise MalformedError("list of a side block is cut short") from error
+
+
+def decode_uses(block: bytes, word: int) -> Recurrence:
+    """Decode the list of uses at a word of a side block. Raises ``MalformedError``."""
+    begin = 4 * word
+    try:
+        count, months, rest_ms, start_ms = _RECURRENCE.unpack_from(block, begin)
+        begin += _RECURRENCE.size
+        if count > len(block) // _USE.size or (count and len(block) < begin + count * _USE.size):
+            raise MalformedError("list of a side block is cut short")
+        items = _USE.iter_unpack(block[begin : begin + count * _USE.size])
+        uses = tuple([Use(holder, until_ms, access, categories) for holder, access, categories, until_ms in items])
+    except struct.error as error:
+        raise MalformedError("list of a side block is cut short") from error
+    if start_ms > OPEN_END_MS or list(uses) != sorted(set(uses)):
+        raise MalformedError("list of uses is not in its one form")
+    return Recurrence(months, rest_ms, start_ms, uses)
+
+
+def uses_size(recurrence: Recurrence) -> int:
+    """Return how many bytes of a side block the uses take."""
+    return len(recurrence.uses) * _USE.size
+
+
+def recurrence_of(block: bytes, rows: Iterable[Row]) -> Recurrence | None:
+    """Return the recurrence of a consent, given its rows and its side block; None: it has none. All permits share it.
+
+    Raises:
+        MalformedError: the block is malformed.
+    """
+    for row in rows:
+        if row.flags & PERMIT:
+            return decode_side(block, row.side).uses if row.flags & SIDE else None
+    return None
+
+
+def with_recurrence(block: bytes, rows: Iterable[Row], recurrence: Recurrence) -> tuple[list[Row], bytes]:
+    """Return the rows and the side block of a consent that recurs, with other uses. Raises as ``decode_sides``."""
+    old = list(rows)
+    sides = decode_sides(block, (row.side for row in old if row.flags & SIDE))
+    made, new = SideBlock(), []
+    for row in old:
+        if row.flags & SIDE:
+            side = sides[row.side]
+            word = made.add(side if side.uses is None else replace(side, uses=recurrence))
+            new.append(row._replace(side=word))
+        else:
+            new.append(row)
+    return new, bytes(made.encoded)
 
 
 def words_of(blocks: bytes) -> Sequence[int]:

@@ -8,6 +8,7 @@ from itertools import repeat
 from typing import Final
 
 from consentd.policy.codebook import Groups, Numbers
+from consentd.policy.recurrence import Recurrence
 from consentd.policy.rows import (
     PERMIT,
     SIDE_FIELDS,
@@ -15,6 +16,7 @@ from consentd.policy.rows import (
     Record,
     decode_ends,
     decode_references,
+    decode_uses,
     words_of,
 )
 
@@ -82,6 +84,10 @@ class Limits:
     def ends(self, word: int) -> tuple[tuple[int, int], ...]:
         """Return the list of ends at *word*: a mask of purposes, and their end, in UTC milliseconds."""
         return decode_ends(self.blocks, self.first + word)
+
+    def recurrence(self, word: int) -> Recurrence:
+        """Return the list of uses at *word*, with the recurrence that it begins with."""
+        return decode_uses(self.blocks, self.first + word)
 
 
 NO_LIMITS: Final = Limits()

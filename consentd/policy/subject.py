@@ -12,12 +12,11 @@ from typing import Final
 
 from consentd import limits
 from consentd.errors import MalformedError, NotFoundError, PreconditionError
-from consentd.policy.compile import POLICY_ROWS, POLICY_SHIFT, STATUTORY, UNREADABLE, Compiled
-from consentd.policy.model import MAX_DEPTH, Effect, ImplicitPolicy, StoredConsent
+from consentd.policy.compile import POLICY_ROWS, POLICY_SHIFT, STATUTORY, Compiled
+from consentd.policy.lineage_form import HAS_SIDE, PAUSED, check_lineage
+from consentd.policy.model import Effect, StoredConsent
 from consentd.policy.rows import (
     FLAGS_AT,
-    LEVEL_SHIFT,
-    NORMAL,
     PERMIT,
     ROW_SIZE,
     SIDE,
@@ -28,7 +27,6 @@ from consentd.policy.rows import (
     row_until,
     unpack_rows,
 )
-from consentd.policy.vocabulary import HIGHEST_LEVEL
 
 FORMAT: Final = 4
 
@@ -39,6 +37,9 @@ on an authority; no row has labels, a level, a side record or a group. So row *i
 CLOSED: Final = 2
 """Header flag: the lineages that permit nothing are over ``MAX_ROWS`` or ``MAX_SIDES``. A deny is never refused for
 its size, but the work of a check must have a limit. So all of layer CONSENT is denied, unread."""
+
+RECURS: Final = 4
+"""Header flag: a lineage permits so many transfers in a period. So its uses count (``policy.recurrence``)."""
 
 MAX_ROWS: Final = limits.PERSON_PROVISIONS
 """Most rows of a person after a consent that permits something. Such a consent beyond this limit is refused."""
@@ -52,12 +53,6 @@ MAX_STORED_ROWS: Final = limits.PERSON_STORED_PROVISIONS
 MAX_STORED_SIDES: Final = limits.PERSON_STORED_LIST_BYTES
 """Most bytes of a person's side blocks, in the same way."""
 
-PAUSED: Final = 1
-"""Directory flag: the lineage is paused. The directory also has the flags of ``Compiled``."""
-
-HAS_SIDE: Final = 8
-"""Directory flag: the lineage has a side block."""
-
 HEADER: Final = struct.Struct("<BBHHH")
 """Header: format, flags, highest vocabulary version, number of lineages, number of rows."""
 
@@ -67,7 +62,6 @@ of the AUTHORITY entry that the consent rests on, and the number of the version 
 none."""
 SIDE_LENGTH: Final = struct.Struct("<I")
 """The length of a side block, before it."""
-_STATES: Final = PAUSED | UNREADABLE | STATUTORY
 MAX_TABLE_SEQ: Final = (1 << 32) - 1  # a directory entry has 32 bits for a seq
 
 
@@ -140,7 +134,7 @@ def encode_subject(lineages: Iterable[Lineage]) -> bytes:
     if not ordered:
         return b""
     counts = [len(lineage.compiled.rows) // ROW_SIZE for lineage in ordered]
-    total, sides = sum(counts), sum(len(lineage.compiled.side) for lineage in ordered)
+    total, sides = sum(counts), sum(lineage.compiled.list_bytes for lineage in ordered)
     if total > MAX_STORED_ROWS or sides > MAX_STORED_SIDES:
         limits = f"{MAX_STORED_ROWS} rows and {MAX_STORED_SIDES} bytes"
         raise PreconditionError(f"person's consents are over the limit of {limits}: withdraw some", "LIMIT_REACHED")
@@ -148,6 +142,8 @@ def encode_subject(lineages: Iterable[Lineage]) -> bytes:
     flags = SIMPLE if all(map(_is_simple, ordered)) else 0
     if (total > MAX_ROWS or sides > MAX_SIDES) and _are_over(one.compiled for one in ordered):
         flags |= CLOSED
+    if any(lineage.compiled.recurrence is not None for lineage in ordered):
+        flags |= RECURS
     parts = [HEADER.pack(FORMAT, flags, highest, len(ordered), total)]
     for lineage, count in zip(ordered, counts, strict=True):
         flags, compiled = lineage.flags, lineage.compiled
@@ -165,12 +161,17 @@ def _are_over(compiled: Iterable[Compiled]) -> bool:
     """Return whether the consents that only deny are over ``MAX_ROWS`` rows or ``MAX_SIDES`` bytes of side blocks."""
     denies = [one for one in compiled if only_denies(one)]
     rows = sum(len(one.rows) for one in denies) // ROW_SIZE
-    return rows > MAX_ROWS or sum(len(one.side) for one in denies) > MAX_SIDES
+    return rows > MAX_ROWS or sum(one.list_bytes for one in denies) > MAX_SIDES
 
 
 def is_closed(value: bytes | None) -> bool:
     """Return whether a subject value denies everything in layer CONSENT, because its denies are over their limit."""
     return bool(value) and bool(value[1] & CLOSED)  # type: ignore[index]  # a value that is not empty
+
+
+def recurs(value: bytes | None) -> bool:
+    """Return whether a lineage of a subject value permits so many transfers in a period."""
+    return bool(value) and bool(value[1] & RECURS)  # type: ignore[index]  # a value that is not empty
 
 
 def row_count(value: bytes | None) -> int:
@@ -194,13 +195,13 @@ def check_limits(value: bytes | None, lineage: int, compiled: Compiled) -> None:
     """
     if only_denies(compiled):
         return
-    lineages = _lineages(value)
+    lineages = lineages_of(value)
     old = next((one.compiled for one in lineages if one.lineage == lineage), Compiled(0, 0, b"", b""))
     rows = sum(len(one.compiled.rows) for one in lineages) - len(old.rows) + len(compiled.rows)
-    sides = sum(len(one.compiled.side) for one in lineages) - len(old.side) + len(compiled.side)
+    sides = sum(one.compiled.list_bytes for one in lineages) - old.list_bytes + compiled.list_bytes
     for name, total, grown, most in (
         ("provisions in force", rows // ROW_SIZE, len(compiled.rows) > len(old.rows), MAX_ROWS),
-        ("bytes of lists in force", sides, len(compiled.side) > len(old.side), MAX_SIDES),
+        ("bytes of lists in force", sides, compiled.list_bytes > old.list_bytes, MAX_SIDES),
     ):
         if grown and total > most:
             what = f"person would have more than {most} {name}, `{total}`"
@@ -214,9 +215,9 @@ def decode_subject(value: bytes) -> tuple[Lineage, ...]:
         MalformedError: the bytes are no subject value.
     """
     try:
-        lineages = tuple(_lineages(value))
+        lineages = tuple(lineages_of(value))
         for lineage in lineages:
-            _check(lineage)
+            check_lineage(lineage.flags, lineage.compiled)
         if encode_subject(lineages) != value:
             raise MalformedError("subject value is not in its one form")
     except struct.error as error:
@@ -239,7 +240,7 @@ def with_consent(value: bytes | None, stored: StoredConsent, compiled: Compiled)
     lineage = Lineage(
         stored.lineage, stored.seq, stored.version, stored.paused, compiled, stored.authority, stored.notice
     )  # fmt: skip
-    return encode_subject([*(one for one in _lineages(value) if one.lineage != lineage.lineage), lineage])
+    return encode_subject([*(one for one in lineages_of(value) if one.lineage != lineage.lineage), lineage])
 
 
 def with_state(value: bytes | None, lineage: int, *, paused: bool) -> bytes:
@@ -261,7 +262,7 @@ def with_ended_authority(value: bytes, authority: int, time_ms: int) -> bytes:
     """Return the value after the end of an authority: the permits that rest on it end at *time_ms* at the latest."""
     return encode_subject(
         replace(one, compiled=_ended(one.compiled, time_ms)) if one.authority == authority else one
-        for one in _lineages(value)
+        for one in lineages_of(value)
     )
 
 
@@ -277,7 +278,7 @@ def is_ended(end_ms: int, kept_from_ms: int) -> bool:
 
 def without_ended(value: bytes, kept_from_ms: int) -> bytes:
     """Return the value after a pruning, without the ended lineages (``is_ended``)."""
-    lineages = _lineages(value)
+    lineages = lineages_of(value)
     left = [one for one in lineages if not is_ended(last_end_ms(one.compiled), kept_from_ms)]
     return value if len(left) == len(lineages) else encode_subject(left)
 
@@ -288,13 +289,14 @@ def last_end_ms(compiled: Compiled) -> int:
 
 
 def _lineages_with(value: bytes | None, lineage: int) -> list[Lineage]:
-    lineages = _lineages(value)
+    lineages = lineages_of(value)
     if all(one.lineage != lineage for one in lineages):
         raise NotFoundError("subject has no such consent", "CONSENT_NOT_FOUND")
     return lineages
 
 
-def _lineages(value: bytes | None) -> list[Lineage]:
+def lineages_of(value: bytes | None) -> list[Lineage]:
+    """Return the lineages of a subject value that ``encode_subject`` made. Raises as ``split_subject``."""
     return [
         Lineage(
             lineage, seq, version, bool(flags & PAUSED),
@@ -350,41 +352,6 @@ def policy_rows(flags: int) -> int:
     if policy >= len(POLICY_ROWS):
         raise MalformedError("directory entry has an unknown policy")
     return POLICY_ROWS[policy]
-
-
-def _check(lineage: Lineage) -> None:
-    """Verify the flags, the tree shape and the side records of a lineage, which encoding does not verify."""
-    flags = lineage.flags
-    policy = flags >> POLICY_SHIFT
-    if flags & 0x0F & ~(_STATES | HAS_SIDE):
-        raise MalformedError("directory entry has unknown flags")
-    rows = unpack_rows(lineage.compiled.rows)
-    tree = len(rows) - POLICY_ROWS[policy]
-    if tree < 1:
-        raise MalformedError("subject value is cut short")
-    if flags & UNREADABLE and (tree > 1 or policy):
-        raise MalformedError("unreadable lineage has several rows")
-    sides = [row.side for row in rows if row.flags & SIDE]
-    decode_sides(lineage.compiled.side, sides)
-    if sides and sides[0]:
-        raise MalformedError("side block does not begin with the record of the first row that has one")
-    is_normal = policy in (ImplicitPolicy.BASIC_NORMAL, ImplicitPolicy.ALL_NORMAL)
-    for part, normal in ((rows[:tree], 0), (rows[tree:], NORMAL if is_normal else 0)):
-        _check_tree(part)
-        if any(row.flags & NORMAL != normal or row.flags >> LEVEL_SHIFT > HIGHEST_LEVEL for row in part):
-            raise MalformedError("rows have unknown flags")
-
-
-def _check_tree(rows: list[Row]) -> None:
-    open_until: list[int] = []
-    for index, row in enumerate(rows):
-        while open_until and open_until[-1] <= index:
-            open_until.pop()
-        if row.depth != len(open_until) or row.depth >= MAX_DEPTH or row.node != index:
-            raise MalformedError("rows are no tree in preorder")
-        open_until.append(index + row.below + 1)
-        if open_until[0] != len(rows) or any(end < open_until[-1] for end in open_until):
-            raise MalformedError("rows are no tree in preorder")
 
 
 def _is_simple(lineage: Lineage) -> bool:

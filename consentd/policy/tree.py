@@ -80,3 +80,31 @@ def paths(depths: Iterable[int]) -> list[str]:
         counts[depth] = 0
         found.append(step)
     return found
+
+
+class Paths:
+    """The paths of the provisions of one consent. They are computed when the first is asked for."""
+
+    __slots__ = ("_depths", "_found")
+
+    def __init__(self, depths: bytes) -> None:
+        self._depths = depths
+        self._found: list[str] = []
+
+    def of(self, node: int) -> str:
+        """Return the path of the row *node*."""
+        if not self._found:
+            self._found = paths(self._depths)
+        return self._found[node]
+
+
+Where = str | tuple[Paths, int]
+"""The path of a provision; or the paths of its consent, and the index of its row."""
+
+
+def path_of(where: Where) -> str:
+    """Return the path of a provision as ``model.Reason`` has it."""
+    if isinstance(where, str):
+        return where
+    of_consent, node = where
+    return of_consent.of(node)

@@ -245,6 +245,14 @@ def stated_version(kind: int, payload: bytes) -> StatedVersion | None:
     return StatedVersion(end_ms, consent.retention_until_time_ms, message.served_seq)
 
 
+def stated_uses(kind: int, payload: bytes) -> tuple[tuple[int, int], ...]:
+    """Return the consents that an ACCESS uses up: the GRANT's seq and the end of the period. Raises as ``parse``."""
+    if kind != EntryKind.ACCESS:
+        return ()
+    uses = payloads.parse(st.AccessStatement, payload).uses
+    return tuple([(one.lineage_seq, one.until_time_ms or model.OPEN_END_MS) for one in uses])
+
+
 def named_key(kind: int, payload: bytes) -> tuple[bytes, bool] | None:
     """Return a KEY entry's key, and whether the entry retires that key; None for another kind. Raises as ``parse``."""
     if kind != EntryKind.KEY:

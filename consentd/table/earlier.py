@@ -23,7 +23,7 @@ from google.protobuf.message import Message
 
 from consentd.core import codec
 from consentd.core.key_validity import PARTICIPANT_PREFIX
-from consentd.core.kinds import NO_DECISION_EFFECT, EntryKind
+from consentd.core.kinds import NO_DECISION_EFFECT, USES, EntryKind
 from consentd.core.pruned import Pruned
 from consentd.errors import CorruptionError, InvalidError, MalformedError, NotFoundError, RequestError, StorageError
 from consentd.ledger import layout, reads, retention
@@ -33,7 +33,7 @@ from consentd.store.memory import MemoryRows
 from consentd.table.checked_rows import RowCheck
 from consentd.table.registry import RegistryCache
 from consentd.table.table import decode_entry
-from consentd.table.transaction import STEP_KINDS, TableTransaction
+from consentd.table.transaction import TableTransaction
 from consentd.table.view import Snapshot, View
 
 STEP = 64
@@ -108,10 +108,9 @@ class EarlierTree:
             chains.append(self._begun(tag))  # each reads its first page now, and not all in the first step of the merge
         work = 0
         for entry in merge(*chains, key=lambda one: one.index):
-            if entry.event.kind in _NO_EFFECT:
+            if entry.event.kind in _NO_EFFECT or not self._apply(entry):
                 work += 1
             else:
-                self._apply(entry)
                 work += _SKIPPED
             if work >= STEP * _SKIPPED:
                 work = 0
@@ -127,13 +126,18 @@ class EarlierTree:
         """Return the rows as they are after ``replay``."""
         return View(RegistryCache(), RowCheck(), self._rows)
 
-    def _apply(self, entry: reads.StoredEntry) -> None:
+    def _apply(self, entry: reads.StoredEntry) -> bool:
+        """Apply an entry; return False if it is one of an access, and changes nothing."""
         event = entry.event
-        message = self._message(entry) if event.kind in STEP_KINDS else None
+        is_needed = self._table.needs(event)
+        if event.kind in USES and not is_needed:
+            return False
+        message = self._message(entry) if is_needed else None
         try:
             self._table.apply(event, message, index=entry.index)
         except RequestError as error:
             raise CorruptionError(f"entry does not apply to the table: kind {event.kind} seq {event.seq}") from error
+        return True
 
     def _message(self, entry: reads.StoredEntry) -> Message | None:
         """Return the decoded payload of an entry; None: a pruning deleted it, because its consent left the table."""

@@ -53,7 +53,7 @@ from consentd.table import credential_rows
 from consentd.table.checked_rows import CHECK_SIZE, RowCheck, is_intact, seal_row, spoil_row
 from consentd.table.credential_rows import CredentialRow, sealed_rows
 from consentd.table.registry import Registry, RegistryCache
-from consentd.table.transaction import STEP_KINDS, TableTransaction
+from consentd.table.transaction import TableTransaction
 from consentd.table.view import U64, Snapshot, View
 from consentd.waits import SizeWaits
 
@@ -251,7 +251,8 @@ def _apply(transaction: TableTransaction, store: Store, vault: Vault, index: int
     event = codec.decode_leaf(leaf)
     if isinstance(event, codec.Event):
         try:
-            transaction.apply(event, read_message(store, vault, event), index=index)
+            message = read_message(store, vault, event) if transaction.needs(event) else None
+            transaction.apply(event, message, index=index)
         except (RequestError, MalformedError) as error:
             at = f"kind {event.kind} seq {event.seq}; see ops/RUNBOOK.md"
             raise CorruptionError(f"entry does not apply to the table: {at}") from error
@@ -259,14 +260,12 @@ def _apply(transaction: TableTransaction, store: Store, vault: Vault, index: int
 
 
 def read_message(store: Store, vault: Vault, event: codec.Event) -> Message | None:
-    """Return the decoded payload of an event; None if the statement was erased, or the kind has no table effect.
+    """Return the decoded payload of an event; None if the statement was erased.
 
     Raises:
         CorruptionError: the statement does not decrypt, or is not what the leaf commits to.
         MalformedError: the payload does not decode.
     """
-    if event.kind not in STEP_KINDS:
-        return None
     return decode_entry(vault, reads.read_entry(store, event.tag, event.seq))
 
 

@@ -13,12 +13,13 @@ from google.protobuf.message import Message
 
 from consentd.core import codec, ed25519
 from consentd.core.key_validity import FOREVER_MS, PARTICIPANT_PREFIX, representative
-from consentd.core.kinds import NO_TABLE_EFFECT, EntryKind, Owner
+from consentd.core.kinds import NO_TABLE_EFFECT, USES, EntryKind, Owner
 from consentd.errors import InvalidError
 from consentd.policy import compile as compiler
 from consentd.policy import model
 from consentd.policy import subject as subjects
 from consentd.policy.actor import SUBJECT_NUMBER
+from consentd.policy.uses import recurrence_of
 from consentd.statements import payloads, values
 from consentd.statements.delegations import delegation_value, named_parties
 from consentd.table.authorities import AuthorityRows
@@ -30,6 +31,7 @@ from consentd.table.participant_rows import (
     encode_participant,
     with_participant,
 )
+from consentd.table.uses import UseRows
 from consentd.table.view import (
     DUTIES,
     FORMAT,
@@ -49,7 +51,8 @@ from consentd.v1 import statement_pb2 as st
 _TAG_SIZE: Final = 32
 
 
-class TableTransaction(DutyRows, NoticeRows):
+
+class TableTransaction(DutyRows, UseRows):
     """The transaction that applies a batch of entries. For the sequencer's thread only.
 
     Its reads include its own writes. Readers see none of these writes before ``commit``. Leaving the ``with`` block
@@ -104,6 +107,10 @@ class TableTransaction(DutyRows, NoticeRows):
         elif event.kind not in NO_TABLE_EFFECT and self._get(b"s" + event.tag) is not None:
             self._put_unreadable(event)
 
+    def needs(self, event: codec.Event) -> bool:
+        """Return whether ``apply`` needs the payload of an entry. Raises ``DamagedRowError``."""
+        return event.kind in STEP_KINDS or (event.kind in USES and subjects.recurs(self.subject(event.tag)))
+
     def commit(self, size: int, root: bytes, *, time_ms: int, wall_ms: int) -> None:
         """Commit: readers that begin later see all writes.
 
@@ -128,7 +135,7 @@ class TableTransaction(DutyRows, NoticeRows):
         if key:
             self._put_key(key, Owner.LEDGER, event.time_ms, "")
         if message.HasField("pruning"):
-            self._drop_ended(message.pruning.kept_from_time_ms)
+            self.drop_ended(message.pruning.kept_from_time_ms)
 
     def _participant(self, event: codec.Event, message: st.ParticipantStatement) -> None:
         row_key = b"p" + message.participant_id.encode()
@@ -246,16 +253,17 @@ class TableTransaction(DutyRows, NoticeRows):
             lineage=event.seq, seq=event.seq, version=1, consent=consent, since=self._index,
             authority=message.authority_seq, notice=self._number_of_notice(consent),
         )  # fmt: skip
-        self._put_consent(event.tag, stored)
+        self._put_consent(event, stored)
 
     def _amend(self, event: codec.Event, message: st.AmendStatement) -> None:
         lineage, consent = message.lineage_seq, values.consent_value(message.consent)
-        paused = any(one.paused for one in self.lineages(event.tag) if one.lineage == lineage)
+        replaced = next((one for one in self.lineages(event.tag) if one.lineage == lineage), None)
+        paused = replaced is not None and replaced.paused
         stored = model.StoredConsent(
             lineage=lineage, seq=event.seq, version=message.version, consent=consent, paused=paused,
             since=self._index, authority=message.authority_seq, notice=self._number_of_notice(consent),
         )  # fmt: skip
-        self._put_consent(event.tag, stored)
+        self._put_consent(event, stored, replaced)
 
     def _set_paused(self, event: codec.Event, message: st.PauseStatement | st.ResumeStatement) -> None:
         paused = event.kind == EntryKind.PAUSE
@@ -264,12 +272,16 @@ class TableTransaction(DutyRows, NoticeRows):
     def _revoke(self, event: codec.Event, message: st.RevokeStatement) -> None:
         self._put_subject(event.tag, subjects.without_consent(self.subject(event.tag), message.lineage_seq))
 
-    def _put_consent(self, tag: bytes, stored: model.StoredConsent) -> None:
-        registry, (authority, ends) = self.registry(), self.permits_rest_on(tag, stored.authority)
+    def _put_consent(
+        self, event: codec.Event, stored: model.StoredConsent, replaced: subjects.Lineage | None = None
+    ) -> None:
+        registry, tag = self.registry(), event.tag
+        authority, ends = self.permits_rest_on(tag, stored.authority)
         stored = dataclasses.replace(stored, authority=authority)
         compiled = compiler.compile_consent(
-            stored, registry.codebook.vocabulary, registry.numbers, normal_level=registry.rules.normal_level, ends=ends
-        )
+            stored, registry.codebook.vocabulary, registry.numbers, normal_level=registry.rules.normal_level, ends=ends,
+            recurrence=recurrence_of(stored.consent, replaced, event.time_ms),
+        )  # fmt: skip
         self._put_subject(tag, subjects.with_consent(self.subject(tag), stored, compiled))
 
     def _erase(self, tag: bytes) -> None:
@@ -294,7 +306,7 @@ class TableTransaction(DutyRows, NoticeRows):
         stored = model.StoredConsent(
             lineage=event.seq, seq=event.seq, version=1, consent=consent, readable=False, since=self._index
         )  # fmt: skip
-        self._put_consent(event.tag, stored)
+        self._put_consent(event, stored)
 
     def _put_key(self, key: bytes, owner: Owner, from_ms: int, whose: bytes | str, until_ms: int = FOREVER_MS) -> None:
         if len(key) != ed25519.KEY_SIZE:
@@ -339,18 +351,6 @@ class TableTransaction(DutyRows, NoticeRows):
         for _ in self._rows(b"s"):
             pass
 
-    def _drop_ended(self, kept_from_ms: int) -> None:
-        """Remove the consents that ended before the time of a pruning. Reads the rows of all persons.
-
-        Ended consents permit and deny nothing. No later decision reads them, so their entries may be pruned later.
-        """
-        changed = [
-            (key, shorter)
-            for key, value in self._rows(b"s")
-            if value and (shorter := subjects.without_ended(value, kept_from_ms)) != value
-        ]
-        for key, shorter in changed:
-            self._put_subject(key[1:], shorter)
 
     STEPS: ClassVar[Mapping[int, Callable[["TableTransaction", codec.Event, Any], None]]] = {
         EntryKind.LEDGER: _ledger, EntryKind.PARTICIPANT: _participant, EntryKind.KEY: _key,
@@ -359,6 +359,7 @@ class TableTransaction(DutyRows, NoticeRows):
         EntryKind.RESUME: _set_paused, EntryKind.REVOKE: _revoke, EntryKind.DELEGATION: _delegation,
         EntryKind.MANDATE: _mandate, EntryKind.AUTHORITY: AuthorityRows.put_authority,
         EntryKind.DUTY: DutyRows.put_duty,
+        EntryKind.ACCESS: UseRows.put_access, EntryKind.OUTCOME: UseRows.put_outcome,
     }
     """For each kind of entry, the method that applies such an entry."""
 
@@ -370,5 +371,5 @@ def _is_of_person(key: bytes, row: bytes, tag: bytes) -> bool:
     return row[0] in (Owner.SUBJECT, Owner.REPRESENTATIVE) and row[KEY.size :][:_TAG_SIZE] == tag
 
 
-STEP_KINDS: Final = frozenset(TableTransaction.STEPS)
-"""Kinds whose payload changes the table."""
+STEP_KINDS: Final = frozenset(TableTransaction.STEPS) - USES
+"""Kinds whose payload always changes the table; see ``TableTransaction.needs`` for the others."""

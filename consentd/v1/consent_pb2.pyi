@@ -259,6 +259,10 @@ class _ReasonCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReasonCode
     """REASON_CODE_DAMAGED_ROW: a row of the policy table is damaged, the person's or one that all share, so nothing is
     decided. In the second case the decision has neither a revision nor a vocabulary_version.
     """
+    REASON_CODE_BEYOND_RECURRENCE: _ReasonCode.ValueType  # 16
+    """REASON_CODE_BEYOND_RECURRENCE: a consent permits it, but its transfer of the present period was permitted already
+    (policy.md, rule 13). It has no effect.
+    """
 
 class ReasonCode(_ReasonCode, metaclass=_ReasonCodeEnumTypeWrapper):
     """ReasonCode is why a category was decided as it was."""
@@ -296,6 +300,10 @@ REASON_CODE_CLOCK: ReasonCode.ValueType  # 14
 REASON_CODE_DAMAGED_ROW: ReasonCode.ValueType  # 15
 """REASON_CODE_DAMAGED_ROW: a row of the policy table is damaged, the person's or one that all share, so nothing is
 decided. In the second case the decision has neither a revision nor a vocabulary_version.
+"""
+REASON_CODE_BEYOND_RECURRENCE: ReasonCode.ValueType  # 16
+"""REASON_CODE_BEYOND_RECURRENCE: a consent permits it, but its transfer of the present period was permitted already
+(policy.md, rule 13). It has no effect.
 """
 Global___ReasonCode: _TypeAlias = ReasonCode  # noqa: Y015
 
@@ -541,7 +549,9 @@ class Consent(_message.Message):
     kind: Global___ConsentKind.ValueType
     """kind is the legal act."""
     recurrence: _builtins.str
-    """recurrence is `once` or an ISO 8601 duration, `P1M`; empty: not stated."""
+    """recurrence is how often its permits permit a transfer (policy.md, rule 13): `once`, or an ISO 8601 duration, `P1M`:
+    once in each such period; empty: as often as it is asked for.
+    """
     retention_until_time_ms: _builtins.int
     """retention_until_time_ms is until when the recipient may keep the data; 0: not stated."""
     implicit_policy: Global___ImplicitPolicy.ValueType

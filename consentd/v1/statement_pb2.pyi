@@ -1918,6 +1918,38 @@ class AskedQuestion(_message.Message):
 Global___AskedQuestion: _TypeAlias = AskedQuestion  # noqa: Y015
 
 @_typing.final
+class RecurrenceUse(_message.Message):
+    """RecurrenceUse is a transfer that a consent which recurs permits once in a period (policy.md, rule 13)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINEAGE_SEQ_FIELD_NUMBER: _builtins.int
+    CATEGORIES_FIELD_NUMBER: _builtins.int
+    UNTIL_TIME_MS_FIELD_NUMBER: _builtins.int
+    lineage_seq: _builtins.int
+    """lineage_seq is the seq of the GRANT that began the consent."""
+    until_time_ms: _builtins.int
+    """until_time_ms is the end of the period, UTC milliseconds; 0: it has none (`once`)."""
+    @_builtins.property
+    def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """categories that this consent permits, and no other access in the period by this consent from this holder."""
+
+    def __init__(
+        self,
+        *,
+        lineage_seq: _builtins.int = ...,
+        categories: _abc.Iterable[_builtins.str] | None = ...,
+        until_time_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["categories", b"categories", "lineage_seq", b"lineage_seq", "until_time_ms", b"until_time_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecurrenceUse: _TypeAlias = RecurrenceUse  # noqa: Y015
+
+@_typing.final
 class AccessStatement(_message.Message):
     """AccessStatement records the decision on a transfer, before the transfer."""
 
@@ -1925,6 +1957,7 @@ class AccessStatement(_message.Message):
 
     ASKED_FIELD_NUMBER: _builtins.int
     DECISION_FIELD_NUMBER: _builtins.int
+    USES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def asked(self) -> Global___AskedQuestion:
         """asked is the question."""
@@ -1933,15 +1966,22 @@ class AccessStatement(_message.Message):
     def decision(self) -> _consent_pb2.Decision:
         """decision is the answer, with reasons."""
 
+    @_builtins.property
+    def uses(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecurrenceUse]:
+        """uses are the consents that recur and that this access uses up for a period, each with the categories; empty in a
+        refusal.
+        """
+
     def __init__(
         self,
         *,
         asked: Global___AskedQuestion | None = ...,
         decision: _consent_pb2.Decision | None = ...,
+        uses: _abc.Iterable[Global___RecurrenceUse] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "decision", b"decision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "decision", b"decision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "decision", b"decision", "uses", b"uses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

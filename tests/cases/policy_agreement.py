@@ -22,6 +22,8 @@ def check_answer(draw: Draw, world: World) -> Decision:
     assert comparable(answer) == comparable(meant), (world, question, now_ms, caller, answer, meant)
     shown, meant = world.shown_answers(question, now_ms, caller)
     assert comparable(shown) == comparable(meant), (world, question, now_ms, caller, shown, meant)
+    found, meant_uses = world.uses(question, now_ms, caller)
+    assert found == meant_uses, (world, question, now_ms, caller, found, meant_uses)
     assert shown.residual == answer.residual, (world, question, now_ms, caller)
     assert bool(answer.residual) == (Obligation.ENFORCE_RESIDUAL in answer.obligations)
     leaves = (*answer.permitted, *answer.denied, *answer.without_consent)

@@ -13,9 +13,11 @@ from functools import cached_property
 import cases.reference_policy as reference
 from cases import reference_actor
 from cases.participants import Directory, asked_of, pack
+from cases.recurring_worlds import near, recurring
 from cases.reference_authority import Power, borders
 from cases.reference_match import effective
 from cases.reference_realm import Realm, covered, is_limit
+from cases.reference_recurrence import Transfer, end_ms
 from consentd.policy.actor import SUBJECT_NUMBER, determine_parties
 from consentd.policy.authority import NO_ENDS, Ends
 from consentd.policy.codebook import Codebook, PackedQuestion, pack_question
@@ -42,8 +44,10 @@ from consentd.policy.model import (
     Rules,
     StoredConsent,
 )
+from consentd.policy.recurrence import Recurrence, Use
 from consentd.policy.reduce import reduce_verdict
 from consentd.policy.subject import Lineage, encode_subject, with_ended_authority
+from consentd.policy.uses import recurrence_of, with_use
 from consentd.policy.vocabulary import LEVEL_NUMBERS, Code, Vocabulary
 from consentd.statements.authorities import authority_value
 from consentd.v1 import statement_pb2 as st
@@ -138,6 +142,8 @@ class World:
         powers: the authorities that consents rest on, by the seq of their entries.
         campaigns: of each version of a notice, the instant by which it asks for new consents; 0: it does not. The
             number of a version is its place, from 1.
+        transfers: those that consents which recur have permitted so far, oldest first.
+        given_ms: when the consents were given, by lineage.
         vocabularies: (leaf index, version) of each version. Consents are compiled with the one that was in force.
             The reader may know the earlier ones alone: what was given under a later one is then not readable.
         memo: what a compiled consent depends on, the consent by its ``id`` → the consent, and compiled. A world that is
@@ -156,7 +162,9 @@ class World:
     blind: Sequence[str] = BLIND
     powers: Mapping[int, Power] = field(default_factory=dict)
     campaigns: Sequence[int] = ()
-    memo: dict[tuple[int, int, bool, int, int, Ends], tuple[Consent, Compiled]] = field(
+    transfers: Sequence[Transfer] = ()
+    given_ms: Mapping[int, int] = field(default_factory=dict)
+    memo: dict[tuple[int, int, bool, int, int, Ends, Recurrence | None], tuple[Consent, Compiled]] = field(
         default_factory=dict, repr=False, compare=False
     )
 
@@ -186,6 +194,8 @@ class World:
             )
             for one in newest.values()
         )
+        for number, one in enumerate(self.transfers, 1):
+            value = with_use(value, one.lineage, self._use(one, number), one.time_ms) if value else value
         for seq, power in self.powers.items():
             if value and power.ended_ms != OPEN_END_MS:
                 value = with_ended_authority(value, seq, power.ended_ms)
@@ -199,11 +209,21 @@ class World:
         given, level = self.vocabulary_at(stored.since), LEVEL_NUMBERS[self.realm.normal_level_at(stored.since)]
         rests_on = self._rests_on(stored)
         ends = ends_of(self.powers[rests_on]) if rests_on else NO_ENDS
-        key = id(stored.consent), stored.since, stored.readable, given.version, level, ends
+        recurrence = recurrence_of(stored.consent, None, self.given_ms.get(stored.lineage, 0))
+        key = id(stored.consent), stored.since, stored.readable, given.version, level, ends, recurrence
         if key not in self.memo:
-            made = compile_consent(stored, given, self.numbers, normal_level=level, ends=ends)
+            made = compile_consent(
+                stored, given, self.numbers, normal_level=level, ends=ends, recurrence=recurrence
+            )
             self.memo[key] = stored.consent, made
         return self.memo[key][1]
+
+    def _use(self, one: Transfer, number: int) -> Use:
+        (consent,) = (stored.consent for stored in self.consents if stored.lineage == one.lineage)
+        start_ms = consent.root.start_ms or self.given_ms.get(one.lineage, 0)
+        until_ms = end_ms(consent.recurrence, start_ms, one.time_ms) or OPEN_END_MS
+        mask = sum(self.vocabulary.category.bits[code] for code in one.categories)
+        return Use(self.numbers[one.holder], until_ms, number, mask)
 
     @cached_property
     def compiled(self) -> CompiledRules:
@@ -263,14 +283,23 @@ class World:
     def _decision(self, packed: PackedQuestion, now_ms: int) -> Decision:
         return decision(self.verdict(packed, now_ms), packed, self.codebook, self.compiled)
 
-    def _reference(self, question: Question, now_ms: int, who: reference_actor.Who) -> Decision:
+    def uses(self, question: Question, now_ms: int, caller: str) -> tuple[dict[int, set[str]], dict[int, set[str]]]:
+        """Return the consents that a transfer would use up, with the categories, by both sides."""
+        meant: dict[int, set[str]] = {}
+        self._reference(question, now_ms, self.who(question, caller), meant)
+        found = self.verdict(self.packed(question, caller), now_ms).uses
+        return {lineage: set(self.codebook.codes(mask)) for lineage, mask, _ in found}, meant
+
+    def _reference(
+        self, question: Question, now_ms: int, who: reference_actor.Who, uses: dict[int, set[str]] | None = None
+    ) -> Decision:
         read = [
             replace(one, readable=one.readable and self.vocabulary_at(one.since).version <= self.vocabulary.version)
             for one in self.consents
         ]
         return reference.decide(
             question, read, self.realm, now_ms=now_ms, who=who, enrolled=self.enrolled, powers=self.powers,
-            campaigns=self.campaigns,
+            campaigns=self.campaigns, transfers=self.transfers, given_ms=self.given_ms, uses=uses,
         )  # fmt: skip
 
 
@@ -454,6 +483,10 @@ class Draw:
         stated, ended = (pick.choice([OPEN_END_MS, OPEN_END_MS, pick.choice(instants)]) for _ in range(2))
         return replace(power, end_ms=stated, ended_ms=ended, lasts=pick.random() < 0.1)
 
+    def recurring(self, world: World) -> World:
+        """Return a world like *world*, in which most consents recur (``recurring_worlds``)."""
+        return recurring(self.random, world)
+
     def any_world(self) -> World:
         """Draw a world, in one of twenty of a person who is not enrolled."""
         world = self.world()
@@ -485,6 +518,8 @@ class Draw:
         )
         if world and pick.random() < 0.95:
             asked = self.about(world, asked)
+        if world and world.transfers and pick.random() < 0.7:
+            asked = replace(asked, action="collect", holder=pick.choice(world.transfers).holder)
         return replace(asked, break_glass=WORDS if asked.purpose == "BTG" else None)
 
     def about(self, world: World, asked: Question) -> Question:
@@ -530,7 +565,12 @@ class Draw:
         return self.random.choice([name for name in able if name not in (*LEFT, SUBJECT)])
 
     def now(self, world: World | None = None) -> int:
-        """Draw an instant: mostly one beside the end of an authority, or of a campaign, if *world* has any."""
+        """Draw an instant: mostly one beside the end of an authority, a campaign or a period, if *world* has any."""
+        if world is not None and world.given_ms:
+            one = self.random.choice(world.consents)
+            start_ms = one.consent.root.start_ms or world.given_ms[one.lineage]
+            now_ms = near(self.random, one.consent.recurrence or "once", start_ms)
+            return max(now_ms, *(one.time_ms for one in world.transfers), 0)
         instants = [] if world is None else [at for one in world.powers.values() for at in borders(one)]
         instants += [] if world is None else [at for at in world.campaigns if at]
         if instants and self.random.random() < 0.8:

@@ -4,12 +4,13 @@ A provision is compared by its own effective attributes, whether or not its pare
 small tree with the limits of a consent's root: where its permit does not count, the deny above it does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cases.reference_actor import Who
 from cases.reference_authority import Powers
 from cases.reference_realm import Realm, above, covered, is_limit, own_labels
+from cases.reference_recurrence import Transfer
 from cases.reference_sensitivity import Case, extent_matches, labels_match, level_matches
 from consentd.policy.model import OPEN_END_MS, Effect, ImplicitPolicy, Provision, Question
 from consentd.policy.vocabulary import Vocabulary
@@ -28,6 +29,7 @@ class Given:
         purposes: a second list of purposes, that of an implicit policy (rule 1).
         normal: whether the permits are those of a normal policy.
         until_ms: until when the permits last, by the authority that they were given under.
+        used: the categories of which the transfers of the present period were permitted; it ends at *period_end_ms*.
     """
 
     since: int
@@ -36,6 +38,8 @@ class Given:
     purposes: tuple[str, ...] = ()
     normal: bool = False
     until_ms: int = OPEN_END_MS
+    used: frozenset[str] = frozenset()
+    period_end_ms: int | None = None
 
 
 def effective(node: Provision, parent: Provision) -> Provision:
@@ -60,6 +64,10 @@ class Asked:
         self.bounds = list(who.bounds)
         self.powers: Powers = {}
         self.campaigns: Sequence[int] = ()
+        self.transfers: Sequence[Transfer] = ()
+        self.given_ms: Mapping[int, int] = {}
+        self.used_up: list[str] = []  # the paths of the permits that are used up
+        self.is_used = False  # whether the permit that was compared last would match, but is used up
 
     def participants_match(self, node: Provision, since: int) -> bool:
         """Rule 10: actors and holders."""
@@ -114,18 +122,25 @@ class Asked:
     def matches(self, node: Provision, leaf: str, given: Given) -> bool:
         if node.effect is PERMIT:
             node = replace(node, end_ms=min(node.end_ms, given.until_ms))
-        return (
+        self.is_used = False
+        matches = (
             not (given.silent and node.effect is PERMIT)
             and self.participants_match(node, given.since)
             and self.codes_match(node, leaf, given)
             and self.data_match(node, leaf, given)
             and self.in_time(node)
         )
+        if matches and node.effect is PERMIT and leaf in given.used:
+            self.is_used = True
+            self.bounds += [] if given.period_end_ms is None else [given.period_end_ms]
+        return matches and not self.is_used
 
     def value(self, node: Provision, leaf: str, given: Given, path: str = "") -> tuple[Effect | None, list[str]]:
         """What an effective provision says of a leaf category, and the paths of the provisions that said it."""
         found: dict[Effect | None, list[str]] = {DENY: [], PERMIT: [], None: []}
         own = self.matches(node, leaf, given)
+        if self.is_used:
+            self.used_up.append(path)
         for index, child in enumerate(node.children):
             name = f"{path}.provision[{index}]" if path else f"provision[{index}]"
             said, paths = self.value(effective(child, node), leaf, given, name)
@@ -143,6 +158,8 @@ class Asked:
         if policy is ImplicitPolicy.ALL_NORMAL:
             return self.value(permit, leaf, replace(given, purposes=("*",), normal=True))[0]
         denied = self.matches(deny, leaf, given)
-        if policy is ImplicitPolicy.BREAK_GLASS_ONLY and self.matches(permit, leaf, replace(given, purposes=("BTG",))):
-            return PERMIT
+        if policy is ImplicitPolicy.BREAK_GLASS_ONLY:
+            if self.matches(permit, leaf, replace(given, purposes=("BTG",))):
+                return PERMIT
+            self.used_up += [""] if self.is_used else []
         return DENY if denied else None

@@ -9,13 +9,14 @@ covers what `*` covers, no label, and levels up to the default.
 """
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from cases.reference_actor import Who, stated
 from cases.reference_authority import Powers, lasts_until
 from cases.reference_match import Asked, Given
-from cases.reference_realm import Realm, is_limit, leaves
+from cases.reference_realm import Realm, above, is_limit, leaves
+from cases.reference_recurrence import Transfer, end_ms, used
 from cases.reference_sensitivity import Case
 from consentd.errors import InvalidError
 from consentd.policy import model
@@ -23,6 +24,7 @@ from consentd.policy.model import Combining, Decision, Effect, ImplicitPolicy, L
 from consentd.policy.vocabulary import Vocabulary
 
 DENY, PERMIT, UNKNOWN = Effect.DENY, Effect.PERMIT, "unknown"
+USED_UP = "used up"
 FILLERS = "\u115f\u1160"  # letters of Hangul that show nothing (rule 7)
 ORDERED = (Combining.ORDERED_DENY_OVERRIDES, Combining.ORDERED_PERMIT_OVERRIDES)
 DENY_FIRST = (Combining.DENY_OVERRIDES, Combining.ORDERED_DENY_OVERRIDES, Combining.PERMIT_UNLESS_DENY)
@@ -76,11 +78,26 @@ def said_by_consent(asked: Asked, leaf: str, stored: model.StoredConsent) -> Ite
     if stored.notice:  # its permits last until the first instant that a later version of the notice states
         until_ms = min([until_ms, *(at_ms for at_ms in asked.campaigns[stored.notice :] if at_ms)])
     given = Given(stored.since, vocabulary, silent=stored.paused, until_ms=until_ms)
+    text, question = stored.consent.recurrence, asked.question
+    if text and "collect" in above(asked.realm.vocabulary.actions, question.action):
+        start_ms = stored.consent.root.start_ms or asked.given_ms.get(stored.lineage, 0)
+        mine = [one for one in asked.transfers if one.lineage == stored.lineage]
+        given.used = frozenset(used(text, start_ms, mine, question.holder, asked.now_ms))
+        given.period_end_ms = end_ms(text, start_ms, asked.now_ms)
     value, paths = asked.value(consent.root, leaf, given)
     for path in paths:
         yield layer, value, reason(layer, value, ids, path)
     if consent.policy is not None and (value := asked.policy(consent.policy, consent.root, leaf, given)):
         yield Layer.IMPLICIT, value, reason(Layer.IMPLICIT, value, ids)
+
+
+def used_up(asked: Asked, leaf: str, stored: model.StoredConsent) -> Iterator[Said]:
+    """What one lineage says (``said_by_consent``), and of its permits that are used up: a reason without an effect."""
+    asked.used_up = []
+    yield from said_by_consent(asked, leaf, stored)
+    for path in asked.used_up:
+        ids = (stored.seq, stored.lineage, stored.version)
+        yield Layer.REALM, USED_UP, model.Reason(ReasonCode.BEYOND_RECURRENCE, None, *ids, path)
 
 
 def reason(layer: Layer, value: object, ids: tuple[int, int, int] = (0, 0, 0), path: str = "") -> model.Reason:
@@ -93,7 +110,9 @@ def decide_leaf(asked: Asked, leaf: str, consents: Sequence[model.StoredConsent]
     newest = {s.lineage: s for s in sorted(consents, key=lambda s: s.version)}  # rule 3: the highest version alone
     said = list(said_by_rules(asked, leaf))
     for stored in sorted(newest.values(), key=lambda s: s.lineage, reverse=rules.combining in ORDERED):
-        said += said_by_consent(asked, leaf, stored)
+        said += used_up(asked, leaf, stored)
+    beyond = [why for _, value, why in said if value is USED_UP]
+    said = [one for one in said if one[1] is not USED_UP]
     for layer in Layer:
         here = [(value, why) for at, value, why in said if at is layer]
         combining, unsaid = Combining.DENY_OVERRIDES, None
@@ -103,8 +122,9 @@ def decide_leaf(asked: Asked, leaf: str, consents: Sequence[model.StoredConsent]
         if verdict is not None:
             by_combining = (ReasonCode.PERMITTED_BY_COMBINING, ReasonCode.DENIED_BY_COMBINING)[verdict is DENY]
             why = [reason for value, reason in here if value is verdict]
-            return verdict, why or [model.Reason(by_combining, DENY if verdict is DENY else PERMIT)]
-    return None, [model.Reason(ReasonCode.NO_MATCHING_CONSENT, None)]
+            by_nobody = [model.Reason(by_combining, DENY if verdict is DENY else PERMIT)]
+            return verdict, why or by_nobody + (beyond if verdict is DENY else [])
+    return None, beyond or [model.Reason(ReasonCode.NO_MATCHING_CONSENT, None)]
 
 
 def said_by_nobody(asked: Asked, leaf: str) -> Effect | None:
@@ -120,10 +140,13 @@ def said_by_nobody(asked: Asked, leaf: str) -> Effect | None:
 
 def decide(question: Question, consents: Sequence[model.StoredConsent], realm: Realm, *, now_ms: int,
            who: Who | None = None, enrolled: bool = True, powers: Powers | None = None,
-           campaigns: Sequence[int] = ()) -> Decision:  # fmt: skip
+           campaigns: Sequence[int] = (), transfers: Sequence[Transfer] = (),
+           given_ms: Mapping[int, int] | None = None, uses: dict[int, set[str]] | None = None) -> Decision:  # fmt: skip
     """Answer one question. Reasons come as a set in no order, ``residual`` not at all (see the laws on it).
 
     *campaigns*: of each version of the one notice, the instant by which it asks for new consents; 0: it does not.
+    *given_ms*: when a consent was given, by its lineage, if its root states no start; 0 if it is not in it.
+    *uses* gets the consents that recur and that a transfer uses up: the lineage → the leaf categories.
     """
     check(question, realm.vocabulary)
     known = [entry.code for entry in realm.vocabulary.categories]
@@ -132,6 +155,9 @@ def decide(question: Question, consents: Sequence[model.StoredConsent], realm: R
     who = who or stated(question)
     asked = Asked(question, realm, now_ms, who, enrolled=enrolled)
     asked.powers, asked.campaigns = powers or {}, campaigns
+    asked.transfers, asked.given_ms = transfers, given_ms or {}
+    is_transfer = "collect" in above(realm.vocabulary.actions, question.action)
+    recurring = {one.lineage for one in consents if one.consent.recurrence and one.readable} if is_transfer else set()
     applies = who.gets_conditions and model.Obligation.ENFORCE_RESIDUAL in question.supported_obligations
     sets: dict[object, list[str]] = {PERMIT: [], DENY: [], None: [], UNKNOWN: []}
     reasons, conditional = [model.Reason(ReasonCode.UNKNOWN_CATEGORY, None)] if strange else [], False
@@ -147,6 +173,9 @@ def decide(question: Question, consents: Sequence[model.StoredConsent], realm: R
             verdict, why = decide_leaf(asked, leaf, consents)
         sets[verdict].append(leaf)
         reasons += why
+        if verdict is PERMIT and uses is not None:
+            for lineage in {one.lineage for one in why if one.effect is PERMIT} & recurring:
+                uses.setdefault(lineage, set()).add(leaf)
     permitted, denied, without, unknown = map(tuple, (sets[PERMIT], sets[DENY], sets[None], sets[UNKNOWN] + strange))
     outcome = model.Outcome.DENY if denied else model.Outcome.INDETERMINATE if unknown else model.Outcome.NO_CONSENT
     if permitted:

@@ -29,8 +29,11 @@ def agree(*, cases: int, seed: int, stop: bool = False) -> int:
         try:
             for _ in range(GROUP // QUESTIONS):
                 world = draw.any_world()
-                if draw.random.random() < 0.2:
+                kind = draw.random.random()
+                if kind < 0.2:
                     world = draw.represented(world)
+                elif kind < 0.4:
+                    world = draw.recurring(world)
                 if draw.random.random() < 0.2:
                     world = draw.asked_again(world)
                 for _ in range(QUESTIONS):

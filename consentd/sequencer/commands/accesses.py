@@ -16,6 +16,8 @@ from consentd.policy import evaluate, model
 from consentd.policy.codebook import pack_question
 from consentd.policy.dates import format_month
 from consentd.policy.reduce import reduce_verdict
+from consentd.policy.subject import recurs
+from consentd.policy.uses import without_access
 from consentd.sequencer.commands.callers import check_active
 from consentd.sequencer.commands.erasure import unused_tag
 from consentd.sequencer.commands.registry import BY_EMERGENCY, BY_LAW
@@ -49,12 +51,14 @@ class AuthorizedAccess:
         outcome: the outcome of the decision taken now, for a caller who may see reasons. Only metrics use it, and
             ``is_enrolled``: whether the person is enrolled now.
         current: for a repeat, the decision taken now, as the asker gets it; None: the request is no repeat.
+        uses: the consents that recur and that the access uses up.
     """
 
     decision: pb.Decision
     outcome: model.Outcome
     is_enrolled: bool
     current: pb.Decision | None = None
+    uses: tuple[st.RecurrenceUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,13 +85,14 @@ class AuthorizeAccess(PersonWrite):
             self._check_signer(context, self.signed, tag)
         self._count(context, answer.decision)
         if tag is not None:
-            return Plan((self._draft(context, tag, answer.decision),), answer)
+            return Plan((self._draft(context, tag, answer),), answer)
         if answer.decision.permitted:
             return self._enrol(context)
         return Plan((self._draft_unknown(context, answer.decision),), answer)
 
-    def _draft(self, context: WriteContext, tag: bytes, decision: pb.Decision) -> tuple[Draft, Message]:
-        record = st.AccessStatement(asked=self.asked, decision=decision)
+    def _draft(self, context: WriteContext, tag: bytes, answer: AuthorizedAccess) -> tuple[Draft, Message]:
+        decision = answer.decision
+        record = st.AccessStatement(asked=self.asked, decision=decision, uses=answer.uses)
         kind = EntryKind.ACCESS if decision.permitted else EntryKind.REFUSAL
         message: Message = record if decision.permitted else st.RefusalStatement(access=record)
         entry = NewEntry(kind=kind, tag=tag, message=message, request_id=self.request.id, ref=decision.ref)
@@ -120,7 +125,7 @@ class AuthorizeAccess(PersonWrite):
         # Each entry needs a request_id of its own. The first entry's id is derived from the request's id.
         derived = hashlib.sha256(self.request.id + b"\2").digest()[:16]
         enrol = NewEntry(kind=EntryKind.ENROL, tag=tag, message=statement, request_id=derived)
-        return Plan((context.draft(enrol), self._draft(context, tag, answer.decision)), answer)
+        return Plan((context.draft(enrol), self._draft(context, tag, answer)), answer)
 
     def _count(self, context: WriteContext, decision: pb.Decision) -> None:
         """Count the entry, unless it is exempt: an emergency, or an access that a law permits."""
@@ -135,7 +140,8 @@ class AuthorizeAccess(PersonWrite):
         Raises:
             PreconditionError: the recorded statement was deleted, so the first answer is not known any more.
         """
-        now = self._decide(context, context.table.tag_of(self.identifier_hash))
+        # What the first request has used up does not count against its repeat: the transfer is the same.
+        now = self._decide(context, context.table.tag_of(self.identifier_hash), spared=recorded.event.seq)
         return replace(now, decision=_recorded_decision(context, recorded), current=now.decision)
 
     def _check_signer(self, context: WriteContext, signed: SignedEntry, tag: bytes | None) -> None:
@@ -145,11 +151,13 @@ class AuthorizeAccess(PersonWrite):
         else:
             context.check_signature(signed, owners=frozenset({Owner.PARTICIPANT}), signer=self.request.asker)
 
-    def _decide(self, context: ReplayContext, tag: bytes | None, *, enrols: bool = False) -> AuthorizedAccess:
-        """Decide the question. *enrols*: the entry before this one enrols the person."""
+    def _decide(
+        self, context: ReplayContext, tag: bytes | None, *, enrols: bool = False, spared: int = 0
+    ) -> AuthorizedAccess:
+        """Decide the question. *enrols*: the entry before this one enrols the person. *spared*: as in ``decide``."""
         answer = decide(
             context.table, tag, self.question, self.asked, index=context.size + enrols, now_ms=context.time_ms,
-            enrols=enrols,
+            enrols=enrols, spared=spared,
         )  # fmt: skip
         answer.decision.decision_id = context.author.random(16).hex()
         return answer
@@ -178,7 +186,7 @@ def is_signed_by_subject(view: View, tag: bytes | None, question: model.Question
 
 def decide(
     view: View, tag: bytes | None, question: model.Question, asked: st.AskedQuestion, *, index: int, now_ms: int,
-    enrols: bool = False,
+    enrols: bool = False, spared: int = 0,
 ) -> AuthorizedAccess:  # fmt: skip
     """Decide a question by the rows in *view*. The sequencer uses this function, and auditors to recompute decisions.
 
@@ -187,6 +195,7 @@ def decide(
         asked: who asked, and who signed. The signature, if there is one, was verified. If it covers the tag of another
             person, the answer is that of no consent.
         enrols: the person is enrolled by the entry before, which *view* does not have yet.
+        spared: seq of an ACCESS whose uses of consents that recur do not count; 0: all count.
         index: leaf index of the entry that records the decision.
         now_ms: time of that entry, UTC ms.
 
@@ -214,8 +223,10 @@ def decide(
         verdict = evaluate.break_glass_refused(packed)
     else:
         value = b"" if enrols else None if tag is None else view.subject(tag)
+        if spared and value and recurs(value):
+            value = without_access(value, spared)
         verdict = evaluate.evaluate(value, packed, rules, now_ms)
-    outcome = verdict.outcome
+    outcome, uses = verdict.outcome, verdict.uses
     in_full = parties.sees_reasons
     if not in_full:
         verdict = reduce_verdict(verdict, packed)
@@ -226,7 +237,14 @@ def decide(
         del message.reasons[len(message.reasons) * 9 // 10 :]
     message.revision.tree_size = index
     message.decided_time_ms = now_ms
-    return AuthorizedAccess(message, outcome, is_enrolled=tag is not None)
+    used = tuple([
+        st.RecurrenceUse(
+            lineage_seq=lineage, categories=codebook.codes(mask),
+            until_time_ms=0 if until_ms == model.OPEN_END_MS else until_ms,
+        )
+        for lineage, mask, until_ms in uses
+    ])  # fmt: skip
+    return AuthorizedAccess(message, outcome, is_enrolled=tag is not None, uses=used)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from consentd.policy.delegation import Capacity
 from consentd.policy.model import Consent, Effect, StoredConsent
 from consentd.policy.rows import ANY_NUMBER
 from consentd.policy.subject import Lineage, check_limits, named_participants, with_consent
+from consentd.policy.uses import recurrence_of
 from consentd.sequencer.commands.authorities import check_in_force
 from consentd.sequencer.commands.callers import (
     ACT_FOR_SUBJECTS,
@@ -137,8 +138,9 @@ def check_written_version(
     seq, ends = view.permits_rest_on(tag, stored.authority)
     stored = replace(stored, authority=seq)
     compiled = compile_consent(
-        stored, registry.codebook.vocabulary, registry.numbers, normal_level=registry.rules.normal_level, ends=ends
-    )
+        stored, registry.codebook.vocabulary, registry.numbers, normal_level=registry.rules.normal_level, ends=ends,
+        recurrence=recurrence_of(consent, replaced, time_ms),
+    )  # fmt: skip
     for one in (compiled,) if replaced is None else (compiled, replaced.compiled):
         check_in_force(authority, one, registry.codebook.vocabulary, time_ms=time_ms)
     value = view.subject(tag)
