@@ -18,7 +18,7 @@ from consentd.policy.model import OPEN_END_MS, Consent, Kind, ReasonCode, Stored
 from consentd.policy.recurrence import MAX_KEPT_USES, MAX_USES, Recurrence, Use, begin, parse_recurrence
 from consentd.policy.rows import MAX_SIDE
 from consentd.policy.subject import decode_subject, recurs, with_consent
-from consentd.policy.uses import recurrence_of, with_kept, with_use, with_uses, without_access, without_old_uses
+from consentd.policy.uses import recurrence_of, with_confirmed, with_use, with_uses, without_access, without_old_uses
 
 DAY_MS = 86_400_000
 
@@ -106,9 +106,9 @@ def test_uses_of_the_period_before_remain_and_older_ones_do_not() -> None:
 def test_an_outcome_keeps_a_use_or_gives_it_back() -> None:
     used = MONTHLY.with_use(use(access=5), FEBRUARY).with_use(use(access=6, categories=2), FEBRUARY)
     assert used.given_back(5).used(1, FEBRUARY) == (2, MARCH)
-    kept = used.kept(5)
+    kept = used.confirmed(5)
     assert kept.given_back(5) == kept
-    assert kept.kept(6).uses == (Use(1, MARCH, 0, 3),)
+    assert kept.confirmed(6).uses == (Use(1, MARCH, 0, 3),)
 
 
 def test_a_consent_has_at_most_so_many_uses_and_then_permits_none() -> None:
@@ -155,7 +155,7 @@ def test_uses_are_stored_and_edited_and_nothing_else_changes() -> None:
     recurrences = [one.compiled.recurrence for one in decode_subject(value)]
     assert [one and len(one.uses) for one in recurrences] == [1, 0, None]
     assert without_access(value, 5) == before
-    assert without_access(with_kept(value, 5), 5) == with_kept(value, 5) != value
+    assert without_access(with_confirmed(value, 5), 5) == with_confirmed(value, 5) != value
     assert without_old_uses(value, MARCH) == before
     assert without_old_uses(value, MARCH - 1) == value
     for lineage in (5, 9):

@@ -122,7 +122,7 @@ class Recurrence:
         before = [one for one in self.uses if since_ms <= one.until_ms <= now_ms]
         return self._of([*lasting, *before[: MAX_KEPT_USES - MAX_USES], use])
 
-    def kept(self, access: int) -> "Recurrence":
+    def confirmed(self, access: int) -> "Recurrence":
         """Return the recurrence after an outcome of an access that keeps its use."""
         return self._of(one._replace(access=0) if one.access == access else one for one in self.uses)
 

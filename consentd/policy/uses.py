@@ -31,9 +31,9 @@ def with_use(value: bytes, lineage: int, use: Use, now_ms: int) -> bytes:
     return _edited(value, lambda one, number: one.with_use(use, now_ms) if number == lineage else one)
 
 
-def with_kept(value: bytes, access: int) -> bytes:
+def with_confirmed(value: bytes, access: int) -> bytes:
     """Return the value after an outcome by which the uses of the access of entry *access* remain for good."""
-    return _edited(value, lambda one, _: one.kept(access))
+    return _edited(value, lambda one, _: one.confirmed(access))
 
 
 def without_access(value: bytes, access: int) -> bytes:

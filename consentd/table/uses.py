@@ -8,7 +8,7 @@ from consentd.core import codec
 from consentd.policy.model import OPEN_END_MS
 from consentd.policy.recurrence import Use
 from consentd.policy.subject import MAX_TABLE_SEQ, recurs, without_ended
-from consentd.policy.uses import with_kept, with_use, without_access, without_old_uses
+from consentd.policy.uses import with_confirmed, with_use, without_access, without_old_uses
 from consentd.statements import payloads
 from consentd.table.authorities import AuthorityRows
 from consentd.table.notices import NoticeRows
@@ -45,7 +45,7 @@ class UseRows(AuthorityRows, NoticeRows):
         if message.status == st.TRANSFER_STATUS_FAILED:
             self._put(b"s" + event.tag, without_access(value, event.ref))
         elif message.status in _MADE:
-            self._put(b"s" + event.tag, with_kept(value, event.ref))
+            self._put(b"s" + event.tag, with_confirmed(value, event.ref))
 
     def drop_ended(self, kept_from_ms: int) -> None:
         """Remove the consents and the uses that ended before the time of a pruning. Reads the rows of all persons.
