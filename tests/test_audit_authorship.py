@@ -46,18 +46,22 @@ class Case:
         signed = "key" in more
         if not signed:
             message.attestation.attested_by = who
+            if getattr(message, "authority_seq", 0) and "method" not in more:
+                message.attestation.method = "id-card"
+        more.pop("method", None)
         return self.forge.add(kind, self.tag, message, **more)
 
     def grant(self, who: str = "app", *, is_fault: bool, key: KeyPair | None = None, **fields: Any) -> int:
         """Append a GRANT; *fields*: of the consent if they are ``OWN``, all others of its root."""
         own = {name: fields.pop(name) for name in OWN if name in fields}
+        more = {name: fields.pop(name) for name in ("method",) if name in fields}
         root = pb.Provision(
             **{"effect": pb.EFFECT_PERMIT, "actors": ["bank"], "purposes": ["CAREMGT"], "categories": ["CLIN.DX"]}
             | fields
         )
         seq = own.pop("authority_seq", 0)
         made = pb.Consent(**{"kind": pb.CONSENT_KIND_CONSENT, "root": root, "language": "ko"} | own)
-        more = {} if key is None else {"key": key}
+        more |= {} if key is None else {"key": key}
         statement = st.GrantStatement(consent=made, authority_seq=seq)
         return self.add(statement, EntryKind.GRANT, who, is_fault=is_fault, **more)
 
@@ -197,6 +201,7 @@ def test_a_consent_under_an_authority_that_is_not_in_force_is_named(case: Case, 
 
     seq = put()
     case.grant("guardian", is_fault=False, authority_seq=seq)
+    case.grant("guardian", is_fault=True, authority_seq=seq, method="")
     case.grant("app", is_fault=True, authority_seq=seq)
     case.grant(is_fault=True, key=PERSON, authority_seq=seq)
     case.grant("guardian", is_fault=True, authority_seq=seq - 1)
@@ -218,7 +223,59 @@ def test_a_consent_under_an_authority_that_is_not_in_force_is_named(case: Case, 
     grown = put(birth_date="2010-01-01", **minor)  # 14 years old, and not 18
     case.grant("guardian", is_fault=True, authority_seq=grown)
     case.grant("guardian", is_fault=False, authority_seq=grown, purposes=["HRESCH"])
+    case.grant("guardian", is_fault=True, authority_seq=grown, purposes=["HRESCH", "TREAT"])
     put(is_fault=True, birth_date="2000-01-01", **minor)
+    # Who represents the person appoints nobody, and no relative may do more than read.
+    case.forge.participant("daughter", roles=[RELAY], rights=[ACT])
+    put("guardian", is_fault=True, participant_id="daughter")
+    relative = {"participant_id": "daughter", "capacity": st.AUTHORITY_CAPACITY_DESCENDANT}
+    put(is_fault=True, **relative, acts=[1], reason=st.AUTHORITY_REASON_DECEASED)
+    reads = put(**relative, acts=[5], reason=st.AUTHORITY_REASON_UNCONSCIOUS)
+    put(is_fault=True, evidence=[st.AuthorityEvidence(kind="a-letter", sha256=bytes(32))])
+
+    def read(reader: str, authority: int, *, is_fault: bool = False) -> None:
+        message = st.ReadStatement(reader=reader, scope=st.READ_SCOPE_HISTORY, authority_seq=authority)
+        if is_fault:
+            case.wrong.append(case.forge.size)
+        case.forge.add(EntryKind.READ, case.tag, message)
+
+    read("daughter", reads)
+    read("app", reads, is_fault=True)
+    read("guardian", grown, is_fault=True)
+    read("daughter", 1, is_fault=True)
+    assert case.faults(tmp_path) == case.wrong
+
+
+def test_what_a_representative_s_key_may_not_do_is_named(case: Case, tmp_path: Path) -> None:
+    """A key that is not pinned, that the wrong one attests, or that signs after the end of the authority."""
+    mother, new, stranger = (KeyPair(bytes([number]) * 32) for number in (0x71, 0x72, 0x73))
+    paper = st.AuthorityEvidence(kind="court-decision", sha256=bytes(32))
+
+    def put(key: KeyPair, **changed: Any) -> int:
+        fields: dict[str, Any] = {
+            "key": key.public_key, "capacity": st.AUTHORITY_CAPACITY_LEGAL_GUARDIAN, "acts": [1, 4],
+            "reason": st.AUTHORITY_REASON_INCAPACITATED, "evidence": [paper],
+        }  # fmt: skip
+        return case.add(st.AuthorityStatement(**{**fields, **changed}), EntryKind.AUTHORITY, is_fault=False)
+
+    def put_key(seq: int, key: KeyPair, who: str = "app", *, is_fault: bool = False, **more: Any) -> None:
+        message = st.KeyStatement(key=key.public_key, authority_seq=seq, retired=more.pop("retired", False))
+        case.add(message, EntryKind.KEY, who, is_fault=is_fault, **more)
+
+    seq = put(mother)
+    put_key(seq, mother)
+    given = case.grant(is_fault=False, key=mother, authority_seq=seq)
+    case.grant("app", is_fault=True, authority_seq=seq)
+    amended = st.AmendStatement(lineage_seq=given, version=2, authority_seq=seq)
+    amended.consent.CopyFrom(pb.Consent(kind=pb.CONSENT_KIND_CONSENT, language="ko"))
+    amended.consent.root.CopyFrom(pb.Provision(effect=pb.EFFECT_DENY))
+    case.add(amended, EntryKind.AMEND, is_fault=True, key=mother, ref=given)  # without the act
+    put_key(seq, new, "bank", is_fault=True)
+    put_key(seq, stranger, is_fault=True, method="")
+    put_key(given, stranger, is_fault=True)
+    ended = st.AuthorityStatement(ended=True)
+    case.add(ended, EntryKind.AUTHORITY, is_fault=False, key=mother, ref=seq)
+    case.grant(is_fault=True, key=mother, authority_seq=seq)
     assert case.faults(tmp_path) == case.wrong
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from cases.authorities import (
     AGENT,
+    CHECKED,
     PAPER,
     REPRESENTATIVE,
     add_representative,
@@ -50,17 +51,20 @@ def test_a_representative_gives_changes_and_withdraws(running: Running, ward: pb
     assert outcome(running, ward) == PERMIT
     (record,) = listed(running, ward)
     assert (record.authority_seq, record.consent_id) == (seq, given)
-    acting = {"who": REPRESENTATIVE}
-    change(running, EntryKind.PAUSE, ward, given, attested=st.PauseStatement(authority_seq=seq), **acting)
+    under = {"authority_seq": seq, "attestation": CHECKED}
+    acting: dict[str, Any] = {"who": REPRESENTATIVE}
+    change(running, EntryKind.PAUSE, ward, given, attested=st.PauseStatement(**under), **acting)
     assert outcome(running, ward) == NONE
-    change(running, EntryKind.RESUME, ward, given, attested=st.ResumeStatement(authority_seq=seq), **acting)
-    statement = st.AmendStatement(consent=consent(categories=["CLIN.RX"]), authority_seq=seq)
+    change(running, EntryKind.RESUME, ward, given, attested=st.ResumeStatement(**under), **acting)
+    statement = st.AmendStatement(
+        consent=consent(categories=["CLIN.RX"]), authority_seq=seq, attestation=CHECKED
+    )
     request = cs.AmendConsentRequest(
         request_id=request_id(), subject=ward, consent_id=given, based_on_version=1, attested=statement
     )
     running.consents.AmendConsent(request, metadata=running.as_(REPRESENTATIVE))
     assert (outcome(running, ward), outcome(running, ward, categories=["CLIN.RX"])) == (NONE, PERMIT)
-    change(running, EntryKind.REVOKE, ward, given, attested=st.RevokeStatement(authority_seq=seq), **acting)
+    change(running, EntryKind.REVOKE, ward, given, attested=st.RevokeStatement(**under), **acting)
     assert outcome(running, ward, categories=["CLIN.RX"]) == NONE
 
 
@@ -101,11 +105,11 @@ def test_an_act_that_the_authority_does_not_cover_is_refused(running: Running, w
     assert refusal(lambda: grant_under(running, ward, seq)) == "CALLER_NOT_ALLOWED"
     given = running.grant(ward)
     for kind, statement in (
-        (EntryKind.PAUSE, st.PauseStatement(authority_seq=seq)),
-        (EntryKind.RESUME, st.ResumeStatement(authority_seq=seq)),
+        (EntryKind.PAUSE, st.PauseStatement(authority_seq=seq, attestation=CHECKED)),
+        (EntryKind.RESUME, st.ResumeStatement(authority_seq=seq, attestation=CHECKED)),
     ):
         change(running, kind, ward, given, who=REPRESENTATIVE, attested=statement)
-    revoke = st.RevokeStatement(authority_seq=seq)
+    revoke = st.RevokeStatement(authority_seq=seq, attestation=CHECKED)
     acting = lambda: change(running, EntryKind.REVOKE, ward, given, who=REPRESENTATIVE, attested=revoke)  # noqa: E731
     assert refusal(acting) == "CALLER_NOT_ALLOWED"
 
@@ -125,6 +129,56 @@ def test_a_person_who_signs_acts_under_no_authority(running: Running) -> None:
     seq = put_authority(running, person.subject)
     message = st.GrantStatement(consent=consent(), authority_seq=seq)
     assert refusal(lambda: person.grant(message=message)) == "CALLER_NOT_ALLOWED"
+
+
+def test_46_each_act_of_a_representative_states_how_it_was_checked_who_acts(
+    running: Running, ward: pb.Subject
+) -> None:
+    seq = put_authority(running, ward)
+    given = grant_under(running, ward, seq)
+    for attestation in (None, st.Attestation(method="")):
+        statement = st.GrantStatement(consent=consent(), authority_seq=seq, attestation=attestation)
+        request = cs.GrantConsentRequest(request_id=request_id(), subject=ward, attested=statement)
+        asking = lambda request=request: running.consents.GrantConsent(  # noqa: E731
+            request, metadata=running.as_(REPRESENTATIVE)
+        )
+        assert refusal(asking) == "INVALID_REQUEST"
+    for kind, message in (
+        (EntryKind.PAUSE, st.PauseStatement(authority_seq=seq)),
+        (EntryKind.REVOKE, st.RevokeStatement(authority_seq=seq)),
+    ):
+        changing = lambda kind=kind, message=message: change(  # noqa: E731
+            running, kind, ward, given, who=REPRESENTATIVE, attested=message
+        )
+        assert refusal(changing) == "INVALID_REQUEST"
+
+
+@pytest.mark.parametrize("checked_by", range(1, 8))
+def test_17_2_1_a_minor_s_guardian_was_checked_in_one_of_seven_ways(
+    running: Running, ward: pb.Subject, checked_by: int
+) -> None:
+    seq = put_authority(running, ward, birth_date="2020-01-01", verified_by=checked_by)
+    request = cs.GetAuthorityRequest(subject=ward, authority_seq=seq)
+    record = running.consents.GetAuthority(request, metadata=running.as_("app")).record
+    assert record.statement.verified_by == checked_by
+    for wrong in (0, 8):
+        asking = lambda wrong=wrong: put_authority(  # noqa: E731
+            running, ward, birth_date="2020-01-01", verified_by=wrong
+        )
+        assert refusal(asking) == "INVALID_REQUEST"
+
+
+def test_45_1_1_from_14_to_19_both_act_and_the_parent_has_a_mandate(running: Running) -> None:
+    person = Person(running)  # 16 years old
+    assert refusal(lambda: put_authority(running, person.subject, capacity=AGENT, birth_date="2010-05-05")) == (
+        "INVALID_REQUEST"
+    )
+    person.grant()
+    mandate = put_authority(running, person.subject, capacity=AGENT)
+    grant_under(running, person.subject, mandate, purposes=["HPAYMT"])
+    assert [outcome(running, person.subject, purpose=one) for one in ("TREAT", "HPAYMT")] == [PERMIT, PERMIT]
+    end_authority(running, person.subject, mandate)
+    assert [outcome(running, person.subject, purpose=one) for one in ("TREAT", "HPAYMT")] == [PERMIT, NONE]
 
 
 @pytest.mark.parametrize(

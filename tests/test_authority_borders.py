@@ -9,6 +9,7 @@ import pytest
 
 from cases.authorities import (
     AGENT,
+    CHECKED,
     REPRESENTATIVE,
     add_representative,
     authority,
@@ -110,7 +111,7 @@ def test_16_2_after_14_a_guardian_acts_about_research_alone(world: World) -> Non
     ):  # fmt: skip
         assert refusal(lambda root=root: grant_under(running, child, seq, **root)) == "AUTHORITY_NOT_IN_FORCE"
     grant_under(running, child, seq, purposes=["DSRCH"], effect=pb.EFFECT_DENY)
-    revoke = st.RevokeStatement(authority_seq=seq)
+    revoke = st.RevokeStatement(authority_seq=seq, attestation=CHECKED)
 
     def withdraw(given: str) -> None:
         change(running, EntryKind.REVOKE, child, given, who=REPRESENTATIVE, attested=revoke)
@@ -174,7 +175,9 @@ def test_16_2_a_guardian_amends_no_consent_of_other_purposes_to_one_of_research(
     def amend_under(given: str) -> None:
         request = cs.AmendConsentRequest(
             request_id=request_id(), subject=child, consent_id=given, based_on_version=1,
-            attested=st.AmendStatement(consent=consent(purposes=["HRESCH"]), authority_seq=seq),
+            attested=st.AmendStatement(
+                consent=consent(purposes=["HRESCH"]), authority_seq=seq, attestation=CHECKED
+            ),
         )  # fmt: skip
         running.consents.AmendConsent(request, metadata=running.as_(REPRESENTATIVE))
 
@@ -236,10 +239,11 @@ def test_the_client_puts_uses_lists_and_ends_an_authority(tmp_path: Path) -> Non
 
     with client("app") as app, client(REPRESENTATIVE) as guardian:
         seq = app.put_authority(ward, authority()).event.seq
-        given = guardian.grant(ward, consent(), authority_seq=seq)
-        guardian.pause(ward, given.consent_id, authority_seq=seq)
-        guardian.resume(ward, given.consent_id, authority_seq=seq)
-        guardian.amend(ward, given.consent_id, consent(), based_on_version=1, authority_seq=seq)
+        acting: Any = {"authority_seq": seq, "method": "id-card"}
+        given = guardian.grant(ward, consent(), **acting)
+        guardian.pause(ward, given.consent_id, **acting)
+        guardian.resume(ward, given.consent_id, **acting)
+        guardian.amend(ward, given.consent_id, consent(), based_on_version=1, **acting)
         assert app.get_authority(ward, seq).statement.participant_id == REPRESENTATIVE
         assert [one.authority_seq for one in app.list_authorities(ward)] == [seq]
         assert list(app.list_authorities(ward, participant_id="other")) == []

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cases.authorities import REPRESENTATIVE, add_representative, put_authority
+from cases.authorities import CHECKED, REPRESENTATIVE, add_representative, put_authority
 from cases.daemons import ORIGIN, Running, consent, make_running, question, request_id
 from cases.earlier_trees import at_exact
 from cases.erasures import AUTHORITY, add_authority, order
@@ -231,7 +231,7 @@ def test_22_2_a_consent_of_a_representative_rests_on_what_the_representative_was
     def give(authority: int, served: int) -> str:
         who = REPRESENTATIVE if authority else "app"
         shown.authority_seq = served
-        stated = st.GrantStatement(consent=under(name), authority_seq=authority)
+        stated = st.GrantStatement(consent=under(name), authority_seq=authority, attestation=CHECKED)
         request = cs.GrantConsentRequest(request_id=request_id(), subject=subject, attested=stated, served=shown)
         return running.consents.GrantConsent(request, metadata=running.as_(who)).consent_id
 

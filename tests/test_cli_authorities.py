@@ -79,7 +79,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def test_a_guardian_gives_changes_and_withdraws_a_child_s_consent(world: World) -> None:
     child, seq = world.child()
-    guardian, under = world.as_(REPRESENTATIVE), ("--authority-seq", seq)
+    guardian, under = world.as_(REPRESENTATIVE), ("--authority-seq", seq, "--method", "id-card")
     given = guardian("grant", child, *CONSENT, *under)
     assert given.status == 0, given.err
     consent_id = given.out.strip()
@@ -165,7 +165,7 @@ def test_a_relative_reads_and_the_history_shows_it(world: World) -> None:
 
 def test_a_history_says_who_acted_for_the_person_and_as_what(world: World) -> None:
     child, seq = world.child()
-    guardian, under = world.as_(REPRESENTATIVE), ("--authority-seq", seq)
+    guardian, under = world.as_(REPRESENTATIVE), ("--authority-seq", seq, "--method", "id-card")
     consent_id = guardian("grant", child, *CONSENT, *under).out.strip()
     assert guardian("revoke", child, consent_id, *under).status == 0
     _, recorded, granted, revoked = world.lines(child)
@@ -184,7 +184,8 @@ def test_a_history_says_who_acted_for_the_person_and_as_what(world: World) -> No
 
 def test_a_history_in_parts_says_it_too(world: World, tmp_path: Path) -> None:
     child, seq = world.child()
-    assert world.as_(REPRESENTATIVE)("grant", child, *CONSENT, "--authority-seq", seq).status == 0
+    under = ("--authority-seq", seq, "--method", "id-card")
+    assert world.as_(REPRESENTATIVE)("grant", child, *CONSENT, *under).status == 0
     whole = world.lines(child)
     shown = world.as_("app")("history", child, "--parts", tmp_path / "parts")
     assert [line.partition(" KST  ")[2] for line in shown.out.splitlines()] == whole
@@ -192,7 +193,8 @@ def test_a_history_in_parts_says_it_too(world: World, tmp_path: Path) -> None:
 
 def test_authorities_are_shown_listed_and_ended(world: World) -> None:
     app, (child, seq) = world.as_("app"), world.child()
-    assert world.as_(REPRESENTATIVE)("grant", child, *CONSENT, "--authority-seq", seq).status == 0
+    under = ("--authority-seq", seq, "--method", "id-card")
+    assert world.as_(REPRESENTATIVE)("grant", child, *CONSENT, *under).status == 0
     ends = f", ends {FOURTEEN} 00:00:00 KST, for research {EIGHTEEN} 00:00:00 KST\n"
     shown = app("authority", "show", child, seq).out
     assert shown.startswith(f"#{seq}  {REPRESENTATIVE}, legal guardian, minor, {BORN}, ")
@@ -233,7 +235,7 @@ def test_a_person_signs_a_power_of_attorney_and_ends_it(world: World, tmp_path: 
     put = app("authority", "put", person, REPRESENTATIVE, "--agent", "--act", "grant", *signed)
     assert put.status == 0, put.err
     seq = put.out.partition(" ")[0].removeprefix("#")
-    agent, under = world.as_(REPRESENTATIVE), ("--authority-seq", seq)
+    agent, under = world.as_(REPRESENTATIVE), ("--authority-seq", seq, "--method", "id-card")
     assert agent("grant", person, *CONSENT, *under).status == 0
     assert world.lines(person)[-2:] == [
         f"authority: {REPRESENTATIVE}, agent, granted  [signed by the person]",

@@ -36,7 +36,8 @@ _HELP = """\
 example: an app's operator records that city-hall is the guardian of a child. city-hall then gives a consent.
   consentd authority put mhid:MH-0001 city-hall --minor 2015-05-05 --verified-by 3 \\
     --act grant --act revoke --evidence family-relation-certificate=paper.pdf
-  consentd grant mhid:MH-0001 --authority-seq 2 --recipient clinic-b --holder hospital-a --purpose TREAT --category CLIN
+  consentd grant mhid:MH-0001 --authority-seq 2 --method "id card, at a counter" \\
+    --recipient clinic-b --holder hospital-a --purpose TREAT --category CLIN
   consentd authority end mhid:MH-0001 2
 The number is the seq of the authority's entry: `authority put` and `authority list` print it.
 

@@ -52,7 +52,7 @@ class Family:
         (authority,) = self._relay.list_authorities(CHILD)
         out.print(f"   {out.text('출생', 'born')} {born}, {out.text('대리권', 'authority')} #{seq}")
         why("14세 미만은 법정대리인이 동의합니다.", "For a child under 14 a legal guardian consents.")
-        self._app.grant(CHILD, _consent(), authority_seq=seq, published=True)
+        self._app.grant(CHILD, _consent(), authority_seq=seq, method="demo", published=True)
         answer = self._relay.check(_question())
         until = format_instant(answer.decision.valid_until_time_ms)
         treatment = out.text("진료 목적", "for treatment")

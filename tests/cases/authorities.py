@@ -14,6 +14,8 @@ MINOR, INCAPACITATED = st.AUTHORITY_REASON_MINOR, st.AUTHORITY_REASON_INCAPACITA
 PAPER = st.AuthorityEvidence(kind="family-relation-certificate", sha256=hashlib.sha256(b"paper").digest())
 CONSENTING = [st.AUTHORITY_ACT_GRANT, st.AUTHORITY_ACT_AMEND, st.AUTHORITY_ACT_PAUSE, st.AUTHORITY_ACT_REVOKE]
 REPRESENTATIVE = "guardian"
+CHECKED = st.Attestation(method="id-card")
+"""How it was checked who acts for a person."""
 
 
 def authority(**changed: Any) -> st.AuthorityStatement:
@@ -54,6 +56,6 @@ def end_authority(running: Running, subject: pb.Subject, seq: int, *, who: str =
 
 def grant_under(running: Running, subject: pb.Subject, seq: int, *, who: str = REPRESENTATIVE, **root: Any) -> str:
     """Grant a consent under an authority; return the consent's id."""
-    statement = st.GrantStatement(consent=consent(**root), authority_seq=seq)
+    statement = st.GrantStatement(consent=consent(**root), authority_seq=seq, attestation=CHECKED)
     request = cs.GrantConsentRequest(request_id=request_id(), subject=subject, attested=statement)
     return running.consents.GrantConsent(request, metadata=running.as_(who)).consent_id

@@ -227,6 +227,7 @@ def check_acting(
 
     Raises:
         DeniedError: it did not.
+        InvalidError: it attested the statement, and does not say how it was checked who acts.
     """
     if authority.key:
         owner = view.key_ever(key)
@@ -236,6 +237,9 @@ def check_acting(
         raise DeniedError("statement under an authority is attested by the representative")
     elif attestation.HasField("authentication"):
         raise DeniedError("statement under an authority is attested by the representative, and not under a login")
+    elif not attestation.method:
+        what = "statement under an authority states in attestation.method how it was checked who acts"
+        raise InvalidError(f"{what} (PIPA Enforcement Decree 46)")
 
 
 def check_in_force(authority: Authority | None, compiled: Compiled, vocabulary: Vocabulary, *, time_ms: int) -> None:
