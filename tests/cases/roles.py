@@ -213,9 +213,13 @@ class Call:
         return request
 
     def sign(self, request: Any, kind: EntryKind, message: Any, chain: str) -> Any:
-        """Put a statement into a request: for OWN signed by the caller, else to be attested."""
+        """Put a statement into a request: for OWN signed by the caller, else to be attested.
+
+        *chain*: the name of the entry's chain, or a participant's id.
+        """
         if self.whose is Whose.OWN:
-            key, tag = self.world.keys.get(self.caller, KeyPair(b"\x63" * 32)), codec.public_tag(f"participant/{chain}")
+            tag = codec.public_tag(chain if "/" in chain else f"participant/{chain}")
+            key = self.world.keys.get(self.caller, KeyPair(b"\x63" * 32))
             signed = sign_statement(
                 key, message, kind=kind, tag=tag, request=request.request_id, time_ms=now_ms(self.running)
             )
