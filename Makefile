@@ -15,7 +15,7 @@ KEEP ?=
 export KEEP
 
 .DEFAULT_GOAL := help
-.PHONY: help demo certs test bench lint proto sbom clean
+.PHONY: help demo certs test bench lint gate proto sbom clean
 # A failed installation leaves no stamp that says it worked.
 .DELETE_ON_ERROR:
 
@@ -41,6 +41,12 @@ lint: $(VENV)/.dev  ## Check style, types, the floors, the proto files and the c
 	$(BIN)/python proto/generate.py --check
 	$(BIN)/buf lint proto
 	$(BIN)/python proto/breaking.py
+	@command -v cargo > /dev/null || echo "cargo is not installed: consentd/gate is not checked"
+	if command -v cargo > /dev/null; then cd consentd/gate && cargo fmt --check && \
+	  cargo clippy --locked --all-targets --target-dir ../../build/gate -- -D warnings; fi
+
+gate:  ## Build the gate, build/gate/release/consentd-gate; needs Cargo 1.85
+	cd consentd/gate && cargo build --locked --release --package consentd-gate --target-dir ../../build/gate
 
 proto:  ## Generate consentd/v1 from proto/
 	$(PYTHON) proto/generate.py

@@ -8,7 +8,6 @@ No option affects a decision on an access. The rules for decisions are entries o
 decision that depended on a file could not be evaluated again.
 """
 
-import ipaddress
 import itertools
 import os
 import re
@@ -18,7 +17,7 @@ from pathlib import Path
 from consentd import limits
 from consentd.core.identifier import check_scheme
 from consentd.errors import InvalidError
-from consentd.sections import bounded, parse_section, parse_toml, read_text
+from consentd.sections import bounded, is_loopback, parse_listen, parse_section, parse_toml, read_text
 
 _PARTICIPANT_ID = re.compile(f"[a-z0-9][a-z0-9._-]{{0,{limits.PARTICIPANT_ID_CHARACTERS - 1}}}")
 
@@ -286,6 +285,16 @@ class BackupConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GateConfig:
+    """The gate: a program that answers checks from the policy table. Without ``program`` there is none."""
+
+    program: Path | None = None
+    listen: str = "127.0.0.1:7443"
+    threads: int = bounded(1, 1, 64)
+    max_silence_ms: int = bounded(60_000, 1_000, 600_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
     """The log on stderr."""
 
@@ -308,6 +317,7 @@ class Config:
     scrub: ScrubConfig = ScrubConfig()
     backup: BackupConfig = BackupConfig()
     log: LogConfig = LogConfig()
+    gate: GateConfig = GateConfig()
 
     def __post_init__(self) -> None:
         if not self.ledger.origin or any(not char.isprintable() or char in " +" for char in self.ledger.origin):
@@ -328,7 +338,9 @@ class Config:
             if listener.tls is None and not is_loopback(host):
                 fault = f"`{section}.listen` is reachable from other machines without TLS: `{listener.listen}`"
                 raise InvalidError(f"config: {fault}: give a section `{section}.tls`, or listen on 127.0.0.1")
-
+        host, _ = parse_listen(self.gate.listen, option="gate.listen")
+        if self.gate.program is not None and (self.grpc.tls is not None or not is_loopback(host)):
+            raise InvalidError("config: `gate` has no TLS: listen on 127.0.0.1, and leave out the section `grpc.tls`")
 
     def _check_files(self) -> None:
         """Check that no file or directory is two things. Raises ``InvalidError``."""
@@ -370,28 +382,3 @@ def _default_paths(document: dict[str, object]) -> None:
         table = document.setdefault("table", {})
         if isinstance(table, dict):
             table.setdefault("path", ledger["data_dir"] + "/table")
-
-
-def parse_listen(listen: str, *, option: str = "listen") -> tuple[str, int]:
-    """Split ``host:port`` into host and port. An IPv6 host is written in brackets.
-
-    Raises:
-        InvalidError: *listen* does not have that form.
-    """
-    host, colon, port = listen.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if not colon or not host or (":" in host and not bracketed) or not (port.isascii() and port.isdecimal()):
-        raise InvalidError(f"config: `{option}` is not host:port: `{listen}`")
-    if len(port) > 5 or int(port) > 0xFFFF:
-        raise InvalidError(f"config: `{option}` has no such port: `{listen}`")
-    return (host[1:-1] if bracketed else host), int(port)
-
-
-def is_loopback(host: str) -> bool:
-    """Report whether only this machine can reach *host*. Any name other than ``localhost`` counts as reachable."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

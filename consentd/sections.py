@@ -1,6 +1,7 @@
 """Make dataclasses from the sections of a TOML file: the configuration of the daemon, and of our witness program."""
 
 import dataclasses
+import ipaddress
 import re
 import tomllib
 import types
@@ -114,3 +115,28 @@ def _parse_option(hint: object, given: object, option: str, limits: Mapping[str,
     if "one_of" in limits and given not in limits["one_of"]:
         raise InvalidError(f"config: `{option}` is none of {', '.join(limits['one_of'])}: `{given}`")
     return given
+
+
+def parse_listen(listen: str, *, option: str = "listen") -> tuple[str, int]:
+    """Split ``host:port`` into host and port. An IPv6 host is written in brackets.
+
+    Raises:
+        InvalidError: *listen* does not have that form.
+    """
+    host, colon, port = listen.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not host or (":" in host and not bracketed) or not (port.isascii() and port.isdecimal()):
+        raise InvalidError(f"config: `{option}` is not host:port: `{listen}`")
+    if len(port) > 5 or int(port) > 0xFFFF:
+        raise InvalidError(f"config: `{option}` has no such port: `{listen}`")
+    return (host[1:-1] if bracketed else host), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Report whether only this machine can reach *host*. Any name other than ``localhost`` counts as reachable."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

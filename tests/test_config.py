@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from consentd import config
+from consentd import config, sections
 from consentd.errors import InvalidError
 
 ROOT = Path(__file__).parents[1]
@@ -245,7 +245,7 @@ def test_loopback_needs_none(listen: str) -> None:
 
 @pytest.mark.parametrize(("listen", "expected"), [("[::1]:0", ("::1", 0)), ("a.example:65535", ("a.example", 65535))])
 def test_parse_listen_splits(listen: str, expected: tuple[str, int]) -> None:
-    assert config.parse_listen(listen) == expected
+    assert sections.parse_listen(listen) == expected
 
 
 @pytest.mark.parametrize("origin", ["", "two words", "a+b", "line\\nbreak"])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cases.daemons import running_daemon
-from consentd import config
+from consentd import config, sections
 from consentd.cli import backups, make_parser
 
 ROOT = Path(__file__).parents[1]
@@ -145,7 +145,7 @@ def test_the_image_s_paths_and_ports_are_those_of_the_configuration() -> None:
     assert steps["CMD"] == f'["serve", "--config", "{ETC}/consentd.toml"]'
     assert steps["ENTRYPOINT"] == '["consentd"]'
     assert steps["VOLUME"] == f'["{options.ledger.data_dir}", "{options.keys.log_key_file.parent}"]'
-    ports = [config.parse_listen(each.listen)[1] for each in (options.grpc, options.http)]
+    ports = [sections.parse_listen(each.listen)[1] for each in (options.grpc, options.http)]
     assert steps["EXPOSE"].split() == [str(port) for port in ports]
     assert f"HEALTH_URL=http://{options.http.listen}/healthz" in [text for _, text in stages()[1]]
 

@@ -1,33 +1,21 @@
 """The second reader of the policy table (``consentd/gate``) gives the daemon's answers, to the byte."""
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from cases.gate_cases import CaseWriter
+from cases.gate_programs import built, needs_cargo
 
-SOURCE = Path(__file__).parents[1] / "consentd" / "gate"
-TARGET = SOURCE.parents[1] / "build" / "gate"
-CARGO = shutil.which("cargo") or shutil.which("cargo", path=os.path.expanduser("~/.cargo/bin"))
 CASES = int(os.environ.get("CONSENTD_GATE_CASES", "1000"))
-pytestmark = pytest.mark.skipif(CARGO is None, reason="cargo is not installed")
+pytestmark = needs_cargo
 
 
 @pytest.fixture(scope="module")
 def program() -> Path:
-    """Build the program that compares; its crates come from Cargo's cache or the registry, and Cargo.lock pins them."""
-    target = Path(os.environ.get("CARGO_TARGET_DIR", TARGET))
-    what = ["--package", "consentd-table", "--bin", "compare_answers"]
-    command = [CARGO, "build", "--locked", "--profile", "checked", *what]
-    environment = {**os.environ, "CARGO_TARGET_DIR": str(target)}
-    built = subprocess.run(command, cwd=SOURCE, env=environment, capture_output=True, text=True, check=False)
-    if built.returncode and "failed to download" in built.stderr:
-        pytest.skip("crates are neither cached nor within reach")
-    assert built.returncode == 0, built.stderr
-    return target / "checked" / "compare_answers"
+    return built("consentd-table", "compare_answers")
 
 
 def test_answers_are_the_daemons_to_the_byte(program: Path, tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from consentd.config import is_loopback
 from consentd.core import codec, tiles
 from consentd.core.note import MAX_NOTE_SIZE
 from consentd.cosigning.connection import Connection
 from consentd.errors import DeniedError, FetchError, InvalidError, MalformedError, StorageError
+from consentd.sections import is_loopback
 from consentd.verify.source import Opening, TlogFiles
 
 TRIES = 4

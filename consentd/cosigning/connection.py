@@ -15,9 +15,9 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
-from consentd.config import is_loopback
 from consentd.errors import FetchError, InvalidError
 from consentd.listener.messages import HttpResponse
+from consentd.sections import is_loopback
 
 MAX_BODY_SIZE = 256 * 1024
 _READ_SIZE = 65_536

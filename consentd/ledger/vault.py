@@ -98,6 +98,10 @@ class Vault:
         """Return the commitment to this vault for leaf 0: ``SHA-256("consentd/vault/v1\\0" ‖ index key)``."""
         return sha256(b"consentd/vault/v1\0" + self._index_key).digest()
 
+    def write_index_key(self, descriptor: int) -> None:
+        """Write the key of identifier hashes into a pipe, for the gate. It reads no statement with it."""
+        os.write(descriptor, self._index_key)
+
     def derived_key(self, label: bytes) -> bytes:
         """Return a key for another use, 32 bytes: HMAC-SHA-256 of *label* under the index key."""
         return hmac.digest(self._index_key, label, sha256)

@@ -34,7 +34,7 @@ from consentd.sequencer.commands.write import Author
 from consentd.sequencer.erasures import Erasures
 from consentd.sequencer.loop import Sequencer
 from consentd.sequencer.restored import RestoredSequencer
-from consentd.server import http
+from consentd.server import gate_process, http
 from consentd.server.backups import open_backups
 from consentd.server.capacity import check_space, measure_connections, measure_space
 from consentd.server.client_certificates import named_participant
@@ -125,8 +125,7 @@ class Daemon:
             log.critical("a restored copy decides and records nothing; see ops/RUNBOOK.md, `a restored copy`")
             return
         self._rpc.set_serving(True)
-        if services.sequencer.fault is not None:
-            # The sequencer failed earlier and set NOT_SERVING then, but the line above has overwritten that.
+        if services.sequencer.fault is not None:  # it set NOT_SERVING, and the line above has overwritten that
             self._rpc.set_serving(False)
         log.info("serving gRPC on port %d and HTTP on port %d", self.grpc_port, self.http_port)
 
@@ -376,8 +375,9 @@ def serve(config: Config, *, signals: Signals | None = None, confirm_clock: bool
     daemon = Daemon(config, confirm_clock=confirm_clock)
     daemon.start()
     shorten_pauses()
-    while signals.next() == signal.SIGHUP:
-        daemon.reload()
+    with gate_process.started_gate(config, daemon.service_state, grpc_port=daemon.grpc_port):
+        while signals.next() == signal.SIGHUP:
+            daemon.reload()
     daemon.stop()
 
 

@@ -17,7 +17,7 @@ from hashlib import sha256
 from http import HTTPStatus
 
 from consentd import descriptors
-from consentd.config import HttpConfig, parse_listen
+from consentd.config import HttpConfig
 from consentd.core import merkle, pruned, tiles
 from consentd.core.evidence import ROTATIONS_FILE, format_rotations
 from consentd.errors import ConsentdError, CorruptionError, DeniedError, MalformedError
@@ -27,6 +27,7 @@ from consentd.listener.app import REST, App, Page
 from consentd.listener.messages import BRIEFLY_CACHED, TEXT, UNCACHED, HttpRequest, HttpResponse, Respond, text_response
 from consentd.listener.server import Listener
 from consentd.metrics import CONTENT_TYPE
+from consentd.sections import parse_listen
 from consentd.sequencer.commands.callers import SCRAPER_ID
 from consentd.server.tls import http_context
 from consentd.service.auth import UnauthenticatedError

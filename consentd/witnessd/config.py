@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from consentd.config import is_loopback, parse_listen
 from consentd.core.note import ED25519, Verifier, parse_vkey
 from consentd.errors import InvalidError, MalformedError
-from consentd.sections import bounded, parse_section, parse_toml, read_text
+from consentd.sections import bounded, is_loopback, parse_listen, parse_section, parse_toml, read_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,6 @@ from http import HTTPStatus
 from pathlib import Path
 
 from consentd import descriptors
-from consentd.config import parse_listen
 from consentd.core import ed25519, merkle, note
 from consentd.core.checkpoint import Checkpoint, is_signed_by, open_checkpoint, open_own
 from consentd.core.note import Note, NoteSignature, Signer, Verifier
@@ -51,6 +50,7 @@ from consentd.files import FileLock, hold_reserve, read_file_if_exists, write_fi
 from consentd.listener.app import App, Page
 from consentd.listener.messages import BRIEFLY_CACHED, TEXT, HttpRequest, HttpResponse, text_response
 from consentd.listener.server import MAX_CONNECTIONS, Listener
+from consentd.sections import parse_listen
 from consentd.witnessd.config import FollowedLog, WitnessOptions, WitnessServerConfig
 from consentd.witnessd.follower import Follower
 

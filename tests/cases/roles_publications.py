@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from cases.daemons import request_id
 from cases.notices import make_notice
-from consentd.core.kinds import EntryKind
-from consentd.service.roles import Access, Whose
+from consentd.service.roles import Access
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
 
@@ -48,11 +47,8 @@ def published(call: "Call") -> st.NoticeStatement:
 
 
 def publish_notice(call: "Call") -> Access:
-    notice, request = _notice(), rs.PublishNoticeRequest(request_id=request_id())
-    if call.whose is Whose.OWN:
-        notice.participant_id = call.caller
-    signed = call.sign(request, EntryKind.NOTICE, notice, f"notice/{notice.notice_id}")
-    return call.plain(call.running.registry.PublishNotice, signed)
+    request = rs.PublishNoticeRequest(request_id=request_id(), attested=_notice())
+    return call.plain(call.running.registry.PublishNotice, request)
 
 
 def get_notice(call: "Call") -> Access:

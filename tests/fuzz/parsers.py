@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cases.logins import SigningKey, key_set
-from consentd import config
+from consentd import config, sections
 from consentd.audit.sources import decode_openings
 from consentd.backup import manifest
 from consentd.core import (
@@ -318,7 +318,7 @@ PARSERS: tuple[Parser, ...] = (
     Parser(name="configuration of a witness", covers=("witnessd.config:parse_witness_config",),
            parse=_text(lambda text: parse_witness_config(text, base_dir=_TOML_BASE)),
            make_seeds=_seed(lambda one: one.witness_configs), declared=REQUEST, weight=0.1),
-    Parser(name="address to listen on", covers=("config:parse_listen",), parse=_text(config.parse_listen),
+    Parser(name="address to listen on", covers=("sections:parse_listen",), parse=_text(sections.parse_listen),
            make_seeds=_texts("127.0.0.1:7400", "[::1]:0", "localhost:65535"), declared=REQUEST),
     Parser(name="memory of a client", covers=(), parse=memory._decode, make_seeds=_seed(lambda one: one.memories),
            declared=(StorageError,)),

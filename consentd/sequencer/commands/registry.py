@@ -153,8 +153,7 @@ def _check_vocabulary(write: PublicWrite[st.VocabularyStatement], context: Write
 
 
 def _check_notice(write: PublicWrite[st.NoticeStatement], context: WriteContext) -> None:
-    is_signed = write.signed is not None
-    check_notice(context.table, write.message, time_ms=context.batch.time_ms, signed=is_signed)
+    check_notice(context.table, write.message, time_ms=context.batch.time_ms)
 
 
 def _check_rules(write: PublicWrite[st.RulesStatement], context: WriteContext) -> None:

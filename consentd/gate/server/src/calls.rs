@@ -1,0 +1,78 @@
+//! One call: answered here, or passed on.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::header::{HeaderMap, AUTHORIZATION};
+use hyper::{Request, Response};
+use tokio::time::timeout;
+
+use crate::answers::{Answers, Method};
+use crate::body::{answer, refusal, GateBody, PREFIX};
+use crate::daemon::Daemon;
+
+/// How long a peer may take to send its request.
+const RECEIVE_LIMIT: Duration = Duration::from_secs(10);
+/// Most bytes of a request. The daemon has limits of its own, which are not higher.
+const MOST_BYTES: usize = (4 << 20) + 1024;
+const BEARER: &[u8] = b"Bearer ";
+const SIGNATURE: &str = "consentd-call-signature-bin";
+
+/// What all calls share.
+pub struct Gate {
+    /// The answers of this program.
+    pub answers: Answers,
+    /// The daemon.
+    pub daemon: Daemon,
+    /// How many calls were answered here.
+    pub answered: AtomicU64,
+    /// How many were passed on.
+    pub passed_on: AtomicU64,
+}
+
+impl Gate {
+    /// Answer a call, or pass it on.
+    pub async fn call(&self, request: Request<Incoming>) -> Response<GateBody> {
+        let (parts, body) = request.into_parts();
+        // A request is passed on only once it is complete, so that slow peers are held here.
+        let content = match timeout(RECEIVE_LIMIT, Limited::new(body, MOST_BYTES).collect()).await {
+            Err(_) => return refusal("4", "request did not come in time"),
+            Ok(Err(_)) => return refusal("8", "request is too large, or was not sent to its end"),
+            Ok(Ok(content)) => content.to_bytes(),
+        };
+        let method = match parts.uri.path() {
+            "/consentd.v1.PolicyService/Check" => Some(Method::Check),
+            "/consentd.v1.PolicyService/BatchCheck" => Some(Method::BatchCheck),
+            _ => None,
+        };
+        if let Some(found) = method.and_then(|method| self.answer(method, &parts.headers, &content)) {
+            self.answered.fetch_add(1, Ordering::Relaxed);
+            return answer(&found);
+        }
+        self.passed_on.fetch_add(1, Ordering::Relaxed);
+        self.daemon.pass_on(parts, content).await
+    }
+
+    fn answer(&self, method: Method, headers: &HeaderMap, content: &Bytes) -> Option<Vec<u8>> {
+        let token = token(headers)?;
+        let (prefix, message) = content.split_at_checked(PREFIX)?;
+        // One message that is not compressed.
+        if prefix[0] != 0 || u32::from_be_bytes(prefix[1..].try_into().ok()?) as usize != message.len() {
+            return None;
+        }
+        self.answers.answer(method, message, token)
+    }
+}
+
+/// Return the token of a call; None: it has none, or more than one credential.
+fn token(headers: &HeaderMap) -> Option<&[u8]> {
+    let mut stated = headers.get_all(AUTHORIZATION).iter();
+    let (first, second) = (stated.next()?, stated.next());
+    if second.is_some() || headers.contains_key(SIGNATURE) {
+        return None;
+    }
+    first.as_bytes().strip_prefix(BEARER).filter(|token| !token.is_empty())
+}

@@ -1,0 +1,168 @@
+//! The gate: a server that answers Check and BatchCheck from the policy table at the rate of the wire, and passes every
+//! other call on to the daemon. `ops/decisions/0028-gate.md` says why, and what it leaves to the daemon.
+
+mod answers;
+mod body;
+mod calls;
+mod clock;
+mod daemon;
+mod options;
+mod quota;
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::fs::File;
+use std::future::poll_fn;
+use std::io::Read;
+use std::net::IpAddr;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::time::Duration;
+
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{signal, SignalKind};
+
+use answers::Answers;
+use calls::Gate;
+use consentd_table::check::IndexKey;
+use consentd_table::lmdb::Table;
+use daemon::Daemon;
+use options::{Options, USAGE};
+
+const MOST_CONNECTIONS: usize = 1_024;
+const MOST_OF_ADDRESS: usize = 256;
+const MOST_STREAMS: u32 = 128;
+const MOST_HEADER_BYTES: u32 = 16 << 10;
+const KEY_SIZE: usize = 32;
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|one| one == "--help") {
+        print!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
+    match Options::parse(arguments.into_iter()).and_then(run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(what) => {
+            eprintln!("consentd-gate: {what}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(options: Options) -> Result<(), String> {
+    let index_key = read_key(options.key_fd)?;
+    let table = Table::open(&options.table).map_err(|fault| fault.to_string())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(options.threads)
+        .enable_all()
+        .build()
+        .map_err(|error| format!("threads cannot be started: {error}"))?;
+    let gate = Arc::new(Gate {
+        answers: Answers::new(table, index_key, options.limits),
+        daemon: Daemon::new(options.daemon),
+        answered: AtomicU64::new(0),
+        passed_on: AtomicU64::new(0),
+    });
+    runtime.block_on(async {
+        let listener = TcpListener::bind(options.listen)
+            .await
+            .map_err(|error| format!("cannot listen on `{}`: {error}", options.listen))?;
+        let address = listener.local_addr().map_err(|error| error.to_string())?;
+        println!("listening on {address}");
+        let mut end = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+        tokio::spawn(accept(listener, Arc::clone(&gate)));
+        poll_fn(|context| {
+            let is_ending = end.poll_recv(context).is_ready() || interrupt.poll_recv(context).is_ready();
+            if is_ending {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+        let (answered, passed_on) = (gate.answered.load(Ordering::Relaxed), gate.passed_on.load(Ordering::Relaxed));
+        println!("answered {answered} calls, passed {passed_on} on");
+        Ok(())
+    })
+}
+
+/// Read the key of identifier hashes from a pipe that the daemon has opened. When the daemon ends, this program ends.
+fn read_key(descriptor: u32) -> Result<IndexKey, String> {
+    let mut key = [0; KEY_SIZE];
+    let path = format!("/proc/self/fd/{descriptor}");
+    let mut pipe = File::open(path).map_err(|error| format!("key cannot be read: {error}"))?;
+    pipe.read_exact(&mut key).map_err(|error| format!("key cannot be read: {error}"))?;
+    std::thread::spawn(move || {
+        // The daemon writes nothing more, and the pipe ends with the daemon.
+        while matches!(pipe.read(&mut [0]), Ok(1)) {}
+        std::process::exit(0);
+    });
+    IndexKey::new(&key).ok_or_else(|| "key of identifier hashes is none".to_owned())
+}
+
+/// The connections of each address.
+type Connections = Arc<Mutex<HashMap<IpAddr, usize>>>;
+
+async fn accept(listener: TcpListener, gate: Arc<Gate>) {
+    let connections = Connections::default();
+    loop {
+        let Ok((stream, address)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(50)).await; // too many files are open
+            continue;
+        };
+        let ip = address.ip();
+        if !begin(&connections, ip) {
+            continue; // the connection is closed
+        }
+        let (gate, connections) = (Arc::clone(&gate), Arc::clone(&connections));
+        tokio::spawn(async move {
+            serve(stream, gate).await;
+            end(&connections, ip);
+        });
+    }
+}
+
+async fn serve(stream: TcpStream, gate: Arc<Gate>) {
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request| {
+        let gate = Arc::clone(&gate);
+        async move { Ok::<_, Infallible>(gate.call(request).await) }
+    });
+    // A connection that fails ends; its calls are over.
+    let _ = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MOST_STREAMS)
+        .max_header_list_size(MOST_HEADER_BYTES)
+        .keep_alive_interval(KEEP_ALIVE)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+}
+
+fn begin(connections: &Connections, ip: IpAddr) -> bool {
+    let mut counts = connections.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let total: usize = counts.values().sum();
+    let count = counts.entry(ip).or_default();
+    let is_free = total < MOST_CONNECTIONS && *count < MOST_OF_ADDRESS;
+    if is_free {
+        *count += 1;
+    }
+    is_free
+}
+
+fn end(connections: &Connections, ip: IpAddr) {
+    let mut counts = connections.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if let Some(count) = counts.get_mut(&ip) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&ip);
+        }
+    }
+}

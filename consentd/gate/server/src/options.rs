@@ -1,0 +1,94 @@
+//! The options of the program.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::answers::Limits;
+
+/// What `--help` shows.
+pub const USAGE: &str = "\
+usage: consentd-gate --table DIR --listen ADDRESS --daemon ADDRESS --key-fd N
+                     [--threads N] [--max-silence-ms N] [--max-batch-items N] [--max-message-bytes N]
+
+Answers Check and BatchCheck from the policy table, and passes every other call on to the daemon. `consentd serve`
+starts it where the section `gate` of its configuration says so.
+
+  --table DIR          the directory of the policy table
+  --listen ADDRESS     where to listen, such as 127.0.0.1:7443; of this machine only, because there is no TLS
+  --daemon ADDRESS     where the daemon listens without TLS, on this machine
+  --key-fd N           a pipe from which the key of identifier hashes is read; when it ends, the program ends
+  --threads N          threads that answer, 1 to 64 (1)
+  --max-silence-ms N   how old the writer's heartbeat may be, 1000 to 600000 (60000); after that nothing is answered here
+  --max-batch-items N  most items of a batch that is answered here, 1 to 1000 (1000)
+  --max-message-bytes N  most bytes of a request that is answered here (1048576)
+";
+
+/// The options.
+#[derive(Debug)]
+pub struct Options {
+    /// The directory of the table.
+    pub table: PathBuf,
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Where the daemon listens.
+    pub daemon: SocketAddr,
+    /// The file descriptor of the key.
+    pub key_fd: u32,
+    /// How many threads answer.
+    pub threads: usize,
+    /// What the daemon's configuration says.
+    pub limits: Limits,
+}
+
+impl Options {
+    /// Read the arguments of the command line; an error says what is wrong with them.
+    pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Options, String> {
+        let mut found: [Option<String>; 8] = Default::default();
+        let names = [
+            "--table",
+            "--listen",
+            "--daemon",
+            "--key-fd",
+            "--threads",
+            "--max-silence-ms",
+            "--max-batch-items",
+            "--max-message-bytes",
+        ];
+        let mut arguments = arguments;
+        while let Some(name) = arguments.next() {
+            let at = names.iter().position(|one| *one == name).ok_or(format!("unknown option `{name}`"))?;
+            let value = arguments.next().ok_or(format!("option `{name}` has no value"))?;
+            if found[at].replace(value).is_some() {
+                return Err(format!("option `{name}` is stated twice"));
+            }
+        }
+        let [table, listen, daemon, key_fd, threads, silence, items, bytes] = found;
+        let required = |value: Option<String>, at: usize| value.ok_or(format!("option `{}` is missing", names[at]));
+        Ok(Options {
+            table: required(table, 0)?.into(),
+            listen: local(&required(listen, 1)?, names[1])?,
+            daemon: local(&required(daemon, 2)?, names[2])?,
+            key_fd: number(required(key_fd, 3)?, names[3], 0, 1 << 20)? as u32,
+            threads: threads.map_or(Ok(1), |value| number(value, names[4], 1, 64))? as usize,
+            limits: Limits {
+                max_silence_ms: silence.map_or(Ok(60_000), |value| number(value, names[5], 1_000, 600_000))?,
+                max_batch_items: items.map_or(Ok(1_000), |value| number(value, names[6], 1, 1_000))? as usize,
+                max_message_bytes: bytes.map_or(Ok(1 << 20), |value| number(value, names[7], 1 << 16, 1 << 20))?
+                    as usize,
+            },
+        })
+    }
+}
+
+fn local(value: &str, name: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = value.parse().map_err(|_| format!("option `{name}` is no address: `{value}`"))?;
+    if address.ip().is_loopback() {
+        return Ok(address);
+    }
+    Err(format!("option `{name}` is no address of this machine alone: `{value}`"))
+}
+
+fn number(value: String, name: &str, least: u64, most: u64) -> Result<u64, String> {
+    let found = value.parse().ok().filter(|found| (least..=most).contains(found));
+    found.ok_or(format!("option `{name}` is not a number from {least} to {most}: `{value}`"))
+}

@@ -1,0 +1,51 @@
+//! How many persons a caller checks in an hour (`policy.md`, "Limits").
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Mutex;
+
+const HOUR_MS: u64 = 3_600_000;
+
+struct Checked {
+    start_ms: u64,
+    persons: HashSet<[u8; 32]>,
+}
+
+/// Counts for all callers. A caller that is over its quota here is not answered here.
+#[derive(Default)]
+pub struct Quota(Mutex<HashMap<String, Checked>>);
+
+impl Quota {
+    /// Count a person whom the caller checks; return false if the quota of this hour is used up.
+    pub fn count(&self, caller: &str, identifier_hash: &[u8; 32], most: u64, now_ms: u64) -> bool {
+        let mut callers = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if !callers.contains_key(caller) {
+            callers.insert(caller.to_owned(), Checked { start_ms: now_ms, persons: HashSet::new() });
+        }
+        let Some(checked) = callers.get_mut(caller) else { return false };
+        if !(checked.start_ms..checked.start_ms + HOUR_MS).contains(&now_ms) {
+            *checked = Checked { start_ms: now_ms, persons: HashSet::new() };
+        }
+        if checked.persons.contains(identifier_hash) {
+            return true;
+        }
+        let is_left = (checked.persons.len() as u64) < most;
+        if is_left {
+            checked.persons.insert(*identifier_hash);
+        }
+        is_left
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Quota, HOUR_MS};
+
+    #[test]
+    fn a_person_counts_once_an_hour() {
+        let quota = Quota::default();
+        assert!(quota.count("a", &[1; 32], 2, 5) && quota.count("a", &[2; 32], 2, 5));
+        assert!(quota.count("a", &[1; 32], 2, 6) && !quota.count("a", &[3; 32], 2, 6));
+        assert!(quota.count("b", &[3; 32], 2, 6));
+        assert!(quota.count("a", &[3; 32], 2, 5 + HOUR_MS));
+    }
+}

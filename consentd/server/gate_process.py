@@ -1,0 +1,140 @@
+"""Run the gate (``consentd/gate``): start its process, start it again when it ends, and end it with the daemon.
+
+The gate gets the key of identifier hashes through a pipe, and no other secret. The pipe stays open as long as the
+daemon lives: when it ends, the gate ends, however the daemon ended.
+"""
+
+import contextlib
+import logging
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from consentd.config import Config
+from consentd.errors import StorageError
+from consentd.ledger.vault import Vault
+from consentd.service.servicer import ServiceState
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
+"""How long to wait before the gate is started again. The pause doubles with each start, until one lasts a minute."""
+_STOP_S = 5
+_LISTENING = "listening on "
+
+
+class GateProcess:
+    """The gate's process. ``start`` returns when it listens; a thread watches it until ``stop``."""
+
+    def __init__(self, program: Path, config: Config, vault: Vault, *, grpc_port: int) -> None:
+        self._program, self._config, self._vault, self._grpc_port = program, config, vault, grpc_port
+        self._ending = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="gate", daemon=True)
+        self._process: subprocess.Popen[str] | None = None
+        self._pipe = -1
+        self.address = ""
+
+    def start(self) -> None:
+        """Start the process, and watch it.
+
+        Raises:
+            StorageError: the program cannot be started, or does not listen.
+        """
+        self._start()
+        self._watcher.start()
+
+    def stop(self) -> None:
+        """End the process. Calls that it has passed on must have ended before."""
+        self._ending.set()
+        self._end()
+        if self._watcher.is_alive():
+            self._watcher.join()
+
+    def _start(self) -> None:
+        gate, grpc = self._config.gate, self._config.grpc
+        reads, self._pipe = os.pipe()
+        command = [
+            str(self._program), "--table", str(self._config.table.path), "--listen", gate.listen,
+            "--daemon", f"127.0.0.1:{self._grpc_port}", "--key-fd", str(reads), "--threads", str(gate.threads),
+            "--max-silence-ms", str(gate.max_silence_ms), "--max-batch-items", str(grpc.max_batch_items),
+            "--max-message-bytes", str(grpc.max_message_bytes),
+        ]  # fmt: skip
+        try:
+            self._vault.write_index_key(self._pipe)
+            self._process = subprocess.Popen(  # noqa: S603  # what the configuration names
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, pass_fds=[reads], text=True
+            )
+        except OSError as error:
+            os.close(self._pipe)
+            raise StorageError(f"gate cannot be started: `{self._program}`: {error.strerror}") from error
+        finally:
+            os.close(reads)
+        output: IO[str] = self._process.stdout  # type: ignore[assignment]  # it is a pipe
+        line = output.readline()
+        if not line.startswith(_LISTENING):
+            self._end()
+            raise StorageError(f"gate does not listen on `{gate.listen}`: its messages are in the daemon's log")
+        self.address = line.removeprefix(_LISTENING).strip()
+        log.info("gate listens on %s", self.address)
+
+    def _watch(self) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while not self._ending.is_set():
+            process = self._process
+            if process is not None:
+                try:
+                    process.wait(timeout=60)
+                except subprocess.TimeoutExpired:
+                    pause_s = _FIRST_PAUSE_S
+                    continue
+                if self._ending.is_set():
+                    return
+                log.error("gate ended with status %d; it is started again", process.returncode)
+                self._end()
+            if self._ending.wait(pause_s):
+                return
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            try:
+                self._start()
+            except StorageError as error:
+                log.error("%s", error)
+
+    def _end(self) -> None:
+        """End the process, and close what belongs to it."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+        os.close(self._pipe)
+
+
+@contextlib.contextmanager
+def started_gate(config: Config, state: ServiceState, *, grpc_port: int) -> Iterator[GateProcess | None]:
+    """Run the gate for the length of a ``with`` statement, if the configuration names its program.
+
+    A gate that cannot be started is an error in the log, and no error of the daemon: nothing but speed depends on it. A
+    restored copy has no gate, because it answers no check.
+    """
+    services = state.services
+    if config.gate.program is None or services is None or services.restored is not None:
+        yield None
+        return
+    gate = GateProcess(config.gate.program, config, services.vault, grpc_port=grpc_port)
+    try:
+        gate.start()
+    except StorageError as error:
+        log.error("%s", error)
+    try:
+        yield gate
+    finally:
+        gate.stop()

@@ -1,0 +1,30 @@
+"""Build the programs of ``consentd/gate``."""
+
+import os
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[2] / "consentd" / "gate"
+CARGO = shutil.which("cargo") or shutil.which("cargo", path=os.path.expanduser("~/.cargo/bin"))
+needs_cargo = pytest.mark.skipif(CARGO is None, reason="cargo is not installed")
+
+
+@cache
+def built(package: str, program: str) -> Path:
+    """Build a program; its crates come from Cargo's cache or the registry, and Cargo.lock pins them.
+
+    The test is skipped if neither has them.
+    """
+    target = Path(os.environ.get("CARGO_TARGET_DIR", SOURCE.parents[1] / "build" / "gate"))
+    assert CARGO is not None
+    command = [CARGO, "build", "--locked", "--profile", "checked", "--package", package, "--bin", program]
+    environment = {**os.environ, "CARGO_TARGET_DIR": str(target)}
+    done = subprocess.run(command, cwd=SOURCE, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode and "failed to download" in done.stderr:
+        pytest.skip("crates are neither cached nor within reach")
+    assert done.returncode == 0, done.stderr
+    return target / "checked" / program

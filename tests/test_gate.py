@@ -1,0 +1,331 @@
+"""The gate (``consentd/gate``) in front of a running daemon: it gives the daemon's answers, and passes the rest on."""
+
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from cases.daemons import ORIGIN, Running, make_running, question, reason_of, request_id, serve
+from cases.fakes import HANG_S
+from cases.gate_programs import built, needs_cargo
+from consentd.config import GateConfig, TlsConfig
+from consentd.errors import InvalidError, StorageError
+from consentd.server.gate_process import GateProcess, started_gate
+from consentd.table.renewal import renew
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import consent_service_pb2 as cs
+from consentd.v1 import (
+    consent_service_pb2_grpc,
+    ledger_service_pb2,
+    ledger_service_pb2_grpc,
+    policy_service_pb2_grpc,
+    registry_service_pb2_grpc,
+)
+from consentd.v1 import policy_service_pb2 as ps
+from consentd.v1 import registry_service_pb2 as rs
+from consentd.v1 import statement_pb2 as st
+
+pytestmark = needs_cargo
+
+
+@pytest.fixture(scope="module")
+def program() -> Path:
+    return built("consentd-gate", "consentd-gate")
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, program: Path) -> "Iterator[Running]":
+    yield from serve(make_running(tmp_path_factory.mktemp("gate"), checkpoint_interval_ms=10))
+
+
+def make_gate(running: Running, program: Path, **options: Any) -> GateProcess:
+    services = running.daemon.service_state.services
+    assert services is not None
+    section = GateConfig(program=program, listen="127.0.0.1:0", **options)
+    config = dataclasses.replace(running.config, gate=section)
+    return GateProcess(program, config, services.vault, grpc_port=running.daemon.grpc_port)
+
+
+def of_nobody(**changed: Any) -> pb.Question:
+    """Return a question that names no person."""
+    found = question(pb.Subject(), **changed)
+    found.ClearField("subject")
+    return found
+
+
+class Gated:
+    """Calls of the gate, and of the daemon behind it."""
+
+    def __init__(self, running: Running, address: str) -> None:
+        self.running = running
+        self.address = address
+        self.channel = grpc.insecure_channel(address)
+        self.policy = policy_service_pb2_grpc.PolicyServiceStub(self.channel)
+        self.consents = consent_service_pb2_grpc.ConsentServiceStub(self.channel)
+        self.registry = registry_service_pb2_grpc.RegistryServiceStub(self.channel)
+        self.ledger = ledger_service_pb2_grpc.LedgerServiceStub(self.channel)
+
+    def check(self, asked: pb.Question, who: str = "app", **more: Any) -> pb.Decision:
+        return self.policy.Check(ps.CheckRequest(question=asked, **more), metadata=self.running.as_(who)).decision
+
+    def both(self, asked: pb.Question, who: str) -> tuple[pb.Decision, pb.Decision]:
+        """Return the gate's answer and the daemon's, without what differs between any two answers."""
+        found = self.check(asked, who), self.running.check(asked, who)
+        ids = {one.decision_id[:16] for one in found}
+        assert len(ids) == 2, "the gate answered itself"
+        for one in found:
+            one.decision_id, one.decided_time_ms = "", 0
+        return found
+
+
+@pytest.fixture(scope="module")
+def gated(running: Running, program: Path) -> Iterator[Gated]:
+    gate = make_gate(running, program)
+    gate.start()
+    found = Gated(running, gate.address)
+    yield found
+    found.channel.close()
+    gate.stop()
+
+
+def test_answers_are_the_daemons(running: Running, gated: Gated) -> None:
+    person = running.enrol("T-1")
+    running.grant(person)
+    running.grant(person, effect=pb.EFFECT_DENY, categories=["CLIN.LAB"], labels=["HIV"])
+    asked = [
+        question(person), question(person, purpose="HRESCH"), question(person, categories=["CLIN", "SENS", "UNHEARD"]),
+        question(person, supported_obligations=[pb.OBLIGATION_ENFORCE_RESIDUAL]),
+        question(pb.Subject(scheme="mhid", value="T-nobody")),
+        question(person, level="R", labels=pb.CodeSet(values=["HIV"])),
+        question(person, resources=pb.CodeSet(values=["Observation/1"])),
+    ]  # fmt: skip
+    for one in asked:
+        for who in ("app", "clinic-b", "hospital-a"):
+            by_gate, by_daemon = gated.both(one, who)
+            assert by_gate == by_daemon
+    assert gated.check(asked[0]).outcome == pb.OUTCOME_PERMIT
+
+
+def test_batches_are_answered_in_both_forms(running: Running, gated: Gated) -> None:
+    person = running.enrol("T-batch")
+    running.grant(person)
+    other = pb.Subject(scheme="mhid", value="T-nobody")
+    shared = ps.SharedQuestion(question=of_nobody(), subjects=[person, other, person])
+    each = ps.QuestionList(questions=[question(person), question(other, purpose="HRESCH")])
+    for request in (ps.BatchCheckRequest(shared=shared), ps.BatchCheckRequest(each=each)):
+        found = [
+            list(stub.BatchCheck(request, metadata=running.as_("clinic-b")).results)
+            for stub in (gated.policy, running.policy)
+        ]
+        assert found[0][0].decision.decision_id[:16] != found[1][0].decision.decision_id[:16]
+        for result in (*found[0], *found[1]):
+            result.decision.decision_id, result.decision.decided_time_ms = "", 0
+        assert found[0] == found[1]
+        assert found[0][0].decision.outcome == pb.OUTCOME_PERMIT
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        of_nobody(purpose="UNHEARD"), of_nobody(categories=[]), of_nobody(purpose="BTG"),
+        question(pb.Subject(scheme="mhid", value="T-1"), actor=pb.Actor(organisation="nobody")),
+        question(pb.Subject(scheme="mhid", value="800101-1234567")), of_nobody(),
+    ],
+)  # fmt: skip
+def test_what_is_refused_is_refused_by_the_daemon(running: Running, gated: Gated, asked: pb.Question) -> None:
+    reasons = []
+    for stub in (gated.policy, running.policy):
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Check(ps.CheckRequest(question=asked), metadata=running.as_("app"))
+        reasons.append((caught.value.code(), caught.value.details(), reason_of(caught.value)))
+    assert reasons[0] == reasons[1]
+    assert reasons[0][2]
+
+
+@pytest.mark.parametrize("metadata", [(), (("authorization", "Bearer x"),), (("authorization", "Basic x"),)])
+def test_who_is_not_known_is_refused_by_the_daemon(gated: Gated, metadata: Any) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        gated.policy.Check(ps.CheckRequest(question=of_nobody()), metadata=metadata)
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_operators_and_those_without_a_right_are_refused(running: Running, gated: Gated) -> None:
+    for who in ("operator", "pipc"):
+        with pytest.raises(grpc.RpcError) as caught:
+            gated.check(question(pb.Subject(scheme="mhid", value="T-1")), who)
+        assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_a_question_with_an_unknown_field_or_a_condition_is_the_daemons(running: Running, gated: Gated) -> None:
+    person = running.enrol("T-form")
+    running.grant(person)
+    prefix = running.check(question(person)).decision_id[:16]
+    latest = gated.check(question(person), consistency=pb.Consistency(latest=pb.LatestState()))
+    assert latest.decision_id[:16] == prefix
+    strange = pb.Question.FromString(question(person).SerializeToString() + b"\xa2\x06\x01x")
+    with pytest.raises(grpc.RpcError) as caught:
+        gated.check(strange)
+    assert reason_of(caught.value) == "UNKNOWN_FIELD"
+
+
+def test_all_other_calls_are_passed_on_and_streams_too(running: Running, gated: Gated) -> None:
+    subject = pb.Subject(scheme="mhid", value="T-through")
+    request = rs.EnrolSubjectRequest(request_id=request_id(), subject=subject, method="test")
+    gated.registry.EnrolSubject(request, metadata=running.as_("app"))
+    running.grant(subject)
+    consents = gated.consents.ListConsents(cs.ListConsentsRequest(subject=subject), metadata=running.as_("app"))
+    assert len(consents.records) == 1
+    history = gated.ledger.GetHistory(
+        ledger_service_pb2.GetHistoryRequest(subject=subject), metadata=running.as_("app")
+    )
+    assert len(list(history)) >= 1
+
+
+def test_no_check_after_a_withdrawal_permits(running: Running, gated: Gated) -> None:
+    person = running.enrol("T-race")
+    for _ in range(30):
+        consent_id = running.grant(person)
+        assert gated.check(question(person)).outcome == pb.OUTCOME_PERMIT
+        revoke = cs.RevokeConsentRequest(
+            request_id=request_id(), subject=person, consent_id=consent_id, attested=st.RevokeStatement()
+        )
+        running.consents.RevokeConsent(revoke, metadata=running.as_("app"))
+        assert gated.check(question(person)).outcome != pb.OUTCOME_PERMIT
+
+
+def test_the_files_of_the_table_are_replaced(running: Running, gated: Gated) -> None:
+    person = running.enrol("T-renew")
+    consent_id = running.grant(person)
+    assert gated.check(question(person)).outcome == pb.OUTCOME_PERMIT
+    services = running.daemon.service_state.services
+    assert services is not None
+    renew(services.table, services.ledger.store, services.vault, run_on_writer=services.sequencer.call)
+    assert gated.check(question(person)).outcome == pb.OUTCOME_PERMIT
+    revoke = cs.RevokeConsentRequest(
+        request_id=request_id(), subject=person, consent_id=consent_id, attested=st.RevokeStatement()
+    )
+    running.consents.RevokeConsent(revoke, metadata=running.as_("app"))
+    by_gate, by_daemon = gated.both(question(person), "app")
+    assert by_gate == by_daemon
+    assert by_gate.outcome != pb.OUTCOME_PERMIT
+
+
+def test_a_quota_that_is_used_up_is_the_daemons(running: Running, gated: Gated) -> None:
+    prefix = running.check(question(running.enrol("T-quota"))).decision_id[:16]
+    shared = ps.SharedQuestion(question=of_nobody(actor=pb.Actor(organisation="er")))
+    for first in range(0, 3_000, 1_000):
+        del shared.subjects[:]
+        shared.subjects.extend(pb.Subject(scheme="mhid", value=f"T-{number}") for number in range(first, first + 1_000))
+        found = gated.policy.BatchCheck(ps.BatchCheckRequest(shared=shared), metadata=running.as_("er")).results
+        by_daemon = {one.decision.decision_id[:16] for one in found} == {prefix}
+        assert by_daemon is (first == 2_000)
+
+
+def test_a_request_that_does_not_end_does_not_reach_the_daemon(gated: Gated) -> None:
+    """A peer that sends a part of a call, and others after it, disturb nobody."""
+    host, _, port = gated.address.rpartition(":")
+    peers = [socket.create_connection((host, int(port))) for _ in range(20)]
+    for peer in peers:
+        peer.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]) + b"\0\0\x20\1\4")
+    with pytest.raises(grpc.RpcError) as caught:
+        gated.policy.Check(ps.CheckRequest(question=of_nobody()))
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    for peer in peers:
+        peer.close()
+
+
+def test_a_silent_writer_ends_the_answers_of_the_gate(
+    tmp_path: Path, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_gate = make_running(tmp_path / "silent", checkpoint_interval_ms=10)
+    for running in serve(with_gate):
+        gate = make_gate(running, program, max_silence_ms=1_000)
+        gate.start()
+        gated = Gated(running, gate.address)
+        person = running.enrol("T-1")
+        running.grant(person)
+        services = running.daemon.service_state.services
+        assert services is not None
+        silence = partial(services.table.heartbeat, 0)
+        monkeypatch.setattr(services.table, "heartbeat", lambda wall_ms: None)
+        services.sequencer.call(silence)
+        prefix = running.check(question(person)).decision_id[:16]
+        assert gated.check(question(person)).decision_id[:16] == prefix
+        gated.channel.close()
+        gate.stop()
+
+
+def test_a_gate_that_ends_is_started_again(running: Running, program: Path) -> None:
+    gate = make_gate(running, program)
+    gate.start()
+    first, before = gate._process, gate.address
+    assert first is not None
+    os.kill(first.pid, signal.SIGKILL)
+    for _ in range(HANG_S * 20):
+        if gate.address != before:
+            break
+        time.sleep(0.05)
+    assert gate.address != before
+    gated = Gated(running, gate.address)
+    gated.both(question(running.enrol("T-again")), "app")
+    gated.channel.close()
+    gate.stop()
+
+
+def test_the_gate_ends_with_the_daemon(running: Running, program: Path) -> None:
+    gate = make_gate(running, program)
+    gate.start()
+    process = gate._process
+    assert process is not None
+    gate._ending.set()
+    os.close(gate._pipe)  # as the system does when the daemon is killed
+    assert process.wait(30) == 0
+    gate._pipe = os.open(os.devnull, os.O_RDONLY)
+    gate.stop()
+
+
+def test_a_program_that_cannot_be_started_is_an_error_of_the_log(running: Running, tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    with pytest.raises(StorageError):
+        make_gate(running, missing).start()
+    config = dataclasses.replace(running.config, gate=GateConfig(program=missing))
+    with started_gate(config, running.daemon.service_state, grpc_port=running.daemon.grpc_port) as gate:
+        assert gate is not None
+    with started_gate(running.config, running.daemon.service_state, grpc_port=1) as gate:
+        assert gate is None
+
+
+def test_a_section_that_cannot_work_is_refused(running: Running) -> None:
+    tls = TlsConfig(cert_file=Path("cert"), key_file=Path("key"))
+    for gate, grpc_tls in (("0.0.0.0:1", None), ("127.0.0.1:1", tls)):
+        section = dataclasses.replace(running.config.grpc, tls=grpc_tls)
+        with pytest.raises(InvalidError):
+            dataclasses.replace(running.config, gate=GateConfig(program=Path("x"), listen=gate), grpc=section)
+        dataclasses.replace(running.config, gate=GateConfig(listen=gate), grpc=section)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--unknown", "1"], ["--table"], ["--table", "x"],
+        ["--table", "x", "--listen", "0.0.0.0:1", "--daemon", "127.0.0.1:1", "--key-fd", "0"],
+        ["--table", "x", "--listen", "127.0.0.1:1", "--daemon", "127.0.0.1:1", "--key-fd", "0", "--threads", "0"],
+        ["--table", "x", "--listen", "127.0.0.1:1", "--daemon", "127.0.0.1:1", "--key-fd", "0", "--table", "y"],
+    ],
+)  # fmt: skip
+def test_options_that_are_wrong_are_named(program: Path, arguments: list[str]) -> None:
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == 2
+    assert done.stderr.startswith(("consentd-gate: option `", "consentd-gate: unknown option `"))
+    usage = subprocess.run([program, "--help"], capture_output=True, text=True, check=True).stdout
+    assert usage.startswith("usage: consentd-gate ")
+    assert ORIGIN not in usage
