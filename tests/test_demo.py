@@ -13,7 +13,7 @@ from consentd.config import load
 from consentd.core.kinds import EntryKind
 from consentd.demo import __main__
 from consentd.demo.__main__ import DemoResult, print_next_steps, run, summarise
-from consentd.demo.family import CHILD, FAMILY_APP
+from consentd.demo.family import CHILD
 from consentd.demo.home import Home, make_home
 from consentd.demo.output import Output
 from consentd.demo.story import CITIZEN
@@ -105,17 +105,20 @@ def test_the_verified_history_has_the_whole_story(demo: tuple[DemoResult, str, H
 
 def test_a_mother_consents_for_a_child_until_the_child_is_14(demo: tuple[DemoResult, str, Home]) -> None:
     result, text, _ = demo
-    enrolled, recorded, granted = result.child.entries
-    assert [EntryKind(entry.kind).name for entry in result.child.entries] == ["ENROL", "AUTHORITY", "GRANT"]
+    enrolled, recorded, pinned, granted = result.child.entries
+    assert [EntryKind(entry.kind).name for entry in result.child.entries] == ["ENROL", "AUTHORITY", "KEY", "GRANT"]
     assert enrolled.authority is None
     assert recorded.attested_by == RELAY[0]
-    assert (granted.attested_by, granted.authority) == (FAMILY_APP[0], recorded.message)
+    assert (granted.author, granted.authority) == (f"representative/{recorded.seq}", recorded.message)
     assert isinstance(recorded.message, st.AuthorityStatement)
+    assert isinstance(pinned.message, st.KeyStatement)
+    assert recorded.message.key == pinned.message.key
     year = int(recorded.message.birth_date[:4])
     assert f"PERMIT, 까지 (until) {year + 14}-01-01 00:00:00 KST" in text
     assert f"for research at 18 ({year + 18}-01-01 00:00:00 KST)" in text
     assert granted.line("en") in text
-    assert "(attested by family-app, the person's legal guardian)" in granted.line("en")
+    assert "[signed by the person's legal guardian]" in granted.line("en")
+    assert "a ward" in text
 
 
 def test_tampering_is_found_where_it_was_done_and_nowhere_else(demo: tuple[DemoResult, str, Home]) -> None:

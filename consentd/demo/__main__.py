@@ -98,7 +98,7 @@ def run(home: Home, out: Output, *, seed: int, citizens: int, transfers: int) ->
         story = Story(relay, town.institutions, origin=home.config.ledger.origin, open_own=open_own, out=out)
         history = story.run()
         out.rule("한 아이의 이야기", "one child's story")
-        child = Family(operator, relay, app, out).run()
+        child = Family(operator, relay, app, origin=home.config.ledger.origin, out=out).run()
     finally:
         operator.close()
         relay.close()
