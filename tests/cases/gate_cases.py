@@ -133,7 +133,10 @@ class CaseWriter:
         world = draw.any_world()
         if draw.random.random() < 0.2:
             world = draw.represented(world)
-        return draw.asked_again(world) if draw.random.random() < 0.2 else world
+        kind = draw.random.random()
+        if kind < 0.2:
+            return draw.asked_again(world)
+        return draw.recurring(world) if kind < 0.4 else world
 
     def _rows(self, world: World, vocabulary: Vocabulary) -> dict[bytes, bytes]:
         """Return the stored rows of a table that has the world's one person."""

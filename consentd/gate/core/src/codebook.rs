@@ -22,6 +22,8 @@ pub struct Packed<'q> {
     pub action: u64,
     /// The bits of the actions that a deny may name.
     pub deny_actions: u64,
+    /// Number of the holder, if the action is a transfer (rule 13); 0: it is not.
+    pub transfer_holder: u32,
     /// The leaf categories asked for.
     pub categories: u64,
     /// These, and the categories above them.
@@ -80,7 +82,7 @@ pub fn pack<'q>(question: &Question<'q>, vocabulary: &Vocabulary, parties: Parti
     }
     let period = question.data_period.map(data_period).transpose()?;
     let purpose = vocabulary.purposes.place(question.purpose).ok_or(Refused("UNKNOWN_PURPOSE"))?;
-    let (action, deny_actions) = actions(question.action, vocabulary)?;
+    let Action { bit: action, above: deny_actions, is_transfer } = action(question.action, vocabulary)?;
     if question.categories.is_empty() {
         return Err(Refused("EMPTY_CATEGORIES"));
     }
@@ -100,6 +102,7 @@ pub fn pack<'q>(question: &Question<'q>, vocabulary: &Vocabulary, parties: Parti
         deny_purposes: vocabulary.purposes.above[purpose],
         action,
         deny_actions,
+        transfer_holder: if is_transfer { parties.holders.iter().copied().max().unwrap_or(0) } else { 0 },
         categories: 0,
         deny_categories: 0,
         parents: Vec::new(),
@@ -143,16 +146,24 @@ impl<'q> Packed<'q> {
     }
 }
 
-/// Return the masks of an action, for permits and for denies. A deny of access denies collect too (rule 6).
-fn actions(code: &str, vocabulary: &Vocabulary) -> Result<(u64, u64), Refused> {
+struct Action {
+    bit: u64,
+    /// The bits of what a deny may name.
+    above: u64,
+    is_transfer: bool,
+}
+
+/// Return the masks of an action. A deny of access denies collect too (rule 6).
+fn action(code: &str, vocabulary: &Vocabulary) -> Result<Action, Refused> {
     let actions = &vocabulary.actions;
     let code = if code.is_empty() { DEFAULT_ACTION } else { code };
     let place = actions.place(code).ok_or(Refused("UNKNOWN_ACTION"))?;
     let mut above = actions.above[place];
-    if actions.place("collect").is_some_and(|collect| above >> collect & 1 == 1) {
+    let is_transfer = actions.place(DEFAULT_ACTION).is_some_and(|collect| above >> collect & 1 == 1);
+    if is_transfer {
         above |= actions.place("access").map_or(0, |access| actions.above[access]);
     }
-    Ok((1 << place, above))
+    Ok(Action { bit: 1 << place, above, is_transfer })
 }
 
 fn label_masks(codes: &[&str], vocabulary: &Vocabulary) -> Result<(u32, u32), Refused> {

@@ -27,8 +27,9 @@ pub struct Verdict<'a> {
 }
 
 impl<'a> Verdict<'a> {
-    fn new(mut decided: Decision<'a>, question: &Packed<'_>, until_ms: u64) -> Self {
-        if decided.masks.without != 0 {
+    /// *explained*: categories without consent that have a reason.
+    fn new(mut decided: Decision<'a>, question: &Packed<'_>, until_ms: u64, explained: u64) -> Self {
+        if decided.masks.without & !explained != 0 {
             decided.reasons.push(Reason::alone(code::NO_MATCHING_CONSENT, 0));
         }
         if !question.unknown.is_empty() {
@@ -64,8 +65,9 @@ pub fn evaluate<'a>(
     let case = if question.residual { WORST } else { STATED };
     let found = match_case(&prepared, question, case, level, now_ms);
     let decided = decide(&found, question.categories, combining, MOST_ROW_REASONS);
+    let explained = found.used_up.iter().fold(0, |mask, one| mask | one.mask);
     if !question.residual {
-        return Ok(Verdict::new(decided, question, found.until_ms));
+        return Ok(Verdict::new(decided, question, found.until_ms, explained));
     }
     let best = match_case(&prepared, question, BEST, level, now_ms);
     let until_ms = found.until_ms.min(best.until_ms);
@@ -76,7 +78,7 @@ pub fn evaluate<'a>(
         rest = conditions(&prepared, question, rules, now_ms, permitted, &best)?;
     }
     if rest.is_empty() {
-        return Ok(Verdict::new(decided, question, until_ms));
+        return Ok(Verdict::new(decided, question, until_ms, explained));
     }
     let mut joint = decide(&found, question.categories & !conditional, combining, MOST_ROW_REASONS);
     let left = MOST_ROW_REASONS.saturating_sub(joint.reasons.len());
@@ -88,7 +90,7 @@ pub fn evaluate<'a>(
             *seq = other;
         }
     }
-    let mut verdict = Verdict::new(joint, question, until_ms);
+    let mut verdict = Verdict::new(joint, question, until_ms, explained);
     verdict.conditions = rest;
     Ok(verdict)
 }
@@ -97,7 +99,7 @@ pub fn evaluate<'a>(
 pub fn undetermined<'a>(question: &Packed<'_>, code: u8) -> Verdict<'a> {
     let masks = Masks { unknown: question.categories, ..Masks::default() };
     let reasons = vec![Reason::alone(code, 0)];
-    Verdict::new(Decision { masks, reasons, refs: [0, 0] }, question, OPEN_END_MS)
+    Verdict::new(Decision { masks, reasons, refs: [0, 0] }, question, OPEN_END_MS, 0)
 }
 
 /// Return the reduced form of a verdict, for a caller who may not see reasons ("One answer").

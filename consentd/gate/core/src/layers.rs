@@ -21,6 +21,7 @@ pub mod code {
     pub const PERMITTED_BY_COMBINING: u8 = 13;
     pub const CLOCK: u8 = 14;
     pub const DAMAGED_ROW: u8 = 15;
+    pub const BEYOND_RECURRENCE: u8 = 16;
 }
 
 /// The codes of a permit and of a deny in each layer.
@@ -135,6 +136,14 @@ pub fn decide<'a>(found: &Matches<'a>, asked: u64, combining: Combining, most: u
     }
     if decided[consent][1] & !found.masks[consent][1] != 0 {
         result.reasons.push(Reason::alone(code::DENIED_BY_COMBINING, DENY));
+    }
+    // What combining alone denies is not decided by a consent.
+    let undecided = masks.without | decided[consent][1] & !found.masks[consent][1];
+    for row in found.used_up.iter().filter(|row| row.mask & undecided != 0) {
+        if result.reasons.len() < most {
+            let (code, effect) = (code::BEYOND_RECURRENCE, 0);
+            result.reasons.push(Reason { code, effect, ids: row.ids, path: row.path, node: row.node });
+        }
     }
     result
 }

@@ -66,6 +66,17 @@ pub struct Tree<'a> {
     pub block: Block<'a>,
 }
 
+/// A permit that does not count for some categories, because the transfers of the period were permitted (rule 13).
+#[derive(Clone, Copy, Debug)]
+pub struct UsedUp<'a> {
+    /// The permit, with these categories alone. It ends with the period at the latest.
+    pub node: Node,
+    /// Which version of which consent.
+    pub ids: Ids,
+    /// How a reason names it.
+    pub path: Path<'a>,
+}
+
 /// All that may match a question.
 #[derive(Clone, Debug, Default)]
 pub struct Prepared<'a> {
@@ -73,6 +84,8 @@ pub struct Prepared<'a> {
     pub trees: Vec<Tree<'a>>,
     /// The rows of the trees.
     pub nodes: Vec<Node>,
+    /// The permits that are used up, in the order of reasons.
+    pub used_up: Vec<UsedUp<'a>>,
     /// Whether everything is denied in layer CONSENT.
     pub is_closed: bool,
     /// What combining permits if no consent says anything.
@@ -101,8 +114,9 @@ pub fn prepare<'a>(
         }
     }
     if rules.combining.is_ordered() {
+        // These sorts are stable.
         found.trees[begin..].sort_by_key(|tree| std::cmp::Reverse(tree.ids.lineage));
-        // the sort is stable
+        found.used_up.sort_by_key(|one| std::cmp::Reverse(one.ids.lineage));
     }
     if question.categories != 0 {
         found.add_realm(&matcher, rules, value.is_some())?;
@@ -139,7 +153,7 @@ impl<'a> Prepared<'a> {
         let layer = if lineage.flags & STATUTORY != 0 { Layer::Statute } else { Layer::Consent };
         let mut begin = self.nodes.len();
         let (block, since) = (lineage.block, lineage.since);
-        if !is_known(lineage, matcher.question.version)? {
+        if !is_known(lineage, matcher.question.version) {
             let first = decode_rows(lineage.rows).next().ok_or(Malformed("lineage has no row"))?;
             self.nodes.extend(matcher.unreadable(&first, block, since)?);
             self.add_tree(layer, lineage.ids, Path::Empty, begin, block);
@@ -154,8 +168,16 @@ impl<'a> Prepared<'a> {
                 self.add_tree(layer, lineage.ids, path, begin, block);
                 begin = self.nodes.len();
             }
-            if !(is_paused && row.permits()) {
-                self.nodes.extend(matcher.node(&row, block, since)?);
+            if is_paused && row.permits() {
+                continue;
+            }
+            let Some(mut node) = matcher.node(&row, block, since)? else { continue };
+            if let Some(used_up) = matcher.used_up(&mut node, block)? {
+                let path = if at < lineage.tree { path } else { Path::Empty };
+                self.used_up.push(UsedUp { node: used_up, ids: lineage.ids, path });
+            }
+            if node.mask != 0 {
+                self.nodes.push(node);
             }
         }
         let has_policy = lineage.rows.len() > lineage.tree * ROW_SIZE;
@@ -181,16 +203,8 @@ impl<'a> Prepared<'a> {
 }
 
 /// Whether this version can interpret a lineage.
-fn is_known(lineage: &Lineage<'_>, version: u16) -> Result<bool, Malformed> {
-    if lineage.flags & UNREADABLE != 0 || lineage.vocabulary > version {
-        return Ok(false);
-    }
-    for row in decode_rows(lineage.rows) {
-        if row.flags & SIDE != 0 && lineage.block.record(row.side)?.reserved != 0 {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+fn is_known(lineage: &Lineage<'_>, version: u16) -> bool {
+    lineage.flags & UNREADABLE == 0 && lineage.vocabulary <= version
 }
 
 /// Return the depths of the rows of a tree.
@@ -255,6 +269,18 @@ impl Matcher<'_, '_> {
             }
         }
         Ok(Some(Node { mask, key, start_ms: row.start_ms, end_ms, node: row.node, below: row.below, record }))
+    }
+
+    /// Take from the node of a permit the categories for which it is used up; return the node of these.
+    fn used_up(&self, node: &mut Node, block: Block<'_>) -> Result<Option<Node>, Malformed> {
+        let (holder, word) = (self.question.transfer_holder, node.record.uses);
+        if holder == 0 || word == 0 || node.key.kind != Kind::Permit {
+            return Ok(None);
+        }
+        let (used, until_ms) = block.used(word, holder, self.now_ms)?;
+        let used_up = Node { mask: node.mask & used, end_ms: node.end_ms.min(until_ms), ..*node };
+        node.mask &= !used;
+        Ok((used_up.mask != 0).then_some(used_up))
     }
 
     /// Return the node of the first row of a lineage that cannot be interpreted.

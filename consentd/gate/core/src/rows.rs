@@ -1,6 +1,6 @@
 //! Rows and side records (`table-format.md`, "Row", "Side record").
 
-use crate::Malformed;
+use crate::{Malformed, OPEN_END_MS};
 
 /// Bytes of a row.
 pub const ROW_SIZE: usize = 52;
@@ -14,6 +14,12 @@ pub const GROUP: u8 = 4;
 pub const NORMAL: u8 = 8;
 /// Where the depth of a row is.
 pub const DEPTH_AT: usize = 49;
+
+/// Bytes of a list of uses before its items, and of an item.
+const USES_HEAD: usize = 24;
+const USE_SIZE: usize = 24;
+/// Most uses of a consent that are not over (`consent_uses`).
+const MOST_USES: usize = 128;
 
 const CUT_SHORT: Malformed = Malformed("side block is cut short");
 
@@ -101,8 +107,8 @@ pub struct Record {
     pub data_period: Option<(i64, i64)>,
     /// Word of the list of ends.
     pub ends: u16,
-    /// The field after `ends`: not 0 if a later version wrote the record.
-    pub reserved: u16,
+    /// Word of the list of uses.
+    pub uses: u16,
 }
 
 /// A side block: the side records of a consent or of the rules, and their lists.
@@ -132,7 +138,7 @@ impl<'a> Block<'a> {
             resources: u16_at(start, 4),
             data_period,
             ends: u16_at(start, 8),
-            reserved: u16_at(start, 10),
+            uses: u16_at(start, 10),
         })
     }
 
@@ -154,6 +160,23 @@ impl<'a> Block<'a> {
     /// Return the items of the list of ends at a word: a mask of purposes, and their end.
     pub fn ends(&self, word: u16) -> Result<impl Iterator<Item = (u64, u64)> + 'a, Malformed> {
         Ok(self.items(word, 16)?.chunks_exact(16).map(|one| (u64_at(one, 0), u64_at(one, 8))))
+    }
+
+    /// Return which categories the list of uses at a word has for a holder at an instant, and when that may change.
+    ///
+    /// The mask has every bit if the consent has as many uses as it may have (rule 13).
+    pub fn used(&self, word: u16, holder: u32, now_ms: u64) -> Result<(u64, u64), Malformed> {
+        let count = self.count(word)?;
+        let length = count.checked_mul(USE_SIZE).ok_or(CUT_SHORT)?;
+        let items = self.get(4 * usize::from(word) + USES_HEAD, length)?.chunks_exact(USE_SIZE);
+        let lasting = items.filter(|one| u64_at(one, 16) > now_ms);
+        let end = |until_ms: u64, one: &[u8]| until_ms.min(u64_at(one, 16));
+        if lasting.clone().count() >= MOST_USES {
+            return Ok((u64::MAX, lasting.fold(OPEN_END_MS, end)));
+        }
+        let of_holder = lasting.filter(|one| u32_at(one, 0) == holder);
+        let mask = of_holder.clone().fold(0, |mask, one| mask | u64_at(one, 8));
+        Ok((mask, of_holder.fold(OPEN_END_MS, end)))
     }
 
     /// Return the references of the list at a word, in their order; none for word 0.

@@ -92,7 +92,7 @@ impl Rules {
         for row in found.statutory.iter().chain(&found.break_glass).chain(&found.policy) {
             if row.flags & SIDE != 0 {
                 let record = found.block().record(row.side)?;
-                if record.ends != 0 || record.reserved != 0 {
+                if record.ends != 0 || record.uses != 0 {
                     return Err(Malformed("compiled rules were written by a later version"));
                 }
                 for word in [record.actors, record.holders] {

@@ -1,7 +1,7 @@
 //! What each tree permits and denies in one case (`policy.md`, rule 2).
 
 use crate::codebook::Packed;
-use crate::matching::{depths, Layer, Node, Path, Prepared};
+use crate::matching::{depths, Layer, Node, Path, Prepared, UsedUp};
 use crate::sensitivity::{Case, Kind};
 use crate::subject::Ids;
 
@@ -29,6 +29,8 @@ pub struct Matches<'a> {
     pub masks: [[u64; 3]; 5],
     /// The rows, in the order of reasons.
     pub decided: Vec<Decided<'a>>,
+    /// Permits that would match, but are used up.
+    pub used_up: Vec<Decided<'a>>,
     /// What combining permits if no consent says anything.
     pub otherwise: u64,
     /// The earliest start or end after now, among all rows that match if their windows are ignored.
@@ -63,6 +65,19 @@ pub fn match_case<'a>(
                 found.decided.push(Decided { layer: tree.layer, kind, mask, ids: tree.ids, path: tree.path, node });
             }
         }
+    }
+    for UsedUp { node, ids, path } in &prepared.used_up {
+        let mask = node.mask & node.key.fits(question, case, normal_level);
+        if mask == 0 {
+            continue;
+        }
+        if node.start_ms > now_ms {
+            found.until_ms = found.until_ms.min(node.start_ms);
+            continue;
+        }
+        found.until_ms = found.until_ms.min(node.end_ms);
+        let (layer, kind) = (Layer::Consent, Kind::Permit);
+        found.used_up.push(Decided { layer, kind, mask, ids: *ids, path: *path, node: node.node });
     }
     if let Some(node) = &prepared.otherwise {
         found.otherwise = node.mask & node.key.fits(question, case, normal_level);
