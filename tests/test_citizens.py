@@ -101,6 +101,21 @@ def grant_request(subject: pb.Subject, **root: Any) -> cs.GrantConsentRequest:
 # -- logins ---------------------------------------------------------------------------------------------------
 
 
+def test_an_expired_login_is_named_also_where_anybody_may_ask(world: World, subject: pb.Subject) -> None:
+    hour_ago = now_ms(world.running) - 3_600_000
+    expired = bearer(world.provider.token(subject.value, hour_ago))
+    running = world.running
+    calls: list[Callable[[Any], Any]] = [
+        lambda who: list(running.ledger.GetHistory(ls.GetHistoryRequest(subject=subject), metadata=who)),
+        lambda who: running.consents.ListConsents(cs.ListConsentsRequest(subject=subject), metadata=who),
+        lambda who: running.policy.Check(ps.CheckRequest(question=question(subject)), metadata=who),
+    ]
+    for call in calls:
+        assert refusal(lambda call=call: call(expired)) == "CREDENTIAL_EXPIRED"
+        assert refusal(lambda call=call: call(None)) == "UNAUTHENTICATED"
+    assert running.ledger.GetCheckpoint(ls.GetCheckpointRequest(), metadata=expired).checkpoint
+
+
 def test_a_citizen_lives_by_her_login(world: World) -> None:
     """From the enrolment to the history, with a login alone; then the entries say who answers for it."""
     running, subject = world.running, pb.Subject(scheme="mhid", value=new_identifier())
@@ -284,7 +299,7 @@ def test_a_bad_token_is_nobody_where_nobody_may_call(world: World) -> None:
     metadata = bearer("a.b.c")
     assert world.running.ledger.GetCheckpoint(ls.GetCheckpointRequest(), metadata=metadata).checkpoint
     request = ls.GetHistoryRequest(subject=pb.Subject(scheme="mhid", value="X"))
-    assert refusal(lambda: list(world.running.ledger.GetHistory(request, metadata=metadata))) == "UNAUTHENTICATED"
+    assert refusal(lambda: list(world.running.ledger.GetHistory(request, metadata=metadata))) == "INVALID_ID_TOKEN"
 
 
 def test_a_log_line_has_no_identifier(world: World, subject: pb.Subject, caplog: pytest.LogCaptureFixture) -> None:

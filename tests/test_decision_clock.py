@@ -167,3 +167,7 @@ def test_the_disagreement_is_a_metric(world: World) -> None:
         world.clock.shift_wall(shift_ms)
         found.append(metrics.value("consentd_clock_disagrees"))
     assert found == [1, 0]
+
+
+def test_what_a_daemon_with_a_clock_of_its_own_writes_is_published_and_verified(world: World) -> None:
+    assert world.running.check_ledger() > 0

@@ -10,6 +10,7 @@ from cases.audits import JOBS, LOG, Forge
 from cases.audits import ORIGIN as FORGED
 from cases.command_lines import CommandLine
 from cases.daemons import ORIGIN, Running, request_id, running_daemon, sign_statement
+from cases.notices import make_notice
 from cases.services import add_key, attest_key, now_ms, participant, refusal, register, retire_key
 from consentd.audit.replay import replay_decisions
 from consentd.core import codec, note
@@ -179,6 +180,50 @@ def test_a_new_participant_is_active(running: Running) -> None:
     attest(running, new)  # it has left
 
 
+# -- notices --------------------------------------------------------------------------------------------------------
+
+
+def notice(version: int = 1, participant_id: str = "lab") -> st.NoticeStatement:
+    made = make_notice("lab-privacy", version)
+    made.participant_id = participant_id
+    return made
+
+
+def publish(running: Running, message: st.NoticeStatement, who: str = "lab", key: KeyPair | None = None) -> pb.Receipt:
+    request = rs.PublishNoticeRequest(request_id=request_id())
+    if key is None:
+        request.attested.CopyFrom(message)
+    else:
+        request.signed.CopyFrom(sign_statement(
+            key, message, kind=EntryKind.NOTICE, tag=codec.public_tag(f"notice/{message.notice_id}"),
+            request=request.request_id, time_ms=now_ms(running),
+        ))  # fmt: skip
+    return running.registry.PublishNotice(request, metadata=running.as_(who)).receipt
+
+
+def test_a_participant_publishes_its_notice_and_no_operator_does_in_its_place(running: Running) -> None:
+    publish(running, notice(), key=LAB)
+    assert refusal(lambda: publish(running, notice(2), "operator")) == "SIGN_WITH_KEY"
+    assert refusal(lambda: publish(running, notice(2))) == "CALLER_NOT_ALLOWED"
+    for who, whose in (("clinic-b", "lab"), ("lab", "clinic-b"), ("lab", ""), ("operator", "lab")):
+        reason = refusal(lambda who=who, whose=whose: publish(running, notice(2, whose), who, LAB))
+        assert reason == "CALLER_NOT_ALLOWED"
+    assert refusal(lambda: publish(running, notice(2), key=OTHER)) == "KEY_NOT_IN_FORCE"
+    publish(running, notice(2), key=LAB)
+    retire_key(running, "lab", LAB.public_key)
+    publish(running, notice(3), "operator")
+    assert refusal(lambda: publish(running, notice(4, ""), "operator")) == "INVALID_REQUEST"
+
+
+def test_the_history_of_a_notice_shows_who_signed_it(running: Running) -> None:
+    trust = pin(note.format_vkey(read_keys(running.config).log.verifier))
+    signer = StatementSigner.of_participant(LAB, origin=ORIGIN, participant_id="lab")
+    with Client(f"127.0.0.1:{running.daemon.grpc_port}", token=running.tokens["lab"], trust=trust) as client:
+        client.publish_notice(notice(), signer=signer, published=True)
+        (entry,) = client.public_history("notice/lab-privacy").entries
+    assert (entry.kind_name, entry.author) == ("NOTICE", "participant/lab")
+
+
 # -- the client and the command line --------------------------------------------------------------------------------
 
 
@@ -223,12 +268,14 @@ def test_a_replay_names_what_no_daemon_lets_be_written(tmp_path: Path) -> None:
     person = forge.enrol(0)
     tag, operator = codec.public_tag("participant/lab"), st.Attestation(attested_by="operator/main")
 
-    def add(kind: EntryKind, message: Any, *, key: KeyPair | None = None, is_fault: bool = False) -> None:
+    def add(
+        kind: EntryKind, message: Any, *, key: KeyPair | None = None, chain: str = "", is_fault: bool = False
+    ) -> None:
         if is_fault:
             wrong.append(forge.size)
         if key is None:
             message.attestation.CopyFrom(operator)
-        forge.add(kind, tag, message, **({} if key is None else {"key": key}))
+        forge.add(kind, codec.public_tag(chain) if chain else tag, message, **({} if key is None else {"key": key}))
 
     def delegation(**more: Any) -> st.DelegationStatement:
         return st.DelegationStatement(giver="lab", taker="app", capacity=st.DELEGATION_CAPACITY_RELAY, **more)
@@ -250,6 +297,9 @@ def test_a_replay_names_what_no_daemon_lets_be_written(tmp_path: Path) -> None:
     add(EntryKind.DELEGATION, delegation(), is_fault=True)
     add(EntryKind.DELEGATION, delegation(), key=LAB)
     add(EntryKind.DELEGATION, delegation(ended=True))
+    add(EntryKind.NOTICE, notice(), key=LAB, chain="notice/lab-privacy")
+    add(EntryKind.NOTICE, notice(2), chain="notice/lab-privacy", is_fault=True)
+    add(EntryKind.NOTICE, notice(3, ""), chain="notice/lab-privacy", is_fault=True)
     add(EntryKind.KEY, st.KeyStatement(key=OTHER.public_key), is_fault=True)
     add(EntryKind.KEY, st.KeyStatement(key=OTHER.public_key, retired=True))
     add(EntryKind.KEY, st.KeyStatement(key=LAB.public_key, retired=True))

@@ -57,13 +57,16 @@ def test_who_took_part_reports_it_in_another_role_and_asks_no_more(
         assert refusal(partial(ask, asked, "app")) == "ACTOR_NOT_ALLOWED"  # its relay carries nothing for it either
 
 
-def test_who_became_an_auditor_neither_asks_nor_reports(running: Running, subject: pb.Subject, party: str) -> None:
+def test_who_became_an_auditor_reports_its_part_and_asks_nothing(
+    running: Running, subject: pb.Subject, party: str
+) -> None:
     asked = question(subject)
     first = running.authorize(asked, party)
     register(running, party, [AUDITOR])
     for call in (running.authorize, running.check):
         assert refusal(partial(call, asked, party)) == "CALLER_NOT_ALLOWED"
-    assert refusal(lambda: record(running, party, subject, first.access_seq)) == "CALLER_NOT_ALLOWED"
+    assert record(running, party, subject, first.access_seq).leaf
+    assert refusal(lambda: record(running, "pipc", subject, first.access_seq)) == "NOT_FOUND"  # which had no part
 
 
 def test_who_has_left_reports_and_asks_nothing(running: Running, subject: pb.Subject, party: str) -> None:

@@ -95,7 +95,7 @@ def check_written(view: ChainOwners, event: codec.Event, message: Message, key: 
         if not _is_signed(view, key):
             check_attested_delegation(message, view)
     elif isinstance(message, st.NoticeStatement):
-        check_notice(view, message, time_ms=event.time_ms)
+        check_notice(view, message, time_ms=event.time_ms, signed=_is_signed(view, key))
     elif isinstance(message, st.MandateStatement):
         check_giver(message, view)
     elif isinstance(message, st.AdministrationStatement):

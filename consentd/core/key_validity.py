@@ -47,11 +47,13 @@ class Named:
 
     Attributes:
         giver: the participant that a MANDATE names as the one that gives it; empty: none, and the daemon signs it.
+        publisher: the participant that a NOTICE names as the one whose it is; empty: none, and the daemon signs it.
         authority: seq of the AUTHORITY under which a representative makes the statement; 0: it names none.
     """
 
     giver: str = ""
     authority: int = 0
+    publisher: str = ""
 
 
 NAMES_NOTHING = Named()
@@ -164,6 +166,9 @@ def may_author(validity: KeyValidity, event: codec.Event, named: Named = NAMES_N
         # A mandate is in the auditor's chain, and nobody gives one to itself.
         is_giver = bool(named.giver) and validity.tag_or_name == named.giver
         return is_giver and not _is_own_chain(validity, event)
+    if event.kind == EntryKind.NOTICE:
+        # The name of the notice's chain does not say whose notice it is.
+        return bool(named.publisher) and validity.tag_or_name == named.publisher
     return event.kind not in OWN_CHAIN or _is_own_chain(validity, event)
 
 

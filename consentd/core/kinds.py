@@ -107,7 +107,7 @@ AUTHORS: dict[EntryKind, frozenset[Owner]] = {
     EntryKind.KEY: frozenset(Owner),
     # The vocabulary and the rules are the realm's. The daemon signs them, and an operator attests them.
     EntryKind.VOCABULARY: _DAEMON,
-    EntryKind.NOTICE: _DAEMON,
+    EntryKind.NOTICE: _PARTICIPANT,
     EntryKind.ENROL: _DAEMON,
     EntryKind.AUTHORITY: _ACTING,
     **dict.fromkeys(CONSENTS, _ACTING),
@@ -128,7 +128,7 @@ AUTHORS: dict[EntryKind, frozenset[Owner]] = {
 }
 """Who may author each kind. Where the daemon signs what a caller states, the payload has ``attested_by``.
 
-Which participant may sign a PARTICIPANT, KEY, DELEGATION or MANDATE, and which representative what:
+Which participant may sign a PARTICIPANT, KEY, NOTICE, DELEGATION or MANDATE, and which representative what:
 ``key_validity.may_author``.
 """
 

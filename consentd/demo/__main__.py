@@ -27,8 +27,8 @@ from consentd.core.kinds import EntryKind
 from consentd.demo.family import FAMILY_APP, Family
 from consentd.demo.home import Home, make_home
 from consentd.demo.output import Output
-from consentd.demo.story import CITIZEN, HIRA, HOSPITAL, Story
-from consentd.demo.town import RELAY, make_town
+from consentd.demo.story import CITIZEN, HIRA, Story
+from consentd.demo.town import HOSPITAL, RELAY, make_town
 from consentd.demo.traffic import Traffic, TrafficResult
 from consentd.errors import ConsentdError
 from consentd.ledger import layout
@@ -83,13 +83,13 @@ def run(home: Home, out: Output, *, seed: int, citizens: int, transfers: int) ->
     daemon = Daemon(home.config)
     daemon.start()
     trust = pin(home.path("log.vkey").read_text(encoding="utf-8"))
-    operator, relay, app = (
+    operator, relay, app, hospital = (
         Client(home.config.grpc.listen, token=home.tokens[caller], trust=trust, timeout_s=CALL_TIMEOUT_S)
-        for caller in ("operator", RELAY[0], FAMILY_APP[0])
+        for caller in ("operator", RELAY[0], FAMILY_APP[0], HOSPITAL)
     )
     try:
         out.rule("마을의 하루", "a day in a made-up town")
-        traffic = Traffic(town, operator, relay, out).run()
+        traffic = Traffic(town, operator, relay, hospital, out, origin=home.config.ledger.origin).run()
         out.rule("한 시민의 이야기", "one citizen's story")
 
         def open_own(signer: CallSigner) -> Client:
@@ -103,6 +103,7 @@ def run(home: Home, out: Output, *, seed: int, citizens: int, transfers: int) ->
         operator.close()
         relay.close()
         app.close()
+        hospital.close()
         daemon.stop()
     out.rule("검증과 변조", "verification, and tampering")
     out.why("감사인은 모든 것을 파일에서 다시 계산합니다.", "An auditor recomputes everything from the files.")

@@ -14,8 +14,8 @@ from rich.markup import escape
 from consentd.core.ed25519 import KeyPair
 from consentd.core.possession import prove_possession, representative_owner
 from consentd.demo.output import Output
-from consentd.demo.story import CLINIC, HOSPITAL
-from consentd.demo.town import RELAY
+from consentd.demo.story import CLINIC
+from consentd.demo.town import HOSPITAL, RELAY
 from consentd.policy.dates import SEOUL, format_instant
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st

@@ -9,7 +9,7 @@ from consentd.config import Config, load
 from consentd.core import note
 from consentd.cosigning.keyfiles import write_private
 from consentd.demo.family import FAMILY_APP
-from consentd.demo.town import RELAY
+from consentd.demo.town import HOSPITAL, RELAY
 from consentd.errors import InvalidError
 from consentd.server.keys import KEY_SECTIONS, make_keys, read_keys
 from consentd.service.auth import format_credential, make_token
@@ -59,7 +59,7 @@ def make_home(directory: Path) -> Home:
     config_file.write_text(_CONFIG.format(keys=KEY_SECTIONS, grpc=_free_port(), http=_free_port()), encoding="utf-8")
     config = load(config_file)
     tokens = {"operator": make_keys(config)}
-    for caller in (RELAY[0], FAMILY_APP[0]):
+    for caller in (RELAY[0], FAMILY_APP[0], HOSPITAL):
         tokens[caller] = make_token()
         write_private(config.callers.credentials_file, format_credential(tokens[caller], caller), append=True)
     home = Home(directory, config, tokens)

@@ -17,7 +17,7 @@ from consentd.core.ed25519 import KeyPair
 from consentd.core.possession import person_owner, prove_possession
 from consentd.core.pruned import DAY_MS
 from consentd.demo.output import Output, Text
-from consentd.demo.town import PUBLIC_HOLDERS, RELAY, Institution
+from consentd.demo.town import HOSPITAL, PUBLIC_HOLDERS, RELAY, Institution
 from consentd.errors import NotFoundError
 from consentd.policy.check import ITEMS_NOT_SPECIFIED
 from consentd.policy.dates import SEOUL
@@ -30,7 +30,6 @@ from consentd_client.labels import code_name, enum_name, label
 
 CITIZEN = pb.Subject(scheme="mhid", value="SYN-900001")
 NEIGHBOUR = pb.Subject(scheme="mhid", value="SYN-900002")
-HOSPITAL = "general-hospital-01"
 CLINIC = "clinic-01"
 OTHER_CLINIC = "clinic-02"
 HIRA = PUBLIC_HOLDERS[1][0]

@@ -62,6 +62,8 @@ RECIPIENTS: Final = (  # id, names, purpose of requests, share of the citizens w
     ("market-service", "모의 마케팅 서비스", "synthetic marketing service", "HMARKT", 0.28, ("INS",)),
 )
 RELAY: Final = ("khis", "보건의료정보원", "KHIS")
+HOSPITAL: Final = "general-hospital-01"
+"""A hospital that has a key of its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,11 @@
 """Make the calls of the made-up town's day with the client library: register, enrol, grant, transfer, record.
 
-The operator registers the institutions, and records that each of them uses the relay. The relay makes all other calls,
-as in My Healthway, Korea's health data network; the relay may act for citizens and see reasons of decisions. Each
-decision is compared with the expected one.
+The operator registers the institutions, and records that each of them uses the relay. One hospital has a key, and signs
+that itself. The relay makes all other calls, as in My Healthway, Korea's health data network; the relay may act for
+citizens and see reasons of decisions. Each decision is compared with the expected one.
 """
 
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +15,10 @@ from itertools import chain
 from typing import TypeVar
 
 from consentd.demo.output import Output, Text
-from consentd.demo.town import RELAY, Citizen, Institution, PlannedConsent, Town, Transfer
+from consentd.demo.town import HOSPITAL, RELAY, Citizen, Institution, PlannedConsent, Town, Transfer
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
-from consentd_client import Client, TransferOutcome
+from consentd_client import Client, KeyPair, StatementSigner, TransferOutcome, participant_owner, prove_possession
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -53,11 +54,15 @@ class TrafficResult:
 class Traffic:
     """Makes the town's calls to one daemon, some as the operator and the others as the relay."""
 
-    def __init__(self, town: Town, operator: Client, relay: Client, out: Output) -> None:
+    def __init__(
+        self, town: Town, operator: Client, relay: Client, hospital: Client, out: Output, *, origin: str
+    ) -> None:
         self._town = town
         self._operator = operator
         self._relay = relay
+        self._hospital = hospital
         self._out = out
+        self._origin = origin
 
     def run(self) -> TrafficResult:
         """Make all calls of the day.
@@ -76,6 +81,7 @@ class Traffic:
         givers = [one for one in town.institutions if one.id != RELAY[0]]
         self._each(("중계 위임", "delegate to the relay"), givers, self._delegate)
         why("위임한 기관을 위해서만 중계기관이 요청합니다.", "The relay asks only for those that delegated to it.")
+        why("키가 있는 병원은 위임에 스스로 서명합니다.", "The hospital has a key, and signs its delegation itself.")
         self._each(("시민 등록", "enrol citizens"), town.citizens, self._enrol)
         why("원장에서 시민은 무작위 가명으로만 나타납니다.", "In the ledger each citizen is only a random tag.")
         self._each(("동의와 처리정지 요구", "consents and objections"), town.consents, self._grant)
@@ -113,9 +119,20 @@ class Traffic:
         self._operator.register_participant(statement)
 
     def _delegate(self, institution: Institution) -> None:
-        self._operator.put_delegation(
-            st.DelegationStatement(giver=institution.id, taker=RELAY[0], capacity=st.DELEGATION_CAPACITY_RELAY)
+        given = st.DelegationStatement(
+            giver=institution.id, taker=RELAY[0], capacity=st.DELEGATION_CAPACITY_RELAY
         )
+        if institution.id == HOSPITAL:
+            self._hospital.put_delegation(given, signer=self._make_key(institution.id))
+        else:
+            self._operator.put_delegation(given)
+
+    def _make_key(self, participant_id: str) -> StatementSigner:
+        """Make a participant's first key, which the operator attests; return what signs with it."""
+        key = KeyPair(secrets.token_bytes(32))
+        possession = prove_possession(key, origin=self._origin, owner=participant_owner(participant_id))
+        self._operator.add_key(participant_id, key.public_key, possession)
+        return StatementSigner.of_participant(key, origin=self._origin, participant_id=participant_id)
 
     def _enrol(self, citizen: Citizen) -> None:
         self._relay.enrol(pb.Subject(scheme=SCHEME, value=citizen.id), method="demo")

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import grpc
 from grpc import _cython
 
+from consentd.service.auth import UnauthenticatedError
 from consentd.service.context import Person, Status
 from consentd.service.operator_roles import NO_ROLES
 
@@ -65,8 +66,8 @@ class Call:
 
     __slots__ = (
         "_cancels", "_core", "_deadline_s", "_expires_s", "_has_answered", "_holds", "_is_ending", "_lock",
-        "_transport", "_under_way", "begin_replay", "begin_wait", "caller", "give_way", "is_known", "is_receiving",
-        "metadata", "method", "on_release", "person", "put", "roles",
+        "_transport", "_under_way", "begin_replay", "begin_wait", "caller", "fault", "give_way", "is_known",
+        "is_receiving", "metadata", "method", "on_release", "person", "put", "roles",
     )  # fmt: skip
 
     def __init__(self, transport: Owner, event: Any) -> None:
@@ -79,6 +80,7 @@ class Call:
         self.caller = ""
         self.person: Person | None = None
         self.roles = NO_ROLES
+        self.fault: UnauthenticatedError | None = None
         self.on_release: Callable[[], None] = _nothing
         self.begin_wait: Callable[[], bool] = _refuse
         self.begin_replay: Callable[[], None] = _nothing

@@ -246,8 +246,9 @@ class RpcServer:
             caller = self._authenticate(call)
             call.caller, call.person, call.roles = caller.id, caller.person, caller.roles
             if not call.caller:
+                call.fault = self._authentication().refusal(call, self._certificate(call), caller)
                 if not route.is_open:
-                    raise self._authentication().refusal(call, self._certificate(call), caller)
+                    raise call.fault
                 name = PoolName.ANYBODY
         waits, replays = self._pools[PoolName.WAIT], self._pools[PoolName.REPLAY]
         ticket = Ticket(call, self._pools[name], self._bytes, waits=waits, replays=replays)

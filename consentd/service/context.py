@@ -7,6 +7,7 @@ from typing import Generic, Protocol, TypeVar
 
 import grpc
 
+from consentd.service.auth import UnauthenticatedError
 from consentd.service.operator_roles import Roles
 
 A = TypeVar("A")
@@ -55,11 +56,13 @@ class Context(Protocol):
             credential.
         person: the caller as a person; None: the caller is no person.
         roles: the roles of the credential, if the caller is an operator.
+        fault: why the call's credential is not accepted; None: the caller is known.
     """
 
     caller: str
     person: Person | None
     roles: Roles
+    fault: UnauthenticatedError | None
 
     def peer(self) -> str:
         """Return the address of the peer as gRPC names it."""

@@ -153,7 +153,8 @@ class Credentials:
         """Return the error of a call that ``authenticate`` found no caller for."""
         found = self._find(metadata, certificate)
         if found is not None and not found.revoked_ms and found.is_expired(self._clock.wall_ms()):
-            return UnauthenticatedError("credential of the call has expired", "CREDENTIAL_EXPIRED")
+            what = "credential of the call has expired: an operator adds a new one"
+            return UnauthenticatedError(what, "CREDENTIAL_EXPIRED")
         return UnauthenticatedError(NO_CREDENTIAL, "UNAUTHENTICATED")
 
     def _find(self, metadata: Metadata, certificate: bytes | None) -> Credential | None:

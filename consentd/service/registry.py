@@ -74,6 +74,7 @@ class RegistryService(Servicer):
     async def PublishNotice(self, request: rs.PublishNoticeRequest, context: Context) -> rs.PublishNoticeResponse:
         """Publish the next version of a notice."""
         stated = read_statement(request, st.NoticeStatement, self.attester(context))
+        self._check_author(stated, stated.message.participant_id, request, context)
         chain = codec.NOTICE_PREFIX + stated.message.notice_id
         return rs.PublishNoticeResponse(receipt=await self._publish(EntryKind.NOTICE, chain, stated, request, context))
 

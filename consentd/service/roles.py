@@ -45,13 +45,13 @@ class Whose(StrEnum):
     """Whose data a call is about.
 
     PUBLIC: no person's: checkpoints, leaves, public chains, the registry.
-    OWN: the data of an access in which the caller has a part, an entry that it attested; the caller's own record and
-        keys, and the delegations and mandates that it gives and signs. Of a caller that is a person: the data of that
-        person, who need not be enrolled.
+    OWN: the data of an access in which the caller has a part, an entry that it attested; the caller's own record, keys
+        and notices, and the delegations and mandates that it gives and signs. Of a caller that is a person: the data of
+        that person, who need not be enrolled.
     SUBJECT: the data of the person for whom a question asks (organisation SUBJECT); a person's keys. The caller of
         AuthorizeAccess needs no right if the person signed the question, and it names the caller.
     OWN_THEN, SUBJECT_THEN: as OWN and SUBJECT, answered from an earlier tree (``Consistency.at_exact``).
-    OTHER: other data of a person who is enrolled; another participant's record, keys, delegations and mandates.
+    OTHER: other data of a person who is enrolled; another participant's record, keys, notices, delegations, mandates.
     UNKNOWN: the data of a person who is not enrolled.
     """
 
@@ -108,12 +108,12 @@ BatchAuthorizeAccesses  own       -  -  -   r  r  r  -  -   A  -  -  -   -  -   
 BatchAuthorizeAccesses  subject   -  -  -   A  A  A  -  -   -  A  -  -   -  -   -  -  -
 BatchAuthorizeAccesses  other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   -  -  -
 BatchAuthorizeAccesses  unknown   -  -  -   r  r  r  -  -   A  -  -  -   -  -   -  -  -
-RecordAccess            own       -  -  -   A  A  A  -  -   -  -  -  -   -  -   -  -  -
-RecordAccess            other     -  -  -   n  n  n  -  -   -  -  -  -   -  -   -  -  -
-RecordAccess            unknown   -  -  -   n  n  n  -  -   -  -  -  -   -  -   -  -  -
-BatchRecordAccesses     own       -  -  -   A  A  A  -  -   -  -  -  -   -  -   -  -  -
-BatchRecordAccesses     other     -  -  -   n  n  n  -  -   -  -  -  -   -  -   -  -  -
-BatchRecordAccesses     unknown   -  -  -   n  n  n  -  -   -  -  -  -   -  -   -  -  -
+RecordAccess            own       -  -  -   A  A  A  A  A   -  -  -  -   -  -   -  -  -
+RecordAccess            other     -  -  -   n  n  n  n  n   -  -  -  -   -  -   -  -  -
+RecordAccess            unknown   -  -  -   n  n  n  n  n   -  -  -  -   -  -   -  -  -
+BatchRecordAccesses     own       -  -  -   A  A  A  A  A   -  -  -  -   -  -   -  -  -
+BatchRecordAccesses     other     -  -  -   n  n  n  n  n   -  -  -  -   -  -   -  -  -
+BatchRecordAccesses     unknown   -  -  -   n  n  n  n  n   -  -  -  -   -  -   -  -  -
 GetAccess               own       -  -  -   A  A  A  -  -   -  A  A  -   A  A   -  -  -
 GetAccess               other     -  -  -   n  n  n  -  -   -  A  A  -   n  n   -  -  -
 GetAccess               unknown   -  -  -   n  n  n  -  -   -  n  n  -   n  n   -  -  -
@@ -196,7 +196,8 @@ RetireKey               subject   -  -  -   -  -  -  -  -   -  A  -  -   A  A   
 RetireKey               other     -  -  -   -  -  -  -  -   -  -  -  -   n  n   -  -  A
 RetireKey               unknown   -  -  -   -  -  -  -  -   -  n  -  -   n  n   -  -  -
 PublishVocabulary       public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   -  -  A
-PublishNotice           public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   -  -  A
+PublishNotice           own       -  -  -   A  A  A  A  A   -  -  -  -   -  -   -  -  -
+PublishNotice           other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   -  -  A
 PublishRules            public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   -  -  A
 PutMandate              own       -  -  -   -  -  -  -  A   -  -  -  -   -  -   -  -  -
 PutMandate              other     -  -  -   -  -  -  -  -   -  -  -  -   -  -   -  -  A

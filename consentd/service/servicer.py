@@ -101,7 +101,7 @@ class Servicer:
     def caller(self, context: Context) -> str:
         """Return the caller's id (``Context.caller``). Raises ``UnauthenticatedError``."""
         if not context.caller:
-            raise UnauthenticatedError(NO_CREDENTIAL)
+            raise _unauthenticated(context)
         return context.caller
 
     def check_still_known(self, context: Context) -> None:
@@ -133,7 +133,10 @@ class Servicer:
         """Return how a call about data of this kind is answered. Raises as ``authorization.check_access``."""
         caller, now_ms = self.known_caller(context), self.services.sequencer.clock.wall_ms()
         with self.services.table.read() as snapshot:
-            return check_access(snapshot, caller, rpc, whose, now_ms, context.person, context.roles)
+            try:
+                return check_access(snapshot, caller, rpc, whose, now_ms, context.person, context.roles)
+            except UnauthenticatedError as error:
+                raise _unauthenticated(context) from error
 
     @staticmethod
     def whose(context: Context) -> Whose:
@@ -326,3 +329,8 @@ def remaining_s(context: Context) -> float:
     """Return how long a call may still wait, in seconds; the last 50 ms are reserved to send the answer."""
     left = context.time_remaining()
     return MAX_WAIT_S if left is None else max(0.0, min(MAX_WAIT_S, left - 0.05))
+
+
+def _unauthenticated(context: Context) -> UnauthenticatedError:
+    """Return the error of a call of nobody, which says why its credential is not accepted, if it has one."""
+    return context.fault or UnauthenticatedError(NO_CREDENTIAL)

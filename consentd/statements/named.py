@@ -1,4 +1,4 @@
-"""Read what the payload of a statement names, on which it depends who may sign it: a giver, or an authority.
+"""Read what the payload of a statement names, on which it depends who may sign it: a participant, or an authority.
 
 It is read from a payload of a later version too: whoever signed it is whom it names. A payload that does not decode
 names nothing. Source: ledger-format.md, "Keys in force".
@@ -13,7 +13,8 @@ from consentd.errors import MalformedError
 from consentd.statements import payloads
 from consentd.v1 import statement_pb2 as st
 
-_NAMING = {kind for kind, owners in AUTHORS.items() if Owner.REPRESENTATIVE in owners} | {EntryKind.MANDATE}
+_OF_REPRESENTATIVES = {kind for kind, owners in AUTHORS.items() if Owner.REPRESENTATIVE in owners}
+_NAMING = _OF_REPRESENTATIVES | {EntryKind.MANDATE, EntryKind.NOTICE}
 """The kinds of which it depends on the payload who may sign them."""
 
 
@@ -33,6 +34,8 @@ def named_in(kind: int, ref: int, message: Message) -> Named:
         return NAMES_NOTHING
     if isinstance(message, st.MandateStatement):
         return Named(giver=message.giver)
+    if isinstance(message, st.NoticeStatement):
+        return Named(publisher=message.participant_id)
     if isinstance(message, st.AuthorityStatement):
         return Named(authority=ref if message.ended else 0)
     return Named(authority=getattr(message, "authority_seq", 0))

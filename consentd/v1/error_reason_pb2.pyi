@@ -228,7 +228,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_SIGN_WITH_KEY: _ErrorReason.ValueType  # 140
     """ERROR_REASON_SIGN_WITH_KEY: an operator attests what a participant with a key in force signs itself: its record, a
-    further key, a delegation (FAILED_PRECONDITION). Let the participant sign. If it lost its keys, retire all of them first.
+    further key, a notice, a delegation (FAILED_PRECONDITION). Let the participant sign. If it lost its keys, retire all of them first.
     """
     ERROR_REASON_ROLE_NOT_HELD: _ErrorReason.ValueType  # 120
     """ERROR_REASON_ROLE_NOT_HELD: the operator's own credential lacks a role that the new credential would have
@@ -466,7 +466,7 @@ consent, or has not begun (FAILED_PRECONDITION). ListAuthorities shows which is 
 """
 ERROR_REASON_SIGN_WITH_KEY: ErrorReason.ValueType  # 140
 """ERROR_REASON_SIGN_WITH_KEY: an operator attests what a participant with a key in force signs itself: its record, a
-further key, a delegation (FAILED_PRECONDITION). Let the participant sign. If it lost its keys, retire all of them first.
+further key, a notice, a delegation (FAILED_PRECONDITION). Let the participant sign. If it lost its keys, retire all of them first.
 """
 ERROR_REASON_ROLE_NOT_HELD: ErrorReason.ValueType  # 120
 """ERROR_REASON_ROLE_NOT_HELD: the operator's own credential lacks a role that the new credential would have

@@ -315,6 +315,7 @@ class PublishNoticeRequest(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     ATTESTED_FIELD_NUMBER: _builtins.int
+    SIGNED_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
@@ -322,20 +323,27 @@ class PublishNoticeRequest(_message.Message):
     """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
     def attested(self) -> _statement_pb2.NoticeStatement:
-        """attested: the daemon signs the entry, which names the caller as the one who attests it (see Attestation)."""
+        """attested: the daemon signs the entry, which names the caller, an operator, as the one who attests it. It names no
+        participant that has a key in force.
+        """
+
+    @_builtins.property
+    def signed(self) -> _consent_pb2.SignedStatement:
+        """signed is a NoticeStatement signed with a key of the participant that it names, which is the caller."""
 
     def __init__(
         self,
         *,
         request_id: _builtins.bytes = ...,
         attested: _statement_pb2.NoticeStatement | None = ...,
+        signed: _consent_pb2.SignedStatement | None = ...,
         wait_for: _consent_pb2.WaitFor.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "statement", b"statement"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "signed", b"signed", "statement", b"statement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "request_id", b"request_id", "statement", b"statement", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested"]  # noqa: Y015
+    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested", "signed"]  # noqa: Y015
     _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
 

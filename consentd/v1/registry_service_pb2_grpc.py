@@ -28,7 +28,7 @@ if _version_not_supported:
 class RegistryServiceStub(object):
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
     a public chain, and enrols persons. Operators with the role ADMINISTER write the registry; a participant may write what
-    it signs itself: its record within limits, its keys, the delegations that it gives and, with the role PUBLIC_AUTHORITY,
+    it signs itself: its record within limits, its keys, its notices, the delegations that it gives and, with the role PUBLIC_AUTHORITY,
     mandates. While a participant has a key in force, no operator attests these in its place (SIGN_WITH_KEY). Participants
     with the right ACT_FOR_SUBJECTS enrol persons. Cost of a write: one group commit. Cost of a read: one read of the
     policy table, unless stated.
@@ -160,7 +160,7 @@ class RegistryServiceStub(object):
 class RegistryServiceServicer(object):
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
     a public chain, and enrols persons. Operators with the role ADMINISTER write the registry; a participant may write what
-    it signs itself: its record within limits, its keys, the delegations that it gives and, with the role PUBLIC_AUTHORITY,
+    it signs itself: its record within limits, its keys, its notices, the delegations that it gives and, with the role PUBLIC_AUTHORITY,
     mandates. While a participant has a key in force, no operator attests these in its place (SIGN_WITH_KEY). Participants
     with the right ACT_FOR_SUBJECTS enrol persons. Cost of a write: one group commit. Cost of a read: one read of the
     policy table, unless stated.
@@ -204,7 +204,7 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def PublishNotice(self, request, context):
-        """PublishNotice publishes the next version of a notice.
+        """PublishNotice publishes the next version of a notice: an operator, or the participant whose notice it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -488,7 +488,7 @@ def add_RegistryServiceServicer_to_server(servicer, server):
 class RegistryService(object):
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
     a public chain, and enrols persons. Operators with the role ADMINISTER write the registry; a participant may write what
-    it signs itself: its record within limits, its keys, the delegations that it gives and, with the role PUBLIC_AUTHORITY,
+    it signs itself: its record within limits, its keys, its notices, the delegations that it gives and, with the role PUBLIC_AUTHORITY,
     mandates. While a participant has a key in force, no operator attests these in its place (SIGN_WITH_KEY). Participants
     with the right ACT_FOR_SUBJECTS enrol persons. Cost of a write: one group commit. Cost of a read: one read of the
     policy table, unless stated.

@@ -29,7 +29,7 @@ GRPC_VERSION: str
 class RegistryServiceStub:
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
     a public chain, and enrols persons. Operators with the role ADMINISTER write the registry; a participant may write what
-    it signs itself: its record within limits, its keys, the delegations that it gives and, with the role PUBLIC_AUTHORITY,
+    it signs itself: its record within limits, its keys, its notices, the delegations that it gives and, with the role PUBLIC_AUTHORITY,
     mandates. While a participant has a key in force, no operator attests these in its place (SIGN_WITH_KEY). Participants
     with the right ACT_FOR_SUBJECTS enrol persons. Cost of a write: one group commit. Cost of a read: one read of the
     policy table, unless stated.
@@ -61,7 +61,7 @@ class RegistryServiceStub:
     or removed.
     """
     PublishNotice: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.PublishNoticeRequest, _registry_service_pb2.PublishNoticeResponse]
-    """PublishNotice publishes the next version of a notice."""
+    """PublishNotice publishes the next version of a notice: an operator, or the participant whose notice it is."""
     PublishRules: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.PublishRulesRequest, _registry_service_pb2.PublishRulesResponse]
     """PublishRules publishes the next version of the realm's rules. Every later check uses them."""
     PutDelegation: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.PutDelegationRequest, _registry_service_pb2.PutDelegationResponse]
@@ -137,7 +137,7 @@ class RegistryServiceStub:
 class RegistryServiceAsyncStub(RegistryServiceStub):
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
     a public chain, and enrols persons. Operators with the role ADMINISTER write the registry; a participant may write what
-    it signs itself: its record within limits, its keys, the delegations that it gives and, with the role PUBLIC_AUTHORITY,
+    it signs itself: its record within limits, its keys, its notices, the delegations that it gives and, with the role PUBLIC_AUTHORITY,
     mandates. While a participant has a key in force, no operator attests these in its place (SIGN_WITH_KEY). Participants
     with the right ACT_FOR_SUBJECTS enrol persons. Cost of a write: one group commit. Cost of a read: one read of the
     policy table, unless stated.
@@ -166,7 +166,7 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     or removed.
     """
     PublishNotice: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.PublishNoticeRequest, _registry_service_pb2.PublishNoticeResponse]  # type: ignore[assignment]
-    """PublishNotice publishes the next version of a notice."""
+    """PublishNotice publishes the next version of a notice: an operator, or the participant whose notice it is."""
     PublishRules: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.PublishRulesRequest, _registry_service_pb2.PublishRulesResponse]  # type: ignore[assignment]
     """PublishRules publishes the next version of the realm's rules. Every later check uses them."""
     PutDelegation: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.PutDelegationRequest, _registry_service_pb2.PutDelegationResponse]  # type: ignore[assignment]
@@ -241,7 +241,7 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
     a public chain, and enrols persons. Operators with the role ADMINISTER write the registry; a participant may write what
-    it signs itself: its record within limits, its keys, the delegations that it gives and, with the role PUBLIC_AUTHORITY,
+    it signs itself: its record within limits, its keys, its notices, the delegations that it gives and, with the role PUBLIC_AUTHORITY,
     mandates. While a participant has a key in force, no operator attests these in its place (SIGN_WITH_KEY). Participants
     with the right ACT_FOR_SUBJECTS enrol persons. Cost of a write: one group commit. Cost of a read: one read of the
     policy table, unless stated.
@@ -298,7 +298,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.PublishNoticeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.PublishNoticeResponse, _abc.Awaitable[_registry_service_pb2.PublishNoticeResponse]]:
-        """PublishNotice publishes the next version of a notice."""
+        """PublishNotice publishes the next version of a notice: an operator, or the participant whose notice it is."""
 
     @_abc_1.abstractmethod
     def PublishRules(

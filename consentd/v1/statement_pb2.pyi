@@ -1322,7 +1322,7 @@ class NoticeStatement(_message.Message):
 
     @_builtins.property
     def attestation(self) -> Global___Attestation:
-        """attestation names the operator that published it."""
+        """attestation names the operator that published it; absent if the participant whose it is signed it."""
 
     @_builtins.property
     def texts(self) -> _containers.MessageMap[_builtins.str, Global___NoticeText]:

@@ -10,7 +10,7 @@ import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from cases.fakes import HANG_S
+from cases.fakes import HANG_S, FakeClock
 from consentd.config import Config, parse
 from consentd.core import codec
 from consentd.core.ed25519 import KeyPair
@@ -190,10 +190,18 @@ class Running:
         return self.access.AuthorizeAccess(request, metadata=self.as_(who))
 
     def wait_published(self) -> Services:
-        """Wait until all that is written is published; return what the services use."""
+        """Wait until all that is written is published; return what the services use.
+
+        A fake clock, which does not move by itself, is advanced until the next seal is due.
+        """
         services = self.daemon.service_state.services
         assert services is not None
-        assert services.sequencer.checkpoints.wait(services.ledger.state.size, HANG_S) is not None
+        size, sequencer = services.ledger.state.size, services.sequencer
+        published = sequencer.checkpoints.published
+        if isinstance(sequencer.clock, FakeClock) and (published is None or published.checkpoint.size < size):
+            sequencer.clock.advance(self.config.ledger.checkpoint_interval_ms)
+            sequencer.call(lambda: None)  # wakes the thread, which then finds the seal due
+        assert sequencer.checkpoints.wait(size, HANG_S) is not None
         return services
 
     def check_ledger(self, not_checked: frozenset[str] = frozenset()) -> int:

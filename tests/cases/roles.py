@@ -88,9 +88,13 @@ class World:
         self.me: pb.Subject | None = None
         self.my_tag, self.my_key = b"", KeyPair(bytes(32))
         self.keys: dict[str, KeyPair] = {}
+        self._former: dict[str, tuple[pb.Subject, int, pb.Receipt]] = {}
         for number, (name, (role, rights)) in enumerate(REGISTERED.items(), 1):
-            register(running, name, [role], rights=rights)
             running.add_caller(name)
+            if role in (AUDITOR, COURT):  # which received data once, and still reports what became of it
+                register(running, name, [RECIPIENT])
+                self._former[name] = self._make_access(name)
+            register(running, name, [role], rights=rights)
             self.keys[name] = KeyPair(bytes([number]) * 32)
             add_key(running, name, self.keys[name])
         put_mandate(running, "auditor-reads")
@@ -100,7 +104,7 @@ class World:
         running.tokens["unknown-token"] = make_token()
         for relay in ("relay", "relay-acts"):
             running.delegate("recipient", relay)
-        self._left = self._make_access("left")
+        self._former["left"] = self._make_access("left")
         register(running, "left", [RECIPIENT], active=False)
         running.wait_published()
 
@@ -157,8 +161,8 @@ class World:
         """Return the person, the seq and the receipt of a permitted access: for OWN, the caller has a part in it."""
         if whose is Whose.UNKNOWN:
             return self.person(whose), 2, pb.Receipt()
-        if whose is Whose.OWN and caller == "left":
-            return self._left
+        if whose is Whose.OWN and caller in self._former:
+            return self._former[caller]
         subject = self.me if whose is Whose.OWN else None
         if subject is not None:
             self.running.grant(subject, actors=["*"], holders=["*"])
@@ -173,7 +177,7 @@ class World:
     def _actor(self, caller: str) -> pb.Actor:
         if caller in ("relay", "relay-acts"):
             return pb.Actor(organisation="recipient", relays=[caller])
-        if caller in ("recipient", "recipient-sees", "recipient-erases", "left"):
+        if REGISTERED.get(caller, (HOLDER,))[0] in (RECIPIENT, AUDITOR, COURT):  # the latter two: before
             return pb.Actor(organisation=caller)
         return pb.Actor(organisation="recipient")
 
@@ -213,9 +217,13 @@ class Call:
         return request
 
     def sign(self, request: Any, kind: EntryKind, message: Any, chain: str) -> Any:
-        """Put a statement into a request: for OWN signed by the caller, else to be attested."""
+        """Put a statement into a request: for OWN signed by the caller, else to be attested.
+
+        *chain*: the name of the entry's chain, or a participant's id.
+        """
         if self.whose is Whose.OWN:
-            key, tag = self.world.keys.get(self.caller, KeyPair(b"\x63" * 32)), codec.public_tag(f"participant/{chain}")
+            tag = codec.public_tag(chain if "/" in chain else f"participant/{chain}")
+            key = self.world.keys.get(self.caller, KeyPair(b"\x63" * 32))
             signed = sign_statement(
                 key, message, kind=kind, tag=tag, request=request.request_id, time_ms=now_ms(self.running)
             )

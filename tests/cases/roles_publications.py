@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from cases.daemons import request_id
 from cases.notices import make_notice
-from consentd.service.roles import Access
+from consentd.core.kinds import EntryKind
+from consentd.service.roles import Access, Whose
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
 
@@ -47,8 +48,11 @@ def published(call: "Call") -> st.NoticeStatement:
 
 
 def publish_notice(call: "Call") -> Access:
-    request = rs.PublishNoticeRequest(request_id=request_id(), attested=_notice())
-    return call.plain(call.running.registry.PublishNotice, request)
+    notice, request = _notice(), rs.PublishNoticeRequest(request_id=request_id())
+    if call.whose is Whose.OWN:
+        notice.participant_id = call.caller
+    signed = call.sign(request, EntryKind.NOTICE, notice, f"notice/{notice.notice_id}")
+    return call.plain(call.running.registry.PublishNotice, signed)
 
 
 def get_notice(call: "Call") -> Access:

@@ -225,8 +225,8 @@ def forged_authors(vector: Callable[..., Vector], grant: Callable[..., Forge]) -
         payload = ledger_payload() if kind is EntryKind.LEDGER else b""
         tag = "participant/bank" if kind in PUBLIC else ME
         for owner, pair in owners.items():
-            # A participant's key signs no KEY of a person, and a MANDATE only if it names this participant.
-            not_theirs = owner is Owner.PARTICIPANT and kind in (EntryKind.KEY, EntryKind.MANDATE)
+            # A participant's key signs no KEY of a person, and a MANDATE or NOTICE only if it names this participant.
+            not_theirs = owner is Owner.PARTICIPANT and kind in (EntryKind.KEY, EntryKind.MANDATE, EntryKind.NOTICE)
             want = "ok" if owner in allowed and not not_theirs else "signature"
             yield vector(f"{kind.name} by {owner.name}", want, base().add(tag, kind, pair, payload))
         yield vector(f"{kind.name} by a stranger", "signature", base().add(tag, kind, STRANGER, payload))

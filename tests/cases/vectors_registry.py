@@ -45,6 +45,7 @@ def registry() -> Iterator[Vector]:
         yield from shown(f"{kind.name} by a key of a participant and the daemon", "ok",
                          forge.add(chain, kind, BANK, payload), chain)  # fmt: skip
     yield from records()
+    yield from notices()
     own = begun().add(OTHER, EntryKind.ENROL, STRANGER)
     own.add(OTHER, EntryKind.KEY, DAEMON, key_payload(STRANGER.public_key))
     yield from shown("ENROL by the person who is enrolled", "signature", own, OTHER)
@@ -71,6 +72,31 @@ def records() -> Iterator[Vector]:
     for request in (b"r" * 16, b"r" * 16):
         twice.add(chain, EntryKind.PARTICIPANT, BANK, payload, request_id=request)
     yield from shown("a record twice", "proof", twice, chain)
+
+
+def notices() -> Iterator[Vector]:
+    """Yield notices of a participant, of another and of the realm, by each who might sign them."""
+    chain = "notice/own"
+    own, courts, realms = (
+        st.NoticeStatement(notice_id="own", version=1, participant_id=one).SerializeToString(deterministic=True)
+        for one in ("bank", "court", "")
+    )
+    attested = own + st.NoticeStatement(attestation=BY_OPERATOR).SerializeToString()
+    for name, want, key, payload in (
+        ("by whose it is", "ok", BANK, own), ("by the daemon, attested", "ok", DAEMON, attested),
+        ("by the daemon", "ok", DAEMON, own), ("by another participant", "signature", COURT, own),
+        ("of another, by a participant", "signature", BANK, courts),
+        ("of the realm, by a participant", "signature", BANK, realms), ("by a person", "signature", CITIZEN, own),
+        ("by nobody", "signature", STRANGER, own), ("of a later version", "ok", BANK, own + FOREIGN_FIELD),
+        ("of a later version, by another", "signature", COURT, own + FOREIGN_FIELD),
+        ("that names two, the last signs", "ok", BANK, courts + own),
+        ("that names two, the first signs", "signature", COURT, courts + own),
+        ("by a participant, that does not decode", "signature", BANK, own + b"\xff"),
+        ("by a participant, with a title that is no text", "signature", BANK, own + b"\x1a\x03\x0a\x01\xff"),
+        ("by a participant, with a text of no language", "ok", BANK, own + b"\x3a\x04\x12\x02\x0a\x00"),
+        ("by the daemon, that does not decode", "ok", DAEMON, b"\xff"),
+    ):  # fmt: skip
+        yield from shown(f"a notice {name}", want, begun().add(chain, EntryKind.NOTICE, key, payload), chain)
 
 
 def shown(name: str, want: str, forge: Forge, chain: str | bytes) -> Iterator[Vector]:

@@ -180,11 +180,21 @@ def publish_vocabulary(
 
 
 def publish_notice(
-    context: ClientContext, notice: st.NoticeStatement, **options: Unpack[WriteOptions]
+    context: ClientContext, notice: st.NoticeStatement, **options: Unpack[StatementOptions]
 ) -> Operation[Receipt]:
-    """Publish the next version of a notice. For the operator."""
-    request = rs.PublishNoticeRequest(attested=notice, **write_fields(context, options))
-    return write(context, request, rs.PublishNoticeResponse, EntryKind.NOTICE)
+    """Publish the next version of a notice. For an operator; or for the participant that it names, with a ``signer`` of
+    its own (``StatementSigner.of_participant``).
+    """
+    request, chain = rs.PublishNoticeRequest(**write_fields(context, options, StatementOptions)), _notice_chain(notice)
+    put_statement(context, request, EntryKind.NOTICE, notice, _for_chain(options, chain))
+    receipt = yield from write(context, request, rs.PublishNoticeResponse, EntryKind.NOTICE)
+    if receipt.event.tag != codec.public_tag(chain):
+        raise ProofError("receipt is not for an entry in the chain of the notice")
+    return receipt
+
+
+def _notice_chain(notice: st.NoticeStatement) -> str:
+    return codec.NOTICE_PREFIX + notice.notice_id
 
 
 def publish_rules(
@@ -252,7 +262,8 @@ def put_mandate(
     (``StatementSigner.of_participant``).
     """
     request = rs.PutMandateRequest(**write_fields(context, options, StatementOptions))
-    put_statement(context, request, EntryKind.MANDATE, mandate, _in_chain(options, mandate.auditor))
+    chain = PARTICIPANT_PREFIX + mandate.auditor
+    put_statement(context, request, EntryKind.MANDATE, mandate, _for_chain(options, chain))
     return _write_in_chain(context, request, rs.PutMandateResponse, EntryKind.MANDATE, mandate.auditor)
 
 
@@ -262,16 +273,14 @@ def end_mandate(
     """End the mandate of an auditor. For an operator, or for the *giver* of the mandate with a ``signer``."""
     request = rs.EndMandateRequest(**write_fields(context, options, StatementOptions))
     ended = st.MandateStatement(auditor=auditor, ended=True, giver=giver)
-    put_statement(context, request, EntryKind.MANDATE, ended, _in_chain(options, auditor))
+    put_statement(context, request, EntryKind.MANDATE, ended, _for_chain(options, PARTICIPANT_PREFIX + auditor))
     return _write_in_chain(context, request, rs.EndMandateResponse, EntryKind.MANDATE, auditor)
 
 
-def _in_chain(options: StatementOptions, participant_id: str) -> StatementOptions:
-    """Return *options* with a signer, if there is one, that signs for the chain of the participant."""
+def _for_chain(options: StatementOptions, chain: str) -> StatementOptions:
+    """Return *options* with a signer, if there is one, that signs for the public chain of this name."""
     signer = options.get("signer")
-    if signer is None:
-        return options
-    return {**options, "signer": replace(signer, tag=codec.public_tag(PARTICIPANT_PREFIX + participant_id))}
+    return options if signer is None else {**options, "signer": replace(signer, tag=codec.public_tag(chain))}
 
 
 def get_participant(

@@ -10,9 +10,9 @@ import * as codec from "./codec.js";
 import * as ed25519 from "./ed25519.js";
 import { SignatureError, UnknownKeyError } from "./errors.js";
 import type { ChainProof, VerifiedEntry } from "./history.js";
-import { ANYBODY, DELEGATION, KEY, KINDS, LEDGER, MANDATE, type Owner, PARTICIPANT } from "./kinds.js";
+import { ANYBODY, DELEGATION, KEY, KINDS, LEDGER, MANDATE, NOTICE, type Owner, PARTICIPANT } from "./kinds.js";
 import { decodeKeyStatement, decodeLedgerStatement, type LedgerStatement } from "./payloads.js";
-import { mayGiveMandates, readAuthoritySeq, readGiver, STATEMENT_ROLE } from "./payloads.js";
+import { mayGiveMandates, readAuthoritySeq, readGiver, readPublisher, STATEMENT_ROLE } from "./payloads.js";
 
 /** How far an author's clock may be from the ledger's. */
 export const MAX_AUTHOR_SKEW_MS = 600_000n;
@@ -36,6 +36,8 @@ export interface KeyChange {
 export interface Named {
   /** The participant that a MANDATE names as the one that gives it; empty: none. */
   readonly giver: string;
+  /** The participant that a NOTICE names as the one whose it is; empty: none. */
+  readonly publisher: string;
   /** Seq of the AUTHORITY under which a representative makes the statement; 0: none. */
   readonly authority: bigint;
 }
@@ -94,7 +96,8 @@ export class ValidKeys {
   }
 
   /** Return the validities by which this key may sign this entry. */
-  findAll(key: Uint8Array, event: codec.Event, { giver, authority }: Named): KeyValidity[] {
+  findAll(key: Uint8Array, event: codec.Event, named: Named): KeyValidity[] {
+    const { giver, authority } = named;
     const authors = KINDS.get(event.kind)?.authors ?? ANYBODY;
     const found = this.#validities.get(encodeHex(key))?.filter(
       ({ owner, name, fromMs, untilMs }) =>
@@ -106,7 +109,7 @@ export class ValidKeys {
         (owner !== "representative" || mayRepresentativeSign(name, event, authority)) &&
         // A mandate that names a giver is the giver's, and no other mandate is a participant's.
         (owner !== "ledger" || !giver) &&
-        (owner !== "participant" || mayParticipantSign(name, event, giver)),
+        (owner !== "participant" || mayParticipantSign(name, event, named)),
     );
     return found ?? [];
   }
@@ -123,7 +126,8 @@ export class ValidKeys {
 
 /** Return what the payload of an entry names. The end of an authority names it by the entry's ref. */
 export function namedBy({ kind, ref }: codec.Event, { payload }: codec.Statement): Named {
-  return { giver: kind === MANDATE ? readGiver(payload) : "", authority: readAuthoritySeq(kind, ref, payload) };
+  const [giver, publisher] = [kind === MANDATE ? readGiver(payload) : "", kind === NOTICE ? readPublisher(payload) : ""];
+  return { giver, publisher, authority: readAuthoritySeq(kind, ref, payload) };
 }
 
 function representativeOf(tag: string, authority: bigint): Pick<KeyValidity, "owner" | "name"> {
@@ -139,9 +143,11 @@ function mayRepresentativeSign(name: string, { kind, tag }: codec.Event, authori
   return KINDS.has(kind) ? name === representativeOf(chain, authority).name : name.startsWith(`${chain} `);
 }
 
-function mayParticipantSign(name: string, { kind, tag }: codec.Event, giver: string): boolean {
+function mayParticipantSign(name: string, { kind, tag }: codec.Event, { giver, publisher }: Named): boolean {
   // A mandate is in the auditor's chain, and nobody gives one to itself.
   if (kind === MANDATE) return giver !== "" && name === giver && !isChainOf(name, tag);
+  // The name of the notice's chain does not say whose notice it is.
+  if (kind === NOTICE) return publisher !== "" && name === publisher;
   // Of participants, only the one whose chain it is states its record and its keys, and who may act for it.
   return (kind !== PARTICIPANT && kind !== KEY && kind !== DELEGATION) || isChainOf(name, tag);
 }

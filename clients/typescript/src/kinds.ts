@@ -16,6 +16,7 @@ export interface Kind {
 export const LEDGER = 1;
 export const PARTICIPANT = 2;
 export const KEY = 3;
+export const NOTICE = 5;
 export const AUTHORITY = 7;
 export const ACCESS = 13;
 export const OUTCOME = 15;
@@ -49,12 +50,12 @@ export function isPublic(kind: number): boolean {
 /** The kinds that this version knows. Where the daemon signs what a caller states, the statement says so. */
 export const KINDS: ReadonlyMap<number, Kind> = new Map([
   [1, { name: "LEDGER", authors: DAEMON }],
-  // Which participant may sign a PARTICIPANT, KEY, DELEGATION or MANDATE, which representative what: key_validity.ts.
+  // Which participant may sign a PARTICIPANT, KEY, NOTICE … and which representative what: key_validity.ts.
   [PARTICIPANT, { name: "PARTICIPANT", authors: PARTICIPANTS }],
   [3, { name: "KEY", authors: ANYBODY }],
   // The vocabulary and the rules are the realm's. The daemon signs them, and an operator attests them.
   [4, { name: "VOCABULARY", authors: DAEMON }],
-  [5, { name: "NOTICE", authors: DAEMON }],
+  [NOTICE, { name: "NOTICE", authors: PARTICIPANTS }],
   [6, { name: "ENROL", authors: DAEMON }],
   [AUTHORITY, { name: "AUTHORITY", authors: ACTING }],
   [8, { name: "GRANT", authors: ACTING }],

@@ -1,6 +1,7 @@
 /**
  * Decode the payloads on which authorship depends: `KeyStatement` and `LedgerStatement` of `consentd.v1` state keys, a
- * `MandateStatement` names its giver, and a `ParticipantStatement` the roles of that giver; an `AccessStatement` names
+ * `MandateStatement` names its giver, a `ParticipantStatement` the roles of that giver, and a `NoticeStatement` the
+ * participant whose it is; an `AccessStatement` names
  * the parties of an access, and an `OutcomeStatement` who attests it; an `AuthorityStatement` says who may act for a
  * person, and `GrantStatement` … `RevokeStatement` under which authority somebody did.
  *
@@ -89,6 +90,12 @@ const LAST_CAPACITY = 8n;
 const PUBLIC_AUTHORITY = 5n;
 const MANDATE_STATEMENT: Fields = { 1: "text", 2: "text", 3: "text", 4: 64, 5: 64, 6: ATTESTATION, 7: "text" };
 const GIVER = 7;
+const TITLE: Fields = { 1: "text", 2: "text" };
+const NOTICE_TEXT: Fields = { 1: "text", 2: { 1: "bytes", 2: "text" } };
+const NOTICE_STATEMENT: Fields = {
+  1: "text", 2: 32, 3: TITLE, 6: ATTESTATION, 7: NOTICE_TEXT, 8: 32, 9: 64, 10: "text",
+};
+const PUBLISHER = 10;
 /** The number of the field `ended` of an authority. */
 const ENDED = 11;
 const [ORIGIN_FIELD, ROTATION_FIELD] = [1, 10];
@@ -237,6 +244,13 @@ function readRotation(values: Values): Rotation {
  */
 export function readGiver(payload: Uint8Array): string {
   return textOf(read(payload, MANDATE_STATEMENT, true)?.get(GIVER));
+}
+
+/** Return the participant whose notice a `NoticeStatement` states; empty: the realm's, or this is no such message. It is
+ * read from a message of a later version too.
+ */
+export function readPublisher(payload: Uint8Array): string {
+  return textOf(read(payload, NOTICE_STATEMENT, true)?.get(PUBLISHER));
 }
 
 /** Report whether a `ParticipantStatement` describes an active public authority, which may give mandates; null: this

@@ -157,7 +157,7 @@ test("a person's key is good for that person's chain only", () => {
   ] as const) {
     const keys = new ValidKeys();
     keys.apply({ tag, publicName }, [{ key, timeMs: 0n, retired: false }]);
-    assert.equal(keys.find(key, event, { giver: "", authority: 0n }) !== undefined, holds, publicName);
+    assert.equal(keys.find(key, event, { giver: "", publisher: "", authority: 0n }) !== undefined, holds, publicName);
   }
 });
 

@@ -10,21 +10,24 @@ from consentd.errors import AbortedError, InvalidError, PreconditionError
 from consentd.policy.dates import is_instant
 from consentd.policy.language import check_name, check_tag
 from consentd.sequencer.commands.callers import PARTICIPANT_ID
+from consentd.sequencer.commands.participants import check_no_own_key
 from consentd.table.view import View
 from consentd.v1 import statement_pb2 as st
 
 
-def check_notice(view: View, message: st.NoticeStatement, *, time_ms: int) -> None:
+def check_notice(view: View, message: st.NoticeStatement, *, time_ms: int, signed: bool) -> None:
     """Check the next version of a notice. The sequencer and ``audit replay`` call this.
 
     Args:
         view: the policy table with all entries before this one.
         time_ms: the time of the entry, UTC milliseconds.
+        signed: a participant signed it, whose notice it is; else an operator attests it.
 
     Raises:
         InvalidError: the id, the title, a text, the audience or the instant is none, or the instant is not later than
             the entry; the first version asks for new consents; or the notice is another participant's.
-        PreconditionError: (UNKNOWN_PARTICIPANT) the notice names a participant that is not registered.
+        PreconditionError: (UNKNOWN_PARTICIPANT) the notice names a participant that is not registered; or
+            (SIGN_WITH_KEY) an operator attests it, and the participant has a key in force.
         AbortedError: (VERSION_CONFLICT) the version is not the next.
     """
     if not PARTICIPANT_ID.fullmatch(message.notice_id):
@@ -35,6 +38,8 @@ def check_notice(view: View, message: st.NoticeStatement, *, time_ms: int) -> No
         raise InvalidError(f"audience of a notice is unknown: `{message.audience}`")
     if message.participant_id and view.participant(message.participant_id) is None:
         raise PreconditionError(f"not registered: `{message.participant_id}`", "UNKNOWN_PARTICIPANT")
+    if message.participant_id and not signed:
+        check_no_own_key(view, message.participant_id)
     latest = view.notice(message.notice_id)
     check_next_version(message.version, 0 if latest is None else latest.version)
     if latest is not None and latest.participant_id != message.participant_id:

@@ -153,7 +153,8 @@ def _check_vocabulary(write: PublicWrite[st.VocabularyStatement], context: Write
 
 
 def _check_notice(write: PublicWrite[st.NoticeStatement], context: WriteContext) -> None:
-    check_notice(context.table, write.message, time_ms=context.batch.time_ms)
+    is_signed = write.signed is not None
+    check_notice(context.table, write.message, time_ms=context.batch.time_ms, signed=is_signed)
 
 
 def _check_rules(write: PublicWrite[st.RulesStatement], context: WriteContext) -> None:
