@@ -4,6 +4,7 @@ import argparse
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from cases.command_lines import ROOT, TOML, CommandLine, consentd
 from cases.vectors_case import TRUST, encode
 from cases.vectors_pruned import KEPT_FROM_MS, OLD, ledger, pruning, shown
 from consentd import cli
-from consentd.cli.out import Out
+from consentd.cli.out import Out, counted
 from consentd.core import checkpoint, codec, merkle, note
 from consentd.core.kinds import EntryKind
 from consentd_client import KeyPair
@@ -309,3 +310,40 @@ def test_what_others_wrote_does_not_steer_the_terminal(capsys: pytest.CaptureFix
     shown = capsys.readouterr()
     assert shown.out == 'one\\u001b[2J\\u009b1m\\u202e\n\ttwo\n{"said": "\\u001b"}\n'
     assert shown.err == "three\\u000d\\u0007\n"
+
+
+@pytest.mark.parametrize("argv", [
+    ("grant", "mhid:1", "--purpose", "TREAT", "--receipt"), ("key", "add", "clinic-b", "00" * 32, "--receipt"),
+    ("history", "mhid:1", "--save"), ("receipt", "given.receipt", "--save"),
+    ("subject", "erase", "mhid:1", "--key", "my.key", "--certificate"),
+])  # fmt: skip
+def test_a_file_that_cannot_be_written_is_refused_before_the_call(
+    run: CommandLine, tmp_path: Path, argv: tuple[str, ...]
+) -> None:
+    for bad in (tmp_path / "none" / "file", tmp_path):
+        refused = run(*argv, bad)
+        assert (refused.status, "unknown" in refused.err) == (2, False)
+        assert f"argument {argv[-1]}: " in refused.err
+
+
+def test_help_begins_with_what_must_be_given() -> None:
+    shown = consentd("check", "--help", stdout=subprocess.PIPE)
+    usage = " ".join(shown.communicate(timeout=60)[0].split("\n\n")[0].split())
+    assert usage == (
+        "usage: consentd check [options] --actor ID --holder ID --purpose CODE --category CODE SCHEME:VALUE"
+    )
+
+
+def test_a_count_of_one_is_in_the_singular() -> None:
+    assert [counted(count, "entries") for count in (0, 1, 2)] == ["0 entries", "1 entry", "2 entries"]
+    assert [counted(1, one) for one in ("faults", "leaves", "accesses")] == ["1 fault", "1 leaf", "1 access"]
+
+
+def test_no_verb_writes_a_bare_number_before_a_plural() -> None:
+    plural = re.compile(r'^\s+f?".*\{[^{}]+\} (?:faults|entries|statements|seals|leaves|persons|files|rows)\b')
+    found = [
+        f"{path.name}: {line.strip()}" for path in (ROOT / "consentd/cli").glob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if plural.match(line) and "counted(" not in line and "if count == 1" not in line
+    ]  # fmt: skip
+    assert found == []

@@ -10,6 +10,7 @@ import pytest
 from cases.command_lines import CommandLine
 from cases.daemons import ORIGIN, Running, make_running, request_id, serve
 from cases.services import Person, add_key, new_identifier, new_number, participant, proof_of, refusal, retire_key
+from consentd.core import note
 from consentd.core.ed25519 import KeyPair
 from consentd.core.possession import (
     participant_owner,
@@ -158,5 +159,9 @@ def test_the_verb_makes_proofs(tmp_path: Path) -> None:
         proven = run("key", "prove", given, file, "--origin", ORIGIN)
         assert proven.out.split() == [KEY.public_key.hex(), proof_of(KEY, owner).hex()]
     assert run("key", "prove", "er", file).status == 2  # for which ledger?
+    named = run("key", "prove", "er", file, "--origin", ORIGIN)
+    assert run.given(CONSENTD_ORIGIN=ORIGIN)("key", "prove", "er", file) == named
+    log = note.format_vkey(note.Signer(ORIGIN, KeyPair(b"\x45" * 32)).verifier)
+    assert run("key", "prove", "er", file, "--log-key", log) == named
     file.chmod(0o644)
     assert run("key", "prove", "er", file, "--origin", ORIGIN).status == 2

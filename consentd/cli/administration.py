@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from consentd.cli.options import Verbs, add_daemon, add_verb, open_client, read_hex, read_start_ms
-from consentd.cli.out import DONE, REFUSED, Out
+from consentd.cli.out import DONE, REFUSED, Out, counted
 from consentd.core.kinds import EntryKind, is_known
 from consentd.core.note import parse_vkey
 from consentd.core.rotation import RotationRole
@@ -249,7 +249,8 @@ def show_backup(out: Out, done: "BackupResult") -> None:
     until, mib = format_instant(done.expires_time_ms), (done.byte_count >> 20) + 1
     out.answer(
         f"백업됨: {done.name}, 크기 {done.tree_size}, 파일 {done.file_count}개, {mib} MiB, {until}까지 보관",
-        f"backed up: {done.name}, size {done.tree_size}, {done.file_count} files, {mib} MiB; delete it by {until}",
+        f"backed up: {done.name}, size {done.tree_size}, {counted(done.file_count, 'files')}, {mib} MiB; delete "
+        f"it by {until}",
         type="backup", name=done.name, time_ms=done.time_ms, size=done.tree_size, root=done.root.hex(),
         files=done.file_count, bytes=done.byte_count, expires_time_ms=done.expires_time_ms,
     )  # fmt: skip
@@ -261,8 +262,9 @@ def _show_pruned(out: Out, done: "PruneResult", *, dry_run: bool) -> None:
     out.answer(
         f"{'삭제 예정' if dry_run else '삭제됨'}: 진술 {done.statement_count}건, 항목 "
         f"{done.leaf_count}건. {since} 이후의 모든 기록은 남아 있음 (시작 크기 {done.start_size})",
-        f"{'would be pruned' if dry_run else 'pruned'}: {done.statement_count} statements, "
-        f"{done.leaf_count} leaves; everything from {since} on is kept (new readers start at {done.start_size})",
+        f"{'would be pruned' if dry_run else 'pruned'}: {counted(done.statement_count, 'statements')}, "
+        f"{counted(done.leaf_count, 'leaves')}; everything from {since} on is kept (new readers start at "
+        f"{done.start_size})",
         type="prune", dry_run=dry_run, statements=done.statement_count, leaves=done.leaf_count,
         kept_from_ms=done.kept_from_time_ms, start=done.start_size, stop_index=done.stop_index, stop_kind=kind,
     )  # fmt: skip

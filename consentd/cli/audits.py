@@ -18,7 +18,7 @@ from consentd.cli.options import (
     read_policy,
     report_log_keys,
 )
-from consentd.cli.out import DISPROVED, DONE, PROVEN, UNDETERMINED, VERDICTS, Out
+from consentd.cli.out import DISPROVED, DONE, PROVEN, UNDETERMINED, VERDICTS, Out, counted
 from consentd.cli.sources import (
     OPENINGS_TARGET,
     SOURCE_HELP,
@@ -149,7 +149,8 @@ def export(arguments: argparse.Namespace, out: Out) -> int:
     size = done.checkpoint.size
     out.answer(
         f"내보냄: 항목 {size}개, 새 파일 {done.files}개 (`{directory}`)",
-        f"exported: {size} entries, {done.files} files written, {done.removed} replaced, to `{directory}`",
+        f"exported: {counted(size, 'entries')}, {counted(done.files, 'files')} written, {done.removed} "
+        f"replaced, to `{directory}`",
         type="export", origin=origin, size=size, root=done.checkpoint.root.hex(), start=done.start, files=done.files,
         removed=done.removed,
     )  # fmt: skip
@@ -170,11 +171,12 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
         )  # fmt: skip
     out.findings(report.faults, report.not_checked)
     if report.statements_erased:
-        out.message(f"erased, with an ERASURE at the end of their chains: {report.statements_erased} statements")
+        erased = counted(report.statements_erased, "statements")
+        out.message(f"erased, with an ERASURE at the end of their chains: {erased}")
     if report.leaves_pruned or report.statements_pruned:
         out.message(
-            f"pruned, as the ledger states and its retention policy allows: {report.leaves_pruned} leaves, "
-            f"{report.statements_pruned} statements"
+            f"pruned, as the ledger states and its retention policy allows: {counted(report.leaves_pruned, 'leaves')}, "
+            f"{counted(report.statements_pruned, 'statements')}"
         )
     cosigned = report_cosignatures(arguments, out, report.cosignatures)
     log_keys = report_log_keys(out, report.followed or report.log_keys, is_followed=bool(report.followed))
@@ -185,8 +187,8 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
     out.answer(
         f"{ko}: 크기 {point.size}, 항목 {report.entries}개, 봉인 {report.seals}개, "
         f"서명 확인 {report.statements_opened}개, 결함 {len(report.faults)}개",
-        f"{verdict}: size {point.size}, {report.entries} entries, {report.seals} seals, "
-        f"{report.statements_opened} statements verified, {len(report.faults)} faults"
+        f"{verdict}: size {point.size}, {counted(report.entries, 'entries')}, {counted(report.seals, 'seals')}, "
+        f"{counted(report.statements_opened, 'statements')} verified, {counted(len(report.faults), 'faults')}"
         + (" or more" if report.stopped else ""),
         type="verify", verdict=verdict, origin=point.origin, size=point.size, root=point.root.hex(),
         start=report.start, entries=report.entries, seals=report.seals, tags=report.tags,
@@ -233,7 +235,7 @@ def replay(arguments: argparse.Namespace, out: Out) -> int:
     same = sum(found.same.values())
     out.answer(
         f"{ko}: 판단 {same}건이 그대로 나옴, 다르게 나온 것 {len(found.faults)}건",
-        f"{verdict}: {same} decisions came out the same, {len(found.faults)} otherwise"
+        f"{verdict}: {counted(same, 'decisions')} came out the same, {len(found.faults)} otherwise"
         + (" or more" if found.stopped else ""),
         type="replay", verdict=verdict, size=found.checkpoint.size, root=found.checkpoint.root.hex(), same=found.same,
         not_checked=found.not_checked, faults=len(found.faults), stopped=found.stopped, cosigned=cosigned,

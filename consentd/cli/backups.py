@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from consentd.cli.administration import bar, show_backup
 from consentd.cli.daemons import add_config, load_own_config
 from consentd.cli.options import Verbs, add_daemon, add_pins, add_verb, open_client, read_pins
-from consentd.cli.out import DISPROVED, DONE, PROVEN, UNDETERMINED, VERDICTS, Out
+from consentd.cli.out import DISPROVED, DONE, PROVEN, UNDETERMINED, VERDICTS, Out, counted
 from consentd.clock import MAX_AHEAD_MS
 from consentd.config import Config, load
 from consentd.dumps import forbid_dumps
@@ -176,7 +176,7 @@ def restore(arguments: argparse.Namespace, out: Out) -> int:
         f"복원됨: {config.ledger.data_dir}, 크기 {of.tree_size}, {format_instant(of.time_ms)} 백업, "
         f"다시 삭제됨 {done.erased}명",
         f"restored: {config.ledger.data_dir}, size {of.tree_size}, backup of {format_instant(of.time_ms)}, "
-        f"{done.erased} persons erased again",
+        f"{counted(done.erased, 'persons')} erased again",
         type="restored", size=of.tree_size, root=of.root.hex(), backup_time_ms=of.time_ms, erased=done.erased,
         vault=pair.vault is not None,
     )  # fmt: skip
@@ -239,9 +239,9 @@ def _show(out: Out, report: "Report", pair: "FoundPair") -> int:
     status = DISPROVED if report.faults else UNDETERMINED if report.not_checked else PROVEN
     verdict, of = VERDICTS[status][0], pair.ledger.manifest.of
     out.answer(
-        f"{verdict}: backup `{of.name}` of {format_instant(of.time_ms)}: {report.entries} entries, "
-        f"{report.statements_opened} statements opened, {report.statements_erased} erased, "
-        f"{len(report.faults)} faults" + (" or more" if report.stopped else ""),
+        f"{verdict}: backup `{of.name}` of {format_instant(of.time_ms)}: {counted(report.entries, 'entries')}, "
+        f"{counted(report.statements_opened, 'statements')} opened, {report.statements_erased} erased, "
+        f"{counted(len(report.faults), 'faults')}" + (" or more" if report.stopped else ""),
         type="proof", verdict=verdict, name=of.name, backup_time_ms=of.time_ms, size=report.size,
         entries=report.entries, statements_opened=report.statements_opened,
         statements_erased=report.statements_erased, faults=len(report.faults), not_checked=report.not_checked,

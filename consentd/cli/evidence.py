@@ -17,9 +17,9 @@ from consentd.cli.options import (
     read_pins,
     read_policy,
     report_log_keys,
-    write_evidence,
 )
-from consentd.cli.out import DONE, PROVEN, UNDETERMINED, VERDICTS, Out
+from consentd.cli.out import DONE, PROVEN, UNDETERMINED, VERDICTS, Out, counted
+from consentd.cli.outputs import output_path, write_evidence
 from consentd.cli.sources import SOURCE_HELP_FROM, add_ledger_source, read_ledger_source, read_number
 from consentd.core.codec import public_tag
 from consentd.core.evidence import Scope, parse_evidence
@@ -59,7 +59,7 @@ accesses whose statements are available. It contains no identifier of a person, 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs of this module to the parser."""
     verb = add_verb(verbs, "evidence", make, more=_MAKE_HELP)
-    verb.add_argument("file", type=Path, metavar="FILE", help="the file to write")
+    verb.add_argument("file", type=output_path, metavar="FILE", help="the file to write")
     group = verb.add_argument_group("scope, one of")
     group.add_argument("--range", metavar="FIRST:LAST", help="entries by index, LAST included")
     group.add_argument(
@@ -75,7 +75,7 @@ def add_verbs(verbs: Verbs) -> None:
     verb = add_verb(verbs, "check-evidence", check, add_pins, more=_CHECK_HELP)
     verb.add_argument("file", type=Path, metavar="FILE", help="the evidence; `-` reads it from stdin")
     verb = add_verb(verbs, "report", report, more=_REPORT_HELP)
-    verb.add_argument("file", type=Path, metavar="FILE", help="the page to write; `-` is stdout")
+    verb.add_argument("file", type=output_path, metavar="FILE", help="the page to write; `-` is stdout")
     verb.add_argument("--index", type=int, metavar="N", help="draw this entry's Merkle path (default: the last)")
     verb.add_argument(
         "--gap", type=read_number, default=60.0, metavar="MIN", help="minutes of silence that are listed (default 60)"
@@ -102,7 +102,8 @@ def make(arguments: argparse.Namespace, out: Out) -> int:
         )
     report_log_keys(out, made.log_keys)
     out.answer(
-        f"written: {made.entries} entries in `{arguments.file}`, {made.chains} whole chains, {made.closed} entries "
+        f"written: {counted(made.entries, 'entries')} in `{arguments.file}`, {made.chains} whole chains, "
+        f"{counted(made.closed, 'entries')} "
         "without their statement",
         type="evidence", file=str(arguments.file), size=made.checkpoint.size, entries=made.entries, chains=made.chains,
         closed=made.closed,
@@ -124,10 +125,11 @@ def check(arguments: argparse.Namespace, out: Out) -> int:
     kept_from_ms = found.histories.kept_from_ms
     for name, chain in chains.items():
         if name not in missing:
-            out.message(f"whole: chain of {name}, {len(chain.entries)} entries")
+            out.message(f"whole: chain of {name}, {counted(len(chain.entries), 'entries')}")
             continue
         out.message(
-            f"not whole: chain of {name}, {len(chain.entries)} entries. Entries 1 to {missing[name]} were pruned, past "
+            f"not whole: chain of {name}, {counted(len(chain.entries), 'entries')}. Entries 1 to "
+            f"{missing[name]} were pruned, past "
             f"the ledger's published retention: everything from {format_instant(kept_from_ms)} on is here"
         )
     if found.closed:
@@ -145,7 +147,8 @@ def check(arguments: argparse.Namespace, out: Out) -> int:
     out.answer(
         f"{ko}: {'남은 ' if missing else ''}항목 {found.entry_count}개, 진술 {found.opened}개 "
         f"(`{origin}`, 크기 {point.size})",
-        f"{verdict}: {found.entry_count} entries{' that are kept' if missing else ''}, {found.opened} statements, "
+        f"{verdict}: {counted(found.entry_count, 'entries')}{' that are kept' if missing else ''}, "
+        f"{counted(found.opened, 'statements')}, "
         f"of `{origin}` at size {point.size}",
         type="check-evidence", verdict=verdict, origin=origin, size=point.size, root=point.root.hex(),
         scope=_scope_fields(found.scope), chains={name: len(chain.entries) for name, chain in chains.items()},
@@ -222,7 +225,7 @@ def report(arguments: argparse.Namespace, out: Out) -> int:
         out.message(f"not counted: entries that were pruned: {found.pruned}")
     out.answer(
         f"보고서 작성: `{arguments.file}`, 열람 {permitted}건, 거절 {found.kinds['REFUSAL']}건",
-        f"written: `{arguments.file}`, {permitted} accesses, {found.kinds['REFUSAL']} refusals",
+        f"written: `{arguments.file}`, {counted(permitted, 'accesses')}, {counted(found.kinds['REFUSAL'], 'refusals')}",
         type="report", file=str(arguments.file), size=found.checkpoint.size, entries=found.entries, accesses=permitted,
         refusals=dict(found.refusals), refused_consents=dict(found.refused_consents),
         break_glass=found.break_glass_count, gaps=found.gap_count, closed=found.closed,

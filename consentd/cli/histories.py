@@ -18,9 +18,9 @@ from consentd.cli.options import (
     read_subject,
     read_trust,
     report_log_keys,
-    write_evidence,
 )
-from consentd.cli.out import PROVEN, UNDETERMINED, Out
+from consentd.cli.out import PROVEN, UNDETERMINED, Out, counted
+from consentd.cli.outputs import output_path, write_evidence
 from consentd.cli.sources import read_seconds
 from consentd.core.evidence import parse_evidence
 from consentd.core.kinds import EntryKind
@@ -64,7 +64,7 @@ def add_verbs(verbs: Verbs) -> None:
         "--parts", type=Path, metavar="FILE",
         help="for a long history: verify it part by part and keep it in FILE; a later call continues there",
     )  # fmt: skip
-    verb.add_argument("--save", type=Path, metavar="FILE", help="write history and proofs to FILE, for any verifier")
+    verb.add_argument("--save", type=output_path, metavar="FILE", help="write history and proofs, for any verifier")
     verb.add_argument(
         "--from", dest="file", type=Path, metavar="FILE", help="verify a saved file, offline; `-` reads it from stdin"
     )
@@ -116,7 +116,8 @@ def _show(arguments: argparse.Namespace, out: Out, found: "History", entries: "I
             f"증명됨: {until}까지의 {'남은 ' if missing else ''}전체 기록 {count}건 "
             f"(원장 크기 {size}). "
             f"증명하지 않는 것: {unproven[0]}.",
-            f"proven: all {count} entries {'that are kept ' if missing else ''}up to {until} "
+            f"proven: {'the one entry' if count == 1 else f'all {count} entries'} "
+            f"{'that are kept ' if missing else ''}up to {until} "
             f"(ledger of size {size}). "
             f"Not proven: {unproven[1]}.",
         )
@@ -130,7 +131,7 @@ def _show(arguments: argparse.Namespace, out: Out, found: "History", entries: "I
             f"{format_instant(found.kept_from_ms)} on is here",
         )
     if unread:
-        out.message(f"{unread} entries are of a later version: what they say could not be determined")
+        out.message(f"could not be determined what an entry of a later version says: {counted(unread, 'entries')}")
     if not found.understands_keys:
         out.message("an entry about keys is of a later version: which keys it changes could not be determined")
     if unread or not found.understands_keys:
@@ -157,7 +158,7 @@ def _read_parts(arguments: argparse.Namespace, out: Out) -> int:
             file.append(rows, state, is_complete=found.is_complete)
             if found.is_complete:
                 break
-            out.message(f"{file.entry_count} entries verified; the history is not complete yet")
+            out.message(f"{counted(file.entry_count, 'entries')} verified; the history is not complete yet")
     return _show(arguments, out, found, file.shown(found, known=known))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from consentd.cli.options import Verbs, add_daemon, add_verb, open_client
-from consentd.cli.out import DONE, REFUSED, UNDETERMINED, Out
+from consentd.cli.out import DONE, REFUSED, UNDETERMINED, Out, counted
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
 from consentd.errors import NotFoundError, NotReachedError
@@ -85,7 +85,7 @@ def import_fhir(arguments: argparse.Namespace, out: Out) -> int:
             counts.update(resource.result for resource in report.resources)
             out.lines(importer.format_json(report) if out.as_json else importer.format_text(report))
     summary = ", ".join(f"{counts[result]} {result}" for result in importer.ImportResult if counts[result])
-    out.message(f"{len(files)} files: {summary}")
+    out.message(f"{counted(len(files), 'files')}: {summary}")
     return UNDETERMINED if unreadable else REFUSED if refused else DONE
 
 

@@ -11,6 +11,7 @@ from consentd.cli.options import (
     Verbs,
     add_daemon,
     add_method,
+    add_pins,
     add_verb,
     open_client,
     read_hex,
@@ -68,9 +69,8 @@ def add_verbs(verbs: Verbs) -> None:
     under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
     one = add_verb(under, "new", new)
     one.add_argument("file", type=Path, metavar="FILE", help="the file to write; it must not exist")
-    one = add_verb(under, "prove", prove, _add_owner)
+    one = add_verb(under, "prove", prove, _add_owner, _add_pins)
     one.add_argument("file", type=Path, metavar="FILE", help="the file of the new key")
-    one.add_argument("--origin", required=True, metavar="NAME", help="the ledger's name")
     one.add_argument("--represents", action="store_true", help="who has the key represents the person, OWNER")
     signed = (_add_owner, add_method, add_tag, _add_sign_with, add_authority_seq, add_receipt, add_daemon)
     one = add_verb(under, "add", add, *signed, add_possession, more=_HELP)
@@ -85,6 +85,10 @@ def add_verbs(verbs: Verbs) -> None:
 
 def _add_owner(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("owner", metavar="OWNER", help="SCHEME:VALUE, `-` reads it from stdin; or a participant's id")
+
+
+def _add_pins(verb: argparse.ArgumentParser) -> None:
+    add_pins(verb, witnesses=False)
 
 
 def _add_sign_with(verb: argparse.ArgumentParser) -> None:
@@ -106,7 +110,7 @@ def prove(arguments: argparse.Namespace, out: Out) -> int:
     made = read_key_pair(arguments.file)
     owner, represents = _owner(arguments), arguments.represents
     key = made.public_key.hex()
-    proof = possession_of(made, owner, origin=arguments.origin, represents=represents).hex()
+    proof = possession_of(made, owner, origin=read_origin(arguments), represents=represents).hex()
     out.answer(f"{key} {proof}", type="possession", key=key, possession=proof)
     return DONE
 

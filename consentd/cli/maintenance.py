@@ -7,7 +7,7 @@ from pathlib import Path
 
 from consentd.cli.daemons import add_config, load_own_config
 from consentd.cli.options import Verbs, add_pins, add_verb, read_pins
-from consentd.cli.out import DISPROVED, DONE, PROVEN, UNDETERMINED, VERDICTS, Out
+from consentd.cli.out import DISPROVED, DONE, PROVEN, UNDETERMINED, VERDICTS, Out, counted
 from consentd.config import load
 from consentd.dumps import forbid_dumps
 from consentd.errors import InvalidError
@@ -72,9 +72,11 @@ def fsck(arguments: argparse.Namespace, out: Out) -> int:
     status = DISPROVED if report.faults else UNDETERMINED if report.not_checked else PROVEN
     verdict, _ = VERDICTS[status]
     out.answer(
-        f"{verdict}: {report.entries} entries, {report.seals} seals, {report.statements_opened} statements opened, "
-        f"{report.statements_erased} erased, {report.leaves_pruned} leaves and {report.statements_pruned} statements "
-        f"pruned, {len(report.faults)} faults" + (" or more" if report.stopped else ""),
+        f"{verdict}: {counted(report.entries, 'entries')}, {counted(report.seals, 'seals')}, "
+        f"{counted(report.statements_opened, 'statements')} opened, "
+        f"{report.statements_erased} erased, {counted(report.leaves_pruned, 'leaves')} and "
+        f"{counted(report.statements_pruned, 'statements')} "
+        f"pruned, {counted(len(report.faults), 'faults')}" + (" or more" if report.stopped else ""),
         type="report", verdict=verdict, size=report.size, entries=report.entries, seals=report.seals,
         statements_opened=report.statements_opened, statements_erased=report.statements_erased,
         leaves_pruned=report.leaves_pruned, statements_pruned=report.statements_pruned,
@@ -116,7 +118,7 @@ def rebuild_table(arguments: argparse.Namespace, out: Out) -> int:
 
     with out.progress("rebuilding") as progress:
         size = rebuild(load_own_config(arguments), progress)
-    out.answer(f"rebuilt from {size} leaves", type="table", size=size)
+    out.answer(f"rebuilt from {counted(size, 'leaves')}", type="table", size=size)
     return DONE
 
 
@@ -129,5 +131,6 @@ def verify_table(arguments: argparse.Namespace, out: Out) -> int:
     for what, count in found.items():
         out.answer(f"{what}: {count}", type="fault", what=what, count=count)
     verdict = "disproved" if found else "proven"
-    out.answer(f"{verdict}: {rows} rows at size {size}", type="table", verdict=verdict, rows=rows, size=size)
+    text = f"{verdict}: {counted(rows, 'rows')} at size {size}"
+    out.answer(text, type="table", verdict=verdict, rows=rows, size=size)
     return DISPROVED if found else PROVEN

@@ -5,7 +5,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -39,6 +39,18 @@ class Times(TypedDict):
 DEFAULT_TARGET = "127.0.0.1:7400"
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Formats help. The first line names what must be given alone: a verb has more than twenty options."""
+
+    def _format_usage(
+        self, usage: str | None, actions: Iterable[argparse.Action], groups: Any, prefix: str | None
+    ) -> str:
+        of_groups = {one for group in groups if group.required for one in group._group_actions}  # noqa: SLF001
+        needed = [one for one in actions if one.required or not one.option_strings or one in of_groups]
+        text: str = super()._format_usage(usage, needed, groups, prefix)
+        return text.replace(self._prog, f"{self._prog} [options]", 1)
+
+
 def add_verb(
     verbs: Verbs, name: str, run: Run, *shared: AddOptions, text: str = "", more: str = ""
 ) -> argparse.ArgumentParser:
@@ -51,7 +63,7 @@ def add_verb(
     text = text[:1].lower() + text[1:].rstrip(".")
     verb: argparse.ArgumentParser = verbs.add_parser(
         name, help=text.split("\n\n")[0].rstrip("."), description=text, epilog=more,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
     )  # fmt: skip
     verb.set_defaults(run=run)
     language = os.environ.get("LC_ALL") or os.environ.get("LC_MESSAGES") or os.environ.get("LANG") or ""
@@ -380,13 +392,6 @@ def read_hex(text: str, name: str, length: int = 0) -> bytes:
     if length and len(found) not in (0, length):
         raise InvalidError(f"{name} is not {length} bytes in hex")
     return found
-
-
-def write_evidence(path: Path, content: bytes, what: str) -> None:
-    """Write a file that only its owner can read, because the content is from persons' entries."""
-    from consentd.audit.sources import write_file
-
-    write_file(path, content, is_private=True, what=what)
 
 
 def _path(variable: str) -> Path | None:

@@ -58,6 +58,14 @@ def _plain(text: str) -> str:
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+_SINGULAR = {"entries": "entry", "leaves": "leaf", "accesses": "access"}
+
+
+def counted(count: int, things: str) -> str:
+    """Return a number of *things*, whose name is in the plural: ``1 fault``, ``2 faults``."""
+    return f"{count} {things if count != 1 else _SINGULAR.get(things, things.removesuffix('s'))}"
+
+
 class Out:
     """The output of a verb.
 

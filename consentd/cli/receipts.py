@@ -23,9 +23,9 @@ from consentd.cli.options import (
     read_policy,
     read_trust,
     report_log_keys,
-    write_evidence,
 )
-from consentd.cli.out import DONE, PROVEN, UNDETERMINED, Out
+from consentd.cli.out import DONE, PROVEN, UNDETERMINED, Out, counted
+from consentd.cli.outputs import output_path, write_evidence
 from consentd.core import codec, merkle
 from consentd.core.checkpoint import (
     is_signed_by,
@@ -71,7 +71,7 @@ def add_verbs(verbs: Verbs) -> None:
     """Add the verbs of this module to the parser."""
     verb = add_verb(verbs, "receipt", receipt, add_daemon, more=_RECEIPT_HELP)
     verb.add_argument("file", type=Path, metavar="FILE", help="a receipt stored with --receipt")
-    verb.add_argument("--save", type=Path, metavar="FILE", help="write the proof to FILE and the leaf to FILE.leaf")
+    verb.add_argument("--save", type=output_path, metavar="FILE", help="write the proof, and the leaf to FILE.leaf")
     verb = add_verb(verbs, "verify", verify, add_pins, more=_VERIFY_HELP)
     verb.add_argument("file", type=Path, metavar="FILE", help="the evidence; `-` reads it from stdin")
     verb.add_argument("--leaf", metavar="HEX|FILE", help="the leaf, in hex or in a file")
@@ -84,7 +84,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 def add_receipt(verb: argparse.ArgumentParser) -> None:
     """Add the options for the receipt's file and for the request_id."""
-    verb.add_argument("--receipt", type=Path, metavar="FILE", help="wait for the proof, and store the receipt in FILE")
+    verb.add_argument("--receipt", type=output_path, metavar="FILE", help="wait for the proof, and store the receipt")
     verb.add_argument(
         "--request-id", type=read_request_id, metavar="HEX",
         help="16 bytes in hex; repeat a write of unknown outcome with the same HEX (default: random)",
@@ -346,6 +346,6 @@ def _describe_leaf(leaf: bytes) -> tuple[str, bool]:
     except MalformedError as error:
         return str(error), False
     if isinstance(decoded, codec.Seal):
-        return f"a seal over {decoded.covers} entries", True
+        return f"a seal over {counted(decoded.covers, 'entries')}", True
     kind = EntryKind(decoded.kind).name if is_known(decoded.kind) else f"kind {decoded.kind}"
     return f"{kind}, seq {decoded.seq} of its chain, {format_instant(decoded.time_ms)}", is_known(decoded.kind)

@@ -20,9 +20,9 @@ from consentd.cli.options import (
     read_subject,
     read_text,
     read_u64,
-    write_evidence,
 )
 from consentd.cli.out import DISPROVED, DONE, UNDETERMINED, Out
+from consentd.cli.outputs import output_path, write_evidence
 from consentd.cli.receipts import receipt_fields
 from consentd.errors import ConsentdError, InvalidError, LaterError, StorageError
 
@@ -60,7 +60,7 @@ def add_verbs(verbs: Verbs) -> None:
     one.add_argument("--key", type=Path, required=True, metavar="FILE", help="signing key of the caller")
     one.add_argument("--legal-basis", required=True, metavar="CODE", help="a code of the vocabulary")
     one.add_argument("--reason", default="", metavar="TEXT", help="the order, without personal data")
-    one.add_argument("--certificate", type=Path, metavar="FILE",
+    one.add_argument("--certificate", type=output_path, metavar="FILE",
                      help="wait for the proof, and store it; with --file in FILE.1, FILE.2, … by line")  # fmt: skip
     add_verb(under, "holds", holds, add_subject, add_daemon)
     one = add_verb(under, "duties", duties, add_daemon)

@@ -126,7 +126,8 @@ export class ValidKeys {
 
 /** Return what the payload of an entry names. The end of an authority names it by the entry's ref. */
 export function namedBy({ kind, ref }: codec.Event, { payload }: codec.Statement): Named {
-  const [giver, publisher] = [kind === MANDATE ? readGiver(payload) : "", kind === NOTICE ? readPublisher(payload) : ""];
+  const giver = kind === MANDATE ? readGiver(payload) : "";
+  const publisher = kind === NOTICE ? readPublisher(payload) : "";
   return { giver, publisher, authority: readAuthoritySeq(kind, ref, payload) };
 }
 

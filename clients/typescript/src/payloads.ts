@@ -246,8 +246,9 @@ export function readGiver(payload: Uint8Array): string {
   return textOf(read(payload, MANDATE_STATEMENT, true)?.get(GIVER));
 }
 
-/** Return the participant whose notice a `NoticeStatement` states; empty: the realm's, or this is no such message. It is
- * read from a message of a later version too.
+/** Return the participant whose notice a `NoticeStatement` states; empty: the realm's, or this is no such message.
+ *
+ * It is read from a message of a later version too.
  */
 export function readPublisher(payload: Uint8Array): string {
   return textOf(read(payload, NOTICE_STATEMENT, true)?.get(PUBLISHER));
