@@ -3,16 +3,23 @@
 A certificate states names as subject alternative names (RFC 5280, 4.2.1.6). The registry says whose names they are
 (``ParticipantStatement.certificate_names``). The subject of a certificate, its common name, and names of other types
 count for nothing. That the certificate is genuine and in force was verified in the TLS handshake.
+But gRPC's library verifies signatures over SHA-1 and by RSA keys of 1,024 bits, which others can forge. Such a
+certificate names nobody.
 """
 
 from functools import lru_cache
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import dsa, rsa
 
 from consentd.core.certificate_name import DNS, URI
 from consentd.service.auth import UnauthenticatedError
 from consentd.table.table import Table
 
+LEAST_RSA_BITS = 2048
+"""The shortest RSA key of a certificate that names somebody (NIST SP 800-131A)."""
+_BROKEN = frozenset(("md5", "sha1"))
 MAX_PEM = 16 * 1024
 """The longest certificate whose names are read, in bytes of PEM. It has room for about 500 names."""
 
@@ -37,17 +44,30 @@ def named_participant(table: Table, pem: bytes) -> str:
 
 @lru_cache(maxsize=1024)  # a client shows its certificate once for a connection, and each of its calls asks
 def certificate_names(pem: bytes) -> tuple[str, ...]:
-    """Return the names of a certificate, in the form of registered names; none if it is too long, or malformed.
+    """Return the names of a certificate, in the form of registered names; none if it is too long, weak, or malformed.
 
     Host names are compared without regard to case (RFC 4343), so they are in lower case here. URIs are as stated.
     """
     if len(pem) > MAX_PEM:
         return ()
     try:
-        extensions = x509.load_pem_x509_certificate(pem).extensions
-        stated = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        certificate = x509.load_pem_x509_certificate(pem)
+        if _is_weak(certificate):
+            return ()
+        stated = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         hosts, uris = (stated.get_values_for_type(kind) for kind in (x509.DNSName, x509.UniformResourceIdentifier))
     except (ValueError, x509.InvalidVersion, x509.ExtensionNotFound, x509.DuplicateExtension,
-            x509.UnsupportedGeneralNameType):  # fmt: skip
+            x509.UnsupportedGeneralNameType, UnsupportedAlgorithm):  # fmt: skip
         return ()
     return (*(f"{DNS}{host.lower()}" for host in hosts), *(f"{URI}{uri}" for uri in uris))
+
+
+def _is_weak(certificate: x509.Certificate) -> bool:
+    """Return whether others could forge the certificate, or compute its private key.
+
+    Raises ``ValueError``, ``UnsupportedAlgorithm``: it has a key or a signature of an unknown kind.
+    """
+    key, signed = certificate.public_key(), certificate.signature_hash_algorithm  # Ed25519 has no hash of its own
+    if isinstance(key, dsa.DSAPublicKey) or (isinstance(key, rsa.RSAPublicKey) and key.key_size < LEAST_RSA_BITS):
+        return True
+    return signed is not None and signed.name in _BROKEN

@@ -9,11 +9,14 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 CLIENT_AUTH, SERVER_AUTH = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
 LOCALHOST = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+
+
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,7 @@ class Certificate:
     """A certificate, its private key, and the intermediate authorities that follow it in a chain."""
 
     certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
+    key: PrivateKey
     chain: tuple["Certificate", ...] = field(default=())
 
     @property
@@ -62,7 +65,8 @@ def make_authority(issuer: Certificate | None = None, name: str = "authority") -
 def make_certificate(
     authority: Certificate | None, name: str, names: Iterable[x509.GeneralName] = (), *,
     usages: Iterable[x509.ObjectIdentifier] = (), start: timedelta = timedelta(minutes=-5),
-    end: timedelta = timedelta(hours=1), raw_names: bytes | None = None,
+    end: timedelta = timedelta(hours=1), raw_names: bytes | None = None, key: PrivateKey | None = None,
+    is_authority: bool = False,
 ) -> Certificate:  # fmt: skip
     """Return a new certificate of *authority* for *name* at 127.0.0.1; None: it signs itself.
 
@@ -71,19 +75,22 @@ def make_certificate(
         usages: its extended key usages; none: the certificate does not limit its use.
         start, end: its validity, from now.
         raw_names: the DER of its subject alternative names, in place of all others.
+        key: its private key, in place of a new one. *is_authority*: whether it may sign others.
     """
     alternative: x509.ExtensionType = x509.SubjectAlternativeName([LOCALHOST, *names])
     if raw_names is not None:
         alternative = x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, raw_names)
-    return _make(name, authority, alternative, usages=usages, start=start, end=end)
+    return _make(
+        name, authority, alternative, usages=usages, start=start, end=end, key=key, is_authority=is_authority
+    )
 
 
 def _make(
     name: str, authority: Certificate | None, alternative: x509.ExtensionType | None = None, *,
     is_authority: bool = False, usages: Iterable[x509.ObjectIdentifier] = (),
-    start: timedelta = timedelta(minutes=-5), end: timedelta = timedelta(hours=1),
+    start: timedelta = timedelta(minutes=-5), end: timedelta = timedelta(hours=1), key: PrivateKey | None = None,
 ) -> Certificate:  # fmt: skip
-    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    key, now = key or ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     builder = (
         x509.CertificateBuilder()
