@@ -14,11 +14,12 @@ from cases.services import refusal, services
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
 from consentd.core.note import format_vkey
-from consentd.cosigning.keyfiles import read_signing_key
+from consentd.cosigning.keyfiles import read_signing_key, write_private
 from consentd.errors import DeniedError, OverloadedError, StorageError
 from consentd.ledger import reads
 from consentd.policy.dates import format_instant
 from consentd.sequencer.loop import Sequencer
+from consentd.service.auth import format_credential, make_token, token_hash
 from consentd.service.credentials import Credentials
 from consentd.v1 import admin_service_pb2 as ad
 from consentd.v1 import statement_pb2 as st
@@ -60,7 +61,7 @@ def test_a_credential_is_stated_when_it_is_added_and_when_it_is_revoked(running:
     card = client(running).add_credential("clinic-b", certificate_sha256=HASH)
     running.add_operator("operator/registrar", "ADMINISTER")
     client(running, "operator/registrar").revoke_credential(added.credential.credential_id)
-    made, pinned, revoked = acts(running)
+    made, pinned, _, revoked = acts(running)  # the third states that the file has the registrar
     assert made == st.AdministrationStatement(
         credential_added=st.CredentialAdded(
             credential_id=added.credential.credential_id, caller="operator/x", roles=sorted(roles),
@@ -100,10 +101,10 @@ def test_a_repeat_states_nothing_again_and_two_operators_may_use_one_id(running:
         client(running).revoke_credential(first.credential.credential_id)
     client(running, "operator/registrar").revoke_credential(first.credential.credential_id)
     assert [one.WhichOneof("act") for one in acts(running)] == [
-        "credential_added", "credential_added", "credential_revoked"
+        "credentials_file_changed", "credential_added", "credential_added", "credential_revoked"
     ]  # fmt: skip
     assert [one.attestation.attested_by for one in acts(running)] == [
-        "operator/main", "operator/registrar", "operator/main"
+        "", "operator/main", "operator/registrar", "operator/main"
     ]  # fmt: skip
     running.check_ledger()
 
@@ -200,6 +201,70 @@ def test_a_revocation_has_effect_if_the_ledger_cannot_be_written_and_a_repeat_st
     assert acts(running)[1].credential_revoked.credential_id == added.credential.credential_id
 
 
+def write_line(running: Running, caller: str, **more: Any) -> tuple[str, str]:
+    """Add a credential to the file, as a person with an editor does; return its token and its line."""
+    token = make_token()
+    line = format_credential(token, caller, **more)
+    write_private(running.config.callers.credentials_file, line, append=True)
+    return token, line
+
+
+def test_a_change_of_the_credentials_file_is_stated_when_it_is_read_again(running: Running) -> None:
+    path = running.config.callers.credentials_file
+    running.daemon.reload_credentials()
+    assert acts(running) == []  # nothing is other than at the start
+    running.tokens["new"], line = write_line(running, "clinic-b")
+    running.daemon.reload_credentials()
+    client_call(running, "new")
+    (added,) = acts(running)
+    assert not added.HasField("attestation")
+    (credential_id,) = added.credentials_file_changed.added_ids
+    found = services(running).credentials.all()
+    assert credential_id in {one.id for one, _ in found if one.caller == "clinic-b"}
+    assert token_hash(running.tokens["new"]) not in str(added)
+    running.daemon.reload_credentials()
+    assert len(acts(running)) == 1
+    path.write_text(path.read_text().replace(line.strip(), f"{line.strip()} label=night"))
+    running.daemon.reload_credentials()
+    assert len(acts(running)) == 1  # a label says nothing about who may call
+    path.write_text(path.read_text().replace(f"{line.strip()} label=night", ""))
+    running.daemon.reload_credentials()
+    assert refusal(lambda: client_call(running, "new")) == "UNAUTHENTICATED"
+    assert list(acts(running)[1].credentials_file_changed.removed_ids) == [credential_id]
+    running.check_ledger()
+
+
+def test_a_long_change_is_counted(running: Running) -> None:
+    for _ in range(103):
+        write_line(running, "clinic-b")
+    running.daemon.reload_credentials()
+    changed = acts(running)[0].credentials_file_changed
+    assert (len(changed.added_ids), changed.more_count) == (100, 3)
+
+
+def test_what_ends_in_the_file_ends_also_if_the_ledger_cannot_be_written_and_nothing_begins(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = running.config.callers.credentials_file
+    running.tokens["old"], line = write_line(running, "clinic-b")
+    running.daemon.reload_credentials()
+    path.write_text(path.read_text().replace(line, ""))
+    running.tokens["new"], _ = write_line(running, "clinic-b")
+
+    def submit(*_: Any, **__: Any) -> Any:
+        raise StorageError("disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sequencer, "submit", submit)
+        with pytest.raises(StorageError):
+            running.daemon.reload_credentials()
+        for who in ("old", "new"):
+            assert refusal(lambda who=who: client_call(running, who)) == "UNAUTHENTICATED"
+    running.daemon.reload_credentials()
+    client_call(running, "new")
+    assert len(acts(running)[1].credentials_file_changed.added_ids) == 1
+
+
 def client_call(running: Running, who: str) -> Any:
     from consentd.v1 import registry_service_pb2 as rs
 
@@ -247,3 +312,6 @@ def test_an_act_is_described_in_one_line() -> None:
     ):
         message = st.AdministrationStatement(**act, attestation=by("operator/main"))  # type: ignore[arg-type]
         assert administration(message, "en") == text
+    changed = st.CredentialsFileChanged(added_ids=["a", "b"], removed_ids=["c"], more_count=7)
+    message = st.AdministrationStatement(credentials_file_changed=changed)
+    assert administration(message, "en") == "?: credentials file changed +2 -1 ±0 …7"

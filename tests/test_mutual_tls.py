@@ -3,6 +3,7 @@
 import socket
 import ssl
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from datetime import timedelta
@@ -19,6 +20,7 @@ from cases.fakes import HANG_S
 from cases.mutual_tls import TLS, MutualTls, dns, uris
 from cases.processes import DaemonProcess
 from consentd.cosigning.keyfiles import write_private
+from consentd.server import rpc_server
 from consentd.server.keys import make_keys
 from consentd.service.auth import format_credential, make_token
 from consentd.v1 import consent_pb2 as pb
@@ -238,6 +240,30 @@ def test_the_authorities_of_clients_are_read_again(tmp_path: Path) -> None:
             (tmp_path / "tls/clients.pem").write_text("no certificate")
             served.daemon.reload()
             assert served.ask(new) == "clinic-b"
+    finally:
+        served.stop()
+
+
+def test_an_open_connection_of_an_authority_that_was_taken_out_ends_with_its_age(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rpc_server, "_CONNECTION_AGE_MS", 300)
+    served = MutualTls(tmp_path)
+    try:
+        served.register("clinic-b", CLINIC)
+        second = make_authority(name="clients too")
+        old, new = _gw(served), _gw(served, authority=second)
+        with served.connect(old) as first:
+            assert served.ask_on(first) == "clinic-b"
+            served.trust(second)
+            served.daemon.reload()
+            while served.ask_on(first) == "clinic-b":
+                pass
+            with served.connect(new) as other:  # a client that is trusted connects again by itself
+                began = time.monotonic()
+                while time.monotonic() < began + 1 or served.ask_on(other) != "clinic-b":
+                    served.ask_on(other)  # one call may find the old connection ended
+            assert served.ask_on(first) == "UNAVAILABLE"
     finally:
         served.stop()
 

@@ -226,6 +226,28 @@ def test_it_is_short_and_its_make_targets_exist() -> None:
     assert set(re.findall(r"(?:^|`)make ([a-z]+)", README, re.MULTILINE)) <= targets
 
 
+def test_the_guide_to_production_takes_less_than_half_an_hour_to_read_and_type() -> None:
+    """At 120 words a minute, the pace of a careful reader in a second language, and three commands a minute: most are
+    copied.
+
+    Everything that is to be typed is run by a test, but for what needs another program or the system's users.
+    """
+    blocks_of = TEXTS["GOING-TO-PRODUCTION.md"]
+    prose = re.sub(r"^```.*?^```$", "", GUIDE, flags=re.DOTALL | re.MULTILINE)
+    commands = [one for block in blocks_of if block.language == "sh" for one in commands_of(block.text)]
+    minutes = len(prose.split()) / 120 + len(commands) / 3
+    assert 40 < len(commands) < 70
+    assert minutes < 30
+    skipped = [block.heading for block in blocks_of if "skip" in block.marks]
+    assert skipped == ["1. Install", "7. Alarms, and a backup", "7. Alarms, and a backup"]
+
+
+def commands_of(text: str) -> list[str]:
+    """Return the commands of a block: a line that continues, and what a here-document has, are parts of one."""
+    text = re.sub(r"<<'?END'?.*?^END$", "", text.replace("\\\n", " "), flags=re.DOTALL | re.MULTILINE)
+    return [line for line in text.splitlines() if line.strip() not in ("", "done") and not line.startswith("#")]
+
+
 def test_each_word_of_ours_is_explained_once() -> None:
     table = README.partition("## Words")[2].partition("\n## ")[0]
     words = [word for row in re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE) for word in row.strip("*").split(", ")]

@@ -55,6 +55,7 @@ from consentd.server.rpc_server import RpcServer
 from consentd.server.scrubber import Scrubber
 from consentd.server.signals import Signals
 from consentd.server.tls import http_context, read_tls_files
+from consentd.service.acts import reload_file
 from consentd.service.authentication import Authentication
 from consentd.service.credential_rows import CredentialRows
 from consentd.service.credentials import Credentials
@@ -171,9 +172,8 @@ class Daemon:
     def reload_credentials(self) -> None:
         """Read the credentials file again. Raises as ``Credentials.reload``, and keeps the present ones then."""
         if self.credentials is not None:
-            log.info("credentials reloaded: %d tokens, %d certificates", *self.credentials.reload())
-        if self.service_state.services is not None:
-            self.service_state.services.credential_rows.write()
+            counts = reload_file(self.credentials, self.service_state.services)
+            log.info("credentials reloaded: %d tokens, %d certificates", *counts)
 
     def _reload_certificates(self) -> None:
         check_tls_keys(self.config)

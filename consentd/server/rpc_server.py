@@ -56,6 +56,7 @@ _DRAIN_STEP_S = 0.005
 _PENDING = 20_000  # calls whose headers are there, and which the transport has not taken yet
 _PARKED = 8  # times ``max_calls``: how many refused calls may wait for their answer
 _WINDOW = 16 * 1024  # bytes of a message that a peer may send before the call is admitted
+_CONNECTION_AGE_MS = 3_600_000
 _KEEPALIVE_MS = 60_000  # how often a silent peer is asked whether it is still there
 _LEAST_PING_MS = 10_000  # how often a client may ask the same; our Python client asks half as often
 
@@ -389,6 +390,8 @@ def _options(config: GrpcConfig) -> list[tuple[str, Any]]:
         ("grpc.http2.lookahead_bytes", _WINDOW),
         ("grpc.http2.bdp_probe", 0),
         ("grpc.max_connection_idle_ms", config.idle_timeout_ms),
+        # Then clients connect anew, so an authority that was taken out of `client_ca_file` counts for no longer.
+        ("grpc.max_connection_age_ms", _CONNECTION_AGE_MS),
         ("grpc.server_handshake_timeout_ms", config.receive_timeout_ms),
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", config.send_timeout_ms),

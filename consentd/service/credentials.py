@@ -48,7 +48,7 @@ from consentd.service.auth import (
     read_credentials,
     token_hash,
 )  # fmt: skip
-from consentd.service.known_credentials import Metadata, bearer, merge, pem_hash
+from consentd.service.known_credentials import FileChange, Metadata, bearer, compare, merge, pem_hash
 from consentd.service.operator_roles import NO_ROLES, OperatorRole, Roles
 
 log = logging.getLogger(__name__)
@@ -77,6 +77,9 @@ class Identity(NamedTuple):
 _NOBODY = Identity("")
 
 State = Callable[[Credential], None]
+
+
+StateChange = Callable[[FileChange], None]
 
 
 def _nowhere(credential: Credential) -> None:
@@ -301,15 +304,31 @@ class Credentials:
         known, now_ms = self._known, self._clock.wall_ms()
         return [*(one for one in known.tokens.values() if one.is_valid(now_ms)), *known.certificates.values()]
 
-    def reload(self) -> tuple[int, int]:
+    def reload(self, state: StateChange = lambda _: None) -> tuple[int, int]:
         """Read the credentials file again; return the numbers of tokens and certificates that are valid now.
+
+        *state* states in the ledger what is other than before, before it has effect. But a stolen credential must end
+        also if the ledger cannot be written: then what ends has effect and nothing else, and what *state* raises is
+        raised.
 
         Raises as ``read_credentials``, and changes nothing then.
         """
         with self._lock:
-            listed = read_credentials(self._path).credentials
+            listed, before = read_credentials(self._path).credentials, self._listed
+            change, unstated = compare(before, listed), None
+            if any(change):
+                try:
+                    state(change)
+                except ConsentdError as error:
+                    unstated = error
+                    listed = {
+                        key: listed[key] if listed[key].revoked_ms else old
+                        for key, old in before.items() if key in listed
+                    }  # fmt: skip
             self._known = known = merge(listed, self._issued)
             self._listed = listed
+        if unstated is not None:
+            raise unstated
         now_ms = self._clock.wall_ms()
         tokens, certificates = (
             sum(one.is_valid(now_ms) for one in kind.values()) for kind in (known.tokens, known.certificates)

@@ -5,6 +5,7 @@ import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 from consentd.errors import InvalidError
 from consentd.service.auth import Credential, CredentialKind, Key, first_ending
@@ -47,3 +48,30 @@ def merge(listed: Mapping[Key, Credential], issued: Mapping[Key, Credential]) ->
 def pem_hash(pem: bytes) -> str:
     """Return the hash by which a client certificate, PEM, is found: SHA-256 of its DER, hex."""
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))).hexdigest()
+
+
+class FileChange(NamedTuple):
+    """How the credentials file differs from what was read before: ids of credentials.
+
+    Attributes:
+        removed: those that are no longer there, or are revoked now.
+        changed: those whose caller, roles or end are others.
+    """
+
+    added: frozenset[str] = frozenset()
+    removed: frozenset[str] = frozenset()
+    changed: frozenset[str] = frozenset()
+
+
+def compare(before: Mapping[Key, Credential], after: Mapping[Key, Credential]) -> FileChange:
+    """Return how a file differs from what was read before."""
+    both = [(before[key], after[key]) for key in before.keys() & after.keys()]
+    ended = {new.id for old, new in both if new.revoked_ms and not old.revoked_ms}
+    changed = {
+        new.id for old, new in both
+        if (old.caller, old.roles, old.end_ms, old.revoked_ms) != (new.caller, new.roles, new.end_ms, new.revoked_ms)
+    }  # fmt: skip
+    return FileChange(
+        frozenset(after[key].id for key in after.keys() - before.keys()),
+        frozenset(before[key].id for key in before.keys() - after.keys()) | ended, frozenset(changed - ended),
+    )

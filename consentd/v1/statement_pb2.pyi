@@ -2381,12 +2381,56 @@ class BackupStarted(_message.Message):
 Global___BackupStarted: _TypeAlias = BackupStarted  # noqa: Y015
 
 @_typing.final
+class CredentialsFileChanged(_message.Message):
+    """CredentialsFileChanged says that somebody changed the file of credentials on the machine, and that the daemon reads it
+    again. It has no token, and no hash of one. Each list has 32 hex digits for each credential, at most 100 in order; what is
+    beyond is counted.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDED_IDS_FIELD_NUMBER: _builtins.int
+    REMOVED_IDS_FIELD_NUMBER: _builtins.int
+    CHANGED_IDS_FIELD_NUMBER: _builtins.int
+    MORE_COUNT_FIELD_NUMBER: _builtins.int
+    more_count: _builtins.int
+    """more_count is the number of credentials that are not in these lists."""
+    @_builtins.property
+    def added_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """added_ids are of credentials that the file has now, and had not before."""
+
+    @_builtins.property
+    def removed_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """removed_ids are of credentials that it has not any more, or that it says are revoked."""
+
+    @_builtins.property
+    def changed_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """changed_ids are of credentials whose caller, roles or end are others now."""
+
+    def __init__(
+        self,
+        *,
+        added_ids: _abc.Iterable[_builtins.str] | None = ...,
+        removed_ids: _abc.Iterable[_builtins.str] | None = ...,
+        changed_ids: _abc.Iterable[_builtins.str] | None = ...,
+        more_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_ids", b"added_ids", "changed_ids", b"changed_ids", "more_count", b"more_count", "removed_ids", b"removed_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CredentialsFileChanged: _TypeAlias = CredentialsFileChanged  # noqa: Y015
+
+@_typing.final
 class AdministrationStatement(_message.Message):
     """AdministrationStatement records an act of an operator on the daemon, before it has effect. So there is no act without an
     entry; but if the daemon stops in between, there may be an entry without the act. A revocation alone has effect also
     while the ledger cannot be written. What is an entry of its own is not
     recorded a second time: the registry, holds, prunings, and rotations of the log key and the statement key. What somebody
-    changes on the machine, in the credentials file for example, is not recorded.
+    changes on the machine is recorded if the daemon is asked to read it again (SIGHUP), and then by nobody's word: the daemon
+    does not know who it was.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -2395,6 +2439,7 @@ class AdministrationStatement(_message.Message):
     CREDENTIAL_REVOKED_FIELD_NUMBER: _builtins.int
     VAULT_KEY_ROTATION_STARTED_FIELD_NUMBER: _builtins.int
     BACKUP_STARTED_FIELD_NUMBER: _builtins.int
+    CREDENTIALS_FILE_CHANGED_FIELD_NUMBER: _builtins.int
     ATTESTATION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def credential_added(self) -> Global___CredentialAdded:
@@ -2413,8 +2458,12 @@ class AdministrationStatement(_message.Message):
         """backup_started: RPC StartBackup."""
 
     @_builtins.property
+    def credentials_file_changed(self) -> Global___CredentialsFileChanged:
+        """credentials_file_changed: the daemon has read the credentials file again."""
+
+    @_builtins.property
     def attestation(self) -> Global___Attestation:
-        """attestation names the operator."""
+        """attestation names the operator; absent in credentials_file_changed."""
 
     def __init__(
         self,
@@ -2423,13 +2472,14 @@ class AdministrationStatement(_message.Message):
         credential_revoked: Global___CredentialRevoked | None = ...,
         vault_key_rotation_started: Global___VaultKeyRotationStarted | None = ...,
         backup_started: Global___BackupStarted | None = ...,
+        credentials_file_changed: Global___CredentialsFileChanged | None = ...,
         attestation: Global___Attestation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["act", b"act", "attestation", b"attestation", "backup_started", b"backup_started", "credential_added", b"credential_added", "credential_revoked", b"credential_revoked", "vault_key_rotation_started", b"vault_key_rotation_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["act", b"act", "attestation", b"attestation", "backup_started", b"backup_started", "credential_added", b"credential_added", "credential_revoked", b"credential_revoked", "credentials_file_changed", b"credentials_file_changed", "vault_key_rotation_started", b"vault_key_rotation_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["act", b"act", "attestation", b"attestation", "backup_started", b"backup_started", "credential_added", b"credential_added", "credential_revoked", b"credential_revoked", "vault_key_rotation_started", b"vault_key_rotation_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["act", b"act", "attestation", b"attestation", "backup_started", b"backup_started", "credential_added", b"credential_added", "credential_revoked", b"credential_revoked", "credentials_file_changed", b"credentials_file_changed", "vault_key_rotation_started", b"vault_key_rotation_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_act: _TypeAlias = _typing.Literal["credential_added", "credential_revoked", "vault_key_rotation_started", "backup_started"]  # noqa: Y015
+    _WhichOneofReturnType_act: _TypeAlias = _typing.Literal["credential_added", "credential_revoked", "vault_key_rotation_started", "backup_started", "credentials_file_changed"]  # noqa: Y015
     _WhichOneofArgType_act: _TypeAlias = _typing.Literal["act", b"act"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_act) -> _WhichOneofReturnType_act | None: ...
 

@@ -60,6 +60,7 @@ _LABELS: Mapping[str, tuple[str, str]] = {
     "CREDENTIAL_REVOKED": ("인증 정보 취소", "credential revoked"),
     "VAULT_KEY_ROTATION_STARTED": ("금고 키 교체 시작", "rotation of the vault key started"),
     "BACKUP_STARTED": ("백업 시작", "backup started"),
+    "CREDENTIALS_FILE_CHANGED": ("자격 증명 파일 변경", "credentials file changed"),
     "PERMIT": ("허용", "permitted"),
     "PARTIAL": ("일부 허용", "permitted in part"),
     "DENY": ("거부", "denied"),

@@ -197,7 +197,11 @@ def mandate(message: st.MandateStatement, lang: str) -> str:
 def administration(message: st.AdministrationStatement, lang: str) -> str:
     """Describe an act of an operator in one line: who did it, what, and whose credential it is about."""
     act = message.WhichOneof("act")
-    done = f"{message.attestation.attested_by}: {label((act or 'unknown').upper(), lang)}"
+    done = f"{message.attestation.attested_by or '?'}: {label((act or 'unknown').upper(), lang)}"
+    if act == "credentials_file_changed":
+        changed = message.credentials_file_changed
+        counts = (len(changed.added_ids), len(changed.removed_ids), len(changed.changed_ids), changed.more_count)
+        return "{} +{} -{} ±{} …{}".format(done, *counts).removesuffix(" …0")
     if act == "credential_added":
         added = message.credential_added
         roles = joined([enum_name(st.OperatorRole, role, "OPERATOR_ROLE_") for role in added.roles], "")

@@ -13,12 +13,20 @@ def check_act(message: st.AdministrationStatement) -> None:
     """Check an act of an operator. The sequencer and ``audit replay`` call this.
 
     Raises:
-        DeniedError: nobody attests it who is an operator.
-        InvalidError: it states no act, or not whose credential it is about.
+        DeniedError: nobody attests it who is an operator; or somebody attests a change of the credentials file.
+        InvalidError: it states no act, or not which credential it is about.
     """
+    act = message.WhichOneof("act")
+    if act == "credentials_file_changed":  # on the machine, by somebody whom the daemon does not know
+        if message.attestation.attested_by:
+            raise DeniedError("nobody attests that the credentials file was changed")
+        changed = message.credentials_file_changed
+        ids = [*changed.added_ids, *changed.removed_ids, *changed.changed_ids]
+        if not ids or not all(map(_CREDENTIAL_ID.fullmatch, ids)):
+            raise InvalidError("change of the credentials file names no credential")
+        return
     if not is_operator(message.attestation.attested_by):
         raise DeniedError("administration is attested by an operator")
-    act = message.WhichOneof("act")
     if act is None:
         raise InvalidError("administration states no act")
     if act in ("credential_added", "credential_revoked"):
