@@ -17,6 +17,7 @@ from consentd.core.kinds import AUTHORS, OWN_CHAIN, EntryKind, Owner, authors_of
 from consentd.errors import SignatureError, UnknownKeyError
 
 MAX_AUTHOR_SKEW_MS = limits.AUTHOR_SKEW_MS
+_TAG_SIZE = 32
 FOREVER_MS = (1 << 64) - 1  # end of the validity of a key that was not retired
 LEDGER_CHAIN = "ledger"
 """Public name of the chain that states which keys are the daemon's."""
@@ -67,6 +68,12 @@ def names_nothing(event: codec.Event, payload: bytes) -> Named:
 def representative(tag: bytes, authority_seq: int) -> bytes:
     """Return how a ``KeyValidity`` names the representative by an authority: ``tag[32] ‖ seq u64`` of its entry."""
     return tag + authority_seq.to_bytes(8)
+
+
+def authority_of(validity: KeyValidity) -> int:
+    """Return the seq of the AUTHORITY entry by which a representative has this key."""
+    assert isinstance(validity.tag_or_name, bytes), "key of a representative has the tag of the person"
+    return int.from_bytes(validity.tag_or_name[_TAG_SIZE:])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +162,7 @@ def may_author(validity: KeyValidity, event: codec.Event, named: Named = NAMES_N
         # a key of a representative in force as the person's own.
         whose = bytes(validity.tag_or_name) if isinstance(validity.tag_or_name, bytes) else b""
         is_known = event.kind in AUTHORS
-        return whose == representative(event.tag, named.authority) if is_known else whose[:32] == event.tag
+        return whose == representative(event.tag, named.authority) if is_known else whose[:_TAG_SIZE] == event.tag
     if validity.owner is Owner.SUBJECT:
         # A person appoints no key of somebody else. They end the authority.
         is_own = event.kind != EntryKind.KEY or not named.authority

@@ -16,7 +16,7 @@ from dataclasses import replace
 from consentd.core import history
 from consentd.core.checkpoint import Checkpoint, open_own
 from consentd.core.history import ChainProof, HistoryEntry, HistoryProof, RotationProof, SealedCheckpoint, VerifiedEntry
-from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX, ValidKeys, may_author
+from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX, ValidKeys, authority_of, may_author
 from consentd.core.kinds import EntryKind, Owner
 from consentd.errors import InvalidError, MalformedError, ProofError, VerificationError
 from consentd.statements.authorities import NamedAuthorities
@@ -242,5 +242,5 @@ def _author(entry: VerifiedEntry, keys: ValidKeys) -> str:
     if validity.owner is Owner.LEDGER:
         return LEDGER_CHAIN
     if validity.owner is Owner.REPRESENTATIVE:
-        return f"{REPRESENTATIVE_PREFIX}{named.authority}"
+        return f"{REPRESENTATIVE_PREFIX}{authority_of(validity)}"
     return SUBJECT if validity.owner is Owner.SUBJECT else f"{PARTICIPANT_PREFIX}{validity.tag_or_name!s}"
