@@ -24,6 +24,7 @@ from consentd.cli import (
     audits,
     authorities,
     backups,
+    campaigns,
     certificates,
     consents,
     credentials,
@@ -49,8 +50,8 @@ environment: CONSENTD_TARGET, CONSENTD_TOKEN, CONSENTD_TOKEN_FILE, CONSENTD_LOG_
 a person is written SCHEME:VALUE, as in `mhid:MH-0001`; `-` reads it from stdin, so that no other user can see it.
 """
 _MODULES = (
-    daemons, certificates, credentials, keys, participants, roles, consents, authorities, notices, accesses, histories,
-    receipts, imports, administration, backups, subjects, maintenance, adoptions,
+    daemons, certificates, credentials, keys, participants, roles, consents, authorities, notices, campaigns, accesses,
+    histories, receipts, imports, administration, backups, subjects, maintenance, adoptions,
 )  # fmt: skip
 _SERVER_MODULES = frozenset(
     {"rocksdict", "lmdb", "cryptography", "pyrage", "prometheus_client", "grpc_health", "grpc_reflection"}

@@ -19,6 +19,7 @@ from consentd.sequencer.commands.write import Request, SignedEntry, enrolled_tag
 from consentd.sequencer.pool import Written
 from consentd.service import requests
 from consentd.service.authorities import AuthorityReader
+from consentd.service.campaigns import list_reconsents
 from consentd.service.consent_records import ConsentReader, read_filter
 from consentd.service.consistency import reach
 from consentd.service.context import Context
@@ -203,6 +204,11 @@ class ConsentService(Servicer):
         return cs.ListAuthoritiesResponse(
             records=page, revision=revision(at.tree_size, root), next_page_token=token
         )
+
+    @rpc
+    async def ListReconsents(self, request: cs.ListReconsentsRequest, context: Context) -> cs.ListReconsentsResponse:
+        """List the consents that a version of a notice asks for again."""
+        return await list_reconsents(self, request, context)
 
     # -- steps ------------------------------------------------------------------------------------------------
 

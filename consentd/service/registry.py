@@ -13,8 +13,9 @@ from consentd.errors import InvalidError, NotFoundError
 from consentd.ledger import reads
 from consentd.policy.delegation import Delegation
 from consentd.sequencer.commands import person_keys, registry
-from consentd.sequencer.commands.callers import PARTICIPANT_ID, check_author, unenrolled_id
+from consentd.sequencer.commands.callers import check_author, unenrolled_id
 from consentd.sequencer.commands.write import enrolled_tag
+from consentd.service.campaigns import find_notice, get_campaign
 from consentd.service.consistency import reach
 from consentd.service.context import Context
 from consentd.service.earlier_registry import EarlierRegistry
@@ -254,12 +255,13 @@ class RegistryService(Servicer):
             notice = earlier.version(codec.NOTICE_PREFIX + request.notice_id, request.version)
             return rs.GetNoticeResponse(notice=notice, revision=earlier.revision)
         with self.services.table.read() as snapshot:
-            # The id becomes a prefix of rows to read, so an id that is not valid could match rows of another notice.
-            known = PARTICIPANT_ID.fullmatch(request.notice_id)
-            found = snapshot.notice(request.notice_id, request.version) if known else None
-            if found is None:
-                raise NotFoundError("no such notice version")
+            found = find_notice(snapshot, request.notice_id, request.version)
             return rs.GetNoticeResponse(notice=found, revision=_revision(snapshot))
+
+    @rpc
+    async def GetCampaign(self, request: rs.GetCampaignRequest, context: Context) -> rs.GetCampaignResponse:
+        """Count the consents under the versions of a notice."""
+        return await get_campaign(self, request, context)
 
     @rpc
     async def GetRules(self, request: rs.GetRulesRequest, context: Context) -> rs.GetRulesResponse:

@@ -155,6 +155,7 @@ GetAuthority            unknown   -  -  -   -  -  -  -  -   -  n  n  -   n  n   
 ListAuthorities         own       -  -  -   -  -  -  -  -   -  A  A  -   A  A   -  -  -
 ListAuthorities         other     -  -  -   -  -  -  -  -   -  A  A  -   n  n   -  -  -
 ListAuthorities         unknown   -  -  -   -  -  -  -  -   -  n  n  -   n  n   -  -  -
+ListReconsents          other     -  -  -   A  A  A  -  -   -  -  -  -   -  -   -  -  -
 
 GetCheckpoint           public    A  A  A   A  A  A  A  A   A  A  A  A   A  A   A  A  A
 GetConsistencyProof     public    A  A  A   A  A  A  A  A   A  A  A  A   A  A   A  A  A
@@ -212,6 +213,8 @@ GetParticipant          public    -  -  -   A  A  A  A  A   A  A  A  A   A  A   
 ListParticipants        public    -  -  -   A  A  A  A  A   A  A  A  A   A  A   A  A  A
 GetVocabulary           public    -  -  -   A  A  A  A  A   A  A  A  A   A  A   A  A  A
 GetNotice               public    -  -  -   A  A  A  A  A   A  A  A  A   A  A   A  A  A
+GetCampaign             own       -  -  -   A  A  A  A  A   -  -  -  -   -  -   -  -  -
+GetCampaign             other     -  -  -   n  n  n  n  n   -  -  -  -   -  -   -  -  A
 GetRules                public    -  -  -   A  A  A  A  A   A  A  A  A   A  A   A  A  A
 
 StartPruning            public    -  -  -   -  -  -  -  -   -  -  -  -   -  -   A  -  -

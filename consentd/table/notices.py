@@ -10,7 +10,8 @@ from consentd.core import codec
 from consentd.policy import model
 from consentd.policy.subject import ENTRY, HEADER
 from consentd.table.chain_owners import ChainOwners
-from consentd.table.view import U32, U64, campaign_key, count_key, notice_key
+from consentd.table.notice_keys import campaign_key, count_key, notice_key
+from consentd.table.view import U32, U64
 from consentd.v1 import statement_pb2 as st
 
 

@@ -26,6 +26,7 @@ from consentd.store import RowReader, prefix_end
 from consentd.store.lmdb import MAX_KEY
 from consentd.table import credential_rows
 from consentd.table.checked_rows import RowCheck
+from consentd.table.notice_keys import count_key, notice_key
 from consentd.table.participant_rows import registered_participant
 from consentd.table.registry import Mandate, Participant, Registry, RegistryCache
 from consentd.v1 import statement_pb2 as st
@@ -57,21 +58,6 @@ def is_derived(key: bytes) -> bool:
 def certificate_key(name: str) -> bytes:
     """Return the key of the row that says whose certificate name this is."""
     return b"x" + name.encode()
-
-
-def notice_key(notice_id: str, version: int) -> bytes:
-    """Return the key of the row of a version of a notice."""
-    return b"n" + notice_id.encode() + b"\0" + U32.pack(version)
-
-
-def campaign_key(notice: int) -> bytes:
-    """Return the key of the row that says from when consents under a version of a notice are paused."""
-    return b"w" + U32.pack(notice)
-
-
-def count_key(notice: int) -> bytes:
-    """Return the key of the row that counts the consents under a version of a notice."""
-    return b"t" + U32.pack(notice)
 
 
 def authority_key(tag: bytes, seq: int) -> bytes:
@@ -305,6 +291,11 @@ class View:
         """Return the number of a version of a notice; 0: this version was not published."""
         row = self._get(notice_key(notice_id, version)) if version > 0 else None
         return 0 if row is None else int(U32.unpack_from(row)[0])
+
+    def notice_numbers(self, notice_id: str) -> Iterator[tuple[int, int]]:
+        """Yield the versions of a notice, each with its number."""
+        for key, row in self._rows(notice_key(notice_id, 0)[: -U32.size]):
+            yield U32.unpack(key[-U32.size :])[0], U32.unpack_from(row)[0]
 
     def consents_under(self, notice: int) -> int:
         """Return how many consents are in force under the version of a notice with this number, ended ones included."""

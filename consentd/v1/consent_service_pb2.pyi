@@ -1197,3 +1197,111 @@ class ListAuthoritiesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListAuthoritiesResponse: _TypeAlias = ListAuthoritiesResponse  # noqa: Y015
+
+@_typing.final
+class ListReconsentsRequest(_message.Message):
+    """ListReconsentsRequest selects a version of a notice that asks for new consents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOTICE_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    notice_id: _builtins.str
+    """notice_id names the notice."""
+    version: _builtins.int
+    """version that asks for new consents; 0: the latest version."""
+    page_size: _builtins.int
+    """page_size is the most items of a page; 0 or more than 1,000 means 1,000."""
+    page_token: _builtins.str
+    """page_token is the next_page_token of the previous page; empty: the first page. The other fields, except page_size,
+    must be those of the request for that page.
+    """
+    def __init__(
+        self,
+        *,
+        notice_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["notice_id", b"notice_id", "page_size", b"page_size", "page_token", b"page_token", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReconsentsRequest: _TypeAlias = ListReconsentsRequest  # noqa: Y015
+
+@_typing.final
+class Reconsent(_message.Message):
+    """Reconsent is a consent under an earlier version of a notice than the one that asks for a new consent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAG_FIELD_NUMBER: _builtins.int
+    CONSENT_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    NOTICE_VERSION_FIELD_NUMBER: _builtins.int
+    RECONSENT_BY_TIME_MS_FIELD_NUMBER: _builtins.int
+    tag: _builtins.bytes
+    """tag is the person's tag, 32 bytes."""
+    consent_id: _builtins.str
+    """consent_id names the consent."""
+    version: _builtins.int
+    """version of the consent that is in force, which an amendment states as based_on_version."""
+    notice_version: _builtins.int
+    """notice_version is the version of the notice that it names."""
+    reconsent_by_time_ms: _builtins.int
+    """reconsent_by_time_ms is from when the consent is paused, UTC milliseconds."""
+    def __init__(
+        self,
+        *,
+        tag: _builtins.bytes = ...,
+        consent_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        notice_version: _builtins.int = ...,
+        reconsent_by_time_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent_id", b"consent_id", "notice_version", b"notice_version", "reconsent_by_time_ms", b"reconsent_by_time_ms", "tag", b"tag", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reconsent: _TypeAlias = Reconsent  # noqa: Y015
+
+@_typing.final
+class ListReconsentsResponse(_message.Message):
+    """ListReconsentsResponse is a page of the consents that a campaign asks for again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECONSENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token is the token of the next page; empty: this is the last page."""
+    @_builtins.property
+    def reconsents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reconsent]:
+        """reconsents, in the order of tags."""
+
+    @_builtins.property
+    def revision(self) -> _consent_pb2.Revision:
+        """revision is the state that this page reflects."""
+
+    def __init__(
+        self,
+        *,
+        reconsents: _abc.Iterable[Global___Reconsent] | None = ...,
+        next_page_token: _builtins.str = ...,
+        revision: _consent_pb2.Revision | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "reconsents", b"reconsents", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReconsentsResponse: _TypeAlias = ListReconsentsResponse  # noqa: Y015

@@ -98,6 +98,11 @@ class ConsentServiceStub(object):
                 request_serializer=consentd_dot_v1_dot_consent__service__pb2.ListAuthoritiesRequest.SerializeToString,
                 response_deserializer=consentd_dot_v1_dot_consent__service__pb2.ListAuthoritiesResponse.FromString,
                 _registered_method=True)
+        self.ListReconsents = channel.unary_unary(
+                '/consentd.v1.ConsentService/ListReconsents',
+                request_serializer=consentd_dot_v1_dot_consent__service__pb2.ListReconsentsRequest.SerializeToString,
+                response_deserializer=consentd_dot_v1_dot_consent__service__pb2.ListReconsentsResponse.FromString,
+                _registered_method=True)
 
 
 class ConsentServiceServicer(object):
@@ -201,6 +206,17 @@ class ConsentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListReconsents(self, request, context):
+        """ListReconsents lists who has not answered a version of a notice that asks for new consents: the consents that are not
+        withdrawn or ended, and whose current version names an earlier version of the notice. To the notice's participant it
+        shows all of them, and to every other participant those whose permits name it, or a group that it is in, as an actor
+        or a holder. Persons are named by their tags. Each page shows the state of its own time, in the order of tags, and may
+        be empty and not be the last one. Cost: a page reads at most 5,000 persons (page_persons), about 20 ms.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ConsentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -263,6 +279,11 @@ def add_ConsentServiceServicer_to_server(servicer, server):
                     servicer.ListAuthorities,
                     request_deserializer=consentd_dot_v1_dot_consent__service__pb2.ListAuthoritiesRequest.FromString,
                     response_serializer=consentd_dot_v1_dot_consent__service__pb2.ListAuthoritiesResponse.SerializeToString,
+            ),
+            'ListReconsents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReconsents,
+                    request_deserializer=consentd_dot_v1_dot_consent__service__pb2.ListReconsentsRequest.FromString,
+                    response_serializer=consentd_dot_v1_dot_consent__service__pb2.ListReconsentsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -593,6 +614,33 @@ class ConsentService(object):
             '/consentd.v1.ConsentService/ListAuthorities',
             consentd_dot_v1_dot_consent__service__pb2.ListAuthoritiesRequest.SerializeToString,
             consentd_dot_v1_dot_consent__service__pb2.ListAuthoritiesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReconsents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consentd.v1.ConsentService/ListReconsents',
+            consentd_dot_v1_dot_consent__service__pb2.ListReconsentsRequest.SerializeToString,
+            consentd_dot_v1_dot_consent__service__pb2.ListReconsentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

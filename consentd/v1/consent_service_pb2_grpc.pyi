@@ -79,6 +79,13 @@ class ConsentServiceStub:
     """ListAuthorities lists who may or could act for a person, newest first. Every page shows the state of the first page,
     as for ListConsents. Cost: a few reads for each authority that the page reads, at most 2,000 (page_reads).
     """
+    ListReconsents: _grpc.UnaryUnaryMultiCallable[_consent_service_pb2.ListReconsentsRequest, _consent_service_pb2.ListReconsentsResponse]
+    """ListReconsents lists who has not answered a version of a notice that asks for new consents: the consents that are not
+    withdrawn or ended, and whose current version names an earlier version of the notice. To the notice's participant it
+    shows all of them, and to every other participant those whose permits name it, or a group that it is in, as an actor
+    or a holder. Persons are named by their tags. Each page shows the state of its own time, in the order of tags, and may
+    be empty and not be the last one. Cost: a page reads at most 5,000 persons (page_persons), about 20 ms.
+    """
 
 @_typing.type_check_only
 class ConsentServiceAsyncStub(ConsentServiceStub):
@@ -130,6 +137,13 @@ class ConsentServiceAsyncStub(ConsentServiceStub):
     ListAuthorities: _aio.UnaryUnaryMultiCallable[_consent_service_pb2.ListAuthoritiesRequest, _consent_service_pb2.ListAuthoritiesResponse]  # type: ignore[assignment]
     """ListAuthorities lists who may or could act for a person, newest first. Every page shows the state of the first page,
     as for ListConsents. Cost: a few reads for each authority that the page reads, at most 2,000 (page_reads).
+    """
+    ListReconsents: _aio.UnaryUnaryMultiCallable[_consent_service_pb2.ListReconsentsRequest, _consent_service_pb2.ListReconsentsResponse]  # type: ignore[assignment]
+    """ListReconsents lists who has not answered a version of a notice that asks for new consents: the consents that are not
+    withdrawn or ended, and whose current version names an earlier version of the notice. To the notice's participant it
+    shows all of them, and to every other participant those whose permits name it, or a group that it is in, as an actor
+    or a holder. Persons are named by their tags. Each page shows the state of its own time, in the order of tags, and may
+    be empty and not be the last one. Cost: a page reads at most 5,000 persons (page_persons), about 20 ms.
     """
 
 class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -251,6 +265,19 @@ class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_consent_service_pb2.ListAuthoritiesResponse, _abc.Awaitable[_consent_service_pb2.ListAuthoritiesResponse]]:
         """ListAuthorities lists who may or could act for a person, newest first. Every page shows the state of the first page,
         as for ListConsents. Cost: a few reads for each authority that the page reads, at most 2,000 (page_reads).
+        """
+
+    @_abc_1.abstractmethod
+    def ListReconsents(
+        self,
+        request: _consent_service_pb2.ListReconsentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_consent_service_pb2.ListReconsentsResponse, _abc.Awaitable[_consent_service_pb2.ListReconsentsResponse]]:
+        """ListReconsents lists who has not answered a version of a notice that asks for new consents: the consents that are not
+        withdrawn or ended, and whose current version names an earlier version of the notice. To the notice's participant it
+        shows all of them, and to every other participant those whose permits name it, or a group that it is in, as an actor
+        or a holder. Persons are named by their tags. Each page shows the state of its own time, in the order of tags, and may
+        be empty and not be the last one. Cost: a page reads at most 5,000 persons (page_persons), about 20 ms.
         """
 
 def add_ConsentServiceServicer_to_server(servicer: ConsentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1659,6 +1659,102 @@ class GetNoticeResponse(_message.Message):
 Global___GetNoticeResponse: _TypeAlias = GetNoticeResponse  # noqa: Y015
 
 @_typing.final
+class GetCampaignRequest(_message.Message):
+    """GetCampaignRequest names a version of a notice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOTICE_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    notice_id: _builtins.str
+    """notice_id names the notice."""
+    version: _builtins.int
+    """version that asks for new consents; 0: the latest."""
+    def __init__(
+        self,
+        *,
+        notice_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["notice_id", b"notice_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCampaignRequest: _TypeAlias = GetCampaignRequest  # noqa: Y015
+
+@_typing.final
+class VersionCount(_message.Message):
+    """VersionCount is how many consents name a version of a notice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    CONSENTS_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """version of the notice."""
+    consents: _builtins.int
+    """consents whose current version names it and that are not withdrawn. Ended ones count until a pruning drops them."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        consents: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consents", b"consents", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VersionCount: _TypeAlias = VersionCount  # noqa: Y015
+
+@_typing.final
+class GetCampaignResponse(_message.Message):
+    """GetCampaignResponse has the counts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOTICE_FIELD_NUMBER: _builtins.int
+    UNANSWERED_FIELD_NUMBER: _builtins.int
+    ANSWERED_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    unanswered: _builtins.int
+    """unanswered is how many consents name an earlier version."""
+    answered: _builtins.int
+    """answered is how many consents name this version or a later one."""
+    @_builtins.property
+    def notice(self) -> _statement_pb2.NoticeStatement:
+        """notice is the version asked about; reconsent_by_time_ms in it is 0 if it asks for no new consents."""
+
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___VersionCount]:
+        """counts of all versions of the notice, in their order."""
+
+    @_builtins.property
+    def revision(self) -> _consent_pb2.Revision:
+        """revision is the state that the answer reflects."""
+
+    def __init__(
+        self,
+        *,
+        notice: _statement_pb2.NoticeStatement | None = ...,
+        unanswered: _builtins.int = ...,
+        answered: _builtins.int = ...,
+        counts: _abc.Iterable[Global___VersionCount] | None = ...,
+        revision: _consent_pb2.Revision | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["notice", b"notice", "revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "counts", b"counts", "notice", b"notice", "revision", b"revision", "unanswered", b"unanswered"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCampaignResponse: _TypeAlias = GetCampaignResponse  # noqa: Y015
+
+@_typing.final
 class GetRulesRequest(_message.Message):
     """GetRulesRequest asks for the rules."""
 

@@ -150,6 +150,11 @@ class RegistryServiceStub(object):
                 request_serializer=consentd_dot_v1_dot_registry__service__pb2.GetNoticeRequest.SerializeToString,
                 response_deserializer=consentd_dot_v1_dot_registry__service__pb2.GetNoticeResponse.FromString,
                 _registered_method=True)
+        self.GetCampaign = channel.unary_unary(
+                '/consentd.v1.RegistryService/GetCampaign',
+                request_serializer=consentd_dot_v1_dot_registry__service__pb2.GetCampaignRequest.SerializeToString,
+                response_deserializer=consentd_dot_v1_dot_registry__service__pb2.GetCampaignResponse.FromString,
+                _registered_method=True)
         self.GetRules = channel.unary_unary(
                 '/consentd.v1.RegistryService/GetRules',
                 request_serializer=consentd_dot_v1_dot_registry__service__pb2.GetRulesRequest.SerializeToString,
@@ -352,6 +357,15 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCampaign(self, request, context):
+        """GetCampaign counts the consents under the versions of a notice: how many name a version before the one asked about,
+        and how many that one or a later one. For the notice's participant, and for operators. Cost: two reads for each
+        version of the notice.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetRules(self, request, context):
         """GetRules reads the current rules, or those of an earlier tree. Cost of the latter: a few reads.
         """
@@ -471,6 +485,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.GetNotice,
                     request_deserializer=consentd_dot_v1_dot_registry__service__pb2.GetNoticeRequest.FromString,
                     response_serializer=consentd_dot_v1_dot_registry__service__pb2.GetNoticeResponse.SerializeToString,
+            ),
+            'GetCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCampaign,
+                    request_deserializer=consentd_dot_v1_dot_registry__service__pb2.GetCampaignRequest.FromString,
+                    response_serializer=consentd_dot_v1_dot_registry__service__pb2.GetCampaignResponse.SerializeToString,
             ),
             'GetRules': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRules,
@@ -1078,6 +1097,33 @@ class RegistryService(object):
             '/consentd.v1.RegistryService/GetNotice',
             consentd_dot_v1_dot_registry__service__pb2.GetNoticeRequest.SerializeToString,
             consentd_dot_v1_dot_registry__service__pb2.GetNoticeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consentd.v1.RegistryService/GetCampaign',
+            consentd_dot_v1_dot_registry__service__pb2.GetCampaignRequest.SerializeToString,
+            consentd_dot_v1_dot_registry__service__pb2.GetCampaignResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -130,6 +130,11 @@ class RegistryServiceStub:
     """GetVocabulary reads the current vocabulary, or that of an earlier tree. Cost of the latter: a few reads."""
     GetNotice: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetNoticeRequest, _registry_service_pb2.GetNoticeResponse]
     """GetNotice reads one version of a notice, or its latest, now or in an earlier tree. Cost of the latter: a few reads."""
+    GetCampaign: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetCampaignRequest, _registry_service_pb2.GetCampaignResponse]
+    """GetCampaign counts the consents under the versions of a notice: how many name a version before the one asked about,
+    and how many that one or a later one. For the notice's participant, and for operators. Cost: two reads for each
+    version of the notice.
+    """
     GetRules: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetRulesRequest, _registry_service_pb2.GetRulesResponse]
     """GetRules reads the current rules, or those of an earlier tree. Cost of the latter: a few reads."""
 
@@ -235,6 +240,11 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """GetVocabulary reads the current vocabulary, or that of an earlier tree. Cost of the latter: a few reads."""
     GetNotice: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetNoticeRequest, _registry_service_pb2.GetNoticeResponse]  # type: ignore[assignment]
     """GetNotice reads one version of a notice, or its latest, now or in an earlier tree. Cost of the latter: a few reads."""
+    GetCampaign: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetCampaignRequest, _registry_service_pb2.GetCampaignResponse]  # type: ignore[assignment]
+    """GetCampaign counts the consents under the versions of a notice: how many name a version before the one asked about,
+    and how many that one or a later one. For the notice's participant, and for operators. Cost: two reads for each
+    version of the notice.
+    """
     GetRules: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetRulesRequest, _registry_service_pb2.GetRulesResponse]  # type: ignore[assignment]
     """GetRules reads the current rules, or those of an earlier tree. Cost of the latter: a few reads."""
 
@@ -469,6 +479,17 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.GetNoticeResponse, _abc.Awaitable[_registry_service_pb2.GetNoticeResponse]]:
         """GetNotice reads one version of a notice, or its latest, now or in an earlier tree. Cost of the latter: a few reads."""
+
+    @_abc_1.abstractmethod
+    def GetCampaign(
+        self,
+        request: _registry_service_pb2.GetCampaignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.GetCampaignResponse, _abc.Awaitable[_registry_service_pb2.GetCampaignResponse]]:
+        """GetCampaign counts the consents under the versions of a notice: how many name a version before the one asked about,
+        and how many that one or a later one. For the notice's participant, and for operators. Cost: two reads for each
+        version of the notice.
+        """
 
     @_abc_1.abstractmethod
     def GetRules(

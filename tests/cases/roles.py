@@ -375,6 +375,8 @@ ATTEMPTS: dict[str, Callable[[Call], Access]] = {
     "EndAuthority": authorities.end,
     "GetAuthority": authorities.get,
     "ListAuthorities": authorities.list_all,
+    "ListReconsents": publications.list_reconsents,
+    "GetCampaign": publications.get_campaign,
     "GetCheckpoint": _reads("ledger", "GetCheckpoint", ls.GetCheckpointRequest()),
     "GetConsistencyProof": _reads("ledger", "GetConsistencyProof", ls.GetConsistencyProofRequest(first_tree_size=1)),
     "GetInclusionProof": _reads("ledger", "GetInclusionProof", ls.GetInclusionProofRequest()),

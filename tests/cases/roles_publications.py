@@ -2,10 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
-from cases.daemons import request_id
+from cases.daemons import request_id, sign_statement
 from cases.notices import make_notice
+from cases.services import now_ms
+from consentd.core import codec
 from consentd.core.kinds import EntryKind
 from consentd.service.roles import Access, Whose
+from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
 
@@ -53,6 +56,38 @@ def publish_notice(call: "Call") -> Access:
         notice.participant_id = call.caller
     signed = call.sign(request, EntryKind.NOTICE, notice, f"notice/{notice.notice_id}")
     return call.plain(call.running.registry.PublishNotice, signed)
+
+
+def _campaign(call: "Call", participant_id: str = "") -> str:
+    """Publish two versions of a notice, of which the second asks for new consents; return its id.
+
+    *participant_id*: whose notice it is, and who signs it, because it has a key; empty: the realm's.
+    """
+    name, registry = f"n{request_id().hex()[:8]}", call.running.registry
+    for version, asked_ms in ((1, 0), (2, 4_000_000_000_000)):
+        notice = make_notice(name, version, participant_id=participant_id, reconsent_by_time_ms=asked_ms)
+        request = rs.PublishNoticeRequest(request_id=request_id())
+        if participant_id:
+            signed = sign_statement(
+                call.world.keys[participant_id], notice, kind=EntryKind.NOTICE, tag=codec.public_tag(f"notice/{name}"),
+                request=request.request_id, time_ms=now_ms(call.running),
+            )  # fmt: skip
+            request.signed.CopyFrom(signed)
+        else:
+            request.attested.CopyFrom(notice)
+        registry.PublishNotice(request, metadata=call.running.as_(participant_id or "operator"))
+    return name
+
+
+def list_reconsents(call: "Call") -> Access:
+    request = cs.ListReconsentsRequest(notice_id=_campaign(call))
+    return call.plain(call.running.consents.ListReconsents, request)
+
+
+def get_campaign(call: "Call") -> Access:
+    is_own = call.whose is Whose.OWN and call.caller in call.world.keys and call.caller != "left"
+    request = rs.GetCampaignRequest(notice_id=_campaign(call, call.caller if is_own else ""))
+    return call.plain(call.running.registry.GetCampaign, request)
 
 
 def get_notice(call: "Call") -> Access:

@@ -17,7 +17,18 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, Ty
 
 from consentd.core.note import Verifier, format_vkey, parse_vkey
 from consentd.errors import InvalidError
-from consentd_client import access, admin, authorities, consents, erasures, ledger, policy, registry, transport
+from consentd_client import (
+    access,
+    admin,
+    authorities,
+    campaigns,
+    consents,
+    erasures,
+    ledger,
+    policy,
+    registry,
+    transport,
+)
 from consentd_client.memory import Memory, RamMemory
 from consentd_client.operations import ClientContext, Operation, ReadPage, StreamCall, UnaryCall, procedure_path
 from consentd_client.signing import CallSigner
@@ -122,6 +133,8 @@ class ClientBase(ABC):
     list_delegations = _list_method(registry.list_delegations)
     get_vocabulary = _method(registry.get_vocabulary)
     get_notice = _method(registry.get_notice)
+    get_campaign = _method(campaigns.get_campaign)
+    list_reconsents = _list_method(campaigns.list_reconsents)
     get_rules = _method(registry.get_rules)
 
     # An operator may call these methods, and the participant that signs its own statement.
