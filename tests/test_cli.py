@@ -10,7 +10,7 @@ import pytest
 
 from cases.command_lines import CommandLine
 from cases.daemons import ORIGIN, Running, request_id
-from cases.notices import make_notice
+from cases.notices import publish_notice
 from cases.services import proof_of
 from consentd.core import checkpoint, codec, note
 from consentd.server.keys import read_keys
@@ -170,15 +170,17 @@ def test_a_person_is_read_from_stdin(talk: CommandLine, person: str, granted: st
         assert (found.status, "SCHEME:VALUE" in found.err, found.out) == (2, True, "")
 
 
-def test_grants_of_every_kind(talk: CommandLine, person: str, tmp_path: Path) -> None:
+def test_grants_of_every_kind(talk: CommandLine, running: Running, person: str, tmp_path: Path) -> None:
     talk("enrol", person)
     lacking = talk("grant", person, *CONSENT, "--kind", "transfer-request", "--json")
     assert (lacking.status, lacking.object["refused"]) == (1, "R05")
-    assert lacking.object["missing"] == ["recurrence", "end", "retention"]
+    assert lacking.object["missing"] == ["recurrence", "end", "retention", "served"]
     shown = talk("grant", person, *CONSENT, "--kind", "transfer-request")
     ground = "R05 items of the request not specified"
-    assert (shown.status, shown.out) == (1, f"refused: {ground} (recurrence, end, retention)\n")
-    assert talk("grant", person, *CONSENT, *SEVEN_ITEMS, "--kind", "transfer-request").status == 0
+    assert (shown.status, shown.out) == (1, f"refused: {ground} (recurrence, end, retention, served)\n")
+    publish_notice(running, "of-requests")
+    shown = ("--notice", "of-requests@1", "--served-language", "ko", "--channel", "app")
+    assert talk("grant", person, *CONSENT, *SEVEN_ITEMS, *shown, "--kind", "transfer-request").status == 0
     assert talk("grant", person, "--recipient", "clinic-b", "--kind", "objection").status == 0
     listed = talk("consents", person, "--json").objects
     request = listed[1]["consent"]
@@ -398,36 +400,6 @@ def test_participants_and_words(talk: CommandLine, running: Running, tmp_path: P
     codes = talk("vocabulary", "--json").objects
     assert {"kind": "purpose", "code": "TREAT"}.items() <= next(one for one in codes if one["code"] == "TREAT").items()
     assert "CLIN.DX" in talk("vocabulary", "--lang", "ko").out
-
-
-def test_a_notice_is_shown_with_a_consent_and_without(
-    talk: CommandLine, running: Running, person: str, tmp_path: Path
-) -> None:
-    notice = make_notice("privacy")
-    request = rs.PublishNoticeRequest(request_id=request_id(), attested=notice)
-    running.registry.PublishNotice(request, metadata=running.as_("operator"))
-    talk("enrol", person)
-    text = tmp_path / "notice.txt"
-    text.write_text("notice as it was shown\n")
-    shown = ("--served-language", "ko", "--channel", "app")
-    first = talk("served", person, "privacy@1", *shown, "--served-at", "2025-01-31", "--served-text", str(text))
-    assert first.out == "#2  privacy@1, ko, app, 2025-01-31 00:00:00 KST\n"
-    named = (*CONSENT, "--notice", "privacy@1")
-    both = talk("grant", person, *named, *shown, "--json").object
-    assert (both["served_seq"], both["version"]) == (3, 1)
-    amended = talk("amend", person, both["consent_id"], "--category", "CLIN.DX", *shown, "--json").object
-    assert (amended["served_seq"], amended["version"]) == (5, 2)
-    entries = talk("history", person, "--lang", "ko").out.splitlines()
-    assert [line for line in entries if "통지" in line and "privacy@1, ko, app" in line]
-    assert [line for line in entries if line.rstrip().endswith("통지 #3") or "통지 #3" in line]
-    assert "served #5" in talk("history", person, "--lang", "en").out
-    for wrong in (
-        (*CONSENT, *shown), (*named, *shown[:2]), (*named, *shown[2:]), (*named, "--served-text", str(text)),
-        (*named, "--served-language", "korean", "--channel", "app"),
-    ):  # fmt: skip
-        assert talk("grant", person, *wrong).status == 2
-    assert talk("served", person, "privacy", *shown).status == 2
-    assert talk("served", person, "privacy@1").status == 2
 
 
 def test_an_operator_writes_a_statutory_consent(talk: CommandLine, running: Running, person: str) -> None:
