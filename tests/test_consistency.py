@@ -171,6 +171,7 @@ def test_the_caller_that_waits_may_go(world: World) -> None:
     wait_calls(world.running, "wait", 1)
     waiting.cancel()
     wait_calls(world.running, "wait", 0)
+    assert waiting.cancelled()
 
 
 def test_a_batch_waits_once_for_the_largest_size(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

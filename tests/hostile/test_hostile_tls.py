@@ -73,8 +73,8 @@ class Served:
         )  # fmt: skip
         self.as_operator = (("authorization", f"Bearer {token}"),)
 
-    def call_honestly(self, name: str) -> None:
-        """Connect, write and read."""
+    def call_honestly(self, name: str) -> bytes:
+        """Connect, write and read; return the checkpoint that was read."""
         with grpc.secure_channel(self.target, self.credentials, [("grpc.use_local_subchannel_pool", 1)]) as channel:
             registry = registry_service_pb2_grpc.RegistryServiceStub(channel)
             statement = st.ParticipantStatement(
@@ -84,7 +84,7 @@ class Served:
             request = rs.RegisterParticipantRequest(request_id=request_id(), attested=statement)
             registry.RegisterParticipant(request, metadata=self.as_operator, timeout=HANG_S)
             ledger = ledger_service_pb2_grpc.LedgerServiceStub(channel)
-            assert ledger.GetCheckpoint(ls.GetCheckpointRequest(), timeout=HANG_S).checkpoint
+            return ledger.GetCheckpoint(ls.GetCheckpointRequest(), timeout=HANG_S).checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +97,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.mark.parametrize("name", PEERS)
 def test_honest_callers_connect_beside(name: str, served: Served) -> None:
     with Crowd(served.daemon.grpc_port, [PEERS[name]], COUNT):
-        served.call_honestly(f"org-{list(PEERS).index(name)}")
+        assert served.call_honestly(f"org-{list(PEERS).index(name)}")
 
 
 def test_honest_callers_connect_beside_all_of_them(served: Served) -> None:
     with Crowd(served.daemon.grpc_port, list(PEERS.values()), COUNT):
-        served.call_honestly("org-all")
+        assert served.call_honestly("org-all")
 
 
 def test_peers_that_do_not_end_the_handshake_in_time_lose_their_connection(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_peers_that_do_not_end_the_handshake_in_time_lose_their_connection(tmp_p
     try:
         with Crowd(served.daemon.grpc_port, list(PEERS.values()), 4) as crowd:
             crowd.wait_closed(2 * 4 * len(PEERS))
-            served.call_honestly("org-late")
+            assert served.call_honestly("org-late")
     finally:
         served.daemon.stop()
 
@@ -132,7 +132,7 @@ def test_grpc_gets_certificates_once(tmp_path: Path) -> None:
 def test_a_peer_without_a_certificate_gets_nothing(served: Served) -> None:
     for _ in range(COUNT):
         assert read_without_certificate(served.daemon.grpc_port) == b""
-    served.call_honestly("org-certified")
+    assert served.call_honestly("org-certified")
 
 
 def read_without_certificate(port: int) -> bytes:
