@@ -114,7 +114,7 @@ def test_a_taker_has_a_role_of_the_capacity(running: Running, capacity: Capacity
             assert refusal(lambda: put(running, "operator", given("er", "taker", capacity))) == "WRONG_ROLE"
 
 
-def test_pipa_enforcement_decree_42_9_2_a_relay_has_no_other_role(running: Running) -> None:
+def test_42_9_2_a_relay_has_no_other_role(running: Running) -> None:
     relay = st.PARTICIPANT_ROLE_RELAY
     for role in set(st.ParticipantRole.values()) - {0, relay}:
         assert refusal(lambda role=role: register(running, "app", [relay, role])) == "INVALID_REQUEST"

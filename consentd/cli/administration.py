@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         PruneResult,
         VaultKeyRotationResult,
     )
+    from consentd_client import Client
 
 _PRUNE_HELP = """\
 The policy is the one that leaf 0 publishes (`ledger.retention_days` when the ledger began). Kept are: everything of
@@ -99,16 +100,27 @@ def prune(arguments: argparse.Namespace, out: Out) -> int:
     """Delete what the retention policy no longer keeps (for the operator)."""
     from consentd_client.admin import operation_result
 
-    with open_client(arguments) as client, out.progress("pruning") as progress:
+    with open_client(arguments) as client:
         started = client.start_pruning(kept_from_ms=arguments.keep_from, dry_run=arguments.dry_run)
-        operation_id = started.operation_id
-        if arguments.no_wait:
-            out.answer(operation_id, type="operation", operation_id=operation_id)
-            return DONE
-        out.message(f"operation {operation_id} runs in the daemon: `consentd operation cancel {operation_id}` ends it")
-        done = client.follow_operation(operation_id, progress=bar(progress))
-    _show_pruned(out, operation_result(done), dry_run=done.dry_run)
+        done = follow_started(arguments, out, client, started.operation_id, "pruning")
+    if done is not None:
+        _show_pruned(out, operation_result(done), dry_run=done.dry_run)
     return DONE
+
+
+def follow_started(
+    arguments: argparse.Namespace, out: Out, client: "Client", operation_id: str, what: str
+) -> "Operation | None":
+    """Wait until an operation that was started is done, and return it; None, with --no-wait: its id is the answer.
+
+    *what*: the text beside the progress bar.
+    """
+    if arguments.no_wait:
+        out.answer(operation_id, type="operation", operation_id=operation_id)
+        return None
+    out.message(f"operation {operation_id} runs in the daemon: `consentd operation cancel {operation_id}` ends it")
+    with out.progress(what) as progress:
+        return client.follow_operation(operation_id, progress=_bar(progress))
 
 
 def rotate_log_key(arguments: argparse.Namespace, out: Out) -> int:
@@ -141,7 +153,7 @@ def _rotate(arguments: argparse.Namespace, out: Out, role: RotationRole, new_key
             return DONE
         started = client.start_key_rotation(number, new_key, reason=arguments.reason)
         out.message(f"operation {started.operation_id} runs in the daemon")
-        done = client.follow_operation(started.operation_id, progress=bar(progress))
+        done = client.follow_operation(started.operation_id, progress=_bar(progress))
     _show_rotated(out, rotation_result(done))
     return DONE
 
@@ -150,14 +162,11 @@ def rotate_vault_key(arguments: argparse.Namespace, out: Out) -> int:
     """Replace the key that wraps persons' data keys (for the operator)."""
     from consentd_client.admin import vault_key_rotation_result
 
-    with open_client(arguments) as client, out.progress("rotating") as progress:
+    with open_client(arguments) as client:
         operation_id = client.start_vault_key_rotation().operation_id
-        if arguments.no_wait:
-            out.answer(operation_id, type="operation", operation_id=operation_id)
-            return DONE
-        out.message(f"operation {operation_id} runs in the daemon: `consentd operation cancel {operation_id}` ends it")
-        done = client.follow_operation(operation_id, progress=bar(progress))
-    _show_vault_key(out, vault_key_rotation_result(done))
+        done = follow_started(arguments, out, client, operation_id, "rotating")
+    if done is not None:
+        _show_vault_key(out, vault_key_rotation_result(done))
     return DONE
 
 
@@ -179,7 +188,7 @@ def show_one(arguments: argparse.Namespace, out: Out) -> int:
 def follow(arguments: argparse.Namespace, out: Out) -> int:
     """Wait until an operation is done, and show it; exit 1 if it has failed (for the operator)."""
     with open_client(arguments) as client, out.progress("waiting") as progress:
-        done = client.follow_operation(arguments.id, progress=bar(progress))
+        done = client.follow_operation(arguments.id, progress=_bar(progress))
     _show(out, done)
     return REFUSED if done.HasField("error") else DONE
 
@@ -191,7 +200,7 @@ def cancel(arguments: argparse.Namespace, out: Out) -> int:
     return DONE
 
 
-def bar(progress: Callable[[int, int], None]) -> "Callable[[Operation], None]":
+def _bar(progress: Callable[[int, int], None]) -> "Callable[[Operation], None]":
     """Return a function that shows the progress of an operation."""
     return lambda found: progress(found.progress.done_count, found.progress.total_count)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from consentd.cli.administration import bar, show_backup
+from consentd.cli.administration import follow_started, show_backup
 from consentd.cli.daemons import add_config, load_own_config
 from consentd.cli.options import Verbs, add_daemon, add_pins, add_verb, open_client, read_pins
 from consentd.cli.out import DISPROVED, DONE, PROVEN, UNDETERMINED, VERDICTS, Out, counted
@@ -104,14 +104,11 @@ def backup(arguments: argparse.Namespace, out: Out) -> int:
     """Back up ledger and vault while the daemon serves (for the operator)."""
     from consentd_client.admin import backup_result
 
-    with open_client(arguments) as client, out.progress("backing up") as progress:
+    with open_client(arguments) as client:
         operation_id = client.start_backup(name=arguments.name).operation_id
-        if arguments.no_wait:
-            out.answer(operation_id, type="operation", operation_id=operation_id)
-            return DONE
-        out.message(f"operation {operation_id} runs in the daemon: `consentd operation cancel {operation_id}` ends it")
-        done = client.follow_operation(operation_id, progress=bar(progress))
-    show_backup(out, backup_result(done))
+        done = follow_started(arguments, out, client, operation_id, "backing up")
+    if done is not None:
+        show_backup(out, backup_result(done))
     return DONE
 
 
