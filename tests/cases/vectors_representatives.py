@@ -1,5 +1,6 @@
 """Who acts for a person: the representative of an authority that is in force and covers the act, or somebody else."""
 
+import random
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from typing import Any
@@ -36,6 +37,7 @@ def representatives() -> Iterator[Vector]:
     yield from key_changes()
     yield from readings()
     yield from the_dead()
+    yield from mutated()
 
 
 def authority(**changed: Any) -> bytes:
@@ -414,3 +416,24 @@ def the_dead() -> Iterator[Vector]:
     forge, seq = given(authority(capacity=2))
     forge.later().add(ME, EntryKind.AUTHORITY, DAEMON, ended(reason=2), ref=1)
     yield from both("an agent after an end that states a death", "ok", acted(forge, seq))
+
+
+def mutated() -> Iterator[Vector]:
+    """Yield statements of a representative whose payload is changed before it is signed: readers decode alike."""
+    pick = random.Random("payloads of representatives")
+    for number in range(160):
+        forge, seq = pinned(acts=[*CONSENTING, 5])
+        kind, payload, ref = pick.choice([
+            *((kind, act(kind, seq, ""), 0) for kind in KINDS),
+            (EntryKind.KEY, mothers_key(seq, FATHER), 0),
+            (EntryKind.AUTHORITY, ended(), seq),
+            (EntryKind.SERVED, st.ServedStatement(notice_id="n", authority_seq=seq).SerializeToString(), 0),
+        ])  # fmt: skip
+        changed = bytearray(payload)
+        for _ in range(pick.choice([1, 1, 2, 3])):
+            at = pick.randrange(len(changed) + 1)
+            kept = changed[at : at + pick.choice([0, 1])]
+            changed[at : at + len(kept)] = pick.choice([b"", b"\0", bytes([pick.randrange(256)]), kept + kept])
+        author = pick.choice([MOTHER, MOTHER, MOTHER, DAEMON])
+        forge.later().add(ME, kind, author, bytes(changed), ref=ref)
+        yield from both(f"changed payload {number}", "any", forge)

@@ -111,8 +111,8 @@ const LENGTH = 2;
 const GROUP = 3;
 const GROUP_END = 4;
 const FIXED32 = 5;
-/** The most groups within each other that a reader accepts. */
-const MAX_GROUPS = 100;
+/** The most messages and groups within each other that a reader accepts. */
+const MAX_DEPTH = 100;
 
 /** A `KeyStatement`: the key is valid from this entry on or, if retired, no longer. */
 export interface KeyStatement {
@@ -364,12 +364,14 @@ class Reader {
   #at = 0;
 
   /** *isLenient*: skip what is not in the table, as a reader of a protobuf runtime does. */
-  constructor(readonly bytes: Uint8Array, readonly isLenient = false) {}
+  constructor(readonly bytes: Uint8Array, readonly isLenient = false, readonly depth = 0) {
+    if (depth > MAX_DEPTH) throw new MalformedError("payload has too many messages within each other");
+  }
 
   /** Read fields until the end, and add them to *values*, the fields of the same message read earlier. */
   message(fields: Fields, values: Values = new Map()): Values {
     while (this.#at < this.bytes.length) {
-      const tag = this.#varint(5);
+      const tag = this.#tag();
       const number = Number(tag >> 3n);
       const field = fields[number];
       const isOneOfNumbers = field === "numbers" && tag === BigInt(number * 8 + VARINT);
@@ -398,7 +400,7 @@ class Reader {
         values.set(number, [...(Array.isArray(before) ? (before as string[]) : []), decodeText(content, "payload")]);
       } else {
         const before = values.get(number);
-        const reader = new Reader(content, this.isLenient);
+        const reader = new Reader(content, this.isLenient, this.depth + 1);
         values.set(number, reader.message(field, before instanceof Map ? before : new Map()));
       }
     }
@@ -413,21 +415,27 @@ class Reader {
   }
 
   /** Skip a field that is not known. A group ends with its own number. */
-  #skip(number: number, wireType: number, depth = 0): void {
+  #skip(number: number, wireType: number, depth = this.depth): void {
     if (wireType === VARINT) this.#varint(10);
     else if (wireType === FIXED64) this.#take(8);
     else if (wireType === LENGTH) this.#take(Number(this.#varint(5)));
     else if (wireType === FIXED32) this.#take(4);
-    else if (wireType !== GROUP || depth >= MAX_GROUPS) {
+    else if (wireType !== GROUP || depth >= MAX_DEPTH) {
       throw new MalformedError("payload has a field of a type that is not known");
     } else {
       for (;;) {
-        const tag = this.#varint(5);
+        const tag = this.#tag();
         const [inner, type] = [Number(tag >> 3n), Number(tag & 7n)];
         if (type === GROUP_END && inner === number) return;
         this.#skip(inner, type, depth + 1);
       }
     }
+  }
+
+  #tag(): bigint {
+    const tag = this.#varint(5);
+    if (tag >> 3n === 0n || tag >> 32n) throw new MalformedError("payload has a field without a number");
+    return tag;
   }
 
   #varint(most: number): bigint {
