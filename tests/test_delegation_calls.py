@@ -107,11 +107,24 @@ def test_a_taker_has_a_role_of_the_capacity(running: Running, capacity: Capacity
         (st.PARTICIPANT_ROLE_RELAY, (Capacity.RELAY, Capacity.APPLICATION)),
         (st.PARTICIPANT_ROLE_AUDITOR, ()), (st.PARTICIPANT_ROLE_PUBLIC_AUTHORITY, ()),
     ):  # fmt: skip
-        register(running, "taker", [role])
+        taker = f"taker-{role}"
+        register(running, taker, [role])
         if capacity in suitable:
-            put(running, "operator", given("er", "taker", capacity))
+            put(running, "operator", given("er", taker, capacity))
         else:
-            assert refusal(lambda: put(running, "operator", given("er", "taker", capacity))) == "WRONG_ROLE"
+            made = given("er", taker, capacity)
+            assert refusal(lambda made=made: put(running, "operator", made)) == "WRONG_ROLE"
+
+
+def test_a_taker_keeps_a_role_of_the_capacity_while_somebody_delegates_to_it(running: Running) -> None:
+    relay, auditor = st.PARTICIPANT_ROLE_RELAY, st.PARTICIPANT_ROLE_AUDITOR
+    register(running, "taker", [relay])
+    put(running, "operator", given("er", "taker", Capacity.RELAY))
+    for roles in ([st.PARTICIPANT_ROLE_RECIPIENT], [auditor]):
+        assert refusal(lambda roles=roles: register(running, "taker", roles)) == "WRONG_ROLE"
+    register(running, "taker", [relay], active=False)
+    end(running, "operator", given("er", "taker", Capacity.RELAY, ended=True))
+    register(running, "taker", [auditor])
 
 
 def test_42_9_2_a_relay_has_no_other_role(running: Running) -> None:

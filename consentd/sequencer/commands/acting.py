@@ -2,20 +2,14 @@
 
 from consentd import limits
 from consentd.errors import DeniedError, InvalidError, NotFoundError, PreconditionError
-from consentd.policy.delegation import Capacity, check_delegation
-from consentd.sequencer.commands.callers import ASKING_ROLES, RECEIVING_ROLES, is_public_authority
-from consentd.sequencer.commands.participants import check_no_own_key
+from consentd.policy.delegation import check_delegation
+from consentd.sequencer.commands.callers import RECEIVING_ROLES, is_public_authority
+from consentd.sequencer.commands.participants import ROLES_OF_TAKERS, check_no_own_key
 from consentd.statements.delegations import check_mandate, delegation_value
 from consentd.table.registry import Participant, Registry
 from consentd.table.view import View
 from consentd.v1 import statement_pb2 as st
 
-_ROLES_OF_TAKERS = {
-    Capacity.RELAY: frozenset({st.PARTICIPANT_ROLE_RELAY}),
-    Capacity.PROCESSOR: RECEIVING_ROLES,
-    Capacity.APPLICATION: ASKING_ROLES,
-}
-"""The roles of which a taker has one, by capacity. Auditors and public authorities ask for nobody."""
 MAX_GIVEN = limits.GIVEN_DELEGATIONS
 """Most delegations of one giver, because the registry in memory has all of them."""
 
@@ -41,7 +35,7 @@ def check_delegation_statement(message: st.DelegationStatement, view: View, time
     giver, taker = (_active(registry, one) for one in (value.giver, value.taker))
     if giver.roles.isdisjoint(RECEIVING_ROLES):
         raise PreconditionError("giver of a delegation is neither a holder nor a recipient", "WRONG_ROLE")
-    if taker.roles.isdisjoint(_ROLES_OF_TAKERS[value.capacity]):
+    if taker.roles.isdisjoint(ROLES_OF_TAKERS[value.capacity]):
         capacity = value.capacity.name
         raise PreconditionError(f"taker of the delegation has no role for its capacity: `{capacity}`", "WRONG_ROLE")
     given = registry.delegations.get(value.giver, {})

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from consentd import limits
 from consentd.core.certificate_name import check_certificate_name
 from consentd.errors import AlreadyExistsError, DeniedError, InvalidError, PreconditionError
+from consentd.policy.delegation import Capacity
 from consentd.policy.language import check_name
 from consentd.sequencer.commands.callers import ASKING_ROLES, PARTICIPANT_ID, RECEIVING_ROLES, RESERVED_IDS
 from consentd.table.registry import is_abroad
@@ -30,6 +31,13 @@ ROLES_OF_RIGHTS: Mapping["st.ParticipantRight.ValueType", frozenset["st.Particip
     st.PARTICIPANT_RIGHT_ERASE: ASKING_ROLES | {st.PARTICIPANT_ROLE_PUBLIC_AUTHORITY},
 }
 """For each right, the roles that may have it: a participant needs one of them."""
+ROLES_OF_TAKERS: Mapping[Capacity, frozenset["st.ParticipantRole.ValueType"]] = {
+    Capacity.RELAY: frozenset({st.PARTICIPANT_ROLE_RELAY}),
+    Capacity.PROCESSOR: RECEIVING_ROLES,
+    Capacity.APPLICATION: ASKING_ROLES,
+}
+"""For each capacity of a delegation, the roles of which its taker has one. Auditors and public authorities ask for
+nobody."""
 
 
 def check_record(message: st.ParticipantStatement, view: View) -> None:
@@ -99,13 +107,18 @@ def check_change(message: st.ParticipantStatement, view: View, *, signed: bool) 
 
     Raises:
         DeniedError: the participant, which signed it, is not registered, or widens what it may do.
-        PreconditionError: (SIGN_WITH_KEY) an operator attests what the participant signs.
+        PreconditionError: (SIGN_WITH_KEY) an operator attests what the participant signs. Or (WRONG_ROLE) somebody
+            delegates to the participant in a capacity for which it would have no role.
     """
     recorded = view.participant(message.participant_id)
     if recorded is None:
         if signed:
             raise DeniedError("participant is not registered: an operator registers it first")
         return
+    for capacity, roles in ROLES_OF_TAKERS.items():
+        if roles.isdisjoint(message.roles) and view.registry().givers(message.participant_id, capacity):
+            what = "participant would have no role for a delegation that it takes: end the delegation first"
+            raise PreconditionError(f"{what}: `{capacity.name}`", "WRONG_ROLE")
     old = recorded.statement
     if signed:
         check_not_wider(message, old)
