@@ -254,6 +254,12 @@ def test_the_command_line_changes_what_is_stated_and_keeps_the_rest(running: Run
     assert "(CALLER_NOT_ALLOWED)" in lab(*update, "--country", "KR", *signed).err
     for wrong in (("--no-right", "erase"), ("--no-group", "group/x"), ("--no-role", "relay")):
         assert lab(*update, *wrong, *signed).status == 2
+    text = tmp_path / "notice.txt"
+    text.write_text("what the lab does with data")
+    published = ("notice", "publish", "lab-privacy", "--title", "en=Privacy", "--text", f"en={text}")
+    assert "(SIGN_WITH_KEY)" in operator(*published, "--participant", "lab").err
+    assert lab(*published, "--participant", "lab", *signed).status == 0
+    assert lab(*published, *signed).status == 2  # whose notice is it?
     assert operator(*update, "--no-group", "group/labs", "--inactive").status == 0
     assert (list(recorded(running).groups), recorded(running).active) == ([], False)
     assert lab(*update, "--no-role", "holder", "--no-role", "recipient", *signed).status == 2  # it has left

@@ -9,6 +9,7 @@ from consentd.cli.notices import read_notice
 from consentd.cli.options import Verbs, add_daemon, add_verb, open_client, read_bytes, read_start_ms
 from consentd.cli.out import DONE, Out
 from consentd.cli.receipts import add_receipt, store_receipt, write_options
+from consentd.cli.signers import add_sign_own, participant_signer
 from consentd.errors import InvalidError
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ examples:
   consentd notice reconsents privacy@2
 """
 _PUBLISH_HELP = """\
-The text itself is not stored: its SHA-256 is. Keep the file. The version is the next one.
+The text itself is not stored: its SHA-256 is. Keep the file. The version is the next one. A participant that has a key
+in force publishes its own notices, with --participant and --sign-with.
 """
 
 
@@ -36,7 +38,7 @@ def add_verbs(verbs: Verbs) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
-    one = add_verb(under, "publish", publish, add_receipt, add_daemon, more=_PUBLISH_HELP)
+    one = add_verb(under, "publish", publish, add_receipt, add_sign_own, add_daemon, more=_PUBLISH_HELP)
     one.add_argument("notice", metavar="ID", help="of the notice")
     one.add_argument("--title", action="append", required=True, metavar="TAG=TEXT", help="in one language; repeatable")
     one.add_argument("--text", action="append", required=True, metavar="TAG=FILE", help="in one language; repeatable")
@@ -50,11 +52,13 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def publish(arguments: argparse.Namespace, out: Out) -> int:
-    """Publish the next version of a notice (for the operator); print the version."""
+    """Publish the next version of a notice: an operator, or the participant whose it is; print the version."""
     from consentd.errors import NotFoundError
     from consentd.v1 import statement_pb2 as st
     from consentd_client import show
 
+    if arguments.sign_with is not None and not arguments.participant:
+        raise InvalidError("notice is signed by the participant whose it is: give --participant with --sign-with")
     made = st.NoticeStatement(
         notice_id=arguments.notice, title=dict(map(_pair, arguments.title)), participant_id=arguments.participant,
         reconsent_by_time_ms=arguments.reconsent_by,
@@ -72,7 +76,8 @@ def publish(arguments: argparse.Namespace, out: Out) -> int:
             made.version = client.get_notice(made.notice_id).version + 1
         except NotFoundError:
             made.version = 1
-        receipt = client.publish_notice(made, **write_options(arguments))
+        signer = participant_signer(arguments, arguments.participant)
+        receipt = client.publish_notice(made, signer=signer, **write_options(arguments))
     out.answer(
         show.notice(made, "en"), type="notice", notice_id=made.notice_id, version=made.version,
         reconsent_by_time_ms=made.reconsent_by_time_ms, receipt=store_receipt(arguments, out, receipt),

@@ -63,8 +63,7 @@ _LEAST_PING_MS = 10_000  # how often a client may ask the same; our Python clien
 _POOLS: dict[str, PoolName] = {
     "Check": PoolName.CHECK,
     "BatchCheck": PoolName.BATCH,
-    "BatchAuthorizeAccesses": PoolName.WRITE_BATCH,
-    "BatchRecordAccesses": PoolName.WRITE_BATCH,
+    "BatchAuthorizeAccesses": PoolName.WRITE_BATCH, "BatchRecordAccesses": PoolName.WRITE_BATCH,
     "RevokeConsent": PoolName.REVOKE,
     "PauseConsent": PoolName.REVOKE,
     "EndAuthority": PoolName.REVOKE,
