@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
+from cases.authorities import authority
 from cases.command_lines import CommandLine
 from cases.daemons import ORIGIN, consent, make_running, question, reason_of, request_id, serve, sign_statement
 from cases.fakes import HANG_S
@@ -22,6 +23,7 @@ from consentd.core import codec
 from consentd.core.call_signature import HEADER, decode_call_signature, sign_call, verify_call_signature
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
+from consentd.core.possession import prove_possession, representative_owner
 from consentd.cosigning.keyfiles import read_signing_key, write_private
 from consentd.errors import InvalidError, MalformedError, NotFoundError, SignatureError
 from consentd.sequencer.commands.callers import person_id, unenrolled_id
@@ -243,6 +245,22 @@ def test_the_daemon_alone_states_a_login(world: World, subject: pb.Subject) -> N
     )
     login = world.login(enrol.subject)
     assert refusal(lambda: running.registry.EnrolSubject(enrol, metadata=login)) == "INVALID_REQUEST"
+
+
+def test_a_login_is_no_representative_s(world: World, subject: pb.Subject) -> None:
+    """It changes none of their keys, and reads under no authority."""
+    running, login, key = world.running, world.login(subject), KeyPair(b"\x77" * 32)
+    owner = representative_owner(subject.scheme, subject.value)
+    possession = prove_possession(key, origin=ORIGIN, owner=owner)
+    stated = authority(participant_id="", key=key.public_key, acts=[st.AUTHORITY_ACT_READ_HISTORY])
+    put = cs.PutAuthorityRequest(request_id=request_id(), subject=subject, attested=stated, possession=possession)
+    seq = running.consents.PutAuthority(put, metadata=running.as_("app")).authority_seq
+    statement = st.KeyStatement(key=key.public_key, retired=True, authority_seq=seq)
+    retire = rs.RetireKeyRequest(request_id=request_id(), subject=subject, attested=statement)
+    assert refusal(lambda: running.registry.RetireKey(retire, metadata=login)) == "CALLER_NOT_ALLOWED"
+    read = cs.ListConsentsRequest(subject=subject, authority_seq=seq)
+    assert refusal(lambda: running.consents.ListConsents(read, metadata=login)) == "SUBJECT_NOT_FOUND"
+    assert list(running.consents.ListConsents(read, metadata=running.as_("app")).records) == []
 
 
 def test_a_citizen_does_not_state_what_was_shown(world: World, subject: pb.Subject) -> None:

@@ -286,6 +286,7 @@ class PutAuthority(PersonWrite, ReceiptOnly):
         if not self.message.ended:
             context.count_entry(self)
         if self.message.key:
+            context.count_entry(self)
             drafted.append(context.draft(self._first_key(context, tag)))
         return Plan(tuple(drafted), None)
 

@@ -34,7 +34,8 @@ def check_person_key(view: View, tag: bytes, message: st.KeyStatement, *, author
 
     Raises:
         InvalidError: the key is none, or no method is stated for a further key.
-        DeniedError: the attester does not act for persons; or a further key rests on a login alone.
+        DeniedError: the attester does not act for persons; a further key rests on a login alone; or any key of a
+            representative.
         AlreadyExistsError: the key is or was in force already.
         NotFoundError: the person has no such key in force, to be put out of force.
         PreconditionError: KEY_NOT_IN_FORCE: the author is no key of the person that is in force. LIMIT_REACHED. As
@@ -86,6 +87,8 @@ def _check_author(view: View, message: st.KeyStatement, *, author: bytes, is_fir
         raise PreconditionError("key of a person is stated by its owner, or attested", "KEY_NOT_IN_FORCE")
     if message.authority_seq:
         check_registrar(view, attestation.attested_by)
+        if attestation.HasField("authentication"):
+            raise DeniedError("a login changes no key of a representative: the person ends the power of attorney")
     else:
         check_right(view, attestation.attested_by, ACT_FOR_SUBJECTS)
     if is_first or message.retired:
