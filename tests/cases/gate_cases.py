@@ -43,9 +43,10 @@ from consentd.service.servicer import Services
 from consentd.statements import decisions, values
 from consentd.statements.delegations import delegation_message
 from consentd.table.checked_rows import RowCheck, seal_row, spoil_row
+from consentd.table.notice_keys import campaign_key
 from consentd.table.participant_rows import encode_participant
 from consentd.table.registry import RegistryCache
-from consentd.table.view import FORMAT, REVISION, U32, U64, Snapshot, campaign_key, delegation_key
+from consentd.table.view import FORMAT, REVISION, U32, U64, Snapshot, delegation_key
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 

@@ -10,10 +10,10 @@ sys.path[:0] = [str(_ROOT), str(_ROOT / "clients/python"), str(_ROOT / "tests")]
 
 def main() -> int:
     """Run one part; return 0 if nothing was found, else 1."""
-    from meaning import bulk, mutants
+    from meaning import bulk, gate_mutants, mutants
 
     parser = argparse.ArgumentParser(prog="python -m tests.meaning", description=__doc__)
-    parser.add_argument("part", choices=["agree", "laws", "mutants"])
+    parser.add_argument("part", choices=["agree", "laws", "mutants", "gate-mutants"])
     parser.add_argument("--cases", type=int, default=1_000_000, help="how many questions, or cases of each law")
     parser.add_argument("--seed", type=int, default=1, help="the first seed")
     parser.add_argument("--only", default="", help="laws or mutants whose names have this text")
@@ -22,6 +22,8 @@ def main() -> int:
         found = bulk.agree(cases=options.cases, seed=options.seed)
     elif options.part == "mutants":
         found = mutants.run(only=options.only)
+    elif options.part == "gate-mutants":
+        found = gate_mutants.run(only=options.only)
     else:
         found = bulk.laws(cases=options.cases, seed=options.seed, only=options.only)
     return 1 if found else 0
