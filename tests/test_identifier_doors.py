@@ -71,6 +71,16 @@ CALLS: dict[str, Callable[[Running, pb.Subject], tuple[Any, Any]]] = {
             attested=st.AmendStatement(consent=consent())
         ),
     ),
+    "RenewConsent": lambda running, subject: (
+        running.consents.RenewConsent,
+        cs.RenewConsentRequest(
+            request_id=request_id(), subject=subject, consent_id=CONSENT_ID, based_on_version=1, end_time_ms=1,
+            attested=st.AmendStatement(),
+        ),
+    ),
+    "ListExpiring": lambda running, subject: (
+        running.consents.ListExpiring, cs.ListExpiringRequest(subject=subject)
+    ),
     "PauseConsent": lambda running, subject: (
         running.consents.PauseConsent,
         cs.PauseConsentRequest(

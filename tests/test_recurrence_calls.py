@@ -6,16 +6,13 @@ from typing import Any
 
 import pytest
 
-from cases.daemons import ORIGIN, Running, consent, make_running, question, request_id
+from cases.daemons import consent, make_running, question, request_id
 from cases.earlier_trees import at_exact
 from cases.fakes import FakeClock
-from cases.services import accesses, amend, batch, change, new_identifier, record, services
-from consentd.audit.files import DataDirectory
-from consentd.audit.replay import replay_decisions
+from cases.replayed import check_again
+from cases.services import accesses, amend, batch, change, new_identifier, record
 from consentd.core.kinds import EntryKind
-from consentd.cosigning.keyfiles import read_signing_key
 from consentd.policy.dates import parse_instant_ms
-from consentd.table.table import Table, catch_up
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
@@ -66,20 +63,6 @@ def world(tmp_path: Path) -> Iterator[World]:
     made = World(tmp_path / "daemon")
     yield made
     check_again(made.running, tmp_path)
-
-
-def check_again(running: Running, directory: Path) -> None:
-    opened = services(running)
-    fresh = Table.open(directory / "fresh", map_size_mb=16)
-    catch_up(fresh, opened.ledger.store, opened.vault, size=opened.ledger.state.size)
-    with fresh.read() as rebuilt, opened.table.read() as stored:
-        assert list(rebuilt.rows()) == list(stored.rows())
-    fresh.close()
-    running.stop()
-    verifier = read_signing_key(running.config.keys.log_key_file).verifier
-    replayed = replay_decisions(DataDirectory.of_config(running.config), origin=ORIGIN, log_verifier=verifier)
-    assert (replayed.faults, replayed.not_checked) == ((), {})
-    assert replayed.entries >= opened.ledger.state.size
 
 
 def codes(decision: pb.Decision) -> list[int]:

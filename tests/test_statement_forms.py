@@ -54,7 +54,8 @@ WRITES = find_writes()
 ATTESTED = sorted(name for name, (_, kind) in WRITES.items() if "attested" in kind.DESCRIPTOR.fields_by_name)
 SIGNED = sorted(name for name, (_, kind) in WRITES.items() if "signed" in kind.DESCRIPTOR.fields_by_name)
 FILLED_IN = {
-    "AmendConsent": ("lineage_seq", "version"), "PauseConsent": ("lineage_seq",), "ResumeConsent": ("lineage_seq",),
+    "AmendConsent": ("lineage_seq", "version"), "RenewConsent": ("lineage_seq", "version"),
+    "PauseConsent": ("lineage_seq",), "ResumeConsent": ("lineage_seq",),
     "RevokeConsent": ("lineage_seq",),
 }  # fmt: skip
 
@@ -91,7 +92,8 @@ def stated_in(running: Running, receipt: pb.Receipt) -> Any:
 
 def test_every_write_of_a_statement_has_the_same_form() -> None:
     assert set(WRITES) == {
-        "GrantConsent", "AmendConsent", "PauseConsent", "ResumeConsent", "RevokeConsent", "RecordServed",
+        "GrantConsent", "AmendConsent", "RenewConsent", "PauseConsent", "ResumeConsent", "RevokeConsent",
+        "RecordServed",
         "RecordAccess", "RegisterParticipant", "AddKey", "RetireKey", "PublishVocabulary", "PublishNotice",
         "PublishRules", "PutDelegation", "EndDelegation", "PutMandate", "EndMandate", "EraseSubject", "PutHold",
         "EndHold", "PutAuthority", "EndAuthority",
@@ -100,6 +102,7 @@ def test_every_write_of_a_statement_has_the_same_form() -> None:
     located |= {"seq", "authority_seq"}  # of the hold that EndHold ends, and of the authority that EndAuthority ends
     located |= {"possession"}  # by the key that AddKey adds, so no part of what the statement's author says
     located |= {"served"}  # a statement of its own, attested too, for an entry of its own
+    located |= {"end_time_ms", "retention_until_time_ms"}  # all that RenewConsent changes in the version in force
     for name, (_, request_type) in WRITES.items():
         forms = [field.name for field in request_type.DESCRIPTOR.oneofs_by_name["statement"].fields]
         fields = request_type.DESCRIPTOR.fields_by_name

@@ -37,6 +37,7 @@ from consentd.cli import (
     notices,
     participants,
     receipts,
+    renewals,
     roles,
     subjects,
 )
@@ -50,7 +51,8 @@ environment: CONSENTD_TARGET, CONSENTD_TOKEN, CONSENTD_TOKEN_FILE, CONSENTD_LOG_
 a person is written SCHEME:VALUE, as in `mhid:MH-0001`; `-` reads it from stdin, so that no other user can see it.
 """
 _MODULES = (
-    daemons, certificates, credentials, keys, participants, roles, consents, authorities, notices, campaigns, accesses,
+    daemons, certificates, credentials, keys, participants, roles, consents, renewals, authorities, notices, campaigns,
+    accesses,
     histories, receipts, imports, administration, backups, subjects, maintenance, adoptions,
 )  # fmt: skip
 _SERVER_MODULES = frozenset(

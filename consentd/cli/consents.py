@@ -92,14 +92,14 @@ def add_verbs(verbs: Verbs) -> None:
     write = (add_method, add_tag, add_receipt, add_daemon)
     stated = (_add_consent, add_served(), add_authority_seq)
     add_verb(verbs, "grant", grant, add_subject, *stated, *write, more=_GRANT_HELP)
-    verb = add_verb(verbs, "amend", amend, _add_named, *stated, *write, more=_AMEND_HELP)
+    verb = add_verb(verbs, "amend", amend, add_named, *stated, *write, more=_AMEND_HELP)
     verb.add_argument("--version", type=read_u32, metavar="N", help="the version you changed (default: that in force)")
     for name, text in (
         ("pause", "pause a consent: it permits nothing until it is resumed"),
         ("resume", "end a pause"),
         ("revoke", "withdraw a consent; it permits nothing that is asked afterwards"),
     ):
-        verb = add_verb(verbs, name, change, _add_named, add_authority_seq, *write, text=text)
+        verb = add_verb(verbs, name, change, add_named, add_authority_seq, *write, text=text)
         verb.set_defaults(change=name)
         if name == "revoke":
             verb.add_argument("--note", default="", help="the person's reason")
@@ -139,7 +139,7 @@ def grant(arguments: argparse.Namespace, out: Out) -> int:
             subject, given, served=served, served_seq=arguments.served_seq, authority_seq=arguments.authority_seq,
             **person_options(arguments, client, subject),
         )  # fmt: skip
-    return _show_granted(arguments, out, granted, given)
+    return show_granted(arguments, out, granted, given)
 
 
 def amend(arguments: argparse.Namespace, out: Out) -> int:
@@ -163,7 +163,7 @@ def amend(arguments: argparse.Namespace, out: Out) -> int:
             **person_options(arguments, client, subject),
         )  # fmt: skip
     before = MessageToDict(record.consent, preserving_proto_field_name=True)
-    return _show_granted(arguments, out, granted, after, before=before)
+    return show_granted(arguments, out, granted, after, before=before)
 
 
 def change(arguments: argparse.Namespace, out: Out) -> int:
@@ -242,9 +242,10 @@ def _hint(out: Out, given: "Consent") -> None:
         out.message("this denies no transfer and no view; a deny of `access` denies both (access and collect)")
 
 
-def _show_granted(
+def show_granted(
     arguments: argparse.Namespace, out: Out, granted: "GrantAnswer", given: "Consent", **more: object
 ) -> int:
+    """Show what became of a grant, an amendment or a renewal; return the exit status."""
     from google.protobuf.json_format import MessageToDict
 
     from consentd_client import labels
@@ -265,7 +266,8 @@ def _show_granted(
     return DONE if granted else REFUSED
 
 
-def _add_named(verb: argparse.ArgumentParser) -> None:
+def add_named(verb: argparse.ArgumentParser) -> None:
+    """Add the arguments that name a consent of a person."""
     add_subject(verb)
     verb.add_argument("consent_id", metavar="CONSENT_ID", help="as `grant` or `consents` showed it")
 

@@ -16,6 +16,7 @@ from consentd.service.access_records import NO_ACCESS, AccessReader, parties_tha
 from consentd.service.answerer import check_size
 from consentd.service.consistency import check_reached, reach, reach_largest
 from consentd.service.context import Context, Waiting
+from consentd.service.due_transfers import list_due_transfers
 from consentd.service.pages import NO_END_MS, Cursor, Deletions, Pager, take_page
 from consentd.service.readings import record_readings
 from consentd.service.roles import Access, Whose, access
@@ -246,6 +247,13 @@ class AccessService(Servicer):
         page, last = take_page(reader.list(selected, at.position, deletions), pager.size)
         token = "" if last is None else pager.token(at._replace(position=last))
         return ac.ListAccessesResponse(accesses=page, revision=revision(at.tree_size, root), next_page_token=token)
+
+    @rpc
+    async def ListDueTransfers(
+        self, request: ac.ListDueTransfersRequest, context: Context
+    ) -> ac.ListDueTransfersResponse:
+        """List the transfers that are due from the caller."""
+        return await list_due_transfers(self, request, context)
 
 
 def _check_item(item: ac.AuthorizeAccessRequest | ac.RecordAccessRequest) -> None:

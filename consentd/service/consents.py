@@ -23,6 +23,8 @@ from consentd.service.campaigns import list_reconsents
 from consentd.service.consent_records import ConsentReader, read_filter
 from consentd.service.consistency import reach
 from consentd.service.context import Context
+from consentd.service.due_transfers import next_transfers
+from consentd.service.expiring import list_expiring
 from consentd.service.pages import Cursor, Deletions, Pager, take_page
 from consentd.service.readings import record_readings
 from consentd.service.rpc import rpc
@@ -35,6 +37,7 @@ from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import statement_pb2 as st
 
 Change = st.PauseStatement | st.ResumeStatement | st.RevokeStatement
+VersionRequest = cs.GrantConsentRequest | cs.AmendConsentRequest | cs.RenewConsentRequest
 
 
 class ConsentService(Servicer):
@@ -87,6 +90,32 @@ class ConsentService(Servicer):
         return cs.AmendConsentResponse(receipt=receipt, version=version, refused=refused, served_receipt=shown)
 
     @rpc
+    async def RenewConsent(self, request: cs.RenewConsentRequest, context: Context) -> cs.RenewConsentResponse:
+        """Give a consent a later end."""
+        caller = self.caller(context)
+        attester = self.attester(context)
+        stated, served = read_statement(request, st.AmendStatement, attester), _read_served(request, attester)
+        if stated.message.HasField("consent"):
+            raise InvalidError("renewal takes the consent from the version in force: leave it out, or amend it")
+        ends = f"{request.end_time_ms} {request.retention_until_time_ms}"
+        more = "renewal", request.consent_id, str(request.based_on_version), ends
+        identity, identifier_hash, _ = self._asked(EntryKind.AMEND, request, stated, caller, *more, served=served)
+        write = consents.RenewConsent(
+            request=identity, identifier_hash=identifier_hash, message=stated.message, served=served,
+            consent_id=parse_consent_id(request.consent_id), based_on_version=request.based_on_version,
+            end_ms=request.end_time_ms, retention_until_ms=request.retention_until_time_ms,
+        )  # fmt: skip
+        written, receipt = await self.write(write, request.wait_for, context)
+        version, refused = written.answer.version, self._refused("RenewConsent", written, context)
+        shown = await self._served_receipt(request, written, context)
+        return cs.RenewConsentResponse(receipt=receipt, version=version, refused=refused, served_receipt=shown)
+
+    @rpc
+    async def ListExpiring(self, request: cs.ListExpiringRequest, context: Context) -> cs.ListExpiringResponse:
+        """List consents that end in a time span."""
+        return await list_expiring(self, request, context)
+
+    @rpc
     async def RecordServed(self, request: cs.RecordServedRequest, context: Context) -> cs.RecordServedResponse:
         """Record that a notice was shown to a person."""
         caller = self.caller(context)
@@ -125,13 +154,16 @@ class ConsentService(Servicer):
             tag = self.read_tag(snapshot, request.subject, request.authority_seq, context)
             size, root, now_ms = snapshot.size, snapshot.root, self._now_ms(snapshot)
             registry, realm = snapshot.registry(), _realm(snapshot)
+            due = next_transfers(snapshot, tag, now_ms)
         await record_readings(
             self, context, [tag], st.READ_SCOPE_CONSENTS, authority_seq=request.authority_seq
         )
         reader = ConsentReader(
             services.ledger.store, services.vault, tag, tree_size=size, now_ms=now_ms, registry=registry, realm=realm
         )
-        return cs.GetConsentResponse(record=reader.find(wanted), revision=revision(size, root))
+        record = reader.find(wanted)
+        record.next_transfer_time_ms = due.get(record.lineage_seq, 0)
+        return cs.GetConsentResponse(record=record, revision=revision(size, root))
 
     @rpc
     async def ListConsents(self, request: cs.ListConsentsRequest, context: Context) -> cs.ListConsentsResponse:
@@ -143,6 +175,7 @@ class ConsentService(Servicer):
             tag = self.read_tag(snapshot, request.subject, request.authority_seq, context)
             root, first = snapshot.root, Cursor(codec.MAX_SEQ, snapshot.size, self._now_ms(snapshot))
             registry, realm = snapshot.registry(), _realm(snapshot)
+            due = next_transfers(snapshot, tag, first.time_ms)
         pager = Pager(services.page_key, caller, request, tag=tag)
         cursor = pager.cursor(first.tree_size)
         await record_readings(
@@ -155,6 +188,8 @@ class ConsentService(Servicer):
         )
         page, last = take_page(reader.list(selected, at.position, deletions), pager.size)
         deletions.check_chain(tag)
+        for record in page:
+            record.next_transfer_time_ms = due.get(record.lineage_seq, 0)
         root = root if cursor is None else reads.root_at(store, at.tree_size)
         token = "" if last is None else pager.token(at._replace(position=last))
         return cs.ListConsentsResponse(records=page, revision=revision(at.tree_size, root), next_page_token=token)
@@ -234,7 +269,7 @@ class ConsentService(Servicer):
         return identity, identifier_hash, self.signed_entry(kind, tag, identity, signed)
 
     async def _served_receipt(
-        self, request: cs.GrantConsentRequest | cs.AmendConsentRequest, written: Written[Any], context: Context
+        self, request: VersionRequest, written: Written[Any], context: Context
     ) -> pb.Receipt | None:
         """Return the receipt of the SERVED entry that a request recorded before its consent; None: it recorded none."""
         recorded = written.entry
@@ -299,7 +334,7 @@ class ConsentService(Servicer):
 
 
 def _read_served(
-    request: cs.GrantConsentRequest | cs.AmendConsentRequest, attester: Attester
+    request: VersionRequest, attester: Attester
 ) -> st.ServedStatement | None:
     """Return the statement of the notice that was shown with a consent; None: none was.
 
@@ -309,7 +344,7 @@ def _read_served(
     """
     if not request.HasField("served"):
         return None
-    if request.HasField("signed"):
+    if request.WhichOneof("statement") == "signed":
         raise InvalidError("a signed consent names a SERVED entry that is recorded: call RecordServed before")
     if attester.login is not None:
         raise DeniedError("that a notice was shown is stated by a participant that showed it, and not by the person")

@@ -120,6 +120,7 @@ GetAccess               unknown   -  -  -   n  n  n  -  -   -  n  n  -   n  n   
 ListAccesses            own       -  -  -   -  -  -  -  -   -  A  A  -   A  A   -  -  -
 ListAccesses            other     -  -  -   -  -  -  -  -   -  A  A  -   n  n   -  -  -
 ListAccesses            unknown   -  -  -   -  -  -  -  -   -  n  n  -   n  n   -  -  -
+ListDueTransfers        own       -  -  -   A  -  -  -  -   -  -  -  -   -  -   -  -  -
 
 GrantConsent            own       -  -  -   -  -  -  -  r   -  A  -  -   A  A   -  -  r
 GrantConsent            other     -  -  -   -  -  -  -  r   -  A  -  -   n  n   -  -  r
@@ -127,6 +128,9 @@ GrantConsent            unknown   -  -  -   -  -  -  -  n   -  n  -  -   n  n   
 AmendConsent            own       -  -  -   -  -  -  -  r   -  A  -  -   A  A   -  -  r
 AmendConsent            other     -  -  -   -  -  -  -  r   -  A  -  -   n  n   -  -  r
 AmendConsent            unknown   -  -  -   -  -  -  -  n   -  n  -  -   n  n   -  -  n
+RenewConsent            own       -  -  -   -  -  -  -  r   -  A  -  -   A  -   -  -  r
+RenewConsent            other     -  -  -   -  -  -  -  r   -  A  -  -   n  -   -  -  r
+RenewConsent            unknown   -  -  -   -  -  -  -  n   -  n  -  -   n  -   -  -  n
 RecordServed            other     -  -  -   -  -  -  -  -   -  A  -  -   -  -   -  -  -
 RecordServed            unknown   -  -  -   -  -  -  -  -   -  n  -  -   -  -   -  -  -
 PauseConsent            own       -  -  -   -  -  -  -  r   -  A  -  -   A  A   -  -  r
@@ -144,6 +148,9 @@ GetConsent              unknown   -  -  -   -  -  -  -  -   -  n  n  -   n  n   
 ListConsents            own       -  -  -   -  -  -  -  -   -  A  A  -   A  A   -  -  -
 ListConsents            other     -  -  -   -  -  -  -  -   -  A  A  -   n  n   -  -  -
 ListConsents            unknown   -  -  -   -  -  -  -  -   -  n  n  -   n  n   -  -  -
+ListExpiring            own       -  -  -   -  -  -  -  -   A  -  -  -   -  -   -  -  -
+ListExpiring            other     -  -  -   -  -  -  -  -   -  A  -  -   -  -   -  -  -
+ListExpiring            unknown   -  -  -   -  -  -  -  -   -  n  -  -   -  -   -  -  -
 
 PutAuthority            other     -  -  -   -  -  -  -  A   -  A  -  -   -  -   -  -  -
 PutAuthority            unknown   -  -  -   -  -  -  -  n   -  n  -  -   -  -   -  -  -
@@ -238,7 +245,7 @@ _STATUTORY = ("법적 근거(STATUTORY)만", "STATUTORY consents only")
 REDUCED: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(("Check", "BatchCheck", "AuthorizeAccess", "BatchAuthorizeAccesses"), _HIDDEN),
     **dict.fromkeys(
-        ("AmendConsent", "PauseConsent", "ResumeConsent", "RevokeConsent"), _STATUTORY
+        ("AmendConsent", "RenewConsent", "PauseConsent", "ResumeConsent", "RevokeConsent"), _STATUTORY
     ),
     "GrantConsent": (
         "법적 근거(STATUTORY)만; 운영자는 이미 끝난 동의도 이관 기록",

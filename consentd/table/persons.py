@@ -75,3 +75,19 @@ def read_page(
             place = Place(tag, lineage)
         place = Place(tag, _WHOLE)
     return found, None
+
+
+def read_person(
+    tag: bytes, value: bytes | None, select: Select[T], *, after: Place, most: int
+) -> tuple[list[T], Place | None]:
+    """Return a page of the items of one person, and where the next page begins, as ``read_page`` does."""
+    found: list[T] = []
+    place = after
+    for lineage, item in select(tag, value or b""):
+        if after.tag == tag and lineage <= after.lineage:
+            continue
+        if len(found) == most:
+            return found, place
+        found.append(item)
+        place = Place(tag, lineage)
+    return found, None

@@ -623,3 +623,129 @@ class ListAccessesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListAccessesResponse: _TypeAlias = ListAccessesResponse  # noqa: Y015
+
+@_typing.final
+class ListDueTransfersRequest(_message.Message):
+    """ListDueTransfersRequest asks for a page of the transfers that are due."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BY_TIME_MS_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    by_time_ms: _builtins.int
+    """by_time_ms: what is due by this time, UTC milliseconds; 0: what is due now."""
+    page_size: _builtins.int
+    """page_size is the most items of a page; 0 or more than 1,000 means 1,000."""
+    page_token: _builtins.str
+    """page_token is the next_page_token of the previous page; empty: the first page. The other fields, except page_size,
+    must be those of the request for that page.
+    """
+    def __init__(
+        self,
+        *,
+        by_time_ms: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_time_ms", b"by_time_ms", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDueTransfersRequest: _TypeAlias = ListDueTransfersRequest  # noqa: Y015
+
+@_typing.final
+class DueTransfer(_message.Message):
+    """DueTransfer is what one consent permits the caller to transfer, once in a period."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAG_FIELD_NUMBER: _builtins.int
+    CONSENT_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DUE_TIME_MS_FIELD_NUMBER: _builtins.int
+    UNTIL_TIME_MS_FIELD_NUMBER: _builtins.int
+    CATEGORIES_FIELD_NUMBER: _builtins.int
+    MISSED_CATEGORIES_FIELD_NUMBER: _builtins.int
+    ACTORS_FIELD_NUMBER: _builtins.int
+    tag: _builtins.bytes
+    """tag is the person's tag, 32 bytes."""
+    consent_id: _builtins.str
+    """consent_id names the consent."""
+    version: _builtins.int
+    """version of the consent that is in force."""
+    due_time_ms: _builtins.int
+    """due_time_ms is the beginning of the present period if something in it was not permitted yet, and else of the next
+    one, UTC milliseconds.
+    """
+    until_time_ms: _builtins.int
+    """until_time_ms is the end of that period; 0: it has none (`once`)."""
+    @_builtins.property
+    def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """categories are the leaf categories that are due in that period."""
+
+    @_builtins.property
+    def missed_categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """missed_categories are those that no access from the caller was permitted for in the period before the present one, or
+        whose access failed. Empty if that period began before the version in force, or was not as long as its permits.
+        """
+
+    @_builtins.property
+    def actors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """actors are the recipients that these permits name, groups as `group/ID`; `*`: any."""
+
+    def __init__(
+        self,
+        *,
+        tag: _builtins.bytes = ...,
+        consent_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        due_time_ms: _builtins.int = ...,
+        until_time_ms: _builtins.int = ...,
+        categories: _abc.Iterable[_builtins.str] | None = ...,
+        missed_categories: _abc.Iterable[_builtins.str] | None = ...,
+        actors: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actors", b"actors", "categories", b"categories", "consent_id", b"consent_id", "due_time_ms", b"due_time_ms", "missed_categories", b"missed_categories", "tag", b"tag", "until_time_ms", b"until_time_ms", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DueTransfer: _TypeAlias = DueTransfer  # noqa: Y015
+
+@_typing.final
+class ListDueTransfersResponse(_message.Message):
+    """ListDueTransfersResponse is a page of transfers that are due."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSFERS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token is the token of the next page; empty: this is the last page."""
+    @_builtins.property
+    def transfers(self) -> _containers.RepeatedCompositeFieldContainer[Global___DueTransfer]:
+        """transfers, in the order of tags."""
+
+    @_builtins.property
+    def revision(self) -> _consent_pb2.Revision:
+        """revision is the state that this page reflects."""
+
+    def __init__(
+        self,
+        *,
+        transfers: _abc.Iterable[Global___DueTransfer] | None = ...,
+        next_page_token: _builtins.str = ...,
+        revision: _consent_pb2.Revision | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "revision", b"revision", "transfers", b"transfers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDueTransfersResponse: _TypeAlias = ListDueTransfersResponse  # noqa: Y015

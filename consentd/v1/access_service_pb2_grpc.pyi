@@ -67,6 +67,13 @@ class AccessServiceStub:
     recorded later is not listed. If a pruning since then deleted what a page needs, the call fails with PAGE_EXPIRED.
     Cost: a few reads for each entry of the chain that the page reads, at most 2,000 (page_reads).
     """
+    ListDueTransfers: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ListDueTransfersRequest, _access_service_pb2.ListDueTransfersResponse]
+    """ListDueTransfers lists, for the caller as a holder, the transfers that consents which recur permit and that are due
+    (policy.md, rule 13): the consents whose permits name the caller, or a group that it is in, as a holder. It shows what
+    is due by a time, and what was missed. A transfer that is due is not permitted yet: AuthorizeAccess decides. Persons
+    are named by their tags. Each page shows the state of its own time, in the order of tags, and may be empty and not be
+    the last one. Cost: a page reads at most 5,000 persons (page_persons), about 20 ms.
+    """
 
 @_typing.type_check_only
 class AccessServiceAsyncStub(AccessServiceStub):
@@ -106,6 +113,13 @@ class AccessServiceAsyncStub(AccessServiceStub):
     LedgerService.GetHistory proves that. Every page shows the state of the first page: an access or outcome that is
     recorded later is not listed. If a pruning since then deleted what a page needs, the call fails with PAGE_EXPIRED.
     Cost: a few reads for each entry of the chain that the page reads, at most 2,000 (page_reads).
+    """
+    ListDueTransfers: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ListDueTransfersRequest, _access_service_pb2.ListDueTransfersResponse]  # type: ignore[assignment]
+    """ListDueTransfers lists, for the caller as a holder, the transfers that consents which recur permit and that are due
+    (policy.md, rule 13): the consents whose permits name the caller, or a group that it is in, as a holder. It shows what
+    is due by a time, and what was missed. A transfer that is due is not permitted yet: AuthorizeAccess decides. Persons
+    are named by their tags. Each page shows the state of its own time, in the order of tags, and may be empty and not be
+    the last one. Cost: a page reads at most 5,000 persons (page_persons), about 20 ms.
     """
 
 class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -179,6 +193,19 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         LedgerService.GetHistory proves that. Every page shows the state of the first page: an access or outcome that is
         recorded later is not listed. If a pruning since then deleted what a page needs, the call fails with PAGE_EXPIRED.
         Cost: a few reads for each entry of the chain that the page reads, at most 2,000 (page_reads).
+        """
+
+    @_abc_1.abstractmethod
+    def ListDueTransfers(
+        self,
+        request: _access_service_pb2.ListDueTransfersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.ListDueTransfersResponse, _abc.Awaitable[_access_service_pb2.ListDueTransfersResponse]]:
+        """ListDueTransfers lists, for the caller as a holder, the transfers that consents which recur permit and that are due
+        (policy.md, rule 13): the consents whose permits name the caller, or a group that it is in, as a holder. It shows what
+        is due by a time, and what was missed. A transfer that is due is not permitted yet: AuthorizeAccess decides. Persons
+        are named by their tags. Each page shows the state of its own time, in the order of tags, and may be empty and not be
+        the last one. Cost: a page reads at most 5,000 persons (page_persons), about 20 ms.
         """
 
 def add_AccessServiceServicer_to_server(servicer: AccessServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

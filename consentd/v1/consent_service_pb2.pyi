@@ -79,6 +79,7 @@ class ConsentRecord(_message.Message):
     SERVED_SEQ_FIELD_NUMBER: _builtins.int
     AUTHORITY_SEQ_FIELD_NUMBER: _builtins.int
     RECONSENT_BY_TIME_MS_FIELD_NUMBER: _builtins.int
+    NEXT_TRANSFER_TIME_MS_FIELD_NUMBER: _builtins.int
     consent_id: _builtins.str
     """consent_id names the lineage."""
     version: _builtins.int
@@ -109,6 +110,11 @@ class ConsentRecord(_message.Message):
     """reconsent_by_time_ms is from when the current version is paused, because a later version of its notice asks for a new
     consent, UTC milliseconds; then `state` is PAUSED. An amendment under that later version ends it. 0: nobody asks.
     """
+    next_transfer_time_ms: _builtins.int
+    """next_transfer_time_ms: if the consent recurs (policy.md, rule 13), when its next transfer is due, UTC milliseconds: the
+    beginning of the present period as long as something in it was not permitted, then of the next one. It is that of the
+    time of this page. 0: it does not recur, is not in force, or no period is left.
+    """
     @_builtins.property
     def consent(self) -> _consent_pb2.Consent:
         """consent is the current version."""
@@ -128,10 +134,11 @@ class ConsentRecord(_message.Message):
         served_seq: _builtins.int = ...,
         authority_seq: _builtins.int = ...,
         reconsent_by_time_ms: _builtins.int = ...,
+        next_transfer_time_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["consent", b"consent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority_seq", b"authority_seq", "change_time_ms", b"change_time_ms", "consent", b"consent", "consent_id", b"consent_id", "grant_time_ms", b"grant_time_ms", "lineage_seq", b"lineage_seq", "paused", b"paused", "reconsent_by_time_ms", b"reconsent_by_time_ms", "seq", b"seq", "served_seq", b"served_seq", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority_seq", b"authority_seq", "change_time_ms", b"change_time_ms", "consent", b"consent", "consent_id", b"consent_id", "grant_time_ms", b"grant_time_ms", "lineage_seq", b"lineage_seq", "next_transfer_time_ms", b"next_transfer_time_ms", "paused", b"paused", "reconsent_by_time_ms", b"reconsent_by_time_ms", "seq", b"seq", "served_seq", b"served_seq", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -369,6 +376,224 @@ class AmendConsentResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AmendConsentResponse: _TypeAlias = AmendConsentResponse  # noqa: Y015
+
+@_typing.final
+class RenewConsentRequest(_message.Message):
+    """RenewConsentRequest has the new end of a consent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    CONSENT_ID_FIELD_NUMBER: _builtins.int
+    BASED_ON_VERSION_FIELD_NUMBER: _builtins.int
+    ATTESTED_FIELD_NUMBER: _builtins.int
+    END_TIME_MS_FIELD_NUMBER: _builtins.int
+    RETENTION_UNTIL_TIME_MS_FIELD_NUMBER: _builtins.int
+    SERVED_FIELD_NUMBER: _builtins.int
+    WAIT_FOR_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.bytes
+    """request_id makes the write idempotent, 16 random bytes."""
+    consent_id: _builtins.str
+    """consent_id names the lineage."""
+    based_on_version: _builtins.int
+    """based_on_version is the version that is renewed. If it is not the current version, the call fails with
+    VERSION_CONFLICT.
+    """
+    end_time_ms: _builtins.int
+    """end_time_ms is the new end of the root, UTC milliseconds, after the one in force."""
+    retention_until_time_ms: _builtins.int
+    """retention_until_time_ms is until when the recipient may keep the data; 0: as in the version in force."""
+    wait_for: _consent_pb2.WaitFor.ValueType
+    """wait_for says whether to answer once the entry is on disk, or once it is published."""
+    @_builtins.property
+    def subject(self) -> _consent_pb2.Subject:
+        """subject is the person."""
+
+    @_builtins.property
+    def attested(self) -> _statement_pb2.AmendStatement:
+        """attested: the daemon signs the entry, which names the caller as the one who attests it. The consent, lineage_seq and
+        version are empty: the daemon fills them in. A served_seq of 0 means that of the version in force.
+        """
+
+    @_builtins.property
+    def served(self) -> _statement_pb2.ServedStatement:
+        """served is as in GrantConsentRequest. The new version names the notice that it shows."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.bytes = ...,
+        subject: _consent_pb2.Subject | None = ...,
+        consent_id: _builtins.str = ...,
+        based_on_version: _builtins.int = ...,
+        attested: _statement_pb2.AmendStatement | None = ...,
+        end_time_ms: _builtins.int = ...,
+        retention_until_time_ms: _builtins.int = ...,
+        served: _statement_pb2.ServedStatement | None = ...,
+        wait_for: _consent_pb2.WaitFor.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "served", b"served", "statement", b"statement", "subject", b"subject"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "based_on_version", b"based_on_version", "consent_id", b"consent_id", "end_time_ms", b"end_time_ms", "request_id", b"request_id", "retention_until_time_ms", b"retention_until_time_ms", "served", b"served", "statement", b"statement", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["attested"]  # noqa: Y015
+    _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
+
+Global___RenewConsentRequest: _TypeAlias = RenewConsentRequest  # noqa: Y015
+
+@_typing.final
+class RenewConsentResponse(_message.Message):
+    """RenewConsentResponse has the receipt of the entry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    SERVED_RECEIPT_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """version is the new version; 0 if refused."""
+    @_builtins.property
+    def receipt(self) -> _consent_pb2.Receipt:
+        """receipt of the AMEND, or of the REFUSAL."""
+
+    @_builtins.property
+    def refused(self) -> Global___Refused:
+        """refused is present if the new version was refused."""
+
+    @_builtins.property
+    def served_receipt(self) -> _consent_pb2.Receipt:
+        """served_receipt is of the SERVED entry; absent if the request has no `served`."""
+
+    def __init__(
+        self,
+        *,
+        receipt: _consent_pb2.Receipt | None = ...,
+        version: _builtins.int = ...,
+        refused: Global___Refused | None = ...,
+        served_receipt: _consent_pb2.Receipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "refused", b"refused", "served_receipt", b"served_receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "refused", b"refused", "served_receipt", b"served_receipt", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewConsentResponse: _TypeAlias = RenewConsentResponse  # noqa: Y015
+
+@_typing.final
+class ListExpiringRequest(_message.Message):
+    """ListExpiringRequest asks for a page of the consents that end in a time span."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_MS_FIELD_NUMBER: _builtins.int
+    END_TIME_MS_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    start_time_ms: _builtins.int
+    """start_time_ms: only consents that end at this time or later, UTC milliseconds; those that have ended are not listed."""
+    end_time_ms: _builtins.int
+    """end_time_ms: only consents that end before this time, UTC milliseconds; 0: no limit."""
+    page_size: _builtins.int
+    """page_size is the most items of a page; 0 or more than 1,000 means 1,000."""
+    page_token: _builtins.str
+    """page_token is the next_page_token of the previous page; empty: the first page. The other fields, except page_size,
+    must be those of the request for that page.
+    """
+    @_builtins.property
+    def subject(self) -> _consent_pb2.Subject:
+        """subject: only consents of this person; absent: of all persons, those that name the caller."""
+
+    def __init__(
+        self,
+        *,
+        start_time_ms: _builtins.int = ...,
+        end_time_ms: _builtins.int = ...,
+        subject: _consent_pb2.Subject | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time_ms", b"end_time_ms", "page_size", b"page_size", "page_token", b"page_token", "start_time_ms", b"start_time_ms", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListExpiringRequest: _TypeAlias = ListExpiringRequest  # noqa: Y015
+
+@_typing.final
+class ExpiringConsent(_message.Message):
+    """ExpiringConsent is a consent that ends."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAG_FIELD_NUMBER: _builtins.int
+    CONSENT_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    END_TIME_MS_FIELD_NUMBER: _builtins.int
+    tag: _builtins.bytes
+    """tag is the person's tag, 32 bytes."""
+    consent_id: _builtins.str
+    """consent_id names the consent."""
+    version: _builtins.int
+    """version that is in force, which a renewal states as based_on_version."""
+    end_time_ms: _builtins.int
+    """end_time_ms is when the last of its permits ends, UTC milliseconds: at the stated end, or with the authority that it
+    rests on.
+    """
+    def __init__(
+        self,
+        *,
+        tag: _builtins.bytes = ...,
+        consent_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        end_time_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent_id", b"consent_id", "end_time_ms", b"end_time_ms", "tag", b"tag", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpiringConsent: _TypeAlias = ExpiringConsent  # noqa: Y015
+
+@_typing.final
+class ListExpiringResponse(_message.Message):
+    """ListExpiringResponse is a page of consents that end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token is the token of the next page; empty: this is the last page."""
+    @_builtins.property
+    def consents(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExpiringConsent]:
+        """consents, in the order of tags."""
+
+    @_builtins.property
+    def revision(self) -> _consent_pb2.Revision:
+        """revision is the state that this page reflects."""
+
+    def __init__(
+        self,
+        *,
+        consents: _abc.Iterable[Global___ExpiringConsent] | None = ...,
+        next_page_token: _builtins.str = ...,
+        revision: _consent_pb2.Revision | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consents", b"consents", "next_page_token", b"next_page_token", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListExpiringResponse: _TypeAlias = ListExpiringResponse  # noqa: Y015
 
 @_typing.final
 class RecordServedRequest(_message.Message):

@@ -48,6 +48,11 @@ class ConsentServiceStub(object):
                 request_serializer=consentd_dot_v1_dot_consent__service__pb2.AmendConsentRequest.SerializeToString,
                 response_deserializer=consentd_dot_v1_dot_consent__service__pb2.AmendConsentResponse.FromString,
                 _registered_method=True)
+        self.RenewConsent = channel.unary_unary(
+                '/consentd.v1.ConsentService/RenewConsent',
+                request_serializer=consentd_dot_v1_dot_consent__service__pb2.RenewConsentRequest.SerializeToString,
+                response_deserializer=consentd_dot_v1_dot_consent__service__pb2.RenewConsentResponse.FromString,
+                _registered_method=True)
         self.RecordServed = channel.unary_unary(
                 '/consentd.v1.ConsentService/RecordServed',
                 request_serializer=consentd_dot_v1_dot_consent__service__pb2.RecordServedRequest.SerializeToString,
@@ -77,6 +82,11 @@ class ConsentServiceStub(object):
                 '/consentd.v1.ConsentService/ListConsents',
                 request_serializer=consentd_dot_v1_dot_consent__service__pb2.ListConsentsRequest.SerializeToString,
                 response_deserializer=consentd_dot_v1_dot_consent__service__pb2.ListConsentsResponse.FromString,
+                _registered_method=True)
+        self.ListExpiring = channel.unary_unary(
+                '/consentd.v1.ConsentService/ListExpiring',
+                request_serializer=consentd_dot_v1_dot_consent__service__pb2.ListExpiringRequest.SerializeToString,
+                response_deserializer=consentd_dot_v1_dot_consent__service__pb2.ListExpiringResponse.FromString,
                 _registered_method=True)
         self.PutAuthority = channel.unary_unary(
                 '/consentd.v1.ConsentService/PutAuthority',
@@ -127,6 +137,16 @@ class ConsentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RenewConsent(self, request, context):
+        """RenewConsent gives a consent a later end: its next version is the version in force, with another end. Nested provisions
+        that state an end of their own keep it. A consent that has ended may be renewed; between its end and this entry it
+        permits nothing. A renewal ahead of time, under which nothing changes until then, is a consent of its own
+        (GrantConsent). Cost: one group commit.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RecordServed(self, request, context):
         """RecordServed records that a notice was shown to a person, without a consent, or before the person signs one. Cost: one
         group commit.
@@ -171,6 +191,18 @@ class ConsentServiceServicer(object):
         Every page shows the state of the first page: what is granted, changed or revoked later changes no later page. If a
         pruning since then deleted what a page needs, the call fails with PAGE_EXPIRED. Cost: a few reads for each consent
         that the page reads, at most 2,000 (page_reads), and one for each of its changes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListExpiring(self, request, context):
+        """ListExpiring lists consents that end in a time span: those whose permits name the caller, or a group that it is in, as
+        an actor or a holder; or with a subject, those of that person. A consent ends when the last of its permits does. One
+        that is paused, ended or withdrawn is not listed. Persons are named by their tags. Each page shows the state of its own
+        time, in the order of tags, and may be empty and not be the last one. Without a subject, the caller needs the right
+        SEE_REASONS: a consent that is listed, and yet does not permit, shows that another one denies. With a subject, it needs
+        the right ACT_FOR_SUBJECTS. Cost: a page reads at most 5,000 persons (page_persons), about 20 ms.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -230,6 +262,11 @@ def add_ConsentServiceServicer_to_server(servicer, server):
                     request_deserializer=consentd_dot_v1_dot_consent__service__pb2.AmendConsentRequest.FromString,
                     response_serializer=consentd_dot_v1_dot_consent__service__pb2.AmendConsentResponse.SerializeToString,
             ),
+            'RenewConsent': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewConsent,
+                    request_deserializer=consentd_dot_v1_dot_consent__service__pb2.RenewConsentRequest.FromString,
+                    response_serializer=consentd_dot_v1_dot_consent__service__pb2.RenewConsentResponse.SerializeToString,
+            ),
             'RecordServed': grpc.unary_unary_rpc_method_handler(
                     servicer.RecordServed,
                     request_deserializer=consentd_dot_v1_dot_consent__service__pb2.RecordServedRequest.FromString,
@@ -259,6 +296,11 @@ def add_ConsentServiceServicer_to_server(servicer, server):
                     servicer.ListConsents,
                     request_deserializer=consentd_dot_v1_dot_consent__service__pb2.ListConsentsRequest.FromString,
                     response_serializer=consentd_dot_v1_dot_consent__service__pb2.ListConsentsResponse.SerializeToString,
+            ),
+            'ListExpiring': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListExpiring,
+                    request_deserializer=consentd_dot_v1_dot_consent__service__pb2.ListExpiringRequest.FromString,
+                    response_serializer=consentd_dot_v1_dot_consent__service__pb2.ListExpiringResponse.SerializeToString,
             ),
             'PutAuthority': grpc.unary_unary_rpc_method_handler(
                     servicer.PutAuthority,
@@ -344,6 +386,33 @@ class ConsentService(object):
             '/consentd.v1.ConsentService/AmendConsent',
             consentd_dot_v1_dot_consent__service__pb2.AmendConsentRequest.SerializeToString,
             consentd_dot_v1_dot_consent__service__pb2.AmendConsentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewConsent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consentd.v1.ConsentService/RenewConsent',
+            consentd_dot_v1_dot_consent__service__pb2.RenewConsentRequest.SerializeToString,
+            consentd_dot_v1_dot_consent__service__pb2.RenewConsentResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -506,6 +575,33 @@ class ConsentService(object):
             '/consentd.v1.ConsentService/ListConsents',
             consentd_dot_v1_dot_consent__service__pb2.ListConsentsRequest.SerializeToString,
             consentd_dot_v1_dot_consent__service__pb2.ListConsentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListExpiring(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consentd.v1.ConsentService/ListExpiring',
+            consentd_dot_v1_dot_consent__service__pb2.ListExpiringRequest.SerializeToString,
+            consentd_dot_v1_dot_consent__service__pb2.ListExpiringResponse.FromString,
             options,
             channel_credentials,
             insecure,

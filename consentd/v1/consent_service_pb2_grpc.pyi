@@ -43,6 +43,12 @@ class ConsentServiceStub:
     """
     AmendConsent: _grpc.UnaryUnaryMultiCallable[_consent_service_pb2.AmendConsentRequest, _consent_service_pb2.AmendConsentResponse]
     """AmendConsent replaces a consent by its next version, narrower or wider. Cost: one group commit."""
+    RenewConsent: _grpc.UnaryUnaryMultiCallable[_consent_service_pb2.RenewConsentRequest, _consent_service_pb2.RenewConsentResponse]
+    """RenewConsent gives a consent a later end: its next version is the version in force, with another end. Nested provisions
+    that state an end of their own keep it. A consent that has ended may be renewed; between its end and this entry it
+    permits nothing. A renewal ahead of time, under which nothing changes until then, is a consent of its own
+    (GrantConsent). Cost: one group commit.
+    """
     RecordServed: _grpc.UnaryUnaryMultiCallable[_consent_service_pb2.RecordServedRequest, _consent_service_pb2.RecordServedResponse]
     """RecordServed records that a notice was shown to a person, without a consent, or before the person signs one. Cost: one
     group commit.
@@ -66,6 +72,14 @@ class ConsentServiceStub:
     Every page shows the state of the first page: what is granted, changed or revoked later changes no later page. If a
     pruning since then deleted what a page needs, the call fails with PAGE_EXPIRED. Cost: a few reads for each consent
     that the page reads, at most 2,000 (page_reads), and one for each of its changes.
+    """
+    ListExpiring: _grpc.UnaryUnaryMultiCallable[_consent_service_pb2.ListExpiringRequest, _consent_service_pb2.ListExpiringResponse]
+    """ListExpiring lists consents that end in a time span: those whose permits name the caller, or a group that it is in, as
+    an actor or a holder; or with a subject, those of that person. A consent ends when the last of its permits does. One
+    that is paused, ended or withdrawn is not listed. Persons are named by their tags. Each page shows the state of its own
+    time, in the order of tags, and may be empty and not be the last one. Without a subject, the caller needs the right
+    SEE_REASONS: a consent that is listed, and yet does not permit, shows that another one denies. With a subject, it needs
+    the right ACT_FOR_SUBJECTS. Cost: a page reads at most 5,000 persons (page_persons), about 20 ms.
     """
     PutAuthority: _grpc.UnaryUnaryMultiCallable[_consent_service_pb2.PutAuthorityRequest, _consent_service_pb2.PutAuthorityResponse]
     """PutAuthority records who may act for a person, as legal guardian or by a power of attorney. Cost: one group commit."""
@@ -102,6 +116,12 @@ class ConsentServiceAsyncStub(ConsentServiceStub):
     """
     AmendConsent: _aio.UnaryUnaryMultiCallable[_consent_service_pb2.AmendConsentRequest, _consent_service_pb2.AmendConsentResponse]  # type: ignore[assignment]
     """AmendConsent replaces a consent by its next version, narrower or wider. Cost: one group commit."""
+    RenewConsent: _aio.UnaryUnaryMultiCallable[_consent_service_pb2.RenewConsentRequest, _consent_service_pb2.RenewConsentResponse]  # type: ignore[assignment]
+    """RenewConsent gives a consent a later end: its next version is the version in force, with another end. Nested provisions
+    that state an end of their own keep it. A consent that has ended may be renewed; between its end and this entry it
+    permits nothing. A renewal ahead of time, under which nothing changes until then, is a consent of its own
+    (GrantConsent). Cost: one group commit.
+    """
     RecordServed: _aio.UnaryUnaryMultiCallable[_consent_service_pb2.RecordServedRequest, _consent_service_pb2.RecordServedResponse]  # type: ignore[assignment]
     """RecordServed records that a notice was shown to a person, without a consent, or before the person signs one. Cost: one
     group commit.
@@ -125,6 +145,14 @@ class ConsentServiceAsyncStub(ConsentServiceStub):
     Every page shows the state of the first page: what is granted, changed or revoked later changes no later page. If a
     pruning since then deleted what a page needs, the call fails with PAGE_EXPIRED. Cost: a few reads for each consent
     that the page reads, at most 2,000 (page_reads), and one for each of its changes.
+    """
+    ListExpiring: _aio.UnaryUnaryMultiCallable[_consent_service_pb2.ListExpiringRequest, _consent_service_pb2.ListExpiringResponse]  # type: ignore[assignment]
+    """ListExpiring lists consents that end in a time span: those whose permits name the caller, or a group that it is in, as
+    an actor or a holder; or with a subject, those of that person. A consent ends when the last of its permits does. One
+    that is paused, ended or withdrawn is not listed. Persons are named by their tags. Each page shows the state of its own
+    time, in the order of tags, and may be empty and not be the last one. Without a subject, the caller needs the right
+    SEE_REASONS: a consent that is listed, and yet does not permit, shows that another one denies. With a subject, it needs
+    the right ACT_FOR_SUBJECTS. Cost: a page reads at most 5,000 persons (page_persons), about 20 ms.
     """
     PutAuthority: _aio.UnaryUnaryMultiCallable[_consent_service_pb2.PutAuthorityRequest, _consent_service_pb2.PutAuthorityResponse]  # type: ignore[assignment]
     """PutAuthority records who may act for a person, as legal guardian or by a power of attorney. Cost: one group commit."""
@@ -170,6 +198,18 @@ class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_consent_service_pb2.AmendConsentResponse, _abc.Awaitable[_consent_service_pb2.AmendConsentResponse]]:
         """AmendConsent replaces a consent by its next version, narrower or wider. Cost: one group commit."""
+
+    @_abc_1.abstractmethod
+    def RenewConsent(
+        self,
+        request: _consent_service_pb2.RenewConsentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_consent_service_pb2.RenewConsentResponse, _abc.Awaitable[_consent_service_pb2.RenewConsentResponse]]:
+        """RenewConsent gives a consent a later end: its next version is the version in force, with another end. Nested provisions
+        that state an end of their own keep it. A consent that has ended may be renewed; between its end and this entry it
+        permits nothing. A renewal ahead of time, under which nothing changes until then, is a consent of its own
+        (GrantConsent). Cost: one group commit.
+        """
 
     @_abc_1.abstractmethod
     def RecordServed(
@@ -229,6 +269,20 @@ class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
         Every page shows the state of the first page: what is granted, changed or revoked later changes no later page. If a
         pruning since then deleted what a page needs, the call fails with PAGE_EXPIRED. Cost: a few reads for each consent
         that the page reads, at most 2,000 (page_reads), and one for each of its changes.
+        """
+
+    @_abc_1.abstractmethod
+    def ListExpiring(
+        self,
+        request: _consent_service_pb2.ListExpiringRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_consent_service_pb2.ListExpiringResponse, _abc.Awaitable[_consent_service_pb2.ListExpiringResponse]]:
+        """ListExpiring lists consents that end in a time span: those whose permits name the caller, or a group that it is in, as
+        an actor or a holder; or with a subject, those of that person. A consent ends when the last of its permits does. One
+        that is paused, ended or withdrawn is not listed. Persons are named by their tags. Each page shows the state of its own
+        time, in the order of tags, and may be empty and not be the last one. Without a subject, the caller needs the right
+        SEE_REASONS: a consent that is listed, and yet does not permit, shows that another one denies. With a subject, it needs
+        the right ACT_FOR_SUBJECTS. Cost: a page reads at most 5,000 persons (page_persons), about 20 ms.
         """
 
     @_abc_1.abstractmethod

@@ -59,7 +59,7 @@ def _given(call: "Call", fields: dict[str, Any]) -> tuple[pb.Subject, str]:
     request = cs.GrantConsentRequest(
         request_id=request_id(), subject=subject, attested=st.GrantStatement(consent=basis(consent(**fields)))
     )
-    metadata = call.running.as_("operator" if fields == STATUTORY else "app")
+    metadata = call.running.as_("operator" if "kind" in fields else "app")
     return subject, call.running.consents.GrantConsent(request, metadata=metadata).consent_id
 
 
@@ -77,6 +77,24 @@ def amend(call: "Call") -> Access:
         return call.plain(call.running.consents.AmendConsent, request)
 
     return _either(call, attempt)
+
+
+def renew(call: "Call") -> Access:
+    def attempt(fields: dict[str, Any]) -> Access:
+        period = pb.Period(end_time_ms=3_900_000_000_000)
+        subject, consent_id = _given(call, {**fields, "period": period})
+        request = cs.RenewConsentRequest(
+            request_id=request_id(), subject=subject, consent_id=consent_id, based_on_version=1,
+            attested=st.AmendStatement(), end_time_ms=4_000_000_000_000,
+        )  # fmt: skip
+        return call.plain(call.running.consents.RenewConsent, request)
+
+    return _either(call, attempt)
+
+
+def list_expiring(call: "Call") -> Access:
+    subject = None if call.whose is Whose.OWN else call.world.person(call.whose)
+    return call.plain(call.running.consents.ListExpiring, cs.ListExpiringRequest(subject=subject))
 
 
 def _seq_of(call: "Call", consent_id: str) -> int:

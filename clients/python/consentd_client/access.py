@@ -309,3 +309,16 @@ def list_accesses(
     return read_pages(
         context, selected, ac.ListAccessesResponse, lambda response: (response.accesses, response.next_page_token)
     )
+
+
+def list_due_transfers(context: ClientContext, *, by_time_ms: int = 0) -> ReadPage[ac.DueTransfer]:
+    """Read which transfers are due from the caller, a holder, by consents that recur, and which were missed.
+
+    A page may be empty and not be the last one. ``authorize_access`` decides whether what is due is permitted.
+
+    *by_time_ms*: what is due by this time, UTC milliseconds; 0: now.
+    """
+    selected = ac.ListDueTransfersRequest(by_time_ms=by_time_ms)
+    return read_pages(
+        context, selected, ac.ListDueTransfersResponse, lambda response: (response.transfers, response.next_page_token)
+    )

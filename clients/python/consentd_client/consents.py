@@ -6,7 +6,7 @@ from typing import TypeAlias, Unpack
 
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
-from consentd.errors import ProofError
+from consentd.errors import AbortedError, InvalidError, ProofError
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import statement_pb2 as st
@@ -18,6 +18,7 @@ from consentd_client.signing import StatementSigner
 _Change: TypeAlias = cs.PauseConsentRequest | cs.ResumeConsentRequest | cs.RevokeConsentRequest
 _Changed: TypeAlias = cs.PauseConsentResponse | cs.ResumeConsentResponse | cs.RevokeConsentResponse
 _ChangeStatement: TypeAlias = st.PauseStatement | st.ResumeStatement | st.RevokeStatement
+_VersionResponse: TypeAlias = cs.GrantConsentResponse | cs.AmendConsentResponse | cs.RenewConsentResponse
 ALL_STATES = tuple(state for state in cs.ConsentState.values() if state != cs.CONSENT_STATE_UNSPECIFIED)
 """Every state of a consent: what a list selects by to have the revoked ones too."""
 
@@ -113,8 +114,60 @@ def amend(
     return (yield from _grant_answer(context, response, EntryKind.AMEND, consent_id, tree_size, has_served=shown))
 
 
+def renew(
+    context: ClientContext,
+    subject: pb.Subject,
+    consent_id: str,
+    *,
+    end_time_ms: int,
+    based_on_version: int,
+    retention_until_time_ms: int = 0,
+    served: st.ServedStatement | None = None,
+    authority_seq: int = 0,
+    **options: Unpack[StatementOptions],
+) -> Operation[GrantAnswer]:
+    """Give a consent a later end. With a signer, the person signs the whole next version (``amend``).
+
+    Args:
+        end_time_ms: the new end, UTC milliseconds, after the one in force.
+        based_on_version: the version that is renewed.
+        retention_until_time_ms: until when recipients may keep the data; 0: as in that version.
+        served, authority_seq: as for ``grant``.
+
+    Raises:
+        AbortedError: another version is in force.
+    """
+    if options.get("signer") is not None:
+        record = yield from get_consent(context, subject, consent_id, authority_seq=authority_seq)
+        if record.version != based_on_version:
+            raise AbortedError(f"another version is in force: `{record.version}`", "VERSION_CONFLICT")
+        consent = record.consent
+        if not 0 < consent.root.period.end_time_ms < end_time_ms:
+            raise InvalidError(f"renewal does not end after the version in force: `{end_time_ms}`", "INVALID_CONSENT")
+        consent.root.period.end_time_ms = end_time_ms
+        if retention_until_time_ms:
+            consent.retention_until_time_ms = retention_until_time_ms
+        return (
+            yield from amend(
+                context, subject, consent_id, consent, based_on_version=based_on_version,
+                served_seq=record.served_seq, authority_seq=authority_seq, **options,
+            )
+        )  # fmt: skip
+    request = cs.RenewConsentRequest(
+        subject=subject, consent_id=consent_id, based_on_version=based_on_version, served=served,
+        end_time_ms=end_time_ms, retention_until_time_ms=retention_until_time_ms,
+        **write_fields(context, options, StatementOptions),
+    )  # fmt: skip
+    attestation = st.Attestation(method=options.get("method", ""))
+    request.attested.CopyFrom(st.AmendStatement(authority_seq=authority_seq, attestation=attestation))
+    tree_size = context.learned.tree_size
+    response = yield from call(context, request, cs.RenewConsentResponse)
+    shown = served is not None
+    return (yield from _grant_answer(context, response, EntryKind.AMEND, consent_id, tree_size, has_served=shown))
+
+
 def _grant_answer(
-    context: ClientContext, response: cs.GrantConsentResponse | cs.AmendConsentResponse, kind: EntryKind, name: str,
+    context: ClientContext, response: _VersionResponse, kind: EntryKind, name: str,
     tree_size: int, *, has_served: bool,
 ) -> Operation[GrantAnswer]:  # fmt: skip
     kinds = (kind, EntryKind.REFUSAL)
@@ -234,4 +287,21 @@ def list_consents(
     )  # fmt: skip
     return read_pages(
         context, selected, cs.ListConsentsResponse, lambda response: (response.records, response.next_page_token)
+    )
+
+
+def list_expiring(
+    context: ClientContext, *, subject: pb.Subject | None = None, start_time_ms: int = 0, end_time_ms: int = 0
+) -> ReadPage[cs.ExpiringConsent]:
+    """Read which consents end in a time span, by the tags of the persons: those that name the caller, or a person's.
+
+    A page may be empty and not be the last one.
+
+    Args:
+        subject: only consents of this person; None: of all persons, those whose permits name the caller.
+        start_time_ms, end_time_ms: the end is in ``[start, end)``, UTC milliseconds; an end of 0 is no limit.
+    """
+    selected = cs.ListExpiringRequest(subject=subject, start_time_ms=start_time_ms, end_time_ms=end_time_ms)
+    return read_pages(
+        context, selected, cs.ListExpiringResponse, lambda response: (response.consents, response.next_page_token)
     )

@@ -102,6 +102,8 @@ _LABELS: Mapping[str, tuple[str, str]] = {
     "IN_FORCE": ("효력 기간", "in force"),
     "DATA_PERIOD": ("자료의 기간", "data of"),
     "ANY_TIME": ("제한 없음", "any time"),
+    "DUE": ("전송 예정", "due"),
+    "MISSED": ("전송 누락", "missed"),
     "RECURRENCE": ("주기", "recurrence"),
     "KEPT_UNTIL": ("보유 기한", "kept until"),
     "OTHERWISE": ("그 밖에는", "otherwise"),

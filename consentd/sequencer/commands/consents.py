@@ -151,13 +151,18 @@ class AmendConsent(_VersionWrite):
     consent_id: bytes
     message: st.AmendStatement
 
-    def prepare(self, context: WriteContext) -> Plan[ConsentAnswer]:
-        tag, lineage = _find_lineage(self, context)
+    def stated(self, context: WriteContext, tag: bytes, lineage: Lineage) -> st.AmendStatement:
+        """Return the new version as the write states it. *lineage*: the version in force."""
         check_same_kind(lineage, statutory=self.message.consent.kind == pb.CONSENT_KIND_STATUTORY)
-        if lineage.version != self.based_on_version:
-            raise AbortedError(f"another version is in force: `{lineage.version}`", "VERSION_CONFLICT")
         message = st.AmendStatement()
         message.CopyFrom(self.message)
+        return message
+
+    def prepare(self, context: WriteContext) -> Plan[ConsentAnswer]:
+        tag, lineage = _find_lineage(self, context)
+        if lineage.version != self.based_on_version:
+            raise AbortedError(f"another version is in force: `{lineage.version}`", "VERSION_CONFLICT")
+        message = self.stated(context, tag, lineage)
         message.lineage_seq, message.version = lineage.lineage, lineage.version + 1
         if self.signed is not None and message != self.message:
             raise AbortedError("signed lineage or version is not what this write makes", "REF_MOVED")
@@ -172,6 +177,47 @@ class AmendConsent(_VersionWrite):
             refusal.grant.served_seq, refusal.grant.authority_seq = message.served_seq, message.authority_seq
             return self.plan(context, EntryKind.REFUSAL, tag, refusal, ConsentAnswer(0, refusal))
         return self.plan(context, EntryKind.AMEND, tag, message, ConsentAnswer(message.version), lineage.seq)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenewConsent(AmendConsent):
+    """Replace the version of a lineage that is in force by one that differs in its end.
+
+    Attributes:
+        end_ms, retention_until_ms: the new end, and until when recipients may keep data (0: as before), UTC ms.
+    """
+
+    end_ms: int
+    retention_until_ms: int
+
+    def stated(self, context: WriteContext, tag: bytes, lineage: Lineage) -> st.AmendStatement:
+        """Return the version in force with the new end. A SERVED entry in the same write names its notice anew.
+
+        Raises:
+            InvalidError: the new end is not after the one in force.
+            NotFoundError: the statement of the version in force was deleted.
+        """
+        entry = context.batch.find(tag, lineage.seq)
+        payload = None if entry is None else context.recorded_payload(entry)
+        if entry is None or payload is None:
+            raise NotFoundError("subject has no such consent in force", "CONSENT_NOT_FOUND")
+        before: st.GrantStatement | st.AmendStatement
+        if entry.event.kind == EntryKind.GRANT:
+            before = payloads.parse(st.GrantStatement, payload)
+        else:
+            before = payloads.parse(st.AmendStatement, payload)
+        message = st.AmendStatement(consent=before.consent, served_seq=before.served_seq)
+        message.MergeFrom(self.message)
+        period, consent = message.consent.root.period, message.consent
+        if not 0 < period.end_time_ms < self.end_ms:
+            raise InvalidError(f"renewal does not end after the version in force: `{self.end_ms}`", "INVALID_CONSENT")
+        period.end_time_ms = self.end_ms
+        if self.retention_until_ms:
+            consent.retention_until_time_ms = self.retention_until_ms
+        if self.served is not None:
+            message.served_seq = 0
+            consent.notice_id, consent.notice_version = shown_by(self.served)[:2]
+        return message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
