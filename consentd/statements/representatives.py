@@ -8,6 +8,8 @@ authority is verified where keys are (``core.key_validity``). Source: ledger-for
 
 from collections.abc import Iterable
 
+from google.protobuf.message import Message
+
 from consentd.core import codec
 from consentd.core.history import VerifiedEntry
 from consentd.core.key_validity import ValidKeys, may_author
@@ -36,8 +38,12 @@ def verify_representatives(entries: Iterable[VerifiedEntry], keys: ValidKeys, *,
     """
     found = _Found(keys)
     for position, (event, statement) in enumerate((one.event, one.statement) for one in entries):
+        message = None
+        if statement is not None and event.kind in _READ:
+            message = payloads.decode_known_payload(event.kind, statement.payload)
+        found.follow(event, is_read=message is not None)
         if statement is not None:
-            found.add(event, statement, is_new=position >= known)
+            found.add(event, statement, message, is_new=position >= known)
 
 
 class _Found:
@@ -47,11 +53,20 @@ class _Found:
         self._keys = keys
         self._seen: dict[tuple[bytes, int], Authority | None] = {}  # None: not an authority; absent: not known
         self._keyed: set[tuple[bytes, int]] = set()  # authorities for which a KEY entry was read
+        self._read_to: dict[bytes, int] = {}  # tag → the last seq
+        self._unread: dict[bytes, int] = {}  # tag → the last seq that may be a KEY which is not here, or not understood
 
-    def add(self, event: codec.Event, statement: codec.Statement, *, is_new: bool) -> None:
+    def follow(self, event: codec.Event, *, is_read: bool) -> None:
+        """Note which entries of a chain are not here. *is_read*: the statement of this one is, and is understood."""
+        if event.kind == EntryKind.KEY and not is_read:
+            self._unread[event.tag] = event.seq
+        elif event.seq != self._read_to.get(event.tag, 0) + 1:
+            self._unread[event.tag] = event.seq - 1
+        self._read_to[event.tag] = event.seq
+
+    def add(self, event: codec.Event, statement: codec.Statement, message: Message | None, *, is_new: bool) -> None:
         if event.kind != EntryKind.AUTHORITY:
             self._seen[event.tag, event.seq] = None
-        message = payloads.decode_known_payload(event.kind, statement.payload) if event.kind in _READ else None
         if isinstance(message, st.AuthorityStatement):
             self._add_authority(event, message)
             return
@@ -66,7 +81,8 @@ class _Found:
             raise SignatureError(f"statement rests on no authority: seq `{event.seq}`")
         if isinstance(message, st.KeyStatement):
             if is_new:
-                _verify_key(event, message, authority, is_first=at not in self._keyed)
+                is_first = at not in self._keyed and self._unread.get(event.tag, 0) < named
+                _verify_key(event, message, authority, is_first=is_first)
             self._keyed.add(at)
         elif isinstance(message, _Acting) and is_new:
             self._verify_act(event, statement, message, authority)
@@ -101,9 +117,9 @@ class _Found:
                 raise SignatureError(f"reading rests on the authority of another representative: seq `{event.seq}`")
             return
         validities, named = self._keys.get(statement.key, ()), named_in(event.kind, event.ref, message)
+        if not validities:  # of a single entry: the key is in an entry that is not here
+            return
         if authority.key:
-            if not validities:  # of a single entry: the key is in an entry that is not here
-                return
             owner, is_named = Owner.REPRESENTATIVE, True
         else:
             attester = message.attestation.attested_by

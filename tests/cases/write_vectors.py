@@ -19,6 +19,7 @@ from cases.vectors_givers import givers
 from cases.vectors_histories import histories
 from cases.vectors_key_validity import key_validities
 from cases.vectors_notes import notes, payloads, receipts, signatures
+from cases.vectors_partial import partial
 from cases.vectors_policies import policies
 from cases.vectors_pruned import pruned
 from cases.vectors_registry import registry
@@ -50,7 +51,7 @@ def write_vectors(directory: Path) -> list[Vector]:
         finally:
             case.close()
     vectors += [*forgeries(), *seals(), *pruned(), *retained(), *key_validities(), *givers(), *registry()]
-    vectors += [*repeats(), *rotations(), *reporters(), *representatives()]
+    vectors += [*repeats(), *rotations(), *reporters(), *representatives(), *partial()]
     vectors += [*notes(), *signatures(), *payloads(), *policies(), *evidence()]
     settled = [with_verdict(vector) for vector in vectors]
     with (directory / "vectors.jsonl").open("w") as file:

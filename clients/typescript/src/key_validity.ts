@@ -131,6 +131,11 @@ export function namedBy({ kind, ref }: codec.Event, { payload }: codec.Statement
   return { giver, publisher, authority: readAuthoritySeq(kind, ref, payload) };
 }
 
+/** Read nothing from a payload: for an entry whose author may be anybody that nothing shows. */
+export function namesNothing(): Named {
+  return { giver: "", publisher: "", authority: 0n };
+}
+
 function representativeOf(tag: string, authority: bigint): Pick<KeyValidity, "owner" | "name"> {
   return { owner: "representative", name: `${tag} ${authority}` };
 }
@@ -235,6 +240,7 @@ function changesOf({ statementKey, rotation }: LedgerStatement, timeMs: bigint):
  * each entry the validity of that key, and null for an entry whose statement is gone.
  *
  * Any author may state a kind that this version does not know, so the caller must report such an entry as undetermined.
+ * *namedIn* reads what a payload names.
  *
  * @throws {UnknownKeyError} no valid key, as far as this version understands the entries that state keys.
  * @throws {SignatureError} no valid key, an author who may not state the kind, clocks too far apart, or a wrong
@@ -244,6 +250,7 @@ export function verifyAuthors(
   entries: readonly VerifiedEntry[],
   origin: string,
   keys: ValidKeys,
+  namedIn: (event: codec.Event, statement: codec.Statement) => Named = namedBy,
 ): (KeyValidity | null)[] {
   return entries.map(({ event, statement }) => {
     if (statement === null) return null;
@@ -251,7 +258,7 @@ export function verifyAuthors(
     if (skew > MAX_AUTHOR_SKEW_MS || -skew > MAX_AUTHOR_SKEW_MS) {
       throw new SignatureError("author's clock is more than ten minutes from the ledger's");
     }
-    const validity = keys.find(statement.key, event, namedBy(event, statement));
+    const validity = keys.find(statement.key, event, namedIn(event, statement));
     if (validity === undefined) {
       const unknown = `author's key was not in force for this entry: seq \`${event.seq}\``;
       if (keys.isWhole) throw new SignatureError(unknown);

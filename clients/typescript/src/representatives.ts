@@ -51,9 +51,16 @@ export function verifyRepresentatives(entries: readonly VerifiedEntry[], keys: V
   // null: the entry is no authority. Of an entry that is not here, it is not known.
   const seen = new Map<string, Authority | null>();
   const keyed = new Set<string>();
+  // Of each chain, the last seq, and the last one that may be a KEY which is not here, or not understood.
+  const readTo = new Map<string, bigint>();
+  const unread = new Map<string, bigint>();
   for (const { event, statement } of entries) {
-    if (statement === null) continue;
     const chain = `${encodeHex(event.tag)} `;
+    const isRead = statement !== null && readAct(event.kind, statement.payload) !== null;
+    if (event.kind === KEY && !isRead) unread.set(chain, event.seq);
+    else if (event.seq !== (readTo.get(chain) ?? 0n) + 1n) unread.set(chain, event.seq - 1n);
+    readTo.set(chain, event.seq);
+    if (statement === null) continue;
     if (event.kind === AUTHORITY) {
       const stated = readAuthority(statement.payload);
       if (stated !== null) addAuthority(seen, chain, event, stated);
@@ -67,7 +74,7 @@ export function verifyRepresentatives(entries: readonly VerifiedEntry[], keys: V
     if (found === undefined && act.authoritySeq < event.seq) continue;
     if (!found) throw new SignatureError(`statement rests on no authority: seq \`${event.seq}\``);
     if (event.kind === KEY) {
-      verifyKey(event, statement, found, !keyed.has(at));
+      verifyKey(event, statement, found, !keyed.has(at) && (unread.get(chain) ?? 0n) < act.authoritySeq);
       keyed.add(at);
     } else verifyAct(event, statement, act, found, keys);
   }
@@ -103,7 +110,7 @@ function verifyAct(event: Event, statement: Statement, act: Act, found: Authorit
     throw new SignatureError(`reading rests on the authority of another representative: seq \`${event.seq}\``);
   }
   // Of a single entry, the key may be in an entry that is not here.
-  if (found.key && !keys.has(statement.key)) return;
+  if (!keys.has(statement.key)) return;
   const owner = found.key ? "representative" : "ledger";
   const validities = keys.findAll(statement.key, event, namedBy(event, statement));
   if (!(found.key || isNamed) || !validities.some((one) => one.owner === owner)) {

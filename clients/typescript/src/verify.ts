@@ -15,7 +15,7 @@ import { followRotations, verifyContinues } from "./follow.js";
 import { type Held, type HeldChain, type HistoryProof, openStatement } from "./history.js";
 import { type SealedCheckpoint, type SeqRange, verifySealedCheckpoint } from "./history.js";
 import { type KeyValidity, LEDGER_CHAIN, PARTICIPANT_PREFIX, statedKeys, ValidKeys } from "./key_validity.js";
-import { verifyAuthors } from "./key_validity.js";
+import { namesNothing, verifyAuthors } from "./key_validity.js";
 import { KINDS } from "./kinds.js";
 import { leafHash, verifyInclusion } from "./merkle.js";
 import { type Cosignature, readTrust, type ReadTrust, type Trust, verifyWitnessed } from "./quorum.js";
@@ -307,11 +307,12 @@ function verifyAuthor(
     if (keys.isDaemonsOnly(statement.key)) ledger?.keys.verifyTerm(statement.key, index);
     return author;
   }
-  // If a person may sign this kind, the signature must verify, and the key's owner stays unproven.
+  // If a person may sign this kind, the signature must verify, and the key's owner stays unproven. It may also be that of
+  // a representative, so it does not matter whether the payload names an authority.
   const own = new ValidKeys();
   own.isWhole = keys.isWhole;
   own.apply({ tag: leaf.tag, publicName: "" }, [{ key: statement.key, timeMs: 0n, retired: false }]);
-  verifyAuthors([entry], origin, own);
+  verifyAuthors([entry], origin, own, namesNothing);
   return null;
 }
 
