@@ -28,7 +28,7 @@ function fieldsOf(message: string): Field[] {
 function write({ type, number }: Field): number[] {
   if (["bool", "uint32", "uint64", "int64"].includes(type)) return [number * 8, 1];
   if (type === "RotationRole") return [number * 8, 2];
-  if (/Authority(Capacity|Act|Reason)$/.test(type)) return [number * 8, 1];
+  if (/Authority(Capacity|Act|Reason)$|ReadScope$/.test(type)) return [number * 8, 1];
   if (type === "bytes") return [number * 8 + 2, KEY.length, ...KEY];
   if (type.endsWith("string")) return [number * 8 + 2, 1, 0x61];
   if (type === "Consent") return [number * 8 + 2, 0]; // of consent.proto; vectors have its fields
@@ -39,7 +39,8 @@ function write({ type, number }: Field): number[] {
 test("every field of KeyStatement is read", () => {
   const fields = fieldsOf("KeyStatement");
   assert.ok(fields.length >= 3);
-  assert.deepEqual(decodeKeyStatement(Uint8Array.from(fields.flatMap(write))), { key: KEY, retired: true });
+  const expected = { key: KEY, retired: true, authority: 1n };
+  assert.deepEqual(decodeKeyStatement(Uint8Array.from(fields.flatMap(write))), expected);
 });
 
 test("every field of LedgerStatement is read", () => {
@@ -73,7 +74,7 @@ test("every field of the statements of representatives is read", () => {
     const payload = Uint8Array.from(fields.flatMap(write));
     assert.deepEqual(readAct(8 + place, payload), { authoritySeq: 1n, attestedBy: "a" });
   }
-  for (const [kind, name] of [[3, "Key"], [24, "Read"]] as const) {
+  for (const [kind, name] of [[3, "Key"], [19, "Served"], [24, "Read"]] as const) {
     const payload = Uint8Array.from(fieldsOf(`${name}Statement`).flatMap(write));
     assert.deepEqual(readAct(kind, payload), { authoritySeq: 1n, attestedBy: "a" });
   }
