@@ -80,7 +80,8 @@ class Connection:
         if token:
             entered.append(("authorization", f"Bearer {token}"))
         self._headers = b"\x83\x86" + b"".join(_literal(*field) for field in entered)
-        self._short_headers = b"\x83\x86" + bytes(0x80 | 62 + location for location in range(len(entered)))
+        # The last field that was added has index 62. Pseudo-fields come before the others (RFC 9113, 8.3).
+        self._short_headers = b"\x83\x86" + bytes(0x80 | 62 + location for location in reversed(range(len(entered))))
         self._next = 1
         self._buffer = b""
         self._open: dict[int, tuple[int, list[bytes]]] = {}

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ from consentd.v1 import policy_service_pb2 as ps
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
 
+TRIES = int(os.environ.get("CONSENTD_RACE_TRIES", "200"))
+LANES = 8
 pytestmark = needs_cargo
 
 
@@ -191,15 +194,22 @@ def test_all_other_calls_are_passed_on_and_streams_too(running: Running, gated: 
 
 
 def test_no_check_after_a_withdrawal_permits(running: Running, gated: Gated) -> None:
-    person = running.enrol("T-race")
-    for _ in range(30):
-        consent_id = running.grant(person)
-        assert gated.check(question(person)).outcome == pb.OUTCOME_PERMIT
-        revoke = cs.RevokeConsentRequest(
-            request_id=request_id(), subject=person, consent_id=consent_id, attested=st.RevokeStatement()
-        )
-        running.consents.RevokeConsent(revoke, metadata=running.as_("app"))
-        assert gated.check(question(person)).outcome != pb.OUTCOME_PERMIT
+    """Persons in parallel, so that the gate reads while the daemon commits."""
+
+    def run(number: int) -> int:
+        person, stale = running.enrol(f"T-race-{number}"), 0
+        for _ in range(TRIES // LANES):
+            consent_id = running.grant(person)
+            assert gated.check(question(person)).outcome == pb.OUTCOME_PERMIT
+            revoke = cs.RevokeConsentRequest(
+                request_id=request_id(), subject=person, consent_id=consent_id, attested=st.RevokeStatement()
+            )
+            running.consents.RevokeConsent(revoke, metadata=running.as_("app"))
+            stale += gated.check(question(person)).outcome == pb.OUTCOME_PERMIT
+        return stale
+
+    with ThreadPoolExecutor(LANES) as pool:
+        assert sum(pool.map(run, range(LANES))) == 0
 
 
 def test_the_files_of_the_table_are_replaced(running: Running, gated: Gated) -> None:
