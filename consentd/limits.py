@@ -44,8 +44,8 @@ PAGE_READS: Final = 2_000
 """At most 2,000 items: what a page of a list reads, selected or not. Otherwise: the page ends, short or empty, and has
 a next page."""
 
-PAGE_PERSONS: Final = 5_000
-"""At most 5,000 persons: what a page of a list over many persons reads, selected or not; a person with many consents
+PAGE_PERSONS: Final = 2_500
+"""At most 2,500 persons: what a page of a list over many persons reads, selected or not; a person with many consents
 counts as several. Otherwise: the page ends, short or empty, and has a next page."""
 
 ACCESS_OUTCOMES: Final = 100

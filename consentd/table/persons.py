@@ -16,7 +16,7 @@ from consentd.table.view import Snapshot
 T = TypeVar("T")
 
 MAX_PERSONS: Final = limits.PAGE_PERSONS
-"""Most persons that a page reads, selected or not: about 20 ms. A person counts once more for each ``_ROW_BYTES`` of
+"""Most persons that a page reads, selected or not: about 10 ms. A person counts once more for each ``_ROW_BYTES`` of
 the row."""
 _ROW_BYTES: Final = 2048
 _STEP: Final = 200

@@ -79,7 +79,7 @@ class ConsentServiceStub:
     that is paused, ended or withdrawn is not listed. Persons are named by their tags. Each page shows the state of its own
     time, in the order of tags, and may be empty and not be the last one. Without a subject, the caller needs the right
     SEE_REASONS: a consent that is listed, and yet does not permit, shows that another one denies. With a subject, it needs
-    the right ACT_FOR_SUBJECTS. Cost: a page reads at most 5,000 persons (page_persons), about 20 ms.
+    the right ACT_FOR_SUBJECTS. Cost: a page reads at most 2,500 persons (page_persons), about 10 ms.
     """
     PutAuthority: _grpc.UnaryUnaryMultiCallable[_consent_service_pb2.PutAuthorityRequest, _consent_service_pb2.PutAuthorityResponse]
     """PutAuthority records who may act for a person, as legal guardian or by a power of attorney. Cost: one group commit."""
@@ -98,7 +98,7 @@ class ConsentServiceStub:
     withdrawn or ended, and whose current version names an earlier version of the notice. To the notice's participant it
     shows all of them, and to every other participant those whose permits name it, or a group that it is in, as an actor
     or a holder. Persons are named by their tags. Each page shows the state of its own time, in the order of tags, and may
-    be empty and not be the last one. Cost: a page reads at most 5,000 persons (page_persons), about 20 ms.
+    be empty and not be the last one. Cost: a page reads at most 2,500 persons (page_persons), about 10 ms.
     """
 
 @_typing.type_check_only
@@ -152,7 +152,7 @@ class ConsentServiceAsyncStub(ConsentServiceStub):
     that is paused, ended or withdrawn is not listed. Persons are named by their tags. Each page shows the state of its own
     time, in the order of tags, and may be empty and not be the last one. Without a subject, the caller needs the right
     SEE_REASONS: a consent that is listed, and yet does not permit, shows that another one denies. With a subject, it needs
-    the right ACT_FOR_SUBJECTS. Cost: a page reads at most 5,000 persons (page_persons), about 20 ms.
+    the right ACT_FOR_SUBJECTS. Cost: a page reads at most 2,500 persons (page_persons), about 10 ms.
     """
     PutAuthority: _aio.UnaryUnaryMultiCallable[_consent_service_pb2.PutAuthorityRequest, _consent_service_pb2.PutAuthorityResponse]  # type: ignore[assignment]
     """PutAuthority records who may act for a person, as legal guardian or by a power of attorney. Cost: one group commit."""
@@ -171,7 +171,7 @@ class ConsentServiceAsyncStub(ConsentServiceStub):
     withdrawn or ended, and whose current version names an earlier version of the notice. To the notice's participant it
     shows all of them, and to every other participant those whose permits name it, or a group that it is in, as an actor
     or a holder. Persons are named by their tags. Each page shows the state of its own time, in the order of tags, and may
-    be empty and not be the last one. Cost: a page reads at most 5,000 persons (page_persons), about 20 ms.
+    be empty and not be the last one. Cost: a page reads at most 2,500 persons (page_persons), about 10 ms.
     """
 
 class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -282,7 +282,7 @@ class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
         that is paused, ended or withdrawn is not listed. Persons are named by their tags. Each page shows the state of its own
         time, in the order of tags, and may be empty and not be the last one. Without a subject, the caller needs the right
         SEE_REASONS: a consent that is listed, and yet does not permit, shows that another one denies. With a subject, it needs
-        the right ACT_FOR_SUBJECTS. Cost: a page reads at most 5,000 persons (page_persons), about 20 ms.
+        the right ACT_FOR_SUBJECTS. Cost: a page reads at most 2,500 persons (page_persons), about 10 ms.
         """
 
     @_abc_1.abstractmethod
@@ -331,7 +331,7 @@ class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
         withdrawn or ended, and whose current version names an earlier version of the notice. To the notice's participant it
         shows all of them, and to every other participant those whose permits name it, or a group that it is in, as an actor
         or a holder. Persons are named by their tags. Each page shows the state of its own time, in the order of tags, and may
-        be empty and not be the last one. Cost: a page reads at most 5,000 persons (page_persons), about 20 ms.
+        be empty and not be the last one. Cost: a page reads at most 2,500 persons (page_persons), about 10 ms.
         """
 
 def add_ConsentServiceServicer_to_server(servicer: ConsentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -165,7 +165,7 @@ def add_reader(running: Running) -> str:
 
 _MAY = {
     "operator": (Kind.RUN, Kind.READ_METRICS, Kind.ADMINISTER), "app": (Kind.ACT_FOR_SUBJECTS,),
-    "clinic-b": (Kind.RECIPIENT,), "pipc-erases": (Kind.ERASE,),
+    "clinic-b": (Kind.RECIPIENT,), "pipc-erases": (Kind.ERASE,), "hospital-a": (Kind.HOLDER,),
 }  # fmt: skip
 """Callers of tests, and of which kinds they are."""
 
