@@ -71,6 +71,13 @@ def attested() -> Iterator[Vector]:
         yield from both(f"attested by {by}", "ok", reported(outcome(by)))
     for by in ("shop", "operator", "operator/main", "hospital/", "Bank", "khi", "CLIN.DX", "X", ""):
         yield from both(f"attested by `{by}`, which is no party", "signature", reported(outcome(by)))
+    used = access()
+    used.uses.add(lineage_seq=3, categories=["CLIN.DX"], until_time_ms=9)
+    used.uses.add(lineage_seq=4)
+    right = reported(outcome("bank"), stated=used)
+    yield from both("attested by a party to an access that uses a recurrence", "ok", right)
+    wrong = reported(outcome("shop"), stated=used)
+    yield from both("attested by no party to an access that uses a recurrence", "signature", wrong)
     relay = access(asker="khis", relays=[])
     yield from both("attested by the asker alone", "ok", reported(outcome("khis"), stated=relay))
     yield from both("of no access", "ok", reported(outcome("shop"), ref=0))

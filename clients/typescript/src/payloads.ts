@@ -51,7 +51,8 @@ const DECISION: Fields = {
   10: { 1: 64, 2: "bytes" }, 11: "text", 12: "bytes", 13: 64, 14: 32, 15: 32, 16: 64, 17: "texts", 18: "text",
 };
 const ASKED: Fields = { 1: "bytes", 2: "text", 3: "bytes", 4: "bytes", 5: 64, 6: "text", 7: "bytes" };
-const ACCESS_STATEMENT: Fields = { 1: ASKED, 2: DECISION };
+const RECURRENCE_USE: Fields = { 1: 64, 2: "texts", 3: 64 };
+const ACCESS_STATEMENT: Fields = { 1: ASKED, 2: DECISION, 3: RECURRENCE_USE };
 const OUTCOME_STATEMENT: Fields = { 1: 32, 2: "texts", 3: 32, 4: 64, 5: 64, 6: "text", 7: ATTESTATION };
 const PROVISION_FIELDS = {
   1: 32, 2: "texts", 3: "texts", 4: "texts", 5: "texts", 6: "texts", 7: "texts", 8: "texts", 9: PERIOD, 10: PERIOD,
