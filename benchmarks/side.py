@@ -83,20 +83,22 @@ def main() -> None:
         return kept.server(self, pinned=pinned)
 
     Bench.run = run_and_end_turn  # type: ignore[method-assign]
-    for line in sys.stdin:
-        case = line.strip()
-        kept.is_divided = case not in UNDIVIDED
-        if case in own.IN_PROCESS:
-            with tempfile.TemporaryDirectory(dir=directory) as made:
-                rows = own._IN_PROCESS[case](options, Path(made))  # noqa: SLF001  # older ones have no other name
-        else:
-            bench = bench or own._make_bench(options, directory / "world")  # noqa: SLF001
-            if case in OWN_DAEMONS:
-                kept.stop()
-            Bench.server = server if case in OWN_DAEMONS else kept_server  # type: ignore[method-assign]
-            rows = own.OVER_WIRE[case](bench)
-        kept.say(json.dumps([{**asdict(row), "samples": ()} for row in rows]))
-    kept.stop()
+    try:
+        for line in sys.stdin:
+            case = line.strip()
+            kept.is_divided = case not in UNDIVIDED
+            if case in own.IN_PROCESS:
+                with tempfile.TemporaryDirectory(dir=directory) as made:
+                    rows = own._IN_PROCESS[case](options, Path(made))  # noqa: SLF001  # older ones have no other name
+            else:
+                bench = bench or own._make_bench(options, directory / "world")  # noqa: SLF001
+                if case in OWN_DAEMONS:
+                    kept.stop()
+                Bench.server = server if case in OWN_DAEMONS else kept_server  # type: ignore[method-assign]
+                rows = own.OVER_WIRE[case](bench)
+            kept.say(json.dumps([{**asdict(row), "samples": ()} for row in rows]))
+    finally:
+        kept.stop()  # this process ends only when the daemon has ended
 
 
 if __name__ == "__main__":
