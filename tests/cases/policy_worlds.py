@@ -341,7 +341,7 @@ def kind_of(decision: Decision) -> str:
 class Draw:
     """Random values of the small world. *windows*: how likely a provision has a period of validity."""
 
-    def __init__(self, random: random.Random, *, windows: float = 0.2) -> None:
+    def __init__(self, random: random.Random, *, windows: float = 0.15) -> None:
         self.random, self.windows = random, windows
 
     def some(self, codes: Sequence[str], chance: float, most: int = 2) -> tuple[str, ...]:
@@ -396,7 +396,7 @@ class Draw:
         )  # fmt: skip
 
     def effect(self) -> Effect:
-        return self.random.choice([*[Effect.PERMIT] * 6, Effect.DENY])
+        return self.random.choice([*[Effect.PERMIT] * 8, Effect.DENY])
 
     def stored(self, lineage: int, *, simple: bool = False, since: Sequence[int] = SINCE) -> StoredConsent:
         since_leaf = self.random.choice(since)
@@ -445,7 +445,7 @@ class Draw:
     def world(self, *, since: Sequence[int] = SINCE) -> World:
         """Draw a world in which consents and rules are given at leaf indexes of *since*."""
         simple, since_leaf = self.random.random() < 0.3, self.random.choice(since)
-        count = self.random.choice([0, *[1] * 6, *[2] * 6, 3, 4, 5])
+        count = self.random.choice([0, *[1] * 10, *[2] * 10, 3, 4, 5])
         consents = [self.stored(lineage + 1, simple=simple, since=since) for lineage in range(count)]
         vocabulary = VOCABULARY if since_leaf >= PUBLISHED else EARLIER
         rules = self.rules(plain=self.random.random() < 0.4, vocabulary=vocabulary)
@@ -516,7 +516,7 @@ class Draw:
             data_period=pick.choice([None, None, self.data_period()]),
             supported_obligations=pick.choice([frozenset(), RESIDUAL, RESIDUAL]),
         )
-        if world and pick.random() < 0.95:
+        if world and pick.random() < 0.99:
             asked = self.about(world, asked)
         if world and world.transfers and pick.random() < 0.7:
             asked = replace(asked, action="collect", holder=pick.choice(world.transfers).holder)
