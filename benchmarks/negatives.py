@@ -156,12 +156,18 @@ def _is_denied(decision: pb.Decision) -> None:
 
 
 def _questions(subjects: int, calls: int, seed: int) -> Asked:
-    """Return questions about other persons for each call of each kind, as far as there are as many persons."""
+    """Return questions for each call of each kind.
+
+    There are as many persons of each kind. So each is asked about as often, and caches help all kinds alike.
+    """
     random = Random(seed)
     objected = [n for n in range(subjects) if n % 4 == 0 and (n + 29) % PARTICIPANTS == INSTITUTION]
     silent = [n for n in range(1, subjects, 4) if (n + 29) % PARTICIPANTS != INSTITUTION]
     strangers = list(islice(count(subjects + seed * calls), calls))
-    kinds = {"objected": objected, "no consent": silent, "not enrolled": strangers}
+    persons = min(calls, len(objected))
+    kinds = {
+        "objected": objected, "no consent": random.sample(silent, persons), "not enrolled": strangers[:persons]
+    }  # fmt: skip
     return {kind: [_question(n) for n in _draw(random, numbers, calls)] for kind, numbers in kinds.items()}
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,12 +12,12 @@ from cases.daemons import Running, make_running, question, request_id
 from cases.services import batch, batch_request, kind_of, new_identifier, refusal, seen, services
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
-from consentd.ledger import layout
+from consentd.ledger import layout, reads
 from consentd.policy.delegation import Capacity
 from consentd.policy.evaluate import evaluate
 from consentd.policy.reduce import NO_TAG, PLACEHOLDER
 from consentd.sequencer.commands.write import NewEntry, Plan, Unremembered, WriteContext
-from consentd.service import answerer
+from consentd.service import answerer, receipts
 from consentd.statements import decisions
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
@@ -287,6 +288,18 @@ def test_an_answer_is_opened_only_for_who_may_know_it(running: Running, subject:
         answers = {one: running.ledger.GetReceipt(request, metadata=running.as_(one)) for one in everybody}
         assert {one for one, answer in answers.items() if answer.HasField("opening")} == expected
         assert {one for one, answer in answers.items() if answer.receipt.leaf} == expected
+
+
+def test_a_refusal_is_not_opened_for_who_was_refused(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To open it took longer about a person who is enrolled, because each person has a key of their own."""
+    refused = [running.authorize(question(subject), INSTITUTION).receipt for subject in people(running)]
+    # No entry can be read or opened then.
+    monkeypatch.setattr(receipts, "reads", SimpleNamespace(leaf_hash_at=reads.leaf_hash_at))
+    for receipt in refused:
+        request = ls.GetReceiptRequest(index=receipt.index, leaf_hash=receipt.leaf_hash)
+        answer = running.ledger.GetReceipt(request, metadata=running.as_(INSTITUTION))
+        assert not answer.receipt.leaf
+        assert not answer.HasField("opening")
 
 
 def test_a_leaf_and_its_hash_of_another_entry_are_no_entry(running: Running, subject: pb.Subject) -> None:

@@ -75,6 +75,10 @@ def _rights(servicer: Servicer, request: ls.GetReceiptRequest, leaf: bytes, cont
             acts = snapshot.tag_of(servicer.identifier_hash(request.subject)) == event.tag
     reads_all = access("ListEntries", kinds, Whose.OTHER) is Access.ALLOWED
     has_leaf = acts or reads_all or may_call("ListLeaves", kinds)
+    if event.kind == EntryKind.REFUSAL and not acts and not reads_all:
+        # Nobody was a party to a refusal. To open it takes longer if the key is that of a person, and not that of the
+        # month's unknown chain, which all refusals about persons who are not enrolled share (policy.md, "One answer").
+        return _Rights(has_leaf)
     try:
         entry = reads.read_entry(services.ledger.store, event.tag, event.seq)
     except NotFoundError:  # the entry is pruned
@@ -107,12 +111,12 @@ def _author_of(servicer: Servicer, statement: bytes) -> str:
 def _parties(kind: int, statement: bytes, kinds: frozenset[Kind]) -> set[str]:
     """Return the participants that were parties to an entry: to a permitted access, or that attested the entry.
 
-    *kinds* are those of the caller.
+    *kinds* are those of the caller. The entry is no REFUSAL: nobody was a party to it.
     """
     message = payloads.decode_known_payload(kind, codec.decode_statement(statement).payload)
     if isinstance(message, st.AccessStatement):
         return parties_that_may_know(message, kinds)
-    if message is None or kind == EntryKind.REFUSAL:
+    if message is None:
         return set()
     attestation: st.Attestation | None = getattr(message, "attestation", None)
     return {attestation.attested_by} if attestation is not None and attestation.attested_by else set()
