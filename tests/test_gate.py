@@ -240,6 +240,14 @@ def test_a_quota_that_is_used_up_is_the_daemons(running: Running, gated: Gated) 
         assert by_daemon is (first == 2_000)
 
 
+def test_a_request_over_the_limit_of_bytes_is_refused(running: Running, gated: Gated) -> None:
+    large = rs.EnrolSubjectRequest(request_id=bytes(2 << 20), method="test")
+    for stub in (gated.registry, running.registry):
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.EnrolSubject(large, metadata=running.as_("app"))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
 def test_a_request_that_does_not_end_does_not_reach_the_daemon(gated: Gated) -> None:
     """A peer that sends a part of a call, and others after it, disturb nobody."""
     host, _, port = gated.address.rpartition(":")

@@ -1,10 +1,10 @@
 //! One call: answered here, or passed on.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Limited};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{HeaderMap, AUTHORIZATION};
 use hyper::{Request, Response};
@@ -16,8 +16,10 @@ use crate::daemon::Daemon;
 
 /// How long a peer may take to send its request.
 const RECEIVE_LIMIT: Duration = Duration::from_secs(10);
-/// Most bytes of a request. The daemon has limits of its own, which are not higher.
-const MOST_BYTES: usize = (4 << 20) + 1024;
+/// Most bytes of a request. The daemon has a limit of its own, which is not higher.
+const MOST_BYTES: usize = (1 << 20) + 1024;
+/// Most bytes of the requests of all calls that are not answered yet.
+const MOST_HELD: usize = 64 << 20;
 const BEARER: &[u8] = b"Bearer ";
 const SIGNATURE: &str = "consentd-call-signature-bin";
 
@@ -31,6 +33,8 @@ pub struct Gate {
     pub answered: AtomicU64,
     /// How many were passed on.
     pub passed_on: AtomicU64,
+    /// How many bytes of requests are held.
+    pub held: AtomicUsize,
 }
 
 impl Gate {
@@ -38,10 +42,13 @@ impl Gate {
     pub async fn call(&self, request: Request<Incoming>) -> Response<GateBody> {
         let (parts, body) = request.into_parts();
         // A request is passed on only once it is complete, so that slow peers are held here.
-        let content = match timeout(RECEIVE_LIMIT, Limited::new(body, MOST_BYTES).collect()).await {
+        let mut held = Held { bytes: 0, all: &self.held };
+        let content = match timeout(RECEIVE_LIMIT, receive(body, &mut held)).await {
             Err(_) => return refusal("4", "request did not come in time"),
-            Ok(Err(_)) => return refusal("8", "request is too large, or was not sent to its end"),
-            Ok(Ok(content)) => content.to_bytes(),
+            Ok(None) => {
+                return refusal("8", "request is too large, or was not sent to its end, or too many come at once")
+            }
+            Ok(Some(content)) => content,
         };
         let method = match parts.uri.path() {
             "/consentd.v1.PolicyService/Check" => Some(Method::Check),
@@ -65,6 +72,39 @@ impl Gate {
         }
         self.answers.answer(method, message, token)
     }
+}
+
+/// The bytes of a request that is not answered yet.
+struct Held<'a> {
+    bytes: usize,
+    all: &'a AtomicUsize,
+}
+
+impl Held<'_> {
+    /// Count more bytes; return whether they may be held.
+    fn add(&mut self, bytes: usize) -> bool {
+        self.bytes += bytes;
+        self.all.fetch_add(bytes, Ordering::Relaxed) + bytes <= MOST_HELD && self.bytes <= MOST_BYTES
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Return the whole body of a request; None: it is too large, or was not sent to its end.
+async fn receive(mut body: Incoming, held: &mut Held<'_>) -> Option<Bytes> {
+    let mut content = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(part) = frame.ok()?.into_data() else { continue };
+        if !held.add(part.len()) {
+            return None;
+        }
+        content.extend_from_slice(&part);
+    }
+    Some(content.freeze())
 }
 
 /// Return the token of a call; None: it has none, or more than one credential.

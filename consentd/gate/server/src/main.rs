@@ -16,7 +16,7 @@ use std::future::poll_fn;
 use std::io::Read;
 use std::net::IpAddr;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
@@ -69,6 +69,7 @@ fn run(options: Options) -> Result<(), String> {
         daemon: Daemon::new(options.daemon),
         answered: AtomicU64::new(0),
         passed_on: AtomicU64::new(0),
+        held: AtomicUsize::new(0),
     });
     runtime.block_on(async {
         let listener = TcpListener::bind(options.listen)
