@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from cases.daemons import Running, question, running_daemon
+from cases.erasures import add_authority, erase_once, holds, order, put_hold
 from cases.fakes import HANG_S
-from cases.services import services
+from cases.services import now_ms, refusal, services
 from cases.writes import Raw
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
@@ -18,6 +19,7 @@ from consentd.store.rocks import RocksStore
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import ledger_service_pb2 as ls
+from consentd.v1 import statement_pb2 as st
 
 
 def pages(call: Any, request: Any, who: Any) -> Iterator[Any]:
@@ -84,7 +86,8 @@ def compare_pages(running: Running, name: str, chain_reads: Counter[bytes]) -> N
     opened = reads.open_entry(parts.vault, reads.read_entry(parts.ledger.store, tag, seq))
     assert opened is not None
     payload, start = codec.decode_statement(opened[1]).payload, parts.ledger.state.size
-    writes = [Raw(kind=EntryKind.ACCESS, tag=tag, payload=payload) for _ in range(300)]
+    message = st.AccessStatement.FromString(payload)
+    writes = [Raw(kind=EntryKind.ACCESS, tag=tag, payload=payload, message=message) for _ in range(300)]
     for future in parts.sequencer.call(lambda: [parts.sequencer.submit(one) for one in writes]):
         future.result(HANG_S)
     running.wait_published()
@@ -107,3 +110,25 @@ def compare_pages(running: Running, name: str, chain_reads: Counter[bytes]) -> N
     # Two rows of each entry; accesses are read 64 at a time. A page of statements may have seals too. A part of a
     # history also looks at the first entry, to see whether the chain was pruned.
     assert max(costs) <= 2 * (64 if name == "accesses" else size) + (2 if name == "history" else 0)
+
+
+def test_holds_and_orders_of_erasure_read_nothing_of_a_long_chain(
+    tmp_path: Path, chain_reads: Counter[bytes]
+) -> None:
+    """The policy table has the duties and the keys of a person. The order must not hold up the writer."""
+    with running_daemon(tmp_path, checkpoint_interval_ms=10) as running:
+        add_authority(running)
+        person = running.enrol("SYN-000001")
+        put_hold(running, person, now_ms(running) + 3_600_000)
+        parts, tag = services(running), holds(running, person).tag
+        message = st.AccessStatement()
+        write = Raw(kind=EntryKind.ACCESS, tag=tag, payload=message.SerializeToString(), message=message)
+        for _ in range(300):
+            parts.sequencer.submit(write).result(HANG_S)
+        request = order(running, person)
+        chain_reads.clear()
+        assert holds(running, person).is_held
+        assert chain_reads[tag] <= 3  # of the entry that put the hold
+        chain_reads.clear()
+        assert refusal(lambda: erase_once(running, request)) == "ERASURE_HELD"
+        assert chain_reads[tag] <= 3
