@@ -243,4 +243,8 @@ def test_a_batch_that_is_too_long_or_of_nobody_with_the_right_is_refused(running
     call = running.registry.BatchEraseSubjects
     assert refusal(lambda: call(batch, metadata=running.as_("app"))) == "CALLER_NOT_ALLOWED"
     assert erase_all(running, []) == []
+    unknown = pb.Subject(scheme="mhid", value=new_identifier())
+    long = [order(running, unknown, tag=bytes(32)) for _ in range(450)]
+    assert sum(one.ByteSize() for one in long) > 1 << 16  # more than a single write may have
+    assert {reason_in(one.error) for one in erase_all(running, long)} == {"SUBJECT_NOT_FOUND"}
     assert not services(running).erasures._hashes

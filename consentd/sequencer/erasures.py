@@ -43,8 +43,9 @@ RETRY_S = 5.0
 LOOK_S = 3600.0
 """How often to look for unknown chains whose retention has ended."""
 _GATHER_S = 0.05
-_GATHERINGS = 10
-"""How long to wait for a further order before the work begins, and how often. One costs almost as much as many."""
+_GATHERINGS, _GATHERINGS_OF_BATCH = 10, 40
+"""How long to wait for a further order before the work begins, and how often; and while orders are being recorded. One
+costs almost as much as many."""
 _FILES_S = 10.0
 _LOOK_S = 0.02
 """How long to wait until readers have let go of the old files of a store, and how often to look."""
@@ -73,6 +74,7 @@ class Erasures:
         # This lock guards the attributes below, and signals their changes. Each method but _carry_out's steps takes it.
         self._changed = threading.Condition()
         self._hashes: dict[bytes, bytes] = {}  # tag → identifier hash, of erasures that were asked for
+        self._unrecorded: set[bytes] = set()  # tags of orders that are being recorded
         self._waits: dict[bytes, list[Future[None]]] = {}  # tag → the callers that wait for its erasure
         self._is_woken = True  # a crash may have left something to do
         self._is_stopping = False
@@ -101,11 +103,13 @@ class Erasures:
         """Note the identifier hash of a person whose erasure is asked for. So it need not be looked for among all."""
         with self._changed:
             self._hashes[tag] = identifier_hash
+            self._unrecorded.add(tag)
 
     def forget(self, tag: bytes) -> None:
         """Forget what ``expect`` noted, because no order was submitted."""
         with self._changed:
             self._hashes.pop(tag, None)
+            self._unrecorded.discard(tag)
 
     def note_ordered(self, tag: bytes, written: "Future[Written[int | None]]") -> None:
         """Look for the ERASURE that was perhaps written; forget what ``expect`` noted if none was."""
@@ -113,6 +117,7 @@ class Erasures:
         with self._changed:
             if not is_erased:
                 self._hashes.pop(tag, None)
+            self._unrecorded.discard(tag)
             self._is_woken = True
             self._changed.notify_all()
 
@@ -144,11 +149,12 @@ class Erasures:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._is_woken or self._is_stopping, LOOK_S)
-                for _ in range(_GATHERINGS):  # as long as more orders arrive
+                for number in range(_GATHERINGS_OF_BATCH):  # as long as more orders arrive
                     if self._is_stopping:
                         return
                     self._is_woken = False
-                    if not self._changed.wait_for(lambda: self._is_woken or self._is_stopping, _GATHER_S):
+                    is_woken = self._changed.wait_for(lambda: self._is_woken or self._is_stopping, _GATHER_S)
+                    if not self._unrecorded and (not is_woken or number >= _GATHERINGS):
                         break
                 self._is_woken = False
                 hashes = dict(self._hashes)

@@ -56,14 +56,13 @@ _DRAIN_STEP_S = 0.005
 _PENDING = 20_000  # calls whose headers are there, and which the transport has not taken yet
 _PARKED = 8  # times ``max_calls``: how many refused calls may wait for their answer
 _WINDOW = 16 * 1024  # bytes of a message that a peer may send before the call is admitted
-_CONNECTION_AGE_MS = 3_600_000
+_CONNECTION_AGE_MS = 3_600_000  # then clients connect anew: an authority that was taken out counts for no longer
 _KEEPALIVE_MS = 60_000  # how often a silent peer is asked whether it is still there
 _LEAST_PING_MS = 10_000  # how often a client may ask the same; our Python client asks half as often
 
 _POOLS: dict[str, PoolName] = {
     "Check": PoolName.CHECK,
     "BatchCheck": PoolName.BATCH,
-    "BatchAuthorizeAccesses": PoolName.WRITE_BATCH, "BatchRecordAccesses": PoolName.WRITE_BATCH,
     "RevokeConsent": PoolName.REVOKE,
     "PauseConsent": PoolName.REVOKE,
     "EndAuthority": PoolName.REVOKE,
@@ -77,7 +76,8 @@ _POOLS: dict[str, PoolName] = {
     "AddCredential": PoolName.ADMIN,
     "RevokeCredential": PoolName.ADMIN,
 }
-"""The pool of an RPC; of all others, those whose names begin with Get or List are reads, and the rest are writes."""
+"""The pool of an RPC. All others are in that of the beginning of their name, or are writes."""
+_OF_PREFIX = {"Get": PoolName.READ, "List": PoolName.READ, "Batch": PoolName.WRITE_BATCH}
 _WITHOUT_CALLER = (PoolName.HEALTH, PoolName.TOOLS)  # in these pools nobody asks for a credential
 
 
@@ -207,7 +207,8 @@ class RpcServer:
         unlisted = handlers.keys() - TABLE.keys()
         assert not unlisted, f"no line of the table says who may call: {sorted(unlisted)}"
         for name, handler in handlers.items():
-            pool = _POOLS.get(name, PoolName.READ if name.startswith(("Get", "List")) else PoolName.WRITE)
+            found = (pool for prefix, pool in _OF_PREFIX.items() if name.startswith(prefix))
+            pool = _POOLS.get(name) or next(found, PoolName.WRITE)
             self._add(service, Route(name, pool, is_open=not needs_credential(name), handle=_make_handle(handler)))
             self._metrics.rpcs.begin(name, "INTERNAL")
 
@@ -389,7 +390,6 @@ def _options(config: GrpcConfig) -> list[tuple[str, Any]]:
         ("grpc.http2.lookahead_bytes", _WINDOW),
         ("grpc.http2.bdp_probe", 0),
         ("grpc.max_connection_idle_ms", config.idle_timeout_ms),
-        # Then clients connect anew, so an authority that was taken out of `client_ca_file` counts for no longer.
         ("grpc.max_connection_age_ms", _CONNECTION_AGE_MS),
         ("grpc.server_handshake_timeout_ms", config.receive_timeout_ms),
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
