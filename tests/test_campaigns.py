@@ -241,6 +241,31 @@ def test_22_2_a_consent_of_a_representative_rests_on_what_the_representative_was
     assert all((give(seq, seq), give(0, 0)))
 
 
+def test_22_2_3_a_notice_for_children_is_shown_to_the_child_and_carries_no_consent_of_a_representative(
+    running: Running, subject: pb.Subject, name: str
+) -> None:
+    child = f"{name}-child"
+    publish_notice(running, child, audience=st.NOTICE_AUDIENCE_CHILD)
+    seq = put_authority(running, subject)
+
+    def give(notice: str, authority: int) -> str:
+        stated = st.GrantStatement(
+            consent=under(notice), authority_seq=authority, attestation=CHECKED if authority else None
+        )
+        request = cs.GrantConsentRequest(request_id=request_id(), subject=subject, attested=stated)
+        who = REPRESENTATIVE if authority else "app"
+        return running.consents.GrantConsent(request, metadata=running.as_(who)).consent_id
+
+    shown = st.ServedStatement(
+        notice_id=child, notice_version=1, language="ko", channel="counter", served_time_ms=CLOCK.wall_ms()
+    )
+    request = cs.RecordServedRequest(request_id=request_id(), subject=subject, attested=shown)
+    running.consents.RecordServed(request, metadata=running.as_("app"))
+    assert refusal(lambda: give(child, seq)) == "INVALID_CONSENT"
+    assert give(name, seq)
+    assert give(child, 0)  # of 14 and older, who act alone
+
+
 def test_an_id_of_another_notice_is_no_prefix_of_this_one(running: Running, subject: pb.Subject, name: str) -> None:
     """A campaign of ``name-x`` asks nobody again who has a consent under ``name``."""
     grant(running, subject, name)

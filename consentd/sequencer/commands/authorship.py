@@ -127,7 +127,7 @@ def check_written_version(
         DeniedError: as ``check_attester``.
     """
     consent, registry = stored.consent, view.registry()
-    check_names_notice(view, consent, replaced)
+    check_names_notice(view, stored, replaced)
     missing = check_version(
         view, consent, time_ms=time_ms, attester=attester, has_served=has_served, replaced=replaced
     )
@@ -152,18 +152,23 @@ def check_written_version(
     return compiled
 
 
-def check_names_notice(view: View, consent: Consent, replaced: Lineage | None) -> None:
+def check_names_notice(view: View, stored: StoredConsent, replaced: Lineage | None) -> None:
     """Check the notice that a version of a consent names. *replaced*: the version in force before; None: none is.
 
     Raises:
         PreconditionError: (UNKNOWN_NOTICE) this version of the notice is not published.
         InvalidError: (INVALID_CONSENT) it names none, and the version before does. Otherwise a campaign that asks for
-            new consents under that notice would lose this one.
+            new consents under that notice would lose this one. Or a representative gives it under a notice for
+            children.
     """
+    consent = stored.consent
     if consent.notice or consent.notice_version:
         number = view.notice_number(consent.notice, consent.notice_version)
-        if not number:
+        notice = view.notice(consent.notice, consent.notice_version) if number else None
+        if notice is None:
             raise PreconditionError(f"notice version is not published: `{consent.notice}`", "UNKNOWN_NOTICE")
+        if stored.authority and notice.audience == st.NOTICE_AUDIENCE_CHILD:
+            raise InvalidError("a representative consents under a notice for everybody", "INVALID_CONSENT")
         # INVARIANT: the table counts consents under a notice. So a damaged row is found before the entry is appended.
         view.consents_under(number)
     elif replaced is not None and replaced.notice:
