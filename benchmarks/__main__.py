@@ -14,6 +14,7 @@ from rich.console import Console
 from benchmarks import (
     accesses,
     audits,
+    campaigns,
     in_process,
     limits,
     mtls,
@@ -35,7 +36,7 @@ QUICK_SUBJECTS = 2_000
 TAGS = (1_000_000, 10_000_000)
 ENTRIES = 1_000_000
 ROUNDS = 4
-IN_PROCESS = ("evaluator", "map", "open")
+IN_PROCESS = ("evaluator", "campaigns", "map", "open")
 OVER_WIRE: dict[str, Callable[[Bench], list[Row]]] = {
     "check": over_wire.measure_check,
     "batch": over_wire.measure_batch,
@@ -158,6 +159,11 @@ def _evaluator(options: argparse.Namespace, directory: Path) -> list[Row]:
     return rows
 
 
+def _campaigns(options: argparse.Namespace, directory: Path) -> list[Row]:
+    subjects = 10_000 if options.quick else 1_000_000
+    return campaigns.measure_campaigns(directory / "campaigns", subjects=subjects, loops=20_000)
+
+
 def _map(options: argparse.Namespace, directory: Path) -> list[Row]:
     run = partial(tag_map.measure_map, directory / "map", batches=10 if options.quick else 60)
     return [
@@ -172,6 +178,7 @@ def _open(options: argparse.Namespace, directory: Path) -> list[Row]:
 
 _IN_PROCESS: dict[str, Callable[[argparse.Namespace, Path], list[Row]]] = {
     "evaluator": _evaluator,
+    "campaigns": _campaigns,
     "map": _map,
     "open": _open,
 }

@@ -150,9 +150,11 @@ def evaluate(value: bytes | None, question: PackedQuestion, rules: CompiledRules
                         continue
                     if campaigns:
                         (notice,) = _NOTICE.unpack_from(value, 8 + ENTRY_SIZE * (index + 1) - _NOTICE.size)
-                        end = min(end, campaigns.get(notice, end))
-                        if end <= start:
-                            continue
+                        asked = campaigns.get(notice)
+                        if asked is not None and asked < end:
+                            if asked <= start:
+                                continue
+                            end = asked
                 elif (
                     categories & question.leaves.deny_mask
                     and actions & question.deny_actions

@@ -68,7 +68,7 @@ async def list_reconsents(
         if not notice.reconsent_by_time_ms:
             raise InvalidError(f"version of the notice asks for no new consents: `{notice.version}`")
         now_ms = max(services.sequencer.clock.wall_ms(), snapshot.time_ms)
-        selected = _Selected(snapshot, notice, "" if notice.participant_id == caller else caller, now_ms)
+        selected = SelectedConsents(snapshot, notice, "" if notice.participant_id == caller else caller, now_ms)
         page, following = read_page(
             snapshot, selected.of, after=place, most=pager.size, rest=lambda: next_item(context)
         )
@@ -91,7 +91,7 @@ def _numbers(view: View, notice_id: str) -> dict[int, int]:
     return dict(view.notice_numbers(notice_id))
 
 
-class _Selected:
+class SelectedConsents:
     """Selects the consents that a campaign asks for again, of those that name the caller.
 
     *caller*: a participant; empty: the campaign is the caller's own, so all consents are selected.
