@@ -48,7 +48,7 @@ def test_a_key_is_not_good_before_its_entry(own: LedgerCase) -> None:
 def test_a_kind_has_its_authors(own: LedgerCase) -> None:
     own.write(own.key("bank", BANK.public_key))
     person = own.enrol("somebody")
-    own.write(Raw(kind=EntryKind.ACCESS, tag=person.tag, author=BANK))
+    own.write(Raw(kind=EntryKind.READ, tag=person.tag, author=BANK))
     author_fails(own, person.tag, "in force")
 
 

@@ -307,8 +307,8 @@ function verifyAuthor(
     if (keys.isDaemonsOnly(statement.key)) ledger?.keys.verifyTerm(statement.key, index);
     return author;
   }
-  // If a person may sign this kind, the signature must verify, and the key's owner stays unproven. It may also be that of
-  // a representative, so it does not matter whether the payload names an authority.
+  // If a person may sign this kind, the signature must verify, and the key's owner stays unproven. It may also be that
+  // of a representative, so it does not matter whether the payload names an authority.
   const own = new ValidKeys();
   own.isWhole = keys.isWhole;
   own.apply({ tag: leaf.tag, publicName: "" }, [{ key: statement.key, timeMs: 0n, retired: false }]);
