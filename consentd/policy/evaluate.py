@@ -243,7 +243,7 @@ def _evaluate_general(value: bytes | None, question: PackedQuestion, rules: Comp
     explained = 0
     for mask, _, _ in found.used_up:
         explained |= mask
-    verdict = _verdict(masks, reasons, refs, question, until, explained=explained)
+    verdict = _verdict(masks, reasons, refs, question, until, explained)
     if found.recurring:
         uses = [*found.uses.items(), *(narrow.uses.items() if rest else ())]
         verdict.uses = _joined_uses(uses, found.recurring)
@@ -337,18 +337,19 @@ def _decide(
         reasons.append((ReasonCode.PERMITTED_BY_COMBINING, Effect.PERMIT, 0, 0, 0, ""))
     if decided[CONSENT][DENIES] & ~denies:
         reasons.append((ReasonCode.DENIED_BY_COMBINING, Effect.DENY, 0, 0, 0, ""))
-    undecided = left | decided[CONSENT][DENIES] & ~denies
-    for mask, ids, where in found.used_up:
-        if mask & undecided and len(reasons) < most:
-            reasons.append((ReasonCode.BEYOND_RECURRENCE, None, *ids, path_of(where)))
+    if found.used_up:
+        undecided = left | decided[CONSENT][DENIES] & ~denies
+        for mask, ids, where in found.used_up:
+            if mask & undecided and len(reasons) < most:
+                reasons.append((ReasonCode.BEYOND_RECURRENCE, None, *ids, path_of(where)))
     return (permitted, denied, left, unknown), reasons, refs
 
 
 def _verdict(
-    masks: Masks, reasons: Reasons, refs: Refs, question: PackedQuestion, until: int, *, explained: int = 0
+    masks: Masks, reasons: Reasons, refs: Refs, question: PackedQuestion, until: int, explained: int = 0
 ) -> Verdict:
     """Return the verdict. *explained*: categories without consent that have a reason."""
-    if masks[2] & ~explained:
+    if masks[2] and masks[2] & ~explained:
         reasons.append(_NO_CONSENT)
     if question.unknown:
         reasons.append(_UNKNOWN_CATEGORY)

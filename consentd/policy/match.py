@@ -40,6 +40,7 @@ CONSENT: Final = int(Layer.CONSENT)
 IMPLICIT: Final = int(Layer.IMPLICIT)
 REALM: Final = int(Layer.REALM)
 
+_NO_USES: Final[Mapping[int, int]] = {}
 NO_IDS: Final[Ids] = (0, 0, 0)
 _SEVERAL: Final = -1
 
@@ -66,9 +67,9 @@ class Matches:
         self.decided: Final[list[tuple[int, int, int, Ids, Any]]] = []
         self.otherwise = 0
         self.until_ms = until_ms
-        self.used_up: Final[list[tuple[int, Ids, Where]]] = []
-        self.recurring: dict[int, int] = {}
-        self.uses: dict[int, int] = {}
+        self.used_up: Sequence[tuple[int, Ids, Where]] = ()
+        self.recurring: Mapping[int, int] = _NO_USES
+        self.uses: Mapping[int, int] = _NO_USES
 
     def add(self, layer: int, kind: int, mask: int, ids: Ids = NO_IDS, where: Where = "") -> None:
         """Add a row that permits, denies or makes unknown the categories of ``mask``. Ignore an empty mask."""
@@ -107,12 +108,12 @@ class Matches:
 
     def count_uses(self, decided: "Sequence[tuple[int, int, int]]") -> None:
         """Set ``uses``. *decided*: the masks of each layer that decided."""
-        self.uses = {}
+        self.uses = uses = dict[int, int]()
         for layer, kind, mask, ids, _ in self.decided:
             if ids[1] in self.recurring and kind in (PERMITS, _SEVERAL):
                 counted = mask & decided[layer][PERMITS]
                 if counted:
-                    self.uses[ids[1]] = self.uses.get(ids[1], 0) | counted
+                    uses[ids[1]] = uses.get(ids[1], 0) | counted
 
 
 Decisive = tuple[int, int, int]
@@ -233,7 +234,7 @@ def _add_lineages(
                 if node:
                     trees.append((CONSENT, (seq, lineage, number), "", (node,), block, block.first))
                     node[0].see(node[1], now_ms)
-                if is_limited:
+                if matcher.recurrence is not None:
                     transfers.collect((seq, lineage, number), "")
         at += ROW_SIZE
 
@@ -264,13 +265,19 @@ def _add_lineage(
         ]
     tree = len(rests) - POLICY_ROWS[flags >> POLICY_SHIFT]
     for where, begin, end in (layer, 0, tree), (IMPLICIT, tree, len(rests)):
-        found = matcher.nodes(shapes[begin:end], rests[begin:end], records[begin:end], block, since)
-        nodes = [node for node in found if node]
+        if begin == end:
+            continue
+        if end - begin < len(rests):
+            part = shapes[begin:end], rests[begin:end], records[begin:end]
+        else:
+            part = shapes, rests, records
+        nodes = [node for node in matcher.nodes(*part, block, since) if node]
         if nodes or matcher.recurrence is not None:
             path = "" if begin or tree == 1 else Paths(rows[DEPTH_AT : tree * ROW_SIZE : ROW_SIZE])
             if nodes:
                 trees.append((where, ids, path, nodes, block, block.first))
-            transfers.collect(ids, path)
+            if matcher.recurrence is not None:
+                transfers.collect(ids, path)
 
 
 def without_permits(shapes: Sequence[Shape]) -> list[Shape]:
@@ -306,7 +313,7 @@ def match(prepared: Prepared, fits: Fits, question: PackedQuestion, now_ms: int)
 
 def _match_transfers(found: Matches, prepared: Prepared, fits: Fits, now_ms: int) -> None:
     """Add the permits that would match, but are used up. The answer changes at their ends, and when the period ends."""
-    found.recurring = dict(prepared.recurring)
+    found.recurring, used_up = prepared.recurring, []
     for one, ids, where in prepared.used_up:
         mask = one.mask & fits[one.key]
         if not mask:
@@ -315,7 +322,8 @@ def _match_transfers(found: Matches, prepared: Prepared, fits: Fits, now_ms: int
             found.until_ms = min(found.until_ms, one.start_ms)
         else:
             found.until_ms = min(found.until_ms, one.end_ms, one.until_ms)
-            found.used_up.append((mask, ids, where))
+            used_up.append((mask, ids, where))
+    found.used_up = used_up
 
 
 def match_trees(found: Matches, trees: Sequence[Tree], fits: Fits, now_ms: int) -> None:

@@ -232,17 +232,17 @@ class RowMatcher(dict[tuple[bytes, bytes, bytes], Shape]):
                 return None
         elif actor not in shape.actors or holder not in shape.holders:
             return None
-        if ends & 0xFFFF and shape.kind != UNKNOWNS:
-            ending = self._ending(rest, block, ends & 0xFFFF)
-            if ending is None:
-                return None
-            rest = ending
         if more and shape.kind != UNKNOWNS:
             shape = self._limited(shape, record, block)
             if shape is NEVER:
                 return None
-        if ends >> USES_SHIFT and self._holder and shape.kind == PERMITS:
-            return self._unused(shape, rest, block.recurrence(ends >> USES_SHIFT))
+        if ends and shape.kind != UNKNOWNS:
+            ending = self._ending(rest, block, ends & 0xFFFF)
+            if ending is None:
+                return None
+            if ends >> USES_SHIFT and self._holder and shape.kind == PERMITS:
+                return self._unused(shape, ending, block.recurrence(ends >> USES_SHIFT))
+            return shape, ending
         return shape, rest
 
     def nodes(
@@ -276,6 +276,8 @@ class RowMatcher(dict[tuple[bytes, bytes, bytes], Shape]):
         """Return the fields of a row that ends earlier for some purposes, by the list at *word*, with the end that
         counts; None: it has ended, or it ends before it begins.
         """
+        if not word:
+            return rest
         asked = self._question.purpose
         end_ms = min((end for purposes, end in block.ends(word) if purposes & asked), default=rest[3])
         ending = rest_until(rest, end_ms)
