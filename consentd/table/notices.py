@@ -53,7 +53,7 @@ class NoticeRows(ChainOwners):
 
     def _count_notices(self, before: bytes | None, after: bytes | None) -> None:
         """Count the consents under versions of notices after a subject value was replaced; None: there is no value."""
-        changed = notices_of(after)
+        changed = Counter(notices_of(after))
         changed.subtract(notices_of(before))
         for number, change in changed.items():
             if not change:
@@ -65,9 +65,12 @@ class NoticeRows(ChainOwners):
                 self._txn.delete(count_key(number))
 
 
-def notices_of(value: bytes | None) -> Counter[int]:
-    """Return under which versions of notices the lineages of a subject value were given: number → how many lineages."""
+def notices_of(value: bytes | None) -> list[int]:
+    """Return the number of the version of a notice that each lineage of a subject value was given under, if any.
+
+    Each command on a person reads it. Most consents are given under none, so it is a list and no ``Counter``.
+    """
     if not value:
-        return Counter()
+        return []
     entries = ENTRY.iter_unpack(value[HEADER.size : HEADER.size + HEADER.unpack_from(value)[3] * ENTRY.size])
-    return Counter(entry[-1] for entry in entries if entry[-1])
+    return [entry[-1] for entry in entries if entry[-1]]

@@ -73,7 +73,7 @@ class TableTransaction(DutyRows, UseRows):
         tag = super().tag_of(identifier_hash)
         if tag is not None:
             value = self.enrolled_subject(tag)
-            for number in notices_of(value):
+            for number in set(notices_of(value)):
                 self.consents_under(number)
             version = subjects.vocabulary_version(value)
             if version and version > self.registry().codebook.vocabulary.version:
