@@ -8,6 +8,7 @@ import pytest
 from cases.daemons import ORIGIN, Running, make_running, request_id, serve, sign_statement
 from cases.services import (
     add_key,
+    attest_key,
     new_number,
     now_ms,
     participant,
@@ -84,7 +85,7 @@ def test_a_participant_adds_and_retires_its_keys(running: Running) -> None:
     change_key(running, name, third, third, retired=True)  # the last one too: an operator attests the next
     assert keys(running, name) == set()
     assert refusal(lambda: change_key(running, name, new_key(), third)) == "KEY_NOT_IN_FORCE"
-    add_key(running, name, new_key())
+    attest_key(running, name, new_key())
 
 
 @pytest.mark.parametrize("role", [1, 2, 3, 4, 5])
