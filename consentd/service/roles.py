@@ -220,7 +220,7 @@ GetParticipant          public    -  -  -   A  A  A  A  A   A  A  A  A   A  A   
 ListParticipants        public    -  -  -   A  A  A  A  A   A  A  A  A   A  A   A  A  A
 GetVocabulary           public    -  -  -   A  A  A  A  A   A  A  A  A   A  A   A  A  A
 GetNotice               public    -  -  -   A  A  A  A  A   A  A  A  A   A  A   A  A  A
-GetCampaign             own       -  -  -   A  A  A  A  A   -  -  -  -   -  -   -  -  -
+GetCampaign             own       -  -  -   A  A  A  A  A   -  -  -  -   -  -   -  -  A
 GetCampaign             other     -  -  -   n  n  n  n  n   -  -  -  -   -  -   -  -  A
 GetRules                public    -  -  -   A  A  A  A  A   A  A  A  A   A  A   A  A  A
 

@@ -2383,8 +2383,8 @@ Global___BackupStarted: _TypeAlias = BackupStarted  # noqa: Y015
 @_typing.final
 class CredentialsFileChanged(_message.Message):
     """CredentialsFileChanged says that somebody changed the file of credentials on the machine, and that the daemon reads it
-    again. It has no token, and no hash of one. Each list has 32 hex digits for each credential, at most 100 in order; what is
-    beyond is counted.
+    again. It has no token, and no hash of one. Each list has 32 hex digits for each credential, in order. A long list is cut
+    off, and what is left out is counted.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
