@@ -60,7 +60,7 @@ MUTANTS = (
     Mutant("match_row", "if groups or count > FEW:\n                return", "if count > FEW:\n                return"),
     Mutant("match_row", "if lists or flags & GROUP:\n", "if lists:\n"),
     Mutant("match_row", "if lists or flags & GROUP:\n", "if flags & GROUP:\n"),
-    Mutant("match_row", "if ends & 0xFFFF and shape.kind != UNKNOWNS:", "if ends & 0xFFFF:"),
+    Mutant("match_row", "if ends and shape.kind != UNKNOWNS:", "if ends:"),
     Mutant("match_row", "group_counts(rest[0], groups, permit, since)", "group_counts(rest[0], groups, 0, since)"),
     Mutant("match_row", "group_counts(rest[1], groups, permit, since)", "group_counts(rest[1], groups, 0, since)"),
     Mutant("match_row", "if end_ms <= self.now_ms:", "if end_ms < self.now_ms:"),
