@@ -76,6 +76,7 @@ def test_every_decision_is_the_one_that_the_town_expects(demo: tuple[DemoResult,
     result, _, _ = demo
     expected = Counter(transfer.outcome for transfer in make_town(**SMALL).transfers)
     assert result.traffic.outcomes == expected
+    assert result.unanswered == 2
     assert result.traffic.surprises == 0
     assert result.traffic.recorded == expected["PERMIT"]
     assert result.is_as_expected

@@ -1,9 +1,9 @@
 """Show what consentd does: ``make demo``.
 
 A real daemon runs on loopback, with RocksDB and LMDB in a fresh directory, and all calls are real gRPC calls. First,
-the demo plays the day of a made-up town (town.py, traffic.py), then the story of one citizen (story.py), and that of a
-child and a mother (family.py). At the end the demo verifies the ledger, changes an entry in a copy of the ledger, and
-shows that verification finds the change.
+the demo plays the day of a made-up town (town.py, traffic.py), then the story of one citizen (story.py), that of a
+child and a mother (family.py), and a notice that changes (asked_again.py). At the end the demo verifies the ledger,
+changes an entry in a copy of the ledger, and shows that verification finds the change.
 
 ``KEEP=1`` keeps the daemon running until Ctrl-C. ``CONSENTD_DEMO_DIR`` is the directory, ``.demo`` by default.
 """
@@ -24,6 +24,7 @@ from rich.table import Table as TextTable
 from consentd.config import Config
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
+from consentd.demo.asked_again import AskedAgain
 from consentd.demo.family import FAMILY_APP, Family
 from consentd.demo.home import Home, make_home
 from consentd.demo.output import Output
@@ -56,12 +57,14 @@ _OUTCOMES = {
 class DemoResult:
     """The results of the town's day, the verified histories of the citizen and of the child, and the ledger's report.
 
-    ``changed`` is the index of the leaf that was changed in a copy; ``faults`` are the faults found in that copy.
+    ``unanswered`` is how many consents a campaign still asks for. ``changed`` is the index of the leaf that was changed
+    in a copy; ``faults`` are the faults found in that copy.
     """
 
     traffic: TrafficResult
     history: History
     child: History
+    unanswered: int
     report: Report
     changed: int
     faults: tuple[Fault, ...]
@@ -99,6 +102,8 @@ def run(home: Home, out: Output, *, seed: int, citizens: int, transfers: int) ->
         history = story.run()
         out.rule("한 아이의 이야기", "one child's story")
         child = Family(operator, relay, app, origin=home.config.ledger.origin, out=out).run()
+        out.rule("고지가 바뀜", "a notice that changes")
+        unanswered = AskedAgain(operator, relay, hospital, out=out).run()
     finally:
         operator.close()
         relay.close()
@@ -110,7 +115,7 @@ def run(home: Home, out: Output, *, seed: int, citizens: int, transfers: int) ->
     report = verify(home.config)
     out.why("한 바이트만 바꿔도 드러납니다.", "A change of a single byte is found, and its entry is named.")
     changed, faults = tamper(home.config, home.path("tampered"), history, out)
-    return DemoResult(traffic, history, child, report, changed, faults)
+    return DemoResult(traffic, history, child, unanswered, report, changed, faults)
 
 
 def verify(config: Config) -> Report:
