@@ -68,7 +68,7 @@ def begun() -> Forge:
     """Return a ledger with keys of two participants and a person, and right delegations in it."""
     forge = Forge()
     forge.begin()
-    forge.participant("relay", groups=["group/hospitals"])
+    forge.participant("relay", roles=[st.PARTICIPANT_ROLE_RELAY], groups=["group/hospitals"])
     forge.add(EntryKind.DELEGATION, CHAIN, statement(**BY_OPERATOR))  # before the giver has a key
     for name, key in (("hospital", HOSPITAL), ("bank", BANK)):
         forge.add(EntryKind.KEY, codec.public_tag(f"participant/{name}"), st.KeyStatement(key=key.public_key))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cases.audits import JOBS, LOG, Forge
+from cases.audits import DAEMON, JOBS, LOG, Forge
 from cases.audits import ORIGIN as FORGED
 from cases.command_lines import CommandLine
 from cases.daemons import ORIGIN, Running, request_id, running_daemon, sign_statement
@@ -317,6 +317,48 @@ def test_a_replay_names_what_no_daemon_lets_be_written(tmp_path: Path) -> None:
     assert [fault.index for fault in report.faults] == wrong
     assert {fault.what.partition(": ")[0] for fault in report.faults} == {"entry must not be written so"}
     assert sum(report.same.values()) == 1
+
+
+@pytest.mark.parametrize("owner", ["lab", "the daemon", "a person"])
+def test_a_replay_names_who_puts_the_key_of_another_in_force(owner: str, tmp_path: Path) -> None:
+    """Else who holds the daemon's key could make a participant's key, or its own, that of another participant. Then
+    nobody would notice what an operator attests for a participant that has a key.
+    """
+    forge = Forge()
+    forge.begin()
+    person = forge.enrol(0)
+    operator = st.Attestation(attested_by="operator/main")
+    keys = {"lab": LAB, "the daemon": DAEMON, "a person": OTHER}
+
+    def add(kind: EntryKind, chain: str, message: Any) -> int:
+        message.attestation.CopyFrom(operator)
+        forge.add(kind, codec.public_tag(f"participant/{chain}"), message)
+        return forge.size - 1
+
+    add(EntryKind.PARTICIPANT, "lab", record())
+    add(EntryKind.KEY, "lab", st.KeyStatement(key=LAB.public_key))
+    by_app = st.Attestation(attested_by="app")
+    forge.add(EntryKind.KEY, person, st.KeyStatement(key=OTHER.public_key, attestation=by_app))
+    wrong = add(EntryKind.KEY, "bank", st.KeyStatement(key=keys[owner].public_key))
+    forge.seal()
+    export = forge.write(tmp_path / "ledger", tmp_path / "openings")
+    report = replay_decisions(export, origin=FORGED, log_verifier=LOG.verifier, jobs=JOBS)
+    assert [fault.index for fault in report.faults] == [wrong]
+
+
+def test_a_replay_names_a_delegation_to_who_has_no_role_for_it(tmp_path: Path) -> None:
+    forge = Forge()
+    forge.begin()
+    for capacity in st.DelegationCapacity.values()[1:]:
+        message = st.DelegationStatement(
+            giver="hospital", taker="bank", capacity=capacity, attestation=st.Attestation(attested_by="operator/main")
+        )
+        forge.add(EntryKind.DELEGATION, codec.public_tag("participant/hospital"), message)
+    wrong = forge.size - len(st.DelegationCapacity.values()[1:])  # the bank is a holder, and no relay
+    forge.seal()
+    export = forge.write(tmp_path / "ledger", tmp_path / "openings")
+    report = replay_decisions(export, origin=FORGED, log_verifier=LOG.verifier, jobs=JOBS)
+    assert [fault.index for fault in report.faults] == [wrong]
 
 
 def test_a_further_key_is_signed_by_one_in_force(running: Running) -> None:

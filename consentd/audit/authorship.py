@@ -15,7 +15,7 @@ from consentd.errors import InvalidError
 from consentd.policy.language import check_name
 from consentd.policy.model import StoredConsent
 from consentd.policy.subject import Lineage
-from consentd.sequencer.commands.acting import check_attested_delegation, check_giver
+from consentd.sequencer.commands.acting import check_attested_delegation, check_giver, check_taker
 from consentd.sequencer.commands.administration import check_act
 from consentd.sequencer.commands.authorities import (
     check_authority,
@@ -39,6 +39,7 @@ from consentd.sequencer.commands.readings import check_reading
 from consentd.sequencer.commands.registry import (
     check_enrolment,
     check_key,
+    check_new_key,
     check_no_authority,
     check_rules,
     check_vocabulary,
@@ -85,13 +86,16 @@ def check_written(view: ChainOwners, event: codec.Event, message: Message, key: 
             check_person_key(view, event.tag, message, author=key, time_ms=event.time_ms)
         else:
             check_no_authority(message)
-            if not message.retired and not _is_signed(view, key):
-                check_no_own_key(view, view.participant_of(event.tag))
+            if not message.retired:
+                check_new_key(view, message.key)
+                if not _is_signed(view, key):
+                    check_no_own_key(view, view.participant_of(event.tag))
     elif isinstance(message, st.ParticipantStatement):
         check_name(message.name)
         check_certificate_names(message)
         check_change(message, view, signed=_is_signed(view, key))
     elif isinstance(message, st.DelegationStatement):
+        check_taker(message, view)
         if not _is_signed(view, key):
             check_attested_delegation(message, view)
     elif isinstance(message, st.NoticeStatement):

@@ -32,15 +32,26 @@ def check_delegation_statement(message: st.DelegationStatement, view: View, time
     check_delegation(value, registry.codebook.vocabulary.purpose.bits)
     if value.end_ms <= time_ms:
         raise InvalidError("end of the delegation has passed")
-    giver, taker = (_active(registry, one) for one in (value.giver, value.taker))
+    giver, _ = (_active(registry, one) for one in (value.giver, value.taker))
     if giver.roles.isdisjoint(RECEIVING_ROLES):
         raise PreconditionError("giver of a delegation is neither a holder nor a recipient", "WRONG_ROLE")
-    if taker.roles.isdisjoint(ROLES_OF_TAKERS[value.capacity]):
-        capacity = value.capacity.name
-        raise PreconditionError(f"taker of the delegation has no role for its capacity: `{capacity}`", "WRONG_ROLE")
+    check_taker(message, view)
     given = registry.delegations.get(value.giver, {})
     if (value.taker, value.capacity) not in given and len(given) >= MAX_GIVEN:
         raise PreconditionError(f"giver has its limit of {MAX_GIVEN} delegations: end one", "LIMIT_REACHED")
+
+
+def check_taker(message: st.DelegationStatement, view: View) -> None:
+    """Check that the taker of a DELEGATION has a role for its capacity. The sequencer and ``audit replay`` call this.
+
+    Raises:
+        PreconditionError: (WRONG_ROLE) it has none. A delegation that ends needs none.
+    """
+    taker = view.participant(message.taker)
+    capacity = delegation_value(message).capacity
+    if taker is not None and not message.ended and taker.roles.isdisjoint(ROLES_OF_TAKERS[capacity]):
+        what = f"taker of the delegation has no role for its capacity: `{capacity.name}`"
+        raise PreconditionError(what, "WRONG_ROLE")
 
 
 def check_attested_delegation(message: st.DelegationStatement, view: View) -> None:

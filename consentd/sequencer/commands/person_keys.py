@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from consentd import limits
 from consentd.core.kinds import EntryKind, Owner
-from consentd.errors import AlreadyExistsError, DeniedError, InvalidError, NotFoundError, PreconditionError
+from consentd.errors import DeniedError, InvalidError, NotFoundError, PreconditionError
 from consentd.sequencer.commands.authorities import check_registrar
 from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, check_acts_for, check_right, is_person
-from consentd.sequencer.commands.registry import check_key
+from consentd.sequencer.commands.registry import check_key, check_new_key
 from consentd.sequencer.commands.write import NewEntry, PersonWrite, Plan, ReceiptOnly, WriteContext, enrolled_tag
 from consentd.table.view import View
 from consentd.v1 import statement_pb2 as st
@@ -53,8 +53,7 @@ def check_person_key(view: View, tag: bytes, message: st.KeyStatement, *, author
         if message.key not in in_force:
             raise NotFoundError("person has no such key in force")
         return
-    if view.key_ever(message.key) is not None:
-        raise AlreadyExistsError("key is or was in force already")
+    check_new_key(view, message.key)
     if len(in_force) >= MAX_KEYS:
         raise PreconditionError(f"person has the limit of {MAX_KEYS} keys: retire one", "LIMIT_REACHED")
 

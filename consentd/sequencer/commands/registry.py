@@ -43,7 +43,6 @@ from consentd.sequencer.commands.write import (
     WriteContext,
 )
 from consentd.statements import values
-from consentd.table.transaction import TableTransaction
 from consentd.table.view import View
 from consentd.v1 import statement_pb2 as st
 
@@ -100,7 +99,7 @@ def _check_key_change(write: PublicWrite[st.KeyStatement], context: WriteContext
     if table.participant(participant_id) is None:
         raise NotFoundError(f"no such participant: `{participant_id}`: ListParticipants has the ids")
     if not write.message.retired:
-        _check_new_key(table, key)
+        check_new_key(table, key)
         if write.signed is None:
             participants.check_no_own_key(table, participant_id)
         return
@@ -187,17 +186,20 @@ _CHECKS: Mapping[EntryKind, Callable[[PublicWrite[Any], WriteContext], None]] = 
 }
 
 
-def _check_new_key(table: TableTransaction, key: bytes) -> None:
-    if table.key_ever(key) is not None:
-        raise AlreadyExistsError("key is or was in force already")
-
-
 def check_key(key: bytes) -> None:
     """Check that a key is an Ed25519 public key (``ed25519.check_public_key``). Raises ``InvalidError``."""
     try:
         ed25519.check_public_key(key)
     except MalformedError as error:
         raise InvalidError("key is not an Ed25519 public key: 32 bytes, a point that a private key has") from error
+
+
+def check_new_key(view: View, key: bytes) -> None:
+    """Check that nobody had this key in force before: a key belongs to one owner for ever. Raises
+    ``AlreadyExistsError``.
+    """
+    if view.key_ever(key) is not None:
+        raise AlreadyExistsError("key is or was in force already")
 
 
 def check_no_authority(message: st.KeyStatement) -> None:
@@ -259,7 +261,7 @@ class EnrolSubject(Requested):
         entries = [context.draft(enrol, self.request)]
         if self.subject_key:
             check_key(self.subject_key)
-            _check_new_key(context.table, self.subject_key)
+            check_new_key(context.table, self.subject_key)
             statement = st.KeyStatement(key=self.subject_key, attestation=self.message.attestation)
             # Each entry needs a request_id of its own. The second entry's id is derived from the request's id.
             derived = hashlib.sha256(self.request.id + b"\1").digest()[:16]
