@@ -103,7 +103,7 @@ class Side:
         self._process.__exit__(None, None, None)  # closes the pipes, and then the process ends
 
 
-def run_in_turn(sides: Sequence[Side], case: str) -> dict[str, list[dict[str, Any]]]:
+def run_alternately(sides: Sequence[Side], case: str) -> dict[str, list[dict[str, Any]]]:
     """Run a case of all sides, one load of each in turn; return the rows of each."""
     rows: dict[str, list[dict[str, Any]]] = {}
     begun: set[str] = set()
@@ -156,7 +156,7 @@ def compare(
             for case in cases:
                 first = ordered[0].which
                 print(f"round {number_of_round} of {rounds}: {case}, {first} first", file=sys.stderr)
-                for which, rows_of_side in run_in_turn(ordered, case).items():
+                for which, rows_of_side in run_alternately(ordered, case).items():
                     for key, row in _keyed(rows_of_side):
                         one = found.setdefault(key, _compared(row, is_repeated=key[2] > 0))
                         (one.old if which == "old" else one.new).append(row["value"])

@@ -53,7 +53,7 @@ def measure_campaigns(directory: Path, *, subjects: int, loops: int) -> list[Row
     with table.read() as snapshot:
         after = snapshot.registry().rules
     rates = [_list_all(table, subjects) for _ in range(3)]
-    plain, asking = _evaluated_in_turn(value, packed, (before, after), loops)
+    plain, asking = _evaluated_alternately(value, packed, (before, after), loops)
     table.close()
     shutil.rmtree(directory)
     persons = f"{subjects:,} persons"
@@ -141,7 +141,7 @@ def _packed(codebook: Codebook) -> PackedQuestion:
     return pack_question(question, codebook, Parties(permit_actors=clinic, deny_actors=clinic, holders=hospital))
 
 
-def _evaluated_in_turn(
+def _evaluated_alternately(
     value: bytes, packed: PackedQuestion, rules: tuple[CompiledRules, CompiledRules], loops: int
 ) -> tuple[list[float], list[float]]:
     """Evaluate with each of the two rules in turn; return the mean seconds of a call, a sample for each turn."""

@@ -22,20 +22,20 @@ from benchmarks.over_wire import Bench
 from benchmarks.server import Server
 
 OWN_DAEMONS = {"start", "publishing", "audit", "mtls"}
-"""The cases that start daemons of their own on the ledger; the kept daemon stops before them."""
+"""The cases that start daemons of their own on the ledger; the lasting daemon stops before them."""
 UNDIVIDED = {"revoke", "published"}
 """The cases whose loads run beside each other, so the other side waits until the whole case has ended."""
 
 
-class Kept:
-    """The daemon that is kept, and the turn of this side."""
+class LastingDaemon:
+    """The daemon that lasts for all rounds, and the turn of this side."""
 
     def __init__(self, answers: TextIO) -> None:
         self._answers = answers
         self._server: Server | None = None
         self.is_divided = False
 
-    def say(self, line: str) -> None:
+    def send(self, line: str) -> None:
         """Send a line."""
         print(line, file=self._answers, flush=True)
 
@@ -57,10 +57,10 @@ class Kept:
             self._server.__exit__()
             self._server = None
 
-    def end_turn(self) -> None:
+    def await_other(self) -> None:
         """Let the other side run its load; return when it is this side's turn again."""
         if self.is_divided:
-            self.say("turn")
+            self.send("turn")
             sys.stdin.readline()
 
 
@@ -68,37 +68,37 @@ def main() -> None:
     """Answer lines until stdin ends; the arguments are a directory for the ledgers, and the benchmarks' options."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    kept = Kept(answers)
+    lasting = LastingDaemon(answers)
     directory = Path(sys.argv[1])
     options = own.parse(sys.argv[2:])
     bench: Any = None
     run, server = Bench.run, Bench.server
 
-    def run_and_end_turn(self: Bench, *arguments: Any, **more: Any) -> Any:
+    def run_and_await(self: Bench, *arguments: Any, **more: Any) -> Any:
         loaded = run(self, *arguments, **more)
-        kept.end_turn()
+        lasting.await_other()
         return loaded
 
-    def kept_server(self: Bench, *, pinned: bool = True) -> Any:
-        return kept.server(self, pinned=pinned)
+    def lasting_server(self: Bench, *, pinned: bool = True) -> Any:
+        return lasting.server(self, pinned=pinned)
 
-    Bench.run = run_and_end_turn  # type: ignore[method-assign]
+    Bench.run = run_and_await  # type: ignore[method-assign]
     try:
         for line in sys.stdin:
             case = line.strip()
-            kept.is_divided = case not in UNDIVIDED
+            lasting.is_divided = case not in UNDIVIDED
             if case in own.IN_PROCESS:
                 with tempfile.TemporaryDirectory(dir=directory) as made:
                     rows = own._IN_PROCESS[case](options, Path(made))  # noqa: SLF001  # older ones have no other name
             else:
                 bench = bench or own._make_bench(options, directory / "world")  # noqa: SLF001
                 if case in OWN_DAEMONS:
-                    kept.stop()
-                Bench.server = server if case in OWN_DAEMONS else kept_server  # type: ignore[method-assign]
+                    lasting.stop()
+                Bench.server = server if case in OWN_DAEMONS else lasting_server  # type: ignore[method-assign]
                 rows = own.OVER_WIRE[case](bench)
-            kept.say(json.dumps([{**asdict(row), "samples": ()} for row in rows]))
+            lasting.send(json.dumps([{**asdict(row), "samples": ()} for row in rows]))
     finally:
-        kept.stop()  # this process ends only when the daemon has ended
+        lasting.stop()  # this process ends only when the daemon has ended
 
 
 if __name__ == "__main__":

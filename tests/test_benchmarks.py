@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import QUICK_SUBJECTS, SUBJECTS, parse
-from benchmarks.against import Compared, Side, _keyed, cases_of, run_in_turn
+from benchmarks.against import Compared, Side, _keyed, cases_of, run_alternately
 from benchmarks.distributions import auc, kolmogorov_smirnov
 from benchmarks.http2 import grpc_message
 from benchmarks.load import ClientTls, Load, Loaded, run_here
@@ -341,7 +341,7 @@ def test_each_side_of_a_comparison_runs_one_load_at_a_time(tmp_path: Path) -> No
     with ExitStack() as stack:
         sides = [stack.enter_context(Watched(which, ROOT, options, tmp_path / which)) for which in ("one", "other")]
         for _ in range(2):
-            found = run_in_turn(sides, "batch")
+            found = run_alternately(sides, "batch")
             assert [row["name"] for row in found["one"]] == [row["name"] for row in found["other"]] != []
     loads = [f"{which}: turn" for _ in range(2) for which in ("one", "other")]
     assert order == [*loads, "one: ended", "other: ended"] * 2

@@ -34,7 +34,7 @@ def collect(case: PruningCase, person: Any) -> tuple[int, int]:
     return event.seq, event.kind
 
 
-def kept(case: PruningCase, person: Any) -> set[int]:
+def retained(case: PruningCase, person: Any) -> set[int]:
     return {
         entry.event.seq for entry in reads.read_chain_with_gaps(case.store, person.tag)
         if case.store.get(layout.statement_key(person.tag, entry.event.seq)) is not None
@@ -61,9 +61,9 @@ def test_an_access_is_kept_as_long_as_it_uses_a_consent_up(tmp_path: Path) -> No
     assert later[1] == EntryKind.ACCESS
     case.seal()
     case.prune()
-    assert {used[0], outcome} <= kept(case, once)
-    assert in_first[0] not in kept(case, monthly)
-    assert later[0] in kept(case, monthly)
+    assert {used[0], outcome} <= retained(case, once)
+    assert in_first[0] not in retained(case, monthly)
+    assert later[0] in retained(case, monthly)
     before = rows(case)
     case.rebuild_table()
     assert rows(case) == before
@@ -82,5 +82,5 @@ def test_an_access_goes_with_the_consent_that_it_used_up(tmp_path: Path) -> None
     case.clock.advance(3 * MONTH_DAYS * DAY_MS)
     case.seal()
     case.prune()
-    assert kept(case, person).isdisjoint({seq, used})
+    assert retained(case, person).isdisjoint({seq, used})
     case.close()
