@@ -88,7 +88,7 @@ def test_a_permit_after_a_revoke_is_named(tmp_path: Path) -> None:
 def test_an_access_whose_caller_had_no_part_is_named(tmp_path: Path) -> None:
     forge = make_forge(200)
     tag, chain = person(forge), codec.public_tag("participant/bank")
-    forge.participant("carrier")
+    forge.participant("carrier", roles=[st.PARTICIPANT_ROLE_RELAY])
     given = st.DelegationStatement(giver="bank", taker="carrier", capacity=st.DELEGATION_CAPACITY_RELAY)
     wrong = []
 
