@@ -5,14 +5,17 @@ import struct
 from pathlib import Path
 
 from cases.authorities import put_authority
-from cases.daemons import question, request_id, running_daemon
+from cases.daemons import consent, question, request_id, running_daemon
+from cases.erasures import put_hold
 from cases.ledgers import LedgerCase
+from cases.notices import publish_notice
 from cases.services import add_key, proof_of, put_delegation, put_mandate, register, services
 from cases.stored_rows import rows_of
 from cases.writes import Raw
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.policy.subject import decode_subject
+from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
 
@@ -25,7 +28,15 @@ DOCUMENTED = set(re.findall(r"^\| `(.)` \|", PAGE, re.MULTILINE))
 def test_every_row_is_documented_and_has_its_form(tmp_path: Path) -> None:
     with running_daemon(tmp_path) as running:
         subject = running.enrol("SYN-000001")
-        running.grant(subject)
+        publish_notice(running, "visit")
+        told = consent()
+        told.notice_id, told.notice_version = "visit", 1
+        request = cs.GrantConsentRequest(
+            request_id=request_id(), subject=subject, attested=st.GrantStatement(consent=told)
+        )
+        running.consents.GrantConsent(request, metadata=running.as_("app"))
+        publish_notice(running, "visit", 2, reconsent_by_time_ms=2**42)
+        hold_seq = put_hold(running, subject, 2**42)
         authority_seq = put_authority(running, subject, participant_id="clinic-b", end_time_ms=2**42)
         put_delegation(running, "clinic-b", "app")
         put_mandate(running, "pipc")
@@ -42,7 +53,7 @@ def test_every_row_is_documented_and_has_its_form(tmp_path: Path) -> None:
         rows = {kind: list(rows_of(table, kind).items()) for kind in sorted(DOCUMENTED)}
         decision = running.check(question(subject))
         last_ms = services(running).ledger.state.time_ms
-    assert {kind for kind, found in rows.items() if not found} == {"e", "n", "~"}
+    assert {kind for kind, found in rows.items() if not found} == {"e", "~"}
     size, root, generation, time_ms, form = struct.unpack(">Q32sQQB", rows["R"][0][1])
     assert (size, root, form) == (decision.revision.tree_size, decision.revision.root_hash, 5)
     assert (time_ms, generation > 0) == (last_ms, True)
@@ -54,8 +65,16 @@ def test_every_row_is_documented_and_has_its_form(tmp_path: Path) -> None:
     numbers = [struct.unpack_from(">I", row)[0] for _, row in rows["p"]]
     groups = {name: struct.unpack(">I", row)[0] for name, row in rows["g"]}
     assert list(groups) == [b"group/a", b"group/b"]
-    assert sorted([*numbers, *groups.values()]) == list(range(1, len(numbers) + 3))
-    assert struct.unpack(">I", rows["#"][0][1]) == (len(numbers) + 2,)
+    notices = dict(rows["n"])
+    versions = [b"visit\0" + struct.pack(">I", version) for version in (1, 2)]
+    assert [st.NoticeStatement.FromString(notices[key][4:]).version for key in versions] == [1, 2]
+    first, second = (struct.unpack_from(">I", notices[key])[0] for key in versions)
+    assert sorted([*numbers, *groups.values(), first, second]) == list(range(1, len(numbers) + 5))
+    assert struct.unpack(">I", rows["#"][0][1]) == (len(numbers) + 4,)
+    assert rows["w"] == [(struct.pack(">I", first), struct.pack(">Q", 2**42) + b"visit")]
+    assert rows["t"] == [(struct.pack(">I", first), struct.pack(">Q", 1))]
+    assert [lineage.notice for lineage in decode_subject(value)] == [first]
+    assert rows["h"] == [(tag + struct.pack(">Q", hold_seq), struct.pack(">QB", 2**42, 1))]
     member, still = dict(rows["p"])[b"clinic-b"], (1 << 64) - 1
     memberships = [(groups[b"group/b"], joined.index, still), (groups[b"group/a"], joined.index, left.index)]
     assert struct.unpack_from(">IIQQIQQ", member, 4) == (2, *memberships[0], *memberships[1])
