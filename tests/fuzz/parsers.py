@@ -46,7 +46,7 @@ from consentd.fhir import document as fhir_document
 from consentd.fhir import identity as fhir_identity
 from consentd.fhir import mapping as fhir_mapping
 from consentd.ledger import kek, ledger, predecessor, restored
-from consentd.policy import authority, dates, justification, language
+from consentd.policy import authority, dates, justification, language, recurrence
 from consentd.policy import subject as subject_rows
 from consentd.policy.compile import decode_rules
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
@@ -293,7 +293,7 @@ PARSERS: tuple[Parser, ...] = (
            make_seeds=_seed(lambda one: one.states), declared=(CorruptionError,)),
     Parser(name="row of a person", covers=("policy.subject:decode_subject", "policy.rows:decode_side",
            "policy.rows:decode_sides", "policy.rows:decode_ends", "policy.rows:decode_numbers",
-           "policy.rows:decode_references"), parse=subject_rows.decode_subject,
+           "policy.rows:decode_references", "policy.rows:decode_uses"), parse=subject_rows.decode_subject,
            make_seeds=_seed(lambda one: one.subjects), declared=EVIDENCE),
     Parser(name="row of an authority", covers=("policy.authority:decode_authority",),
            parse=authority.decode_authority, make_seeds=lambda: [bytes(64), b"\1" * 40 + b"guardian"],
@@ -318,6 +318,9 @@ PARSERS: tuple[Parser, ...] = (
     Parser(name="configuration of a witness", covers=("witnessd.config:parse_witness_config",),
            parse=_text(lambda text: parse_witness_config(text, base_dir=_TOML_BASE)),
            make_seeds=_seed(lambda one: one.witness_configs), declared=REQUEST, weight=0.1),
+    Parser(name="recurrence of a consent", covers=("policy.recurrence:parse_recurrence",),
+           parse=_text(recurrence.parse_recurrence), make_seeds=_texts("once", "P1M", "P1Y2M10DT2H30M5S", "P2W"),
+           declared=REQUEST),
     Parser(name="address to listen on", covers=("sections:parse_listen",), parse=_text(sections.parse_listen),
            make_seeds=_texts("127.0.0.1:7400", "[::1]:0", "localhost:65535"), declared=REQUEST),
     Parser(name="memory of a client", covers=(), parse=memory._decode, make_seeds=_seed(lambda one: one.memories),
@@ -394,6 +397,8 @@ ELSEWHERE: Mapping[str, str] = {
     "ledger.layout:decode_u64": "reads a row of eight bytes that fsck and the scrub compare",
     "verify.source:split_hashes": "cuts bytes whose length was checked",
     "table.participant_rows:decode_participant": "reads a row of the table, behind a checksum (checked_rows)",
+    "policy.duty:decode_duty": "reads a row of the table, behind a checksum (checked_rows)",
+    "table.view:parse_duty_key": "reads a key of the table, behind the same checksum",
     "table.checked_rows:open_row": "verifies that checksum",
     "policy.subject:split_subject": "reads a row of the table, behind a checksum (checked_rows)",
     "policy.rows:unpack_rows": "cuts bytes whose length was checked",

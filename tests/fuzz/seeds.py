@@ -226,9 +226,10 @@ class Seeds:
 
     @cached_property
     def subjects(self) -> list[bytes]:
-        """Rows of persons with consents."""
+        """Rows of persons with consents, among them consents that recur."""
         draw = Draw(random.Random(7))
-        return [value for _ in range(12) if (value := draw.any_world().value)]
+        worlds = [draw.any_world() for _ in range(12)] + [draw.recurring(draw.any_world()) for _ in range(8)]
+        return [world.value for world in worlds if world.value]
 
     @cached_property
     def rules(self) -> list[bytes]:
