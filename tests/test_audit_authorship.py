@@ -331,6 +331,15 @@ def test_an_entry_that_the_daemon_signed_for_nobody_is_named(case: Case, tmp_pat
     assert case.faults(tmp_path) == case.wrong
 
 
+def test_an_entry_that_its_author_signed_and_somebody_attests_is_named(case: Case, tmp_path: Path) -> None:
+    root = pb.Provision(effect=pb.EFFECT_PERMIT, actors=["bank"], purposes=["CAREMGT"], categories=["CLIN.DX"])
+    given = pb.Consent(kind=pb.CONSENT_KIND_CONSENT, language="ko", root=root)
+    case.add(st.GrantStatement(consent=given), EntryKind.GRANT, is_fault=False, key=PERSON)
+    attested = st.Attestation(attested_by="hospital-app")
+    case.add(st.GrantStatement(consent=given, attestation=attested), EntryKind.GRANT, is_fault=True, key=PERSON)
+    assert case.faults(tmp_path) == case.wrong
+
+
 def test_a_key_that_no_signer_has_is_named(case: Case, tmp_path: Path) -> None:
     for key in (bytes(31) + b"\x80", b"\x01" + bytes(31), b"\xff" * 32, bytes(32)):
         case.add(st.KeyStatement(key=key), EntryKind.KEY, is_fault=True)

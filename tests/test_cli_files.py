@@ -119,7 +119,7 @@ def test_serve_then_look_at_its_files(run: CommandLine, tmp_path: Path) -> None:
         served.kill()
         served.communicate()
     sound = run("fsck", "--config", path, "--json").object
-    assert (sound["verdict"], sound["faults"], sound["entries"]) == ("proven", 0, 6)
+    assert (sound["verdict"], sound["faults"], sound["entries"]) == ("proven", 0, 7)
     assert run("fsck", "--config", path, "--quick").status == 0
     copied = run("fsck", tmp_path / "data/ledger", "--log-key", token["log_key"])
     assert (copied.status, "not checked: statements" in copied.err) == (2, True)

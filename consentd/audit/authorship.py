@@ -26,6 +26,7 @@ from consentd.sequencer.commands.authorities import (
 from consentd.sequencer.commands.authorship import (
     check_attester,
     check_login,
+    check_not_attested,
     check_same_kind,
     check_writer,
     check_written_version,
@@ -55,7 +56,7 @@ from consentd.v1 import statement_pb2 as st
 CHECKED = CONSENTS | {
     EntryKind.ENROL, EntryKind.KEY, EntryKind.PARTICIPANT, EntryKind.NOTICE, EntryKind.VOCABULARY, EntryKind.RULES,
     EntryKind.MANDATE, EntryKind.SERVED, EntryKind.DUTY, EntryKind.AUTHORITY, EntryKind.ADMINISTRATION,
-    EntryKind.DELEGATION, EntryKind.READ,
+    EntryKind.DELEGATION, EntryKind.READ, EntryKind.OUTCOME,
 }  # fmt: skip
 """The kinds of entries that ``check_written`` checks."""
 OF_LOGINS = CONSENTS | {EntryKind.ENROL, EntryKind.KEY}
@@ -73,6 +74,9 @@ def check_written(view: ChainOwners, event: codec.Event, message: Message, key: 
         RequestError: the daemon must refuse such a write.
     """
     attestation = getattr(message, "attestation", None)
+    owner = view.key_ever(key)
+    if attestation is not None and owner is not None and owner.owner is not Owner.LEDGER:
+        check_not_attested(message)
     if attestation is not None and attestation.HasField("authentication"):
         if event.kind not in OF_LOGINS:
             raise InvalidError("a person who has logged in writes no entry of this kind")

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from consentd.core import codec
 from consentd.errors import InvalidError, MalformedError
+from consentd.sequencer.commands.authorship import check_not_attested
 from consentd.service.requests import content_hash
 from consentd.statements import payloads
 from consentd.v1 import consent_pb2 as pb
@@ -115,7 +116,6 @@ def _parse_signed(message_type: type[M], signed: pb.SignedStatement) -> M:
         message = payloads.parse(message_type, signed.payload)
     except MalformedError as error:
         raise InvalidError("signed statement does not decode") from error
-    if message.HasField("attestation"):
-        raise InvalidError("a statement that its author signed has no attestation: nobody attests it")
+    check_not_attested(message)
     payloads.check_no_unknown_fields(message)
     return message

@@ -7,6 +7,8 @@ records only those that ended before they are imported: they permit nothing.
 
 from dataclasses import replace
 
+from google.protobuf.message import Message
+
 from consentd.errors import DeniedError, InvalidError, PreconditionError
 from consentd.policy.authority import Authority
 from consentd.policy.check import check_consent
@@ -231,6 +233,15 @@ def check_named(registry: Registry, consent: Consent, compiled: Compiled) -> Non
         if is_excluded and not actors.isdisjoint(covering_numbers(registry, one)):
             # PIPA Enforcement Decree 42-5(3)5: recurring transfers go to general and special agencies only.
             raise PreconditionError(f"recipient of this class gets no recurring transfer: `{one.id}`", "WRONG_ROLE")
+
+
+def check_not_attested(message: Message) -> None:
+    """Check a statement that its author signed: nobody attests it. Source: ledger-format.md 3.5.
+
+    Raises ``InvalidError``.
+    """
+    if message.HasField("attestation"):
+        raise InvalidError("a statement that its author signed has no attestation: nobody attests it")
 
 
 def check_attester(view: View, attester: str, *, permits: Compiled | None, ends: Lineage | None = None) -> None:
