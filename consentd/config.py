@@ -286,7 +286,10 @@ class BackupConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateConfig:
-    """The gate: a program that answers checks from the policy table. Without ``program`` there is none."""
+    """The gate: a program that answers checks from the policy table. Without ``program`` there is none.
+
+    It speaks TLS as the section ``grpc.tls`` says.
+    """
 
     program: Path | None = None
     listen: str = "127.0.0.1:7443"
@@ -333,14 +336,15 @@ class Config:
         data_dir, backups = self.ledger.data_dir, self.backup.dir
         if backups is not None and (backups.is_relative_to(data_dir) or data_dir.is_relative_to(backups)):
             raise InvalidError(f"config: `backup.dir` and `ledger.data_dir` are one inside the other: `{backups}`")
-        for section, listener in (("grpc", self.grpc), ("http", self.http)):
-            host, _ = parse_listen(listener.listen, option=f"{section}.listen")
-            if listener.tls is None and not is_loopback(host):
-                fault = f"`{section}.listen` is reachable from other machines without TLS: `{listener.listen}`"
-                raise InvalidError(f"config: {fault}: give a section `{section}.tls`, or listen on 127.0.0.1")
-        host, _ = parse_listen(self.gate.listen, option="gate.listen")
-        if self.gate.program is not None and (self.grpc.tls is not None or not is_loopback(host)):
-            raise InvalidError("config: `gate` has no TLS: listen on 127.0.0.1, and leave out the section `grpc.tls`")
+        grpc, http = self.grpc, self.http
+        for section, listen, of, tls in (
+            ("grpc", grpc.listen, "grpc", grpc.tls), ("http", http.listen, "http", http.tls),
+            ("gate", self.gate.listen, "grpc", grpc.tls),
+        ):  # fmt: skip
+            host, _ = parse_listen(listen, option=f"{section}.listen")
+            if tls is None and not is_loopback(host):
+                fault = f"`{section}.listen` is reachable from other machines without TLS: `{listen}`"
+                raise InvalidError(f"config: {fault}: give a section `{of}.tls`, or listen on 127.0.0.1")
 
     def _check_files(self) -> None:
         """Check that no file or directory is two things. Raises ``InvalidError``."""

@@ -37,6 +37,8 @@ from consentd.v1 import statement_pb2 as st
 
 TRIES = int(os.environ.get("CONSENTD_RACE_TRIES", "200"))
 LANES = 8
+GATE = '[gate]\nprogram = "gate"\nlisten = "127.0.0.1:0"\n'
+"""With it the daemon has a socket for the gate. The tests start the program themselves."""
 pytestmark = needs_cargo
 
 
@@ -47,15 +49,16 @@ def program() -> Path:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, program: Path) -> "Iterator[Running]":
-    yield from serve(make_running(tmp_path_factory.mktemp("gate"), checkpoint_interval_ms=10))
+    yield from serve(make_running(tmp_path_factory.mktemp("gate"), GATE, checkpoint_interval_ms=10))
 
 
 def make_gate(running: Running, program: Path, **options: Any) -> GateProcess:
     services = running.daemon.service_state.services
     assert services is not None
     section = GateConfig(program=program, listen="127.0.0.1:0", **options)
-    config = dataclasses.replace(running.config, gate=section)
-    return GateProcess(program, config, services.vault, grpc_port=running.daemon.grpc_port)
+    config, socket = dataclasses.replace(running.config, gate=section), running.daemon.gate_socket
+    assert socket is not None
+    return GateProcess(program, config, services.vault, socket=socket)
 
 
 def of_nobody(**changed: Any) -> pb.Question:
@@ -264,7 +267,7 @@ def test_a_request_that_does_not_end_does_not_reach_the_daemon(gated: Gated) -> 
 def test_a_silent_writer_ends_the_answers_of_the_gate(
     tmp_path: Path, program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with_gate = make_running(tmp_path / "silent", checkpoint_interval_ms=10)
+    with_gate = make_running(tmp_path / "silent", GATE, checkpoint_interval_ms=10)
     for running in serve(with_gate):
         gate = make_gate(running, program, max_silence_ms=1_000)
         gate.start()
@@ -316,28 +319,27 @@ def test_a_program_that_cannot_be_started_is_an_error_of_the_log(running: Runnin
     with pytest.raises(StorageError):
         make_gate(running, missing).start()
     config = dataclasses.replace(running.config, gate=GateConfig(program=missing))
-    with started_gate(config, running.daemon.service_state, grpc_port=running.daemon.grpc_port) as gate:
+    with started_gate(config, running.daemon.service_state, socket=running.daemon.gate_socket) as gate:
         assert gate is not None
-    with started_gate(running.config, running.daemon.service_state, grpc_port=1) as gate:
+    with started_gate(running.config, running.daemon.service_state, socket=None) as gate:
         assert gate is None
 
 
 def test_a_section_that_cannot_work_is_refused(running: Running) -> None:
-    tls = TlsConfig(cert_file=Path("cert"), key_file=Path("key"))
-    for gate, grpc_tls in (("0.0.0.0:1", None), ("127.0.0.1:1", tls)):
-        section = dataclasses.replace(running.config.grpc, tls=grpc_tls)
-        with pytest.raises(InvalidError):
-            dataclasses.replace(running.config, gate=GateConfig(program=Path("x"), listen=gate), grpc=section)
-        dataclasses.replace(running.config, gate=GateConfig(listen=gate), grpc=section)
+    with pytest.raises(InvalidError, match=r"`gate\.listen` is reachable"):
+        dataclasses.replace(running.config, gate=GateConfig(program=Path("x"), listen="0.0.0.0:1"))
+    section = dataclasses.replace(running.config.grpc, tls=TlsConfig(cert_file=Path("cert"), key_file=Path("key")))
+    dataclasses.replace(running.config, gate=GateConfig(listen="0.0.0.0:1"), grpc=section)
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
         ["--unknown", "1"], ["--table"], ["--table", "x"],
-        ["--table", "x", "--listen", "0.0.0.0:1", "--daemon", "127.0.0.1:1", "--key-fd", "0"],
-        ["--table", "x", "--listen", "127.0.0.1:1", "--daemon", "127.0.0.1:1", "--key-fd", "0", "--threads", "0"],
-        ["--table", "x", "--listen", "127.0.0.1:1", "--daemon", "127.0.0.1:1", "--key-fd", "0", "--table", "y"],
+        ["--table", "x", "--listen", "0.0.0.0:1", "--daemon", "x", "--key-fd", "0"],
+        ["--table", "x", "--listen", "127.0.0.1:1", "--daemon", "x", "--key-fd", "0", "--threads", "0"],
+        ["--table", "x", "--listen", "127.0.0.1:1", "--daemon", "x", "--key-fd", "0", "--table", "y"],
+        ["--table", "x", "--listen", "127.0.0.1:1", "--daemon", "x", "--key-fd", "0", "--tls-key", "y"],
     ],
 )  # fmt: skip
 def test_options_that_are_wrong_are_named(program: Path, arguments: list[str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import grpc
 from grpc import _cython
 
+from consentd.server.gate_peer import caller_address, caller_certificate, is_gate
 from consentd.service.auth import UnauthenticatedError
 from consentd.service.context import Person, Status
 from consentd.service.operator_roles import NO_ROLES
@@ -108,13 +109,18 @@ class Call:
         return None if self._deadline_s == _NEVER else max(0.0, self._deadline_s - time.monotonic())
 
     def peer(self) -> str:
-        """Return the address of the peer as gRPC names it."""
-        return str(self._core.peer().decode("utf-8", "replace"))
+        """Return the caller's address as gRPC names it, also where the gate has passed the call on."""
+        return caller_address(self.metadata, self._peer())
 
     def certificate(self) -> bytes | None:
         """Return the client certificate of the peer, PEM; None: the peer showed none."""
+        if is_gate(self._peer()):
+            return caller_certificate(self.metadata)
         found = (cygrpc.auth_context(self._core) or {}).get(b"x509_pem_cert") or ()
         return next(iter(found), None)
+
+    def _peer(self) -> str:
+        return str(self._core.peer().decode("utf-8", "replace"))
 
     def on_cancel(self, run: Callable[[], None]) -> None:
         """Run *run* when the call is cancelled; now, if it was cancelled before."""

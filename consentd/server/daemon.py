@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from consentd import descriptors
 from consentd.clock import Clock, SystemClock
@@ -34,7 +35,7 @@ from consentd.sequencer.commands.write import Author
 from consentd.sequencer.erasures import Erasures
 from consentd.sequencer.loop import Sequencer
 from consentd.sequencer.restored import RestoredSequencer
-from consentd.server import gate_process, http
+from consentd.server import gate_peer, gate_process, http
 from consentd.server.backups import open_backups
 from consentd.server.capacity import check_space, measure_connections, measure_space
 from consentd.server.client_certificates import named_participant
@@ -54,7 +55,7 @@ from consentd.server.publishers import make_publisher
 from consentd.server.rpc_server import RpcServer
 from consentd.server.scrubber import Scrubber
 from consentd.server.signals import Signals
-from consentd.server.tls import http_context, read_tls_files
+from consentd.server.tls import http_context, note_ends
 from consentd.service.acts import reload_file
 from consentd.service.authentication import Authentication
 from consentd.service.credential_rows import CredentialRows
@@ -97,6 +98,7 @@ class Daemon:
         self.credentials: Credentials | None = None
         self._tokens: IdTokens | None = None
         self.grpc_port = 0
+        self.gate_socket: Path | None = None
 
     @property
     def http_port(self) -> int:
@@ -110,11 +112,12 @@ class Daemon:
             ConsentdError: the daemon cannot serve; all that was opened is closed again.
         """
         check_secret_files(self.config)
-        self.grpc_port = self._rpc.listen()
+        self.gate_socket = None if self.config.gate.program is None else gate_peer.make_socket()
+        self.grpc_port = self._rpc.listen(self.gate_socket)
         self._rpc.start()
         try:
             self._http = http.listen(self.config.http, self.service_state)
-            self._note_certificate_ends()
+            note_ends(self.metrics, self._rpc.certificates, self.config.http.tls)
             measure_connections(self.metrics, self._http)
             self.service_state.services = services = self._open()
         except BaseException:
@@ -148,6 +151,7 @@ class Daemon:
             self._http.stop(_HTTP_GRACE_S)
             self._http = None
         self._rpc.close()
+        gate_peer.remove_socket(self.gate_socket)
         for close in reversed(self._closers):
             try:
                 close()
@@ -182,16 +186,8 @@ class Daemon:
             self._rpc.certificates.reload()
         if self._http is not None:
             self._http.tls = context
-        self._note_certificate_ends()
+        note_ends(self.metrics, self._rpc.certificates, self.config.http.tls)
         log.info("TLS files reloaded")
-
-    def _note_certificate_ends(self) -> None:
-        """Set the metric that says when the certificates end."""
-        ends = self.metrics.tls_certificate_end_time_seconds
-        if self._rpc.certificates is not None:
-            ends.set(self._rpc.certificates.end_s, "grpc")
-        if self.config.http.tls is not None:
-            ends.set(read_tls_files(self.config.http.tls).end_s, "http")
 
     # -- the steps of a start ---------------------------------------------------------------------------------
 
@@ -375,9 +371,11 @@ def serve(config: Config, *, signals: Signals | None = None, confirm_clock: bool
     daemon = Daemon(config, confirm_clock=confirm_clock)
     daemon.start()
     shorten_pauses()
-    with gate_process.started_gate(config, daemon.service_state, grpc_port=daemon.grpc_port):
+    with gate_process.started_gate(config, daemon.service_state, socket=daemon.gate_socket) as gate:
         while signals.next() == signal.SIGHUP:
             daemon.reload()
+            if gate is not None:
+                gate.reload()
     daemon.stop()
 
 

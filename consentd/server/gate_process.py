@@ -1,12 +1,14 @@
 """Run the gate (``consentd/gate``): start its process, start it again when it ends, and end it with the daemon.
 
-The gate gets the key of identifier hashes through a pipe, and no other secret. The pipe stays open as long as the
-daemon lives: when it ends, the gate ends, however the daemon ended.
+The gate gets the key of identifier hashes through a pipe. The pipe stays open as long as the daemon lives: when it
+ends, the gate ends, however the daemon ended. The gate reads the TLS files of the daemon's gRPC listener itself, with
+their private key. It has no other secret.
 """
 
 import contextlib
 import logging
 import os
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -29,8 +31,9 @@ _LISTENING = "listening on "
 class GateProcess:
     """The gate's process. ``start`` returns when it listens; a thread watches it until ``stop``."""
 
-    def __init__(self, program: Path, config: Config, vault: Vault, *, grpc_port: int) -> None:
-        self._program, self._config, self._vault, self._grpc_port = program, config, vault, grpc_port
+    def __init__(self, program: Path, config: Config, vault: Vault, *, socket: Path) -> None:
+        """*socket*: the daemon's Unix socket, over which it believes the gate whose call it is."""
+        self._program, self._config, self._vault, self._socket = program, config, vault, socket
         self._ending = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="gate", daemon=True)
         self._process: subprocess.Popen[str] | None = None
@@ -53,15 +56,25 @@ class GateProcess:
         if self._watcher.is_alive():
             self._watcher.join()
 
+    def reload(self) -> None:
+        """Let the process read the TLS files again. If they do not fit, it logs that, and keeps those in use."""
+        process = self._process
+        if process is not None:
+            process.send_signal(signal.SIGHUP)
+
     def _start(self) -> None:
         gate, grpc = self._config.gate, self._config.grpc
         reads, self._pipe = os.pipe()
         command = [
             str(self._program), "--table", str(self._config.table.path), "--listen", gate.listen,
-            "--daemon", f"127.0.0.1:{self._grpc_port}", "--key-fd", str(reads), "--threads", str(gate.threads),
+            "--daemon", str(self._socket), "--key-fd", str(reads), "--threads", str(gate.threads),
             "--max-silence-ms", str(gate.max_silence_ms), "--max-batch-items", str(grpc.max_batch_items),
             "--max-message-bytes", str(grpc.max_message_bytes),
         ]  # fmt: skip
+        if grpc.tls is not None:
+            command += ["--tls-cert", str(grpc.tls.cert_file), "--tls-key", str(grpc.tls.key_file)]
+            if grpc.tls.client_ca_file is not None:
+                command += ["--client-ca", str(grpc.tls.client_ca_file)]
         try:
             self._vault.write_index_key(self._pipe)
             self._process = subprocess.Popen(  # noqa: S603  # what the configuration names
@@ -119,17 +132,17 @@ class GateProcess:
 
 
 @contextlib.contextmanager
-def started_gate(config: Config, state: ServiceState, *, grpc_port: int) -> Iterator[GateProcess | None]:
+def started_gate(config: Config, state: ServiceState, *, socket: Path | None) -> Iterator[GateProcess | None]:
     """Run the gate for the length of a ``with`` statement, if the configuration names its program.
 
     A gate that cannot be started is an error in the log, and no error of the daemon: nothing but speed depends on it. A
     restored copy has no gate, because it answers no check.
     """
     services = state.services
-    if config.gate.program is None or services is None or services.restored is not None:
+    if config.gate.program is None or socket is None or services is None or services.restored is not None:
         yield None
         return
-    gate = GateProcess(config.gate.program, config, services.vault, grpc_port=grpc_port)
+    gate = GateProcess(config.gate.program, config, services.vault, socket=socket)
     try:
         gate.start()
     except StorageError as error:

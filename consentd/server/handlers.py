@@ -17,6 +17,7 @@ import grpc
 from consentd.server.call import OK, Call
 from consentd.server.pools import Pool
 from consentd.service.context import EndedCallError, Status
+from consentd.service.rpc import forgiving
 
 log = logging.getLogger(__name__)
 
@@ -120,3 +121,17 @@ def _status(error: BaseException) -> Status:
         return Status(grpc.StatusCode.CANCELLED, "call was cancelled")
     log.error("bug outside of a handler: %s", type(error).__name__)
     return Status(grpc.StatusCode.INTERNAL, "internal error")
+
+
+def make_handle(handler: Any) -> Callable[[Pool, Call, bytes], None]:
+    """Return the function that decodes a message and runs *handler*, an RPC's handler as generated code makes it."""
+    method = handler.unary_stream if handler.response_streaming else handler.unary_unary
+    decode, encode = forgiving(handler.request_deserializer), handler.response_serializer
+
+    def handle(pool: Pool, call: Call, message: bytes) -> None:
+        if handler.response_streaming:
+            run_stream(pool, call, lambda: method(decode(message), call), encode)
+        else:
+            run_unary(call, lambda: method(decode(message), call), encode)
+
+    return handle

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import grpc
@@ -23,7 +24,7 @@ from consentd import descriptors
 from consentd.config import GrpcConfig
 from consentd.errors import ConsentdError, InvalidError, OverloadedError, StorageError
 from consentd.server.call import Call, TimeLimits
-from consentd.server.handlers import Held, run_stream, run_unary
+from consentd.server.handlers import Held, make_handle
 from consentd.server.health import CAPACITY, HEALTH, REFLECTION, Health, describe
 from consentd.server.pools import BUSY, Pool, PoolName, make_pools
 from consentd.server.refusals import RefusalBudget
@@ -39,7 +40,7 @@ from consentd.service.policy import PolicyService
 from consentd.service.proofs import LedgerService
 from consentd.service.registry import RegistryService
 from consentd.service.roles import TABLE, needs_credential
-from consentd.service.rpc import forgiving, refusal
+from consentd.service.rpc import refusal
 from consentd.service.servicer import ServiceState
 from consentd.v1 import (
     access_service_pb2_grpc,
@@ -127,8 +128,10 @@ class RpcServer:
         self.set_serving(False)
         self._report_capacity()
 
-    def listen(self) -> int:
+    def listen(self, gate_socket: Path | None = None) -> int:
         """Listen on the configured address, and return the port. No call is answered before ``start``.
+
+        *gate_socket*: the Unix socket of the gate (``consentd/server/gate_peer.py``); None: there is no gate.
 
         Raises:
             InvalidError: the TLS files do not fit.
@@ -137,6 +140,8 @@ class RpcServer:
         tls = self._config.tls
         self.certificates = None if tls is None else RpcCertificates(tls)
         credentials = None if self.certificates is None else self.certificates.credentials()
+        if gate_socket is not None:
+            self._transport.listen(f"unix:{gate_socket}", None)
         return self._transport.listen(self._config.listen, credentials)
 
     def start(self) -> None:
@@ -171,7 +176,7 @@ class RpcServer:
         self._pools[PoolName.ADMIN].rest(worked_s)
 
     def close(self) -> None:
-        """End the threads. Call this after ``drain``."""
+        """End the threads, after ``drain``."""
         for pool in self._pools.values():
             pool.close()
 
@@ -209,7 +214,7 @@ class RpcServer:
         for name, handler in handlers.items():
             found = (pool for prefix, pool in _OF_PREFIX.items() if name.startswith(prefix))
             pool = _POOLS.get(name) or next(found, PoolName.WRITE)
-            self._add(service, Route(name, pool, is_open=not needs_credential(name), handle=_make_handle(handler)))
+            self._add(service, Route(name, pool, is_open=not needs_credential(name), handle=make_handle(handler)))
             self._metrics.rpcs.begin(name, "INTERNAL")
 
     def _add(self, service: str, route: Route) -> None:
@@ -355,20 +360,6 @@ class RpcServer:
                 return
             pool.sends(call)
             call.send(answer, sent)
-
-
-def _make_handle(handler: Any) -> Callable[[Pool, Call, bytes], None]:
-    """Return the function that decodes a message and runs *handler*, an RPC's handler as generated code makes it."""
-    method = handler.unary_stream if handler.response_streaming else handler.unary_unary
-    decode, encode = forgiving(handler.request_deserializer), handler.response_serializer
-
-    def handle(pool: Pool, call: Call, message: bytes) -> None:
-        if handler.response_streaming:
-            run_stream(pool, call, lambda: method(decode(message), call), encode)
-        else:
-            run_unary(call, lambda: method(decode(message), call), encode)
-
-    return handle
 
 
 def _options(config: GrpcConfig) -> list[tuple[str, Any]]:

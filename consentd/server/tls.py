@@ -15,6 +15,7 @@ from cryptography import x509
 from consentd import tls_files
 from consentd.config import TlsConfig
 from consentd.errors import InvalidError
+from consentd.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,3 +109,15 @@ class RpcCertificates:
         files = self._files
         self.end_s = files.end_s
         return grpc.ssl_server_certificate_configuration([(files.key, files.chain)], files.client_authorities)
+
+
+def note_ends(metrics: Metrics, rpc: RpcCertificates | None, http: TlsConfig | None) -> None:
+    """Set the metric that says when the certificates of the listeners end; None: a listener without TLS.
+
+    Raises as ``read_tls_files``.
+    """
+    ends = metrics.tls_certificate_end_time_seconds
+    if rpc is not None:
+        ends.set(rpc.end_s, "grpc")
+    if http is not None:
+        ends.set(read_tls_files(http).end_s, "http")

@@ -16,6 +16,7 @@ use consentd_table::registry::Registry;
 use consentd_table::rows::{get, u64_at, Fault};
 
 use crate::clock::Clock;
+use crate::peer::Certificate;
 use crate::quota::Quota;
 
 /// Most bytes of the answers of a batch (`batch_answer_bytes`), and most provisions that it evaluates
@@ -23,8 +24,9 @@ use crate::quota::Quota;
 const MOST_ANSWER_BYTES: usize = 3 << 20;
 const MOST_PROVISIONS: usize = 200_000;
 
-/// Kind of a token in the keys of rows `u`.
+/// Kinds of credentials in the keys of rows `u`.
 const TOKEN: u8 = 1;
+const CERTIFICATE: u8 = 2;
 /// Roles and rights of which a caller of Check has one, as bits: HOLDER, RECIPIENT, RELAY; SEE_REASONS,
 /// ACT_FOR_SUBJECTS.
 const ASKING_ROLES: u64 = 1 << 1 | 1 << 2 | 1 << 3;
@@ -61,6 +63,15 @@ pub struct Answers {
     next: AtomicU64,
 }
 
+/// What a call shows of its caller. A token counts before a certificate.
+#[derive(Clone, Copy)]
+pub enum Credential<'a> {
+    /// A token.
+    Token(&'a [u8]),
+    /// The certificate of the connection.
+    Certificate(&'a Certificate),
+}
+
 /// The questions of a request.
 enum Asked<'a> {
     Each(Vec<&'a [u8]>),
@@ -76,8 +87,8 @@ impl Answers {
         Answers { table, index_key, limits, clock, quota, prefix, next }
     }
 
-    /// Answer a request of the holder of *token*; None: the daemon must.
-    pub fn answer(&self, method: Method, request: &[u8], token: &[u8]) -> Option<Vec<u8>> {
+    /// Answer a request of the holder of *credential*; None: the daemon must.
+    pub fn answer(&self, method: Method, request: &[u8], credential: Credential<'_>) -> Option<Vec<u8>> {
         if request.len() > self.limits.max_message_bytes {
             return None;
         }
@@ -85,15 +96,15 @@ impl Answers {
             Method::Check => Asked::Each(vec![only_field(request)?]),
             Method::BatchCheck => read_batch(request, self.limits.max_batch_items)?,
         };
-        let mut key = vec![b'u', TOKEN];
-        key.extend_from_slice(&Sha256::digest(token));
         let answered = self.table.read(|snapshot, registry| {
-            let Some(row) = get(snapshot, &key)? else { return Ok(None) };
             let times = (snapshot.revision.time_ms, snapshot.heartbeat_ms);
             let Some(now_ms) = self.clock.decision_ms(times.0, times.1, self.limits.max_silence_ms) else {
                 return Ok(None);
             };
-            let Some(caller) = caller_of(row, registry, now_ms)? else { return Ok(None) };
+            let Some(caller) = caller_of(credential, snapshot, now_ms)? else { return Ok(None) };
+            if !may_ask(caller, registry) {
+                return Ok(None);
+            }
             self.answer_all(method, &asked, snapshot, registry, caller, now_ms)
         });
         answered.ok().flatten()
@@ -156,14 +167,48 @@ impl Answers {
     }
 }
 
-/// Return the participant that a row `u` names; None: the credential has ended, or is no participant's who may ask.
-fn caller_of<'a>(row: &'a [u8], registry: &Registry, now_ms: u64) -> Result<Option<&'a str>, Fault> {
-    let end_ms = u64_at(row, 0)?;
-    let caller = row.get(9..).and_then(|name| std::str::from_utf8(name).ok()).ok_or(Fault::Damaged)?;
-    let may_ask = |one: &Participant| one.is_active && (one.roles & ASKING_ROLES | one.rights & ASKING_RIGHTS) != 0;
-    let is_valid = end_ms == 0 || now_ms < end_ms;
-    let is_known = registry.directory.participants.get(caller).is_some_and(may_ask);
-    Ok((is_valid && is_known).then_some(caller))
+/// Return whose credential a call has; None: it is nobody's, or the daemon must say whose.
+fn caller_of<'s>(credential: Credential<'_>, rows: &'s Snapshot<'_>, now_ms: u64) -> Result<Option<&'s str>, Fault> {
+    let (kind, hash) = match credential {
+        Credential::Token(token) => (TOKEN, Sha256::digest(token).into()),
+        Credential::Certificate(shown) => (CERTIFICATE, shown.hash),
+    };
+    let mut key = vec![b'u', kind];
+    key.extend_from_slice(&hash);
+    // A row for this very certificate counts before its names: one that has ended is refused whatever it names.
+    match (get(rows, &key)?, credential) {
+        (Some(row), _) => {
+            let end_ms = u64_at(row, 0)?;
+            let caller = row.get(9..).ok_or(Fault::Damaged).and_then(text)?;
+            Ok((end_ms == 0 || now_ms < end_ms).then_some(caller))
+        }
+        (None, Credential::Token(_)) => Ok(None),
+        (None, Credential::Certificate(shown)) => named_by(shown, rows),
+    }
+}
+
+/// Return the one participant that a certificate names.
+fn named_by<'s>(shown: &Certificate, rows: &'s Snapshot<'_>) -> Result<Option<&'s str>, Fault> {
+    let mut found: Option<&str> = None;
+    for name in shown.names.as_deref().unwrap_or_default() {
+        let Some(row) = get(rows, &[b"x", name.as_bytes()].concat())? else { continue };
+        let owner = text(row)?;
+        if found.is_some_and(|other| other != owner) {
+            return Ok(None);
+        }
+        found = Some(owner);
+    }
+    Ok(found)
+}
+
+/// Return whether a caller is an active participant that may ask questions.
+fn may_ask(caller: &str, registry: &Registry) -> bool {
+    let may = |one: &Participant| one.is_active && (one.roles & ASKING_ROLES | one.rights & ASKING_RIGHTS) != 0;
+    registry.directory.participants.get(caller).is_some_and(may)
+}
+
+fn text(row: &[u8]) -> Result<&str, Fault> {
+    std::str::from_utf8(row).map_err(|_| Fault::Damaged)
 }
 
 /// Return the one field that a message has, which is field 1.

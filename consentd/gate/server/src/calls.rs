@@ -10,9 +10,10 @@ use hyper::header::{HeaderMap, AUTHORIZATION};
 use hyper::{Request, Response};
 use tokio::time::timeout;
 
-use crate::answers::{Answers, Method};
+use crate::answers::{Answers, Credential, Method};
 use crate::body::{answer, refusal, GateBody, PREFIX};
 use crate::daemon::Daemon;
+use crate::peer::Peer;
 
 /// How long a peer may take to send its request.
 const RECEIVE_LIMIT: Duration = Duration::from_secs(10);
@@ -38,8 +39,8 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Answer a call, or pass it on.
-    pub async fn call(&self, request: Request<Incoming>) -> Response<GateBody> {
+    /// Answer a call of *peer*, or pass it on.
+    pub async fn call(&self, request: Request<Incoming>, peer: &Peer) -> Response<GateBody> {
         let (parts, body) = request.into_parts();
         // A request is passed on only once it is complete, so that slow peers are held here.
         let mut held = Held { bytes: 0, all: &self.held };
@@ -55,22 +56,22 @@ impl Gate {
             "/consentd.v1.PolicyService/BatchCheck" => Some(Method::BatchCheck),
             _ => None,
         };
-        if let Some(found) = method.and_then(|method| self.answer(method, &parts.headers, &content)) {
+        if let Some(found) = method.and_then(|method| self.answer(method, &parts.headers, peer, &content)) {
             self.answered.fetch_add(1, Ordering::Relaxed);
             return answer(&found);
         }
         self.passed_on.fetch_add(1, Ordering::Relaxed);
-        self.daemon.pass_on(parts, content).await
+        self.daemon.pass_on(parts, content, peer).await
     }
 
-    fn answer(&self, method: Method, headers: &HeaderMap, content: &Bytes) -> Option<Vec<u8>> {
-        let token = token(headers)?;
+    fn answer(&self, method: Method, headers: &HeaderMap, peer: &Peer, content: &Bytes) -> Option<Vec<u8>> {
+        let credential = credential(headers, peer)?;
         let (prefix, message) = content.split_at_checked(PREFIX)?;
         // One message that is not compressed.
         if prefix[0] != 0 || u32::from_be_bytes(prefix[1..].try_into().ok()?) as usize != message.len() {
             return None;
         }
-        self.answers.answer(method, message, token)
+        self.answers.answer(method, message, credential)
     }
 }
 
@@ -107,12 +108,17 @@ async fn receive(mut body: Incoming, held: &mut Held<'_>) -> Option<Bytes> {
     Some(content.freeze())
 }
 
-/// Return the token of a call; None: it has none, or more than one credential.
-fn token(headers: &HeaderMap) -> Option<&[u8]> {
-    let mut stated = headers.get_all(AUTHORIZATION).iter();
-    let (first, second) = (stated.next()?, stated.next());
-    if second.is_some() || headers.contains_key(SIGNATURE) {
+/// Return what a call shows of its caller; None: nothing, or what only the daemon reads.
+fn credential<'a>(headers: &'a HeaderMap, peer: &'a Peer) -> Option<Credential<'a>> {
+    if headers.contains_key(SIGNATURE) {
         return None;
     }
-    first.as_bytes().strip_prefix(BEARER).filter(|token| !token.is_empty())
+    let mut stated = headers.get_all(AUTHORIZATION).iter();
+    match (stated.next(), stated.next()) {
+        (None, _) => peer.certificate.as_ref().map(Credential::Certificate),
+        (Some(one), None) => {
+            one.as_bytes().strip_prefix(BEARER).filter(|token| !token.is_empty()).map(Credential::Token)
+        }
+        (Some(_), Some(_)) => None,
+    }
 }

@@ -1,6 +1,9 @@
-//! Pass calls on to the daemon, as bytes.
+//! Pass calls on to the daemon, as bytes, and say whose call it is.
+//!
+//! The daemon listens on a Unix socket in a directory that only its own user may enter. Over this socket alone it believes
+//! the two headers that say whose address and whose certificate a call has. A client's own such headers are removed.
 
-use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,41 +11,50 @@ use hyper::client::conn::http2::{handshake, SendRequest};
 use hyper::http::request::Parts;
 use hyper::{Request, Response, Uri};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
+use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::body::{refusal, GateBody};
+use crate::peer::Peer;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const UNAVAILABLE: &str = "14";
+/// Headers that the daemon believes: the address of the caller, and the DER of its certificate in base64.
+const ADDRESS: &str = "consentd-gate-peer";
+const CERTIFICATE: &str = "consentd-gate-certificate-bin";
 
 /// The connection to the daemon. Calls share it.
 pub struct Daemon {
-    address: SocketAddr,
+    socket: PathBuf,
     connection: Mutex<Option<SendRequest<GateBody>>>,
 }
 
 impl Daemon {
-    /// The daemon listens on *address*, without TLS.
-    pub fn new(address: SocketAddr) -> Self {
-        Daemon { address, connection: Mutex::new(None) }
+    /// The daemon listens on *socket*.
+    pub fn new(socket: PathBuf) -> Self {
+        Daemon { socket, connection: Mutex::new(None) }
     }
 
-    /// Pass on a call whose request is complete; return the answer as it comes.
-    pub async fn pass_on(&self, parts: Parts, content: Bytes) -> Response<GateBody> {
+    /// Pass on a call of *peer* whose request is complete; return the answer as it comes.
+    pub async fn pass_on(&self, parts: Parts, content: Bytes, peer: &Peer) -> Response<GateBody> {
         let Some(mut connection) = self.connected().await else {
             return refusal(UNAVAILABLE, "daemon cannot be reached");
         };
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-        let Ok(uri) = Uri::builder().scheme("http").authority(self.address.to_string()).path_and_query(path).build()
-        else {
+        let Ok(uri) = Uri::builder().scheme("http").authority("localhost").path_and_query(path).build() else {
             return refusal("13", "path of the call is malformed");
         };
         let mut request = Request::new(GateBody::request(content));
         (*request.method_mut(), *request.uri_mut()) = (parts.method, uri);
         *request.headers_mut() = parts.headers;
-        request.headers_mut().remove(hyper::header::HOST);
+        let headers = request.headers_mut();
+        headers.remove(hyper::header::HOST);
+        headers.remove(CERTIFICATE);
+        headers.insert(ADDRESS, peer.address.clone()); // in the place of all that the client has stated
+        if let Some(shown) = &peer.certificate {
+            headers.insert(CERTIFICATE, shown.header.clone());
+        }
         match connection.send_request(request).await {
             Ok(response) => response.map(GateBody::Passed),
             Err(_) => refusal(UNAVAILABLE, "connection to the daemon was lost"),
@@ -57,8 +69,7 @@ impl Daemon {
                 return Some(connection.clone());
             }
         }
-        let stream = timeout(CONNECT_LIMIT, TcpStream::connect(self.address)).await.ok()?.ok()?;
-        stream.set_nodelay(true).ok()?;
+        let stream = timeout(CONNECT_LIMIT, UnixStream::connect(&self.socket)).await.ok()?.ok()?;
         let (connection, driver) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.ok()?;
         tokio::spawn(driver);
         *slot = Some(connection.clone());

@@ -7,14 +7,16 @@ mod calls;
 mod clock;
 mod daemon;
 mod options;
+mod peer;
 mod quota;
+mod tls;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fs::File;
 use std::future::poll_fn;
 use std::io::Read;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -24,8 +26,10 @@ use std::time::Duration;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{signal, SignalKind};
+use tokio::time::timeout;
 
 use answers::Answers;
 use calls::Gate;
@@ -33,6 +37,8 @@ use consentd_table::check::IndexKey;
 use consentd_table::lmdb::Table;
 use daemon::Daemon;
 use options::{Options, USAGE};
+use peer::Peer;
+use tls::Tls;
 
 const MOST_CONNECTIONS: usize = 1_024;
 const MOST_OF_ADDRESS: usize = 256;
@@ -40,6 +46,7 @@ const MOST_STREAMS: u32 = 128;
 const MOST_HEADER_BYTES: u32 = 16 << 10;
 const KEY_SIZE: usize = 32;
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -58,6 +65,7 @@ fn main() -> ExitCode {
 
 fn run(options: Options) -> Result<(), String> {
     let index_key = read_key(options.key_fd)?;
+    let tls = options.tls.map(Tls::open).transpose()?.map(Arc::new);
     let table = Table::open(&options.table).map_err(|fault| fault.to_string())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(options.threads)
@@ -72,6 +80,7 @@ fn run(options: Options) -> Result<(), String> {
         held: AtomicUsize::new(0),
     });
     runtime.block_on(async {
+        watch_for_reload(tls.clone())?;
         let listener = TcpListener::bind(options.listen)
             .await
             .map_err(|error| format!("cannot listen on `{}`: {error}", options.listen))?;
@@ -79,7 +88,7 @@ fn run(options: Options) -> Result<(), String> {
         println!("listening on {address}");
         let mut end = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
-        tokio::spawn(accept(listener, Arc::clone(&gate)));
+        tokio::spawn(accept(listener, Arc::clone(&gate), tls));
         poll_fn(|context| {
             let is_ending = end.poll_recv(context).is_ready() || interrupt.poll_recv(context).is_ready();
             if is_ending {
@@ -93,6 +102,19 @@ fn run(options: Options) -> Result<(), String> {
         println!("answered {answered} calls, passed {passed_on} on");
         Ok(())
     })
+}
+
+/// Read the files of TLS again at each SIGHUP.
+fn watch_for_reload(tls: Option<Arc<Tls>>) -> Result<(), String> {
+    let mut hangup = signal(SignalKind::hangup()).map_err(|error| error.to_string())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            if let Some(Err(what)) = tls.as_ref().map(|tls| tls.reload()) {
+                eprintln!("consentd-gate: {what}");
+            }
+        }
+    });
+    Ok(())
 }
 
 /// Read the key of identifier hashes from a pipe that the daemon has opened. When the daemon ends, this program ends.
@@ -112,7 +134,7 @@ fn read_key(descriptor: u32) -> Result<IndexKey, String> {
 /// The connections of each address.
 type Connections = Arc<Mutex<HashMap<IpAddr, usize>>>;
 
-async fn accept(listener: TcpListener, gate: Arc<Gate>) {
+async fn accept(listener: TcpListener, gate: Arc<Gate>, tls: Option<Arc<Tls>>) {
     let connections = Connections::default();
     loop {
         let Ok((stream, address)) = listener.accept().await else {
@@ -123,19 +145,29 @@ async fn accept(listener: TcpListener, gate: Arc<Gate>) {
         if !begin(&connections, ip) {
             continue; // the connection is closed
         }
-        let (gate, connections) = (Arc::clone(&gate), Arc::clone(&connections));
+        let (gate, connections, tls) = (Arc::clone(&gate), Arc::clone(&connections), tls.clone());
         tokio::spawn(async move {
-            serve(stream, gate).await;
+            secure(stream, address, gate, tls).await;
             end(&connections, ip);
         });
     }
 }
 
-async fn serve(stream: TcpStream, gate: Arc<Gate>) {
+/// Make the handshake of TLS, if there is any, and serve the connection.
+async fn secure(stream: TcpStream, address: SocketAddr, gate: Arc<Gate>, tls: Option<Arc<Tls>>) {
     let _ = stream.set_nodelay(true);
+    let Some(tls) = tls else { return serve(stream, gate, Peer::new(address, None)).await };
+    let Ok(Ok(stream)) = timeout(HANDSHAKE_LIMIT, tls.acceptor().accept(stream)).await else { return };
+    let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let peer = Peer::new(address, shown.map(AsRef::as_ref));
+    serve(stream, gate, peer).await;
+}
+
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send, gate: Arc<Gate>, peer: Peer) {
+    let peer = Arc::new(peer);
     let service = service_fn(move |request| {
-        let gate = Arc::clone(&gate);
-        async move { Ok::<_, Infallible>(gate.call(request).await) }
+        let (gate, peer) = (Arc::clone(&gate), Arc::clone(&peer));
+        async move { Ok::<_, Infallible>(gate.call(request, &peer).await) }
     });
     // A connection that fails ends; its calls are over.
     let _ = http2::Builder::new(TokioExecutor::new())

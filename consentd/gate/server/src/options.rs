@@ -4,19 +4,24 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::answers::Limits;
+use crate::tls::TlsFiles;
 
 /// What `--help` shows.
 pub const USAGE: &str = "\
-usage: consentd-gate --table DIR --listen ADDRESS --daemon ADDRESS --key-fd N
+usage: consentd-gate --table DIR --listen ADDRESS --daemon SOCKET --key-fd N
+                     [--tls-cert FILE --tls-key FILE [--client-ca FILE]]
                      [--threads N] [--max-silence-ms N] [--max-batch-items N] [--max-message-bytes N]
 
 Answers Check and BatchCheck from the policy table, and passes every other call on to the daemon. `consentd serve`
 starts it where the section `gate` of its configuration says so.
 
   --table DIR          the directory of the policy table
-  --listen ADDRESS     where to listen, such as 127.0.0.1:7443; of this machine only, because there is no TLS
-  --daemon ADDRESS     where the daemon listens without TLS, on this machine
+  --listen ADDRESS     where to listen, such as 127.0.0.1:7443; without TLS, of this machine only
+  --daemon SOCKET      the Unix socket on which the daemon believes this program whose call it is
   --key-fd N           a pipe from which the key of identifier hashes is read; when it ends, the program ends
+  --tls-cert FILE      the server's certificate and those above it, PEM; read again on SIGHUP, like the next two
+  --tls-key FILE       its private key
+  --client-ca FILE     authorities of the certificates that clients must have; without it they need none
   --threads N          threads that answer, 1 to 64 (1)
   --max-silence-ms N   how old the writer's heartbeat may be, 1000 to 600000 (60000); after that nothing is answered here
   --max-batch-items N  most items of a batch that is answered here, 1 to 1000 (1000)
@@ -30,8 +35,10 @@ pub struct Options {
     pub table: PathBuf,
     /// Where to listen.
     pub listen: SocketAddr,
-    /// Where the daemon listens.
-    pub daemon: SocketAddr,
+    /// The daemon's Unix socket.
+    pub daemon: PathBuf,
+    /// The files of TLS; None: none is spoken.
+    pub tls: Option<TlsFiles>,
     /// The file descriptor of the key.
     pub key_fd: u32,
     /// How many threads answer.
@@ -43,7 +50,7 @@ pub struct Options {
 impl Options {
     /// Read the arguments of the command line; an error says what is wrong with them.
     pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Options, String> {
-        let mut found: [Option<String>; 8] = Default::default();
+        let mut found: [Option<String>; 11] = Default::default();
         let names = [
             "--table",
             "--listen",
@@ -53,6 +60,9 @@ impl Options {
             "--max-silence-ms",
             "--max-batch-items",
             "--max-message-bytes",
+            "--tls-cert",
+            "--tls-key",
+            "--client-ca",
         ];
         let mut arguments = arguments;
         while let Some(name) = arguments.next() {
@@ -62,12 +72,22 @@ impl Options {
                 return Err(format!("option `{name}` is stated twice"));
             }
         }
-        let [table, listen, daemon, key_fd, threads, silence, items, bytes] = found;
+        let [table, listen, daemon, key_fd, threads, silence, items, bytes, chain, key, authorities] = found;
         let required = |value: Option<String>, at: usize| value.ok_or(format!("option `{}` is missing", names[at]));
+        let tls = match (chain, key, authorities) {
+            (None, None, None) => None,
+            (chain, key, authorities) => Some(TlsFiles {
+                chain: required(chain, 8)?.into(),
+                key: required(key, 9)?.into(),
+                client_authorities: authorities.map(PathBuf::from),
+            }),
+        };
+        let listen = address(&required(listen, 1)?, names[1], tls.is_some())?;
         Ok(Options {
             table: required(table, 0)?.into(),
-            listen: local(&required(listen, 1)?, names[1])?,
-            daemon: local(&required(daemon, 2)?, names[2])?,
+            listen,
+            daemon: required(daemon, 2)?.into(),
+            tls,
             key_fd: number(required(key_fd, 3)?, names[3], 0, 1 << 20)? as u32,
             threads: threads.map_or(Ok(1), |value| number(value, names[4], 1, 64))? as usize,
             limits: Limits {
@@ -80,12 +100,12 @@ impl Options {
     }
 }
 
-fn local(value: &str, name: &str) -> Result<SocketAddr, String> {
+fn address(value: &str, name: &str, has_tls: bool) -> Result<SocketAddr, String> {
     let address: SocketAddr = value.parse().map_err(|_| format!("option `{name}` is no address: `{value}`"))?;
-    if address.ip().is_loopback() {
+    if has_tls || address.ip().is_loopback() {
         return Ok(address);
     }
-    Err(format!("option `{name}` is no address of this machine alone: `{value}`"))
+    Err(format!("option `{name}` is no address of this machine alone, and there is no TLS: `{value}`"))
 }
 
 fn number(value: String, name: &str, least: u64, most: u64) -> Result<u64, String> {
