@@ -173,9 +173,9 @@ class RegistryServiceServicer(object):
 
     def RegisterParticipant(self, request, context):
         """RegisterParticipant adds a participant, or replaces its record. An operator attests a new participant, which is active.
-        It attests what a participant may do: roles, rights, groups, recipient class, country, and whether it is active. The
-        participant signs its name, type and certificate names, and may give up what it may do. While it has a key in force, an
-        operator changes of these only its certificate names, to fewer.
+        It attests what a participant may do: roles, rights, groups, recipient class, country, whether it is active, and by
+        which names of certificates it calls. The participant signs its name and its type, and may give up what it may do. While
+        it has a key in force, no operator changes its name or its type.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

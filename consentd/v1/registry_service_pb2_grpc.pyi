@@ -41,9 +41,9 @@ class RegistryServiceStub:
     def __new__(cls, channel: _aio.Channel) -> RegistryServiceAsyncStub: ...
     RegisterParticipant: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.RegisterParticipantRequest, _registry_service_pb2.RegisterParticipantResponse]
     """RegisterParticipant adds a participant, or replaces its record. An operator attests a new participant, which is active.
-    It attests what a participant may do: roles, rights, groups, recipient class, country, and whether it is active. The
-    participant signs its name, type and certificate names, and may give up what it may do. While it has a key in force, an
-    operator changes of these only its certificate names, to fewer.
+    It attests what a participant may do: roles, rights, groups, recipient class, country, whether it is active, and by
+    which names of certificates it calls. The participant signs its name and its type, and may give up what it may do. While
+    it has a key in force, no operator changes its name or its type.
     """
     AddKey: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.AddKeyRequest, _registry_service_pb2.AddKeyResponse]
     """AddKey makes a signing key of a participant valid, or of a person. A participant signs with a valid key. If it has none,
@@ -151,9 +151,9 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     RegisterParticipant: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.RegisterParticipantRequest, _registry_service_pb2.RegisterParticipantResponse]  # type: ignore[assignment]
     """RegisterParticipant adds a participant, or replaces its record. An operator attests a new participant, which is active.
-    It attests what a participant may do: roles, rights, groups, recipient class, country, and whether it is active. The
-    participant signs its name, type and certificate names, and may give up what it may do. While it has a key in force, an
-    operator changes of these only its certificate names, to fewer.
+    It attests what a participant may do: roles, rights, groups, recipient class, country, whether it is active, and by
+    which names of certificates it calls. The participant signs its name and its type, and may give up what it may do. While
+    it has a key in force, no operator changes its name or its type.
     """
     AddKey: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.AddKeyRequest, _registry_service_pb2.AddKeyResponse]  # type: ignore[assignment]
     """AddKey makes a signing key of a participant valid, or of a person. A participant signs with a valid key. If it has none,
@@ -264,9 +264,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.RegisterParticipantResponse, _abc.Awaitable[_registry_service_pb2.RegisterParticipantResponse]]:
         """RegisterParticipant adds a participant, or replaces its record. An operator attests a new participant, which is active.
-        It attests what a participant may do: roles, rights, groups, recipient class, country, and whether it is active. The
-        participant signs its name, type and certificate names, and may give up what it may do. While it has a key in force, an
-        operator changes of these only its certificate names, to fewer.
+        It attests what a participant may do: roles, rights, groups, recipient class, country, whether it is active, and by
+        which names of certificates it calls. The participant signs its name and its type, and may give up what it may do. While
+        it has a key in force, no operator changes its name or its type.
         """
 
     @_abc_1.abstractmethod

@@ -1,8 +1,8 @@
 """Check the record of a participant, and who may write it.
 
 An operator attests the first record. The realm decides what a participant may do: its roles, rights, groups, class and
-country, and whether it is active. An operator attests what widens them. The participant signs what narrows them, and
-the rest: its name, its type, and the names of its certificates.
+country, whether it is active, and by which names of certificates it calls. An operator attests what widens them. The
+participant signs what narrows them, and the rest: its name and its type.
 
 A participant that has a key in force signs what is its own. Then an operator attests none of it; the operator may
 still retire its keys, end its delegations, and narrow its record. Source: ledger-format.md, "Keys in force".
@@ -134,6 +134,8 @@ def check_not_wider(message: st.ParticipantStatement, old: st.ParticipantStateme
     lists = (
         ("roles", message.roles, old.roles), ("rights", message.rights, old.rights),
         ("groups", message.groups, old.groups),
+        # Whoever has a name that nobody has registered yet would be taken for the name's later owner.
+        ("certificate_names", message.certificate_names, old.certificate_names),
     )  # fmt: skip
     wider = [name for name, now, before in lists if not set(now) <= set(before)]
     if message.active and not old.active:
@@ -150,12 +152,8 @@ def check_not_wider(message: st.ParticipantStatement, old: st.ParticipantStateme
 
 
 def _changes_own(message: st.ParticipantStatement, old: st.ParticipantStatement) -> bool:
-    """Return whether a record changes what a participant with a key signs itself: all that does not narrow or widen.
-
-    Fewer certificate names narrow: an operator may take away a name that is another's.
-    """
-    stated = (dict(message.name), message.type) != (dict(old.name), old.type)
-    return stated or not set(message.certificate_names) <= set(old.certificate_names)
+    """Return whether a record changes what a participant with a key signs itself: all that does not narrow or widen."""
+    return (dict(message.name), message.type) != (dict(old.name), old.type)
 
 
 def check_no_own_key(view: View, participant_id: str) -> None:
