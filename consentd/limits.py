@@ -62,8 +62,8 @@ PUBLIC_NAME_CHARACTERS: Final = 128
 """At most 128 characters: the name of a public chain. Otherwise: TOO_LARGE."""
 
 PARTICIPANT_ID_CHARACTERS: Final = 63
-"""At most 63 characters: the id of a participant, of a notice, or of a group after `group/`. Otherwise:
-INVALID_REQUEST."""
+"""At most 63 characters: the id of a participant, the name of a notice in its id, or the id of a group after `group/`.
+Otherwise: INVALID_REQUEST."""
 
 NAME_LANGUAGES: Final = 32
 """At most 32 languages: a name of a participant, a code or a notice. Otherwise: TOO_LARGE."""

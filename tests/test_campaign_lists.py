@@ -34,7 +34,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 @pytest.fixture
 def name(running: Running) -> str:
     """The id of a notice of ``owner``; its version 1 is published."""
-    made = f"notice-{new_identifier().lower()}"
+    made = f"owner/notice-{new_identifier().lower()}"
     publish_notice(running, made, participant_id="owner")
     return made
 

@@ -189,11 +189,11 @@ def test_a_version_that_says_what_it_may_not_is_refused(
 def test_the_first_version_asks_for_no_new_consents(running: Running) -> None:
     at_ms = CLOCK.wall_ms() + HOUR_MS
     assert refusal(lambda: publish_notice(running, "first", reconsent_by_time_ms=at_ms)) == "INVALID_REQUEST"
-    publish_notice(running, "first", participant_id="hospital-a", audience=st.NOTICE_AUDIENCE_CHILD)
-    request = rs.GetNoticeRequest(notice_id="first", version=1)
+    publish_notice(running, "hospital-a/first", participant_id="hospital-a", audience=st.NOTICE_AUDIENCE_CHILD)
+    request = rs.GetNoticeRequest(notice_id="hospital-a/first", version=1)
     found = running.registry.GetNotice(request, metadata=running.as_("app")).notice
     found.ClearField("attestation")
-    assert found == make_notice("first", participant_id="hospital-a", audience=st.NOTICE_AUDIENCE_CHILD)
+    assert found == make_notice("hospital-a/first", participant_id="hospital-a", audience=st.NOTICE_AUDIENCE_CHILD)
 
 
 def test_the_table_counts_consents_under_each_version(running: Running, subject: pb.Subject, name: str) -> None:

@@ -181,7 +181,7 @@ def test_a_new_participant_is_active(running: Running) -> None:
 
 
 def notice(version: int = 1, participant_id: str = "lab") -> st.NoticeStatement:
-    made = make_notice("lab-privacy", version)
+    made = make_notice("lab/privacy", version)
     made.participant_id = participant_id
     return made
 
@@ -212,12 +212,23 @@ def test_a_participant_publishes_its_notice_and_no_operator_does_in_its_place(ru
     assert refusal(lambda: publish(running, notice(4, ""), "operator")) == "INVALID_REQUEST"
 
 
+def test_nobody_takes_the_id_of_anothers_notice(running: Running) -> None:
+    for taken in ("privacy", "clinic-b/privacy", "lab/", "/privacy", "lab/a/b", f"lab/{'n' * 64}", "lab/Privacy"):
+        made = make_notice(taken, participant_id="lab")
+        assert refusal(lambda made=made: publish(running, made, key=LAB)) == "INVALID_REQUEST"
+        of_realm = make_notice(taken)
+        is_realms = taken == "privacy"
+        assert is_realms or refusal(lambda of_realm=of_realm: publish(running, of_realm, "operator")) == "INVALID_REQUEST"
+    publish(running, make_notice("privacy"), "operator")
+    publish(running, make_notice(f"lab/{'n' * 63}", participant_id="lab"), key=LAB)
+
+
 def test_the_history_of_a_notice_shows_who_signed_it(running: Running) -> None:
     trust = pin(note.format_vkey(read_keys(running.config).log.verifier))
     signer = StatementSigner.of_participant(LAB, origin=ORIGIN, participant_id="lab")
     with Client(f"127.0.0.1:{running.daemon.grpc_port}", token=running.tokens["lab"], trust=trust) as client:
         client.publish_notice(notice(), signer=signer, published=True)
-        (entry,) = client.public_history("notice/lab-privacy").entries
+        (entry,) = client.public_history("notice/lab/privacy").entries
     assert (entry.kind_name, entry.author) == ("NOTICE", "participant/lab")
 
 
@@ -255,7 +266,7 @@ def test_the_command_line_changes_what_is_stated_and_keeps_the_rest(running: Run
         assert lab(*update, *wrong, *signed).status == 2
     text = tmp_path / "notice.txt"
     text.write_text("what the lab does with data")
-    published = ("notice", "publish", "lab-privacy", "--title", "en=Privacy", "--text", f"en={text}")
+    published = ("notice", "publish", "lab/privacy", "--title", "en=Privacy", "--text", f"en={text}")
     assert "(SIGN_WITH_KEY)" in operator(*published, "--participant", "lab").err
     assert lab(*published, "--participant", "lab", *signed).status == 0
     assert lab(*published, *signed).status == 2  # whose notice is it?
@@ -302,9 +313,9 @@ def test_a_replay_names_what_no_daemon_lets_be_written(tmp_path: Path) -> None:
     add(EntryKind.DELEGATION, delegation(), is_fault=True)
     add(EntryKind.DELEGATION, delegation(), key=LAB)
     add(EntryKind.DELEGATION, delegation(ended=True))
-    add(EntryKind.NOTICE, notice(), key=LAB, chain="notice/lab-privacy")
-    add(EntryKind.NOTICE, notice(2), chain="notice/lab-privacy", is_fault=True)
-    add(EntryKind.NOTICE, notice(3, ""), chain="notice/lab-privacy", is_fault=True)
+    add(EntryKind.NOTICE, notice(), key=LAB, chain="notice/lab/privacy")
+    add(EntryKind.NOTICE, notice(2), chain="notice/lab/privacy", is_fault=True)
+    add(EntryKind.NOTICE, notice(3, ""), chain="notice/lab/privacy", is_fault=True)
     add(EntryKind.KEY, st.KeyStatement(key=OTHER.public_key), is_fault=True)
     add(EntryKind.KEY, st.KeyStatement(key=OTHER.public_key, retired=True))
     add(EntryKind.KEY, st.KeyStatement(key=LAB.public_key, retired=True))

@@ -174,7 +174,7 @@ def may_author(validity: KeyValidity, event: codec.Event, named: Named = NAMES_N
         is_giver = bool(named.giver) and validity.tag_or_name == named.giver
         return is_giver and not _is_own_chain(validity, event)
     if event.kind == EntryKind.NOTICE:
-        # The name of the notice's chain does not say whose notice it is.
+        # The payload says whose notice it is. That the chain's name says so too, the daemon and auditors check.
         return bool(named.publisher) and validity.tag_or_name == named.publisher
     return event.kind not in OWN_CHAIN or _is_own_chain(validity, event)
 

@@ -10,7 +10,7 @@ from consentd.errors import InvalidError, NotFoundError
 from consentd.policy.compile import UNREADABLE, Compiled
 from consentd.policy.model import Effect
 from consentd.policy.subject import last_end_ms, named_participants, split_subject
-from consentd.sequencer.commands.callers import PARTICIPANT_ID
+from consentd.sequencer.commands.callers import notice_owner
 from consentd.service.context import Context
 from consentd.service.pages import Pager
 from consentd.service.roles import Access, Whose
@@ -80,7 +80,7 @@ async def list_reconsents(
 def find_notice(view: View, notice_id: str, version: int) -> st.NoticeStatement:
     """Return a version of a notice; 0: the latest. Raises ``NotFoundError`` if there is none."""
     # The id becomes a prefix of rows to read, so an id that is not valid could match rows of another notice.
-    found = view.notice(notice_id, version) if PARTICIPANT_ID.fullmatch(notice_id) else None
+    found = None if notice_owner(notice_id) is None else view.notice(notice_id, version)
     if found is None:
         raise NotFoundError("no such notice version")
     return found

@@ -1304,7 +1304,9 @@ class NoticeStatement(_message.Message):
     RECONSENT_BY_TIME_MS_FIELD_NUMBER: _builtins.int
     PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
     notice_id: _builtins.str
-    """notice_id names the notice."""
+    """notice_id names the notice. Of the realm's: a name, `[a-z0-9][a-z0-9._-]{0,62}`. Of a participant's: the participant's
+    id, `/` and a name; at most 121 characters in all.
+    """
     version: _builtins.int
     """version is 1, 2, 3 …"""
     audience: Global___NoticeAudience.ValueType
@@ -1315,7 +1317,7 @@ class NoticeStatement(_message.Message):
     asked again. Not in version 1.
     """
     participant_id: _builtins.str
-    """participant_id is whose notice it is; empty: the realm's. All versions of a notice name the same."""
+    """participant_id is whose notice it is; empty: the realm's. It is the part of notice_id before `/`."""
     @_builtins.property
     def title(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """title is what people read: language tag → text."""

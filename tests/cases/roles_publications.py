@@ -53,7 +53,7 @@ def published(call: "Call") -> st.NoticeStatement:
 def publish_notice(call: "Call") -> Access:
     notice, request = _notice(), rs.PublishNoticeRequest(request_id=request_id())
     if call.whose is Whose.OWN:
-        notice.participant_id = call.caller
+        notice.participant_id, notice.notice_id = call.caller, f"{call.caller}/{notice.notice_id}"
     signed = call.sign(request, EntryKind.NOTICE, notice, f"notice/{notice.notice_id}")
     return call.plain(call.running.registry.PublishNotice, signed)
 
@@ -64,6 +64,7 @@ def _campaign(call: "Call", participant_id: str = "") -> str:
     *participant_id*: whose notice it is, and who signs it, because it has a key; empty: the realm's.
     """
     name, registry = f"n{request_id().hex()[:8]}", call.running.registry
+    name = f"{participant_id}/{name}" if participant_id else name
     for version, asked_ms in ((1, 0), (2, 4_000_000_000_000)):
         notice = make_notice(name, version, participant_id=participant_id, reconsent_by_time_ms=asked_ms)
         request = rs.PublishNoticeRequest(request_id=request_id())

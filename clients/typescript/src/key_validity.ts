@@ -152,7 +152,7 @@ function mayRepresentativeSign(name: string, { kind, tag }: codec.Event, authori
 function mayParticipantSign(name: string, { kind, tag }: codec.Event, { giver, publisher }: Named): boolean {
   // A mandate is in the auditor's chain, and nobody gives one to itself.
   if (kind === MANDATE) return giver !== "" && name === giver && !isChainOf(name, tag);
-  // The name of the notice's chain does not say whose notice it is.
+  // The payload says whose notice it is. That the chain's name says so too, the daemon and auditors check.
   if (kind === NOTICE) return publisher !== "" && name === publisher;
   // Of participants, only the one whose chain it is states its record and its keys, and who may act for it.
   return (kind !== PARTICIPANT && kind !== KEY && kind !== DELEGATION) || isChainOf(name, tag);

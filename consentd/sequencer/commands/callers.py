@@ -7,12 +7,14 @@ import hashlib
 import re
 
 from consentd import limits
+from consentd.core import codec
 from consentd.core.key_validity import OPERATOR_PREFIX
 from consentd.errors import DeniedError
 from consentd.table.view import View
 from consentd.v1 import statement_pb2 as st
 
 PARTICIPANT_ID = re.compile(f"[a-z0-9][a-z0-9._-]{{0,{limits.PARTICIPANT_ID_CHARACTERS - 1}}}")
+_NOTICE_ID = re.compile(f"(?:({PARTICIPANT_ID.pattern})/)?{PARTICIPANT_ID.pattern}")
 OPERATOR_ID = re.compile(rf"operator/{PARTICIPANT_ID.pattern}")
 """The caller id of a person or program that operates the daemon. It differs from all participant ids by its ``/``."""
 SCRAPER_ID = re.compile(rf"scraper/{PARTICIPANT_ID.pattern}")
@@ -27,6 +29,17 @@ RECEIVING_ROLES = frozenset({st.PARTICIPANT_ROLE_RECIPIENT, st.PARTICIPANT_ROLE_
 ASKING_ROLES = RECEIVING_ROLES | {st.PARTICIPANT_ROLE_RELAY}
 """The roles of participants that ask for data: for themselves, or for another one."""
 ACT_FOR_SUBJECTS = st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS
+
+
+def notice_owner(notice_id: str) -> str | None:
+    """Return the participant whose notice an id is of: ``ID/NAME``. Empty: the realm's, ``NAME``; None: this is no id.
+
+    So no participant takes the id of another one's notice, or of one that the realm will publish.
+    """
+    found = _NOTICE_ID.fullmatch(notice_id)
+    if found is None or len(codec.NOTICE_PREFIX + notice_id) > limits.PUBLIC_NAME_CHARACTERS:
+        return None
+    return found[1] or ""
 
 
 def is_operator(caller: str) -> bool:

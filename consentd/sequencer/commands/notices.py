@@ -9,7 +9,7 @@ from consentd import limits
 from consentd.errors import AbortedError, InvalidError, PreconditionError
 from consentd.policy.dates import is_instant
 from consentd.policy.language import check_name, check_tag
-from consentd.sequencer.commands.callers import PARTICIPANT_ID
+from consentd.sequencer.commands.callers import notice_owner
 from consentd.sequencer.commands.participants import check_no_own_key
 from consentd.table.view import View
 from consentd.v1 import statement_pb2 as st
@@ -25,13 +25,16 @@ def check_notice(view: View, message: st.NoticeStatement, *, time_ms: int, signe
 
     Raises:
         InvalidError: the id, the title, a text, the audience or the instant is none, or the instant is not later than
-            the entry; the first version asks for new consents; or the notice is another participant's.
+            the entry; the first version asks for new consents; or the id is of another participant's notice.
         PreconditionError: (UNKNOWN_PARTICIPANT) the notice names a participant that is not registered; or
             (SIGN_WITH_KEY) an operator attests it, and the participant has a key in force.
         AbortedError: (VERSION_CONFLICT) the version is not the next.
     """
-    if not PARTICIPANT_ID.fullmatch(message.notice_id):
-        raise InvalidError(f"notice id is not of [a-z0-9._-]: `{message.notice_id}`")
+    owner = notice_owner(message.notice_id)
+    if owner is None:
+        raise InvalidError(f"notice id is not `NAME` or `PARTICIPANT/NAME`, of [a-z0-9._-]: `{message.notice_id}`")
+    if owner != message.participant_id:
+        raise InvalidError("notice id does not begin with its participant's id and `/`, or the notice names none")
     check_name(message.title)
     _check_texts(message)
     if message.audience not in st.NoticeAudience.values():
@@ -42,8 +45,6 @@ def check_notice(view: View, message: st.NoticeStatement, *, time_ms: int, signe
         check_no_own_key(view, message.participant_id)
     latest = view.notice(message.notice_id)
     check_next_version(message.version, 0 if latest is None else latest.version)
-    if latest is not None and latest.participant_id != message.participant_id:
-        raise InvalidError("notice names another participant than its earlier versions: give it an id of its own")
     asked_ms = message.reconsent_by_time_ms
     if not asked_ms:
         return
