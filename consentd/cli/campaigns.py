@@ -39,7 +39,7 @@ def add_verbs(verbs: Verbs) -> None:
     )  # fmt: skip
     under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
     one = add_verb(under, "publish", publish, add_receipt, add_sign_own, add_daemon, more=_PUBLISH_HELP)
-    one.add_argument("notice", metavar="ID", help="of the notice: NAME of the realm's, PARTICIPANT/NAME of a participant's")
+    one.add_argument("notice", metavar="ID", help="of the realm's notice: NAME; of another: PARTICIPANT/NAME")
     one.add_argument("--title", action="append", required=True, metavar="TAG=TEXT", help="in one language; repeatable")
     one.add_argument("--text", action="append", required=True, metavar="TAG=FILE", help="in one language; repeatable")
     one.add_argument("--uri", action="append", default=[], metavar="TAG=URI", help="where a text is; repeatable")

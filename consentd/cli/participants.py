@@ -28,8 +28,9 @@ Then `consentd credential add` gives the participant a token.
 _HELP_UPDATE = """\
 example:
   consentd participants update clinic-b --en "Clinic B" --sign-with clinic.key --origin consent.example.org
-A participant that has a key in force signs its name and its type, and may give up what it may do. An operator adds names
-of certificates. More roles, rights and groups, another class: an operator states the whole record, with `participants add`.
+A participant that has a key in force signs its name and its type, and may give up what it may do. An operator adds
+names of certificates. More roles, rights and groups, another class: an operator states the whole record, with
+`participants add`.
 """
 
 

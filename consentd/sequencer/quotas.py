@@ -3,10 +3,12 @@
 There are three quotas (``model.Quotas``). Two limit the entries of a day that one caller makes in the chain of one
 person: all entries, and refusals of access. The third limits how many persons one caller checks in an hour without an
 access that follows. A person is known by the hash of the identifier, enrolled or not. So a quota does not show who is
-enrolled.
+enrolled. The first counts too what a participant signs in public chains, whatever the chain: its record, keys, notices,
+delegations and mandates. It is known by the tag of its own chain.
 
-Exempt are operators, questions of break-glass, accesses that a law permits, and PAUSE and REVOKE, of which there are no
-more than consents and RESUMEs. A consent that only denies is refused much later than other entries (``DENIES``).
+Exempt are operators, questions of break-glass, accesses that a law permits, and PAUSE, REVOKE, and what a participant
+ends or retires: of these there are no more than of what they take away. A consent that only denies is refused much
+later than other entries (``DENIES``).
 
 **Memory** is bounded whatever callers send. The entries of a day are counted in a count-min sketch: four counters for
 each caller and person, which others may share; the least of the four counts. So a caller is never allowed more than its
@@ -91,6 +93,7 @@ class QuotaCounter:
     ) -> None:  # fmt: skip
         """Count an entry, or an access that is refused without an entry. *now_ms*: its time, UTC ms.
 
+        *identifier_hash*: of the person; or the tag of the participant's own chain, of what it signs in public chains.
         *is_refusal*: the entry is a REFUSAL, or would be. *only_denies*: it is a consent that permits nothing.
 
         Raises:
@@ -104,7 +107,7 @@ class QuotaCounter:
         for sketch, name, most in counted:
             sketch.begin(day)
             if sketch.count(key) >= most:
-                what = f"caller's quota of {name} about one person in a day is used up: `{most}`"
+                what = f"caller's quota of {name} about one person, or about itself, in a day is used up: `{most}`"
                 raise self._exceeded(name, what, DAY_MS - since_ms)
         for sketch, _, _ in counted:
             sketch.add(key)

@@ -1456,7 +1456,8 @@ class Quotas(_message.Message):
     entries_per_day: _builtins.int
     """entries_per_day is how many entries of one person's chain one caller may make in a day of Asia/Seoul: 1,000
     (entries_per_day) by default, at most 60,000 (quota_entries_per_day). Break-glass, accesses that a law permits,
-    PAUSE and REVOKE do not count.
+    PAUSE and REVOKE do not count. And how many entries of public chains one participant may sign in a day; what ends a
+    delegation or a mandate, or retires a key, does not count.
     """
     refusals_per_day: _builtins.int
     """refusals_per_day is how many of them may be refusals of access: 100 (refusals_per_day) by default, at most

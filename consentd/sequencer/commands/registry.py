@@ -77,6 +77,10 @@ class PublicWrite(Requested, ReceiptOnly, Generic[M]):
     def prepare(self, context: WriteContext) -> Plan[None]:
         self.check(context)
         tag = codec.public_tag(self.chain)
+        takes_away = getattr(self.message, "ended", False) or getattr(self.message, "retired", False)
+        if self.signed is not None and not takes_away:
+            own, quotas = codec.public_tag(PARTICIPANT_PREFIX + self.signer), context.table.registry().quotas
+            context.quotas.count_entry(self.signer, own, quotas, now_ms=context.batch.time_ms)
         entry = NewEntry(
             kind=self.kind, tag=tag, message=self.message, request_id=self.request.id, public=True,
             signed=self.signed, signer=self.signer,
