@@ -1304,8 +1304,8 @@ class NoticeStatement(_message.Message):
     RECONSENT_BY_TIME_MS_FIELD_NUMBER: _builtins.int
     PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
     notice_id: _builtins.str
-    """notice_id names the notice. Of the realm's: a name, `[a-z0-9][a-z0-9._-]{0,62}`. Of a participant's: the participant's
-    id, `/` and a name; at most 121 characters in all.
+    """notice_id names the notice. The realm's: by a name, which has the form of a participant's id. A participant's: by the
+    participant's id, `/` and a name. `notice/` and the id are a name of a public chain.
     """
     version: _builtins.int
     """version is 1, 2, 3 …"""
