@@ -352,10 +352,10 @@ def test_a_statement_key_comes_into_force_by_a_ledger_entry_alone(tmp_path: Path
     person, ledger = case.enrol("somebody"), codec.public_tag("ledger")
     key = st.KeyStatement(key=BANK.public_key)
     case.write(Raw(kind=EntryKind.KEY, tag=ledger, payload=key.SerializeToString(), message=key))
-    early = case.write(Raw(kind=EntryKind.ACCESS, tag=person.tag, author=BANK)).entry.index
+    early = case.write(Raw(kind=EntryKind.REFUSAL, tag=person.tag, author=BANK)).entry.index
     reported = st.LedgerStatement(statement_key=BANK.public_key)
     case.write(Raw(kind=EntryKind.LEDGER, tag=ledger, payload=reported.SerializeToString(), message=reported))
-    fine = case.write(Raw(kind=EntryKind.ACCESS, tag=person.tag, author=BANK)).entry.index
+    fine = case.write(Raw(kind=EntryKind.REFUSAL, tag=person.tag, author=BANK)).entry.index
     case.seal()
     assert early != fine
     assert named(case.fsck(table=None)) == {early}
@@ -369,7 +369,7 @@ def test_what_a_later_version_says_of_keys_is_not_taken(tmp_path: Path) -> None:
     reported = st.LedgerStatement(statement_key=BANK.public_key)
     later = reported.SerializeToString() + b"\xf8\x07\x01"
     case.write(Raw(kind=EntryKind.LEDGER, tag=codec.LEDGER_TAG, payload=later, message=reported))
-    case.write(Raw(kind=EntryKind.ACCESS, tag=person.tag, author=BANK))
+    case.write(Raw(kind=EntryKind.REFUSAL, tag=person.tag, author=BANK))
     case.seal()
     report = case.fsck(table=None)
     assert report.faults == ()

@@ -39,6 +39,7 @@ _REASONS = {
     "UNREADABLE_CONSENT": ("읽을 수 없는 동의", "a consent cannot be read"),
     "CLOCK": ("시계 불일치로 판단 불가", "the clock disagrees with the ledger"),
     "DAMAGED_ROW": ("손상된 정책 표 행", "a row of the policy table is damaged"),
+    "BEYOND_RECURRENCE": ("동의가 정한 전송 횟수 초과", "more often than the consent states"),
 }
 _UNITS = {1: ("시간별", "by hour"), 6: ("6시간별", "by six hours"), 24: ("일별", "by day"), 168: ("주별", "by week")}
 
