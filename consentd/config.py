@@ -293,6 +293,7 @@ class GateConfig:
 
     program: Path | None = None
     listen: str = "127.0.0.1:7443"
+    http_listen: str = ""
     threads: int = bounded(1, 1, 64)
     max_silence_ms: int = bounded(60_000, 1_000, 600_000)
 
@@ -345,6 +346,10 @@ class Config:
             if tls is None and not is_loopback(host):
                 fault = f"`{section}.listen` is reachable from other machines without TLS: `{listen}`"
                 raise InvalidError(f"config: {fault}: give a section `{of}.tls`, or listen on 127.0.0.1")
+        if self.gate.http_listen:
+            host, _ = parse_listen(self.gate.http_listen, option="gate.http_listen")
+            if not is_loopback(host):
+                raise InvalidError(f"config: `gate.http_listen` has no TLS: listen on 127.0.0.1, not on `{host}`")
 
     def _check_files(self) -> None:
         """Check that no file or directory is two things. Raises ``InvalidError``."""

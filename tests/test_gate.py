@@ -1,6 +1,8 @@
 """The gate (``consentd/gate``) in front of a running daemon: it gives the daemon's answers, and passes the rest on."""
 
 import dataclasses
+import http.client
+import json
 import os
 import signal
 import socket
@@ -14,14 +16,16 @@ from typing import Any
 
 import grpc
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from cases.daemons import ORIGIN, Running, make_running, question, reason_of, request_id, serve
 from cases.fakes import HANG_S
-from cases.gate_programs import built, needs_cargo
+from cases.gate_programs import GATE_METRICS, built, needs_cargo
 from consentd.config import GateConfig, TlsConfig
 from consentd.errors import InvalidError, StorageError
 from consentd.server.gate_process import GateProcess, started_gate
 from consentd.table.renewal import renew
+from consentd.table.table import Table
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import (
@@ -332,8 +336,63 @@ def test_a_program_that_cannot_be_started_is_an_error_of_the_log(running: Runnin
 def test_a_section_that_cannot_work_is_refused(running: Running) -> None:
     with pytest.raises(InvalidError, match=r"`gate\.listen` is reachable"):
         dataclasses.replace(running.config, gate=GateConfig(program=Path("x"), listen="0.0.0.0:1"))
+    with pytest.raises(InvalidError, match=r"`gate\.http_listen` has no TLS"):
+        dataclasses.replace(running.config, gate=GateConfig(http_listen="0.0.0.0:1"))
     section = dataclasses.replace(running.config.grpc, tls=TlsConfig(cert_file=Path("cert"), key_file=Path("key")))
     dataclasses.replace(running.config, gate=GateConfig(listen="0.0.0.0:1"), grpc=section)
+
+
+def http_get(gate: GateProcess, path: str) -> tuple[int, str]:
+    host, _, port = gate.http_address.rpartition(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=HANG_S)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    return answer.status, answer.read().decode()
+
+
+def test_metrics_and_health_have_what_the_gate_does(
+    running: Running, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = make_gate(running, program, http_listen="127.0.0.1:0", max_silence_ms=1_000)
+    gate.start()
+    gated, person = Gated(running, gate.address), running.enrol("T-measured")
+    for _ in range(3):
+        gated.check(question(person))
+    with pytest.raises(grpc.RpcError):
+        gated.check(of_nobody())
+    assert http_get(gate, "/healthz") == (200, '{"status": "ok"}\n')
+    assert http_get(gate, "/nothing")[0] == 404
+    status, text = http_get(gate, "/metrics")
+    assert status == 200
+    families = {one.name: one for one in text_string_to_metric_families(text)}
+    assert set(families) == {name.removesuffix("_total") for name in GATE_METRICS}
+    samples = {(one.name, *one.labels.values()): one.value for each in families.values() for one in each.samples}
+    assert samples["consentd_gate_calls_total", "answered"] == 3
+    assert samples["consentd_gate_calls_total", "passed_on"] == 1
+    assert samples["consentd_gate_answer_seconds_bucket", "+Inf"] == samples["consentd_gate_answer_seconds_count",] == 3
+    assert samples["consentd_gate_connections",] == samples["consentd_gate_ready",] == 1
+    assert abs(samples["consentd_gate_heartbeat_time_seconds",] - time.time()) < HANG_S
+    for name in ("T-measured", "clinic-b", "app"):
+        assert name not in text
+    services = running.daemon.service_state.services
+    assert services is not None
+    monkeypatch.setattr(services.table, "heartbeat", lambda wall_ms: None)
+    services.sequencer.call(partial(Table.heartbeat, services.table, 0))
+    assert http_get(gate, "/healthz") == (503, '{"status": "unavailable"}\n')
+    gated.channel.close()
+    gate.stop()
+
+
+def test_a_gate_that_cannot_run_logs_why(program: Path, tmp_path: Path) -> None:
+    reads, writes = os.pipe()
+    os.write(writes, bytes([7]) * 32)
+    command = [program, "--table", tmp_path, "--listen", "127.0.0.1:0", "--daemon", "x", "--key-fd", str(reads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, pass_fds=[reads])
+    os.close(reads)
+    os.close(writes)
+    line = json.loads(done.stderr)
+    assert (done.returncode, line["level"], line["logger"]) == (1, "error", "gate")
+    assert set(line) == {"time", "level", "logger", "message"}
 
 
 @pytest.mark.parametrize(
@@ -344,6 +403,7 @@ def test_a_section_that_cannot_work_is_refused(running: Running) -> None:
         ["--table", "x", "--listen", "127.0.0.1:1", "--daemon", "x", "--key-fd", "0", "--threads", "0"],
         ["--table", "x", "--listen", "127.0.0.1:1", "--daemon", "x", "--key-fd", "0", "--table", "y"],
         ["--table", "x", "--listen", "127.0.0.1:1", "--daemon", "x", "--key-fd", "0", "--tls-key", "y"],
+        ["--table", "x", "--listen", "127.0.0.1:1", "--daemon", "x", "--key-fd", "0", "--http", "0.0.0.0:1"],
     ],
 )  # fmt: skip
 def test_options_that_are_wrong_are_named(program: Path, arguments: list[str]) -> None:

@@ -26,6 +26,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 """How long to wait before the gate is started again. The pause doubles with each start, until one lasts a minute."""
 _STOP_S = 5
 _LISTENING = "listening on "
+_HTTP = ", HTTP on "
 
 
 class GateProcess:
@@ -38,7 +39,7 @@ class GateProcess:
         self._watcher = threading.Thread(target=self._watch, name="gate", daemon=True)
         self._process: subprocess.Popen[str] | None = None
         self._pipe = -1
-        self.address = ""
+        self.address = self.http_address = ""
 
     def start(self) -> None:
         """Start the process, and watch it.
@@ -75,6 +76,8 @@ class GateProcess:
             command += ["--tls-cert", str(grpc.tls.cert_file), "--tls-key", str(grpc.tls.key_file)]
             if grpc.tls.client_ca_file is not None:
                 command += ["--client-ca", str(grpc.tls.client_ca_file)]
+        if gate.http_listen:
+            command += ["--http", gate.http_listen]
         try:
             self._vault.write_index_key(self._pipe)
             self._process = subprocess.Popen(  # noqa: S603  # what the configuration names
@@ -90,7 +93,7 @@ class GateProcess:
         if not line.startswith(_LISTENING):
             self._end()
             raise StorageError(f"gate does not listen on `{gate.listen}`: its messages are in the daemon's log")
-        self.address = line.removeprefix(_LISTENING).strip()
+        self.address, _, self.http_address = line.removeprefix(_LISTENING).strip().partition(_HTTP)
         log.info("gate listens on %s", self.address)
 
     def _watch(self) -> None:

@@ -1,6 +1,7 @@
 """Build the programs of ``consentd/gate``."""
 
 import os
+import re
 import shutil
 import subprocess
 from functools import cache
@@ -10,6 +11,8 @@ import pytest
 
 SOURCE = Path(__file__).parents[2] / "consentd" / "gate"
 CARGO = shutil.which("cargo") or shutil.which("cargo", path=os.path.expanduser("~/.cargo/bin"))
+GATE_METRICS = set(re.findall(r'"(consentd_gate_[a-z_]+)"', (SOURCE / "server/src/metrics.rs").read_text("utf-8")))
+"""The metrics of the gate, which its own ``/metrics`` has."""
 needs_cargo = pytest.mark.skipif(CARGO is None, reason="cargo is not installed")
 
 

@@ -16,6 +16,7 @@ use consentd_table::registry::Registry;
 use consentd_table::rows::{get, u64_at, Fault};
 
 use crate::clock::Clock;
+use crate::metrics::State;
 use crate::peer::Certificate;
 use crate::quota::Quota;
 
@@ -108,6 +109,16 @@ impl Answers {
             self.answer_all(method, &asked, snapshot, registry, caller, now_ms)
         });
         answered.ok().flatten()
+    }
+
+    /// Return the state of the table.
+    pub fn state(&self) -> State {
+        let found = self.table.read(|snapshot, _| {
+            let (last_ms, heartbeat_ms) = (snapshot.revision.time_ms, snapshot.heartbeat_ms);
+            let is_ready = self.clock.decision_ms(last_ms, heartbeat_ms, self.limits.max_silence_ms).is_some();
+            Ok(State { heartbeat_ms, is_ready })
+        });
+        found.unwrap_or_default()
     }
 
     fn answer_all(

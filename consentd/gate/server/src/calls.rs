@@ -1,7 +1,7 @@
 //! One call: answered here, or passed on.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use crate::answers::{Answers, Credential, Method};
 use crate::body::{answer, refusal, GateBody, PREFIX};
 use crate::daemon::Daemon;
+use crate::metrics::{Metrics, Outcome};
 use crate::peer::Peer;
 
 /// How long a peer may take to send its request.
@@ -30,10 +31,8 @@ pub struct Gate {
     pub answers: Answers,
     /// The daemon.
     pub daemon: Daemon,
-    /// How many calls were answered here.
-    pub answered: AtomicU64,
-    /// How many were passed on.
-    pub passed_on: AtomicU64,
+    /// What is counted and measured.
+    pub metrics: Metrics,
     /// How many bytes of requests are held.
     pub held: AtomicUsize,
 }
@@ -45,9 +44,13 @@ impl Gate {
         // A request is passed on only once it is complete, so that slow peers are held here.
         let mut held = Held { bytes: 0, all: &self.held };
         let content = match timeout(RECEIVE_LIMIT, receive(body, &mut held)).await {
-            Err(_) => return refusal("4", "request did not come in time"),
+            Err(_) => {
+                self.metrics.count(Outcome::Refused);
+                return refusal("4", "request did not come in time");
+            }
             Ok(None) => {
-                return refusal("8", "request is too large, or was not sent to its end, or too many come at once")
+                self.metrics.count(Outcome::Refused);
+                return refusal("8", "request is too large, or was not sent to its end, or too many come at once");
             }
             Ok(Some(content)) => content,
         };
@@ -56,11 +59,13 @@ impl Gate {
             "/consentd.v1.PolicyService/BatchCheck" => Some(Method::BatchCheck),
             _ => None,
         };
+        let began = Instant::now();
         if let Some(found) = method.and_then(|method| self.answer(method, &parts.headers, peer, &content)) {
-            self.answered.fetch_add(1, Ordering::Relaxed);
+            self.metrics.count(Outcome::Answered);
+            self.metrics.note_answer(began.elapsed());
             return answer(&found);
         }
-        self.passed_on.fetch_add(1, Ordering::Relaxed);
+        self.metrics.count(Outcome::PassedOn);
         self.daemon.pass_on(parts, content, peer).await
     }
 

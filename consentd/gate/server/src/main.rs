@@ -6,6 +6,9 @@ mod body;
 mod calls;
 mod clock;
 mod daemon;
+mod http;
+mod log;
+mod metrics;
 mod options;
 mod peer;
 mod quota;
@@ -18,7 +21,7 @@ use std::future::poll_fn;
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
@@ -36,6 +39,8 @@ use calls::Gate;
 use consentd_table::check::IndexKey;
 use consentd_table::lmdb::Table;
 use daemon::Daemon;
+use log::log;
+use metrics::{Metrics, Outcome};
 use options::{Options, USAGE};
 use peer::Peer;
 use tls::Tls;
@@ -54,11 +59,18 @@ fn main() -> ExitCode {
         print!("{USAGE}");
         return ExitCode::SUCCESS;
     }
-    match Options::parse(arguments.into_iter()).and_then(run) {
-        Ok(()) => ExitCode::SUCCESS,
+    let options = match Options::parse(arguments.into_iter()) {
+        Ok(options) => options,
         Err(what) => {
             eprintln!("consentd-gate: {what}");
-            ExitCode::from(2)
+            return ExitCode::from(2);
+        }
+    };
+    match run(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(what) => {
+            log("error", &what);
+            ExitCode::FAILURE
         }
     }
 }
@@ -75,17 +87,19 @@ fn run(options: Options) -> Result<(), String> {
     let gate = Arc::new(Gate {
         answers: Answers::new(table, index_key, options.limits),
         daemon: Daemon::new(options.daemon),
-        answered: AtomicU64::new(0),
-        passed_on: AtomicU64::new(0),
+        metrics: Metrics::default(),
         held: AtomicUsize::new(0),
     });
     runtime.block_on(async {
         watch_for_reload(tls.clone())?;
-        let listener = TcpListener::bind(options.listen)
-            .await
-            .map_err(|error| format!("cannot listen on `{}`: {error}", options.listen))?;
-        let address = listener.local_addr().map_err(|error| error.to_string())?;
-        println!("listening on {address}");
+        let (listener, address) = listen(options.listen).await?;
+        let mut listening = format!("listening on {address}");
+        if let Some(http_address) = options.http {
+            let (listener, address) = listen(http_address).await?;
+            listening += &format!(", HTTP on {address}");
+            tokio::spawn(http::answer(listener, Arc::clone(&gate)));
+        }
+        println!("{listening}");
         let mut end = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
         tokio::spawn(accept(listener, Arc::clone(&gate), tls));
@@ -98,10 +112,18 @@ fn run(options: Options) -> Result<(), String> {
             }
         })
         .await;
-        let (answered, passed_on) = (gate.answered.load(Ordering::Relaxed), gate.passed_on.load(Ordering::Relaxed));
-        println!("answered {answered} calls, passed {passed_on} on");
+        let (answered, passed_on) = (gate.metrics.calls(Outcome::Answered), gate.metrics.calls(Outcome::PassedOn));
+        log("info", &format!("gate ends: it answered {answered} calls, and passed {passed_on} on"));
         Ok(())
     })
+}
+
+/// Listen on *address*; return the address with its port.
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), String> {
+    let listener =
+        TcpListener::bind(address).await.map_err(|error| format!("cannot listen on `{address}`: {error}"))?;
+    let address = listener.local_addr().map_err(|error| error.to_string())?;
+    Ok((listener, address))
 }
 
 /// Read the files of TLS again at each SIGHUP.
@@ -109,8 +131,10 @@ fn watch_for_reload(tls: Option<Arc<Tls>>) -> Result<(), String> {
     let mut hangup = signal(SignalKind::hangup()).map_err(|error| error.to_string())?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            if let Some(Err(what)) = tls.as_ref().map(|tls| tls.reload()) {
-                eprintln!("consentd-gate: {what}");
+            match tls.as_ref().map(|tls| tls.reload()) {
+                Some(Err(what)) => log("error", &what),
+                Some(Ok(())) => log("info", "TLS files of the gate reloaded"),
+                None => {}
             }
         }
     });
@@ -156,8 +180,12 @@ async fn accept(listener: TcpListener, gate: Arc<Gate>, tls: Option<Arc<Tls>>) {
 /// Make the handshake of TLS, if there is any, and serve the connection.
 async fn secure(stream: TcpStream, address: SocketAddr, gate: Arc<Gate>, tls: Option<Arc<Tls>>) {
     let _ = stream.set_nodelay(true);
+    let counted = Arc::clone(&gate);
+    let _open = counted.metrics.open_connection();
     let Some(tls) = tls else { return serve(stream, gate, Peer::new(address, None)).await };
-    let Ok(Ok(stream)) = timeout(HANDSHAKE_LIMIT, tls.acceptor().accept(stream)).await else { return };
+    let Ok(Ok(stream)) = timeout(HANDSHAKE_LIMIT, tls.acceptor().accept(stream)).await else {
+        return counted.metrics.count_failed_handshake();
+    };
     let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let peer = Peer::new(address, shown.map(AsRef::as_ref));
     serve(stream, gate, peer).await;

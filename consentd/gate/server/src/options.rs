@@ -9,7 +9,7 @@ use crate::tls::TlsFiles;
 /// What `--help` shows.
 pub const USAGE: &str = "\
 usage: consentd-gate --table DIR --listen ADDRESS --daemon SOCKET --key-fd N
-                     [--tls-cert FILE --tls-key FILE [--client-ca FILE]]
+                     [--tls-cert FILE --tls-key FILE [--client-ca FILE]] [--http ADDRESS]
                      [--threads N] [--max-silence-ms N] [--max-batch-items N] [--max-message-bytes N]
 
 Answers Check and BatchCheck from the policy table, and passes every other call on to the daemon. `consentd serve`
@@ -22,6 +22,7 @@ starts it where the section `gate` of its configuration says so.
   --tls-cert FILE      the server's certificate and those above it, PEM; read again on SIGHUP, like the next two
   --tls-key FILE       its private key
   --client-ca FILE     authorities of the certificates that clients must have; without it they need none
+  --http ADDRESS       where to answer /metrics and /healthz, without TLS, of this machine only; without it nowhere
   --threads N          threads that answer, 1 to 64 (1)
   --max-silence-ms N   how old the writer's heartbeat may be, 1000 to 600000 (60000); after that nothing is answered here
   --max-batch-items N  most items of a batch that is answered here, 1 to 1000 (1000)
@@ -39,6 +40,8 @@ pub struct Options {
     pub daemon: PathBuf,
     /// The files of TLS; None: none is spoken.
     pub tls: Option<TlsFiles>,
+    /// Where to answer HTTP; None: nowhere.
+    pub http: Option<SocketAddr>,
     /// The file descriptor of the key.
     pub key_fd: u32,
     /// How many threads answer.
@@ -50,7 +53,7 @@ pub struct Options {
 impl Options {
     /// Read the arguments of the command line; an error says what is wrong with them.
     pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Options, String> {
-        let mut found: [Option<String>; 11] = Default::default();
+        let mut found: [Option<String>; 12] = Default::default();
         let names = [
             "--table",
             "--listen",
@@ -63,6 +66,7 @@ impl Options {
             "--tls-cert",
             "--tls-key",
             "--client-ca",
+            "--http",
         ];
         let mut arguments = arguments;
         while let Some(name) = arguments.next() {
@@ -72,7 +76,7 @@ impl Options {
                 return Err(format!("option `{name}` is stated twice"));
             }
         }
-        let [table, listen, daemon, key_fd, threads, silence, items, bytes, chain, key, authorities] = found;
+        let [table, listen, daemon, key_fd, threads, silence, items, bytes, chain, key, authorities, http] = found;
         let required = |value: Option<String>, at: usize| value.ok_or(format!("option `{}` is missing", names[at]));
         let tls = match (chain, key, authorities) {
             (None, None, None) => None,
@@ -88,6 +92,7 @@ impl Options {
             listen,
             daemon: required(daemon, 2)?.into(),
             tls,
+            http: http.map(|value| address(&value, names[11], false)).transpose()?,
             key_fd: number(required(key_fd, 3)?, names[3], 0, 1 << 20)? as u32,
             threads: threads.map_or(Ok(1), |value| number(value, names[4], 1, 64))? as usize,
             limits: Limits {
