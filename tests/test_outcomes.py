@@ -149,6 +149,36 @@ def test_a_replay_continues_and_names_no_more_than_a_limit(tmp_path: Path) -> No
     assert (len(report.beyond), report.beyond_count, report.not_checked) == (MAX_FAULTS, MAX_FAULTS + 6, {})
 
 
+def test_an_audit_names_who_says_for_the_holder_that_a_recurring_transfer_failed(tmp_path: Path) -> None:
+    forge, tag = begun()
+    failed = st.TRANSFER_STATUS_FAILED
+
+    def transfer(*uses: st.RecurrenceUse) -> int:
+        asked = pb.Question(holder="hospital", actor=pb.Actor(organisation="bank"))
+        used = st.AccessStatement(
+            asked=st.AskedQuestion(asker="bank", question=asked.SerializeToString()), uses=uses
+        )
+        forge.add(EntryKind.ACCESS, tag, used)
+        return forge.heads[tag][0]
+
+    def report(seq: int, by: str, status: int) -> int:
+        at = forge.size
+        message = st.OutcomeStatement(status=status, attestation=st.Attestation(attested_by=by))
+        forge.add(EntryKind.OUTCOME, tag, message, ref=seq)
+        return at
+
+    plain, used = transfer(), transfer(st.RecurrenceUse(lineage_seq=9, categories=["CLIN.DX"]))
+    for by in ("bank", "hospital"):
+        report(plain, by, failed)
+        report(used, by, st.TRANSFER_STATUS_SENT)
+    report(used, "hospital", failed)
+    wrong = report(used, "bank", failed)
+    forge.seal()
+    report_of = replay(forge.write(tmp_path / "ledger", tmp_path / "openings"))
+    named = [fault.index for fault in report_of.faults if "recurring consent" in fault.what]
+    assert named == [wrong]
+
+
 def test_an_audit_names_the_outcomes_of_those_who_had_no_part(tmp_path: Path) -> None:
     forge, tag = begun()
     seq, shop, bank = forge.heads[tag][0], KeyPair(b"\x31" * 32), KeyPair(b"\x32" * 32)

@@ -203,7 +203,7 @@ def test_42_5_3_5_a_holder_sees_which_transfers_are_due_and_which_were_missed(
     (one,) = world.due(FEBRUARY_MS)
     assert (one.due_time_ms, one.until_time_ms) == (FEBRUARY_MS, MARCH_MS)
     failed = st.OutcomeStatement(status=st.TRANSFER_STATUS_FAILED)
-    record(world.running, subject, first.access_seq, attested=failed)
+    record(world.running, subject, first.access_seq, "hospital-a", attested=failed)
     world.advance_to(FEBRUARY_MS)
     (one,) = world.due()
     assert (list(one.categories), list(one.missed_categories)) == (["CLIN.DX", "CLIN.RX"], ["CLIN.DX"])

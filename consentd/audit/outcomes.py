@@ -9,7 +9,7 @@ from consentd.core import codec
 from consentd.core.kinds import Owner
 from consentd.errors import DeniedError
 from consentd.statements.outcomes import ComparedAccess, beyond_permit
-from consentd.statements.reporters import may_report
+from consentd.statements.reporters import may_report, may_report_status, sender_of
 from consentd.table.transaction import TableTransaction
 from consentd.table.view import U64
 from consentd.v1 import statement_pb2 as st
@@ -20,7 +20,9 @@ _SUFFIX = b"a"  # the keys of ``served`` have none: a consent could name an ACCE
 def put_access(transaction: TableTransaction, event: codec.Event, access: st.AccessStatement) -> None:
     """Remember the categories that an outcome of an ACCESS may name, and the participants that may report one."""
     compared = ComparedAccess.of(access)
-    row = [sorted(compared.permitted), None if compared.parties is None else sorted(compared.parties)]
+    is_known = compared.parties is not None
+    row = [sorted(compared.permitted), sorted(compared.parties or ()) if is_known else None,
+           sender_of(access) if is_known else ""]  # fmt: skip
     transaction.put_other(_name(event.tag, event.seq), json.dumps(row).encode())
 
 
@@ -38,7 +40,7 @@ def check_reporter(transaction: TableTransaction, event: codec.Event, outcome: s
     *key*: the key that signed the outcome. The daemon signs for the participant or operator that attests it.
 
     Raises:
-        DeniedError: the reporter had no part in the access.
+        DeniedError: the reporter had no part in the access; or it says FAILED, and the holder alone does.
     """
     row, owner = transaction.other(_name(event.tag, event.ref)), transaction.key_ever(key)
     parties = None if row is None else json.loads(row)[1]
@@ -47,6 +49,8 @@ def check_reporter(transaction: TableTransaction, event: codec.Event, outcome: s
     reporter = owner.tag_or_name if owner.owner is Owner.PARTICIPANT else outcome.attestation.attested_by
     if not may_report(str(reporter), parties):
         raise DeniedError("reporter of an outcome had no part in the access")
+    if not may_report_status(str(reporter), outcome.status, json.loads(row)[2]):
+        raise DeniedError("another one than the holder reported that the data of a recurring consent were not sent")
 
 
 def _name(tag: bytes, seq: int) -> bytes:

@@ -187,7 +187,9 @@ class AccessService(Servicer):
         with services.table.read() as snapshot:
             check_active(snapshot, caller)
             tag = snapshot.tag_of(identifier_hash)
-        tag = accesses.check_party(services.ledger.store, services.vault, tag, request.access_seq, caller)
+        tag = accesses.check_party(
+            services.ledger.store, services.vault, tag, request.access_seq, caller, status=message.status
+        )
         if stated.signed is not None:
             entry = self.signed_entry(EntryKind.OUTCOME, tag, identity, stated.signed)
         return accesses.RecordOutcome(

@@ -36,6 +36,19 @@ def may_report(reporter: str, parties: Iterable[str]) -> bool:
     return reporter in parties
 
 
+def may_report_status(reporter: str, status: int, sender: str) -> bool:
+    """Return whether a participant may report an outcome of this status. *sender*: as ``sender_of``."""
+    return status != st.TRANSFER_STATUS_FAILED or sender in ("", reporter)
+
+
+def sender_of(access: st.AccessStatement) -> str:
+    """Return the holder if the transfer used a consent up; it alone says then that the data were not sent. Else empty.
+
+    A recipient could say so after each transfer, and would get the data as often as it likes (policy.md, rule 13).
+    """
+    return payloads.parse(pb.Question, access.asked.question).holder if access.uses else ""
+
+
 def reporters_of(
     event: codec.Event, statement: codec.Statement, message: st.OutcomeStatement, keys: ValidKeys
 ) -> Iterator[str]:

@@ -553,7 +553,7 @@ class _TransferStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Transf
     TRANSFER_STATUS_RECEIVED: _TransferStatus.ValueType  # 2
     """TRANSFER_STATUS_RECEIVED: the recipient has the data."""
     TRANSFER_STATUS_FAILED: _TransferStatus.ValueType  # 3
-    """TRANSFER_STATUS_FAILED: the data were not sent."""
+    """TRANSFER_STATUS_FAILED: the data were not sent. If the access used a consent up that recurs, the holder alone says so."""
     TRANSFER_STATUS_DEFERRED: _TransferStatus.ValueType  # 4
     """TRANSFER_STATUS_DEFERRED: the transfer is postponed; note says why."""
 
@@ -567,7 +567,7 @@ TRANSFER_STATUS_SENT: TransferStatus.ValueType  # 1
 TRANSFER_STATUS_RECEIVED: TransferStatus.ValueType  # 2
 """TRANSFER_STATUS_RECEIVED: the recipient has the data."""
 TRANSFER_STATUS_FAILED: TransferStatus.ValueType  # 3
-"""TRANSFER_STATUS_FAILED: the data were not sent."""
+"""TRANSFER_STATUS_FAILED: the data were not sent. If the access used a consent up that recurs, the holder alone says so."""
 TRANSFER_STATUS_DEFERRED: TransferStatus.ValueType  # 4
 """TRANSFER_STATUS_DEFERRED: the transfer is postponed; note says why."""
 Global___TransferStatus: _TypeAlias = TransferStatus  # noqa: Y015

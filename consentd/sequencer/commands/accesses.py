@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from consentd import limits
 from consentd.core import codec
 from consentd.core.kinds import EntryKind, Owner
-from consentd.errors import InvalidError, NotFoundError, PreconditionError
+from consentd.errors import DeniedError, InvalidError, NotFoundError, PreconditionError
 from consentd.ledger import reads
 from consentd.ledger.ledger import Appended, Draft
 from consentd.ledger.vault import Vault
@@ -32,7 +32,7 @@ from consentd.sequencer.commands.write import (
     WriteContext,
 )
 from consentd.statements import decisions, payloads, values
-from consentd.statements.reporters import may_report, parties_of
+from consentd.statements.reporters import may_report, may_report_status, parties_of, sender_of
 from consentd.store import Store
 from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
@@ -272,14 +272,17 @@ class RecordOutcome(PersonWrite, ReceiptOnly):
         return Plan((context.draft(entry, self.request),), None)
 
 
-def check_party(store: Store, vault: Vault, tag: bytes | None, access_seq: int, asker: str) -> bytes:
-    """Check that *asker* took part in an access, and so may record the access's outcome; return *tag*.
+def check_party(
+    store: Store, vault: Vault, tag: bytes | None, access_seq: int, asker: str, *, status: int
+) -> bytes:
+    """Check that *asker* took part in an access, and so may record an outcome of this *status*; return *tag*.
 
     A service calls this on its own thread before it submits the write, so the sequencer's thread need not decrypt the
     entry. A recorded entry never changes, so the result is still true when the write is prepared.
 
     Raises:
         NotFoundError: the person has no permitted access of that seq, or the asker took no part in the access.
+        DeniedError: the outcome is FAILED, the transfer used a consent up, and the asker does not hold the data.
     """
     try:
         entry = None if tag is None or access_seq > codec.MAX_SEQ else reads.read_entry(store, tag, access_seq)
@@ -287,8 +290,10 @@ def check_party(store: Store, vault: Vault, tag: bytes | None, access_seq: int, 
         entry = None
     opened = None if entry is None or entry.event.kind != EntryKind.ACCESS else reads.open_entry(vault, entry)
     if tag is not None and opened is not None:
-        asked = payloads.parse(st.AccessStatement, codec.decode_statement(opened[1]).payload).asked
-        if may_report(asker, parties_of(asked)):
+        access = payloads.parse(st.AccessStatement, codec.decode_statement(opened[1]).payload)
+        if may_report(asker, parties_of(access.asked)):
+            if not may_report_status(asker, status, sender_of(access)):
+                raise DeniedError("of a consent that recurs, the holder alone reports that the data were not sent")
             return tag
     raise NotFoundError("no such permitted access of this subject")
 

@@ -33,14 +33,14 @@ def check_notice(view: View, message: st.NoticeStatement, *, time_ms: int, signe
     owner = notice_owner(message.notice_id)
     if owner is None:
         raise InvalidError(f"notice id is not `NAME` or `PARTICIPANT/NAME`, of [a-z0-9._-]: `{message.notice_id}`")
-    if owner != message.participant_id:
-        raise InvalidError("notice id does not begin with its participant's id and `/`, or the notice names none")
     check_name(message.title)
     _check_texts(message)
     if message.audience not in st.NoticeAudience.values():
         raise InvalidError(f"audience of a notice is unknown: `{message.audience}`")
     if message.participant_id and view.participant(message.participant_id) is None:
         raise PreconditionError(f"not registered: `{message.participant_id}`", "UNKNOWN_PARTICIPANT")
+    if owner != message.participant_id:
+        raise InvalidError("notice id does not begin with its participant's id and `/`, or the notice names none")
     if message.participant_id and not signed:
         check_no_own_key(view, message.participant_id)
     latest = view.notice(message.notice_id)
