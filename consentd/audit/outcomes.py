@@ -43,13 +43,13 @@ def check_reporter(transaction: TableTransaction, event: codec.Event, outcome: s
         DeniedError: the reporter had no part in the access; or it says FAILED, and the holder alone does.
     """
     row, owner = transaction.other(_name(event.tag, event.ref)), transaction.key_ever(key)
-    parties = None if row is None else json.loads(row)[1]
+    _, parties, sender = (None, None, "") if row is None else json.loads(row)
     if parties is None or owner is None:
         return
     reporter = owner.tag_or_name if owner.owner is Owner.PARTICIPANT else outcome.attestation.attested_by
     if not may_report(str(reporter), parties):
         raise DeniedError("reporter of an outcome had no part in the access")
-    if not may_report_status(str(reporter), outcome.status, json.loads(row)[2]):
+    if not may_report_status(str(reporter), outcome.status, sender):
         raise DeniedError("another one than the holder reported that the data of a recurring consent were not sent")
 
 
