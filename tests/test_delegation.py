@@ -33,8 +33,6 @@ RELAYS = Delegation(giver="hospital", taker="relay", capacity=Capacity.RELAY)
 @pytest.fixture
 def case(tmp_path: Path) -> Iterator[LedgerCase]:
     case = LedgerCase(tmp_path)
-    case.write(case.key("hospital", HOSPITAL.public_key))
-    case.write(case.key("bank", BANK.public_key))
     delegations.relay(case)
     yield case
     case.close()
@@ -135,6 +133,7 @@ def test_a_statement_that_says_nothing_or_contradicts_itself_is_refused(
 def test_giver_and_taker_are_active_participants_of_fitting_roles(
     case: LedgerCase, giver: str, taker: str, capacity: Capacity, reason: str
 ) -> None:
+    case.write(case.participant("left"))
     left = case.participant("left")
     left.message.active = False
     left.message.groups.append("group/hospitals")
@@ -157,6 +156,8 @@ def test_a_giver_has_a_limit_of_delegations(case: LedgerCase, monkeypatch: pytes
 
 
 def test_the_giver_signs_and_nobody_else(case: LedgerCase) -> None:
+    case.write(case.key("hospital", HOSPITAL.public_key))
+    case.write(case.key("bank", BANK.public_key))
     case.write(delegations.write(case, statement(), key=HOSPITAL))
     assert registry(case).delegation("hospital", "relay", Capacity.RELAY) == RELAYS
     citizen = case.enrol("citizen", CITIZEN)
