@@ -2,23 +2,26 @@
 
 The secrets of two persons are read before. One is erased by a daemon that is killed as soon as it has answered. Every
 byte of every file is searched, as it is, in hexadecimal and in base64. The other person shows that the search finds.
+Stores do not compress here: a search of compressed blocks would miss what they have.
 """
 
 import base64
 import os
+import sys
 from pathlib import Path
 
 import grpc
 import pytest
 
 from cases.daemons import Running, make_config, make_running, question
-from cases.erasures import AUTHORITY, add_authority, holds, order
+from cases.erasures import AUTHORITY, add_authority, holds, order, uncompressed
 from cases.fakes import HANG_S
-from cases.processes import DaemonProcess
+from cases.processes import PROGRAM, DaemonProcess
 from cases.services import Person, services
 from consentd.core import codec
 from consentd.core.ed25519 import KeyPair
 from consentd.ledger import layout, reads
+from consentd.store import rocks
 from consentd.v1 import registry_service_pb2_grpc
 from consentd_client import Client
 
@@ -61,6 +64,12 @@ class Secrets:
         return leaf[10:42] == tag  # type: ignore[no-any-return]
 
 
+PLAIN = """
+from consentd.store import rocks
+from cases.erasures import uncompressed
+rocks._open_arguments = uncompressed(rocks)
+"""
+"""Before ``PROGRAM``: the daemon of that process does not compress."""
 World = tuple[Running, dict[str, Person], dict[str, Secrets]]
 
 
@@ -81,7 +90,8 @@ def found(directory: Path, needles: dict[str, bytes], *, more: str = "") -> set[
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(rocks, "_open_arguments", uncompressed(rocks))
     running = make_running(tmp_path, retention_days=30)
     add_authority(running)
     people = {name: Person(running, KeyPair(os.urandom(32))) for name in ("gone", "stays")}
@@ -94,7 +104,7 @@ def world(tmp_path: Path) -> World:
 
 def erase_and_kill(tmp_path: Path, running: Running, request: object) -> str:
     """Erase a person in a process of its own, which is killed once it has answered; return its log."""
-    process = DaemonProcess(tmp_path)
+    process = DaemonProcess(tmp_path, command=[sys.executable, "-c", PLAIN + PROGRAM, str(tmp_path)])
     with grpc.insecure_channel(f"127.0.0.1:{process.port}") as channel:
         stub = registry_service_pb2_grpc.RegistryServiceStub(channel)
         stub.EraseSubject(request, metadata=running.as_(AUTHORITY), timeout=HANG_S)

@@ -34,7 +34,7 @@ def make_registry(*delegations: Delegation) -> Registry:
     }
     given = {CLINIC: {(one.taker, one.capacity): one for one in delegations}}
     rules = compile_rules(model.Rules(), VOCABULARY, NUMBERS)
-    return Registry(1, CODEBOOK, rules, model.Quotas(), participants, dict(NUMBERS), given, {}, {})
+    return Registry(1, CODEBOOK, rules, model.Quotas(), participants, dict(NUMBERS), given, {}, {}, frozenset(), False)
 
 
 def ask(value: str = "T-1", **changed: object) -> pb.Question:

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import grpc
+import rocksdict
 import pytest
 
 from cases.daemons import Running, reason_in, reason_of, request_id, sign_statement
@@ -212,3 +213,16 @@ ATTEMPTS: dict[str, Callable[[Any], Access]] = {
     "ListDuties": attempt_list_duties,
     "PutHold": partial(attempt_hold, ended=False), "EndHold": partial(attempt_hold, ended=True),
 }  # fmt: skip
+
+
+def uncompressed(of: Any) -> Callable[..., Any]:
+    """Return the function of the module ``rocks`` that gives the options of a store, without compression."""
+    real, none = of._open_arguments, rocksdict.DBCompressionType.none()
+
+    def open_arguments(*arguments: Any, **more: Any) -> Any:
+        made = real(*arguments, **more)
+        made["options"].set_compression_type(none)
+        made["options"].set_bottommost_compression_type(none)
+        return made
+
+    return open_arguments
