@@ -5,8 +5,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 import grpc
-import rocksdict
 import pytest
+import rocksdict
 
 from cases.daemons import Running, reason_in, reason_of, request_id, sign_statement
 from cases.services import add_key, now_ms, register, services
