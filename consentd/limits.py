@@ -100,6 +100,9 @@ CONSENT_USES: Final = 128
 """At most 128 uses: the transfers of a consent that recurs, in its present periods, each of one holder. Otherwise: the
 consent permits no further transfer until one of these periods is over."""
 
+NOTICE_VERSIONS: Final = 1_000
+"""At most 1,000 versions: the versions of one notice. Otherwise: LIMIT_REACHED."""
+
 GIVEN_DELEGATIONS: Final = 1_000
 """At most 1,000 delegations: what one participant gives. Otherwise: LIMIT_REACHED."""
 

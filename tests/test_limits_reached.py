@@ -31,7 +31,7 @@ from consentd.policy.justification import check_justification
 from consentd.policy.model import Effect, Provision, Quotas, Rules
 from consentd.policy.rows import PERMIT, Row, pack_rows
 from consentd.policy.vocabulary import Code
-from consentd.sequencer.commands import acting
+from consentd.sequencer.commands import acting, notices
 from consentd.sequencer.quotas import QuotaCounter
 from consentd.service import answerer, auth, requests
 from consentd.service.statements import Attester, read_statement
@@ -48,6 +48,7 @@ PROBES: dict[str, Probe] = {}
 LOWERED: dict[str, tuple[ModuleType, str, int]] = {
     "batch_provisions": (answerer, "MAX_BATCH_ROWS", 3),
     "given_delegations": (acting, "MAX_GIVEN", 3),
+    "notice_versions": (notices, "MAX_VERSIONS", 3),
 }
 """The limits that are lowered for the test, because it would take too long to reach them: where, and to what."""
 ELSEWHERE = {"batch_answer_bytes", "author_skew_ms", "exact_batch_items", "exact_entries", "call_skew_ms"}
@@ -238,6 +239,16 @@ def _participant_id(running: Running, count: int) -> str:
     }
     (reason,) = found
     return reason
+
+
+@probes("notice_versions")
+def _versions(running: Running, count: int) -> str:
+    name = f"n{next(_numbers)}"
+    found = ""
+    for number in range(1, count + 1):
+        assert found == ""
+        found = refused(lambda number=number: publish(running, make_notice(name, number)))  # type: ignore[misc]
+    return found
 
 
 @probes("name_languages")

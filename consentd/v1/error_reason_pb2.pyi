@@ -105,8 +105,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     (FAILED_PRECONDITION).
     """
     ERROR_REASON_LIMIT_REACHED: _ErrorReason.ValueType  # 44
-    """ERROR_REASON_LIMIT_REACHED: a person or participant has as much recorded as is allowed (FAILED_PRECONDITION). The
-    message says what to withdraw or end.
+    """ERROR_REASON_LIMIT_REACHED: a person, participant or notice has as much recorded as is allowed
+    (FAILED_PRECONDITION). The message says what to withdraw or end.
     """
     ERROR_REASON_AHEAD_OF_LEDGER: _ErrorReason.ValueType  # 45
     """ERROR_REASON_AHEAD_OF_LEDGER: known_tree_size or known_count is larger than what the ledger has published
@@ -343,8 +343,8 @@ ERROR_REASON_KEY_NOT_IN_FORCE: ErrorReason.ValueType  # 43
 (FAILED_PRECONDITION).
 """
 ERROR_REASON_LIMIT_REACHED: ErrorReason.ValueType  # 44
-"""ERROR_REASON_LIMIT_REACHED: a person or participant has as much recorded as is allowed (FAILED_PRECONDITION). The
-message says what to withdraw or end.
+"""ERROR_REASON_LIMIT_REACHED: a person, participant or notice has as much recorded as is allowed
+(FAILED_PRECONDITION). The message says what to withdraw or end.
 """
 ERROR_REASON_AHEAD_OF_LEDGER: ErrorReason.ValueType  # 45
 """ERROR_REASON_AHEAD_OF_LEDGER: known_tree_size or known_count is larger than what the ledger has published

@@ -1308,7 +1308,7 @@ class NoticeStatement(_message.Message):
     participant's id, `/` and a name. `notice/` and the id are a name of a public chain.
     """
     version: _builtins.int
-    """version is 1, 2, 3 …"""
+    """version is 1, 2, 3 …, at most 1,000 (notice_versions)."""
     audience: Global___NoticeAudience.ValueType
     """audience is for whom it is written."""
     reconsent_by_time_ms: _builtins.int

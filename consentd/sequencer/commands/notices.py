@@ -14,6 +14,9 @@ from consentd.sequencer.commands.participants import check_no_own_key
 from consentd.table.view import View
 from consentd.v1 import statement_pb2 as st
 
+MAX_VERSIONS = limits.NOTICE_VERSIONS
+"""Most versions of a notice. A version that asks for new consents costs the writer a row for each earlier one."""
+
 
 def check_notice(view: View, message: st.NoticeStatement, *, time_ms: int, signed: bool) -> None:
     """Check the next version of a notice. The sequencer and ``audit replay`` call this.
@@ -28,6 +31,7 @@ def check_notice(view: View, message: st.NoticeStatement, *, time_ms: int, signe
             the entry; the first version asks for new consents; or the id is of another participant's notice.
         PreconditionError: (UNKNOWN_PARTICIPANT) the notice names a participant that is not registered; or
             (SIGN_WITH_KEY) an operator attests it, and the participant has a key in force.
+            Or (LIMIT_REACHED) the notice has as many versions as are allowed.
         AbortedError: (VERSION_CONFLICT) the version is not the next.
     """
     owner = notice_owner(message.notice_id)
@@ -45,6 +49,9 @@ def check_notice(view: View, message: st.NoticeStatement, *, time_ms: int, signe
         check_no_own_key(view, message.participant_id)
     latest = view.notice(message.notice_id)
     check_next_version(message.version, 0 if latest is None else latest.version)
+    if message.version > MAX_VERSIONS:
+        what = f"notice is over its limit of {MAX_VERSIONS} versions: give the next one an id of its own"
+        raise PreconditionError(what, "LIMIT_REACHED")
     asked_ms = message.reconsent_by_time_ms
     if not asked_ms:
         return
