@@ -539,7 +539,9 @@ def test_the_daemon_shows_which_backup_was_proven(made: Made, tmp_path: Path) ->
         assert shown("backup_time_seconds") == pair.ledger.manifest.of.time_ms / 1000
         backups = running.config.backup.dir
         assert backups is not None
-        write = restoring.proven_by(pair, now_ms=NOW_MS)
+        write_proven(backups, restoring.proven_by(pair, now_ms=NOW_MS))
+        assert shown("backup_proven_time_seconds") == 0  # from the future
+        write = restoring.proven_by(pair, now_ms=pair.ledger.manifest.of.time_ms)
         write_proven(backups, write)
         assert shown("backup_proven_time_seconds") == pair.ledger.manifest.of.time_ms / 1000
         write_proven(backups, dataclasses.replace(write, origin="consent.test/other"))
