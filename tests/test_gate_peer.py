@@ -1,5 +1,8 @@
 """Over the Unix socket of the gate the daemon believes whose call it is, and over no other listener."""
 
+import dataclasses
+import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,9 +10,13 @@ import grpc
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from cases.daemons import make_config
 from cases.mutual_tls import TLS, MutualTls, Stubs, dns
+from consentd.errors import StorageError
 from consentd.server import gate_peer
+from consentd.server.daemon import Daemon
 from consentd.server.gate_peer import caller_address, caller_certificate
+from consentd.server.keys import make_keys
 
 GATE = '[gate]\nprogram = "gate"\n'
 ADDRESS = (gate_peer.PEER, "ipv6:%5B2001:db8::7%5D:4711")
@@ -52,10 +59,10 @@ def test_over_another_listener_the_headers_count_for_nothing(tls: MutualTls) -> 
 
 
 def test_only_the_daemons_own_user_reaches_the_socket(tls: MutualTls) -> None:
-    socket = tls.daemon.gate_socket
-    assert socket is not None
-    assert socket.is_socket()
-    assert socket.parent.stat().st_mode & 0o777 == 0o700
+    path = tls.daemon.gate_socket
+    assert path is not None
+    assert path.is_socket()
+    assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
 def test_the_callers_address_is_the_one_that_the_gate_states() -> None:
@@ -72,3 +79,17 @@ def test_a_daemon_without_a_gate_has_no_socket(tmp_path: Path) -> None:
     assert found.daemon.gate_socket is None
     found.daemon.stop()
     gate_peer.remove_socket(None)
+
+
+def test_a_daemon_that_cannot_listen_leaves_no_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        config = make_config(tmp_path, GATE)
+        grpc_section = dataclasses.replace(config.grpc, listen=f"127.0.0.1:{port}")
+        config = dataclasses.replace(config, grpc=grpc_section)
+        make_keys(config)
+        with pytest.raises(StorageError, match="cannot listen"):
+            Daemon(config).start()
+    assert list((tmp_path / "temporary").iterdir()) == []

@@ -1,6 +1,8 @@
 """The gate with TLS: callers have the identity that they have without it."""
 
 import dataclasses
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,14 +13,16 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from cases.certificates import Certificate, make_certificate
-from cases.daemons import question
+from cases.certificates import Certificate, make_authority, make_certificate
+from cases.daemons import make_config, question
 from cases.fakes import HANG_S
 from cases.gate_programs import built, needs_cargo
 from cases.mutual_tls import TLS, MutualTls, Stubs, dns, uris
+from cases.processes import ENVIRONMENT, PROGRAM, DaemonProcess
 from consentd.config import GateConfig
 from consentd.server import gate_peer
 from consentd.server.gate_process import GateProcess
+from consentd.server.keys import make_keys
 from consentd.v1 import consent_pb2
 from consentd.v1 import policy_service_pb2 as ps
 
@@ -167,3 +171,26 @@ def test_authorities_are_replaced_while_the_gate_runs(tls: GatedTls) -> None:
             break
     assert tls.ask_gate(after) == "clinic-b"
     assert tls.ask_gate(before) == "UNAVAILABLE"
+
+
+def test_serve_starts_the_gate_and_has_it_read_the_tls_files_again(
+    tmp_path: Path, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, temporary = make_authority(), tmp_path / "temporary"
+    temporary.mkdir()
+    make_certificate(authority, "consentd").write(tmp_path / "tls")
+    (tmp_path / "tls/clients.pem").write_text(authority.pem)
+    extra = TLS + GATE.replace('"gate"', f'"{program}"')
+    make_keys(make_config(tmp_path, extra))
+    monkeypatch.setitem(ENVIRONMENT, "TMPDIR", str(temporary))
+    serve = PROGRAM.replace("make_config(Path(sys.argv[1]))", "make_config(Path(sys.argv[1]), sys.argv[2])")
+    process = DaemonProcess(tmp_path, command=[sys.executable, "-c", serve, str(tmp_path), extra])
+    assert process.wait_line("gate listens on")
+    assert [one.stat().st_mode & 0o777 for one in temporary.iterdir()] == [0o700]
+    process.process.send_signal(signal.SIGHUP)
+    assert process.wait_line("TLS files of the gate reloaded")["logger"] == "gate"
+    (tmp_path / "tls/clients.pem").write_text("no certificate")
+    process.process.send_signal(signal.SIGHUP)
+    assert process.wait_line("TLS file holds no certificate")["level"] == "error"
+    assert process.stop() == 0
+    assert list(temporary.iterdir()) == []

@@ -113,9 +113,9 @@ class Daemon:
         """
         check_secret_files(self.config)
         self.gate_socket = None if self.config.gate.program is None else gate_peer.make_socket()
-        self.grpc_port = self._rpc.listen(self.gate_socket)
-        self._rpc.start()
         try:
+            self.grpc_port = self._rpc.listen(self.gate_socket)
+            self._rpc.start()
             self._http = http.listen(self.config.http, self.service_state)
             note_ends(self.metrics, self._rpc.certificates, self.config.http.tls)
             measure_connections(self.metrics, self._http)
