@@ -97,7 +97,7 @@ class ConsentServiceStub:
     """ListReconsents lists who has not answered a version of a notice that asks for new consents: the consents that are not
     withdrawn or ended, and whose current version names an earlier version of the notice. To the notice's participant it
     shows all of them, and to every other participant those whose permits name it, or a group that it is in, as an actor
-    or a holder. Persons are named by their tags. Each page shows the state of its own time, in the order of tags, and may
+    or a holder, also while the person paused them or another consent denies. Persons are named by their tags. Each page shows the state of its own time, in the order of tags, and may
     be empty and not be the last one. Cost: a page reads at most 2,500 persons (page_persons), about 10 ms.
     """
 
@@ -170,7 +170,7 @@ class ConsentServiceAsyncStub(ConsentServiceStub):
     """ListReconsents lists who has not answered a version of a notice that asks for new consents: the consents that are not
     withdrawn or ended, and whose current version names an earlier version of the notice. To the notice's participant it
     shows all of them, and to every other participant those whose permits name it, or a group that it is in, as an actor
-    or a holder. Persons are named by their tags. Each page shows the state of its own time, in the order of tags, and may
+    or a holder, also while the person paused them or another consent denies. Persons are named by their tags. Each page shows the state of its own time, in the order of tags, and may
     be empty and not be the last one. Cost: a page reads at most 2,500 persons (page_persons), about 10 ms.
     """
 
@@ -330,7 +330,7 @@ class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
         """ListReconsents lists who has not answered a version of a notice that asks for new consents: the consents that are not
         withdrawn or ended, and whose current version names an earlier version of the notice. To the notice's participant it
         shows all of them, and to every other participant those whose permits name it, or a group that it is in, as an actor
-        or a holder. Persons are named by their tags. Each page shows the state of its own time, in the order of tags, and may
+        or a holder, also while the person paused them or another consent denies. Persons are named by their tags. Each page shows the state of its own time, in the order of tags, and may
         be empty and not be the last one. Cost: a page reads at most 2,500 persons (page_persons), about 10 ms.
         """
 
