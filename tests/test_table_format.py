@@ -57,7 +57,8 @@ def test_every_row_is_documented_and_has_its_form(tmp_path: Path) -> None:
     size, root, generation, time_ms, form = struct.unpack(">Q32sQQB", rows["R"][0][1])
     assert (size, root, form) == (decision.revision.tree_size, decision.revision.root_hash, 5)
     assert (time_ms, generation > 0) == (last_ms, True)
-    assert struct.unpack(">Q", rows["H"][0][1])[0] >= time_ms
+    heartbeat_ms, mended = struct.unpack(">QQ", rows["H"][0][1])
+    assert (heartbeat_ms >= time_ms, mended) == (True, 0)
     ((identifier_hash, tag),) = rows["i"]
     ((person, value),) = rows["s"]
     assert (len(identifier_hash), person) == (32, tag)

@@ -324,10 +324,9 @@ class Daemon:
         )  # fmt: skip
         limits = SequencerLimits(
             checkpoint_interval_ms=config.ledger.checkpoint_interval_ms,
-            max_waiting=config.pool.max_waiting,
-            max_batch=config.pool.max_batch,
-            idempotency_ms=config.ledger.idempotency_days * DAY_MS,
-        )
+            max_waiting=config.pool.max_waiting, max_batch=config.pool.max_batch,
+            idempotency_ms=config.ledger.idempotency_days * DAY_MS, has_gate=config.gate.program is not None,
+        )  # fmt: skip
         make = Sequencer if self._restored is None else RestoredSequencer
         sequencer = make(
             ledger=ledger, table=table, author=author, signing=signing, limits=limits, clock=self._clock,

@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 """How long to wait before the gate is started again. The pause doubles with each start, until one lasts a minute."""
-_STOP_S = 5
+_STOP_S = 12
+"""How long the gate may take to end: longer than it gives its calls."""
 _LISTENING = "listening on "
 _HTTP = ", HTTP on "
 
@@ -51,7 +52,7 @@ class GateProcess:
         self._watcher.start()
 
     def stop(self) -> None:
-        """End the process. Calls that it has passed on must have ended before."""
+        """End the process. Its calls end first, and those that it has passed on too: the daemon must still serve."""
         self._ending.set()
         self._end()
         if self._watcher.is_alive():

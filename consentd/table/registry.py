@@ -298,12 +298,14 @@ class RegistryCache:
         listed: those at which lists of several pages were begun, oldest first. If two threads assign it at the same
             time, one registry is lost: a list that needs it must begin again.
         tags: ids of participants by the tags of their chains (``chain_owners``), for *tags_generation*; -1: for none.
+        mended: how often this process has mended a shared row. It is in row ``H``, for readers in other processes.
     """
 
     registry: Registry | None = None
     listed: tuple[Registry, ...] = ()
     tags: dict[bytes, str] = field(default_factory=dict)
     tags_generation: int = -1
+    mended: int = 0
 
     def keep(self, registry: Registry) -> None:
         """Keep a registry for the later pages of a list, without what its functions remember."""

@@ -10,7 +10,7 @@ first  rest of the key               value, without its check (``checked_rows``)
 =====  ============================  =====================================================================
 ``R``                                revision: tree size u64 ‖ root[32] ‖ registry generation u64
                                      ‖ time of the last entry, UTC ms u64 ‖ format u8
-``H``                                heartbeat: UTC ms u64
+``H``                                heartbeat: UTC ms u64 ‖ how often the writer has mended a shared row u64
 ``i``  identifier hash[32]           tag[32]
 ``s``  tag[32]                       the subject value; empty if enrolled without consents
 ``p``  participant id                number u32 ‖ count u32 ‖ (group u32 ‖ from u64 ‖ until u64) × count
@@ -54,7 +54,7 @@ from consentd.table.checked_rows import CHECK_SIZE, RowCheck, is_intact, seal_ro
 from consentd.table.credential_rows import CredentialRow, sealed_rows
 from consentd.table.registry import Registry, RegistryCache
 from consentd.table.transaction import TableTransaction
-from consentd.table.view import U64, Snapshot, View
+from consentd.table.view import HEARTBEAT, U64, Snapshot, View
 from consentd.waits import SizeWaits
 
 T = TypeVar("T", bound=ReadTransaction)
@@ -145,7 +145,7 @@ class Table(Environment):
         next call the row is spoiled, and *rebuilt*, which was computed once more, takes its place. For *rebuilt* None
         the row is deleted. Both values have their checks.
         """
-        is_spoiled = stored is not None and not is_intact(key, stored)
+        is_spoiled, is_shared = stored is not None and not is_intact(key, stored), key[:1] not in PERSON_KINDS
         with self.begin_write() as txn:
             if not is_spoiled:
                 txn.put(key, spoil_row(key, (rebuilt or stored or b"")[:-CHECK_SIZE]))
@@ -153,10 +153,12 @@ class Table(Environment):
                 txn.delete(key)
             else:
                 txn.put(key, rebuilt)
-        if key[:1] not in PERSON_KINDS:
+            if is_shared:  # in the same commit, so that no reader in another process keeps what the row said
+                txn.put(b"H", seal_row(b"H", HEARTBEAT.pack(_written_heartbeat_ms(txn), self._cache.mended + 1)))
+        if is_shared:
             # What was read from the wrong row must not decide any more. INVARIANT: a view that begins from now on does
             # not get what a view of an earlier commit reads late: it has another cache.
-            self._cache = RegistryCache()
+            self._cache = RegistryCache(mended=self._cache.mended + 1)
         if not is_spoiled:
             self._check.damage(key)
 
@@ -189,7 +191,13 @@ class Table(Environment):
     def heartbeat(self, wall_ms: int) -> None:
         """Write the present time, so that readers can see that the writer runs."""
         with self.begin_write() as txn:
-            txn.put(b"H", seal_row(b"H", U64.pack(wall_ms)))
+            txn.put(b"H", seal_row(b"H", HEARTBEAT.pack(wall_ms, self._cache.mended)))
+
+
+def _written_heartbeat_ms(txn: ReadTransaction) -> int:
+    """Return when the heartbeat was written; 0, which no reader accepts, if its row is missing or damaged."""
+    row = txn.get(b"H")
+    return 0 if row is None or not is_intact(b"H", row) else int(U64.unpack_from(row)[0])
 
 
 def catch_up(

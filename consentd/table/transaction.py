@@ -35,6 +35,7 @@ from consentd.table.uses import UseRows
 from consentd.table.view import (
     DUTIES,
     FORMAT,
+    HEARTBEAT,
     KEY,
     REVISION,
     REVISION_KEY,
@@ -119,7 +120,7 @@ class TableTransaction(DutyRows, UseRows):
             time_ms: time of the batch's last leaf. *wall_ms*: the present time, for the heartbeat.
         """
         self._put(REVISION_KEY, REVISION.pack(size, root, self._generation, time_ms, FORMAT))
-        self._put(b"H", U64.pack(wall_ms))
+        self._put(b"H", HEARTBEAT.pack(wall_ms, self._cache.mended))
         self._txn.commit()
         self._keep_tags()
         if self._changed and self._registry is not None:

@@ -35,6 +35,8 @@ FORMAT = 5
 REVISION = Struct(">Q32sQQB")
 """Row ``R``: tree size, root, generation of the registry, time of the last entry, format."""
 REVISION_KEY = b"R"
+HEARTBEAT = Struct(">QQ")
+"""Row ``H``: when the writer last said that it runs, UTC ms; how often it has mended a shared row."""
 NO_REVISION = (0, b"", 0, 0, FORMAT)
 KEY = Struct(">BQQ")
 """Start of a row ``k``: owner, in force from ms, until ms. The owner's id or tag follows."""
@@ -386,5 +388,5 @@ class Snapshot(View):
     def heartbeat_ms(self) -> int:
         """Return when the writer last wrote its heartbeat, UTC ms; 0 if never."""
         row = self._get(b"H")
-        return 0 if row is None else int(U64.unpack(row)[0])
+        return 0 if row is None else int(U64.unpack_from(row)[0])
 

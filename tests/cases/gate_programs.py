@@ -1,13 +1,19 @@
 """Build the programs of ``consentd/gate``."""
 
+import dataclasses
 import os
 import re
 import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from cases.daemons import Running
+from consentd.config import GateConfig
+from consentd.server.gate_process import GateProcess
 
 SOURCE = Path(__file__).parents[2] / "consentd" / "gate"
 CARGO = shutil.which("cargo") or shutil.which("cargo", path=os.path.expanduser("~/.cargo/bin"))
@@ -31,3 +37,17 @@ def built(package: str, program: str) -> Path:
         pytest.skip("crates are neither cached nor within reach")
     assert done.returncode == 0, done.stderr
     return target / "checked" / program
+
+
+GATE = '[gate]\nprogram = "gate"\nlisten = "127.0.0.1:0"\n'
+"""With it the daemon has a socket for the gate. The tests start the program themselves."""
+
+
+def make_gate(running: Running, program: Path, **options: Any) -> GateProcess:
+    """Return a gate of a running daemon, which is not started yet. *options*: of the section ``gate``."""
+    services = running.daemon.service_state.services
+    assert services is not None
+    section = GateConfig(program=program, listen="127.0.0.1:0", **options)
+    config, socket = dataclasses.replace(running.config, gate=section), running.daemon.gate_socket
+    assert socket is not None, "the daemon's configuration has no gate"
+    return GateProcess(program, config, services.vault, socket=socket)

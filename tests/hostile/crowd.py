@@ -87,8 +87,9 @@ class Crowd:
         sent: how many bytes of messages were sent.
     """
 
-    def __init__(self, port: int, peers: Sequence[Peer], count: int) -> None:
-        self._port = port
+    def __init__(self, port: int, peers: Sequence[Peer], count: int, *, addresses: int = 1) -> None:
+        """*addresses*: how many addresses of this machine the connections come from."""
+        self._port, self._addresses = port, addresses
         self._wanted = [peer for peer in peers for _ in range(count)]
         # If the server takes fewer connections than these, it takes some of each kind.
         random.Random(0).shuffle(self._wanted)
@@ -172,7 +173,8 @@ class Crowd:
 
     def _connect(self, peer: Peer) -> None:
         try:
-            made = socket.create_connection(("127.0.0.1", self._port), timeout=5)
+            source = f"127.0.0.{next(self._numbers) % self._addresses + 1}"
+            made = socket.create_connection(("127.0.0.1", self._port), timeout=5, source_address=(source, 0))
         except OSError:
             heapq.heappush(self._lost, (time.monotonic() + peer.again_s, next(self._numbers), peer))
             return
@@ -200,7 +202,7 @@ class Crowd:
         ends = peer.message is not None and peer.sent_share == 1
         stream = _Stream(body[: round(len(body) * peer.sent_share)], ends, connection.first_window)
         connection.streams[number] = stream
-        connection.unsent += frame(_HEADERS, _END_HEADERS, number, _headers(path, peer.token))
+        connection.unsent += frame(_HEADERS, _END_HEADERS, number, header_block(path, peer.token))
         self._flush(connection, number, stream)
         self.began += 1
         if peer.cancel_s:
@@ -285,8 +287,8 @@ class Crowd:
             self._end(connection, number)
 
 
-def _headers(path: str, token: str) -> bytes:
-    """Return a header block without compression (RFC 7541, 6.2.2)."""
+def header_block(path: str, token: str) -> bytes:
+    """Return the headers of a call as a header block without compression (RFC 7541, 6.2.2)."""
     fields = [(":path", path), (":authority", "localhost"), ("content-type", "application/grpc"), ("te", "trailers")]
     if token:
         fields.append(("authorization", f"Bearer {token}"))

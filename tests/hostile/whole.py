@@ -326,5 +326,3 @@ def _meets(phase: Phase, quiet: Phase) -> bool:
     if not met:
         print(f"bar missed: {phase.name}", flush=True)
     return met
-
-

@@ -15,7 +15,7 @@ use consentd_table::lmdb::{Snapshot, Table};
 use consentd_table::registry::Registry;
 use consentd_table::rows::{get, u64_at, Fault};
 
-use crate::clock::Clock;
+use crate::clock::{wall_ms, Clock};
 use crate::metrics::State;
 use crate::peer::Certificate;
 use crate::quota::Quota;
@@ -119,6 +119,13 @@ impl Answers {
             Ok(State { heartbeat_ms, is_ready })
         });
         found.unwrap_or_default()
+    }
+
+    /// Return whose credential it is; Some(None): nobody's in force, or the daemon must say whose; None: the table cannot
+    /// be read.
+    pub fn holder(&self, credential: Credential<'_>) -> Option<Option<String>> {
+        let found = self.table.read(|snapshot, _| Ok(caller_of(credential, snapshot, wall_ms())?.map(str::to_owned)));
+        found.ok()
     }
 
     fn answer_all(

@@ -1,18 +1,24 @@
 //! One call: answered here, or passed on.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{HeaderMap, AUTHORIZATION};
+use hyper::http::request::Parts;
 use hyper::{Request, Response};
-use tokio::time::timeout;
+use tokio::sync::{oneshot, Semaphore};
+use tokio::time::{sleep, timeout};
 
 use crate::answers::{Answers, Credential, Method};
 use crate::body::{answer, refusal, GateBody, PREFIX};
+use crate::connections::Activity;
 use crate::daemon::Daemon;
+use crate::limits::{Kind, Limits, Principal, Taken};
 use crate::metrics::{Metrics, Outcome};
 use crate::peer::Peer;
 
@@ -20,10 +26,16 @@ use crate::peer::Peer;
 const RECEIVE_LIMIT: Duration = Duration::from_secs(10);
 /// Most bytes of a request. The daemon has a limit of its own, which is not higher.
 const MOST_BYTES: usize = (1 << 20) + 1024;
-/// Most bytes of the requests of all calls that are not answered yet.
-const MOST_HELD: usize = 64 << 20;
+/// Most bytes of a short request: of a question, and of all that a caller without a credential may ask for.
+const SHORT: usize = PREFIX + (4 << 10);
+/// Most bytes of the short requests of one connection that are held.
+const MOST_SHORT_BYTES: usize = 256 << 10;
+/// How long the answer to a call over a limit is kept back, so that a peer that calls again at once does it slowly.
+const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
 const BEARER: &[u8] = b"Bearer ";
 const SIGNATURE: &str = "consentd-call-signature-bin";
+/// The calls for which other calls leave room (the daemon's pool `revoke`).
+const REVOCATIONS: [&str; 3] = ["/RevokeConsent", "/PauseConsent", "/EndAuthority"];
 
 /// What all calls share.
 pub struct Gate {
@@ -33,26 +45,58 @@ pub struct Gate {
     pub daemon: Daemon,
     /// What is counted and measured.
     pub metrics: Metrics,
-    /// How many bytes of requests are held.
-    pub held: AtomicUsize,
+    /// What each caller has in flight.
+    pub limits: Limits,
+    /// How many long batches may be worked on at a time.
+    pub batches: Arc<Semaphore>,
+}
+
+/// The request of a call.
+enum Received {
+    Whole(Bytes),
+    /// It is longer than a caller without a credential may send.
+    Unknown,
+    Refused(&'static str),
 }
 
 impl Gate {
     /// Answer a call of *peer*, or pass it on.
-    pub async fn call(&self, request: Request<Incoming>, peer: &Peer) -> Response<GateBody> {
+    pub async fn call(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        peer: &Arc<Peer>,
+        activity: &Arc<Activity>,
+    ) -> Response<GateBody> {
+        let open = activity.begin_call();
         let (parts, body) = request.into_parts();
+        let (response, taken) = match self.run(parts, body, peer, activity).await {
+            Ok(found) => found,
+            Err(over) => {
+                self.metrics.count(Outcome::Refused);
+                sleep(REFUSAL_PAUSE).await;
+                (refusal("8", over), None)
+            }
+        };
+        response.map(|body| body.holding(open, taken))
+    }
+
+    /// An error names a limit that is reached.
+    async fn run(
+        self: &Arc<Self>,
+        parts: Parts,
+        body: Incoming,
+        peer: &Arc<Peer>,
+        activity: &Activity,
+    ) -> Result<(Response<GateBody>, Option<Taken>), &'static str> {
         // A request is passed on only once it is complete, so that slow peers are held here.
-        let mut held = Held { bytes: 0, all: &self.held };
-        let content = match timeout(RECEIVE_LIMIT, receive(body, &mut held)).await {
-            Err(_) => {
-                self.metrics.count(Outcome::Refused);
-                return refusal("4", "request did not come in time");
-            }
-            Ok(None) => {
-                self.metrics.count(Outcome::Refused);
-                return refusal("8", "request is too large, or was not sent to its end, or too many come at once");
-            }
-            Ok(Some(content)) => content,
+        let mut held = Held { short: 0, long: None, long_bytes: 0, activity };
+        let received = timeout(RECEIVE_LIMIT, self.receive(body, &mut held, || self.principal(&parts.headers, peer)));
+        let content = match received.await {
+            Err(_) => return Ok((self.refuse("4", "request did not come in time"), None)),
+            Ok(Received::Refused(what)) => return Ok((self.refuse("8", what), None)),
+            // The daemon says who may call what. It needs no message to refuse a caller that it does not know.
+            Ok(Received::Unknown) => Bytes::new(),
+            Ok(Received::Whole(content)) => content,
         };
         let method = match parts.uri.path() {
             "/consentd.v1.PolicyService/Check" => Some(Method::Check),
@@ -60,13 +104,47 @@ impl Gate {
             _ => None,
         };
         let began = Instant::now();
-        if let Some(found) = method.and_then(|method| self.answer(method, &parts.headers, peer, &content)) {
-            self.metrics.count(Outcome::Answered);
-            self.metrics.note_answer(began.elapsed());
-            return answer(&found);
+        if let Some(method) = method {
+            let found = if content.len() <= SHORT {
+                self.answer(method, &parts.headers, peer, &content)
+            } else {
+                let taken = self.limits.enter(self.principal(&parts.headers, peer), Kind::Batch);
+                let _taken = taken.ok_or("too many batches of the caller are in flight")?;
+                self.answer_long(method, &parts.headers, peer, &content).await
+            };
+            if let Some(found) = found {
+                self.metrics.count(Outcome::Answered);
+                self.metrics.note_answer(began.elapsed());
+                return Ok((answer(&found), None));
+            }
         }
+        let is_revocation = REVOCATIONS.iter().any(|name| parts.uri.path().ends_with(name));
+        let kind = if is_revocation { Kind::Revocation } else { Kind::Call };
+        let principal = self.principal(&parts.headers, peer);
+        let mut hasher = DefaultHasher::new();
+        principal.hash(&mut hasher);
+        let taken = self.limits.enter(principal, kind).ok_or("too many calls of the caller are in flight")?;
         self.metrics.count(Outcome::PassedOn);
-        self.daemon.pass_on(parts, content, peer).await
+        Ok((self.daemon.pass_on(parts, content, peer, hasher.finish()).await, Some(taken)))
+    }
+
+    fn refuse(&self, status: &'static str, what: &'static str) -> Response<GateBody> {
+        self.metrics.count(Outcome::Refused);
+        refusal(status, what)
+    }
+
+    /// Return who calls, as far as limits need it. Who may do what is decided elsewhere.
+    fn principal(&self, headers: &HeaderMap, peer: &Peer) -> Principal {
+        let nobody = Principal::Nobody(peer.ip);
+        let Some(shown) = credential(headers, peer) else {
+            return if headers.contains_key(SIGNATURE) { Principal::Stated } else { nobody };
+        };
+        match (self.answers.holder(shown), shown) {
+            (Some(Some(name)), _) => Principal::Known(name),
+            // A login has the form of a JWT (RFC 7519), and the table has none.
+            (Some(None), Credential::Token(token)) if token.iter().filter(|byte| **byte == b'.').count() != 2 => nobody,
+            _ => Principal::Stated,
+        }
     }
 
     fn answer(&self, method: Method, headers: &HeaderMap, peer: &Peer, content: &Bytes) -> Option<Vec<u8>> {
@@ -78,39 +156,86 @@ impl Gate {
         }
         self.answers.answer(method, message, credential)
     }
+
+    /// Answer a long batch on a thread of its own, so that no check waits for it.
+    async fn answer_long(
+        self: &Arc<Self>,
+        method: Method,
+        headers: &HeaderMap,
+        peer: &Arc<Peer>,
+        content: &Bytes,
+    ) -> Option<Vec<u8>> {
+        let permit = Arc::clone(&self.batches).acquire_owned().await.ok()?;
+        let (sender, receiver) = oneshot::channel();
+        let (gate, headers, peer, content) = (Arc::clone(self), headers.clone(), Arc::clone(peer), content.clone());
+        tokio::task::spawn_blocking(move || {
+            let (began, before) = (Instant::now(), gate.metrics.calls(Outcome::Answered));
+            let _ = sender.send(gate.answer(method, &headers, &peer, &content)); // else the call was cancelled
+            if gate.metrics.calls(Outcome::Answered) > before + 1 {
+                std::thread::sleep(began.elapsed()); // checks come meanwhile: leave them the processor
+            }
+            drop(permit);
+        });
+        receiver.await.ok().flatten()
+    }
+
+    /// Receive the whole body of a request.
+    async fn receive(
+        &self,
+        mut body: Incoming,
+        held: &mut Held<'_>,
+        principal: impl FnOnce() -> Principal,
+    ) -> Received {
+        let (mut content, mut principal) = (BytesMut::new(), Some(principal));
+        while let Some(frame) = body.frame().await {
+            let Ok(frame) = frame else { return Received::Refused("request was not sent to its end") };
+            let Ok(part) = frame.into_data() else { continue };
+            content.extend_from_slice(&part);
+            if content.len() > MOST_BYTES {
+                return Received::Refused("request is too large");
+            }
+            if content.len() > SHORT && held.long.is_none() {
+                match principal.take().map(|find| find()) {
+                    Some(found) if !matches!(found, Principal::Nobody(_)) => {
+                        held.long = Some(self.limits.begin_bytes(found));
+                    }
+                    _ => return Received::Unknown,
+                }
+            }
+            if !held.grow(content.len()) {
+                return Received::Refused("requests in flight have too many bytes");
+            }
+        }
+        Received::Whole(content.freeze())
+    }
 }
 
-/// The bytes of a request that is not answered yet.
+/// The bytes of a request that is not answered yet: of a short one, and all bytes of a long one.
 struct Held<'a> {
-    bytes: usize,
-    all: &'a AtomicUsize,
+    short: usize,
+    long: Option<Taken>,
+    long_bytes: usize,
+    activity: &'a Activity,
 }
 
 impl Held<'_> {
-    /// Count more bytes; return whether they may be held.
-    fn add(&mut self, bytes: usize) -> bool {
-        self.bytes += bytes;
-        self.all.fetch_add(bytes, Ordering::Relaxed) + bytes <= MOST_HELD && self.bytes <= MOST_BYTES
+    /// Count the bytes of a request that has now *size* bytes; return whether they may be held.
+    fn grow(&mut self, size: usize) -> bool {
+        if let Some(taken) = &mut self.long {
+            let more = size - self.long_bytes;
+            self.long_bytes = size;
+            return taken.add_bytes(more);
+        }
+        let more = size - self.short;
+        self.short = size;
+        self.activity.held.fetch_add(more, Ordering::Relaxed) + more <= MOST_SHORT_BYTES
     }
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.activity.held.fetch_sub(self.short, Ordering::Relaxed);
     }
-}
-
-/// Return the whole body of a request; None: it is too large, or was not sent to its end.
-async fn receive(mut body: Incoming, held: &mut Held<'_>) -> Option<Bytes> {
-    let mut content = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(part) = frame.ok()?.into_data() else { continue };
-        if !held.add(part.len()) {
-            return None;
-        }
-        content.extend_from_slice(&part);
-    }
-    Some(content.freeze())
 }
 
 /// Return what a call shows of its caller; None: nothing, or what only the daemon reads.

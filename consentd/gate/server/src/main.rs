@@ -5,8 +5,10 @@ mod answers;
 mod body;
 mod calls;
 mod clock;
+mod connections;
 mod daemon;
 mod http;
+mod limits;
 mod log;
 mod metrics;
 mod options;
@@ -14,43 +16,34 @@ mod peer;
 mod quota;
 mod tls;
 
-use std::collections::HashMap;
-use std::convert::Infallible;
 use std::fs::File;
 use std::future::poll_fn;
 use std::io::Read;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{signal, SignalKind};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use answers::Answers;
 use calls::Gate;
+use connections::{serve, Connections, Counted};
 use consentd_table::check::IndexKey;
 use consentd_table::lmdb::Table;
 use daemon::Daemon;
+use limits::Limits;
 use log::log;
 use metrics::{Metrics, Outcome};
 use options::{Options, USAGE};
 use peer::Peer;
 use tls::Tls;
 
-const MOST_CONNECTIONS: usize = 1_024;
-const MOST_OF_ADDRESS: usize = 256;
-const MOST_STREAMS: u32 = 128;
-const MOST_HEADER_BYTES: u32 = 16 << 10;
 const KEY_SIZE: usize = 32;
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
@@ -88,7 +81,8 @@ fn run(options: Options) -> Result<(), String> {
         answers: Answers::new(table, index_key, options.limits),
         daemon: Daemon::new(options.daemon),
         metrics: Metrics::default(),
-        held: AtomicUsize::new(0),
+        limits: Limits::default(),
+        batches: Arc::new(Semaphore::new(options.threads)),
     });
     runtime.block_on(async {
         watch_for_reload(tls.clone())?;
@@ -102,7 +96,8 @@ fn run(options: Options) -> Result<(), String> {
         println!("{listening}");
         let mut end = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
-        tokio::spawn(accept(listener, Arc::clone(&gate), tls));
+        let connections = Arc::new(Connections::default());
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&gate), tls, Arc::clone(&connections)));
         poll_fn(|context| {
             let is_ending = end.poll_recv(context).is_ready() || interrupt.poll_recv(context).is_ready();
             if is_ending {
@@ -112,6 +107,8 @@ fn run(options: Options) -> Result<(), String> {
             }
         })
         .await;
+        accepting.abort();
+        connections.end().await;
         let (answered, passed_on) = (gate.metrics.calls(Outcome::Answered), gate.metrics.calls(Outcome::PassedOn));
         log("info", &format!("gate ends: it answered {answered} calls, and passed {passed_on} on"));
         Ok(())
@@ -155,75 +152,29 @@ fn read_key(descriptor: u32) -> Result<IndexKey, String> {
     IndexKey::new(&key).ok_or_else(|| "key of identifier hashes is none".to_owned())
 }
 
-/// The connections of each address.
-type Connections = Arc<Mutex<HashMap<IpAddr, usize>>>;
-
-async fn accept(listener: TcpListener, gate: Arc<Gate>, tls: Option<Arc<Tls>>) {
-    let connections = Connections::default();
+async fn accept(listener: TcpListener, gate: Arc<Gate>, tls: Option<Arc<Tls>>, connections: Arc<Connections>) {
     loop {
         let Ok((stream, address)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(50)).await; // too many files are open
             continue;
         };
-        let ip = address.ip();
-        if !begin(&connections, ip) {
-            continue; // the connection is closed
+        // Without a count the connection is closed.
+        if let Some(counted) = connections.begin(address.ip()) {
+            tokio::spawn(secure(stream, address, counted, Arc::clone(&gate), tls.clone()));
         }
-        let (gate, connections, tls) = (Arc::clone(&gate), Arc::clone(&connections), tls.clone());
-        tokio::spawn(async move {
-            secure(stream, address, gate, tls).await;
-            end(&connections, ip);
-        });
     }
 }
 
 /// Make the handshake of TLS, if there is any, and serve the connection.
-async fn secure(stream: TcpStream, address: SocketAddr, gate: Arc<Gate>, tls: Option<Arc<Tls>>) {
+async fn secure(stream: TcpStream, address: SocketAddr, counted: Counted, gate: Arc<Gate>, tls: Option<Arc<Tls>>) {
     let _ = stream.set_nodelay(true);
-    let counted = Arc::clone(&gate);
-    let _open = counted.metrics.open_connection();
-    let Some(tls) = tls else { return serve(stream, gate, Peer::new(address, None)).await };
+    let shared = Arc::clone(&gate);
+    let _open = shared.metrics.open_connection();
+    let Some(tls) = tls else { return serve(stream, Peer::new(address, None), counted, gate).await };
     let Ok(Ok(stream)) = timeout(HANDSHAKE_LIMIT, tls.acceptor().accept(stream)).await else {
-        return counted.metrics.count_failed_handshake();
+        return shared.metrics.count_failed_handshake();
     };
     let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let peer = Peer::new(address, shown.map(AsRef::as_ref));
-    serve(stream, gate, peer).await;
-}
-
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send, gate: Arc<Gate>, peer: Peer) {
-    let peer = Arc::new(peer);
-    let service = service_fn(move |request| {
-        let (gate, peer) = (Arc::clone(&gate), Arc::clone(&peer));
-        async move { Ok::<_, Infallible>(gate.call(request, &peer).await) }
-    });
-    // A connection that fails ends; its calls are over.
-    let _ = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MOST_STREAMS)
-        .max_header_list_size(MOST_HEADER_BYTES)
-        .keep_alive_interval(KEEP_ALIVE)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-}
-
-fn begin(connections: &Connections, ip: IpAddr) -> bool {
-    let mut counts = connections.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let total: usize = counts.values().sum();
-    let count = counts.entry(ip).or_default();
-    let is_free = total < MOST_CONNECTIONS && *count < MOST_OF_ADDRESS;
-    if is_free {
-        *count += 1;
-    }
-    is_free
-}
-
-fn end(connections: &Connections, ip: IpAddr) {
-    let mut counts = connections.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    if let Some(count) = counts.get_mut(&ip) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(&ip);
-        }
-    }
+    serve(stream, peer, counted, gate).await;
 }

@@ -3,7 +3,7 @@
 //! The names of a certificate count as `proto/callers.md` says. They are read here only if the certificate has the usual
 //! form. Of any other one the daemon reads the names, so no rule about odd certificates has a second version.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use hyper::header::HeaderValue;
 use sha2::{Digest, Sha256};
@@ -25,6 +25,8 @@ const ADDRESS: u8 = 0x87;
 
 /// The peer of a connection.
 pub struct Peer {
+    /// Its address, without the port.
+    pub ip: IpAddr,
     /// Its address in gRPC's form.
     pub address: HeaderValue,
     /// Its certificate; None: it showed none, or one that is too long.
@@ -47,7 +49,7 @@ impl Peer {
         let (ip, port) = (address.ip().to_canonical(), address.port());
         let text = if ip.is_ipv4() { format!("ipv4:{ip}:{port}") } else { format!("ipv6:%5B{ip}%5D:{port}") };
         let address = HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("ipv4:"));
-        Peer { address, certificate: der.and_then(Certificate::new) }
+        Peer { ip, address, certificate: der.and_then(Certificate::new) }
     }
 }
 

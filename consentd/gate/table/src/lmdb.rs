@@ -28,9 +28,12 @@ struct Opened {
     file: (u64, u64),
     /// Held for reading by each transaction, and for writing while the map takes over another size.
     map: RwLock<()>,
-    /// The registry that was read last, and its generation.
-    registry: Mutex<Option<(u64, Arc<Registry>)>>,
+    /// The registry that was read last, and at which state.
+    registry: Mutex<Option<(State, Arc<Registry>)>>,
 }
+
+/// What a registry depends on: the generation, and how often shared rows were mended.
+type State = (u64, u64);
 
 /// The table after one commit.
 pub struct Snapshot<'t> {
@@ -40,6 +43,8 @@ pub struct Snapshot<'t> {
     pub revision: Revision,
     /// When the writer last said that it runs, UTC milliseconds; 0: never.
     pub heartbeat_ms: u64,
+    /// How often the writer has put a shared row right.
+    mended: u64,
 }
 
 impl Source for Snapshot<'_> {
@@ -109,8 +114,9 @@ impl Table {
         };
         let stored = Stored(&transaction, opened.database);
         let revision = Revision::read(&stored)?;
-        let heartbeat_ms = get(&stored, b"H")?.map_or(Ok(0), |row| u64_at(row, 0))?;
-        let snapshot = Snapshot { transaction, database: opened.database, revision, heartbeat_ms };
+        let heartbeat = get(&stored, b"H")?.unwrap_or(&[0; 16]);
+        let (heartbeat_ms, mended) = (u64_at(heartbeat, 0)?, u64_at(heartbeat, 8)?);
+        let snapshot = Snapshot { transaction, database: opened.database, revision, heartbeat_ms, mended };
         let registry = opened.registry(&snapshot)?;
         read(&snapshot, &registry)
     }
@@ -152,17 +158,17 @@ impl Opened {
     }
 
     fn registry(&self, snapshot: &Snapshot<'_>) -> Result<Arc<Registry>, Fault> {
-        let generation = snapshot.revision.generation;
+        let state: State = (snapshot.revision.generation, snapshot.mended);
         let mut kept = self.registry.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some((of, registry)) = kept.as_ref() {
-            if *of == generation {
+            if *of == state {
                 return Ok(Arc::clone(registry));
             }
         }
         let found = Arc::new(Registry::read(snapshot)?);
         // A snapshot of an older commit does not replace a newer registry.
-        if kept.as_ref().is_none_or(|(of, _)| *of < generation) {
-            *kept = Some((generation, Arc::clone(&found)));
+        if kept.as_ref().is_none_or(|(of, _)| *of < state) {
+            *kept = Some((state, Arc::clone(&found)));
         }
         Ok(found)
     }

@@ -1,0 +1,149 @@
+//! How much one caller may have in flight: calls that were passed on, batches, and bytes of requests.
+//!
+//! A caller is known by its token. Callers whose credential only the daemon can examine are one caller here, and those
+//! without a credential are one for each address. So no caller takes what the others need.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+
+/// Most calls of one caller that were passed on and have not ended (the daemon's `max_calls_per_caller`).
+const MOST_CALLS: usize = 512;
+/// The same of callers without a credential, of one address.
+const MOST_UNKNOWN_CALLS: usize = 64;
+/// Most batches of one caller that wait or are worked on.
+const MOST_BATCHES: usize = 32;
+/// Most bytes of long requests, of one caller and of all.
+const MOST_BYTES: usize = 16 << 20;
+const MOST_BYTES_OF_ALL: usize = 64 << 20;
+
+/// Who calls, as far as limits need it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Principal {
+    /// The holder of a token.
+    Known(String),
+    /// A caller that has a login, a signature or a token that the table does not have: the daemon examines it.
+    Stated,
+    /// A caller without a credential, at this address.
+    Nobody(IpAddr),
+}
+
+/// What is counted.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// A call that is passed on.
+    Call,
+    /// A revocation that is passed on: calls of other kinds leave room for it.
+    Revocation,
+    /// A batch that is answered here.
+    Batch,
+}
+
+#[derive(Default)]
+struct Load {
+    calls: usize,
+    batches: usize,
+    bytes: usize,
+}
+
+/// Counts for all callers. Threads share it.
+#[derive(Clone, Default)]
+pub struct Limits(Arc<Mutex<HashMap<Principal, Load>>>);
+
+/// What one call has taken; dropping it gives it back.
+pub struct Taken {
+    limits: Limits,
+    principal: Principal,
+    calls: usize,
+    batches: usize,
+    bytes: usize,
+}
+
+impl Limits {
+    /// Count a call of *principal*; None: it has too many of them.
+    pub fn enter(&self, principal: Principal, kind: Kind) -> Option<Taken> {
+        let most = if matches!(principal, Principal::Nobody(_)) { MOST_UNKNOWN_CALLS } else { MOST_CALLS };
+        let (calls, batches) = if matches!(kind, Kind::Batch) { (0, 1) } else { (1, 0) };
+        let most = if matches!(kind, Kind::Revocation) { 2 * most } else { most };
+        self.change(&principal, |load, _| {
+            let is_free = load.calls + calls <= most && load.batches + batches <= MOST_BATCHES;
+            if is_free {
+                load.calls += calls;
+                load.batches += batches;
+            }
+            is_free
+        })
+        .then(|| Taken { limits: self.clone(), principal, calls, batches, bytes: 0 })
+    }
+
+    /// Begin to count the bytes of a request of *principal*.
+    pub fn begin_bytes(&self, principal: Principal) -> Taken {
+        Taken { limits: self.clone(), principal, calls: 0, batches: 0, bytes: 0 }
+    }
+
+    fn change(&self, principal: &Principal, change: impl FnOnce(&mut Load, usize) -> bool) -> bool {
+        let mut loads = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let bytes_of_all = loads.values().map(|load| load.bytes).sum();
+        let done = change(loads.entry(principal.clone()).or_default(), bytes_of_all);
+        loads.retain(|one, load| one != principal || load.calls + load.batches + load.bytes > 0);
+        done
+    }
+}
+
+impl Taken {
+    /// Count more bytes of the request; return whether they may be held.
+    pub fn add_bytes(&mut self, bytes: usize) -> bool {
+        let is_free = self.limits.change(&self.principal, |load, bytes_of_all| {
+            let is_free = load.bytes + bytes <= MOST_BYTES && bytes_of_all + bytes <= MOST_BYTES_OF_ALL;
+            load.bytes += if is_free { bytes } else { 0 };
+            is_free
+        });
+        self.bytes += if is_free { bytes } else { 0 };
+        is_free
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.limits.change(&self.principal, |load, _| {
+            load.calls -= self.calls;
+            load.batches -= self.batches;
+            load.bytes -= self.bytes;
+            true
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Kind, Limits, Principal, MOST_BATCHES, MOST_BYTES, MOST_CALLS, MOST_UNKNOWN_CALLS};
+
+    #[test]
+    fn a_caller_takes_no_more_than_its_share() {
+        let limits = Limits::default();
+        let (one, other) = (Principal::Known("one".to_owned()), Principal::Known("other".to_owned()));
+        let taken: Vec<_> = (0..MOST_CALLS).map(|_| limits.enter(one.clone(), Kind::Call)).collect();
+        assert!(taken.iter().all(Option::is_some));
+        assert!(limits.enter(one.clone(), Kind::Call).is_none());
+        assert!(limits.enter(one.clone(), Kind::Revocation).is_some());
+        assert!(limits.enter(other, Kind::Call).is_some());
+        drop(taken);
+        assert!(limits.enter(one, Kind::Call).is_some());
+        assert!(limits.0.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn addresses_batches_and_bytes_have_their_own_limits() {
+        let limits = Limits::default();
+        let nobody = Principal::Nobody([127, 0, 0, 1].into());
+        let taken: Vec<_> = (0..=MOST_UNKNOWN_CALLS).map(|_| limits.enter(nobody.clone(), Kind::Call)).collect();
+        assert_eq!(taken.iter().flatten().count(), MOST_UNKNOWN_CALLS);
+        assert!(limits.enter(Principal::Nobody([127, 0, 0, 2].into()), Kind::Call).is_some());
+        let batches: Vec<_> = (0..=MOST_BATCHES).map(|_| limits.enter(Principal::Stated, Kind::Batch)).collect();
+        assert_eq!(batches.iter().flatten().count(), MOST_BATCHES);
+        let mut bytes = limits.begin_bytes(Principal::Stated);
+        assert!(bytes.add_bytes(MOST_BYTES) && !bytes.add_bytes(1));
+        drop(bytes);
+        assert!(limits.begin_bytes(Principal::Stated).add_bytes(1));
+    }
+}
