@@ -2,6 +2,8 @@
 
 import dataclasses
 import signal
+import socket
+import ssl
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,11 +38,11 @@ class GatedTls(MutualTls):
 
     def __init__(self, directory: Path, program: Path) -> None:
         super().__init__(directory, TLS + GATE, checkpoint_interval_ms=10)
-        services, socket = self.daemon.service_state.services, self.daemon.gate_socket
+        services, path = self.daemon.service_state.services, self.daemon.gate_socket
         assert services is not None
-        assert socket is not None
+        assert path is not None
         config = dataclasses.replace(self.config, gate=GateConfig(program=program, listen="127.0.0.1:0"))
-        self.gate = GateProcess(program, config, services.vault, socket=socket)
+        self.gate = GateProcess(program, config, services.vault, socket=path)
         self.gate.start()
 
     def stop(self) -> None:
@@ -154,6 +156,25 @@ def test_a_callers_own_headers_for_the_daemon_are_not_believed(tls: GatedTls) ->
     assert tls.ask_gate(nobody, *stated) == "UNAUTHENTICATED"
     with tls.connect(nobody) as stubs:
         assert tls.ask_with(stubs, stated) == "UNAUTHENTICATED"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_tls_13_alone_is_spoken_and_no_session_is_resumed(tls: GatedTls, version: ssl.TLSVersion) -> None:
+    context = ssl.create_default_context(cadata=tls.servers.pem)
+    context.minimum_version = context.maximum_version = version
+    context.set_alpn_protocols(["h2"])
+    tls.certificate(*dns("clinic-b.example")).write(tls.directory / "shown")
+    context.load_cert_chain(tls.directory / "shown/cert.pem", tls.directory / "shown/key.pem")
+    host, _, port = tls.gate.address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=HANG_S) as peer:
+        if version is ssl.TLSVersion.TLSv1_2:
+            with pytest.raises(ssl.SSLError):
+                context.wrap_socket(peer, server_hostname=host)
+            return
+        with context.wrap_socket(peer, server_hostname=host) as wrapped:
+            assert wrapped.selected_alpn_protocol() == "h2"
+            wrapped.recv(1)  # what the server sends first comes after its tickets, if it has any
+            assert wrapped.session is None or not wrapped.session.has_ticket
 
 
 def test_authorities_are_replaced_while_the_gate_runs(tls: GatedTls) -> None:
