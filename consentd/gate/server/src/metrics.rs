@@ -16,7 +16,7 @@ pub enum Outcome {
     Answered,
     /// It was passed on to the daemon.
     PassedOn,
-    /// It was refused here, before its request was complete.
+    /// It was refused here: its request did not come to its end, or a limit is reached.
     Refused,
 }
 
