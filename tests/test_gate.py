@@ -84,6 +84,8 @@ class Gated:
     def both(self, asked: pb.Question, who: str) -> tuple[pb.Decision, pb.Decision]:
         """Return the gate's answer and the daemon's, without what differs between any two answers."""
         found = self.check(asked, who), self.running.check(asked, who)
+        while found[0].revision != found[1].revision:  # a seal or an entry came in between
+            found = self.check(asked, who), self.running.check(asked, who)
         ids = {one.decision_id[:16] for one in found}
         assert len(ids) == 2, "the gate answered itself"
         for one in found:

@@ -13,7 +13,7 @@ from consentd.table.table import Table, catch_up
 STEPS = int(os.environ.get("CONSENTD_LIFE_STEPS", "300"))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [2, 3, 5])  # lives in which each outcome came out
 def test_sequencer_reference_table_and_replay_agree(tmp_path: Path, seed: int) -> None:
     life = RealmLife(tmp_path, seed)
     for number in range(STEPS):

@@ -18,6 +18,7 @@ from consentd.service.rpc import next_item
 from consentd.service.servicer import Servicer, revision
 from consentd.statements import decisions
 from consentd.store import Store
+from consentd.table.checked_rows import DamagedRowError
 from consentd.table.persons import read_page
 from consentd.table.registry import Registry
 from consentd.table.view import Snapshot
@@ -155,9 +156,13 @@ def next_transfers(snapshot: Snapshot, tag: bytes, now_ms: int) -> dict[int, int
     """Return when the next transfer by each consent of a person that recurs is due, by the seq of its GRANT.
 
     Consents that are paused are left out. The holders are those that the consent names; if it names none, any other one
-    may have its transfer in the present period.
+    may have its transfer in the present period. While the person's row is damaged, there are none: what a person
+    consented to is in the ledger, and can be read all the same.
     """
-    value = snapshot.subject(tag)
+    try:
+        value = snapshot.subject(tag)
+    except DamagedRowError:
+        return {}
     if not recurs(value):
         return {}
     found: dict[int, int] = {}

@@ -113,7 +113,8 @@ class ConsentRecord(_message.Message):
     next_transfer_time_ms: _builtins.int
     """next_transfer_time_ms: if the consent recurs (policy.md, rule 13), when its next transfer is due, UTC milliseconds: the
     beginning of the present period as long as something in it was not permitted, then of the next one. It is that of the
-    time of this page. 0: it does not recur, is not in force, or no period is left.
+    time of this page. 0: it does not recur, is not in force, or no period is left; or the person's row of the policy
+    table is damaged now.
     """
     @_builtins.property
     def consent(self) -> _consent_pb2.Consent:
