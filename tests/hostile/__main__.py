@@ -18,10 +18,11 @@ def main() -> int:
     parser.add_argument("--together", type=float, default=300, help="seconds of all kinds together")
     parser.add_argument("--connections", type=int, default=0, help="how many the daemon takes; 0: as by default")
     parser.add_argument("--only", default="", help="kinds whose names have this text")
+    parser.add_argument("--gate", type=Path, help="the program of a gate, which all callers and peers call")
     options = parser.parse_args()
     met = run(
         count=options.count, alone_s=options.alone, together_s=options.together, only=options.only,
-        connections=options.connections,
+        connections=options.connections, gate=options.gate,
     )  # fmt: skip
     return 0 if met else 1
 

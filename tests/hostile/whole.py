@@ -49,6 +49,7 @@ else.
 SETTLE_S = 25
 """After so many seconds without peers, all that they held must be free: longer than every time limit on a peer."""
 _SERVER_CORE, _CALLERS_CORE = 0, 1
+_ADDRESSES = 20  # so many that the gate's limit of connections in all counts, and not the one of an address
 _WITNESS = '[witness]\npolicy_file = "witness.policy"\n[scrub]\nrecords_per_s = 0\n[log]\nlevel = "warning"\n'
 _PROGRAM = f"""
 import sys
@@ -57,7 +58,7 @@ from consentd import logs
 from consentd.server import daemon
 from cases.daemons import make_config
 logs.configure("info")
-daemon.serve(make_config(Path(sys.argv[1]), {_WITNESS!r}, grpc=sys.argv[2]))
+daemon.serve(make_config(Path(sys.argv[1]), sys.argv[3] + {_WITNESS!r}, grpc=sys.argv[2]))
 """
 
 
@@ -107,8 +108,11 @@ class Phase:
 class World:
     """A daemon in a process of its own, an honest app, and persons with a consent."""
 
-    def __init__(self, directory: Path, *, connections: int = 0) -> None:
-        """*connections*: how many connections the daemon takes; 0: as many as by default."""
+    def __init__(self, directory: Path, *, connections: int = 0, gate: Path | None = None) -> None:
+        """*connections*: how many connections the daemon takes; 0: as many as by default.
+
+        *gate*: the program of a gate, which all call in place of the daemon; the peers have many addresses then.
+        """
         running = make_running(directory)
         # What honest callers do here in minutes exceeds the quotas of a day.
         quotas = st.Quotas(entries_per_day=60_000, refusals_per_day=60_000, persons_per_hour=100_000)
@@ -125,9 +129,15 @@ class World:
         running.stop()
         grpc_options = f"max_connections = {connections}" if connections else ""
         program = ["taskset", "-c", str(_SERVER_CORE), sys.executable, "-c", _PROGRAM]
-        command = [*program, str(directory), grpc_options]
-        self.process = DaemonProcess(directory, command=command)
-        self.port = self.process.port
+        gate_options = "" if gate is None else f'[gate]\nprogram = "{gate}"\nlisten = "127.0.0.1:0"\n'
+        self.process = DaemonProcess(directory, command=[*program, str(directory), grpc_options, gate_options])
+        self.port, self.addresses = self.process.port, 1
+        self.channel = self.process.channel
+        if gate is not None:
+            line = self.process.wait_line("gate listens on ")["message"].removeprefix("gate listens on ")
+            address = line.split(",")[0].strip()
+            self.port, self.addresses = int(address.rpartition(":")[2]), _ADDRESSES
+            self.channel = grpc.insecure_channel(address)
 
     def end(self) -> None:
         """End the daemon, unless it has ended: a run that fails leaves none."""
@@ -135,8 +145,15 @@ class World:
             self.process.kill()
 
     def held(self) -> Held:
-        """Return what the daemon's process holds now."""
-        directory = Path(f"/proc/{self.process.process.pid}")
+        """Return what the daemon's process holds now, and the gate's."""
+        pid = self.process.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+        found = [self._held(one) for one in (str(pid), *children)]
+        sums = [sum(getattr(one, name) for one in found) for name in Held.__slots__]
+        return Held(*sums)
+
+    def _held(self, pid: str) -> Held:
+        directory = Path(f"/proc/{pid}")
         status = dict(line.split(":", 1) for line in (directory / "status").read_text(encoding="ascii").splitlines())
         memory = int(status["RssAnon"].split()[0]) * 1024
         return Held(int(status["Threads"]), len(os.listdir(directory / "fd")), memory)
@@ -151,7 +168,7 @@ class World:
         checks = Generator(self._checks(seconds, warm_s), _CALLERS_CORE)
         accesses = Generator(self._accesses(seconds, warm_s), _CALLERS_CORE)
         time.sleep(WARM_S / 2)
-        with _crowd(port or self.port, peers, count) as totals:
+        with _crowd(port or self.port, peers, count, self.addresses) as totals:
             began_s, busy_s = time.monotonic(), _busy_s(self.process.process.pid)
             revoked = self._revoke(seconds + warm_s - WARM_S)
             checked, authorized = checks.result(), accesses.result()
@@ -189,7 +206,7 @@ class World:
 
     def _revoke(self, seconds: float) -> list[float]:
         """Grant and revoke for some time; return the seconds that the revocations took, sorted."""
-        stub = consent_service_pb2_grpc.ConsentServiceStub(self.process.channel)
+        stub = consent_service_pb2_grpc.ConsentServiceStub(self.channel)
         metadata: Any = (("authorization", f"Bearer {self.tokens['app']}"),)
         taken: list[float] = []
         until = time.monotonic() + seconds + 1
@@ -228,7 +245,7 @@ def _write_policy(directory: Path, running: Running) -> None:
 
 
 @contextmanager
-def _crowd(port: int, peers: Sequence[Peer], count: int) -> Iterator[list[Any]]:
+def _crowd(port: int, peers: Sequence[Peer], count: int, addresses: int) -> Iterator[list[Any]]:
     """Run peers in a process of their own.
 
     At the end the list has how many calls they began, how many of these the server ended, and the share of a core that
@@ -238,7 +255,7 @@ def _crowd(port: int, peers: Sequence[Peer], count: int) -> Iterator[list[Any]]:
     if not peers:
         yield totals
         return
-    spawned = Spawned(_run_crowd, port, list(peers), count, sys.path)
+    spawned = Spawned(_run_crowd, port, list(peers), count, addresses, sys.path)
     spawned.receive()
     try:
         yield totals
@@ -248,9 +265,9 @@ def _crowd(port: int, peers: Sequence[Peer], count: int) -> Iterator[list[Any]]:
         spawned.process.join()
 
 
-def _run_crowd(pipe: Pipe, port: int, peers: list[Peer], count: int, path: list[str]) -> None:
+def _run_crowd(pipe: Pipe, port: int, peers: list[Peer], count: int, addresses: int, path: list[str]) -> None:
     pin(_CALLERS_CORE)
-    with Crowd(port, peers, count) as crowd:
+    with Crowd(port, peers, count, addresses=addresses) as crowd:
         pipe.send("begun")
         began_s, busy_s = time.monotonic(), time.process_time()
         pipe.recv()
@@ -279,11 +296,13 @@ def _refuse_all(pipe: Pipe) -> None:
     server.stop(0).wait()
 
 
-def run(*, count: int, alone_s: float, together_s: float, only: str = "", connections: int = 0) -> bool:
+def run(
+    *, count: int, alone_s: float, together_s: float, only: str = "", connections: int = 0, gate: Path | None = None
+) -> bool:
     """Run all phases, print their figures, and return whether the figures meet the bars."""
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="consentd-hostile-"))
-        world = World(Path(directory), connections=connections)
+        world = World(Path(directory), connections=connections, gate=gate)
         stack.callback(world.end)
         peers = make_peers(world.tokens["clinic-b"], subject=world.subjects[0], items=1000)
         pin(_CALLERS_CORE)
