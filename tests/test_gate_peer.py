@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from cases.daemons import make_config
 from cases.mutual_tls import TLS, MutualTls, Stubs, dns
-from consentd.errors import StorageError
+from consentd.errors import InvalidError, StorageError
 from consentd.server import gate_peer
 from consentd.server.daemon import Daemon
 from consentd.server.gate_peer import caller_address, caller_certificate
@@ -93,3 +93,12 @@ def test_a_daemon_that_cannot_listen_leaves_no_socket(tmp_path: Path, monkeypatc
         with pytest.raises(StorageError, match="cannot listen"):
             Daemon(config).start()
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_a_temporary_directory_with_a_long_path_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("t" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with pytest.raises(InvalidError, match="set TMPDIR to a shorter one"):
+        gate_peer.make_socket()
+    assert list(long.iterdir()) == []

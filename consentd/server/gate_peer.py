@@ -7,6 +7,7 @@ socket alone: over any other listener they count for nothing. The gate replaces 
 A token, a login and a call signature are the caller's own headers, which the gate does not change.
 """
 
+import os
 import shutil
 import ssl
 import tempfile
@@ -14,18 +15,31 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from consentd.errors import InvalidError
+
 Metadata = Sequence[tuple[str, str | bytes]]
 
 PEER = "consentd-gate-peer"
 """Header: the caller's address in the form of ``Call.peer``."""
 CERTIFICATE = "consentd-gate-certificate-bin"
 """Header: the DER of the caller's certificate, which the gate has verified; without it the caller showed none."""
+_MAX_PATH = 107
+"""Longest path of a Unix socket, in bytes. Source: unix(7), ``sun_path``."""
 _SOCKET = "unix:"  # gRPC begins the address of such a peer with it, and no other
 
 
 def make_socket() -> Path:
-    """Return the path of a new Unix socket, for gRPC to make, in a new directory of mode 0700."""
-    return Path(tempfile.mkdtemp(prefix="consentd-gate-")) / "daemon"
+    """Return the path of a new Unix socket, for gRPC to make, in a new directory of mode 0700.
+
+    Raises:
+        InvalidError: the path of the temporary directory is too long for a socket in it.
+    """
+    socket = Path(tempfile.mkdtemp(prefix="consentd-gate-")) / "daemon"
+    if len(os.fsencode(socket)) > _MAX_PATH:
+        remove_socket(socket)
+        what = "path of the temporary directory is too long for the socket of the gate"
+        raise InvalidError(f"{what}: `{tempfile.gettempdir()}`: set TMPDIR to a shorter one")
+    return socket
 
 
 def remove_socket(socket: Path | None) -> None:
