@@ -4,6 +4,7 @@ A module that needs another ledger or daemon defines a fixture of the same name.
 tests of the pure core start without the daemon.
 """
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,13 @@ require_tls13()  # before a test imports grpc, as `consentd serve` does
 
 settings.register_profile("consentd", deadline=None)
 settings.load_profile("consentd")
+
+
+@pytest.fixture
+def short_path() -> "Iterator[Path]":
+    """A directory with a shorter path than ``tmp_path``: that of a Unix socket has a limit."""
+    with tempfile.TemporaryDirectory() as made:
+        yield Path(made)
 
 
 @pytest.fixture

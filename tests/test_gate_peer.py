@@ -81,9 +81,10 @@ def test_a_daemon_without_a_gate_has_no_socket(tmp_path: Path) -> None:
     gate_peer.remove_socket(None)
 
 
-def test_a_daemon_that_cannot_listen_leaves_no_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    (tmp_path / "temporary").mkdir()
+def test_a_daemon_that_cannot_listen_leaves_no_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(short_path))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         config = make_config(tmp_path, GATE)
@@ -92,7 +93,7 @@ def test_a_daemon_that_cannot_listen_leaves_no_socket(tmp_path: Path, monkeypatc
         make_keys(config)
         with pytest.raises(StorageError, match="cannot listen"):
             Daemon(config).start()
-    assert list((tmp_path / "temporary").iterdir()) == []
+    assert list(short_path.iterdir()) == []
 
 
 def test_a_temporary_directory_with_a_long_path_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ import signal
 import socket
 import ssl
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -195,17 +194,10 @@ def test_authorities_are_replaced_while_the_gate_runs(tls: GatedTls) -> None:
     assert tls.ask_gate(before) == "UNAVAILABLE"
 
 
-@pytest.fixture
-def short() -> Iterator[Path]:
-    """A temporary directory with a shorter path than ``tmp_path``: that of a Unix socket has a limit."""
-    with tempfile.TemporaryDirectory() as made:
-        yield Path(made)
-
-
 def test_serve_starts_the_gate_and_has_it_read_the_tls_files_again(
-    tmp_path: Path, program: Path, monkeypatch: pytest.MonkeyPatch, short: Path
+    tmp_path: Path, program: Path, monkeypatch: pytest.MonkeyPatch, short_path: Path
 ) -> None:
-    authority, temporary = make_authority(), short
+    authority, temporary = make_authority(), short_path
     make_certificate(authority, "consentd").write(tmp_path / "tls")
     (tmp_path / "tls/clients.pem").write_text(authority.pem)
     extra = TLS + GATE.replace('"gate"', f'"{program}"')
