@@ -96,7 +96,8 @@ class Crowd:
         self._selector = selectors.DefaultSelector()
         self._lock = threading.Condition()
         self._open: set[_Connection] = set()
-        self._lost: list[tuple[float, int, Peer]] = []  # a heap: when to connect again
+        # A heap: when to connect again, and whether the server has closed the connection before.
+        self._lost: list[tuple[float, int, Peer, bool]] = []
         # A heap: when to cancel a call, or to begin one (stream 0).
         self._due: list[tuple[float, int, _Connection, int]] = []
         self._numbers = itertools.count()  # so that equal times in a heap have an order
@@ -118,10 +119,14 @@ class Crowd:
         self._selector.close()
 
     def settle(self) -> None:
-        """Wait until the server has read what every connection sent at first."""
+        """Wait until the server has read what every connection sent at first, or has closed the connection.
+
+        A server may close some at once and each time that they come again, so nothing is asked of those.
+        """
 
         def settled() -> bool:
-            return not self._lost and all(one.answered_ping for one in self._open if one.peer.speaks)
+            waiting = any(not was_closed for *_, was_closed in self._lost)
+            return not waiting and all(one.answered_ping for one in self._open if one.peer.speaks)
 
         with self._lock:
             assert self._lock.wait_for(settled, HANG_S)
@@ -176,7 +181,7 @@ class Crowd:
             source = f"127.0.0.{next(self._numbers) % self._addresses + 1}"
             made = socket.create_connection(("127.0.0.1", self._port), timeout=5, source_address=(source, 0))
         except OSError:
-            heapq.heappush(self._lost, (time.monotonic() + peer.again_s, next(self._numbers), peer))
+            heapq.heappush(self._lost, (time.monotonic() + peer.again_s, next(self._numbers), peer, False))
             return
         made.settimeout(5)
         connection = _Connection(peer, made)
@@ -241,12 +246,14 @@ class Crowd:
         self._open.discard(connection)
         self.closed += 1
         again_s = time.monotonic() + connection.peer.again_s
-        heapq.heappush(self._lost, (again_s, next(self._numbers), connection.peer))
+        heapq.heappush(self._lost, (again_s, next(self._numbers), connection.peer, True))
 
     def _read(self, connection: _Connection) -> None:
         arrived = connection.socket.recv(1 << 16)
         if not arrived:
             raise ConnectionError("server closed the connection")
+        if not connection.peer.speaks:
+            return  # a server of HTTP/2 speaks first; an answer would be one that the peer does not give
         buffer, at = connection.buffer + arrived, 0
         while len(buffer) - at >= 9:
             size = int.from_bytes(buffer[at : at + 3])
