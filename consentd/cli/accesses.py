@@ -4,9 +4,9 @@ import argparse
 from typing import TYPE_CHECKING
 
 from consentd.cli.authorities import add_reading_authority
+from consentd.cli.daemon_options import add_read, add_verified
 from consentd.cli.options import (
     Verbs,
-    add_daemon,
     add_subject,
     add_times,
     add_verb,
@@ -68,27 +68,27 @@ _OBLIGATIONS = ("notify-subject", "post-review", "enforce-residual")
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs of this module to the parser."""
-    verb = add_verb(verbs, "check", check, _add_question, add_daemon, more=_CHECK_HELP)
+    verb = add_verb(verbs, "check", check, _add_question, add_read, more=_CHECK_HELP)
     moment = verb.add_mutually_exclusive_group()
     moment.add_argument(
         "--at-least", type=_read_size, metavar="N", help="answer from a ledger of N leaves or more; wait for them"
     )
     moment.add_argument("--at", type=_read_moment, metavar="N@TIME", help="answer from the first N leaves, at TIME")
-    verb = add_verb(verbs, "authorize", authorize, _add_question, add_receipt, add_daemon, more=_AUTHORIZE_HELP)
+    verb = add_verb(verbs, "authorize", authorize, _add_question, add_receipt, add_verified, more=_AUTHORIZE_HELP)
     verb.add_argument("--emergency", default="", metavar="WHY", help="justification of break-glass access; purpose BTG")
     verb.add_argument("--network-origin", default="", metavar="WHERE", help="address that the request came from")
     add_sign_with(verb, "sign the question: file with a key of the caller, or of the person if --actor is SUBJECT")
     verb.add_argument("--tag", default="", metavar="HEX", help="with --sign-with: the person's tag, as you pinned it")
-    verb = add_verb(verbs, "record", record, add_subject, add_receipt, add_daemon)
+    verb = add_verb(verbs, "record", record, add_subject, add_receipt, add_verified)
     verb.add_argument("--access-seq", type=read_u64, required=True, metavar="N", help="as `authorize` answered it")
     verb.add_argument("--status", choices=_STATUSES, required=True, help="the outcome")
     verb.add_argument("--category", action="append", default=[], metavar="CODE", help="transferred; repeatable")
     verb.add_argument("--resources", type=read_u32, default=0, metavar="N", help="how many resources were transferred")
     verb.add_argument("--bytes", type=read_u64, default=0, metavar="N", help="how many bytes were transferred")
     verb.add_argument("--note", default="", help="a remark without personal data")
-    verb = add_verb(verbs, "access", access, add_subject, add_reading_authority, add_daemon)
+    verb = add_verb(verbs, "access", access, add_subject, add_reading_authority, add_read)
     verb.add_argument("seq", type=read_u64, metavar="SEQ", help="the entry's number, as `accesses` shows it")
-    verb = add_verb(verbs, "accesses", accesses, add_subject, add_reading_authority, add_daemon, more=_ACCESSES_HELP)
+    verb = add_verb(verbs, "accesses", accesses, add_subject, add_reading_authority, add_read, more=_ACCESSES_HELP)
     verb.add_argument("--limit", type=read_u32, default=0, metavar="N", help="list at most N (default: all)")
     verb.add_argument("--refused", action=argparse.BooleanOptionalAction,
                       help="only refusals; --no-refused: only permitted accesses")  # fmt: skip

@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from consentd.cli.options import Verbs, add_daemon, add_verb, open_client, read_hex, read_start_ms
+from consentd.cli.daemon_options import add_daemon
+from consentd.cli.options import Verbs, add_verb, open_client, read_hex, read_start_ms
 from consentd.cli.out import DONE, REFUSED, Out, counted
 from consentd.core.kinds import EntryKind, is_known
 from consentd.core.note import parse_vkey

@@ -8,16 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from consentd.cli.options import (
-    Verbs,
-    add_grpc,
-    add_pins,
-    add_verb,
-    read_bytes,
-    read_pins,
-    read_policy,
-    report_log_keys,
-)
+from consentd.cli.daemon_options import add_grpc, add_pins
+from consentd.cli.options import Verbs, add_verb, read_bytes, read_pins, read_policy, report_log_keys
 from consentd.cli.out import DISPROVED, DONE, PROVEN, UNDETERMINED, VERDICTS, Out, counted
 from consentd.cli.sources import (
     OPENINGS_TARGET,

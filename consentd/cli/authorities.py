@@ -5,9 +5,9 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from consentd.cli.daemon_options import add_read, add_verified
 from consentd.cli.options import (
     Verbs,
-    add_daemon,
     add_method,
     add_subject,
     add_verb,
@@ -91,7 +91,7 @@ def add_verbs(verbs: Verbs) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
-    write = (add_method, _add_signer, add_receipt, add_daemon)
+    write = (add_method, _add_signer, add_receipt, add_verified)
     one = add_verb(under, "put", put, add_subject, *write, more=_PUT_HELP)
     one.add_argument("participant", nargs="?", default="", metavar="ID", help="the representative, a participant")
     one.add_argument("--key", default="", metavar="FILE|HEX", help="or the representative's own key")
@@ -109,8 +109,8 @@ def add_verbs(verbs: Verbs) -> None:
     one.add_argument("--from", dest="start", type=read_start_ms, default=0, metavar="TIME", help="start (default: now)")
     one.add_argument("--until", type=read_end_ms, default=0, metavar="TIME", help="end: a day in Korea or an instant")
     _add_seq(add_verb(under, "end", end, add_subject, *write))
-    _add_seq(add_verb(under, "show", show_one, add_subject, add_daemon))
-    one = add_verb(under, "list", show_all, add_subject, add_daemon)
+    _add_seq(add_verb(under, "show", show_one, add_subject, add_read))
+    one = add_verb(under, "list", show_all, add_subject, add_read)
     one.add_argument("--participant", default="", metavar="ID", help="only those of this representative")
 
 

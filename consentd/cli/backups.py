@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from consentd.cli.administration import follow_started, show_backup
+from consentd.cli.daemon_options import add_daemon, add_pins
 from consentd.cli.daemons import add_config, load_own_config
-from consentd.cli.options import Verbs, add_daemon, add_pins, add_verb, open_client, read_pins
+from consentd.cli.options import Verbs, add_verb, open_client, read_pins
 from consentd.cli.out import DISPROVED, DONE, PROVEN, UNDETERMINED, VERDICTS, Out, counted
 from consentd.clock import MAX_AHEAD_MS
 from consentd.config import Config, load

@@ -5,8 +5,9 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from consentd.cli.daemon_options import add_daemon, add_read, add_verified
 from consentd.cli.notices import read_notice
-from consentd.cli.options import Verbs, add_daemon, add_verb, open_client, read_bytes, read_start_ms
+from consentd.cli.options import Verbs, add_verb, open_client, read_bytes, read_start_ms
 from consentd.cli.out import DONE, Out
 from consentd.cli.receipts import add_receipt, store_receipt, write_options
 from consentd.cli.signers import add_sign_own, participant_signer
@@ -38,7 +39,7 @@ def add_verbs(verbs: Verbs) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
-    one = add_verb(under, "publish", publish, add_receipt, add_sign_own, add_daemon, more=_PUBLISH_HELP)
+    one = add_verb(under, "publish", publish, add_receipt, add_sign_own, add_verified, more=_PUBLISH_HELP)
     one.add_argument("notice", metavar="ID", help="of the realm's notice: NAME; of another: PARTICIPANT/NAME")
     one.add_argument("--title", action="append", required=True, metavar="TAG=TEXT", help="in one language; repeatable")
     one.add_argument("--text", action="append", required=True, metavar="TAG=FILE", help="in one language; repeatable")
@@ -47,7 +48,7 @@ def add_verbs(verbs: Verbs) -> None:
     one.add_argument("--participant", default="", metavar="ID", help="whose notice it is (default: the realm's)")
     one.add_argument("--reconsent-by", type=read_start_ms, default=0, metavar="TIME", help="ask for new consents")
     for name, run in (("show", show_one), ("campaign", campaign), ("reconsents", reconsents)):
-        one = add_verb(under, name, run, add_daemon)
+        one = add_verb(under, name, run, add_read if run is show_one else add_daemon)
         one.add_argument("notice", metavar="ID[@N]", help="the notice, and the version (default: the latest)")
 
 

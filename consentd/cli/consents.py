@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from consentd.cli.authorities import add_authority_seq, add_reading_authority
+from consentd.cli.daemon_options import add_read, add_write
 from consentd.cli.notices import add_served, read_notice, served_statement
 from consentd.cli.options import (
     Verbs,
-    add_daemon,
     add_method,
     add_subject,
     add_times,
@@ -86,10 +86,10 @@ _STATES = ("active", "paused", "not-yet", "ended", "revoked")
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs of this module to the parser."""
-    verb = add_verb(verbs, "enrol", enrol, add_subject, add_method, add_receipt, add_daemon)
+    verb = add_verb(verbs, "enrol", enrol, add_subject, add_method, add_receipt, add_write)
     verb.add_argument("--key", default="", metavar="FILE|HEX", help="the person's own key: its file, or the public key")
     add_possession(verb)
-    write = (add_method, add_tag, add_receipt, add_daemon)
+    write = (add_method, add_tag, add_receipt, add_write)
     stated = (_add_consent, add_served(), add_authority_seq)
     add_verb(verbs, "grant", grant, add_subject, *stated, *write, more=_GRANT_HELP)
     verb = add_verb(verbs, "amend", amend, add_named, *stated, *write, more=_AMEND_HELP)
@@ -103,7 +103,7 @@ def add_verbs(verbs: Verbs) -> None:
         verb.set_defaults(change=name)
         if name == "revoke":
             verb.add_argument("--note", default="", help="the person's reason")
-    verb = add_verb(verbs, "consents", consents, add_subject, add_reading_authority, add_daemon, more=_CONSENTS_HELP)
+    verb = add_verb(verbs, "consents", consents, add_subject, add_reading_authority, add_read, more=_CONSENTS_HELP)
     states = verb.add_mutually_exclusive_group()
     states.add_argument("--all", action="store_true", help="those in any state, withdrawn ones too")
     states.add_argument("--state", action="append", choices=_STATES, help="only those in this state; repeatable")

@@ -6,7 +6,8 @@ import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from consentd.cli.options import Verbs, add_daemon, add_verb, open_client, read_end_ms, read_text
+from consentd.cli.daemon_options import add_daemon
+from consentd.cli.options import Verbs, add_verb, open_client, read_end_ms, read_text
 from consentd.cli.out import DONE, Out
 from consentd.errors import InvalidError, NotFoundError
 from consentd.policy.dates import format_day, format_instant

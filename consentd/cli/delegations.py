@@ -3,7 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from consentd.cli.options import Verbs, add_daemon, add_verb, open_client, read_end_ms, read_start_ms
+from consentd.cli.daemon_options import add_daemon, add_signed
+from consentd.cli.options import Verbs, add_verb, open_client, read_end_ms, read_start_ms
 from consentd.cli.out import DONE, Out
 from consentd.cli.signers import add_sign_own, participant_signer
 from consentd.policy.delegation import Capacity
@@ -23,7 +24,7 @@ The giver signs, with its own credential. An operator delegates only for a giver
 
 def add_verbs(under: Verbs) -> None:
     """Add the verbs of this module to the parser of ``participants``."""
-    one = add_verb(under, "delegate", delegate, add_sign_own, add_daemon, more=_HELP)
+    one = add_verb(under, "delegate", delegate, add_sign_own, add_signed, more=_HELP)
     _add_key(one)
     one.add_argument("--purpose", action="append", default=[], metavar="CODE",
                      help="for this purpose, without those below it; repeatable (default: all but BTG)")  # fmt: skip
@@ -32,7 +33,7 @@ def add_verbs(under: Verbs) -> None:
     one.add_argument("--until", dest="end_ms", type=read_end_ms, default=0, metavar="TIME",
                      help="when it ends: an instant or a date, that day included (default: never)")  # fmt: skip
     one.add_argument("--break-glass", action="store_true", help="also for emergency access, purpose BTG")
-    _add_key(add_verb(under, "end-delegation", end, add_sign_own, add_daemon))
+    _add_key(add_verb(under, "end-delegation", end, add_sign_own, add_signed))
     one = add_verb(under, "delegations", show_all, add_daemon)
     one.add_argument("--giver", default="", metavar="ID", help="only delegations of this participant")
     one.add_argument("--taker", default="", metavar="ID", help="only delegations to this participant")

@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from consentd.cli.daemon_options import add_pins
 from consentd.cli.options import (
     Verbs,
-    add_pins,
     add_verb,
     parsing,
     read_bytes,

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from consentd.cli.authorities import add_reading_authority
+from consentd.cli.daemon_options import add_write
 from consentd.cli.options import (
     Verbs,
-    add_daemon,
     add_memory,
     add_verb,
     open_client,
@@ -54,7 +54,7 @@ exit status: 0 proven, 1 disproved, 2 could not be determined.
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs of this module to the parser."""
-    verb = add_verb(verbs, "history", history, add_memory, add_daemon, more=_HELP)
+    verb = add_verb(verbs, "history", history, add_memory, add_write, more=_HELP)
     verb.add_argument("subject", metavar="SCHEME:VALUE", nargs="?", help="the person; `-` reads it from stdin")
     verb.add_argument("--public", metavar="NAME", help="a public chain instead: ledger, participant/ID, notice/ID …")
     verb.add_argument("--tag", default="", metavar="HEX", help="the person's tag, as `enrol` printed it")
@@ -72,7 +72,7 @@ def add_verbs(verbs: Verbs) -> None:
         "--max-age", type=read_seconds, metavar="S",
         help="with --from: oldest age of a cosignature that counts, in seconds (default: any)",
     )  # fmt: skip
-    add_verb(verbs, "checkpoint", checkpoint, add_memory, add_daemon)
+    add_verb(verbs, "checkpoint", checkpoint, add_memory, add_write)
 
 
 def history(arguments: argparse.Namespace, out: Out) -> int:

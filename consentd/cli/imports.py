@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from consentd.cli.options import Verbs, add_daemon, add_verb, open_client
+from consentd.cli.daemon_options import add_daemon
+from consentd.cli.options import Verbs, add_verb, open_client
 from consentd.cli.out import DONE, REFUSED, UNDETERMINED, Out, counted
 from consentd.core import codec
 from consentd.core.kinds import EntryKind

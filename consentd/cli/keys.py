@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from consentd.cli.authorities import add_authority_seq
+from consentd.cli.daemon_options import add_pins, add_write
 from consentd.cli.options import (
     Verbs,
-    add_daemon,
     add_method,
-    add_pins,
     add_verb,
     open_client,
     read_hex,
@@ -72,15 +71,15 @@ def add_verbs(verbs: Verbs) -> None:
     one = add_verb(under, "prove", prove, _add_owner, _add_pins)
     one.add_argument("file", type=Path, metavar="FILE", help="the file of the new key")
     one.add_argument("--represents", action="store_true", help="who has the key represents the person, OWNER")
-    signed = (_add_owner, add_method, add_tag, _add_sign_with, add_authority_seq, add_receipt, add_daemon)
+    signed = (_add_owner, add_method, add_tag, _add_sign_with, add_authority_seq, add_receipt, add_write)
     one = add_verb(under, "add", add, *signed, add_possession, more=_HELP)
     one.add_argument("key", metavar="FILE|HEX", help="the new key: its file, or the Ed25519 public key")
     one = add_verb(under, "retire", retire, *signed, more=_HELP)
     one.add_argument("key", metavar="FILE|HEX", help="the key: its file, or the Ed25519 public key")
-    replaced = (_add_owner, add_tag, _add_sign_with, add_authority_seq, add_daemon)
+    replaced = (_add_owner, add_tag, _add_sign_with, add_authority_seq, add_write)
     one = add_verb(under, "replace", replace, *replaced, more=_HELP)
     one.add_argument("key", type=Path, metavar="FILE", help="file of the new key, which retires the old one")
-    add_verb(under, "list", show_all, _add_owner, add_daemon)
+    add_verb(under, "list", show_all, _add_owner, add_write)
 
 
 def _add_owner(verb: argparse.ArgumentParser) -> None:

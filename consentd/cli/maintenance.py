@@ -5,8 +5,9 @@ import os
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+from consentd.cli.daemon_options import add_pins
 from consentd.cli.daemons import add_config, load_own_config
-from consentd.cli.options import Verbs, add_pins, add_verb, read_pins
+from consentd.cli.options import Verbs, add_verb, read_pins
 from consentd.cli.out import DISPROVED, DONE, PROVEN, UNDETERMINED, VERDICTS, Out, counted
 from consentd.config import load
 from consentd.dumps import forbid_dumps

@@ -3,7 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from consentd.cli.options import Verbs, add_daemon, add_verb, open_client, read_end_ms
+from consentd.cli.daemon_options import add_signed
+from consentd.cli.options import Verbs, add_verb, open_client, read_end_ms
 from consentd.cli.out import DONE, Out
 from consentd.cli.signers import add_sign_own, participant_signer
 from consentd.errors import InvalidError
@@ -15,13 +16,13 @@ if TYPE_CHECKING:
 
 def add_verbs(under: Verbs) -> None:
     """Add the verbs of this module to the parser of ``participants``."""
-    one = add_verb(under, "mandate", give, _add_giver, add_sign_own, add_daemon)
+    one = add_verb(under, "mandate", give, _add_giver, add_sign_own, add_signed)
     one.add_argument("auditor", metavar="AUDITOR", help="the participant; it also needs the right read-statements")
     one.add_argument("--scope", required=True, metavar="TEXT", help="what is audited, without personal data")
     one.add_argument("--reason", required=True, metavar="TEXT", help="the legal basis or order")
     one.add_argument("--until", dest="end_ms", type=read_end_ms, required=True, metavar="TIME",
                      help="when it ends: an instant or a date, that day included")  # fmt: skip
-    one = add_verb(under, "end-mandate", end, _add_giver, add_sign_own, add_daemon)
+    one = add_verb(under, "end-mandate", end, _add_giver, add_sign_own, add_signed)
     one.add_argument("auditor", metavar="AUDITOR", help="the participant whose mandate ends")
 
 

@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from consentd.cli.daemon_options import add_verified
 from consentd.cli.options import (
     AddOptions,
     Verbs,
-    add_daemon,
     add_method,
     add_subject,
     add_verb,
@@ -37,7 +37,7 @@ example:
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verb of this module to the parser."""
-    verb = add_verb(verbs, "served", record, add_subject, add_method, add_receipt, add_daemon, more=_HELP)
+    verb = add_verb(verbs, "served", record, add_subject, add_method, add_receipt, add_verified, more=_HELP)
     verb.add_argument("notice", metavar="ID@N", help="the notice and the version that was shown")
     add_served(required=True)(verb)
 
@@ -83,7 +83,7 @@ def served_statement(arguments: argparse.Namespace, notice_id: str, version: int
     """
     from consentd.v1 import statement_pb2 as st
 
-    if arguments.served_language is not None and arguments.subject_key is not None:
+    if arguments.served_language is not None and getattr(arguments, "subject_key", None) is not None:
         raise InvalidError("app records that a notice was shown (`consentd served`): name that entry with --served-seq")
     if arguments.served_language is None:
         if arguments.channel or arguments.served_at or arguments.served_text:

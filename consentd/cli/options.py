@@ -36,9 +36,6 @@ class Times(TypedDict):
     end_time_ms: int
 
 
-DEFAULT_TARGET = "127.0.0.1:7400"
-
-
 class _Help(argparse.RawDescriptionHelpFormatter):
     """Formats help. The first line names what must be given alone: a verb has more than twenty options."""
 
@@ -88,70 +85,13 @@ def _language(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def add_daemon(verb: argparse.ArgumentParser) -> None:
-    """Add the options for the daemon's address, the caller's token, TLS, the deadline and the pinned values."""
-    group = verb.add_argument_group("daemon")
-    target = os.environ.get("CONSENTD_TARGET", DEFAULT_TARGET)
-    add_grpc(group, target=target, help=f"the daemon (CONSENTD_TARGET; default {DEFAULT_TARGET})")
-    group.add_argument(
-        "--tls-cert", type=Path, default=_path("CONSENTD_TLS_CERT"), metavar="FILE",
-        help="the client's certificate, PEM; with --tls-key (CONSENTD_TLS_CERT)",
-    )  # fmt: skip
-    group.add_argument(
-        "--tls-key", type=Path, default=_path("CONSENTD_TLS_KEY"), metavar="FILE",
-        help="key of the client's certificate, PEM (CONSENTD_TLS_KEY)",
-    )  # fmt: skip
-    group.add_argument("--id-token-file", type=Path, metavar="FILE", help="call as a person: file with an ID token")
-    group.add_argument(
-        "--subject-key", type=Path, metavar="FILE",
-        help="call as a person, and sign what the person states: file with the person's Ed25519 key, 64 hex digits; "
-        "with --log-key, or with --origin",
-    )  # fmt: skip
-    help_text = "deadline in seconds (default %(default)g)"
-    group.add_argument("--timeout", type=float, default=10.0, metavar="S", help=help_text)
-    add_pins(verb)
-
-
-def add_grpc(group: Any, *, target: str, help: str) -> None:  # noqa: A002  # as argparse names it
-    """Add the options for a daemon's gRPC address (default *target*), the caller's token and TLS."""
-    group.add_argument("--target", default=target, metavar="HOST:PORT", help=help)
-    group.add_argument(
-        "--token-file", type=Path, default=_path("CONSENTD_TOKEN_FILE"), metavar="FILE",
-        help="file with the caller's token (CONSENTD_TOKEN_FILE; or set CONSENTD_TOKEN to the token)",
-    )  # fmt: skip
-    group.add_argument("--tls", action="store_true", help="use TLS; trust the system's authorities")
-    group.add_argument(
-        "--tls-ca", type=Path, default=_path("CONSENTD_TLS_CA"), metavar="FILE",
-        help="use TLS; trust these authorities, PEM (CONSENTD_TLS_CA)",
-    )  # fmt: skip
-
-
-def add_pins(verb: argparse.ArgumentParser, *, witnesses: bool = True) -> None:
-    """Add the options for the pinned log key and origin; and for a policy, if the verb verifies *witnesses*."""
-    group = verb.add_argument_group("pinned values, to verify with")
-    group.add_argument(
-        "--log-key", default=os.environ.get("CONSENTD_LOG_KEY", ""), metavar="VKEY|FILE",
-        help="public key that signs checkpoints (CONSENTD_LOG_KEY); `consentd keygen` shows it. The second line of a "
-        "FILE may be the log's ML-DSA-44 key; then that key must have signed too",
-    )  # fmt: skip
-    group.add_argument(
-        "--origin", default=os.environ.get("CONSENTD_ORIGIN", ""), metavar="NAME",
-        help="the ledger's name (CONSENTD_ORIGIN; default: the log key's name)",
-    )  # fmt: skip
-    if witnesses:
-        group.add_argument(
-            "--policy", type=Path, default=_path("CONSENTD_POLICY"), metavar="FILE",
-            help="witnesses that must have cosigned, a C2SP tlog-policy (CONSENTD_POLICY; default: none)",
-        )  # fmt: skip
-
-
 _REMEMBERS = "remember in FILE what was verified, to detect if the daemon takes it back"
 
 
 def add_memory(verb: argparse.ArgumentParser, text: str = _REMEMBERS) -> None:
     """Add the option for the file that stores what was verified; *text* says in its help what it is for."""
     verb.add_argument(
-        "--memory", type=Path, default=_path("CONSENTD_MEMORY"), metavar="FILE", help=f"{text} (CONSENTD_MEMORY)"
+        "--memory", type=Path, default=path_of("CONSENTD_MEMORY"), metavar="FILE", help=f"{text} (CONSENTD_MEMORY)"
     )
 
 
@@ -190,7 +130,7 @@ def open_client(arguments: argparse.Namespace) -> "Client":
     tls = None
     if arguments.tls or arguments.tls_ca or arguments.tls_cert:
         tls = Tls(ca_file=arguments.tls_ca, cert_file=arguments.tls_cert, key_file=arguments.tls_key)
-    id_token, key = arguments.id_token_file, arguments.subject_key
+    id_token, key = getattr(arguments, "id_token_file", None), getattr(arguments, "subject_key", None)
     if getattr(arguments, "authority_seq", 0):
         key = None  # a representative signs statements, and calls through a participant that acts for persons
     if id_token is not None and key is not None:
@@ -199,7 +139,8 @@ def open_client(arguments: argparse.Namespace) -> "Client":
         arguments.target, token="" if key is not None else read_token(id_token or arguments.token_file),
         call_signer=None if key is None else _read_subject_key(key, arguments), tls=tls, timeout_s=arguments.timeout,
         attempts=_ATTEMPTS,
-        trust=read_trust(arguments) if arguments.log_key else None, memory=FileMemory(memory) if memory else None,
+        trust=read_trust(arguments) if getattr(arguments, "log_key", "") else None,
+        memory=FileMemory(memory) if memory else None,
     )  # fmt: skip
 
 
@@ -245,7 +186,7 @@ def read_trust(arguments: argparse.Namespace) -> "Trust":
 
 def read_policy(arguments: argparse.Namespace) -> WitnessPolicy | None:
     """Return the policy of the witnesses that must have cosigned; None: no policy. Imports no gRPC or protobuf."""
-    if arguments.policy is None:
+    if getattr(arguments, "policy", None) is None:
         return None
     try:
         return parse_policy(read_bytes(arguments.policy, "witness policy"))
@@ -394,6 +335,7 @@ def read_hex(text: str, name: str, length: int = 0) -> bytes:
     return found
 
 
-def _path(variable: str) -> Path | None:
+def path_of(variable: str) -> Path | None:
+    """Return the path that an environment variable states; None: it states none."""
     value = os.environ.get(variable, "")
     return Path(value) if value else None

@@ -5,7 +5,8 @@ from collections.abc import MutableSequence
 from typing import TYPE_CHECKING, TypeVar
 
 from consentd.cli import delegations, mandates
-from consentd.cli.options import Verbs, add_daemon, add_verb, open_client, read_u64
+from consentd.cli.daemon_options import add_daemon, add_read, add_signed
+from consentd.cli.options import Verbs, add_verb, open_client, read_u64
 from consentd.cli.out import DONE, Out
 from consentd.cli.signers import add_sign_own, participant_signer
 from consentd.errors import InvalidError
@@ -41,13 +42,13 @@ def add_verbs(verbs: Verbs) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
-    one = add_verb(under, "list", show_all, add_daemon)
+    one = add_verb(under, "list", show_all, add_read)
     one.add_argument("--role", choices=_ROLES, default="unspecified", help="only those with this role")
     one.add_argument("--right", choices=_RIGHTS, default="unspecified", help="only those with this right")
     one.add_argument("--group", default="", metavar="group/ID", help="only members of this group")
     one.add_argument("--active", action=argparse.BooleanOptionalAction,
                      help="only active ones; --no-active: only those that have left")  # fmt: skip
-    one = add_verb(under, "show", show_one, add_daemon)
+    one = add_verb(under, "show", show_one, add_read)
     one.add_argument("id", metavar="ID", help="the participant's id")
     _add_tree_size(one)
     one = add_verb(under, "add", add, add_daemon, more=_HELP)
@@ -57,7 +58,7 @@ def add_verbs(verbs: Verbs) -> None:
     one.add_argument("--right", action="append", choices=_RIGHTS, default=[], help="repeatable")
     one.add_argument("--group", action="append", default=[], metavar="group/ID", help="repeatable")
     one.add_argument("--recipient-class", choices=_CLASSES, help="전문기관, 특수전문기관 or 일반수신자")
-    one = add_verb(under, "update", update, add_sign_own, add_daemon, more=_HELP_UPDATE)
+    one = add_verb(under, "update", update, add_sign_own, add_signed, more=_HELP_UPDATE)
     one.add_argument("id", metavar="ID", help="the participant's id")
     _add_stated(one)
     one.add_argument("--no-role", action="append", choices=_ROLES, default=[], help="give up a role; repeatable")
@@ -67,7 +68,7 @@ def add_verbs(verbs: Verbs) -> None:
                      help="have no such certificate any more; repeatable")  # fmt: skip
     delegations.add_verbs(under)
     mandates.add_verbs(under)
-    _add_tree_size(add_verb(verbs, "vocabulary", vocabulary, add_daemon))
+    _add_tree_size(add_verb(verbs, "vocabulary", vocabulary, add_read))
 
 
 def _add_stated(verb: argparse.ArgumentParser) -> None:

@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from consentd.cli.daemon_options import add_pins, add_write
 from consentd.cli.options import (
     Verbs,
-    add_daemon,
     add_memory,
-    add_pins,
     add_verb,
     open_client,
     parsing,
@@ -69,7 +68,7 @@ _PROOF_MARK = b"c2sp.org/tlog-proof@v1"
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs of this module to the parser."""
-    verb = add_verb(verbs, "receipt", receipt, add_daemon, more=_RECEIPT_HELP)
+    verb = add_verb(verbs, "receipt", receipt, add_write, more=_RECEIPT_HELP)
     verb.add_argument("file", type=Path, metavar="FILE", help="a receipt stored with --receipt")
     verb.add_argument("--save", type=output_path, metavar="FILE", help="write the proof, and the leaf to FILE.leaf")
     verb = add_verb(verbs, "verify", verify, add_pins, more=_VERIFY_HELP)

@@ -4,10 +4,10 @@ import argparse
 
 from consentd.cli.authorities import add_authority_seq
 from consentd.cli.consents import add_named, show_granted
+from consentd.cli.daemon_options import add_daemon, add_write
 from consentd.cli.notices import add_served, read_notice, served_statement
 from consentd.cli.options import (
     Verbs,
-    add_daemon,
     add_method,
     add_times,
     add_verb,
@@ -47,7 +47,7 @@ example:
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs of this module to the parser."""
-    write = (add_method, add_tag, add_receipt, add_daemon)
+    write = (add_method, add_tag, add_receipt, add_write)
     verb = add_verb(verbs, "renew", renew, add_named, add_served(), add_authority_seq, *write, more=_RENEW_HELP)
     verb.add_argument("--until", type=read_end_ms, required=True, metavar="DATE", help="the new end")
     verb.add_argument("--retain-until", type=read_end_ms, default=0, metavar="DATE", help="how long it may be kept")

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from consentd.cli.options import add_grpc, add_pins, read_pins, read_policy, read_token
+from consentd.cli.daemon_options import add_grpc, add_pins
+from consentd.cli.options import read_pins, read_policy, read_token
 from consentd.cli.out import Out
 from consentd.config import load
 from consentd.core.note import Verifier

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from consentd.cli.daemon_options import add_daemon, add_verified
 from consentd.cli.options import (
     Verbs,
-    add_daemon,
     add_subject,
     add_verb,
     open_client,
@@ -53,7 +53,7 @@ def add_verbs(verbs: Verbs) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
-    one = add_verb(under, "erase", erase, add_daemon, more=_HELP)
+    one = add_verb(under, "erase", erase, add_verified, more=_HELP)
     one.set_defaults(timeout=120.0)  # the answer waits for the work on the files, and for the work before it
     one.add_argument("subject", nargs="?", metavar="SCHEME:VALUE", help="the person; `-` reads it from stdin")
     one.add_argument("--file", type=Path, metavar="FILE", help="persons, one a line")
