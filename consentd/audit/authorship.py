@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from consentd.core import codec
 from consentd.core.identifier import check_scheme
-from consentd.core.kinds import CONSENTS, EntryKind, Owner
+from consentd.core.kinds import CONSENTS, PUBLIC, EntryKind, Owner
 from consentd.errors import InvalidError
 from consentd.policy.language import check_name
 from consentd.policy.model import StoredConsent
@@ -73,6 +73,19 @@ def check_written(view: ChainOwners, event: codec.Event, message: Message, key: 
     Raises:
         RequestError: the daemon must refuse such a write.
     """
+    _check_attestation(view, event, message, key)
+    if isinstance(message, st.KeyStatement):
+        _check_key(view, event, message, key)
+    elif event.kind in CONSENTS:
+        _check_consent(view, event, message, key)
+    elif event.kind in PUBLIC:
+        _check_public(view, event, message, key)
+    else:
+        _check_person(view, event, message, key)
+
+
+def _check_attestation(view: ChainOwners, event: codec.Event, message: Message, key: bytes) -> None:
+    """Check what an entry states of who attests it: not the author's own key, and a login only where one counts."""
     attestation = getattr(message, "attestation", None)
     owner = view.key_ever(key)
     if attestation is not None and owner is not None and owner.owner is not Owner.LEDGER:
@@ -81,37 +94,26 @@ def check_written(view: ChainOwners, event: codec.Event, message: Message, key: 
         if event.kind not in OF_LOGINS:
             raise InvalidError("a person who has logged in writes no entry of this kind")
         check_login(view, attestation)
+
+
+def _check_key(view: ChainOwners, event: codec.Event, message: st.KeyStatement, key: bytes) -> None:
+    """Check a key of a person or of a participant."""
+    check_key(message.key)
+    if view.subject(event.tag) is not None:
+        check_person_key(view, event.tag, message, author=key, time_ms=event.time_ms)
+        return
+    check_no_authority(message)
+    if not message.retired:
+        check_new_key(view, message.key)
+        if not _is_signed(view, key):
+            check_no_own_key(view, view.participant_of(event.tag))
+
+
+def _check_person(view: ChainOwners, event: codec.Event, message: Message, key: bytes) -> None:
+    """Check an entry of a person's chain that is no consent, no change of one, and no key."""
     if isinstance(message, st.EnrolStatement):
         check_scheme(message.scheme)
         check_enrolment(view, message)
-    elif isinstance(message, st.KeyStatement):
-        check_key(message.key)
-        if view.subject(event.tag) is not None:
-            check_person_key(view, event.tag, message, author=key, time_ms=event.time_ms)
-        else:
-            check_no_authority(message)
-            if not message.retired:
-                check_new_key(view, message.key)
-                if not _is_signed(view, key):
-                    check_no_own_key(view, view.participant_of(event.tag))
-    elif isinstance(message, st.ParticipantStatement):
-        check_name(message.name)
-        check_certificate_names(message)
-        check_change(message, view, signed=_is_signed(view, key))
-    elif isinstance(message, st.DelegationStatement):
-        check_taker(message, view)
-        if not _is_signed(view, key):
-            check_attested_delegation(message, view)
-    elif isinstance(message, st.NoticeStatement):
-        check_notice(view, message, time_ms=event.time_ms, signed=_is_signed(view, key))
-    elif isinstance(message, st.MandateStatement):
-        check_giver(message, view)
-    elif isinstance(message, st.AdministrationStatement):
-        check_act(message)
-    elif isinstance(message, st.VocabularyStatement):
-        check_vocabulary(view, message)
-    elif isinstance(message, st.RulesStatement):
-        check_rules(view, message)
     elif isinstance(message, st.ServedStatement):
         check_served_author(view, message.attestation.attested_by, key)
         check_served(view, event.tag, message, time_ms=event.time_ms)
@@ -120,13 +122,38 @@ def check_written(view: ChainOwners, event: codec.Event, message: Message, key: 
         check_authority_author(view, event.tag, message, ref=event.ref, key=key)
     elif isinstance(message, st.ReadStatement):
         if message.authority_seq:
-            check_reading(
-                view, event.tag, message.authority_seq, reader=message.reader, time_ms=event.time_ms
-            )
+            check_reading(view, event.tag, message.authority_seq, reader=message.reader, time_ms=event.time_ms)
     elif isinstance(message, st.DutyStatement):
         check_duty(view, message, ref=event.ref, time_ms=event.time_ms)
         check_duty_author(view, message, key)
-    elif isinstance(message, st.GrantStatement):
+
+
+def _check_public(view: ChainOwners, event: codec.Event, message: Message, key: bytes) -> None:
+    """Check an entry of a public chain that is no key."""
+    signed = _is_signed(view, key)
+    if isinstance(message, st.ParticipantStatement):
+        check_name(message.name)
+        check_certificate_names(message)
+        check_change(message, view, signed=signed)
+    elif isinstance(message, st.DelegationStatement):
+        check_taker(message, view)
+        if not signed:
+            check_attested_delegation(message, view)
+    elif isinstance(message, st.NoticeStatement):
+        check_notice(view, message, time_ms=event.time_ms, signed=signed)
+    elif isinstance(message, st.MandateStatement):
+        check_giver(message, view)
+    elif isinstance(message, st.AdministrationStatement):
+        check_act(message)
+    elif isinstance(message, st.VocabularyStatement):
+        check_vocabulary(view, message)
+    elif isinstance(message, st.RulesStatement):
+        check_rules(view, message)
+
+
+def _check_consent(view: ChainOwners, event: codec.Event, message: Message, key: bytes) -> None:
+    """Check a version of a consent, or a change of its state."""
+    if isinstance(message, st.GrantStatement):
         author = _Author(view, message, key)
         author.check_version(event, message.consent, lineage=event.seq, version=1, replaced=None)
     elif isinstance(message, st.AmendStatement):

@@ -74,8 +74,7 @@ def verify_ledger(
         pruned = source.pruned()
         read = partial(read_checkpoint, source, origin=origin, log_verifier=log_verifier, witnesses=witnesses)
         signed = read()
-        point = signed.point
-        if pruned.start > point.size:
+        if pruned.start > signed.point.size:
             raise ProofError(f"source claims that more is pruned than there is: `{pruned.start}`")
         states = StateStore(state_path, cached=cached)
         stack.callback(states.close)
@@ -83,40 +82,50 @@ def verify_ledger(
             origin=origin, vkey=_vkey(signed),
             pruned=pruned, pruned_below=pruned.start, is_missing_wrong=source.is_whole,
         )  # fmt: skip
-        is_saved = state_path is not None
-        start, walker = 0, states.load(source, expected)
-        if walker is not None and walker.replay.size > point.size:
+        walker = states.load(source, expected)
+        if walker is not None and walker.replay.size > signed.point.size:
             signed = read(at_least=walker.replay.size)
-            point = signed.point
             walker.expected = replace(walker.expected, vkey=_vkey(signed))
+        point = signed.point
         location, source = AtCheckpoint(location, point), at_checkpoint(source, point)
+        start, saved = 0, None if state_path is None else states
         if walker is None and since is not None:
             walker = _start_after(source, expected, point, _open_trusted(since, origin, log_verifier), states)
-            start, is_saved = walker.replay.size, False
+            start, saved = walker.replay.size, None
         if walker is None:
             walker = _start(source, expected, point, states)
-        if is_saved:
-            _save_after_seals(walker, states, save_every)
+        if saved is not None:
+            _save_after_seals(walker, saved, save_every)
         tree = TreePoint(origin=origin, size=point.size, root=point.root)
+        stopped = False
         try:
             for run in check_ahead(location, source, tree, walker.replay.size, jobs, stack):
                 walker.take(run)
                 if progress is not None:
                     progress(walker.replay.size, point.size)
-            is_sealed = walker.replay.sealed_size == walker.replay.size
-            is_right = not walker.found.faults and walker.replay.root() == point.root
-            if is_saved and is_sealed and is_right:
-                states.save(walker)  # Before ``finish`` adds faults, because a later run finds them again.
-            walker.finish(point.root)
-            if walker.found.counts.leaves_pruned or walker.found.counts.statements_pruned:
-                walker.compare_pruned()
-            if walker.replay.size > start and not is_sealed:
-                walker.found.add(walker.replay.size - 1, "last leaf of the checkpoint's tree is not a seal")
+            _finish(walker, point, start=start, saved=saved)
         except TooManyFaults:
-            report = walker.report(point, stopped=True, start=start)
-        else:
-            report = walker.report(point, stopped=False, start=start)
+            stopped = True
+        report = walker.report(point, stopped=stopped, start=start)
         return replace(report, cosignatures=signed.cosignatures, followed=signed.log_keys)
+
+
+def _finish(walker: Walker, point: Checkpoint, *, start: int, saved: StateStore | None) -> None:
+    """Compare a walk over all leaves with the checkpoint, and add the faults that this shows.
+
+    Args:
+        start: the leaf after a trusted checkpoint at which the walk began; else 0.
+        saved: where the state is saved; None: it is not saved.
+    """
+    is_sealed = walker.replay.sealed_size == walker.replay.size
+    is_right = not walker.found.faults and walker.replay.root() == point.root
+    if saved is not None and is_sealed and is_right:
+        saved.save(walker)  # Before ``finish`` adds faults, because a later run finds them again.
+    walker.finish(point.root)
+    if walker.found.counts.leaves_pruned or walker.found.counts.statements_pruned:
+        walker.compare_pruned()
+    if walker.replay.size > start and not is_sealed:
+        walker.found.add(walker.replay.size - 1, "last leaf of the checkpoint's tree is not a seal")
 
 
 def _vkey(signed: SignedCheckpoint) -> str:
