@@ -7,7 +7,7 @@ the mapping file. Every other code, recipient and person needs a line. If the li
 
 import itertools
 import tomllib
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -168,15 +168,52 @@ def parse_mapping(text: str, vocabulary: Vocabulary) -> FhirMapping:
         if name not in _KNOWN:
             raise InvalidError(f"mapping has an unknown key: {quoted(name)}, known are {', '.join(_KNOWN)}")
     systems = {**SYSTEMS, **_table(tables, "systems", _text)}
-    known_codes = {
+    codes, denied = _read_codes(tables, systems, vocabulary)
+    modules = _read_modules(tables, systems, vocabulary, categories=codes["categories"])
+    scopes, roles = _read_scopes(tables, systems, vocabulary), _read_roles(tables, systems)
+    server = _text(tables["server"], "server").rstrip("/") if "server" in tables else ""
+    categories = dict.fromkeys(_list(tables, "privacy_categories"), ())
+    bases = {base if base.endswith("/") else f"{base}/" for base in (*_list(tables, "bases"), server) if base}
+    return FhirMapping(
+        vocabulary=vocabulary,
+        codes=codes,
+        modules=modules,
+        scopes=scopes,
+        roles=roles,
+        actors=_expanded(_table(tables, "actors", _text), systems),
+        holders=_expanded(_table(tables, "holders", _text), systems),
+        policies={**PCF_POLICIES, **_expanded(_table(tables, "policies", _policy), systems)},
+        subjects=_expanded(_table(tables, "subjects", _subject), systems),
+        schemes={_system(key, systems): value for key, value in _table(tables, "schemes", _scheme).items()},
+        denied_categories=denied,
+        server=server,
+        extensions=frozenset(_list(tables, "extensions")),
+        # Sort the longest base first: if a reference begins with two of the bases, the longer base is removed.
+        bases=tuple(sorted(bases, key=lambda base: (-len(base), base))),
+        privacy_categories=PRIVACY_CATEGORIES | _coded(categories, systems, "privacy_categories").keys(),
+    )
+
+
+def _known_codes(vocabulary: Vocabulary) -> dict[str, Collection[str]]:
+    """Return the codes to which a table of codes may lead, by the table's name."""
+    return {
         "purposes": vocabulary.purpose.bits, "categories": vocabulary.category.bits, "actions": vocabulary.action.bits,
         "labels": {*vocabulary.label.bits, *LEVELS},
     }  # fmt: skip
-    listed = {name: getattr(vocabulary, name) for name in known_codes}
+
+
+def _read_codes(
+    tables: Mapping[str, object], systems: Mapping[str, str], vocabulary: Vocabulary
+) -> tuple[dict[str, Mapping[str, tuple[str, ...]]], dict[str, tuple[str, ...]]]:
+    """Read the tables of purposes, categories, actions and labels; return ``codes`` and ``denied_categories``.
+
+    A code of the vocabulary that has a system leads to itself, unless the file has a line for it.
+    """
     codes: dict[str, Mapping[str, tuple[str, ...]]] = {}
     denied: dict[str, tuple[str, ...]] = {}
-    for name in known_codes:
-        own = {f"{code.system}|{code.code}": (code.code,) for code in listed[name] if code.system}
+    known = _known_codes(vocabulary)
+    for name in known:
+        own = {f"{code.system}|{code.code}": (code.code,) for code in getattr(vocabulary, name) if code.system}
         if name == "labels":
             own |= {f"{SYSTEMS['v3-Confidentiality']}|{level}": (level,) for level in LEVELS}
         if DISCLOSE in own:
@@ -187,9 +224,16 @@ def parse_mapping(text: str, vocabulary: Vocabulary) -> FhirMapping:
         both = _with_r5_types(_coded(_table(tables, name, _categories), systems, name))
         codes[name] = {**own, **{key: permitted for key, (permitted, _) in both.items()}}
         denied = {key: denied for key, (permitted, denied) in both.items() if permitted != denied}
-    for name, known in known_codes.items():
-        _check_known(name, itertools.chain.from_iterable(codes[name].values()), {*known, DISCLOSE})
-    _check_known("categories", itertools.chain.from_iterable(denied.values()), known_codes["categories"])
+    for name, some in known.items():
+        _check_known(name, itertools.chain.from_iterable(codes[name].values()), {*some, DISCLOSE})
+    _check_known("categories", itertools.chain.from_iterable(denied.values()), known["categories"])
+    return codes, denied
+
+
+def _read_modules(
+    tables: Mapping[str, object], systems: Mapping[str, str], vocabulary: Vocabulary, *, categories: Container[str]
+) -> dict[str, Module]:
+    """Read the table of modules. *categories*: the codes that the table of categories has, which no module may be."""
     modules = {
         key: replace(
             module,
@@ -198,40 +242,33 @@ def parse_mapping(text: str, vocabulary: Vocabulary) -> FhirMapping:
         )
         for key, module in _coded(_table(tables, "modules", _module), systems, "modules").items()
     }
+    known = _known_codes(vocabulary)
     for key, module in modules.items():
         for code in (*module.data_of, *module.data_before):
             if code not in modules:
                 raise InvalidError(f"mapping of a module names a code that is not in [modules]: {quoted(code)}")
-        if key in codes["categories"]:
+        if key in categories:
             raise InvalidError(f"mapping has a code in [categories] and in [modules]: {quoted(key)}")
         for name in ("purposes", "categories", "actions"):
-            _check_known("modules", getattr(module, name), known_codes[name])
+            _check_known("modules", getattr(module, name), known[name])
+    return modules
+
+
+def _read_scopes(
+    tables: Mapping[str, object], systems: Mapping[str, str], vocabulary: Vocabulary
+) -> dict[str, tuple[str, ...]]:
+    """Read the table of scopes."""
     scopes = _coded(_table(tables, "scopes", _scope), systems, "scopes")
     for purposes in scopes.values():
-        _check_known("scopes", (code for code in purposes if code != ANY), known_codes["purposes"])
+        _check_known("scopes", (code for code in purposes if code != ANY), vocabulary.purpose.bits)
+    return {f"{SYSTEMS['consentscope']}|patient-privacy": (ANY,), **scopes}
+
+
+def _read_roles(tables: Mapping[str, object], systems: Mapping[str, str]) -> dict[str, str]:
+    """Read the table of roles, in which ``NO_ROLE`` is no code of a system."""
     roles = _table(tables, "roles", _role)
     no_role = {NO_ROLE: roles.pop(NO_ROLE)} if NO_ROLE in roles else {}
-    server = _text(tables["server"], "server").rstrip("/") if "server" in tables else ""
-    categories = dict.fromkeys(_list(tables, "privacy_categories"), ())
-    bases = {base if base.endswith("/") else f"{base}/" for base in (*_list(tables, "bases"), server) if base}
-    return FhirMapping(
-        vocabulary=vocabulary,
-        codes=codes,
-        actors=_expanded(_table(tables, "actors", _text), systems),
-        holders=_expanded(_table(tables, "holders", _text), systems),
-        policies={**PCF_POLICIES, **_expanded(_table(tables, "policies", _policy), systems)},
-        subjects=_expanded(_table(tables, "subjects", _subject), systems),
-        schemes={_system(key, systems): value for key, value in _table(tables, "schemes", _scheme).items()},
-        denied_categories=denied,
-        modules=modules,
-        scopes={f"{SYSTEMS['consentscope']}|patient-privacy": (ANY,), **scopes},
-        roles={**ROLES, **_coded(roles, systems, "roles"), **no_role},
-        server=server,
-        extensions=frozenset(_list(tables, "extensions")),
-        # Sort the longest base first: if a reference begins with two of the bases, the longer base is removed.
-        bases=tuple(sorted(bases, key=lambda base: (-len(base), base))),
-        privacy_categories=PRIVACY_CATEGORIES | _coded(categories, systems, "privacy_categories").keys(),
-    )
+    return {**ROLES, **_coded(roles, systems, "roles"), **no_role}
 
 
 def _table(tables: Mapping[str, object], name: str, read: Callable[[object, str], _Value]) -> dict[str, _Value]:

@@ -9,7 +9,7 @@ If an element of a provision is absent:
   neither ``type`` nor attributes is refused.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from consentd.errors import InvalidError
@@ -78,21 +78,12 @@ def read_provision(
         raise refusal(Cause.UNSUPPORTED_CONTENT, f"provisions nest deeper than {MAX_DEPTH}", element.path)
     actors, holders, lists = read_actors(element, lists, reading)
     actions, lists = read_actions(element, effective, lists, reading)
-    start, end = read_window(element, "period")
-    if end is not None and end <= 0:
-        raise refusal(Cause.PERIOD, "period ends before 1970", element.at("period"))
+    start, end = _validity(element)
     nested = element.many("provision")
     purposes = _purposes(element, effective, reading)
+    _check_modules(element, modules, is_nested=bool(nested), is_divided=len(sensitivity) > 1, reading=reading)
     if not modules:
-        if nested:
-            message = "provision is about no data of this realm, and has nested provisions"
-            raise refusal(Cause.UNSUPPORTED_CONTENT, message, element.path)
         return None
-    if len(modules) > 1 or replace(modules[0], categories=()) != NO_MODULE:
-        if nested or len(sensitivity) > 1:
-            message = "provision with modules of the mapping has nested provisions, or labels beside confidentialities"
-            raise refusal(Cause.UNSUPPORTED_CONTENT, message, element.path)
-        reading.note("codes are read as modules of the mapping, with the purposes, actions and recipients stated there")
     module = modules[0]
     provision = Provision(
         effect=effect if len(sensitivity) == len(modules) == 1 else effective,
@@ -118,18 +109,46 @@ def read_provision(
         read_provision(child, None, reading=reading, parent=effective, above=lists, depth=depth + 1) for child in nested
     )
     children = tuple(child for child in read if child is not None)
-    if len(modules) > 1:
-        return replace(
-            provision,
-            children=tuple(
-                _further(other, module, effective, _module_data(other, element, above, effective, reading), reading)
-                for other in modules[1:]
-            ),
+    if len(modules) > 1:  # then it has no nested provisions (``_check_modules``)
+        children = tuple(
+            _further(other, module, effective, _module_data(other, element, above, effective, reading), reading)
+            for other in modules[1:]
         )
-    if len(sensitivity) == 1:
-        return replace(provision, children=children)
-    inner = Provision(effect=effective, labels=sensitivity[1].labels, level=sensitivity[1].level, children=children)
-    return replace(provision, children=(inner,))
+    if len(sensitivity) > 1:
+        more = sensitivity[1]
+        children = (Provision(effect=effective, labels=more.labels, level=more.level, children=children),)
+    return replace(provision, children=children)
+
+
+def _validity(element: Element) -> tuple[int | None, int | None]:
+    """Return start and end of the period in which a provision is in force; None: it is open there."""
+    start, end = read_window(element, "period")
+    if end is not None and end <= 0:
+        raise refusal(Cause.PERIOD, "period ends before 1970", element.at("period"))
+    return start, end
+
+
+def _check_modules(
+    element: Element, modules: Sequence[Module], *, is_nested: bool, is_divided: bool, reading: Reading
+) -> None:
+    """Check that a provision with such modules can be read, and note that modules limit it.
+
+    Args:
+        modules: what the codes of the provision mean; none: the realm has no such data.
+        is_nested: the provision has nested provisions.
+        is_divided: it has confidentialities and other labels, so it is read as two provisions.
+
+    Raises:
+        InvalidError: it cannot be read; the error has a ``Cause``.
+    """
+    if not modules and is_nested:
+        message = "provision is about no data of this realm, and has nested provisions"
+        raise refusal(Cause.UNSUPPORTED_CONTENT, message, element.path)
+    if len(modules) > 1 or (modules and replace(modules[0], categories=()) != NO_MODULE):
+        if is_nested or is_divided:
+            message = "provision with modules of the mapping has nested provisions, or labels beside confidentialities"
+            raise refusal(Cause.UNSUPPORTED_CONTENT, message, element.path)
+        reading.note("codes are read as modules of the mapping, with the purposes, actions and recipients stated there")
 
 
 def state_defaults(root: Provision, reading: Reading) -> Provision:
