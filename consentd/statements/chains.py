@@ -101,47 +101,25 @@ def verify_chains(
             chain ``ledger`` contradicts the pinned origin or key, states a pruning that its policy forbids, or has a
             rotation of a key that contradicts what it stated before.
     """
-    tags = [chain.tag for chain in chains]
-    if len(set(tags)) != len(tags):
-        raise ProofError("a chain is there twice")
-    if any(not key_validity.has_author_keys(chain.public_name) and chain.tag != asked for chain in chains):
-        raise ProofError("a chain is there that was not asked for, and is no author's")
-    if before is not None and before.tag != asked:
-        raise ProofError("chain is of another tag than the part that was verified before")
-    verified: dict[bytes, tuple[VerifiedEntry, ...]] = {}
-    retention, part = Retention(), None
-    # Chain `ledger` comes first, because it states which entries of other chains may be missing.
-    for chain in sorted(chains, key=lambda chain: chain.public_name != LEDGER_CHAIN):
-        if chain.tag != asked:
-            verified[chain.tag], _ = history.verify_part(chain, sealed=sealed, kept_from_ms=retention.kept_from_ms)
-        elif before is not None:
-            verified[asked], part = history.verify_part(
-                chain, sealed=sealed, held=before.held, kept_from_ms=retention.kept_from_ms, most=most
-            )
-        else:
-            verified[asked], part = _join(
-                chain, known, sealed=sealed, kept_from_ms=retention.kept_from_ms, most=most
-            )
-        if chain.public_name == LEDGER_CHAIN:
-            for entry in verified[chain.tag]:
-                if entry.statement is not None:
-                    values.add_retention(retention, entry.event, entry.statement.payload)
+    _verify_selection(chains, asked, before)
+    verified, retention, part = _verify_entries(
+        chains, sealed, asked=asked, known=known, held=None if before is None else before.held, most=most
+    )
     found = tuple(VerifiedChain(chain, verified[chain.tag]) for chain in chains)
-    earlier = () if before is None else before.keys
-    known_events = {entry.event for entry in (*earlier, *verified.get(asked, ())[: len(known)])}
-    stated = [*_key_changes(VerifiedChain(chain, earlier) for chain in chains if chain.tag == asked)]
-    stated += _key_changes(found)
+    of_asked, earlier = verified.get(asked, ()), () if before is None else before.keys
     entries_of_keys = (one for entries in (earlier, *verified.values()) for one in entries if states_keys(one))
     is_whole = all(message_of(one) is not None for one in entries_of_keys)
     keys = key_validity.verify_key_changes(
-        stated, origin=origin, known=known_events, is_whole=is_whole, named_by=named_by
-    )
+        [*_key_changes(VerifiedChain(chain, earlier) for chain in chains if chain.tag == asked), *_key_changes(found)],
+        origin=origin, known={entry.event for entry in (*earlier, *of_asked[: len(known)])}, is_whole=is_whole,
+        named_by=named_by,
+    )  # fmt: skip
     for tag, entries in verified.items():
         later = entries[len(known) :] if tag == asked else entries
         verify_authors(later, origin=origin, keys=keys, named_by=named_by, is_whole=is_whole)
         verify_givers(later, {one: verified[one] for one in verified if before is None or one != asked})
-    verify_reporters(verified.get(asked, ()), keys, known=len(known))
-    verify_representatives(verified.get(asked, ()), keys, known=len(known))
+    verify_reporters(of_asked, keys, known=len(known))
+    verify_representatives(of_asked, keys, known=len(known))
     recent = () if before is None else before.recent
     for tag, entries in verified.items():
         if tag == asked:
@@ -153,11 +131,61 @@ def verify_chains(
         ledger_keys = _verify_ledger(
             verified.get(codec.LEDGER_TAG, ()), origin=origin, log_verifier=log_verifier, size=sealed.checkpoint.size
         )
-    own = (*earlier, *(entry for entry in verified.get(asked, ()) if entry.event.kind == EntryKind.KEY))
+    own = (*earlier, *(entry for entry in of_asked if entry.event.kind == EntryKind.KEY))
     return VerifiedChains(
         found, keys, retention.kept_from_ms, None if part is None else HeldPart(asked, part, own, recent),
         ledger_keys=ledger_keys, is_whole=is_whole,
     )  # fmt: skip
+
+
+def _verify_selection(chains: Sequence[ChainProof], asked: bytes, before: HeldPart | None) -> None:
+    """Verify that the chains are the one asked for and authors' chains, each once.
+
+    Raises:
+        ProofError: they are not.
+    """
+    tags = [chain.tag for chain in chains]
+    if len(set(tags)) != len(tags):
+        raise ProofError("a chain is there twice")
+    if any(not key_validity.has_author_keys(chain.public_name) and chain.tag != asked for chain in chains):
+        raise ProofError("a chain is there that was not asked for, and is no author's")
+    if before is not None and before.tag != asked:
+        raise ProofError("chain is of another tag than the part that was verified before")
+
+
+def _verify_entries(
+    chains: Sequence[ChainProof], sealed: SealedCheckpoint, *, asked: bytes, known: Sequence[HistoryEntry],
+    held: HeldChain | None, most: int | None,
+) -> tuple[dict[bytes, tuple[VerifiedEntry, ...]], Retention, HeldChain | None]:  # fmt: skip
+    """Verify that each chain is whole but for what is pruned; of chain *asked*, the part up to *most* entries.
+
+    *held*: the last entry of the part of chain *asked* that was verified before; None: *known* has its entries.
+
+    Returns:
+        tag → the entries of the chain; what may be pruned; the part of chain *asked* that is verified now, if it is
+        one of the chains.
+
+    Raises:
+        MalformedError, ProofError: as ``verify_chains``.
+    """
+    verified: dict[bytes, tuple[VerifiedEntry, ...]] = {}
+    retention, part = Retention(), None
+    # Chain `ledger` comes first, because it states which entries of other chains may be missing.
+    for chain in sorted(chains, key=lambda chain: chain.public_name != LEDGER_CHAIN):
+        kept_from_ms = retention.kept_from_ms
+        if chain.tag != asked:
+            verified[chain.tag], _ = history.verify_part(chain, sealed=sealed, kept_from_ms=kept_from_ms)
+        elif held is not None:
+            verified[asked], part = history.verify_part(
+                chain, sealed=sealed, held=held, kept_from_ms=kept_from_ms, most=most
+            )
+        else:
+            verified[asked], part = _join(chain, known, sealed=sealed, kept_from_ms=kept_from_ms, most=most)
+        if chain.public_name == LEDGER_CHAIN:
+            for entry in verified[chain.tag]:
+                if entry.statement is not None:
+                    values.add_retention(retention, entry.event, entry.statement.payload)
+    return verified, retention, part
 
 
 def _verify_ledger(
