@@ -13,7 +13,7 @@ def test_a_mutant_is_a_change_that_compiles(mutant: Mutant) -> None:
 def test_there_are_enough_of_them_in_every_module() -> None:
     assert len(set(MUTANTS)) == len(MUTANTS) >= 30
     modules = {"actor", "compile", "match", "match_row", "side_blocks", "subject", "evaluate", "residual",
-               "codebook", "vocabulary", "rows", "fits", "masks"}
+               "codebook", "vocabulary", "rows", "fits", "masks", "prepare", "shapes", "recurrence", "transfers"}
     assert {mutant.module for mutant in MUTANTS} == modules
 
 

@@ -2,16 +2,17 @@
 
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 
 from cases.policy_worlds import NUMBERS, VOCABULARY
 from consentd.errors import InvalidError, MalformedError, PreconditionError
-from consentd.policy import match, residual, subject
+from consentd.policy import evaluate as evaluate_module
+from consentd.policy import match, prepare, residual, subject
 from consentd.policy.codebook import Codebook, PackedQuestion, Parties, pack_question
 from consentd.policy.compile import Compiled, compile_consent, compile_rules
 from consentd.policy.evaluate import MAX_REASONS, Verdict, decision, evaluate
-from consentd.policy.match_row import RowMatcher
 from consentd.policy.model import (
     OPEN_END_MS,
     Actor,
@@ -223,8 +224,11 @@ def test_equal_limits_are_one_record() -> None:
 # -- consents that cannot change an answer --------------------------------------------------------------------------
 
 
-def drawn_value(random: Random) -> bytes | None:
-    """Return the value of a person with hundreds of consents, few of which differ in more than window and lists."""
+def drawn_value(random: Random, *, nested: float) -> bytes | None:
+    """Return the value of a person with hundreds of consents, few of which differ in more than window and lists.
+
+    *nested*: the share of consents with a nested provision, which may have other limits than the root.
+    """
     made = []
     for number in range(1, 1 + random.choice([150, 300, 450])):
         start, end = random.choice([(0, OPEN_END_MS), (-5, 5_000), (2_000, 9_000), (0, NOW_MS - 1)])
@@ -238,38 +242,55 @@ def drawn_value(random: Random) -> bytes | None:
             start_ms=start,
             end_ms=end if end == OPEN_END_MS else end + random.choice([0, 0, number, -number]),
         )
-        children = (replace(DENY, categories=("CLIN.B",)),) if random.random() < 0.05 else ()
+        child = Provision(categories=("CLIN.B",))
+        if random.random() < 0.2:
+            child = replace(child, actors=(random.choice("ab"),), end_ms=NOW_MS + number)
+        children = (child,) if random.random() < nested else ()
         made.append(Lineage(number, number, 1, random.random() < 0.05, compiled(replace(root, children=children))))
     return encode_subject(made)
 
 
+@pytest.mark.parametrize("nested", [0.05, 0.9])
 @pytest.mark.parametrize("seed", range(12))
-def test_a_consent_that_cannot_change_the_answer_is_not_matched(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_consent_that_cannot_change_the_answer_is_not_kept(
+    seed: int, nested: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     random = Random(seed)
-    value = drawn_value(random)
+    value = drawn_value(random, nested=nested)
     residual_too = replace(ASKED, supported_obligations=frozenset({Obligation.ENFORCE_RESIDUAL}))
-    matched = []
-    count = RowMatcher.node
-    monkeypatch.setattr(RowMatcher, "node", lambda *args: matched.append(1) or count(*args))
+    kept = counted_trees(monkeypatch)
     for asked in (ASKED, residual_too, replace(ASKED, labels=(), data_period=Period(0, 100))):
         for combining in Combining:
-            matched.clear()
-            found, by_default = answer(value, asked, combining=combining), len(matched)
+            found, by_default = answer(value, asked, combining=combining), kept[-1]
             with monkeypatch.context() as patch:
-                patch.setattr(match, "ENOUGH", OPEN_END_MS)
-                matched.clear()
+                patch.setattr(prepare, "ENOUGH", OPEN_END_MS)
                 assert answer(value, asked, combining=combining) == found
-            newest_first = combining in (Combining.ORDERED_DENY_OVERRIDES, Combining.ORDERED_PERMIT_OVERRIDES)
-            assert by_default == len(matched) if newest_first else by_default <= len(matched)
+            assert by_default <= kept[-1]
 
 
-def test_hundreds_of_equal_consents_are_matched_once_for_each_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    matched = []
-    count = RowMatcher.node
-    monkeypatch.setattr(RowMatcher, "node", lambda *args: matched.append(1) or count(*args))
-    value = value_of((compiled(replace(PERMIT, actors=("a", "b"))), 1_000))
-    assert answer(value).outcome is Outcome.PERMIT
-    assert len(matched) == match.ENOUGH + 1
+def counted_trees(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the list to which each evaluation adds how many trees it keeps."""
+    kept: list[int] = []
+
+    def prepared(*args: Any, **more: Any) -> match.Prepared:
+        found = prepare.prepare(*args, **more)
+        kept.append(len(found.trees))
+        return found
+
+    monkeypatch.setattr(evaluate_module, "prepare", prepared)
+    return kept
+
+
+@pytest.mark.parametrize("children", [(), (Provision(categories=("CLIN.B",)),)])
+def test_of_hundreds_of_equal_consents_few_are_kept(
+    children: tuple[Provision, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = counted_trees(monkeypatch)
+    made = [compiled(replace(PERMIT, actors=("a", "b"), end_ms=9_000 - at, children=children)) for at in range(1_000)]
+    found = answer(value_of(*((one, 1) for one in made)))
+    # Those that become reasons, and the one that ends first.
+    assert (kept, found.valid_until_ms) == ([prepare.ENOUGH + 2], 8_001)
+    assert found.outcome is (Outcome.PARTIAL if children else Outcome.PERMIT)
 
 
 # -- reasons and conditions ----------------------------------------------------------------------------------------

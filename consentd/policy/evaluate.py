@@ -8,7 +8,7 @@ layer that decides. If both ways are possible, they give the same answer.
 INVARIANT: no answer is cached. An answer depends only on the subject value, the question, the rules and the instant.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from struct import Struct
 from typing import Final
 
@@ -16,19 +16,13 @@ from consentd import limits
 from consentd.policy.codebook import Codebook, PackedQuestion
 from consentd.policy.compile import CompiledRules
 from consentd.policy.fits import BEST_CASE, STATED_CASE, WORST_CASE, Fits
-from consentd.policy.match import (
-    CONSENT,
-    Matches,
-    Tree,
-    match,
-    match_trees,
-    prepare,
-    prepare_realm,
-)
-from consentd.policy.match_row import DENIES, PERMITS, UNKNOWNS, RowMatcher, denied_leaves
+from consentd.policy.match import CONSENT, Matches, Tree, match, match_trees
+from consentd.policy.match_row import RowMatcher, denied_leaves
 from consentd.policy.model import OPEN_END_MS, Combining, Decision, Effect, Obligation, Outcome, Reason, ReasonCode
+from consentd.policy.prepare import prepare, prepare_realm
 from consentd.policy.residual import Condition, conditions, data_permitted, expand
 from consentd.policy.rows import ROW_SIZE
+from consentd.policy.shapes import DENIES, PERMITS, UNKNOWNS
 from consentd.policy.subject import CLOSED, ENTRY, SIMPLE, Ids
 from consentd.policy.tree import path_of
 
@@ -58,6 +52,9 @@ _EFFECTS: Final = (Effect.PERMIT, Effect.DENY)
 
 Masks = tuple[int, int, int, int]
 """Masks of the categories that are permitted, denied, without consent, and unknown."""
+
+Met = tuple[int, int, int]
+"""A row of a SIMPLE subject that matches now: its index, its flags, the categories that it permits or denies."""
 
 MAX_REASONS: Final = limits.DECISION_REASONS
 """Most reasons of an answer. The first are kept."""
@@ -132,7 +129,7 @@ def evaluate(value: bytes | None, question: PackedQuestion, rules: CompiledRules
     parties = question.parties
     until = parties.until_ms
     campaigns = rules.campaigns
-    met: list[tuple[int, int, int]] = []
+    met: list[Met] = []
     if value:
         deny_purposes = question.deny_purposes
         rows = _SIMPLE_ROW.iter_unpack(value[8 + ENTRY_SIZE * (value[4] | value[5] << 8) :])
@@ -176,18 +173,14 @@ def evaluate(value: bytes | None, question: PackedQuestion, rules: CompiledRules
                     else:
                         denies |= mask
     if not rules.plain:
-        found = Matches(until)
-        for index, flags, mask in reversed(met) if rules.combining in _NEWEST_FIRST else met:
-            found.add(CONSENT, PERMITS if flags else DENIES, mask, _ids(value, index))
-        trees: list[Tree] = []
-        matcher = RowMatcher(question, now_ms)
-        otherwise = prepare_realm(trees, matcher, rules, enrolled=value is not None)
-        fits = Fits(question, STATED_CASE, rules.normal_level)
-        match_trees(found, trees, fits, now_ms)
-        found.otherwise = otherwise.mask and otherwise.mask & fits[otherwise.key]
-        return _verdict(*_decide(found, question.categories, rules.combining), question, until)
+        return _with_realm(value, question, rules, now_ms, met=met, until=until)
     permits &= ~denies
-    without = question.categories & ~(permits | denies)
+    reasons, refs = _reasons(value, met, permits, denies)
+    return _verdict((permits, denies, question.categories & ~(permits | denies), 0), reasons, refs, question, until)
+
+
+def _reasons(value: bytes | None, met: Sequence[Met], permits: int, denies: int) -> tuple[Reasons, Refs]:
+    """Return the reasons of a SIMPLE subject's answer. *permits*, *denies*: the categories permitted and denied."""
     reasons: Reasons = []
     refs = [0, 0]
     for index, flags, mask in met:
@@ -203,7 +196,23 @@ def evaluate(value: bytes | None, question: PackedQuestion, rules: CompiledRules
         refs[kind] = refs[kind] or ids[0]
         if len(reasons) < _MAX_ROW_REASONS:
             reasons.append((code, effect, *ids, ""))
-    return _verdict((permits, denies, without, 0), reasons, refs, question, until)
+    return reasons, refs
+
+
+def _with_realm(
+    value: bytes | None, question: PackedQuestion, rules: CompiledRules, now_ms: int, *, met: Sequence[Met], until: int
+) -> Verdict:
+    """Answer from the rows of a SIMPLE subject that match, and the realm's policy and combining."""
+    found = Matches(until)
+    for index, flags, mask in reversed(met) if rules.combining in _NEWEST_FIRST else met:
+        found.add(CONSENT, PERMITS if flags else DENIES, mask, _ids(value, index))
+    trees: list[Tree] = []
+    matcher = RowMatcher(question, now_ms)
+    otherwise = prepare_realm(trees, matcher, rules, enrolled=value is not None)
+    fits = Fits(question, STATED_CASE, rules.normal_level)
+    match_trees(found, trees, fits, now_ms)
+    found.otherwise = otherwise.mask and otherwise.mask & fits[otherwise.key]
+    return _verdict(*_decide(found, question.categories, rules.combining), question, until)
 
 
 def _ids(value: bytes | None, index: int) -> Ids:

@@ -6,8 +6,8 @@ The *case* determines which limits on an open property match.
 from typing import Final, NamedTuple
 
 from consentd.policy.codebook import PackedQuestion
-from consentd.policy.match_row import IS_OPEN, KEY_SHIFT, NAMES_RESOURCES, UNKNOWN
 from consentd.policy.rows import LEVEL_SHIFT, NORMAL, PERMIT
+from consentd.policy.shapes import IS_OPEN, KEY_SHIFT, NAMES_RESOURCES, UNKNOWN
 from consentd.policy.vocabulary import HIGHEST_LEVEL, Sensitivity
 
 

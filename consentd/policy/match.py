@@ -1,6 +1,6 @@
 """Match a question with every row of a subject (a person), where the simple loop of ``evaluate`` is not enough.
 
-``prepare`` finds the rows that may match, once for a question. ``match`` finds those that match in one case.
+``prepare.prepare`` finds the rows that may match, once for a question. ``match`` finds those that match in one case.
 
 A consent is a tree of provisions (policy.md, rule 2). The value of a node for a category is deny if the value of a
 child is deny, else permit if the value of a child is permit, else the node's own effect if the node itself matches. The
@@ -10,28 +10,14 @@ its own, in a lower layer.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Any, Final, NamedTuple
 
-from consentd import limits
-from consentd.errors import MalformedError
 from consentd.policy.codebook import PackedQuestion
-from consentd.policy.compile import POLICY_ROWS, POLICY_SHIFT, STATUTORY, UNREADABLE, CompiledRules
 from consentd.policy.fits import Fits
-from consentd.policy.lineage_form import HAS_SIDE, PAUSED
-from consentd.policy.match_row import DENIES, NEVER, PERMITS, Node, RowMatcher, Shape, UsedUp
 from consentd.policy.model import OPEN_END_MS, Layer
-from consentd.policy.rows import DEPTH_AT, ENDS, ROW_REST, ROW_SHAPE, ROW_SIZE, rest_until
-from consentd.policy.side_blocks import NO_LIMITS, NO_RECORD, Limits
-from consentd.policy.subject import (
-    ENTRY,
-    FORMAT,
-    HEADER,
-    Ids,
-    is_closed,
-    policy_rows,
-)
-from consentd.policy.transfers import Transfers
+from consentd.policy.shapes import DENIES, PERMITS, Node, Shape, UsedUp
+from consentd.policy.side_blocks import Limits
+from consentd.policy.subject import Ids
 from consentd.policy.tree import Paths, Where
 
 STATUTE: Final = int(Layer.STATUTE)
@@ -43,9 +29,6 @@ REALM: Final = int(Layer.REALM)
 _NO_USES: Final[Mapping[int, int]] = {}
 NO_IDS: Final[Ids] = (0, 0, 0)
 _SEVERAL: Final = -1
-
-ENOUGH = max(limits.DECISION_REASONS, limits.RESIDUAL_PROVISIONS)
-"""So many consents with the same effect on a question fill the reasons, and more of them exceed a residual's limit."""
 
 
 class Matches:
@@ -142,160 +125,6 @@ class Prepared(NamedTuple):
     otherwise: Shape
     used_up: Sequence[tuple[UsedUp, Ids, Where]] = ()
     recurring: Mapping[int, int] = {}
-
-
-def prepare(
-    value: bytes | None, question: PackedQuestion, rules: CompiledRules, now_ms: int, *, newest_first: bool
-) -> Prepared:
-    """Find what may match a question: of the realm's rules, and of a person's consents.
-
-    If the person's denies are over their limit (``is_closed``), only the statutory lineages are read.
-    """
-    closed = is_closed(value)
-    if not question.categories:
-        return Prepared([], closed, NEVER)
-    matcher = RowMatcher(question, now_ms)
-    of_rules = Limits(rules.block)
-    trees: list[Tree] = []
-    break_glass = rules.break_glass if question.break_glass else ()
-    for layer, applicable in (STATUTE, rules.by_purpose.get(question.purpose, ())), (BREAK_GLASS, break_glass):
-        for row, where in applicable:
-            node = matcher.match(row, of_rules, rules.since)
-            if node:
-                trees.append((layer, NO_IDS, where, (node,), of_rules, 0))
-    begin = len(trees)
-    transfers = Transfers(matcher)
-    if value:
-        _add_lineages(
-            trees, value, matcher, question.version, rules.campaigns, transfers, newest_first=newest_first
-        )
-    if newest_first:
-        trees[begin:] = sorted(trees[begin:], key=lambda tree: tree[1][1], reverse=True)
-        transfers.used_up.sort(key=lambda one: one[1][1], reverse=True)
-    otherwise = prepare_realm(trees, matcher, rules, enrolled=value is not None)
-    return Prepared(trees, closed, otherwise, transfers.used_up, transfers.recurring)
-
-
-def _add_lineages(
-    trees: list[Tree], value: bytes, matcher: RowMatcher, version: int, campaigns: Mapping[int, int],
-    transfers: Transfers, *, newest_first: bool,
-) -> None:  # fmt: skip
-    """Add the trees of a person's lineages. *version*: that of the question's vocabulary. *campaigns*: those of the
-    realm's rules.
-
-    A person may have thousands of lineages. So one loop reads the directory and the rows beside each other, and a
-    lineage that is a single row, as most are, needs no more than a look at its shape if it does not match. A row in
-    force is not matched if more than ``ENOUGH`` before it match with its shape, one of which ends no later than it: the
-    answer is the same with it and without it. This is not done for *newest_first*, where later rows are the first
-    reasons.
-
-    Raises:
-        MalformedError: the format of the value is unknown, or the policy of an entry, or the value is cut short.
-    """
-    form, _, _, lineages, count = HEADER.unpack_from(value)
-    row_at = HEADER.size + lineages * ENTRY.size
-    side_at = row_at + count * ROW_SIZE
-    if form != FORMAT or len(value) < side_at:
-        raise MalformedError("subject value has an unknown format, or is cut short")
-    rows, block, closed = value[row_at:side_at], Limits(value[side_at:]), is_closed(value)
-    words, record_at, node_of, rest_at = block.numbers, block.record, matcher.node, ROW_REST.unpack_from
-    now_ms = matcher.now_ms
-    enough = OPEN_END_MS if newest_first else ENOUGH
-    shapes = map(matcher.__getitem__, ROW_SHAPE.iter_unpack(rows))
-    entries = ENTRY.iter_unpack(value[HEADER.size : row_at])
-    # The offset of the lineage's first row, and the word at which the next side block begins, with its length.
-    at = first = following = 0
-    for (lineage, seq, number, vocabulary, more, flags, since, _, notice), shape in zip(
-        entries, shapes, strict=False
-    ):
-        is_known = vocabulary <= version
-        until_ms = campaigns.get(notice, OPEN_END_MS) if campaigns else OPEN_END_MS
-        if flags & HAS_SIDE:
-            block.first = first = following + 1
-            following = first + (words[following] >> 2)
-        if more or not is_known or flags & ~HAS_SIDE:
-            ids, every = (seq, lineage, number), [shape, *islice(shapes, more + policy_rows(flags))]
-            end = at + len(every) * ROW_SIZE
-            if not closed or flags & STATUTORY:
-                _add_lineage(
-                    trees, ids, flags, since, every, rows[at:end], matcher, block, transfers, is_known=is_known,
-                    until_ms=until_ms,
-                )
-            at = end
-            continue
-        if shape is not NEVER and not closed:
-            rest = rest_at(rows, at)
-            if until_ms < OPEN_END_MS and shape.kind == PERMITS:
-                rest = rest_until(rest, until_ms)
-            # The first record is that of the first row, if the row has one (``SideBlock.add``).
-            is_limited = flags & HAS_SIDE and (words[first + 1] or words[first + ENDS])
-            if shape.count <= enough or is_limited or not shape.has_seen(rest, now_ms):
-                node = node_of(shape, rest, record_at(0) if flags & HAS_SIDE else NO_RECORD, block, since)
-                if node:
-                    trees.append((CONSENT, (seq, lineage, number), "", (node,), block, block.first))
-                    node[0].see(node[1], now_ms)
-                if matcher.recurrence is not None:
-                    transfers.collect((seq, lineage, number), "")
-        at += ROW_SIZE
-
-
-def _add_lineage(
-    trees: list[Tree], ids: Ids, flags: int, since: int, shapes: Sequence[Shape], rows: bytes, matcher: RowMatcher,
-    block: Limits, transfers: Transfers, *, is_known: bool, until_ms: int,
-) -> None:  # fmt: skip
-    """Add the trees of a lineage: its consent, and the implicit policy that the consent selects.
-
-    *is_known*: its directory entry is such that this version can interpret it. *until_ms*: the instant from which its
-    permits do not count, because a new version of its notice asks for a new consent.
-    """
-    layer = STATUTE if flags & STATUTORY else CONSENT
-    rests = [*ROW_REST.iter_unpack(rows)]
-    records = block.records([rest[4] for rest in rests]) if flags & HAS_SIDE else [NO_RECORD] * len(rests)
-    if not is_known or flags & UNREADABLE:
-        node = matcher.node(matcher.unreadable(), rests[0], records[0], block, since)
-        if node:
-            trees.append((layer, ids, "", (node,), block, block.first))
-        return
-    if flags & PAUSED:
-        shapes = without_permits(shapes)
-    elif until_ms < OPEN_END_MS:
-        rests = [
-            rest_until(rest, until_ms) if shape.kind == PERMITS else rest
-            for shape, rest in zip(shapes, rests, strict=True)
-        ]
-    tree = len(rests) - POLICY_ROWS[flags >> POLICY_SHIFT]
-    for where, begin, end in (layer, 0, tree), (IMPLICIT, tree, len(rests)):
-        if begin == end:
-            continue
-        if end - begin < len(rests):
-            part = shapes[begin:end], rests[begin:end], records[begin:end]
-        else:
-            part = shapes, rests, records
-        nodes = [node for node in matcher.nodes(*part, block, since) if node]
-        if nodes or matcher.recurrence is not None:
-            path = "" if begin or tree == 1 else Paths(rows[DEPTH_AT : tree * ROW_SIZE : ROW_SIZE])
-            if nodes:
-                trees.append((where, ids, path, nodes, block, block.first))
-            if matcher.recurrence is not None:
-                transfers.collect(ids, path)
-
-
-def without_permits(shapes: Sequence[Shape]) -> list[Shape]:
-    """Return the shapes of rows whose permits do not match."""
-    return [NEVER if shape.kind == PERMITS else shape for shape in shapes]
-
-
-def prepare_realm(trees: list[Tree], matcher: RowMatcher, rules: CompiledRules, *, enrolled: bool) -> Shape:
-    """Add the realm's implicit policy to *trees*. Return the shape of what combining permits otherwise; NEVER: nothing.
-
-    Neither permits anything about a person who is not enrolled.
-    """
-    found = (matcher.match(row, NO_LIMITS, rules.since) for row in rules.policy)
-    nodes = [node for node in found if node and (enrolled or node[0].kind != PERMITS)]
-    if nodes:
-        trees.append((REALM, NO_IDS, "", nodes, NO_LIMITS, 0))
-    node = None if rules.otherwise is None or not enrolled else matcher.match(rules.otherwise, NO_LIMITS, 0)
-    return node[0] if node else NEVER
 
 
 def match(prepared: Prepared, fits: Fits, question: PackedQuestion, now_ms: int) -> Matches:

@@ -14,9 +14,9 @@ present period (rule 13). ``RowMatcher`` keeps such rows apart.
 """
 
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final
 
-from consentd.policy.codebook import NO_GROUPS, AskedLeaves, Groups, Numbers, PackedQuestion
+from consentd.policy.codebook import NO_GROUPS, AskedLeaves, PackedQuestion
 from consentd.policy.model import OPEN_END_MS
 from consentd.policy.recurrence import Recurrence
 from consentd.policy.rows import (
@@ -33,105 +33,19 @@ from consentd.policy.rows import (
     rest_until,
     unpack_shape,
 )
+from consentd.policy.shapes import (
+    IS_OPEN,
+    KEY_SHIFT,
+    NAMES_RESOURCES,
+    NEVER,
+    PERMITS,
+    UNKNOWN,
+    UNKNOWNS,
+    Node,
+    Shape,
+    UsedUp,
+)
 from consentd.policy.side_blocks import FEW, HOLDERS, NO_RECORD, Limits, group_counts
-
-NAMES_RESOURCES: Final = SIDE
-UNKNOWN: Final = GROUP
-IS_OPEN: Final = 1 << 7
-KEY_SHIFT: Final = 8
-"""A *key* says how a row matches: the flags PERMIT and NORMAL, and the level, as in a row; NAMES_RESOURCES; UNKNOWN:
-the row is that of an unreadable consent; IS_OPEN: the row limits resources or data period, and the question leaves them
-open. From bit 8 on it has the labels that the row names."""
-
-PERMITS: Final = 0
-DENIES: Final = 1
-UNKNOWNS: Final = 2
-
-
-class Shape:
-    """How rows match a question that have the same codes, labels, level and effect.
-
-    A person may have thousands of rows, and most of them have one of few shapes. So the fields of a shape are compared
-    with the question once. The other fields of a row are compared by ``RowMatcher.node``.
-
-    Attributes:
-        mask: the leaves asked for that such a row may match; 0: it never does.
-        key: see ``KEY_SHIFT``.
-        kind: PERMITS, DENIES or UNKNOWNS.
-        actors, holders: the numbers with which such a row matches the participants.
-        actor_groups, holder_groups: the groups with which it does; none, if the rows name no group.
-        first_by, last_from: a data period fits if it starts and ends so; 0 if the question leaves the period open.
-        others: key → the shape of those of the rows that have this key instead, because of their side records.
-        count, until_ms: how many consents of one row in force have this shape so far, and their earliest end.
-    """
-
-    __slots__ = (
-        "actor_groups", "actors", "count", "first_by", "holder_groups", "holders", "key", "kind", "last_from", "mask",
-        "others", "until_ms",
-    )  # fmt: skip
-
-    def __init__(
-        self, mask: int, key: int, *, actors: Numbers, holders: Numbers, actor_groups: Groups = NO_GROUPS,
-        holder_groups: Groups = NO_GROUPS, first_by: int = 0, last_from: int = 0,
-    ) -> None:  # fmt: skip
-        self.mask: Final = mask
-        self.key: Final = key
-        self.kind: Final = PERMITS if key & PERMIT else UNKNOWNS if key & UNKNOWN else DENIES
-        self.actors: Final = actors
-        self.holders: Final = holders
-        self.actor_groups: Final = actor_groups
-        self.holder_groups: Final = holder_groups
-        self.first_by: Final = first_by
-        self.last_from: Final = last_from
-        self.count = 0
-        self.until_ms = OPEN_END_MS
-        self.others: Final[dict[int, Shape]] = {}
-
-    def see(self, rest: Rest, now_ms: int) -> None:
-        """Count a consent whose only row has this shape, if it is in force."""
-        if rest[2] <= now_ms:
-            self.count += 1
-            if rest[3] < self.until_ms:
-                self.until_ms = rest[3]
-
-    def has_seen(self, rest: Rest, now_ms: int) -> bool:
-        """Return whether a row is in force, and ends no earlier than one that was counted."""
-        return rest[2] <= now_ms and self.until_ms <= rest[3]
-
-    def with_key(self, key: int) -> "Shape":
-        """Make the shape of those of the rows that have another *key*, because of their side records."""
-        self.others[key] = shape = Shape(self.mask, key, actors=self.actors, holders=self.holders)
-        return shape
-
-
-    def without(self, mask: int) -> "Shape":
-        """Make the shape of those of the rows whose side records say that the categories in *mask* are used up."""
-        return Shape(self.mask & ~mask, self.key, actors=self.actors, holders=self.holders)
-
-
-NEVER: Final = Shape(0, 0, actors=frozenset(), holders=frozenset())
-"""The shape of rows that do not match."""
-
-Node = tuple[Shape, Rest]
-"""A row that matches a question, at least if some limits on what the question leaves open are met. It may start later,
-and has not ended. A node is no class, because that takes longer, and a person may have thousands."""
-
-
-class UsedUp(NamedTuple):
-    """A permit that does not count for some categories, because the transfers of the present period were permitted.
-
-    Attributes:
-        mask: these categories, as far as they are asked for and the row covers them. *key*: see ``KEY_SHIFT``.
-        start_ms, end_ms: the window of the row. *until_ms*: the end of the period.
-        node: the index of the row in its tree.
-    """
-
-    mask: int
-    key: int
-    start_ms: int
-    end_ms: int
-    until_ms: int
-    node: int
 
 
 class RowMatcher(dict[tuple[bytes, bytes, bytes], Shape]):
@@ -144,12 +58,18 @@ class RowMatcher(dict[tuple[bytes, bytes, bytes], Shape]):
             permits that do not count. The caller, who knows which consent it is, resets both.
     """
 
-    __slots__ = ("_data_period", "_holder", "_parties", "_question", "_resources", "now_ms", "recurrence", "used_up")
+    __slots__ = (
+        "_data_period", "_deny_actors", "_holder", "_parties", "_question", "_resources", "now_ms", "recurrence",
+        "used_up",
+    )  # fmt: skip
 
     def __init__(self, question: PackedQuestion, now_ms: int) -> None:
         super().__init__()
         self._question: Final = question
         self._parties: Final = question.parties
+        parties = question.parties
+        is_same = parties.deny_actors == parties.permit_actors
+        self._deny_actors: Final = parties.permit_actors if is_same else parties.deny_actors
         self.now_ms: Final = now_ms
         self._data_period: Final = question.data_period
         self._resources: Final = question.resources
@@ -178,7 +98,7 @@ class RowMatcher(dict[tuple[bytes, bytes, bytes], Shape]):
             ):
                 return NEVER
             mask = denied_leaves(categories, leaves)
-            actors, groups = parties.deny_actors, parties.deny_groups
+            actors, groups = self._deny_actors, parties.deny_groups
         first_by = last_from = 0
         if self._data_period is not None:
             start, end = self._data_period
@@ -228,7 +148,7 @@ class RowMatcher(dict[tuple[bytes, bytes, bytes], Shape]):
             return None
         lists, more, ends, _, _ = record if flags & SIDE else NO_RECORD
         if lists or flags & GROUP:
-            if not self._participants_match(shape, rest, lists, block, since):
+            if not participants_match(shape, rest, lists, block, since):
                 return None
         elif actor not in shape.actors or holder not in shape.holders:
             return None
@@ -246,31 +166,64 @@ class RowMatcher(dict[tuple[bytes, bytes, bytes], Shape]):
         return shape, rest
 
     def nodes(
-        self, shapes: Iterable[Shape], rests: Iterable[Rest], records: Iterable[Record], block: Limits, since: int
-    ) -> list[Node | None]:
-        """Return the node of each row of a consent; None: it does not match. The arguments are as for ``node``.
+        self, shapes: Iterable[Shape], rests: Iterable[Rest], block: Limits, since: int
+    ) -> tuple[list[Node], int]:
+        """Return the nodes of those rows of a tree that match, and when the first of these ends.
 
-        Most rows of large consents have no lists, so for these the loop itself does what ``node`` does.
+        The time is 0 unless all rows match with the given shapes, and are in force: otherwise the shapes do not
+        determine what the tree says. The arguments are as for ``node``.
+
+        The rows of a tree often name the same participants, so these are compared once; and few rows have ends or
+        resources, so for the others the loop itself does what ``node`` does.
         """
-        found: list[Node | None] = []
-        add, now_ms, data_period = found.append, self.now_ms, self._data_period
-        for shape, rest, record in zip(shapes, rests, records, strict=True):
-            actor, holder, _, end_ms, _, flags, _, _ = rest
-            lists, more, ends, first, last = record if flags & SIDE else NO_RECORD
-            if shape is NEVER:
-                add(None)
-            elif lists or ends or more & 0xFFFF or flags & GROUP:
-                add(self.node(shape, rest, record, block, since))
-            elif end_ms <= now_ms or actor not in shape.actors or holder not in shape.holders:
-                add(None)
-            elif not more:
-                add((shape, rest))
-            elif data_period is None:
-                key = shape.key | IS_OPEN
-                add((shape.others.get(key) or shape.with_key(key), rest))
-            else:
-                add(None if first > shape.first_by or last < shape.last_from else (shape, rest))
-        return found
+        found: list[Node] = []
+        add, now_ms = found.append, self.now_ms
+        changes_ms, is_whole = OPEN_END_MS, True
+        compared, actors, word, record = 0, NEVER.actors, -1, NO_RECORD
+        for shape, rest in zip(shapes, rests, strict=True):
+            actor, holder, start_ms, end_ms, side, flags, _, _ = rest
+            if shape is NEVER or end_ms <= now_ms:
+                is_whole = False
+                continue
+            if not flags & SIDE:
+                word, record = -1, NO_RECORD
+            elif side != word:
+                word, record = side, block.record(side)
+            lists, more, ends, _, _ = record
+            if ends or more & 0xFFFF or flags & GROUP:
+                is_whole = False
+                node = self.node(shape, rest, record, block, since)
+                if node:
+                    add(node)
+                continue
+            if lists:
+                if lists != compared or shape.actors is not actors:
+                    if not participants_match(shape, rest, lists, block, since):
+                        is_whole = False
+                        continue
+                    # Only with both lists, the row's own fields do not count.
+                    compared, actors = lists if lists & 0xFFFF and lists >> 16 else 0, shape.actors
+            elif actor not in shape.actors or holder not in shape.holders:
+                is_whole = False
+                continue
+            if more:
+                is_whole = False
+                shape = self.in_period(shape, record)
+                if shape is NEVER:
+                    continue
+            if start_ms > now_ms:
+                is_whole = False
+            elif end_ms < changes_ms:
+                changes_ms = end_ms
+            add((shape, rest))
+        return found, changes_ms if is_whole else 0
+
+    def in_period(self, shape: Shape, record: Record) -> Shape:
+        """Compare the limit on the data period in a side record; return the shape then, or NEVER."""
+        if self._data_period is None:
+            return shape.with_key(shape.key | IS_OPEN)
+        _, _, _, first, last = record
+        return NEVER if first > shape.first_by or last < shape.last_from else shape
 
     def _ending(self, rest: Rest, block: Limits, word: int) -> Rest | None:
         """Return the fields of a row that ends earlier for some purposes, by the list at *word*, with the end that
@@ -296,13 +249,12 @@ class RowMatcher(dict[tuple[bytes, bytes, bytes], Shape]):
 
     def _limited(self, shape: Shape, record: Record, block: Limits) -> Shape:
         """Compare the limits on the data period and on resources in a side record; return the shape then, or NEVER."""
-        _, more, _, first, last = record
-        key = shape.key
+        more, key = record[1], shape.key
         if more >> 16:
-            if self._data_period is None:
-                key |= IS_OPEN
-            elif first > shape.first_by or last < shape.last_from:
+            found = self.in_period(shape, record)
+            if found is NEVER:
                 return NEVER
+            key = found.key
         resources = more & 0xFFFF
         if resources:
             key |= NAMES_RESOURCES
@@ -310,32 +262,39 @@ class RowMatcher(dict[tuple[bytes, bytes, bytes], Shape]):
                 key |= IS_OPEN
             elif not block.covers(resources, self._resources, key & PERMIT):
                 return NEVER
-        return shape if key == shape.key else shape.others.get(key) or shape.with_key(key)
+        return shape if key == shape.key else shape.with_key(key)
 
-    def _participants_match(self, shape: Shape, rest: Rest, lists: int, block: Limits, since: int) -> bool:
-        """Return whether the actors and the holders of a row match, which may have lists or groups.
 
-        *lists*: the words of the lists of actors (lower half) and of holders; 0: the row's own field.
-        """
-        permit, groups, many = shape.key & PERMIT, shape.actor_groups, lists & 0xFFFF
-        if many:
-            words, at = block.numbers, block.first + many + 1
-            count = words[at - 1]
-            if groups or count > FEW:
-                if not block.names(at, shape.actors, groups, permit, since):
-                    return False
-            elif shape.actors.isdisjoint(words[at : at + count]):
+def participants_match(shape: Shape, rest: Rest, lists: int, block: Limits, since: int) -> bool:
+    """Return whether the actors and the holders of a row match, which may have lists or groups.
+
+    Args:
+        lists: the words of the lists of actors (lower half) and of holders; 0: the row's own field.
+        block: the side block with the lists.
+        since: the leaf index of the entry of the consent or of the rules.
+    """
+    permit, groups, many = shape.key & PERMIT, shape.actor_groups, lists & 0xFFFF
+    if many:
+        words, at = block.numbers, block.first + many + 1
+        count = words[at - 1]
+        if count > FEW:
+            if not block.names(at, shape.actors, groups, permit, since):
                 return False
-        elif rest[0] not in shape.actors and not group_counts(rest[0], groups, permit, since):
-            return False
-        groups, many = shape.holder_groups, lists >> 16
-        if many:
-            words, at = block.numbers, block.first + many + 1
-            count = words[at - 1]
-            if groups or count > FEW:
-                return block.names(at, shape.holders, groups, permit | HOLDERS, since)
-            return not shape.holders.isdisjoint(words[at : at + count])
-        return rest[1] in shape.holders or group_counts(rest[1], groups, permit, since)
+        else:
+            named = words[at : at + count]
+            if shape.actors.isdisjoint(named) and not (groups and group_counts(named, groups, permit, since)):
+                return False
+    elif rest[0] not in shape.actors and not group_counts((rest[0],), groups, permit, since):
+        return False
+    groups, many = shape.holder_groups, lists >> 16
+    if many:
+        words, at = block.numbers, block.first + many + 1
+        count = words[at - 1]
+        if count > FEW:
+            return block.names(at, shape.holders, groups, permit | HOLDERS, since)
+        named = words[at : at + count]
+        return not shape.holders.isdisjoint(named) or (bool(groups) and group_counts(named, groups, permit, since))
+    return rest[1] in shape.holders or group_counts((rest[1],), groups, permit, since)
 
 
 def denied_leaves(categories: int, asked: AskedLeaves) -> int:

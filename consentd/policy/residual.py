@@ -15,7 +15,6 @@ from consentd.policy.codebook import Codebook, PackedQuestion
 from consentd.policy.compile import CompiledRules
 from consentd.policy.fits import EITHER_CASE, Fits, level_of, top_level
 from consentd.policy.match import CONSENT, NO_IDS, Matches, Prepared, Tree
-from consentd.policy.match_row import KEY_SHIFT, UNKNOWNS, Node
 from consentd.policy.model import (
     ANY,
     LEVELS,
@@ -36,6 +35,7 @@ from consentd.policy.rows import (
     Side,
     decode_side,
 )
+from consentd.policy.shapes import KEY_SHIFT, UNKNOWNS, Node
 from consentd.policy.side_blocks import NO_LIMITS, Limits
 from consentd.policy.vocabulary import HIGHEST_LEVEL, LEVEL_NUMBERS, Closures, Sensitivity, unknown_level
 

@@ -4,7 +4,6 @@ A person may have thousands of lists, so a word of them is read only when a row 
 """
 
 from collections.abc import Iterable
-from itertools import repeat
 from typing import Final
 
 from consentd.policy.codebook import Groups, Numbers
@@ -51,11 +50,6 @@ class Limits:
         """Return the side record at *word* of the consent's side block."""
         return SIDE_FIELDS.unpack_from(self._padded, 4 * (self.first + word))
 
-    def records(self, sides: Iterable[int]) -> list[Record]:
-        """Return the side records at these words of the consent's side block."""
-        begin = 4 * self.first
-        return [*map(SIDE_FIELDS.unpack_from, repeat(self._padded), [begin + 4 * word for word in sides])]
-
     def names(self, begin: int, asked: Numbers, groups: Groups, side: int, since: int) -> bool:
         """Return whether the list whose numbers begin at *begin* names one of *asked*, or one of *groups* that counts.
 
@@ -65,9 +59,7 @@ class Limits:
         found = self._meets.get(8 * begin + side)
         if found is None:
             named = self.numbers[begin : begin + self.numbers[begin - 1]]
-            found = not asked.isdisjoint(named)
-            if groups and not found and not groups.keys().isdisjoint(named):
-                found = any(group_counts(number, groups, side & PERMIT, since) for number in named)
+            found = not asked.isdisjoint(named) or group_counts(named, groups, side & PERMIT, since)
             self._meets[8 * begin + side] = found
         return found
 
@@ -97,13 +89,14 @@ NO_RECORD: Final[Record] = (0, 0, 0, 0, 0)
 """The side record of a row that has none: it limits nothing."""
 
 
-def group_counts(number: int, groups: Groups, permit: int, since: int) -> bool:
-    """Return whether one of *groups* has this number and counts (rule 10).
+def group_counts(numbers: Iterable[int], groups: Groups, permit: int, since: int) -> bool:
+    """Return whether one of *groups* has one of these numbers and counts (rule 10).
 
     For a permit, a group counts for who was a member when the permit was given (*since*); for a deny, for who was a
     member then or has become one since.
     """
-    windows = groups.get(number)
-    if windows is None:
-        return False
-    return any(end > since and (start <= since or not permit) for start, end in windows)
+    for number in numbers:
+        for start, end in groups.get(number, ()):
+            if end > since and (start <= since or not permit):
+                return True
+    return False

@@ -1,6 +1,7 @@
 """Collect what the consents that recur say to a question about a transfer, when rows are matched (rule 13)."""
 
-from consentd.policy.match_row import RowMatcher, UsedUp
+from consentd.policy.match_row import RowMatcher
+from consentd.policy.shapes import UsedUp
 from consentd.policy.subject import Ids
 from consentd.policy.tree import Paths, Where
 

@@ -19,7 +19,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 _PACKAGE = "consentd.policy"
 _TESTS = (
     "test_decisions.py", "test_policy_bounds.py", "test_policy_compile.py", "test_vocabulary.py", "test_policy.py",
-    "test_policy_laws.py",
+    "test_policy_laws.py", "test_policy_campaigns.py", "test_recurrence.py",
 )  # fmt: skip
 
 
