@@ -141,7 +141,8 @@ def compare(
         The JSON file.
 
     Raises:
-        RuntimeError: the benchmarks of a checkout failed, or the two have no case in common.
+        RuntimeError: the benchmarks of a checkout failed, or the two have no case in common. If they fail after the
+            first round, the table and the JSON of the rounds before come first.
     """
     sides = [("old", other.resolve()), ("new", ROOT)]
     cases = [case for case in only if all(case in cases_of(side) for _, side in sides)]
@@ -149,17 +150,18 @@ def compare(
         raise RuntimeError(f"no case of {', '.join(only)} is in both checkouts")
     paces = [measure_pace()]
     found: dict[tuple[str, str, int], Compared] = {}
+    failed: RuntimeError | None = None
     with tempfile.TemporaryDirectory(prefix="consentd-bench-", dir=directory) as made, ExitStack() as stack:
         running = [stack.enter_context(Side(which, side, arguments, Path(made) / which)) for which, side in sides]
         for number_of_round in range(1, rounds + 1):
             ordered = running if number_of_round % 2 else running[::-1]
-            for case in cases:
-                first = ordered[0].which
-                print(f"round {number_of_round} of {rounds}: {case}, {first} first", file=sys.stderr)
-                for which, rows_of_side in run_alternately(ordered, case).items():
-                    for key, row in _keyed(rows_of_side):
-                        one = found.setdefault(key, _compared(row, is_repeated=key[2] > 0))
-                        (one.old if which == "old" else one.new).append(row["value"])
+            try:
+                _add_round(found, ordered, cases, f"round {number_of_round} of {rounds}")
+            except RuntimeError as fault:
+                if number_of_round == 1:
+                    raise
+                failed = fault  # what the earlier rounds found is worth a table
+                break
             paces.append(measure_pace())
     # A case may have a figure in some rounds only: nothing can be compared with it.
     rows = [one for one in found.values() if len(one.old) == len(one.new)]
@@ -169,7 +171,24 @@ def compare(
             more = "old" if len(one.old) > len(one.new) else "new"
             console.print(f"only in the {more} checkout: {one.case}, {one.name}")
     console.print(f"pace at the start and after each round: {', '.join(f'{pace:.2f}' for pace in paces)}")
-    return _write(rows, {**machine(), "paces": paces, "against": str(sides[0][1])}, out)
+    file = _write(rows, {**machine(), "paces": paces, "against": str(sides[0][1])}, out)
+    if failed:
+        raise RuntimeError(f"{failed}; the {len(paces) - 1} rounds before it are in {file}")
+    return file
+
+
+def _add_round(
+    found: dict[tuple[str, str, int], Compared], ordered: Sequence[Side], cases: Sequence[str], name: str
+) -> None:
+    """Run one round, and add its figures to *found* once all of it has ended."""
+    rows = []
+    for case in cases:
+        print(f"{name}: {case}, {ordered[0].which} first", file=sys.stderr)
+        rows += run_alternately(ordered, case).items()
+    for which, rows_of_side in rows:
+        for key, row in _keyed(rows_of_side):
+            one = found.setdefault(key, _compared(row, is_repeated=key[2] > 0))
+            (one.old if which == "old" else one.new).append(row["value"])
 
 
 def cases_of(checkout: Path) -> set[str]:

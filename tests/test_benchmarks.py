@@ -327,6 +327,29 @@ def test_another_checkout_and_this_one_begin_the_rounds_alternately(tmp_path: Pa
     assert "only in the old checkout: evaluator, gone" in done.stdout
 
 
+def test_a_comparison_that_fails_late_tells_what_it_found_before(tmp_path: Path) -> None:
+    old, out = tmp_path / "old", tmp_path / "out"
+    (old / "benchmarks").mkdir(parents=True)
+    for name, source in OLD_BENCHMARKS.items():
+        (old / "benchmarks" / f"{name}.py").write_text(source)
+    failing = OLD_BENCHMARKS["__main__"].replace(
+        "lambda options, directory: [Row(), Row(name=\"gone\")]", "run"
+    ).replace("IN_PROCESS, OVER", """def run(options, directory):
+    runs = directory.parent.parent / "runs"
+    done = len(runs.read_text()) if runs.exists() else 0
+    assert done < 2
+    runs.write_text("x" * (done + 1))
+    return [Row()]
+IN_PROCESS, OVER""")
+    (old / "benchmarks" / "__main__.py").write_text(failing)
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--rounds", "3", "--against", old, "--out", out]
+    done = subprocess.run([*command, "--only", "evaluator"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    (file,) = out.iterdir()
+    assert f"the 2 rounds before it are in {file}" in done.stderr
+    assert len(json.loads(file.read_text(encoding="utf-8"))["rows"][0]["old"]) == 2
+
+
 def test_each_side_of_a_comparison_runs_one_load_at_a_time(tmp_path: Path) -> None:
     """Each side is this checkout, with one daemon for both rounds. Their loads are as many, so the turns alternate."""
     order: list[str] = []
