@@ -41,6 +41,7 @@ from consentd.cli import (
     roles,
     subjects,
 )
+from consentd.cli.options import add_group
 from consentd.cli.out import DISPROVED, UNDETERMINED, UNDETERMINED_ERRORS, Out, drop_output
 from consentd.errors import ConsentdError, CorruptionError, FileReadError, StorageError, VerificationError
 
@@ -141,8 +142,7 @@ def make_parser() -> argparse.ArgumentParser:
     for module in _MODULES:
         module.add_verbs(verbs)
     audits.add_export_verb(verbs)
-    audit = verbs.add_parser("audit", help="verify, replay, watch and report on a whole ledger")
-    under = audit.add_subparsers(title="verbs", metavar="VERB", required=True)
+    under = add_group(verbs, "audit", "verify, replay, watch and report on a whole ledger")
     for module in (audits, evidence):
         module.add_verbs(under)
     return parser

@@ -212,7 +212,7 @@ def _add_question(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--on-behalf-of", default="", metavar="ID", help="the participant it acts for")
     verb.add_argument("--relay", action="append", default=[], metavar="ID", help="carries the request; repeatable")
     verb.add_argument("--application", default="", metavar="ID", help="the participant whose software is used")
-    verb.add_argument("--practitioner", default="", help="the person who uses the data, as the actor names them")
+    verb.add_argument("--practitioner", default="", metavar="ID", help="the person who uses the data")
     verb.add_argument("--automatic", action="store_true", help="a machine asks, without a person")
     verb.add_argument("--holder", required=True, metavar="ID", help="the participant that holds the data")
     verb.add_argument("--purpose", required=True, metavar="CODE", help="the purpose; see `consentd vocabulary`")
@@ -227,8 +227,9 @@ def _add_question(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--level", choices=LEVELS, default="", help="confidentiality of the data (default: not stated)")
     verb.add_argument("--resource", action="append", metavar="REFERENCE", help="single resource; repeatable")
-    verb.add_argument("--data-from", type=read_start_ms, default=0, metavar="DATE", help="the data are about this time")
-    verb.add_argument("--data-until", type=read_end_ms, default=0, metavar="DATE", help="or later, up to this time")
+    verb.add_argument("--data-from", type=read_start_ms, default=0, metavar="DATE",
+                      help="start of the time that the data are about")  # fmt: skip
+    verb.add_argument("--data-until", type=read_end_ms, default=0, metavar="DATE", help="end of that time")
     verb.add_argument(
         "--fulfils", action="append", choices=_OBLIGATIONS, default=[], help="obligation that you fulfil; repeatable"
     )

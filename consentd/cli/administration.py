@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from consentd.cli.daemon_options import add_daemon
-from consentd.cli.options import Verbs, add_verb, open_client, read_hex, read_start_ms
+from consentd.cli.options import Verbs, add_group, add_verb, open_client, read_hex, read_start_ms
 from consentd.cli.out import DONE, REFUSED, Out, counted
 from consentd.core.kinds import EntryKind, is_known
 from consentd.core.note import parse_vkey
@@ -75,8 +75,7 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument("--dry-run", action="store_true", help="only say what would be deleted, and what limits it")
     verb.add_argument("--no-wait", action="store_true", help="start it, print its id, and do not wait for its end")
     verb.set_defaults(timeout=86_400.0)
-    verb = verbs.add_parser("rotate", help="replace the log key, the statement key or the vault key")
-    under = verb.add_subparsers(title="verbs", metavar="KEY", required=True)
+    under = add_group(verbs, "rotate", "replace the log key, the statement key or the vault key", metavar="KEY")
     for name, run in (("log-key", rotate_log_key), ("statement-key", rotate_statement_key)):
         one = add_verb(under, name, run, add_daemon, more=_ROTATE_HELP)
         form = "VKEY" if run is rotate_log_key else "HEX"
@@ -86,8 +85,7 @@ def add_verbs(verbs: Verbs) -> None:
     one = add_verb(under, "vault-key", rotate_vault_key, add_daemon, more=_VAULT_KEY_HELP)
     one.add_argument("--no-wait", action="store_true", help="start it, print its id, and do not wait for its end")
     one.set_defaults(timeout=86_400.0)
-    verb = verbs.add_parser("operation", help="list, show, follow or cancel work that runs in the daemon")
-    under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
+    under = add_group(verbs, "operation", "list, show, follow or cancel work that runs in the daemon")
     one = add_verb(under, "list", show_all, add_daemon)
     one.add_argument("--running", action="store_true", help="only those that are not done")
     for name, run in (("show", show_one), ("follow", follow), ("cancel", cancel)):

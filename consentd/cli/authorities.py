@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from consentd.cli.daemon_options import add_read, add_verified
 from consentd.cli.options import (
     Verbs,
+    add_group,
     add_method,
     add_subject,
     add_verb,
@@ -86,11 +87,7 @@ def add_reading_authority(verb: argparse.ArgumentParser) -> None:
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs of this module to the parser."""
-    verb = verbs.add_parser(
-        "authority", help="record who may act for a person, end it, and list it", epilog=_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
+    under = add_group(verbs, "authority", "record who may act for a person, end it, and list it", more=_HELP)
     write = (add_method, _add_signer, add_receipt, add_verified)
     one = add_verb(under, "put", put, add_subject, *write, more=_PUT_HELP)
     one.add_argument("participant", nargs="?", default="", metavar="ID", help="the representative, a participant")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from consentd.cli.daemon_options import add_daemon, add_read, add_verified
 from consentd.cli.notices import read_notice
-from consentd.cli.options import Verbs, add_verb, open_client, read_bytes, read_start_ms
+from consentd.cli.options import Verbs, add_group, add_verb, open_client, read_bytes, read_start_ms
 from consentd.cli.out import DONE, Out
 from consentd.cli.receipts import add_receipt, store_receipt, write_options
 from consentd.cli.signers import add_sign_own, participant_signer
@@ -34,11 +34,7 @@ in force publishes its own notices, with --participant and --sign-with.
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs of this module to the parser."""
-    verb = verbs.add_parser(
-        "notice", help="publish a notice, and see who has not answered it", epilog=_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
+    under = add_group(verbs, "notice", "publish a notice, and see who has not answered it", more=_HELP)
     one = add_verb(under, "publish", publish, add_receipt, add_sign_own, add_verified, more=_PUBLISH_HELP)
     one.add_argument("notice", metavar="ID", help="of the realm's notice: NAME; of another: PARTICIPANT/NAME")
     one.add_argument("--title", action="append", required=True, metavar="TAG=TEXT", help="in one language; repeatable")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from consentd.cli.daemon_options import add_daemon
-from consentd.cli.options import Verbs, add_verb, open_client, read_end_ms, read_text
+from consentd.cli.options import Verbs, add_group, add_verb, open_client, read_end_ms, read_text
 from consentd.cli.out import DONE, Out
 from consentd.errors import InvalidError, NotFoundError
 from consentd.policy.dates import format_day, format_instant
@@ -38,8 +38,7 @@ examples:
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs of this module to the parser."""
-    verb = verbs.add_parser("credential", help="add, list and revoke the tokens and certificates of callers")
-    under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
+    under = add_group(verbs, "credential", "add, list and revoke the tokens and certificates of callers")
     one = add_verb(under, "add", add, add_daemon, more=_ADD_HELP)
     one.add_argument("caller", metavar="ID", help="a participant's id, operator/NAME or scraper/NAME")
     one.add_argument("--certificate", type=Path, metavar="FILE", help="a client certificate, PEM, instead of a token")

@@ -85,13 +85,18 @@ def add_grpc(group: Any, *, target: str, help: str) -> None:  # noqa: A002  # as
 
 def add_name(verb: argparse.ArgumentParser) -> None:
     """Add the options for the ledger's name, for which a signature is valid."""
-    _add_log(verb.add_argument_group("the ledger's name, to sign with"))
+    group = verb.add_argument_group("the ledger's name, to sign with")
+    _add_log(group, "the ledger's public key, which has the name (CONSENTD_LOG_KEY)")
 
 
 def add_pins(verb: argparse.ArgumentParser, *, witnesses: bool = True) -> None:
     """Add the options for the pinned log key and origin; and for a policy, if the verb verifies *witnesses*."""
     group = verb.add_argument_group("pinned values, to verify with")
-    _add_log(group)
+    _add_log(
+        group,
+        "public key that signs checkpoints (CONSENTD_LOG_KEY); `consentd keygen` shows it. The second line of a FILE "
+        "may be the log's ML-DSA-44 key; then that key must have signed too",
+    )
     if witnesses:
         group.add_argument(
             "--policy", type=Path, default=path_of("CONSENTD_POLICY"), metavar="FILE",
@@ -99,12 +104,10 @@ def add_pins(verb: argparse.ArgumentParser, *, witnesses: bool = True) -> None:
         )  # fmt: skip
 
 
-def _add_log(group: Any) -> None:
+def _add_log(group: Any, key: str) -> None:
     group.add_argument(
-        "--log-key", default=os.environ.get("CONSENTD_LOG_KEY", ""), metavar="VKEY|FILE",
-        help="public key that signs checkpoints (CONSENTD_LOG_KEY); `consentd keygen` shows it. The second line of a "
-        "FILE may be the log's ML-DSA-44 key; then that key must have signed too",
-    )  # fmt: skip
+        "--log-key", default=os.environ.get("CONSENTD_LOG_KEY", ""), metavar="VKEY|FILE", help=key
+    )
     group.add_argument(
         "--origin", default=os.environ.get("CONSENTD_ORIGIN", ""), metavar="NAME",
         help="the ledger's name (CONSENTD_ORIGIN; default: the log key's name)",

@@ -46,7 +46,7 @@ def _add_key(verb: argparse.ArgumentParser) -> None:
     """Add the arguments that name a delegation."""
     verb.add_argument("giver", metavar="GIVER", help="the participant for whom the taker may act")
     verb.add_argument("taker", metavar="TAKER", help="the participant that may act")
-    verb.add_argument("--as", dest="capacity", choices=_CAPACITIES, required=True, help="what the taker is to it")
+    verb.add_argument("--as", dest="capacity", choices=_CAPACITIES, required=True, help="the taker's part")
 
 
 def delegate(arguments: argparse.Namespace, out: Out) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from consentd.cli.daemon_options import add_daemon
-from consentd.cli.options import Verbs, add_verb, open_client
+from consentd.cli.options import Verbs, add_group, add_verb, open_client
 from consentd.cli.out import DONE, REFUSED, UNDETERMINED, Out, counted
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
@@ -42,8 +42,7 @@ exit status:
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verb ``import``."""
-    verb = verbs.add_parser("import", help="import consents from other systems: `import fhir`")
-    under = verb.add_subparsers(title="formats", metavar="FORMAT", required=True)
+    under = add_group(verbs, "import", "import consents from other systems: `import fhir`", metavar="FORMAT")
     one = add_verb(under, "fhir", import_fhir, add_daemon, more=_HELP)
     one.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="files, or directories of *.json and *.xml")
     one.add_argument("--mapping", type=Path, metavar="FILE", help="how codes are mapped; as in ops/fhir-mapping.toml")

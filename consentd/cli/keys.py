@@ -10,6 +10,7 @@ from consentd.cli.authorities import add_authority_seq
 from consentd.cli.daemon_options import add_pins, add_write
 from consentd.cli.options import (
     Verbs,
+    add_group,
     add_method,
     add_verb,
     open_client,
@@ -61,11 +62,9 @@ With --authority-seq the key is that of who represents the person under this aut
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs of this module to the parser."""
-    verb = verbs.add_parser(
-        "key", help="make, prove, add, replace, retire and list signing keys of persons and participants", epilog=_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    under = add_group(
+        verbs, "key", "make, prove, add, replace, retire and list signing keys of persons and participants", more=_HELP,
     )  # fmt: skip
-    under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
     one = add_verb(under, "new", new)
     one.add_argument("file", type=Path, metavar="FILE", help="the file to write; it must not exist")
     one = add_verb(under, "prove", prove, _add_owner, _add_pins)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from consentd.cli.daemon_options import add_pins
 from consentd.cli.daemons import add_config, load_own_config
-from consentd.cli.options import Verbs, add_verb, read_pins
+from consentd.cli.options import Verbs, add_group, add_verb, read_pins
 from consentd.cli.out import DISPROVED, DONE, PROVEN, UNDETERMINED, VERDICTS, Out, counted
 from consentd.config import load
 from consentd.dumps import forbid_dumps
@@ -27,8 +27,7 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument("--quick", action="store_true", help="leave out statements, signatures and the table")
     add_pins(verb, witnesses=False)
     add_verb(verbs, "compact", compact, add_config)
-    verb = verbs.add_parser("table", help="rebuild or verify the policy table, offline")
-    under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
+    under = add_group(verbs, "table", "rebuild or verify the policy table, offline")
     add_verb(under, "rebuild", rebuild_table, add_config)
     add_verb(under, "verify", verify_table, add_config)
 

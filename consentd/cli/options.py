@@ -78,6 +78,15 @@ def add_verb(
     return verb
 
 
+def add_group(verbs: Verbs, name: str, text: str, *, more: str = "", metavar: str = "VERB") -> Verbs:
+    """Add a verb that has verbs of its own; return what these are added to. Its help shows *text*, then *more*."""
+    group = verbs.add_parser(
+        name, help=text, description=text, epilog=more, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    under: Verbs = group.add_subparsers(title="verbs", metavar=metavar, required=True)
+    return under
+
+
 def _language(text: str) -> str:
     try:
         return canonical_tag(text)

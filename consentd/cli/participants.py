@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from consentd.cli import delegations, mandates
 from consentd.cli.daemon_options import add_daemon, add_read, add_signed
-from consentd.cli.options import Verbs, add_verb, open_client, read_u64
+from consentd.cli.options import Verbs, add_group, add_verb, open_client, read_u64
 from consentd.cli.out import DONE, Out
 from consentd.cli.signers import add_sign_own, participant_signer
 from consentd.errors import InvalidError
@@ -37,11 +37,9 @@ names of certificates. More roles, rights and groups, another class: an operator
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs of this module to the parser."""
-    verb = verbs.add_parser(
-        "participants", help="list, register and show participants, their delegations and mandates", epilog=_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    under = add_group(
+        verbs, "participants", "list, register and show participants, their delegations and mandates", more=_HELP,
     )  # fmt: skip
-    under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
     one = add_verb(under, "list", show_all, add_read)
     one.add_argument("--role", choices=_ROLES, default="unspecified", help="only those with this role")
     one.add_argument("--right", choices=_RIGHTS, default="unspecified", help="only those with this right")

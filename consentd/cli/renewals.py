@@ -93,7 +93,7 @@ def expiring(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def due(arguments: argparse.Namespace, out: Out) -> int:
-    """List the transfers that are due from the caller, a holder, and those that were missed."""
+    """List the transfers that the caller, a holder, must make now, and those that it missed."""
     from consentd_client import labels
 
     with open_client(arguments) as client:

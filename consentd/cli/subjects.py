@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from consentd.cli.daemon_options import add_daemon, add_verified
 from consentd.cli.options import (
     Verbs,
+    add_group,
     add_subject,
     add_verb,
     open_client,
@@ -48,11 +49,7 @@ the order and when it was recorded, offline. The times are the daemon's word. Th
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs of this module to the parser."""
-    verb = verbs.add_parser(
-        "subject", help="erase persons, and put legal holds on them", epilog=_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
+    under = add_group(verbs, "subject", "erase persons, and put legal holds on them", more=_HELP)
     one = add_verb(under, "erase", erase, add_verified, more=_HELP)
     one.set_defaults(timeout=120.0)  # the answer waits for the work on the files, and for the work before it
     one.add_argument("subject", nargs="?", metavar="SCHEME:VALUE", help="the person; `-` reads it from stdin")
