@@ -19,6 +19,7 @@ from cases.policy_builders import DX, NOW, ask, consent, deny, permit
 from cases.policy_worlds import CODEBOOK, NUMBERS, VOCABULARY, Draw, World, always, comparable, kind_of
 from cases.reference_authority import Power
 from consentd.errors import InvalidError
+from consentd.policy import match_row
 from consentd.policy.codebook import MAX_MEMO, Codebook
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
 from consentd.policy.evaluate import decision, evaluate
@@ -124,6 +125,16 @@ def test_many_random_cases() -> None:
             seen |= {answer.outcome, *(reason.code for reason in answer.reasons)}
     assert seen >= {*Outcome, *ReasonCode} - {ReasonCode.CLOCK, ReasonCode.DAMAGED_ROW}
     assert min(kinds[kind] for kind in ("permit", "deny", "none", "residual")) >= cases / 5, kinds
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_long_lists_are_compared_as_short_ones(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(match_row, "FEW", 0)
+    draw = Draw(random.Random(seed))
+    for _ in range(100):
+        drawn = draw.any_world()
+        for _ in range(4):
+            check_answer(draw, drawn)
 
 
 def test_a_deny_that_covers_access_covers_collect() -> None:

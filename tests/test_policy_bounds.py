@@ -9,7 +9,7 @@ import pytest
 from cases.policy_worlds import NUMBERS, VOCABULARY
 from consentd.errors import InvalidError, MalformedError, PreconditionError
 from consentd.policy import evaluate as evaluate_module
-from consentd.policy import match, prepare, residual, subject
+from consentd.policy import match, match_row, prepare, residual, subject
 from consentd.policy.codebook import Codebook, PackedQuestion, Parties, pack_question
 from consentd.policy.compile import Compiled, compile_consent, compile_rules
 from consentd.policy.evaluate import MAX_REASONS, Verdict, decision, evaluate
@@ -219,6 +219,19 @@ def test_equal_limits_are_one_record() -> None:
     children = tuple(Provision(effect=Effect.DENY, purposes=(purpose,)) for purpose in ("TREAT", "COC"))
     rows = unpack_rows(compiled(replace(PERMIT, resources=("Observation/1",), children=children)).rows)
     assert len({row.side for row in rows}) == 1
+
+
+def test_a_permit_and_a_deny_compare_a_list_that_they_share_each_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(match_row, "FEW", 0)  # so that the result of each comparison is remembered
+    inner = Provision(categories=("CLIN.B",))
+    value = value_of((compiled(replace(DENY, actors=("b", "c"), categories=("CLIN.A",), children=(inner,))), 1))
+    a, b, r = (NUMBERS[name] for name in ("a", "b", "r"))
+    # b is the application, so a deny names it and a permit does not.
+    who = Parties(permit_actors=frozenset({0, a}), deny_actors=frozenset({0, a, b}), holders=frozenset({0, r}))
+    rules = compile_rules(Rules(), VOCABULARY, NUMBERS)
+    asked = pack_question(ASKED, CODEBOOK, who)
+    found = decision(evaluate(value, asked, rules, NOW_MS), asked, CODEBOOK, rules)
+    assert (found.denied, found.without_consent) == (("CLIN.A",), ("CLIN.B",))
 
 
 # -- consents that cannot change an answer --------------------------------------------------------------------------
