@@ -181,7 +181,7 @@ def _add_round(
     found: dict[tuple[str, str, int], Compared], ordered: Sequence[Side], cases: Sequence[str], name: str
 ) -> None:
     """Run one round, and add its figures to *found* once all of it has ended."""
-    rows = []
+    rows: list[tuple[str, list[dict[str, Any]]]] = []
     for case in cases:
         print(f"{name}: {case}, {ordered[0].which} first", file=sys.stderr)
         rows += run_alternately(ordered, case).items()
