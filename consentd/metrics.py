@@ -73,8 +73,8 @@ _REPEAT = _one_of("repeat", "same", "conflicting")
 
 _POOL = _one_of(
     "pool",
-    "check", "revoke", "write", "batch", "write_batch", "read", "stream", "admin", "anybody", "health", "tools", "wait",
-    "replay",
+    "check", "revoke", "write", "batch", "write_batch", "read", "scan", "stream", "admin", "anybody", "health", "tools",
+    "wait", "replay",
 )
 _LIMIT = _one_of("limit", "caller", "all", "evicted", "bytes", "late")
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 
-from cases.daemons import Running, consent, make_running, request_id
+from cases.daemons import Running, consent, make_running, question, request_id
 from cases.fakes import MovedClock
 from cases.notices import publish_notice
 from cases.services import change, new_identifier, refusal, register, services
@@ -22,9 +23,11 @@ HOUR_MS = 3_600_000
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     made = make_running(tmp_path_factory.mktemp("campaign-lists"), daemon={"clock": CLOCK}, checkpoint_interval_ms=10)
-    register(made, "owner", [st.PARTICIPANT_ROLE_HOLDER], groups=["group/owners"])
+    sees = [st.PARTICIPANT_RIGHT_SEE_REASONS]
+    register(made, "owner", [st.PARTICIPANT_ROLE_HOLDER], groups=["group/owners"], rights=sees)
     register(made, "stranger", [st.PARTICIPANT_ROLE_RECIPIENT])
-    for name in ("owner", "stranger"):
+    register(made, "blind", [st.PARTICIPANT_ROLE_RECIPIENT])
+    for name in ("owner", "stranger", "blind"):
         made.add_caller(name)
     yield made
     made.check_ledger()
@@ -39,19 +42,21 @@ def name(running: Running) -> str:
     return made
 
 
-def give(running: Running, notice: str, version: int = 1, **root: object) -> tuple[pb.Subject, str]:
+def give(
+    running: Running, notice: str, version: int = 1, *, recurrence: str = "", **root: object
+) -> tuple[pb.Subject, str]:
     """Return a new person and the id of their consent under a version of a notice."""
     subject, stated = running.enrol(new_identifier()), consent(**root)
-    stated.notice_id, stated.notice_version = notice, version
+    stated.notice_id, stated.notice_version, stated.recurrence = notice, version, recurrence
     request = cs.GrantConsentRequest(
         request_id=request_id(), subject=subject, attested=st.GrantStatement(consent=stated)
     )
     return subject, running.consents.GrantConsent(request, metadata=running.as_("app")).consent_id
 
 
-def ask_again(running: Running, notice: str, version: int = 2) -> int:
+def ask_again(running: Running, notice: str, version: int = 2, *, owner: str = "owner") -> int:
     at_ms = CLOCK.wall_ms() + HOUR_MS
-    publish_notice(running, notice, version, participant_id="owner", reconsent_by_time_ms=at_ms)
+    publish_notice(running, notice, version, participant_id=owner, reconsent_by_time_ms=at_ms)
     return at_ms
 
 
@@ -113,6 +118,50 @@ def test_another_participant_sees_the_consents_that_name_it(running: Running, na
     }  # fmt: skip
     for who in ("pipc", "operator"):
         assert refusal(partial(listed, running, name, who)) == "CALLER_NOT_ALLOWED"
+
+
+@pytest.mark.parametrize("holder", ["hospital-a", "blind"])
+def test_a_list_tells_no_more_than_a_check(running: Running, holder: str) -> None:
+    """Of a consent that names the caller as an actor, and as a holder: what a check would deny is not shown."""
+    notice = f"{holder}/notice-{new_identifier().lower()}"
+    publish_notice(running, notice, participant_id=holder)
+    root: dict[str, Any] = {"actors": ["blind"], "holders": [holder]}
+    deny = pb.Provision(effect=pb.EFFECT_DENY, categories=["CLIN.RX"])
+    plain, paused, refused, nested, planned, late = (
+        give(running, notice, **root, **more) for more in (
+            {}, {}, {}, {"provisions": [deny]}, {"period": pb.Period(start_time_ms=CLOCK.wall_ms() + HOUR_MS // 2)},
+            {"period": pb.Period(end_time_ms=CLOCK.wall_ms() + HOUR_MS // 2)},
+        )
+    )  # fmt: skip
+    change(running, EntryKind.PAUSE, *paused)
+    objection = running.grant(refused[0], effect=pb.EFFECT_DENY, purposes=["TRAIN"])
+    ask_again(running, notice, owner=holder)
+
+    def shown(who: str) -> set[str]:
+        return {one.consent_id for one in listed(running, notice, who)}
+
+    assert shown("blind") == {plain[1], late[1]}
+    every = {plain[1], paused[1], refused[1], nested[1], planned[1], late[1]}
+    register(running, "blind", [st.PARTICIPANT_ROLE_RECIPIENT], rights=[st.PARTICIPANT_RIGHT_SEE_REASONS])
+    assert shown("blind") == every
+    register(running, "blind", [st.PARTICIPANT_ROLE_RECIPIENT])
+    change(running, EntryKind.REVOKE, refused[0], objection)
+    CLOCK.advance(HOUR_MS // 2)
+    assert shown("blind") == {plain[1], refused[1], planned[1]}
+    CLOCK.advance(HOUR_MS // 2)  # a check denies from now on, and shows no difference to who withdrew
+    assert shown("blind") == set()
+    assert counted(running, notice, holder).unanswered == len(every)
+
+
+def test_a_list_does_not_tell_that_a_transfer_is_used_up(running: Running, name: str) -> None:
+    root = {"actors": ["stranger"], "holders": ["hospital-a"]}
+    subject, given = give(running, name, recurrence="P1M", **root)
+    ask_again(running, name)
+    asked = question(subject, actor=pb.Actor(organisation="stranger"), holder="hospital-a", action="collect")
+    assert {one.consent_id for one in listed(running, name, "stranger")} == {given}
+    assert running.authorize(asked, "stranger").decision.outcome == pb.OUTCOME_PERMIT
+    assert listed(running, name, "stranger") == []
+    assert {one.consent_id for one in listed(running, name)} == {given}
 
 
 def test_a_group_names_its_members(running: Running) -> None:

@@ -69,3 +69,16 @@ def test_after_a_step_that_was_not_short_the_shortcut_is_closed_for_twenty_times
     assert not shortcut.is_open(1, 210.25)
     assert shortcut.is_open(1, 210.5)
     assert not shortcut.is_open(2, 210.5)
+
+
+@pytest.mark.parametrize(("after_s", "rests"), [(0.0, False), (3_600.0, True)])
+def test_a_list_over_many_persons_rests_also_between_two_checks(pool: Pool, after_s: float, rests: bool) -> None:
+    limits = PoolLimits(threads=0, calls=1, calls_of_caller=1, request_bytes=1, rests=9, after_s=after_s)
+    scan = Pool(PoolName.SCAN, limits, Metrics(), lambda: None)
+    scan.gives_way_to = (pool,)
+    checked = FakeCall()
+    pool.enter(checked)
+    pool.goes_on(checked)
+    assert scan.rest(0.0)
+    pool.leave(CALLER)
+    assert scan.rest(0.0) is rests

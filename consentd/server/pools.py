@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 
 from consentd.config import GrpcConfig
@@ -45,6 +45,9 @@ CLOSE_S = 10.0
 """How long the threads of a pool may take to end."""
 
 WORK_S, _LONGEST_WORK_S = 0.002, 0.02  # a thread rests after so much work, and for twice as much as it worked
+_SCAN_WORK_S = 0.0005  # the same of a list over many persons
+_RESTS, _SCAN_RESTS = 2, 12  # how many times as long as it worked a thread rests
+_SCAN_AFTER_S = 0.1  # for so long after a check or a write began, a list over many persons rests
 _SHORT_S = 0.001  # a step that takes longer is not short, see ``Shortcut``
 _PAUSES = 20  # how many times as long as a step that was not short no further step takes the shortcut
 
@@ -58,6 +61,7 @@ class PoolName(enum.StrEnum):
     BATCH = "batch"
     WRITE_BATCH = "write_batch"
     READ = "read"
+    SCAN = "scan"
     STREAM = "stream"
     ADMIN = "admin"
     ANYBODY = "anybody"
@@ -79,12 +83,17 @@ class PoolLimits:
         threads: number of threads; 0: the pool only counts.
         calls, calls_of_caller: most calls in flight, in all and of one caller.
         request_bytes: longest request. A longer one is refused before it is decoded.
+        work_s, rests: a thread rests after so many seconds of work, for *rests* times as long as it worked.
+        after_s: it rests while a call that comes first is in flight, and for so many seconds after one began.
     """
 
     threads: int
     calls: int
     calls_of_caller: int
     request_bytes: int
+    work_s: float = WORK_S
+    rests: int = _RESTS
+    after_s: float = 0.0
 
 
 def pool_limits(config: GrpcConfig) -> dict[PoolName, PoolLimits]:
@@ -104,6 +113,10 @@ def pool_limits(config: GrpcConfig) -> dict[PoolName, PoolLimits]:
         PoolName.BATCH: limits(1, max(2, calls // 16), longest),
         PoolName.WRITE_BATCH: limits(4, max(2, calls // 16), longest),
         PoolName.READ: limits(4, max(2, calls // 4), 64 * kib),
+        # Lists over many persons have one thread and rest long, so that a check mostly finds it at rest.
+        PoolName.SCAN: replace(
+            limits(1, max(2, calls // 16), 64 * kib), work_s=_SCAN_WORK_S, rests=_SCAN_RESTS, after_s=_SCAN_AFTER_S
+        ),
         PoolName.STREAM: limits(4, streams, 64 * kib),
         PoolName.ADMIN: limits(1, 32, 64 * kib),
         PoolName.ANYBODY: PoolLimits(threads=2, calls=streams, calls_of_caller=streams, request_bytes=4 * kib),
@@ -160,6 +173,7 @@ class Pool:
         self.shortcut: Shortcut | None = None  # likewise; used by the transport's thread
         self._lock = threading.Lock()  # guards the attributes below; every method that counts takes it
         self._in_flight = 0  # also read without the lock
+        self._entered_s = 0.0  # when the last call did, by time.monotonic; likewise
         self._of_caller: Counter[str] = Counter()
         self._receiving: OrderedDict[Call, float] = OrderedDict()  # since when, by time.monotonic
         self._receiving_of: Counter[str] = Counter()
@@ -211,6 +225,7 @@ class Pool:
             self._in_flight += 1
             self._of_caller[call.caller] += 1
             self._begin_receive(call)
+            self._entered_s = self._receiving[call]
         return evicted
 
     def _begin_receive(self, call: Call) -> None:
@@ -325,14 +340,15 @@ class Pool:
 
         So reads, histories and batches together take no more than a third of the time of each of their threads then.
         """
-        if not any(pool.is_busy() for pool in self.gives_way_to):
+        if not any(pool.is_busy(self.limits.after_s) for pool in self.gives_way_to):
             return False
-        time.sleep(2 * min(worked_s, _LONGEST_WORK_S))
+        time.sleep(self.limits.rests * min(worked_s, _LONGEST_WORK_S))
         return True
 
-    def is_busy(self) -> bool:
-        """Return whether the pool has calls whose message has arrived."""
-        return self._in_flight > len(self._receiving)
+    def is_busy(self, after_s: float = 0.0) -> bool:
+        """Return whether the pool has calls whose message has arrived, or one began less than *after_s* seconds ago."""
+        is_recent = after_s > 0 and time.monotonic() - self._entered_s < after_s
+        return is_recent or self._in_flight > len(self._receiving)
 
     def close(self) -> None:
         """End the threads, after the steps that were put before, and wait until they have ended.
@@ -361,5 +377,5 @@ class Pool:
             except Exception as error:  # noqa: BLE001  # a bug in one step must not end the thread
                 log.error("bug in a step of a call: %s", type(error).__name__)
             worked_s = time.perf_counter() - began_s
-            if worked_s >= WORK_S:
+            if worked_s >= self.limits.work_s:
                 self.rest(worked_s)

@@ -68,6 +68,7 @@ _POOLS: dict[str, PoolName] = {
     "PauseConsent": PoolName.REVOKE,
     "EndAuthority": PoolName.REVOKE,
     "GetHistory": PoolName.STREAM,
+    **dict.fromkeys(("ListReconsents", "ListExpiring", "ListDueTransfers"), PoolName.SCAN),
     "StartPruning": PoolName.ADMIN,
     "PrepareKeyRotation": PoolName.ADMIN,
     "StartKeyRotation": PoolName.ADMIN,

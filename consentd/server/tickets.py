@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from consentd.errors import InvalidError, OverloadedError
 from consentd.server.call import Call
-from consentd.server.pools import BUSY, WORK_S, Pool, PoolName
+from consentd.server.pools import BUSY, Pool, PoolName
 
 _ITEMS = 8  # a batch looks at the clock after so many items
 
@@ -72,7 +72,7 @@ class Ticket:
         """See ``Context.give_way``."""
         now_s = time.perf_counter()
         worked_s = now_s - self._worked_from_s
-        if worked_s >= WORK_S:
+        if worked_s >= self.pool.limits.work_s:
             if self._worked_from_s and self.pool.rest(worked_s):
                 now_s = time.perf_counter()
             self._worked_from_s = now_s

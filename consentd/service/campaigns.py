@@ -1,17 +1,21 @@
 """Answer who has not answered a campaign yet, and how many: a version of a notice that asks for new consents.
 
 Both answers follow from the policy table as it is now. Counts are rows of it. Who has not answered is read from the
-rows of all persons, a page at a time (``table.persons``).
+rows of all persons, a page at a time (``table.persons``). A caller without the right SEE_REASONS sees only consents
+by which a check permits something (policy.md, "One answer").
 """
 
 from collections.abc import Iterator
 
 from consentd.errors import InvalidError, NotFoundError
 from consentd.policy.compile import UNREADABLE, Compiled
-from consentd.policy.model import Effect
-from consentd.policy.subject import last_end_ms, named_participants, split_subject
+from consentd.policy.lineage_form import PAUSED
+from consentd.policy.model import OPEN_END_MS, Effect
+from consentd.policy.rows import PERMIT, unpack_rows
+from consentd.policy.subject import is_closed, last_end_ms, named_participants, split_subject
 from consentd.sequencer.commands.callers import notice_owner
 from consentd.service.context import Context
+from consentd.service.expiring import numbers_of
 from consentd.service.pages import Pager
 from consentd.service.roles import Access, Whose
 from consentd.service.rpc import next_item
@@ -68,7 +72,10 @@ async def list_reconsents(
         if not notice.reconsent_by_time_ms:
             raise InvalidError(f"version of the notice asks for no new consents: `{notice.version}`")
         now_ms = max(services.sequencer.clock.wall_ms(), snapshot.time_ms)
-        selected = SelectedConsents(snapshot, notice, "" if notice.participant_id == caller else caller, now_ms)
+        selected = SelectedConsents(
+            snapshot, notice, "" if notice.participant_id == caller else caller, now_ms,
+            sees_reasons=servicer.access("ListReconsents", Whose.OTHER, context) is Access.ALLOWED,
+        )  # fmt: skip
         page, following = read_page(
             snapshot, selected.of, after=place, most=pager.size, rest=lambda: next_item(context)
         )
@@ -94,21 +101,25 @@ def _numbers(view: View, notice_id: str) -> dict[int, int]:
 class SelectedConsents:
     """Selects the consents that a campaign asks for again, of those that name the caller.
 
+    Without *sees_reasons*, only those by which a check permits something: the consent is neither paused nor used up, a
+    permit of it is in force, and no provision of the person denies anything.
+
     *caller*: a participant; empty: the campaign is the caller's own, so all consents are selected.
     """
 
-    def __init__(self, snapshot: Snapshot, notice: st.NoticeStatement, caller: str, now_ms: int) -> None:
+    def __init__(
+        self, snapshot: Snapshot, notice: st.NoticeStatement, caller: str, now_ms: int, *, sees_reasons: bool
+    ) -> None:
         registry = snapshot.registry()
         numbers = _numbers(snapshot, notice.notice_id)
         self._versions = {number: version for version, number in numbers.items() if version < notice.version}
         self._from = registry.rules.campaigns
-        self._now_ms = now_ms
-        participant = registry.participants.get(caller)
-        names = () if participant is None else (participant.id, *participant.groups)
-        self._names = None if not caller else frozenset(registry.numbers[name] for name in names)
+        self._now_ms, self._sees_reasons = now_ms, sees_reasons
+        self._names = numbers_of(registry, caller) if caller else None
 
     def of(self, tag: bytes, value: bytes) -> Iterator[tuple[int, cs.Reconsent]]:
         """Yield the consents of a person that are selected, by the seq of their GRANT."""
+        is_seen = self._sees_reasons  # determined only for a person of whom something is selected: it reads all rows
         for (_, lineage, version), vocabulary, flags, since, (_, notice), rows, side in split_subject(value):
             under = self._versions.get(notice)
             if under is None or flags & UNREADABLE:
@@ -116,9 +127,15 @@ class SelectedConsents:
             compiled = Compiled(vocabulary, flags, rows, side, since)
             if last_end_ms(compiled) <= self._now_ms or not self._is_named(compiled):
                 continue
+            is_seen = is_seen or not self._may_deny(value)
+            if not is_seen:
+                return
+            from_ms = self._from.get(notice, 0)
+            if not self._sees_reasons and not self._permits_now(compiled, from_ms or OPEN_END_MS):
+                continue
             yield lineage, cs.Reconsent(
                 tag=tag, consent_id=decisions.consent_id(tag, lineage), version=version, notice_version=under,
-                reconsent_by_time_ms=self._from.get(notice, 0),
+                reconsent_by_time_ms=from_ms,
             )  # fmt: skip
 
     def _is_named(self, compiled: Compiled) -> bool:
@@ -126,3 +143,20 @@ class SelectedConsents:
             return True
         actors, holders = named_participants(compiled, Effect.PERMIT)
         return not self._names.isdisjoint(actors | holders)
+
+    def _may_deny(self, value: bytes) -> bool:
+        """Return whether a check may deny, or leave undetermined, what a consent of the person permits."""
+        return is_closed(value) or any(
+            flags & UNREADABLE
+            or any(not row.flags & PERMIT and self._now_ms < row.end_ms for row in unpack_rows(rows))
+            for _, _, flags, _, _, rows, _ in split_subject(value)
+        )
+
+    def _permits_now(self, compiled: Compiled, paused_from_ms: int) -> bool:
+        now_ms, recurrence = self._now_ms, compiled.recurrence
+        if compiled.flags & PAUSED or paused_from_ms <= now_ms:
+            return False
+        if recurrence is not None and any(one.until_ms > now_ms for one in recurrence.uses):
+            return False
+        permits = (row for row in unpack_rows(compiled.rows) if row.flags & PERMIT)
+        return any(row.start_ms <= now_ms < row.end_ms for row in permits)

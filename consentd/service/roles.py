@@ -162,7 +162,7 @@ GetAuthority            unknown   -  -  -   -  -  -  -  -   -  n  n  -   n  n   
 ListAuthorities         own       -  -  -   -  -  -  -  -   -  A  A  -   A  A   -  -  -
 ListAuthorities         other     -  -  -   -  -  -  -  -   -  A  A  -   n  n   -  -  -
 ListAuthorities         unknown   -  -  -   -  -  -  -  -   -  n  n  -   n  n   -  -  -
-ListReconsents          other     -  -  -   A  A  A  -  -   -  -  -  -   -  -   -  -  -
+ListReconsents          other     -  -  -   r  r  r  -  -   A  -  -  -   -  -   -  -  -
 
 GetCheckpoint           public    A  A  A   A  A  A  A  A   A  A  A  A   A  A   A  A  A
 GetConsistencyProof     public    A  A  A   A  A  A  A  A   A  A  A  A   A  A   A  A  A
@@ -257,6 +257,10 @@ REDUCED: Mapping[str, tuple[str, str]] = {
     ),
     **dict.fromkeys(
         ("GetHolds", "ListDuties"), ("운영자가 둔 보존 조치만", "holds that an operator attested, and nothing else")
+    ),
+    "ListReconsents": (
+        "지금 허용하고, 그 사람이 아무것도 거부하지 않은 동의만",
+        "only consents that permit something now, of persons who deny nothing",
     ),
     "ListEntries": ("개인의 진술은 내용 없이", "statements of persons are withheld"),
 }

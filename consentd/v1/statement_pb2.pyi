@@ -397,7 +397,9 @@ class _NoticeAudienceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Notice
     NOTICE_AUDIENCE_UNSPECIFIED: _NoticeAudience.ValueType  # 0
     """NOTICE_AUDIENCE_UNSPECIFIED: for everybody."""
     NOTICE_AUDIENCE_CHILD: _NoticeAudience.ValueType  # 1
-    """NOTICE_AUDIENCE_CHILD: for children, in words that they understand (PIPA 22-2(3))."""
+    """NOTICE_AUDIENCE_CHILD: for children under 14, in words that they understand (PIPA 22-2(3)). It is shown to the child, and
+    no consent names it, because a representative consents for the child.
+    """
 
 class NoticeAudience(_NoticeAudience, metaclass=_NoticeAudienceEnumTypeWrapper):
     """NoticeAudience is for whom a notice is written."""
@@ -405,7 +407,9 @@ class NoticeAudience(_NoticeAudience, metaclass=_NoticeAudienceEnumTypeWrapper):
 NOTICE_AUDIENCE_UNSPECIFIED: NoticeAudience.ValueType  # 0
 """NOTICE_AUDIENCE_UNSPECIFIED: for everybody."""
 NOTICE_AUDIENCE_CHILD: NoticeAudience.ValueType  # 1
-"""NOTICE_AUDIENCE_CHILD: for children, in words that they understand (PIPA 22-2(3))."""
+"""NOTICE_AUDIENCE_CHILD: for children under 14, in words that they understand (PIPA 22-2(3)). It is shown to the child, and
+no consent names it, because a representative consents for the child.
+"""
 Global___NoticeAudience: _TypeAlias = NoticeAudience  # noqa: Y015
 
 class _AuthorityCapacity:

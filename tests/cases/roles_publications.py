@@ -2,12 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
-from cases.daemons import request_id, sign_statement
+from cases.daemons import consent, request_id, sign_statement
 from cases.notices import make_notice
-from cases.services import now_ms
+from cases.services import new_identifier, now_ms
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
 from consentd.service.roles import Access, Whose
+from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
@@ -81,13 +82,29 @@ def _campaign(call: "Call", participant_id: str = "") -> str:
 
 
 def list_reconsents(call: "Call") -> Access:
-    request = cs.ListReconsentsRequest(notice_id=_campaign(call))
-    return call.plain(call.running.consents.ListReconsents, request)
+    """List the consents under a notice, if it can of the caller's own. It has one, of a person who denies too."""
+    running, notice = call.running, _campaign(call, _speaker(call))
+    subject, stated = running.enrol(new_identifier()), consent()
+    stated.notice_id, stated.notice_version = notice, 1
+    grant = cs.GrantConsentRequest(
+        request_id=request_id(), subject=subject, attested=st.GrantStatement(consent=stated)
+    )
+    running.consents.GrantConsent(grant, metadata=running.as_("app"))
+    running.grant(subject, effect=pb.EFFECT_DENY)
+    answer = call.make(running.consents.ListReconsents, cs.ListReconsentsRequest(notice_id=notice))
+    if isinstance(answer, Access):
+        return answer
+    return Access.ALLOWED if answer.reconsents else Access.REDUCED
+
+
+def _speaker(call: "Call") -> str:
+    """Return the caller, if it may publish notices of its own; else nobody."""
+    return call.caller if call.caller in call.world.keys and call.caller != "left" else ""
 
 
 def get_campaign(call: "Call") -> Access:
-    is_own = call.whose is Whose.OWN and call.caller in call.world.keys and call.caller != "left"
-    request = rs.GetCampaignRequest(notice_id=_campaign(call, call.caller if is_own else ""))
+    is_own = call.whose is Whose.OWN
+    request = rs.GetCampaignRequest(notice_id=_campaign(call, _speaker(call) if is_own else ""))
     return call.plain(call.running.registry.GetCampaign, request)
 
 
