@@ -84,8 +84,8 @@ def test_a_campaign_from_its_notice_to_the_last_answer(
     first = operator("notice", "publish", "trial", *both, "--uri", "ko=https://hospital.example/1", "--json")
     assert (first.status, first.object["version"]) == (0, 1)
     given = talk("grant", person, *CONSENT, "--notice", "trial@1", *SHOWN, "--json").object["consent_id"]
-    second = operator("notice", "publish", "trial", *both, "--reconsent-by", "2099-03-09", "--for-children")
-    assert second.out == "trial v2 notice, ko, for children, new consents by 2099-03-09 00:00:00 KST\n"
+    second = operator("notice", "publish", "trial", *both, "--reconsent-by", "2099-03-09")
+    assert second.out == "trial v2 notice, ko, new consents by 2099-03-09 00:00:00 KST\n"
     counted = operator("notice", "campaign", "trial")
     assert counted.out == "trial@2, by 2099-03-09 00:00:00 KST: 1 not answered, 0 answered (v1: 1, v2: 0)\n"
     assert talk("notice", "campaign", "trial").status == 2
@@ -98,6 +98,9 @@ def test_a_campaign_from_its_notice_to_the_last_answer(
     assert clinic("notice", "reconsents", "trial").out == ""
     counted = operator("notice", "campaign", "trial@2", "--json").object
     assert (counted["unanswered"], counted["answered"], counted["counts"]) == (0, 1, {"1": 0, "2": 1})
+    children = operator("notice", "publish", "trial-children", *both, "--for-children")
+    assert children.out == "trial-children v1 notice, ko, for children\n"
+    assert talk("grant", person, *CONSENT, "--notice", "trial-children@1", *SHOWN).status == 2
     shown = talk("notice", "show", "trial@1").out.splitlines()
     assert shown[0] == "trial v1 notice, ko"
     assert shown[1].endswith(" https://hospital.example/1")

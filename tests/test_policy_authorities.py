@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 from datetime import date, timedelta
 
 import pytest
@@ -74,9 +75,11 @@ def test_what_is_no_birth_date_is_refused(text: str) -> None:
 
 def test_an_authority_comes_back_from_its_row() -> None:
     by_name = Authority("guardian", 0b11110, 5, Ends(7, 9), capacity=2, ended_seq=4)
-    for one in (NOTHING, by_name, Authority("", 0b11110, 5, Ends(7, 9), capacity=1, key=bytes(32))):
+    by_key = Authority("", 0b11110, 5, Ends(7, 9), capacity=1, key=bytes(32))
+    of_dead = [replace(one, is_of_dead=True) for one in (by_name, by_key)]
+    for one in (NOTHING, by_name, by_key, *of_dead):
         assert decode_authority(one.encode()) == one
-    for wrong in (b"", NOTHING.encode()[:-1], NOTHING.encode() + b"\xff"):
+    for wrong in (b"", NOTHING.encode()[:-1], NOTHING.encode() + b"\xff", NOTHING.encode()[:-1] + b"\4"):
         with pytest.raises(MalformedError):
             decode_authority(wrong)
 

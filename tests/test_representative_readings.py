@@ -163,6 +163,10 @@ def test_127_a_power_of_attorney_ends_by_death_and_a_guardianship_does_not(runni
     record = running.consents.GetAuthority(request, metadata=running.as_("app")).record
     assert record.ended_seq == death
     assert refusal(lambda: end_authority(running, ward, agent)) == "UNKNOWN_AUTHORITY"
+    assert refusal(lambda: put_authority(running, ward, capacity=AGENT, participant_id="other")) == "WRONG_STATE"
+    put_authority(running, ward, participant_id="other")
+    end_authority(running, ward, death)  # it was recorded in error
+    assert put_authority(running, ward, capacity=AGENT, participant_id="other")
 
 
 def test_a_person_and_an_auditor_read_under_no_authority(running: Running, ward: pb.Subject) -> None:

@@ -31,7 +31,7 @@ RESEARCH_PURPOSE: Final = "HRESCH"
 """Research is this purpose and all purposes below it."""
 
 _ROW: Final = Struct(">QQQQQBB")
-_PARTICIPANT, _KEY = 0, 1  # how a row names the representative
+_KEY, _DEAD = 1, 2  # flags of a row: it names the representative by a key; the person is dead
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,7 @@ class Authority:
         ends: until when, and until when permits last.
         capacity: of the representative, an ``AuthorityCapacity``.
         ended_seq: seq of the entry that ended it; 0: none did.
+        is_of_dead: the reason is that the person is dead.
     """
 
     participant: str
@@ -99,6 +100,7 @@ class Authority:
     capacity: int = 0
     ended_seq: int = 0
     key: bytes = b""
+    is_of_dead: bool = False
 
     @property
     def is_agent(self) -> bool:
@@ -117,8 +119,8 @@ class Authority:
         """Return the value of the table's row."""
         ends = self.ends
         numbers = self.acts, self.start_ms, ends.other_ms, ends.research_ms, self.ended_seq, self.capacity
-        form, representative = (_KEY, self.key) if self.key else (_PARTICIPANT, self.participant.encode())
-        return _ROW.pack(*numbers, form) + representative
+        flags = (_KEY if self.key else 0) | (_DEAD if self.is_of_dead else 0)
+        return _ROW.pack(*numbers, flags) + (self.key or self.participant.encode())
 
 
 NOTHING: Final = Authority("", 0, 0, Ends(0, 0))
@@ -129,11 +131,13 @@ def decode_authority(value: bytes) -> Authority:
     """Decode the value of a row. Raises ``MalformedError`` if it is no such value."""
     if len(value) < _ROW.size:
         raise MalformedError("authority is cut short")
-    acts, start_ms, other_ms, research_ms, ended_seq, capacity, form = _ROW.unpack_from(value)
-    named, ends = value[_ROW.size :], Ends(other_ms, research_ms)
-    if form == _KEY:
-        return Authority("", acts, start_ms, ends, capacity, ended_seq, named)
+    acts, start_ms, other_ms, research_ms, ended_seq, capacity, flags = _ROW.unpack_from(value)
+    named, ends, is_of_dead = value[_ROW.size :], Ends(other_ms, research_ms), bool(flags & _DEAD)
+    if flags & ~(_KEY | _DEAD):
+        raise MalformedError("authority has an unknown flag")
+    if flags & _KEY:
+        return Authority("", acts, start_ms, ends, capacity, ended_seq, named, is_of_dead)
     try:
-        return Authority(named.decode(), acts, start_ms, ends, capacity, ended_seq)
+        return Authority(named.decode(), acts, start_ms, ends, capacity, ended_seq, is_of_dead=is_of_dead)
     except UnicodeDecodeError:
         raise MalformedError("authority names a representative that is no text") from None

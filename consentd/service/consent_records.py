@@ -217,9 +217,10 @@ class ConsentReader:
         codes, numbers = self._registry.codebook.vocabulary, self._registry.numbers
         level = self._registry.rules.normal_level
         rows = unpack_rows(compile_consent(stored, codes, numbers, normal_level=level, ends=ends).rows)
-        permits_end_ms = max((row.end_ms for row in rows if row.flags & PERMIT), default=0)
+        # A permit that would begin after the end of the authority is never in force: it ends at 0.
+        permits_end_ms = max((row.end_ms for row in rows if row.flags & PERMIT), default=OPEN_END_MS)
         denies_end_ms = max((row.end_ms for row in rows if not row.flags & PERMIT), default=0)
-        if not 0 < permits_end_ms <= self._now_ms:
+        if self._now_ms < permits_end_ms:
             return state
         if denies_end_ms <= self._now_ms:
             return cs.CONSENT_STATE_ENDED

@@ -63,8 +63,9 @@ def authority_value(message: st.AuthorityStatement, *, time_ms: int) -> Authorit
     if bool(message.participant_id) is bool(message.key) or message.capacity not in st.AuthorityCapacity.values():
         return NOTHING
     return Authority(
-        message.participant_id, acts, start_ms, ends.until(until_ms), message.capacity, key=message.key
-    )
+        message.participant_id, acts, start_ms, ends.until(until_ms), message.capacity, key=message.key,
+        is_of_dead=message.reason == st.AUTHORITY_REASON_DECEASED,
+    )  # fmt: skip
 
 
 def ends_agents(message: st.AuthorityStatement) -> bool:

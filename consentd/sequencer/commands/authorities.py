@@ -69,7 +69,8 @@ def check_authority(view: View, tag: bytes, message: st.AuthorityStatement, *, r
 
     Raises:
         PreconditionError: UNKNOWN_AUTHORITY: it ends an authority that the chain does not have, or that was ended.
-            UNKNOWN_PARTICIPANT: the representative is no active participant.
+            UNKNOWN_PARTICIPANT: the representative is no active participant. WRONG_STATE: it is of an AGENT, and the
+            person is dead.
         InvalidError: it states something that is none, or something beside the end of an authority.
     """
     if message.ended != bool(ref):
@@ -92,6 +93,15 @@ def check_authority(view: View, tag: bytes, message: st.AuthorityStatement, *, r
         raise InvalidError("birth_date is stated for a minor, and for nobody else")
     _check_evidence(view, message)
     _check_window(message, time_ms)
+    if message.capacity == st.AUTHORITY_CAPACITY_AGENT:
+        _check_lives(view, tag)
+
+
+def _check_lives(view: View, tag: bytes) -> None:
+    """Check that no AUTHORITY of a chain, which no entry ended, says that the person is dead (Civil Act 127)."""
+    if any(one.is_of_dead and not one.ended_seq for one in view.authorities(tag).values()):
+        what = "a power of attorney ends by death: end the authority for DECEASED first, if the person lives"
+        raise PreconditionError(what, "WRONG_STATE")
 
 
 def _check_end(view: View, tag: bytes, message: st.AuthorityStatement, ref: int) -> None:

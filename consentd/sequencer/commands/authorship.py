@@ -160,8 +160,8 @@ def check_names_notice(view: View, stored: StoredConsent, replaced: Lineage | No
     Raises:
         PreconditionError: (UNKNOWN_NOTICE) this version of the notice is not published.
         InvalidError: (INVALID_CONSENT) it names none, and the version before does. Otherwise a campaign that asks for
-            new consents under that notice would lose this one. Or a representative gives it under a notice for
-            children.
+            new consents under that notice would lose this one. Or the notice is for children: nobody consents who
+            is younger than 14.
     """
     consent = stored.consent
     if consent.notice or consent.notice_version:
@@ -169,8 +169,9 @@ def check_names_notice(view: View, stored: StoredConsent, replaced: Lineage | No
         notice = view.notice(consent.notice, consent.notice_version) if number else None
         if notice is None:
             raise PreconditionError(f"notice version is not published: `{consent.notice}`", "UNKNOWN_NOTICE")
-        if stored.authority and notice.audience == st.NOTICE_AUDIENCE_CHILD:
-            raise InvalidError("a representative consents under a notice for everybody", "INVALID_CONSENT")
+        if notice.audience == st.NOTICE_AUDIENCE_CHILD:
+            what = "notice is for children, who do not consent: name the one for who gives the consent"
+            raise InvalidError(f"{what}: `{consent.notice}`", "INVALID_CONSENT")
         # INVARIANT: the table counts consents under a notice. So a damaged row is found before the entry is appended.
         view.consents_under(number)
     elif replaced is not None and replaced.notice:
