@@ -1,4 +1,4 @@
-"""Write the crates of ``consentd/gate`` to standard output, with their licences, as an SBOM has them.
+"""Write the crates of ``consentd/gate`` on this platform to standard output, with their licences, as an SBOM has them.
 
 ``.ci/licences.py`` checks the result. Crates may write ``/`` in the place of OR.
 """
@@ -15,9 +15,15 @@ def _expression(licence: str) -> str:
     return " OR ".join(part.strip() for part in licence.split("/"))
 
 
+def _host() -> str:
+    """Return the platform of this machine, as Rust names it."""
+    done = subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=True)  # noqa: S607  # of the PATH
+    return next(line for line in done.stdout.splitlines() if line.startswith("host: ")).removeprefix("host: ")
+
+
 def main() -> int:
-    """Read what Cargo knows of the crates that ``Cargo.lock`` names, and write it."""
-    command = ["cargo", "metadata", "--locked", "--format-version", "1"]
+    """Read what Cargo knows of the crates that are built for this machine, and write it."""
+    command = ["cargo", "metadata", "--locked", "--format-version", "1", "--filter-platform", _host()]
     done = subprocess.run(command, cwd=GATE, capture_output=True, text=True, check=True)  # noqa: S603  # a fixed command
     components = [
         {"name": one["name"], "licenses": [{"expression": _expression(one["license"] or "")}]}

@@ -296,6 +296,7 @@ class GateConfig:
     http_listen: str = ""
     threads: int = bounded(1, 1, 64)
     max_silence_ms: int = bounded(60_000, 1_000, 600_000)
+    mapping_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

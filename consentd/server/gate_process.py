@@ -79,6 +79,8 @@ class GateProcess:
                 command += ["--client-ca", str(grpc.tls.client_ca_file)]
         if gate.http_listen:
             command += ["--http", gate.http_listen]
+        if gate.mapping_file is not None:
+            command += ["--mapping", str(gate.mapping_file)]
         try:
             self._vault.write_index_key(self._pipe)
             self._process = subprocess.Popen(  # noqa: S603  # what the configuration names

@@ -97,17 +97,24 @@ def nginx(directory: Path, upstream: int, *, buffering: bool = True) -> Iterator
 @contextmanager
 def envoy(directory: Path, upstream: int) -> Iterator[int]:
     """Run Envoy in front of port *upstream*; yield its port."""
-    assert ENVOY is not None, "the caller skips without Envoy"
     port = free_port()
+    with run_envoy(directory, _ENVOY_CONFIG.format(port=port, upstream=upstream), port):
+        yield port
+
+
+@contextmanager
+def run_envoy(directory: Path, text: str, port: int) -> Iterator[None]:
+    """Run Envoy with the configuration *text*, which listens on *port*."""
+    assert ENVOY is not None, "the caller skips without Envoy"
     config = directory / "envoy.yaml"
-    config.write_text(_ENVOY_CONFIG.format(port=port, upstream=upstream))
+    config.write_text(text)
     process = subprocess.Popen(
         [ENVOY, "--config-path", str(config), "--concurrency", "2", "--disable-hot-restart", "--log-level", "off"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         _wait_open(port, process, "Envoy")
-        yield port
+        yield
     finally:
         process.terminate()
         process.wait(HANG_S)

@@ -1,6 +1,5 @@
 //! One call: answered here, or passed on.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +17,7 @@ use crate::answers::{Answers, Credential, Method};
 use crate::body::{answer, refusal, GateBody, PREFIX};
 use crate::connections::Activity;
 use crate::daemon::Daemon;
+use crate::ext_authz::{self, MappingFile};
 use crate::limits::{Kind, Limits, Principal, Taken};
 use crate::metrics::{Metrics, Outcome};
 use crate::peer::Peer;
@@ -49,13 +49,17 @@ pub struct Gate {
     pub limits: Limits,
     /// How many long batches may be worked on at a time.
     pub batches: Arc<Semaphore>,
+    /// What question a request is about which Envoy asks; None: all are refused.
+    pub mapping: Option<MappingFile>,
 }
 
 /// The request of a call.
-enum Received {
+pub enum Received {
+    /// It came to its end.
     Whole(Bytes),
     /// It is longer than a caller without a credential may send.
     Unknown,
+    /// It did not come to its end, or is over a limit.
     Refused(&'static str),
 }
 
@@ -69,6 +73,9 @@ impl Gate {
     ) -> Response<GateBody> {
         let open = activity.begin_call();
         let (parts, body) = request.into_parts();
+        if parts.uri.path() == ext_authz::METHOD {
+            return self.authorize(parts, body, peer, activity).await.map(|body| body.holding(open, None));
+        }
         let (response, taken) = match self.run(parts, body, peer, activity).await {
             Ok(found) => found,
             Err(over) => {
@@ -89,7 +96,7 @@ impl Gate {
         activity: &Activity,
     ) -> Result<(Response<GateBody>, Option<Taken>), &'static str> {
         // A request is passed on only once it is complete, so that slow peers are held here.
-        let mut held = Held { short: 0, long: None, long_bytes: 0, activity };
+        let mut held = Held::new(activity);
         let received = timeout(RECEIVE_LIMIT, self.receive(body, &mut held, || self.principal(&parts.headers, peer)));
         let content = match received.await {
             Err(_) => return Ok((self.refuse("4", "request did not come in time"), None)),
@@ -121,11 +128,10 @@ impl Gate {
         let is_revocation = REVOCATIONS.iter().any(|name| parts.uri.path().ends_with(name));
         let kind = if is_revocation { Kind::Revocation } else { Kind::Call };
         let principal = self.principal(&parts.headers, peer);
-        let mut hasher = DefaultHasher::new();
-        principal.hash(&mut hasher);
+        let caller = principal.number();
         let taken = self.limits.enter(principal, kind).ok_or("too many calls of the caller are in flight")?;
         self.metrics.count(Outcome::PassedOn);
-        Ok((self.daemon.pass_on(parts, content, peer, hasher.finish()).await, Some(taken)))
+        Ok((self.daemon.pass_on(parts, content, peer, caller).await, Some(taken)))
     }
 
     fn refuse(&self, status: &'static str, what: &'static str) -> Response<GateBody> {
@@ -134,7 +140,7 @@ impl Gate {
     }
 
     /// Return who calls, as far as limits need it. Who may do what is decided elsewhere.
-    fn principal(&self, headers: &HeaderMap, peer: &Peer) -> Principal {
+    pub fn principal(&self, headers: &HeaderMap, peer: &Peer) -> Principal {
         let nobody = Principal::Nobody(peer.ip);
         let Some(shown) = credential(headers, peer) else {
             return if headers.contains_key(SIGNATURE) { Principal::Stated } else { nobody };
@@ -180,7 +186,7 @@ impl Gate {
     }
 
     /// Receive the whole body of a request.
-    async fn receive(
+    pub async fn receive(
         &self,
         mut body: Incoming,
         held: &mut Held<'_>,
@@ -211,14 +217,19 @@ impl Gate {
 }
 
 /// The bytes of a request that is not answered yet: of a short one, and all bytes of a long one.
-struct Held<'a> {
+pub struct Held<'a> {
     short: usize,
     long: Option<Taken>,
     long_bytes: usize,
     activity: &'a Activity,
 }
 
-impl Held<'_> {
+impl<'a> Held<'a> {
+    /// Begin with a request of which nothing is there yet.
+    pub fn new(activity: &'a Activity) -> Self {
+        Held { short: 0, long: None, long_bytes: 0, activity }
+    }
+
     /// Count the bytes of a request that has now *size* bytes; return whether they may be held.
     fn grow(&mut self, size: usize) -> bool {
         if let Some(taken) = &mut self.long {
@@ -239,7 +250,7 @@ impl Drop for Held<'_> {
 }
 
 /// Return what a call shows of its caller; None: nothing, or what only the daemon reads.
-fn credential<'a>(headers: &'a HeaderMap, peer: &'a Peer) -> Option<Credential<'a>> {
+pub fn credential<'a>(headers: &'a HeaderMap, peer: &'a Peer) -> Option<Credential<'a>> {
     if headers.contains_key(SIGNATURE) {
         return None;
     }

@@ -4,6 +4,7 @@
 //! without a credential are one for each address. So no caller takes what the others need.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
@@ -26,6 +27,15 @@ pub enum Principal {
     Stated,
     /// A caller without a credential, at this address.
     Nobody(IpAddr),
+}
+
+impl Principal {
+    /// Return a number that is the same for all calls of the principal.
+    pub fn number(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        hasher.finish()
+    }
 }
 
 /// What is counted.

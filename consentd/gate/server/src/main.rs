@@ -1,5 +1,5 @@
-//! The gate: a server that answers Check and BatchCheck from the policy table at the rate of the wire, and passes every
-//! other call on to the daemon. `ops/decisions/0028-gate.md` says why, and what it leaves to the daemon.
+//! The gate: a server that answers Check, BatchCheck and Envoy's ext_authz from the policy table at the rate of the wire,
+//! and passes every other call on to the daemon. `ops/decisions/0028-gate.md` says why, and what it leaves to the daemon.
 
 mod answers;
 mod body;
@@ -7,19 +7,24 @@ mod calls;
 mod clock;
 mod connections;
 mod daemon;
+mod envoy;
+mod ext_authz;
 mod http;
 mod limits;
 mod log;
 mod metrics;
+mod node;
 mod options;
 mod peer;
 mod quota;
 mod tls;
+mod verdict;
 
 use std::fs::File;
 use std::future::poll_fn;
 use std::io::Read;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::task::Poll;
@@ -36,6 +41,7 @@ use connections::{serve, Connections, Counted};
 use consentd_table::check::IndexKey;
 use consentd_table::lmdb::Table;
 use daemon::Daemon;
+use ext_authz::{read_mapping, MappingFile};
 use limits::Limits;
 use log::log;
 use metrics::{Metrics, Outcome};
@@ -51,6 +57,11 @@ fn main() -> ExitCode {
     if arguments.iter().any(|one| one == "--help") {
         print!("{USAGE}");
         return ExitCode::SUCCESS;
+    }
+    if let [option, file] = arguments.as_slice() {
+        if option == "--check-mapping" {
+            return check_mapping(Path::new(file));
+        }
     }
     let options = match Options::parse(arguments.into_iter()) {
         Ok(options) => options,
@@ -68,9 +79,24 @@ fn main() -> ExitCode {
     }
 }
 
+/// Say whether a mapping file is in order.
+fn check_mapping(path: &Path) -> ExitCode {
+    match read_mapping(path) {
+        Ok(mapping) => {
+            println!("mapping file is in order: {} routes", mapping.routes.len());
+            ExitCode::SUCCESS
+        }
+        Err(what) => {
+            eprintln!("consentd-gate: {what}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn run(options: Options) -> Result<(), String> {
     let index_key = read_key(options.key_fd)?;
     let tls = options.tls.map(Tls::open).transpose()?.map(Arc::new);
+    let mapping = options.mapping.map(MappingFile::open).transpose()?;
     let table = Table::open(&options.table).map_err(|fault| fault.to_string())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(options.threads)
@@ -83,9 +109,10 @@ fn run(options: Options) -> Result<(), String> {
         metrics: Metrics::default(),
         limits: Limits::default(),
         batches: Arc::new(Semaphore::new(options.threads)),
+        mapping,
     });
     runtime.block_on(async {
-        watch_for_reload(tls.clone())?;
+        watch_for_reload(tls.clone(), Arc::clone(&gate))?;
         let (listener, address) = listen(options.listen).await?;
         let mut listening = format!("listening on {address}");
         if let Some(http_address) = options.http {
@@ -123,19 +150,24 @@ async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), String
     Ok((listener, address))
 }
 
-/// Read the files of TLS again at each SIGHUP.
-fn watch_for_reload(tls: Option<Arc<Tls>>) -> Result<(), String> {
+/// Read the files of TLS and the mapping file again at each SIGHUP.
+fn watch_for_reload(tls: Option<Arc<Tls>>, gate: Arc<Gate>) -> Result<(), String> {
     let mut hangup = signal(SignalKind::hangup()).map_err(|error| error.to_string())?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            match tls.as_ref().map(|tls| tls.reload()) {
-                Some(Err(what)) => log("error", &what),
-                Some(Ok(())) => log("info", "TLS files of the gate reloaded"),
-                None => {}
-            }
+            note_reload(tls.as_ref().map(|tls| tls.reload()), "TLS files of the gate reloaded");
+            note_reload(gate.mapping.as_ref().map(MappingFile::reload), "mapping file of the gate reloaded");
         }
     });
     Ok(())
+}
+
+fn note_reload(reloaded: Option<Result<(), String>>, done: &str) {
+    match reloaded {
+        Some(Err(what)) => log("error", &what),
+        Some(Ok(())) => log("info", done),
+        None => {}
+    }
 }
 
 /// Read the key of identifier hashes from a pipe that the daemon has opened. When the daemon ends, this program ends.

@@ -9,11 +9,12 @@ use crate::tls::TlsFiles;
 /// What `--help` shows.
 pub const USAGE: &str = "\
 usage: consentd-gate --table DIR --listen ADDRESS --daemon SOCKET --key-fd N
-                     [--tls-cert FILE --tls-key FILE [--client-ca FILE]] [--http ADDRESS]
+                     [--tls-cert FILE --tls-key FILE [--client-ca FILE]] [--http ADDRESS] [--mapping FILE]
                      [--threads N] [--max-silence-ms N] [--max-batch-items N] [--max-message-bytes N]
+       consentd-gate --check-mapping FILE
 
-Answers Check and BatchCheck from the policy table, and passes every other call on to the daemon. `consentd serve`
-starts it where the section `gate` of its configuration says so.
+Answers Check, BatchCheck and Envoy's ext_authz from the policy table, and passes every other call on to the daemon.
+`consentd serve` starts it where the section `gate` of its configuration says so.
 
   --table DIR          the directory of the policy table
   --listen ADDRESS     where to listen, such as 127.0.0.1:7443; without TLS, of this machine only
@@ -23,6 +24,8 @@ starts it where the section `gate` of its configuration says so.
   --tls-key FILE       its private key
   --client-ca FILE     authorities of the certificates that clients must have; without it they need none
   --http ADDRESS       where to answer /metrics and /healthz, without TLS, of this machine only; without it nowhere
+  --mapping FILE       which questions Envoy's requests are, TOML; read again on SIGHUP; without it all are refused
+  --check-mapping FILE  say whether a mapping file is in order, and end
   --threads N          threads that answer, 1 to 64 (1)
   --max-silence-ms N   how old the writer's heartbeat may be, 1000 to 600000 (60000); after that nothing is answered here
   --max-batch-items N  most items of a batch that is answered here, 1 to 1000 (1000)
@@ -42,6 +45,8 @@ pub struct Options {
     pub tls: Option<TlsFiles>,
     /// Where to answer HTTP; None: nowhere.
     pub http: Option<SocketAddr>,
+    /// The mapping file of ext_authz; None: there is none.
+    pub mapping: Option<PathBuf>,
     /// The file descriptor of the key.
     pub key_fd: u32,
     /// How many threads answer.
@@ -53,7 +58,7 @@ pub struct Options {
 impl Options {
     /// Read the arguments of the command line; an error says what is wrong with them.
     pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Options, String> {
-        let mut found: [Option<String>; 12] = Default::default();
+        let mut found: [Option<String>; 13] = Default::default();
         let names = [
             "--table",
             "--listen",
@@ -67,6 +72,7 @@ impl Options {
             "--tls-key",
             "--client-ca",
             "--http",
+            "--mapping",
         ];
         let mut arguments = arguments;
         while let Some(name) = arguments.next() {
@@ -76,7 +82,8 @@ impl Options {
                 return Err(format!("option `{name}` is stated twice"));
             }
         }
-        let [table, listen, daemon, key_fd, threads, silence, items, bytes, chain, key, authorities, http] = found;
+        let [table, listen, daemon, key_fd, threads, silence, items, bytes, chain, key, authorities, http, mapping] =
+            found;
         let required = |value: Option<String>, at: usize| value.ok_or(format!("option `{}` is missing", names[at]));
         let tls = match (chain, key, authorities) {
             (None, None, None) => None,
@@ -93,6 +100,7 @@ impl Options {
             daemon: required(daemon, 2)?.into(),
             tls,
             http: http.map(|value| address(&value, names[11], false)).transpose()?,
+            mapping: mapping.map(PathBuf::from),
             key_fd: number(required(key_fd, 3)?, names[3], 0, 1 << 20)? as u32,
             threads: threads.map_or(Ok(1), |value| number(value, names[4], 1, 64))? as usize,
             limits: Limits {

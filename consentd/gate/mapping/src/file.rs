@@ -1,0 +1,283 @@
+//! Read a mapping file: TOML, as `ops/ext-authz.toml` explains it.
+//!
+//! A file is taken whole or not at all. An unknown key is a fault, because it may be one that is misspelt; so are two routes
+//! that one request would match.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use toml::de::{DeTable, DeValue};
+use toml::Spanned;
+
+use crate::paths::{is_parameter, Template};
+use crate::{Mapping, Route, Source, Terms, Value};
+
+const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
+/// Kinds of sources, by which a fault names what a field may be taken from.
+const ANY: &[&str] = &["path", "query", "header", "principal", "claim"];
+/// Who asks is what a certificate or a token shows, and never what a client merely states (`policy.md`, rule 10).
+const PROVEN: &[&str] = &["principal", "claim"];
+/// What the server behind the proxy finds by the path and the query.
+const SERVED: &[&str] = &["path", "query"];
+
+/// What is wrong with a mapping file, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileFault {
+    /// The line, from 1.
+    pub line: usize,
+    /// What is wrong there.
+    pub what: String,
+}
+
+type Item<'t> = Spanned<DeValue<'t>>;
+
+/// Read the text of a mapping file.
+pub fn parse(text: &str) -> Result<Mapping, FileFault> {
+    let reader = Reader { text };
+    let document = DeTable::parse(text)
+        .map_err(|error| reader.fault(error.span().unwrap_or_default(), error.message().to_owned()))?;
+    let (mut callers, mut shows_reasons, mut defaults, mut routes) = (Vec::new(), false, Terms::default(), None);
+    for (key, item) in document.get_ref() {
+        match key.get_ref().as_ref() {
+            "callers" => callers = reader.texts(item)?,
+            "show_reasons" => shows_reasons = reader.truth(item)?,
+            "routes" => routes = Some(item),
+            "defaults" => {
+                for (key, item) in reader.table(item)? {
+                    if !reader.term(key.get_ref(), item, &mut defaults)? {
+                        return Err(reader.unknown(key));
+                    }
+                }
+            }
+            _ => return Err(reader.unknown(key)),
+        }
+    }
+    let missing = |name: &str| FileFault { line: 1, what: format!("`{name}` is missing, or empty") };
+    let mut found = Mapping { callers, shows_reasons, routes: Vec::new() };
+    if found.callers.is_empty() {
+        return Err(missing("callers"));
+    }
+    for item in reader.array(routes.ok_or_else(|| missing("routes"))?)? {
+        let route = reader.route(item, &defaults)?;
+        let is_same = |other: &&Route| {
+            other.template.overlaps(&route.template) && other.methods.iter().any(|one| route.methods.contains(one))
+        };
+        if let Some(at) = found.routes.iter().position(|other| is_same(&other)) {
+            return Err(reader.fault(item.span(), format!("a request may match this route and route {}", at + 1)));
+        }
+        found.routes.push(route);
+    }
+    Ok(found)
+}
+
+/// Reads the parts of one text.
+struct Reader<'t> {
+    text: &'t str,
+}
+
+impl<'t> Reader<'t> {
+    fn line(&self, at: usize) -> usize {
+        1 + self.text.bytes().take(at).filter(|one| *one == b'\n').count()
+    }
+
+    fn fault(&self, span: Range<usize>, what: impl Into<String>) -> FileFault {
+        FileFault { line: self.line(span.start), what: what.into() }
+    }
+
+    fn unknown(&self, key: &Spanned<std::borrow::Cow<'_, str>>) -> FileFault {
+        self.fault(key.span(), format!("`{}` is no key of this table", key.get_ref()))
+    }
+
+    fn table<'a>(&self, item: &'a Item<'t>) -> Result<&'a DeTable<'t>, FileFault> {
+        item.get_ref().as_table().ok_or_else(|| self.fault(item.span(), "must be a table"))
+    }
+
+    fn array<'a>(&self, item: &'a Item<'t>) -> Result<&'a [Item<'t>], FileFault> {
+        let found = item.get_ref().as_array().map(|list| &list[..]);
+        found.filter(|list| !list.is_empty()).ok_or_else(|| self.fault(item.span(), "must be a list that is not empty"))
+    }
+
+    fn text<'a>(&self, item: &'a Item<'t>) -> Result<&'a str, FileFault> {
+        let found = item.get_ref().as_str().filter(|text| !text.is_empty());
+        found.ok_or_else(|| self.fault(item.span(), "must be a text that is not empty"))
+    }
+
+    fn texts(&self, item: &Item<'t>) -> Result<Vec<String>, FileFault> {
+        self.array(item)?.iter().map(|one| Ok(self.text(one)?.to_owned())).collect()
+    }
+
+    fn truth(&self, item: &Item<'t>) -> Result<bool, FileFault> {
+        item.get_ref().as_bool().ok_or_else(|| self.fault(item.span(), "must be true or false"))
+    }
+
+    fn route(&self, item: &Item<'t>, defaults: &Terms) -> Result<Route, FileFault> {
+        let (mut methods, mut template, mut parameters) = (Vec::new(), None, Vec::new());
+        let (mut terms, mut applied) = (defaults.clone(), Vec::new());
+        for (key, item) in self.table(item)? {
+            match key.get_ref().as_ref() {
+                "methods" => methods = self.texts(item)?,
+                "path" => {
+                    let text = self.text(item)?;
+                    let read = Template::parse(text);
+                    template = Some(read.map_err(|what| self.fault(item.span(), format!("path `{text}` {what}")))?);
+                }
+                "query" => parameters = self.texts(item)?,
+                "upstream_applies" => applied = self.texts(item)?,
+                name if self.term(name, item, &mut terms)? => {}
+                _ => return Err(self.unknown(key)),
+            }
+        }
+        let missing = |name: &str| self.fault(item.span(), format!("route has no `{name}`"));
+        let template = template.ok_or_else(|| missing("path"))?;
+        if methods.is_empty() {
+            return Err(missing("methods"));
+        }
+        for (names, allowed) in [(&methods, &METHODS[..]), (&applied, &["partial", "residual"])] {
+            if let Some(odd) = names.iter().find(|one| !allowed.contains(&one.as_str())) {
+                return Err(self.fault(item.span(), format!("`{odd}` is none of {}", allowed.join(", "))));
+            }
+        }
+        if let Some(odd) = parameters.iter().find(|one| !is_parameter(one)) {
+            return Err(self.fault(item.span(), format!("`{odd}` is no name of a parameter")));
+        }
+        for (name, is_stated) in [
+            ("subject", terms.subject.is_some()),
+            ("organisation", terms.organisation.is_some()),
+            ("holder", terms.holder.is_some()),
+            ("purpose", terms.purpose.is_some()),
+            ("action", terms.action.is_some()),
+            ("categories", terms.categories.is_some()),
+        ] {
+            if !is_stated {
+                return Err(missing(name));
+            }
+        }
+        for value in terms.values() {
+            match &value.source {
+                Source::Path(name) if !template.has(name) => {
+                    let what = format!("path has no variable `{name}`, from which line {} takes a value", value.line);
+                    return Err(self.fault(item.span(), what));
+                }
+                Source::Query(name) if !parameters.contains(name) => parameters.push(name.clone()),
+                _ => {}
+            }
+        }
+        let applies = |name: &str| applied.iter().any(|one| one == name);
+        let (applies_partial, applies_residual) = (applies("partial"), applies("residual"));
+        Ok(Route { methods, template, parameters, terms, applies_partial, applies_residual })
+    }
+
+    /// Read a part of the question; return false if it has none of this name.
+    fn term(&self, name: &str, item: &Item<'t>, terms: &mut Terms) -> Result<bool, FileFault> {
+        let one = |sources| self.value(item, sources, true).map(Some);
+        let list = |sources| -> Result<_, FileFault> {
+            self.array(item)?.iter().map(|one| self.value(one, sources, false)).collect::<Result<Vec<_>, _>>().map(Some)
+        };
+        match name {
+            "subject" => {
+                for (key, item) in self.table(item)? {
+                    match key.get_ref().as_ref() {
+                        "scheme" => terms.scheme = Some(self.text(item)?.to_owned()),
+                        "value" => terms.subject = Some(self.value(item, ANY, true)?),
+                        _ => return Err(self.unknown(key)),
+                    }
+                }
+                if terms.scheme.is_none() || terms.subject.is_none() {
+                    return Err(self.fault(item.span(), "needs `scheme` and `value`"));
+                }
+            }
+            "organisation" => terms.organisation = one(PROVEN)?,
+            "application" => terms.application = one(PROVEN)?,
+            "on_behalf_of" => terms.on_behalf_of = one(PROVEN)?,
+            "relays" => terms.relays = list(PROVEN)?,
+            "holder" => terms.holder = one(SERVED)?,
+            "purpose" => terms.purpose = one(ANY)?,
+            "action" => terms.action = one(SERVED)?,
+            "categories" => terms.categories = list(SERVED)?,
+            "labels" => terms.labels = list(SERVED)?,
+            "resources" => terms.resources = list(SERVED)?,
+            "level" => terms.level = one(SERVED)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Read where a value comes from. *is_single*: whether it may mean one text alone.
+    fn value(&self, item: &Item<'t>, sources: &[&str], is_single: bool) -> Result<Value, FileFault> {
+        let (line, prefix) = (self.line(item.span().start), String::new());
+        if let Some(text) = item.get_ref().as_str().filter(|text| !text.is_empty()) {
+            return Ok(Value { line, source: Source::Constant(text.to_owned()), prefix, meanings: None });
+        }
+        let (mut source, mut prefix, mut meanings) = (None, None, None);
+        let what = || format!("must be a text, or a table with one of {}", sources.join(", "));
+        let table = item.get_ref().as_table().ok_or_else(|| self.fault(item.span(), what()))?;
+        for (key, item) in table {
+            let found = match key.get_ref().as_ref() {
+                "prefix" => {
+                    prefix = Some(self.text(item)?.to_owned());
+                    continue;
+                }
+                "values" => {
+                    meanings = Some(self.meanings(item, is_single)?);
+                    continue;
+                }
+                name if !sources.contains(&name) => return Err(self.fault(key.span(), what())),
+                "path" => Source::Path(self.text(item)?.to_owned()),
+                "query" => Source::Query(self.text(item)?.to_owned()),
+                "header" => Source::Header(self.header(item)?),
+                "claim" => Source::Claim(self.texts(item)?),
+                _ if self.truth(item)? => Source::Principal,
+                _ => return Err(self.fault(item.span(), "must be true")),
+            };
+            if source.replace(found).is_some() {
+                return Err(self.fault(item.span(), what()));
+            }
+        }
+        let source = source.ok_or_else(|| self.fault(item.span(), what()))?;
+        if prefix.is_some() && meanings.is_some() {
+            return Err(self.fault(item.span(), "has `prefix` or `values`, not both"));
+        }
+        if source == Source::Principal && meanings.is_none() {
+            return Err(self.fault(item.span(), "needs `values`: the name in a certificate is no participant"));
+        }
+        Ok(Value { line, source, prefix: prefix.unwrap_or_default(), meanings })
+    }
+
+    fn header(&self, item: &Item<'t>) -> Result<String, FileFault> {
+        let text = self.text(item)?;
+        let is_name = text.bytes().all(|one| one.is_ascii_lowercase() || one.is_ascii_digit() || one == b'-');
+        if !is_name || text.starts_with("consentd-") {
+            return Err(self.fault(item.span(), format!("`{text}` is no header in lower case that clients may send")));
+        }
+        Ok(text.to_owned())
+    }
+
+    fn meanings(&self, item: &Item<'t>, is_single: bool) -> Result<HashMap<String, Vec<String>>, FileFault> {
+        let mut found = HashMap::new();
+        for (key, item) in self.table(item)? {
+            let texts = match item.get_ref() {
+                DeValue::Array(_) if !is_single => self.texts(item)?,
+                _ => vec![self.text(item)?.to_owned()],
+            };
+            found.insert(key.get_ref().to_string(), texts);
+        }
+        Ok(found)
+    }
+}
+
+impl Terms {
+    fn values(&self) -> impl Iterator<Item = &Value> {
+        let single = [
+            &self.subject,
+            &self.organisation,
+            &self.application,
+            &self.on_behalf_of,
+            &self.holder,
+            &self.purpose,
+            &self.action,
+            &self.level,
+        ];
+        let lists = [&self.relays, &self.categories, &self.labels, &self.resources];
+        single.into_iter().flatten().chain(lists.into_iter().flatten().flatten())
+    }
+}
