@@ -85,6 +85,15 @@ def _of_two(number: int) -> Provision:
     return replace(root, children=(child,))
 
 
+_LEAVES = tuple(code.code for code in DEFAULT_VOCABULARY.categories if code.code != "CLIN.DX")
+
+
+def _of_own_codes(root: Callable[[int], Provision], number: int) -> Provision:
+    """Return the same with a set of categories that no other consent has, all of which cover what is asked for."""
+    bits = number * 2_654_435_761  # Knuth's multiplicative hash
+    return replace(root(number), categories=("CLIN.DX", *(one for at, one in enumerate(_LEAVES) if bits >> at & 1)))
+
+
 _STATED = replace(_QUESTION, data_period=Period(NOW_MS - 2 * _DAY_MS, NOW_MS))
 _OPEN = replace(_QUESTION, supported_obligations=frozenset({Obligation.ENFORCE_RESIDUAL}))
 SHAPES: dict[str, tuple[Callable[[int], Provision], int, Question]] = {
@@ -94,6 +103,8 @@ SHAPES: dict[str, tuple[Callable[[int], Provision], int, Question]] = {
     "data periods, and the question states one": (_of_data, MAX_ROWS, _STATED),
     "lists, ends, and a residual": (_ends_earlier, MAX_ROWS, _OPEN),
     "data periods, and a residual": (_of_data, MAX_ROWS, _OPEN),
+    "categories of their own": (partial(_of_own_codes, _ends_earlier), MAX_ROWS, _QUESTION),
+    "trees of two, categories of their own": (partial(_of_own_codes, _of_two), MAX_ROWS // 2, _QUESTION),
     "trees of two": (_of_two, MAX_ROWS // 2, _QUESTION),
     "trees of two, and a residual": (_of_two, MAX_ROWS // 2, _OPEN),
 }

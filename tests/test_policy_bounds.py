@@ -221,8 +221,11 @@ def test_equal_limits_are_one_record() -> None:
     assert len({row.side for row in rows}) == 1
 
 
-def test_a_permit_and_a_deny_compare_a_list_that_they_share_each_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(match_row, "FEW", 0)  # so that the result of each comparison is remembered
+@pytest.mark.parametrize("few", [0, 8])
+def test_a_permit_and_a_deny_compare_a_list_that_they_share_each_for_itself(
+    few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(match_row, "FEW", few)
     inner = Provision(categories=("CLIN.B",))
     value = value_of((compiled(replace(DENY, actors=("b", "c"), categories=("CLIN.A",), children=(inner,))), 1))
     a, b, r = (NUMBERS[name] for name in ("a", "b", "r"))

@@ -51,7 +51,8 @@ from consentd.policy.side_blocks import FEW, HOLDERS, NO_RECORD, Limits, group_c
 class RowMatcher(dict[tuple[bytes, bytes, bytes], Shape]):
     """Compares a question with rows, as far as that does not depend on the case.
 
-    What ``ROW_SHAPE`` unpacks → the shape. A shape is computed when a row is the first to have it.
+    What ``ROW_SHAPE`` unpacks → the shape; NEVER: the codes do not match. A shape is made when a row is the first to
+    have it.
 
     Attributes:
         recurrence: that of the last permit that matched a question about a transfer; None: none did. *used_up*: the
@@ -59,8 +60,8 @@ class RowMatcher(dict[tuple[bytes, bytes, bytes], Shape]):
     """
 
     __slots__ = (
-        "_data_period", "_deny_actors", "_holder", "_parties", "_question", "_resources", "now_ms", "recurrence",
-        "used_up",
+        "_data_period", "_deny_actors", "_holder", "_made", "_parties", "_question", "_resources", "now_ms",
+        "recurrence", "used_up",
     )  # fmt: skip
 
     def __init__(self, question: PackedQuestion, now_ms: int) -> None:
@@ -74,40 +75,45 @@ class RowMatcher(dict[tuple[bytes, bytes, bytes], Shape]):
         self._data_period: Final = question.data_period
         self._resources: Final = question.resources
         self._holder: Final = question.transfer_holder
+        self._made: Final[dict[tuple[int, int, int], Shape]] = {}
         self.recurrence: Recurrence | None = None
         self.used_up: list[UsedUp] = []
 
     def __missing__(self, fields: tuple[bytes, bytes, bytes]) -> Shape:
-        shape = self[fields] = self._shape_of(*unpack_shape(fields))
+        purposes, categories, labels, actions, flags = unpack_shape(fields)
+        question = self._question
+        mask = 0
+        if flags & PERMIT:
+            if purposes & question.purpose and actions & question.action:
+                mask = categories & question.categories
+        elif purposes & question.deny_purposes and actions & question.deny_actions:
+            leaves = question.leaves
+            if categories & leaves.deny_mask:
+                mask = denied_leaves(categories, leaves)
+        if not mask:
+            self[fields] = NEVER
+            return NEVER
+        # Rows with other codes have the same shape if they are the same to this question.
+        asked = mask, labels, flags & ~SIDE
+        shape = self._made.get(asked)
+        if shape is None:
+            shape = self._made[asked] = self._shape_of(*asked)
+        self[fields] = shape
         return shape
 
-    def _shape_of(self, purposes: int, categories: int, labels: int, actions: int, flags: int) -> Shape:
-        """Return the shape of rows with these fields; NEVER: their codes do not match."""
-        question, parties = self._question, self._parties
-        if flags & PERMIT:
-            mask = categories & question.categories
-            if not (mask and purposes & question.purpose and actions & question.action):
-                return NEVER
-            actors, groups = parties.permit_actors, parties.permit_groups
-        else:
-            leaves = question.leaves
-            if not (
-                categories & leaves.deny_mask
-                and purposes & question.deny_purposes
-                and actions & question.deny_actions
-            ):
-                return NEVER
-            mask = denied_leaves(categories, leaves)
-            actors, groups = self._deny_actors, parties.deny_groups
+    def _shape_of(self, mask: int, labels: int, flags: int) -> Shape:
+        """Return the shape of rows whose codes match the leaves in *mask*."""
+        parties = self._parties
         first_by = last_from = 0
         if self._data_period is not None:
             start, end = self._data_period
             # The period of a permit has all that is asked for; that of a deny has some of it. Windows are half-open.
             first_by, last_from = (start, end) if flags & PERMIT else (end - 1, start + 1)
+        groups = parties.permit_groups if flags & PERMIT else parties.deny_groups
         return Shape(
             mask,
-            labels << KEY_SHIFT | flags & ~(SIDE | GROUP),
-            actors=actors,
+            labels << KEY_SHIFT | flags & ~GROUP,
+            actors=parties.permit_actors if flags & PERMIT else self._deny_actors,
             holders=parties.holders,
             actor_groups=groups if flags & GROUP else NO_GROUPS,
             holder_groups=parties.holder_groups if flags & GROUP else NO_GROUPS,

@@ -93,8 +93,7 @@ _USE: Final = struct.Struct("<IIQQ")
 """An item of a list of uses: holder, seq of the access, categories, until."""
 
 _COUNT: Final = struct.Struct("<I")
-_CODES: Final = struct.Struct("<QQ")
-_LABELS_ACTIONS: Final = struct.Struct("<IH")
+_CODES: Final = struct.Struct("<QQIHB")
 
 
 class Row(NamedTuple):
@@ -367,8 +366,8 @@ def decode_references(block: bytes, word: int) -> frozenset[str]:
 
 def unpack_shape(fields: tuple[bytes, bytes, bytes]) -> tuple[int, int, int, int, int]:
     """Return what ``ROW_SHAPE`` has unpacked as numbers: purposes, categories, labels, actions, flags."""
-    codes, more, flags = fields
-    return *_CODES.unpack(codes), *_LABELS_ACTIONS.unpack(more), flags[0]
+    found: tuple[int, int, int, int, int] = _CODES.unpack(b"".join(fields))
+    return found
 
 
 def row_until(row: Row, end_ms: int) -> Row:
