@@ -25,7 +25,6 @@ on disk; the next start reads the disk. Source: ledger-format.md, "The commit".
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -47,6 +46,7 @@ from consentd.sequencer.pool import Pending, PendingCall, PendingWrite, Pool, Wr
 from consentd.sequencer.quotas import QuotaCounter
 from consentd.sequencer.repeats import Repeats
 from consentd.sequencer.shortages import Shortages, not_recorded
+from consentd.sequencer.taken import TakenWrites, refuse
 from consentd.sequencer.upkeep import UPKEEP_S, Upkeep
 from consentd.table.checked_rows import DamagedRowError
 from consentd.table.table import Table
@@ -237,13 +237,52 @@ class Sequencer:
 
     def _write_batch(self, writes: Sequence[PendingWrite[Any]], *, seal: bool) -> None:
         """Write one batch: the steps 1 to 8 of the module's docstring."""
+        begun = self._begin_batch(writes)
+        if begun is None:
+            return
+        batch, taken, has_space = begun
+        try:
+            with self.table.begin() as table:
+                context = WriteContext(self._author, batch, table, self.quotas)
+                self._append(taken, context)
+                if (taken.rotation is not None or (seal and has_space)) and batch.is_seal_due():
+                    started = time.perf_counter()
+                    batch.seal()
+                    self._metrics.seal_seconds.observe(time.perf_counter() - started)
+                if batch.index > self.ledger.state.size:
+                    self._commit(context, len(taken.accepted))
+                if taken.rotation is not None:
+                    self._replace_key(taken.rotation)  # after a crash before, the next start finds the rotation
+        except BaseException as error:
+            if isinstance(error, StorageError | MemoryError) and batch.is_droppable:
+                taken.waiting.clear()
+                self._sealed_ms = self.clock.monotonic_ms()
+                self._shortages.drop("batch", taken.writes, error)
+                return
+            taken.fail()
+            raise
+        finally:
+            self._pool.put_back(taken.waiting)
+        # A crash here: store and table have the batch. A caller gets no answer, repeats, and gets the recorded entry.
+        taken.complete(self.ledger.state)
+        self._shortages.done("batch")
+        if batch.sealed:
+            self._sealed_ms = self.clock.monotonic_ms()
+            self._sign()
+
+    def _begin_batch(self, writes: Sequence[PendingWrite[Any]]) -> tuple[AppendBatch, TakenWrites, bool] | None:
+        """Begin a batch with those writes for which there is space; return whether there is space for a seal too.
+
+        None: something is short, and all writes are refused.
+        """
         try:
             time_ms = self.leaf_clock.time_ms(self.ledger.state.time_ms)
-        except StorageError as error:
-            self._refuse_all(writes, error)
-            return
+        except StorageError as error:  # the clock gives no valid time for leaves
+            self._metrics.clock_refusals.inc(self.leaf_clock.disagrees)
+            self._sealed_ms = self.clock.monotonic_ms()
+            refuse(writes, error)
+            return None
         writes, has_space = self._shortages.limit_to_space(writes)
-        seal = seal and has_space
         if not has_space:
             self._sealed_ms = self.clock.monotonic_ms()  # a due seal is tried again after a whole interval
         try:
@@ -251,67 +290,31 @@ class Sequencer:
         except (StorageError, MemoryError) as error:
             self._sealed_ms = self.clock.monotonic_ms()
             self._shortages.drop("batch", writes, error)
-            return
-        prepared: list[tuple[PendingWrite[Any], Written[Any]]] = []
-        refused: list[tuple[PendingWrite[Any], ConsentdError]] = []
-        waiting, begun, rotation = deque(writes), list[PendingWrite[Any]](), None
+            return None
+        return batch, TakenWrites(writes), has_space
+
+    def _append(self, taken: TakenWrites, context: WriteContext) -> None:
+        """Begin the writes one by one, for ``BATCH_S`` or until a key is replaced, and append their entries."""
         until_s = time.perf_counter() + BATCH_S
-        try:
-            with self.table.begin() as table:
-                context = WriteContext(self._author, batch, table, self.quotas)
-                while waiting and rotation is None and (not begun or time.perf_counter() < until_s):
-                    pending = waiting.popleft()
-                    if not pending.future.set_running_or_notify_cancel():
-                        continue  # the caller has gone
-                    begun.append(pending)
-                    index = batch.index
-                    try:
-                        write = pending.write
-                        if isinstance(write, RotateKey) and not self._may_seal():
-                            raise OverloadedError("a checkpoint is not signed yet, or a rotation is not finished")
-                        written = append_write(write, context, self.ledger.state, self._metrics)
-                        prepared.append((pending, written))
-                        if isinstance(write, RotateKey):
-                            rotation, seal = write, True
-                    except RequestError as error:
-                        refused.append((pending, error))
-                    except StorageError as error:
-                        if batch.index > index:
-                            raise  # the batch has entries of this write, so it cannot continue without them
-                        if not isinstance(error, DamagedRowError):  # it does not pass, and has an alarm of its own
-                            self._shortages.postponed("read", error)
-                        refused.append((pending, not_recorded(error)))
-                if seal and batch.is_seal_due():
-                    started = time.perf_counter()
-                    batch.seal()
-                    self._metrics.seal_seconds.observe(time.perf_counter() - started)
-                if batch.index > self.ledger.state.size:
-                    self._commit(context, len(prepared))
-                if rotation is not None:
-                    self._replace_key(rotation)  # after a crash before, the next start finds the rotation
-        except BaseException as error:
-            if isinstance(error, StorageError | MemoryError) and batch.is_droppable:
-                waiting.clear()
-                self._sealed_ms = self.clock.monotonic_ms()
-                self._shortages.drop("batch", writes, error)
-                return
-            # INVARIANT: no caller gets an error that means "not recorded" while the batch may be on disk.
-            unknown = StorageError("write failed; whether it is recorded is unknown, repeat it with its request_id")
-            for pending in begun:
-                pending.future.set_exception(unknown)
-            raise
-        finally:
-            self._pool.put_back(waiting)
-        # A crash here: store and table have the batch. A caller gets no answer, repeats, and gets the recorded entry.
-        for pending, refusal in refused:
-            pending.future.set_exception(refusal)
-        for pending, written in prepared:
-            written.state = self.ledger.state
-            pending.future.set_result(written)
-        self._shortages.done("batch")
-        if batch.sealed:
-            self._sealed_ms = self.clock.monotonic_ms()
-            self._sign()
+        while taken.waiting and taken.rotation is None and (not taken.begun or time.perf_counter() < until_s):
+            pending = taken.begin()
+            if pending is None:
+                continue
+            write, index = pending.write, context.batch.index
+            try:
+                if isinstance(write, RotateKey) and not self._may_seal():
+                    raise OverloadedError("a checkpoint is not signed yet, or a rotation is not finished")
+                taken.accepted.append((pending, append_write(write, context, self.ledger.state, self._metrics)))
+                if isinstance(write, RotateKey):
+                    taken.rotation = write
+            except RequestError as error:
+                taken.refused.append((pending, error))
+            except StorageError as error:
+                if context.batch.index > index:
+                    raise  # the batch has entries of this write, so it cannot continue without them
+                if not isinstance(error, DamagedRowError):  # it does not pass, and has an alarm of its own
+                    self._shortages.postponed("read", error)
+                taken.refused.append((pending, not_recorded(error)))
 
     def _sign(self) -> None:
         """Sign and publish; if something is short, do it with the next upkeep, because nobody has seen anything."""
@@ -343,14 +346,6 @@ class Sequencer:
                 self._on_new_key(RotationRole.LOG, self.checkpoints.log_key)
         except (StorageError, MemoryError) as error:
             self._shortages.postponed("sign", error)
-
-    def _refuse_all(self, writes: Sequence[PendingWrite[Any]], error: StorageError) -> None:
-        """Refuse a batch, because the clock gives no valid time for its leaves."""
-        self._metrics.clock_refusals.inc(self.leaf_clock.disagrees)
-        self._sealed_ms = self.clock.monotonic_ms()  # a due seal is tried again after a whole interval
-        for pending in writes:
-            if pending.future.set_running_or_notify_cancel():
-                pending.future.set_exception(error)
 
     def _commit(self, context: WriteContext, count: int) -> None:
         """Write the batch, which has *count* accepted writes, to the store; then commit the table."""
