@@ -20,6 +20,7 @@ from itertools import product
 from types import SimpleNamespace
 from typing import Any, cast
 
+from cases.gate_borders import at_border, opposed, used_often
 from cases.policy_worlds import (
     ABROAD,
     BLIND,
@@ -132,12 +133,17 @@ class CaseWriter:
     def _world(self) -> World:
         draw = self._draw
         world = draw.any_world()
+        if draw.random.random() < 0.1:
+            world = opposed(draw.random, world)
         if draw.random.random() < 0.2:
             world = draw.represented(world)
         kind = draw.random.random()
         if kind < 0.2:
             return draw.asked_again(world)
-        return draw.recurring(world) if kind < 0.4 else world
+        if kind < 0.4:
+            world = draw.recurring(world)
+            return used_often(world) if draw.random.random() < 0.1 else world
+        return world
 
     def _rows(self, world: World, vocabulary: Vocabulary) -> dict[bytes, bytes]:
         """Return the stored rows of a table that has the world's one person."""
@@ -197,6 +203,8 @@ class CaseWriter:
     def _drawn(self, world: World, rows: dict[bytes, bytes], cache: RegistryCache) -> tuple[bytes, str]:
         draw = self._draw
         question, now_ms = draw.question(world), draw.now(world)
+        if draw.random.random() < 0.3:
+            question = at_border(draw.random, world, question)
         caller = draw.caller(question) if draw.random.random() < 0.95 else ""
         emergency = question.purpose == "BTG" and draw.random.random() < 0.9
         message = message_of(question)
