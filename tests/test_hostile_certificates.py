@@ -20,6 +20,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cases.certificates import CLIENT_AUTH, SERVER_AUTH, Certificate, make_authority, make_certificate
 from cases.fakes import HANG_S
 from cases.mutual_tls import TLS, MutualTls, dns
+from consentd.config import TlsConfig
+from consentd.errors import InvalidError
+from consentd.server.client_certificates import MAX_CHAIN, certificate_names
+from consentd.server.tls import read_tls_files
+from consentd.service.known_credentials import pem_hash
 
 HTTP_TLS = TLS.replace("grpc.tls", "http.tls")
 NAME = "gw.clinic-b.example"
@@ -59,20 +64,39 @@ def named(world: MutualTls, **more: Any) -> Certificate:
     return world.certificate(*dns(NAME), **more)
 
 
-def with_sha1(world: MutualTls, directory: Path) -> Certificate:
-    """Return a certificate whose signature is over SHA-1. The library signs none, so the command ``openssl`` does."""
-    made = named(world)
-    world.clients.write(directory)
-    (directory / "names").write_text(f"subjectAltName=DNS:{NAME}\n")
-    (directory / "client.key").write_text(made.key_pem)
+def signed_over_sha1(made: Certificate, issuer: Certificate, directory: Path, extensions: str) -> Certificate:
+    """Return a certificate like *made*, whose signature is over SHA-1: the library signs none, so ``openssl`` does."""
+    issuer.write(directory)
+    (directory / "extensions").write_text(extensions)
+    (directory / "subject.key").write_text(made.key_pem)
+    subject = made.certificate.subject.rfc4514_string()
     for command in (
-        "req -new -key client.key -subj /CN=client -out client.csr",
-        "x509 -req -in client.csr -CA cert.pem -CAkey key.pem -set_serial 7 -sha1 -extfile names -out client.pem",
+        f"req -new -key subject.key -subj /{subject} -out subject.csr",
+        "x509 -req -in subject.csr -CA cert.pem -CAkey key.pem -sha1 -extfile extensions -out subject.pem",
     ):
         subprocess.run(["openssl", *command.split()], cwd=directory, check=True, capture_output=True)
-    found = x509.load_pem_x509_certificate((directory / "client.pem").read_bytes())
+    found = x509.load_pem_x509_certificate((directory / "subject.pem").read_bytes())
     assert "sha1" in found.signature_hash_algorithm.name if found.signature_hash_algorithm else False
     return Certificate(found, made.key)
+
+
+def with_sha1(world: MutualTls, directory: Path) -> Certificate:
+    return signed_over_sha1(named(world), world.clients, directory, f"subjectAltName=DNS:{NAME}\n")
+
+
+AUTHORITY = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign\nsubjectKeyIdentifier=hash\n"
+
+
+def below_sha1(world: MutualTls, directory: Path) -> Certificate:
+    """Return a certificate of an authority that ``clients`` has signed over SHA-1."""
+    between = signed_over_sha1(make_authority(name="between"), world.clients, directory, AUTHORITY)
+    return named(world, authority=between)
+
+
+def below_short_key(world: MutualTls, _: Path) -> Certificate:
+    """Return a certificate of an authority below ``clients`` that has a short key."""
+    between = make_authority(world.clients, "between", key=rsa.generate_private_key(65537, 1024))
+    return named(world, authority=between)
 
 
 def below_constraint(world: MutualTls) -> Certificate:
@@ -94,6 +118,8 @@ REFUSED: dict[str, Callable[[MutualTls, Path], Certificate | None]] = {
 WEAK: dict[str, Callable[[MutualTls, Path], Certificate]] = {
     "RSA with 1,024 bits": lambda world, _: named(world, key=rsa.generate_private_key(65537, 1024)),
     "signed over SHA-1": with_sha1,
+    "of an authority with RSA and 1,024 bits": below_short_key,
+    "of an authority that is signed over SHA-1": below_sha1,
 }
 """What the library of the HTTP listener refuses, and gRPC's own library does not."""
 
@@ -110,6 +136,53 @@ def test_a_certificate_that_others_could_forge_names_nobody(world: MutualTls, tm
     shown = WEAK[name](world, tmp_path)
     assert (world.ask(shown), ask_http(world, shown, tmp_path / "shown")) == ("UNAUTHENTICATED", "refused")
     assert world.ask(shown, world.token) != "clinic-b"  # a token counts for itself
+
+
+def test_a_strong_authority_between_is_no_harm(world: MutualTls, tmp_path: Path) -> None:
+    shown = named(world, authority=make_authority(world.clients, "between"))
+    assert (world.ask(shown), ask_http(world, shown, tmp_path)) == ("clinic-b", "200")
+
+
+def test_a_credential_of_one_certificate_counts_with_its_chain(world: MutualTls) -> None:
+    """It names the certificate itself, by its hash, whatever follows in the chain."""
+    shown = named(world, authority=make_authority(world.clients, "between"))
+    assert len(shown.chain_pem) > len(shown.pem)
+    assert pem_hash(shown.chain_pem.encode()) == pem_hash(shown.pem.encode()) == shown.der_hash
+
+
+def test_the_signature_of_a_root_by_its_own_key_counts_for_nothing(tmp_path: Path) -> None:
+    """Clients may show the root too. Old roots have such signatures, and nobody relies on them."""
+    root = make_authority(name="root")
+    (tmp_path / "root.key").write_text(root.key_pem)
+    command = "req -x509 -new -key root.key -subj /CN=root -sha1 -days 1 -out root.pem"
+    subprocess.run(["openssl", *command.split()], cwd=tmp_path, check=True, capture_output=True)
+    by_sha1 = (tmp_path / "root.pem").read_text()
+    shown = make_certificate(root, "client", dns(NAME))
+    assert certificate_names((shown.pem + by_sha1).encode()) == (f"dns:{NAME}",)
+    other = signed_over_sha1(make_authority(name="between"), root, tmp_path, AUTHORITY)
+    assert certificate_names((shown.pem + other.pem + by_sha1).encode()) == ()
+
+
+def test_a_long_chain_names_nobody(world: MutualTls) -> None:
+    shown, more = named(world).pem, world.clients.pem
+    assert certificate_names((shown + 3 * more).encode()) == (f"dns:{NAME}",)
+    assert certificate_names((shown + (MAX_CHAIN // len(more) + 1) * more).encode()) == ()
+
+
+@pytest.mark.parametrize("bits", [1024, 2048])
+def test_an_authority_with_a_short_key_is_not_trusted(tmp_path: Path, bits: int) -> None:
+    """Whoever computes its private key could make a certificate of anybody."""
+    weak = make_authority(key=rsa.generate_private_key(65537, bits))
+    make_certificate(None, "server").write(tmp_path)
+    (tmp_path / "clients.pem").write_text(make_authority().pem + weak.pem)
+    tls = TlsConfig(
+        cert_file=tmp_path / "cert.pem", key_file=tmp_path / "key.pem", client_ca_file=tmp_path / "clients.pem"
+    )
+    if bits == 1024:
+        with pytest.raises(InvalidError, match="an authority has a key that is too short"):
+            read_tls_files(tls)
+    else:
+        assert read_tls_files(tls).client_authorities is not None
 
 
 KEYS: dict[str, Callable[[], Any]] = {

@@ -154,7 +154,7 @@ def test_damaged_pages_are_refused_or_copied_and_nothing_else(environment: Envir
         content[page * 4096 + rng.randrange(40)] = rng.randrange(256)
         try:
             assert len(written(bytes(content), tmp_path / f"{number}")) == len(whole)
-        except (UnknownPageError, BrokenPipeError):
+        except UnknownPageError:
             refused += 1
     assert refused > 50
 
@@ -170,7 +170,6 @@ def test_a_part_of_a_copy_is_refused(environment: Environment, tmp_path: Path, l
 def test_a_disk_that_fails_ends_the_copy(
     environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """LMDB still writes then, and finds that nobody reads the pipe."""
     changed(environment, {}, random.Random(2), 40)
 
     def fail(*_: object) -> None:

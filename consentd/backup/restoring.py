@@ -162,7 +162,8 @@ def try_restore(
 ) -> Report:
     """Prove a backup in a temporary directory below *scratch*, and delete what is in it.
 
-    The directory always has the same name, so that the next proof deletes what a crash has left: a restored vault.
+    The directory always has the same name, so that the next proof deletes what a crash has left: a restored vault. It
+    is removed at the end.
 
     Raises:
         StorageError: another proof runs, or the directory belongs to another user, or is a link; and as ``prove``.
@@ -174,12 +175,15 @@ def try_restore(
         (path / "proof").mkdir()
         return prove(pair, path / "proof", identities=identities, pins=pins, progress=progress)
     finally:
-        remove_tree(path / "proof")
+        remove_tree(path)
         os.close(lock)
 
 
 def _lock_scratch(path: Path) -> int:
-    """Make the directory, unless it is there, and lock it; return the descriptor that holds the lock."""
+    """Make the directory, unless it is there, and lock it; return the descriptor that holds the lock.
+
+    INVARIANT: only who has locked the directory that has this name removes it. So the name is that of the locked one.
+    """
     try:
         path.mkdir(mode=0o700, exist_ok=True)
         found = path.lstat()
@@ -187,7 +191,11 @@ def _lock_scratch(path: Path) -> int:
         raise StorageError(f"temporary directory cannot be made: `{path}`: {error.strerror}") from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise StorageError(f"temporary directory is a link, or others can use it: `{path}`: give --scratch")
-    return lock_directory(path)
+    lock = lock_directory(path)
+    if not path.exists() or not os.path.samestat(os.fstat(lock), path.lstat()):
+        os.close(lock)
+        raise StorageError(f"another proof used the temporary directory, and has ended: `{path}`: repeat this one")
+    return lock
 
 
 def proven_by(pair: FoundPair, *, now_ms: int) -> Proven:

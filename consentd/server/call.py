@@ -113,11 +113,15 @@ class Call:
         return caller_address(self.metadata, self._peer())
 
     def certificate(self) -> bytes | None:
-        """Return the client certificate of the peer, PEM; None: the peer showed none."""
+        """Return the client certificate of the peer, PEM, and after it the others of the chain that the peer showed.
+
+        None: the peer showed none. Of a caller of the gate it is the certificate alone.
+        """
         if is_gate(self._peer()):
             return caller_certificate(self.metadata)
-        found = (cygrpc.auth_context(self._core) or {}).get(b"x509_pem_cert") or ()
-        return next(iter(found), None)
+        shown = cygrpc.auth_context(self._core) or {}
+        own, chain = (b"".join(shown.get(name) or ()) for name in (b"x509_pem_cert", b"x509_pem_cert_chain"))
+        return (chain if chain.startswith(own) else own + chain) or None
 
     def _peer(self) -> str:
         return str(self._core.peer().decode("utf-8", "replace"))

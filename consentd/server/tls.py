@@ -7,15 +7,18 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 
 import grpc
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from consentd import tls_files
 from consentd.config import TlsConfig
 from consentd.errors import InvalidError
 from consentd.metrics import Metrics
+from consentd.server.client_certificates import LEAST_RSA_BITS, has_weak_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +46,24 @@ def read_tls_files(tls: TlsConfig) -> TlsFiles:
     """
     key, chain = tls_files.read_pair(tls.cert_file, tls.key_file)
     authorities = None if tls.client_ca_file is None else tls_files.read_authorities(tls.client_ca_file)
+    if authorities is not None:
+        _check_keys(authorities, tls.client_ca_file)
     try:
         end_s = x509.load_pem_x509_certificates(chain)[0].not_valid_after_utc.timestamp()
     except ValueError as error:
         raise InvalidError(f"TLS file holds a certificate that cannot be read: `{tls.cert_file}`") from error
     return TlsFiles(key, chain, authorities, end_s)
+
+
+def _check_keys(authorities: bytes, path: Path | None) -> None:
+    """Check that nobody can compute the private key of an authority. Raises ``InvalidError``."""
+    try:
+        is_weak = any(map(has_weak_key, x509.load_pem_x509_certificates(authorities)))
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise InvalidError(f"TLS file holds a certificate that cannot be read: `{path}`") from error
+    if is_weak:
+        what = f"RSA has {LEAST_RSA_BITS:,} bits at least, and DSA is not taken"
+        raise InvalidError(f"TLS: an authority has a key that is too short: `{path}`: remove it: {what}")
 
 
 def http_context(tls: TlsConfig) -> ssl.SSLContext:

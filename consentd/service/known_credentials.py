@@ -46,8 +46,9 @@ def merge(listed: Mapping[Key, Credential], issued: Mapping[Key, Credential]) ->
 
 @lru_cache(maxsize=1024)
 def pem_hash(pem: bytes) -> str:
-    """Return the hash by which a client certificate, PEM, is found: SHA-256 of its DER, hex."""
-    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))).hexdigest()
+    """Return the hash by which a client certificate is found: SHA-256 of its DER, hex. *pem*: others may follow it."""
+    own, end, _ = pem.decode("ascii").partition(ssl.PEM_FOOTER)
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(own + end)).hexdigest()
 
 
 class FileChange(NamedTuple):

@@ -13,12 +13,9 @@ The format is that of LMDB 0.9 with 64-bit page numbers, little-endian, as ``mdb
 (``mdb_env_cwalk``). Whatever has another form raises ``UnknownPageError``; then the rows are copied one by one.
 """
 
-import contextlib
-import fcntl
 import os
 import struct
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from struct import Struct
 from typing import Final
@@ -26,10 +23,12 @@ from typing import Final
 from consentd.errors import CorruptionError
 
 _CHUNK = 1 << 20
-"""Bytes that are copied at once: a whole number of pages of any size, and what LMDB writes at once."""
+"""Bytes that are cleaned at once: a whole number of pages of any size."""
 _HEADER: Final = Struct("<QHHHHH")
 """``MDB_page``: page number, pad, flags, bounds of the free bytes, and where the first node is. An overflow page has
 the number of its pages in place of the bounds, and no nodes."""
+_FIELDS = (10, 12, 14, 16)
+"""Where a page has its flags, the bounds of its free bytes, and the offset of its first node, 16 bits each."""
 _OFFSETS = 16
 """Where the offsets of the nodes begin in a page, or what a page without nodes has."""
 _COUNT: Final = Struct("<I")
@@ -57,91 +56,93 @@ def copy_clean(
 ) -> None:
     """Make the file *path* of a compact copy, without the bytes that belong to no row, and sync it.
 
+    First the copy is written, then it is read again and cleaned: through a pipe between the two, this takes more
+    processor time. A crash in between leaves a file that nobody has read; the caller deletes it.
+
     Args:
-        write_copy: writes the compact copy to a descriptor. It is called on another thread.
+        write_copy: writes the compact copy to a descriptor.
         page_size: of the copy, in bytes.
         rest: called after each MiB, to give way to others.
 
     Raises:
-        UnknownPageError: see the class. If *write_copy* failed, its copy was not whole.
-        OSError: the file exists, or cannot be written.
+        UnknownPageError: see the class. What *write_copy* raises is raised as it is.
+        OSError: the file exists, or cannot be read or written.
     """
-    read_end, write_end = os.pipe()
-    with contextlib.suppress(OSError, AttributeError):  # by default 64 KiB: sixteen times as many waits for each other
-        fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, _CHUNK)
-    with ThreadPoolExecutor(1, thread_name_prefix="table copy") as pool:
-        written = pool.submit(_write, write_copy, write_end)
-        try:
-            with open(path, "xb", buffering=0, opener=_create) as file:
-                _clean_all(read_end, file.fileno(), page_size, rest)
-                os.fsync(file.fileno())
-        finally:
-            os.close(read_end)  # after a failure, whoever still writes finds the pipe closed
-        written.result()
+    with open(path, "xb+", buffering=0, opener=_create) as file:
+        write_copy(file.fileno())
+        _clean_all(file.fileno(), page_size, rest)
+        os.fsync(file.fileno())
 
 
 def _create(name: str, flags: int) -> int:
     return os.open(name, flags, 0o660)  # the mode of the files that LMDB makes
 
 
-def _write(write_copy: Callable[[int], object], write_end: int) -> None:
-    try:
-        write_copy(write_end)
-    finally:
-        os.close(write_end)
-
-
-def _clean_all(read_end: int, write_end: int, page_size: int, rest: Callable[[], None]) -> None:
-    pages = _Pages(write_end, page_size)
+def _clean_all(file: int, page_size: int, rest: Callable[[], None]) -> None:
+    pages = _Pages(file, page_size)
     buffer = bytearray(_CHUNK)
     whole = memoryview(buffer)
-    while length := _fill(read_end, whole):
+    start = 0
+    while length := _read(file, whole, start):
         if length % page_size:
             raise UnknownPageError("table copy ends within a page")
+        before = bytes(buffer)
         try:
             pages.clean(buffer, length)
         except (struct.error, IndexError) as error:
             raise UnknownPageError("table page has offsets outside of it") from error
-        _write_all(write_end, whole[:length])
+        if buffer != before:  # most are clean since the last copy: what is not written need not be synced
+            _write_all(file, whole[:length], start)
         pages.clean_tails()
+        start += length
         rest()
     pages.end()
 
 
-def _fill(descriptor: int, buffer: memoryview) -> int:
-    """Read until *buffer* is full, or nothing is left; return how many bytes were read."""
+def _read(file: int, buffer: memoryview, start: int) -> int:
+    """Read from *start* until *buffer* is full, or nothing is left; return how many bytes were read."""
     length = 0
-    while length < len(buffer) and (count := os.readv(descriptor, [buffer[length:]])):
+    while length < len(buffer) and (count := os.preadv(file, [buffer[length:]], start + length)):
         length += count
     return length
 
 
-def _write_all(descriptor: int, content: memoryview) -> None:
+def _write_all(file: int, content: memoryview, start: int) -> None:
     while content:
-        content = content[os.write(descriptor, content) :]
+        count = os.pwrite(file, content, start)
+        content, start = content[count:], start + count
 
 
 class _Pages:
-    """Cleans pages in the order in which they come."""
+    """Cleans pages in the order in which they come.
+
+    A subtree comes before its branch page. So the children of a branch page are the last pages that have none yet.
+    """
 
     def __init__(self, file: int, page_size: int) -> None:
         self._file, self._size, self._zeros = file, page_size, bytes(page_size)
         self._next = 0  # number of the next page
         self._last = -1  # number of the last page, as the copy states it
         self._skip = 0  # pages of a long value that are still to come
-        self._first: dict[int, bytes] = {}  # page number → first key of its subtree, of pages without their branch yet
+        # The pages without their branch yet, in order: the number of each, and the first key of its subtree.
+        self._numbers: list[int] = []
+        self._firsts: list[bytearray] = []
         self._long: dict[int, int] = {}  # page number → pages of long values, whose leaf is still to come
         self._tails: list[tuple[int, int]] = []  # offset and length in the file of what follows a long value
 
     def clean(self, buffer: bytearray, length: int) -> None:
-        """Clean the pages in the first *length* bytes of a buffer."""
-        size, zeros, first = self._size, memoryview(self._zeros), self._first
-        for start in range(0, length, size):
+        """Clean the pages in the first *length* bytes of a buffer.
+
+        A large table has a leaf for each ten rows. So the fields of all pages are read at once, by their place.
+        """
+        size, zeros, numbers, firsts = self._size, memoryview(self._zeros), self._numbers, self._firsts
+        for start, (stated, flags, lower, upper, offset) in zip(
+            range(0, length, size), self._headers(buffer, length), strict=True
+        ):
             number, self._next = self._next, self._next + 1
             if self._skip:
                 self._skip -= 1
                 continue
-            stated, _, flags, lower, upper, offset = _HEADER.unpack_from(buffer, start)
             if flags not in (_LEAF, _BRANCH) or number < _META_PAGES:
                 self._note_other(buffer, start, number)
                 continue
@@ -149,12 +150,21 @@ class _Pages:
                 raise UnknownPageError("table page has an unknown form")
             buffer[start + lower : start + upper] = zeros[lower:upper]
             if flags == _BRANCH:
-                first[number] = self._clean_keys(buffer, start, lower)
-                continue
-            if self._long:
-                self._find_tails(buffer, start, lower)
-            begin = start + offset + _NODE.size
-            first[number] = bytes(buffer[begin : begin + buffer[begin - 2] + (buffer[begin - 1] << 8)])
+                first = self._clean_keys(buffer, start, lower)
+            else:
+                if self._long:
+                    self._find_tails(buffer, start, lower)
+                begin = start + offset + _NODE.size
+                first = buffer[begin : begin + (buffer[begin - 2] | buffer[begin - 1] << 8)]
+            numbers.append(number)
+            firsts.append(first)
+
+    def _headers(self, buffer: bytearray, length: int) -> "Iterator[tuple[int, int, int, int, int]]":
+        """Return of each page its number, flags, bounds of the free bytes, and where the first node is."""
+        size = self._size
+        with memoryview(buffer) as whole, whole[:length] as pages, pages.cast("Q") as longs, pages.cast("H") as words:
+            shorts = [words[at // 2 :: size // 2].tolist() for at in _FIELDS]
+            return zip(longs[:: size // 8].tolist(), *shorts, strict=True)
 
     def _note_other(self, buffer: bytearray, start: int, number: int) -> None:
         """Note a page that has no keys."""
@@ -170,10 +180,12 @@ class _Pages:
     def _find_tails(self, buffer: bytearray, start: int, lower: int) -> None:
         """Find where the long values of a leaf end."""
         for at in range(_OFFSETS, lower, _OFFSET.size):
-            low, high, flags, _, end = self._node(buffer, start, at)
+            begin = start + _OFFSET.unpack_from(buffer, start + at)[0] + _NODE.size
+            low, high, flags, length = _NODE.unpack_from(buffer, begin - _NODE.size)
+            self._check_key(start, begin + length)
             if not flags:
                 continue
-            (number,) = _PAGE_NUMBER.unpack_from(buffer, end)
+            (number,) = _PAGE_NUMBER.unpack_from(buffer, begin + length)
             used, whole = _OFFSETS + low + (high << 16), self._long.pop(number, 0) * self._size
             if flags != _BIG_DATA or not whole - self._size < used <= whole:
                 raise UnknownPageError("table page: long value has an unknown form")
@@ -181,30 +193,29 @@ class _Pages:
         if self._long:
             raise UnknownPageError("table page: long value belongs to no leaf")
 
-    def _clean_keys(self, buffer: bytearray, start: int, lower: int) -> bytes:
+    def _clean_keys(self, buffer: bytearray, start: int, lower: int) -> bytearray:
         """Replace the keys of a branch page that are not those of rows; return the first key of the subtree."""
-        found = b""
-        for at in range(_OFFSETS, lower, _OFFSET.size):
-            low, high, top, begin, end = self._node(buffer, start, at)
-            first = self._first.pop(low | high << 16 | top << 32, None)
-            if first is None:
+        count = (lower - _OFFSETS) // _OFFSET.size
+        numbers, firsts = self._numbers[-count:], self._firsts[-count:]
+        if len(numbers) != count:
+            raise UnknownPageError("table page: branch has an unknown child")
+        del self._numbers[-count:], self._firsts[-count:]
+        for at, number, first in zip(range(_OFFSETS, lower, _OFFSET.size), numbers, firsts, strict=True):
+            begin = start + (buffer[start + at] | buffer[start + at + 1] << 8) + _NODE.size
+            low, high, top, length = _NODE.unpack_from(buffer, begin - _NODE.size)
+            self._check_key(start, begin + length)
+            if low | high << 16 | top << 32 != number:
                 raise UnknownPageError("table page: branch has an unknown child")
-            stored = bytes(buffer[begin:end])
+            stored = buffer[begin : begin + length]
             if at == _OFFSETS:
-                found = first
-                cleaned = bytes(len(stored))  # LMDB does not compare the first key, and mostly leaves it out
-            else:
-                cleaned = stored if stored == first else _between(stored, first)
-            buffer[begin:end] = cleaned
-        return found
+                buffer[begin : begin + length] = bytes(length)  # LMDB does not compare the first key
+            elif stored != first:
+                buffer[begin : begin + length] = _between(bytes(stored), bytes(first))
+        return firsts[0]
 
-    def _node(self, buffer: bytearray, start: int, at: int) -> tuple[int, int, int, int, int]:
-        """Return three fields of the node whose offset is at *at* of the page at *start*, and where its key is."""
-        begin = start + _OFFSET.unpack_from(buffer, start + at)[0] + _NODE.size
-        low, high, flags, length = _NODE.unpack_from(buffer, begin - _NODE.size)
-        if begin + length > start + self._size:
+    def _check_key(self, start: int, end: int) -> None:
+        if end > start + self._size:
             raise UnknownPageError("table page has a key that is outside of it")
-        return low, high, flags, begin, begin + length
 
     def clean_tails(self) -> None:
         """Clean the ends of long values. The file has all pages by now that were cleaned."""
@@ -214,7 +225,8 @@ class _Pages:
 
     def end(self) -> None:
         """Check that the copy is whole: it has one root, if any, and no part of a value."""
-        if self._skip or self._long or len(self._first) > 1 or self._next < _META_PAGES or self._next != self._last + 1:
+        is_part = self._skip or self._long or len(self._numbers) > 1
+        if is_part or self._next < _META_PAGES or self._next != self._last + 1:
             raise UnknownPageError("table copy is not whole")
 
 

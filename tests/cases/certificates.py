@@ -57,9 +57,11 @@ class Certificate:
         key.write_text(self.key_pem)
 
 
-def make_authority(issuer: Certificate | None = None, name: str = "authority") -> Certificate:
-    """Return a new authority; one that *issuer* signed, if it is given."""
-    return _make(name, issuer, is_authority=True)
+def make_authority(
+    issuer: Certificate | None = None, name: str = "authority", key: PrivateKey | None = None
+) -> Certificate:
+    """Return a new authority, with this key if it is given; one that *issuer* signed, if it is given."""
+    return _make(name, issuer, is_authority=True, key=key)
 
 
 def make_certificate(
