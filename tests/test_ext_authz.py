@@ -2,6 +2,7 @@
 
 import re
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cases.daemons import Running, make_running, request_id, serve
-from cases.ext_authz import CLINIC_B, Envoyed, Reply, person_with_consent
+from cases.ext_authz import CLINIC_B, MAPPING, Envoyed, Reply, person_with_consent
 from cases.fakes import HANG_S
 from cases.gate_programs import GATE, built, needs_cargo
 from cases.http_proxies import ENVOY
@@ -119,6 +120,11 @@ def test_a_request_without_a_question_is_refused(envoyed: Envoyed, name: str) ->
     assert_refused(envoyed, envoyed.send(target), reason)
 
 
+def test_another_host_is_refused(envoyed: Envoyed) -> None:
+    envoyed.fhir.served.clear()
+    assert_refused(envoyed, envoyed.send(path("T-1"), host="other.example"), "HOST_UNMAPPED")
+
+
 def test_another_method_is_refused(envoyed: Envoyed) -> None:
     envoyed.fhir.served.clear()
     for method in ("POST", "DELETE", "PUT", "HEAD"):
@@ -199,3 +205,43 @@ def test_a_gate_that_is_killed_or_stopped_is_no_open_door_and_comes_back(envoyed
             break
         time.sleep(0.05)
     assert envoyed.send(path("T-1")).status == 200
+
+
+STATED = re.sub(r"(?m)^purpose = .*$", 'purpose = { header = "x-purpose-of-use" }', MAPPING)
+"""The mapping, but the client states the purpose."""
+LENIENT = {"failure_mode_allow: false": "failure_mode_allow: true"}
+"""Envoy lets requests pass when the call of the gate has an error."""
+
+
+@pytest.mark.skipif(ENVOY is None, reason="Envoy is not installed")
+@pytest.mark.parametrize("encodes_raw", ["true", "false"])
+def test_a_header_that_is_there_twice_is_refused(
+    tmp_path: Path, running: Running, envoyed: Envoyed, program: Path, encodes_raw: str
+) -> None:
+    """Envoy joins headers of one name, or tells each."""
+    changed = {**LENIENT, "encode_raw_headers: true": f"encode_raw_headers: {encodes_raw}"}
+    found = Envoyed(tmp_path, running, program, mapping=STATED, changed=changed)
+    with found.envoy():
+        assert found.send(path("T-1"), ("X-Purpose-Of-Use", "TREAT")).status == 200
+        found.fhir.served.clear()
+        twice = [("x-purpose-of-use", "TREAT"), ("X-Purpose-Of-Use", "TREAT")]
+        assert_refused(found, found.send(path("T-1"), *twice), "VALUE_DOUBLED")
+        assert_refused(found, found.send(path("T-1"), ("x-purpose-of-use", "TREAT,TREAT")), "VALUE_DOUBLED")
+        assert_refused(found, found.send(path("T-1")), "VALUE_MISSING")
+    found.stop()
+
+
+@pytest.mark.skipif(ENVOY is None, reason="Envoy is not installed")
+def test_a_daemon_that_does_not_answer_is_no_error_that_opens(
+    tmp_path: Path, running: Running, envoyed: Envoyed, program: Path, short_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(short_path / "silent"))
+        listener.listen()
+        found = Envoyed(tmp_path, running, program, mapping=STATED, changed=LENIENT, socket=short_path / "silent")
+        with found.envoy():
+            assert found.send(path("T-1"), ("x-purpose-of-use", "TREAT")).status == 200
+            found.fhir.served.clear()
+            # The daemon says what an unknown code is.
+            assert_refused(found, found.send(path("T-1"), ("x-purpose-of-use", "UNHEARD")), "UNAVAILABLE")
+        found.stop()

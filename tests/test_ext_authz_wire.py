@@ -23,9 +23,11 @@ from consentd.server.gate_process import GateProcess
 from consentd.v1 import consent_pb2 as pb
 
 pytestmark = needs_cargo
+HOST = "fhir.example"
 METHOD = "/envoy.service.auth.v3.Authorization/Check"
 OURS = """
 callers = ["hospital-a", "app"]
+hosts = ["fhir.example"]
 
 [defaults]
 organisation = "clinic-b"
@@ -68,7 +70,7 @@ class Asking:
 
     def ask(self, path: str, *headers: tuple[str, str], who: str = "hospital-a", **more: Any) -> Any:
         given = headers or (("x-purpose", "TREAT"),)
-        return self.send(check_request(path, *given, **more).SerializeToString(), who)
+        return self.send(check_request(path, *given, **{"host": HOST, **more}).SerializeToString(), who)
 
 
 @pytest.fixture(scope="module")
@@ -217,13 +219,15 @@ VALUES: dict[str, tuple[Callable[[Asking], Any], str]] = {
     "an unknown purpose": (lambda one: one.ask("/whole/T-whole", ("x-purpose", "UNHEARD")), "QUESTION_REFUSED"),
     "a break-glass": (lambda one: one.ask("/whole/T-whole", ("x-purpose", "BTG")), "QUESTION_REFUSED"),
     "a resident number": (lambda one: one.ask("/whole/800101-1234567"), "QUESTION_REFUSED"),
-    "no claim": (lambda one: one.ask("/claimed/T-whole", claims={"other": "TREAT"}), "VALUE_MISSING"),
-    "claims below": (lambda one: one.ask("/claimed/T-whole", claims={"purpose": {"a": "TREAT"}}), "VALUE_UNMAPPED"),
-    "two claims": (lambda one: one.ask("/claimed/T-whole", claims={"purpose": ["TREAT", "HRESCH"]}), "VALUE_DOUBLED"),
-    "an empty claim": (lambda one: one.ask("/claimed/T-whole", claims={"purpose": ""}), "VALUE_MISSING"),
-    "a claim": (lambda one: one.ask("/claimed/T-whole", claims={"purpose": "TREAT"}), ""),
+    "no claim": (lambda one: one.ask("/claimed/T-whole", token={"other": "TREAT"}), "VALUE_MISSING"),
+    "claims below": (lambda one: one.ask("/claimed/T-whole", token={"purpose": {"a": "TREAT"}}), "VALUE_UNMAPPED"),
+    "two claims": (lambda one: one.ask("/claimed/T-whole", token={"purpose": ["TREAT", "HRESCH"]}), "VALUE_DOUBLED"),
+    "an empty claim": (lambda one: one.ask("/claimed/T-whole", token={"purpose": ""}), "VALUE_MISSING"),
+    "a claim": (lambda one: one.ask("/claimed/T-whole", token={"purpose": "TREAT"}), ""),
     "another method": (lambda one: one.ask("/whole/T-whole", method="get"), "ROUTE_UNMAPPED"),
     "a whole URI": (lambda one: one.ask("http://x/whole/T-whole"), "PATH_NOT_CANONICAL"),
+    "another host": (lambda one: one.ask("/whole/T-whole", host="other.example"), "HOST_UNMAPPED"),
+    "no host": (lambda one: one.ask("/whole/T-whole", host=""), "HOST_UNMAPPED"),
     "no path": (lambda one: one.ask(""), "PATH_NOT_CANONICAL"),
 }
 
@@ -235,7 +239,8 @@ def test_a_value_is_there_once_and_in_one_form(asking: Asking, name: str) -> Non
 
 
 def test_garbage_is_refused_and_is_no_error(asking: Asking) -> None:
-    whole = check_request("/whole/T-whole", ("x-purpose", "TREAT"), claims={"a": ["b", {"c": "d"}]}).SerializeToString()
+    token = {"a": ["b", {"c": "d"}]}
+    whole = check_request("/whole/T-whole", ("x-purpose", "TREAT"), host=HOST, token=token).SerializeToString()
     draw = random.Random(5)
     for _ in range(300):
         assert reason(asking.send(draw.randbytes(draw.randrange(200)))) != ""
@@ -273,7 +278,7 @@ def test_a_daemon_that_does_not_answer_is_a_refusal_in_time(
         gate.start()
         silent = Asking(running, gate)
         assert reason(silent.ask("/whole/T-whole")) == ""
-        message = check_request("/whole/T-whole", ("x-purpose", "UNHEARD")).SerializeToString()
+        message = check_request("/whole/T-whole", ("x-purpose", "UNHEARD"), host=HOST).SerializeToString()
         assert reason(silent.send(message)) == "UNAVAILABLE"
         silent.channel.close()
         gate.stop()
@@ -319,18 +324,18 @@ FAULTS = {
     'callers = ["a"\n': (1, ""),
     'callers = ["a"]\ncallers = ["b"]': (2, "duplicate key"),
     OURS + '\n[[routes]]\nmethods = ["GET"]\npath = "/{patient}/x"\ncategories = ["CLIN"]': (
-        33,
+        29,
         "this route and route 1",
     ),
-    OURS.replace('"clinic-b"', '{ header = "x-org" }'): (5, "must be a text, or a table with one of principal, claim"),
-    OURS.replace('"clinic-b"', "{ principal = true }"): (5, "needs `values`"),
-    OURS.replace('path = "patient"', 'path = "person"'): (11, "path has no variable `person`, from which line 9"),
-    OURS.replace('{ header = "x-purpose" }', '{ header = "X-Purpose" }'): (8, "no header in lower case"),
-    OURS.replace('{ header = "x-purpose" }', '{ header = "x", path = "y" }'): (8, "must be a text, or a table"),
-    OURS.replace('action = "disclose"', ""): (11, "route has no `action`"),
+    OURS.replace('"clinic-b"', '{ header = "x-org" }'): (6, "must be a text, or a table with one of principal, claim"),
+    OURS.replace('"clinic-b"', "{ principal = true }"): (6, "needs `values`"),
+    OURS.replace('path = "patient"', 'path = "person"'): (12, "path has no variable `person`, from which line 10"),
+    OURS.replace('{ header = "x-purpose" }', '{ header = "X-Purpose" }'): (9, "no header in lower case"),
+    OURS.replace('{ header = "x-purpose" }', '{ header = "x", path = "y" }'): (9, "must be a text, or a table"),
+    OURS.replace('action = "disclose"', ""): (12, "route has no `action`"),
     OURS.replace('["partial", "residual"]', '["all"]'): (17, "`all` is none of partial, residual"),
-    OURS.replace('["GET"]', '["get"]'): (11, "`get` is none of GET"),
-    OURS.replace('"/whole/{patient}"', '"/whole/../{patient}"'): (13, "no request may have"),
+    OURS.replace('["GET"]', '["get"]'): (12, "`get` is none of GET"),
+    OURS.replace('"/whole/{patient}"', '"/whole/../{patient}"'): (14, "no request may have"),
 }
 
 

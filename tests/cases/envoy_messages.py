@@ -17,7 +17,7 @@ _MESSAGES: dict[str, list[tuple[str, int, int, str, bool]]] = {
     "Request": [("http", 2, _MESSAGE, "Http", False)],
     "Http": [
         ("method", 2, _TEXT, "", False), ("headers", 3, _MESSAGE, "Header", True), ("path", 4, _TEXT, "", False),
-        ("header_map", 13, _MESSAGE, "HeaderMap", False),
+        ("host", 5, _TEXT, "", False), ("header_map", 13, _MESSAGE, "HeaderMap", False),
     ],
     "HeaderMap": [("headers", 1, _MESSAGE, "Header", True)],
     "Header": [("key", 1, _TEXT, "", False), ("value", 2, _TEXT, "", False), ("raw_value", 3, _BYTES, "", False)],
@@ -59,17 +59,18 @@ CheckResponse: Any = _CLASSES["CheckResponse"]
 
 
 def check_request(
-    path: str, *headers: tuple[str, str], method: str = "GET", principal: str = "", claims: dict[str, Any] | None = None
-) -> Any:
-    """Return what Envoy asks about a request. *claims*: of a verified token, by the key ``login``."""
+    path: str, *headers: tuple[str, str], method: str = "GET", host: str = "", principal: str = "",
+    token: dict[str, Any] | None = None,
+) -> Any:  # fmt: skip
+    """Return what Envoy asks about a request. *token*: what a verified token says, by the key ``login``."""
     request = CheckRequest()
     attributes = request.attributes
-    attributes.source.principal = principal
+    attributes.source.principal, attributes.request.http.host = principal, host
     attributes.request.http.method, attributes.request.http.path = method, path
     for name, value in headers:
         attributes.request.http.header_map.headers.add(key=name, raw_value=value.encode())
     tokens = attributes.metadata_context.filter_metadata.add(key="envoy.filters.http.jwt_authn")
-    tokens.value.update({"login": claims or {}})
+    tokens.value.update({"login": token or {}})
     return request
 
 

@@ -104,9 +104,15 @@ class Envoyed:
     """A daemon, its gate, Envoy that asks the gate, and a FHIR server behind it."""
 
     def __init__(
-        self, directory: Path, running: Running, program: Path, mapping: str = MAPPING, **changed: str
-    ) -> None:
-        """*changed*: further text of the configuration, as ``config_of``."""
+        self, directory: Path, running: Running, program: Path, *, mapping: str = MAPPING,
+        changed: Mapping[str, str] | None = None, socket: Path | None = None,
+    ) -> None:  # fmt: skip
+        """Start all but Envoy.
+
+        Args:
+            changed: parts of Envoy's configuration, and what replaces them.
+            socket: where the gate reaches the daemon, if not where it is.
+        """
         self.directory, self.running, self.fhir = directory, running, FhirServer()
         self.mapping = directory / "mapping.toml"
         self.mapping.write_text(mapping)
@@ -115,9 +121,9 @@ class Envoyed:
         self._write_certificates()
         self._target, self._program = program, directory / "gate"
         self._program.symlink_to(program)
-        self.gate = self._make_gate(self._program)
+        self.gate = self._make_gate(self._program, socket or running.daemon.gate_socket)
         self.gate.start()
-        self.port, self._changed = free_port(), changed
+        self.port, self._changed = free_port(), changed or {}
         register(running, "hospital-a", ROLES["hospital-a"], certificate_names=[f"dns:{ENVOY_NAME}"])
 
     def _write_certificates(self) -> None:
@@ -131,10 +137,10 @@ class Envoyed:
             (self.directory / f"{name}-cert.pem").write_text(made.chain_pem)
             (self.directory / f"{name}-key.pem").write_text(made.key_pem)
 
-    def _make_gate(self, program: Path) -> GateProcess:
+    def _make_gate(self, program: Path, socket: Path | None) -> GateProcess:
         services, config = self.running.daemon.service_state.services, self.running.config
         assert services is not None
-        assert self.running.daemon.gate_socket is not None, "the daemon's configuration has no gate"
+        assert socket is not None, "the daemon's configuration has no gate"
         tls = TlsConfig(
             cert_file=self.directory / "gate-server-cert.pem", key_file=self.directory / "gate-server-key.pem",
             client_ca_file=self.directory / "clients.pem",
@@ -142,7 +148,7 @@ class Envoyed:
         # The port stays the same when the gate is started again, as in a configuration that names it.
         gate = GateConfig(program=program, listen=f"127.0.0.1:{free_port()}", mapping_file=self.mapping)
         changed = replace(config, gate=gate, grpc=replace(config.grpc, tls=tls))
-        return GateProcess(program, changed, services.vault, socket=self.running.daemon.gate_socket)
+        return GateProcess(program, changed, services.vault, socket=socket)
 
     def config(self) -> str:
         """Return ``ops/envoy.yaml`` with the addresses, ports and paths of this test."""
@@ -164,9 +170,9 @@ class Envoyed:
         with run_envoy(self.directory, self.config(), self.port):
             yield
 
-    def token(self, **claims: Any) -> str:
+    def token(self, **changed: Any) -> str:
         """Return a token of a login at clinic-b."""
-        stated = {"aud": AUDIENCE, "purpose_of_use": "TREAT", **claims}
+        stated = {"aud": AUDIENCE, "purpose_of_use": "TREAT", **changed}
         return self.provider.token("practitioner-1", now_ms(self.running), **stated)
 
     def certificate(self, *names: str) -> Certificate:
@@ -175,7 +181,7 @@ class Envoyed:
 
     def send(
         self, target: str, *headers: tuple[str, str], method: str = "GET", token: str | None = None,
-        names: tuple[str, ...] = (CLINIC_B,),
+        names: tuple[str, ...] = (CLINIC_B,), host: str = "fhir.example",
     ) -> Reply:  # fmt: skip
         """Send a request as it is, and return the reply."""
         shown = self.directory / "shown"
@@ -185,7 +191,8 @@ class Envoyed:
         with closing(
             http.client.HTTPSConnection("127.0.0.1", self.port, timeout=HANG_S, context=context)
         ) as connection:
-            connection.putrequest(method, target, skip_accept_encoding=True)
+            connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
+            connection.putheader("host", host)
             connection.putheader("authorization", f"Bearer {self.token() if token is None else token}")
             for name, value in headers:
                 connection.putheader(name, value)

@@ -36,10 +36,12 @@ pub fn parse(text: &str) -> Result<Mapping, FileFault> {
     let reader = Reader { text };
     let document = DeTable::parse(text)
         .map_err(|error| reader.fault(error.span().unwrap_or_default(), error.message().to_owned()))?;
-    let (mut callers, mut shows_reasons, mut defaults, mut routes) = (Vec::new(), false, Terms::default(), None);
+    let (mut callers, mut hosts, mut shows_reasons) = (Vec::new(), Vec::new(), false);
+    let (mut defaults, mut routes) = (Terms::default(), None);
     for (key, item) in document.get_ref() {
         match key.get_ref().as_ref() {
             "callers" => callers = reader.texts(item)?,
+            "hosts" => hosts = reader.texts(item)?,
             "show_reasons" => shows_reasons = reader.truth(item)?,
             "routes" => routes = Some(item),
             "defaults" => {
@@ -53,7 +55,7 @@ pub fn parse(text: &str) -> Result<Mapping, FileFault> {
         }
     }
     let missing = |name: &str| FileFault { line: 1, what: format!("`{name}` is missing, or empty") };
-    let mut found = Mapping { callers, shows_reasons, routes: Vec::new() };
+    let mut found = Mapping { callers, hosts, shows_reasons, routes: Vec::new() };
     if found.callers.is_empty() {
         return Err(missing("callers"));
     }
@@ -279,5 +281,81 @@ impl Terms {
         ];
         let lists = [&self.relays, &self.categories, &self.labels, &self.resources];
         single.into_iter().flatten().chain(lists.into_iter().flatten().flatten())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse;
+    use crate::{Claim, Mapping, Refusal, Request};
+
+    const EXAMPLE: &str = include_str!("../../../../ops/ext-authz.toml");
+
+    /// Change some bytes of a text, so that it stays a text.
+    fn mutant(text: &str, seed: &mut u64) -> String {
+        let mut bytes = text.as_bytes().to_vec();
+        for _ in 0..3 {
+            *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let at = (*seed >> 33) as usize % bytes.len();
+            match *seed >> 61 {
+                0 | 1 => bytes[at] = b"\"[]{}=,.#\n'\\%/?&;_"[(*seed >> 20) as usize % 18],
+                2 | 3 => bytes[at] = (*seed >> 20) as u8 & 0x7f,
+                4 if bytes.len() > 1 => drop(bytes.remove(at)),
+                4 | 5 => bytes.insert(at, b"\"[]{}=,.#\n'\\%/?&;_"[(*seed >> 20) as usize % 18]),
+                6 => bytes.truncate(at.max(1)),
+                _ => bytes.extend_from_within(at..(at + 20).min(bytes.len())),
+            }
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    fn ask(mapping: &Mapping, [method, target, principal, purpose]: [&str; 4]) -> Result<Vec<u8>, Refusal> {
+        let claims = Claim::Map(vec![("login", Claim::Map(vec![("purpose_of_use", Claim::Text(purpose))]))]);
+        let headers = vec![("accept", &b"*/*"[..])];
+        let request = Request { method, host: "fhir.example", target, headers, principal, claims };
+        mapping.question(&request).map(|(_, question)| question)
+    }
+
+    #[test]
+    fn garbage_is_a_mapping_or_a_fault_of_a_line() {
+        let (lines, mut seed, mut read) = (EXAMPLE.lines().count(), 3, 0);
+        for _ in 0..5_000 {
+            match parse(&mutant(EXAMPLE, &mut seed)) {
+                Ok(_) => read += 1,
+                Err(fault) => assert!((1..=2 * lines).contains(&fault.line) && !fault.what.is_empty()),
+            }
+        }
+        assert!(read > 100, "{read}");
+    }
+
+    #[test]
+    fn a_mutant_of_a_request_is_refused_or_has_the_same_meaning() {
+        let mapping = parse(EXAMPLE).unwrap();
+        let principal = "spiffe://realm.example/clinic-b";
+        let ask = |method: &str, target: &str, principal: &str, purpose: &str| {
+            ask(&mapping, [method, target, principal, purpose])
+        };
+        let target = "/fhir/Patient/T-1/Condition?_count=5";
+        let expected = ask("GET", target, principal, "TREAT").unwrap();
+        let mut seed = 9;
+        for _ in 0..20_000 {
+            for found in [
+                ask(&mutant("GET", &mut seed), target, principal, "TREAT"),
+                ask("GET", target, &mutant(principal, &mut seed), "TREAT"),
+                ask("GET", target, principal, &mutant("TREAT", &mut seed)),
+            ] {
+                assert!(found.is_err() || found.as_ref() == Ok(&expected));
+            }
+            // A mutant of the path is refused, or is about another person alone.
+            let other = mutant(target, &mut seed);
+            if let Ok(question) = ask("GET", &other, principal, "TREAT") {
+                let path = other.split('?').next().unwrap_or_default();
+                let [_, "fhir", "Patient", person, "Condition"] = path.split('/').collect::<Vec<_>>()[..] else {
+                    panic!("{other}")
+                };
+                assert!(question.windows(person.len()).any(|part| part == person.as_bytes()));
+                assert!(!path.contains(['%', ';', '\\', '#']));
+            }
+        }
     }
 }

@@ -21,6 +21,8 @@ use paths::Template;
 pub struct Mapping {
     /// The participants whose proxies may ask.
     pub callers: Vec<String>,
+    /// The hosts that requests may name; empty: any.
+    pub hosts: Vec<String>,
     /// Whether the client of a refused request learns the reasons.
     pub shows_reasons: bool,
     /// The routes. No request matches two of them.
@@ -90,6 +92,8 @@ enum Source {
 pub struct Request<'a> {
     /// The method.
     pub method: &'a str,
+    /// The host that the request names.
+    pub host: &'a str,
     /// The path with the query, not decoded.
     pub target: &'a str,
     /// Names, in lower case, and values of headers.

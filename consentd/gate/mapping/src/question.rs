@@ -34,6 +34,9 @@ impl Mapping {
         if request.headers.iter().any(|(name, _)| named(name)) {
             return Err(Refusal::of_request("HEADER_NOT_ALLOWED"));
         }
+        if !self.hosts.is_empty() && !self.hosts.iter().any(|host| host == request.host) {
+            return Err(Refusal::of_request("HOST_UNMAPPED"));
+        }
         let target = Target::parse(request.target)?;
         let (route, variables) = self.route(request.method, &target).ok_or(Refusal::of_request("ROUTE_UNMAPPED"))?;
         if !target.parameters.iter().all(|(name, _)| route.parameters.iter().any(|one| one == name)) {

@@ -26,8 +26,9 @@ pub fn read_request(message: &[u8]) -> Result<Request<'_>, Malformed> {
     found.principal = text(principal.unwrap_or_default())?;
     let [http] = once(request.unwrap_or_default(), [2])?;
     let http = http.ok_or(Malformed("request is not of HTTP"))?;
-    let [method, target, listed] = once(http, [2, 4, 13])?;
+    let [method, target, host, listed] = once(http, [2, 4, 5, 13])?;
     (found.method, found.target) = (text(method.unwrap_or_default())?, text(target.unwrap_or_default())?);
+    found.host = text(host.unwrap_or_default())?;
     // Headers are in a map, where Envoy joins those of one name, or in a list.
     for entry in all(http, 3)? {
         let [name, value] = once(entry, [1, 2])?;
