@@ -33,6 +33,7 @@ test: $(VENV)/.dev  ## Run all tests
 
 bench: $(VENV)/.bench  ## Measure; prints a table and writes JSON to benchmarks/out
 	$(BIN)/python -m benchmarks $(ARGS)
+	$(if $(ARGS),,$(BIN)/python -m benchmarks --peers)  # those that are installed; others are named
 
 lint: $(VENV)/.dev  ## Check style, types, the floors, the proto files and the code made from them
 	$(BIN)/ruff check .

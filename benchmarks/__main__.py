@@ -28,6 +28,7 @@ from benchmarks import (
 from benchmarks.against import compare
 from benchmarks.over_wire import Bench
 from benchmarks.pace import measure_pace, scale_bars
+from benchmarks.peers import run as peers
 from benchmarks.report import ROOT, Row, machine, show, write
 from benchmarks.world import make_world
 
@@ -76,6 +77,8 @@ def main() -> int:
         )
         console.print(f"written to {file}")
         return 0
+    if options.peers is not None:
+        return peers.compare(options, console)
     about = machine()
     paces = [measure_pace()]
     with tempfile.TemporaryDirectory(prefix="consentd-bench-", dir=options.dir) as directory:
@@ -105,7 +108,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--dir", type=Path, help="directory for the ledgers; use a disk that honours fsync")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "out", help="where the JSON goes")
     parser.add_argument("--against", type=Path, metavar="DIR", help="compare with another checkout: both run in turn")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"of --against; {ROUNDS} by default")
+    parser.add_argument("--peers", nargs="*", metavar="NAME", choices=peers.NAMES, help="compare with other programs: "
+                        f"all of {', '.join(peers.NAMES)} that are installed, or these")  # fmt: skip
+    parser.add_argument("--people", type=int, help=f"of --peers, 3 consents each; {peers.PEOPLE:,} by default")
+    parser.add_argument("--results", type=Path, default=peers.RESULTS, help="where JSON and chart of --peers go")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"of --against and --peers; {ROUNDS} by default")
     options = parser.parse_args(arguments)
     of_one = options.only is not None and ONE_PERSON.issuperset(options.only)
     options.size = options.size or (QUICK_SUBJECTS if options.quick or of_one else SUBJECTS)

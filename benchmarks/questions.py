@@ -8,7 +8,11 @@ from benchmarks.world import PARTICIPANTS, RELAY, holder, recipient, subject
 from consentd.v1 import consent_pb2 as pb
 
 MIX = ((pb.OUTCOME_NO_CONSENT, 60), (pb.OUTCOME_PERMIT, 35), (pb.OUTCOME_DENY, 5))
+HALF = ((pb.OUTCOME_NO_CONSENT, 45), (pb.OUTCOME_PERMIT, 50), (pb.OUTCOME_DENY, 5))
+"""The mix in which half of the questions are permitted."""
 ZIPF = 0.8
+
+Mix = tuple[tuple["pb.Outcome.ValueType", int], ...]
 
 Asked = tuple[pb.Question, "pb.Outcome.ValueType"]
 
@@ -33,12 +37,12 @@ def make_question(random: Random, number: int, outcome: "pb.Outcome.ValueType") 
     )
 
 
-def make_questions(seed: int, count: int, subjects: int) -> list[Asked]:
-    """Return different questions, in the proportions of ``MIX``, about subjects chosen by Zipf's law."""
+def make_questions(seed: int, count: int, subjects: int, mix: Mix = MIX) -> list[Asked]:
+    """Return different questions, in the proportions of *mix*, about subjects chosen by Zipf's law."""
     random = Random(seed)
     ranks = list(accumulate(1 / rank**ZIPF for rank in range(1, subjects + 1)))
     numbers = random.choices(range(subjects), cum_weights=ranks, k=count)
-    outcomes = random.choices([one for one, _ in MIX], [fraction for _, fraction in MIX], k=count)
+    outcomes = random.choices([one for one, _ in mix], [fraction for _, fraction in mix], k=count)
     made = []
     for number, outcome in zip(numbers, outcomes, strict=True):
         # A fixed odd multiplier spreads the ranks over the identifiers, and so over the table's pages.

@@ -11,6 +11,7 @@ from benchmarks.apart import Spawned
 from benchmarks.load import pin
 from consentd import config
 from consentd.server.daemon import Daemon
+from consentd.server.gate_process import started_gate
 from consentd.server.pauses import shorten_pauses
 
 
@@ -20,10 +21,12 @@ class Started:
 
     Attributes:
         start_s: seconds of ``Daemon.start``, which opens and verifies everything, without the imports.
+        gate_port: the gate's port; 0 if the configuration has no gate.
     """
 
     port: int
     start_s: float
+    gate_port: int
 
 
 class Server:
@@ -67,9 +70,10 @@ def _serve(pipe: Pipe, config_file: Path, core: int | None) -> None:
         daemon.start()
         took_s = time.perf_counter() - before
         shorten_pauses()  # as a daemon does that runs on its own
-        pipe.send(Started(daemon.grpc_port, took_s))
+        with started_gate(daemon.config, daemon.service_state, socket=daemon.gate_socket) as gate:
+            gate_port = 0 if gate is None else int(gate.address.rpartition(":")[2] or 0)
+            pipe.send(Started(daemon.grpc_port, took_s, gate_port))
+            pipe.recv()
+        daemon.stop()
     except BaseException as error:  # noqa: BLE001  # the parent raises it
         pipe.send(error)
-        return
-    pipe.recv()
-    daemon.stop()
