@@ -1,4 +1,4 @@
-"""Write ops/grafana.json, the dashboard of Grafana: one panel for each metric of consentd/metrics.py.
+"""Write ops/grafana.json, the dashboard of Grafana: one panel for each metric of consentd/metrics.py and of the gate.
 
 ``python ops/grafana.py`` writes it, and ``--check`` fails if the file is not what this program would write. Each panel
 says what its metric is, and which alarms of ops/alerts.yaml read it.
@@ -14,6 +14,7 @@ from consentd.metrics import Description, Metrics
 
 OPS = Path(__file__).parent
 FILE = OPS / "grafana.json"
+GATE_FILE = OPS.parent / "consentd" / "gate" / "server" / "src" / "metrics.rs"
 SECTIONS = {
     "Readiness": ("ready", "restored_copy", "table_heartbeat", "clock_", "tls_", "shortages", "errors"),
     "Calls": ("rpc", "calls", "refusals_parked", "repeats", "quota_refusals", "id_", "credential"),
@@ -22,6 +23,7 @@ SECTIONS = {
     "Checkpoints and witnesses": ("checkpoint", "publish", "quorum", "witness"),
     "Storage": ("map_bytes", "free_bytes", "table_", "scrub", "operation", "erasure", "backup"),
     "Process": ("open_files", "http_connections"),
+    "Gate": ("gate_",),
 }
 """The section of a metric is the first that has a prefix of its name, ``consentd_`` left out."""
 CAPITALS = {"rpc": "RPC", "rpcs": "RPCs", "tls": "TLS", "http": "HTTP", "id": "ID"}
@@ -29,6 +31,17 @@ WIDTH, HEIGHT, COLUMNS = 8, 7, 3
 """Size of a panel in Grafana's grid, which is 24 wide."""
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 SELECTOR = 'instance=~"$instance"'
+
+
+def of_gate() -> list[Description]:
+    """Return the metrics of the gate, from the list in its source: its names are constants of that file."""
+    text = GATE_FILE.read_text(encoding="utf-8")
+    names = dict(re.findall(r'^const (\w+): &str = "(consentd_gate_\w+)";$', text, re.MULTILINE))
+    rows = re.findall(r'^    \((\w+), "(\w+)", "(\w*)", "(.*)"\),$', text, re.MULTILINE)
+    return [
+        Description(names[name], kind, text, tuple(labels.split()), is_private=False)
+        for name, kind, labels, text in rows
+    ]
 
 
 def alarms() -> dict[str, str]:
@@ -111,6 +124,8 @@ def overview() -> list[dict[str, Any]]:
     for title, text, expression, legend in (
         ("Reached by Prometheus", "1 while Prometheus gets metrics. Alarms: ConsentdDown (ops/RUNBOOK.md).",
          f'up{{job="consentd", {SELECTOR}}}', "{{instance}}"),
+        ("Gate reached by Prometheus", "1 while Prometheus gets metrics of the gate. Alarms: ConsentdGateDown "
+         "(ops/RUNBOOK.md).", f'up{{job="consentd-gate", {SELECTOR}}}', "{{instance}}"),
         ("Alarms that fire", "Each has a section in ops/RUNBOOK.md.",
          'sum by (alertname) (ALERTS{alertname=~"Consentd.*", alertstate="firing"})', "{{alertname}}"),
     ):  # fmt: skip
@@ -124,7 +139,7 @@ def overview() -> list[dict[str, Any]]:
 
 def sections() -> dict[str, list[dict[str, Any]]]:
     """Return the panels by section. A metric whose name with ``_limit`` is a metric too has one panel with it."""
-    metrics = {metric.name: metric for metric in Metrics().descriptions()}
+    metrics = {metric.name: metric for metric in (*Metrics().descriptions(), *of_gate())}
     found: dict[str, list[dict[str, Any]]] = {"Overview": overview(), **{section: [] for section in SECTIONS}}
     for name, metric in metrics.items():
         if not (name.endswith("_limit") and name.removesuffix("_limit") in metrics):
@@ -146,9 +161,10 @@ def dashboard() -> dict[str, Any]:
             placed.append({**one, "gridPos": place})
         top += -(-len(panels) // COLUMNS) * HEIGHT
     source = {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Data source"}
+    ready = "{__name__=~'consentd_ready|consentd_gate_ready'}"
     instance = {
         "name": "instance", "type": "query", "label": "Instance", "datasource": DATASOURCE, "multi": True,
-        "includeAll": True, "refresh": 2, "query": "label_values(consentd_ready, instance)",
+        "includeAll": True, "refresh": 2, "query": f"label_values({ready}, instance)",
     }  # fmt: skip
     return {
         "title": "consentd",

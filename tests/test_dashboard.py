@@ -7,13 +7,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cases.gate_programs import GATE_METRICS, gate_metrics
 from consentd.metrics import Metrics
 
 ROOT = Path(__file__).parents[1]
 ALERTS = (ROOT / "ops" / "alerts.yaml").read_text(encoding="utf-8")
 DASHBOARD = json.loads((ROOT / "ops" / "grafana.json").read_text(encoding="utf-8"))
 PANELS: list[dict[str, Any]] = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
-METRICS = {metric.name: metric for metric in Metrics().descriptions()}
+OF_DAEMON = {metric.name: metric for metric in Metrics().descriptions()}
+
+METRICS = {**OF_DAEMON, **{metric.name: metric for metric in gate_metrics()}}
 SERIES = {
     name + suffix: name
     for name, metric in METRICS.items()
@@ -43,10 +46,15 @@ def test_descriptions_are_of_all_metrics_that_are_exported() -> None:
         for private in (True, False)
     }
     exported = {name: kind for name, kind in of_text[True].items() if not name.endswith("_created")}
-    assert exported == {metric.name: metric.kind for metric in METRICS.values()}
-    assert {metric.name for metric in METRICS.values() if metric.is_private} == of_text[True].keys() - of_text[
+    assert exported == {metric.name: metric.kind for metric in OF_DAEMON.values()}
+    assert {metric.name for metric in OF_DAEMON.values() if metric.is_private} == of_text[True].keys() - of_text[
         False
     ].keys() - {name for name in of_text[True] if name.endswith("_created")}
+
+
+def test_the_metrics_of_the_gate_are_those_of_its_source() -> None:
+    """``test_gate.py`` compares them with what the program exports."""
+    assert {metric.name for metric in gate_metrics()} == GATE_METRICS
 
 
 def test_every_metric_has_a_panel_and_every_panel_names_metrics_that_exist() -> None:

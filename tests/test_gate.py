@@ -16,11 +16,12 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
 from cases.daemons import ORIGIN, Running, make_running, question, reason_of, request_id, serve
 from cases.fakes import HANG_S
-from cases.gate_programs import GATE, GATE_METRICS, built, make_gate, needs_cargo
+from cases.gate_programs import GATE, GATE_METRICS, built, gate_metrics, make_gate, needs_cargo
 from cases.raw_calls import GOAWAY, HEADERS, RawConnection
 from consentd.config import GateConfig, TlsConfig
 from consentd.errors import InvalidError, StorageError
@@ -44,6 +45,7 @@ from consentd.v1 import statement_pb2 as st
 CHECK = "/consentd.v1.PolicyService/Check"
 TRIES = int(os.environ.get("CONSENTD_RACE_TRIES", "200"))
 LANES = 8
+SERVING = health_pb2.HealthCheckResponse.SERVING
 PERSON_TRIES = 400
 """Tries about one person: each is two entries, and a caller has a quota of entries about a person."""
 pytestmark = needs_cargo
@@ -420,6 +422,7 @@ def test_metrics_and_health_have_what_the_gate_does(
     assert status == 200
     families = {one.name: one for one in text_string_to_metric_families(text)}
     assert set(families) == {name.removesuffix("_total") for name in GATE_METRICS}
+    assert {f"# TYPE {one.name} {one.kind}" for one in gate_metrics()} <= set(text.splitlines())
     samples = {(one.name, *one.labels.values()): one.value for each in families.values() for one in each.samples}
     assert samples["consentd_gate_calls_total", "answered"] == 3
     assert samples["consentd_gate_calls_total", "passed_on"] == 1
@@ -435,6 +438,40 @@ def test_metrics_and_health_have_what_the_gate_does(
     assert http_get(gate, "/healthz") == (503, '{"status": "unavailable"}\n')
     gated.channel.close()
     gate.stop()
+
+
+def health_of(address: str, service: str) -> int | grpc.StatusCode:
+    """Return the status of a service, or of the call about it."""
+    with grpc.insecure_channel(address) as channel:
+        try:
+            return health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service)).status
+        except grpc.RpcError as error:
+            return error.code()
+
+
+def test_the_gate_is_healthy_while_it_answers_and_the_daemon_does_not(
+    running: Running, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, others, serving = ("", "consentd.v1.PolicyService"), ("consentd.v1.ConsentService",), SERVING
+    services = running.daemon.service_state.services
+    assert services is not None
+    monkeypatch.setattr(services.table, "heartbeat", lambda wall_ms: None)
+    beat = partial(Table.heartbeat, services.table)
+    services.sequencer.call(partial(beat, services.sequencer.clock.wall_ms()))  # another test may have stopped it
+    gate, alone = (make_gate(running, program, max_silence_ms=600_000) for _ in range(2))
+    alone._socket = Path("none")  # as if the daemon answered nothing
+    gate.start()
+    alone.start()
+    assert [health_of(gate.address, name) for name in (*own, *others)] == [serving] * 3
+    assert health_of(gate.address, "nothing") is grpc.StatusCode.NOT_FOUND
+    assert [health_of(alone.address, name) for name in own] == [serving] * 2
+    assert [health_of(alone.address, name) for name in others] == [grpc.StatusCode.UNAVAILABLE]
+    services.sequencer.call(partial(beat, 0))
+    assert [health_of(gate.address, name) for name in own] == [serving] * 2  # the daemon answers checks
+    assert [health_of(alone.address, name) for name in own] == [grpc.StatusCode.UNAVAILABLE] * 2
+    services.sequencer.call(partial(beat, services.sequencer.clock.wall_ms()))
+    gate.stop()
+    alone.stop()
 
 
 def test_a_gate_that_cannot_run_logs_why(program: Path, tmp_path: Path) -> None:

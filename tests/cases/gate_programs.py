@@ -1,6 +1,7 @@
 """Build the programs of ``consentd/gate``."""
 
 import dataclasses
+import importlib.util
 import os
 import re
 import shutil
@@ -13,12 +14,26 @@ import pytest
 
 from cases.daemons import Running
 from consentd.config import GateConfig
+from consentd.metrics import Description
 from consentd.server.gate_process import GateProcess
 
 SOURCE = Path(__file__).parents[2] / "consentd" / "gate"
 CARGO = shutil.which("cargo") or shutil.which("cargo", path=os.path.expanduser("~/.cargo/bin"))
 GATE_METRICS = set(re.findall(r'"(consentd_gate_[a-z_]+)"', (SOURCE / "server/src/metrics.rs").read_text("utf-8")))
 """The metrics of the gate, which its own ``/metrics`` has."""
+
+
+def gate_metrics() -> list[Description]:
+    """Return what ``ops/grafana.py`` reads of them."""
+    spec = importlib.util.spec_from_file_location("grafana", SOURCE.parents[1] / "ops" / "grafana.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: list[Description] = module.of_gate()
+    return found
+
+
 needs_cargo = pytest.mark.skipif(CARGO is None, reason="cargo is not installed")
 
 

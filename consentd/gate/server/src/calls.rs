@@ -18,6 +18,7 @@ use crate::body::{answer, refusal, GateBody, PREFIX};
 use crate::connections::Activity;
 use crate::daemon::Daemon;
 use crate::ext_authz::{self, MappingFile};
+use crate::health;
 use crate::limits::{Kind, Limits, Principal, Taken};
 use crate::metrics::{Metrics, Outcome};
 use crate::peer::Peer;
@@ -105,6 +106,11 @@ impl Gate {
             Ok(Received::Unknown) => Bytes::new(),
             Ok(Received::Whole(content)) => content,
         };
+        if parts.uri.path() == health::CHECK && health::is_own(&content) && self.answers.state().is_ready {
+            self.metrics.count(Outcome::Answered);
+            self.metrics.note_answer(Duration::ZERO);
+            return Ok((answer(&health::SERVING), None));
+        }
         let method = match parts.uri.path() {
             "/consentd.v1.PolicyService/Check" => Some(Method::Check),
             "/consentd.v1.PolicyService/BatchCheck" => Some(Method::BatchCheck),

@@ -9,6 +9,7 @@ mod connections;
 mod daemon;
 mod envoy;
 mod ext_authz;
+mod health;
 mod http;
 mod limits;
 mod log;

@@ -9,6 +9,24 @@ use std::time::Duration;
 /// Upper bounds of the histogram, in microseconds.
 const BOUNDS_US: [u64; 12] = [25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 1_000_000];
 
+const CALLS: &str = "consentd_gate_calls_total";
+const ANSWER: &str = "consentd_gate_answer_seconds";
+const CONNECTIONS: &str = "consentd_gate_connections";
+const READY: &str = "consentd_gate_ready";
+const HEARTBEAT: &str = "consentd_gate_heartbeat_time_seconds";
+const HANDSHAKES: &str = "consentd_gate_handshakes_failed_total";
+
+/// Name, kind, labels and meaning of each metric. `ops/grafana.py` reads these lines.
+#[rustfmt::skip]
+const METRICS: [(&str, &str, &str, &str); 6] = [
+    (CALLS, "counter", "outcome", "Calls, by what the gate did with them."),
+    (ANSWER, "histogram", "", "Time from the end of a request to its answer, of calls answered here."),
+    (CONNECTIONS, "gauge", "", "Connections that are open."),
+    (READY, "gauge", "", "1 while the gate answers questions itself, else 0."),
+    (HEARTBEAT, "gauge", "", "When the daemon last wrote in the table that it runs, Unix time."),
+    (HANDSHAKES, "counter", "", "Handshakes of TLS that failed."),
+];
+
 /// How a call ended, as far as the gate knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -72,43 +90,39 @@ impl Metrics {
     /// Return the text of all metrics.
     pub fn render(&self, state: State) -> String {
         let mut text = String::with_capacity(2_048);
-        head(&mut text, "consentd_gate_calls_total", "counter", "Calls, by what the gate did with them.");
-        for (outcome, name) in
+        let connections = self.connections.load(Ordering::Relaxed) as f64;
+        let failed = self.handshakes_failed.load(Ordering::Relaxed) as f64;
+        for (name, kind, _, what) in METRICS {
+            let _ = writeln!(text, "# HELP {name} {what}\n# TYPE {name} {kind}");
+            match name {
+                CALLS => self.add_calls(&mut text),
+                ANSWER => self.add_answers(&mut text),
+                CONNECTIONS => line(&mut text, name, connections),
+                READY => line(&mut text, name, f64::from(state.is_ready)),
+                HEARTBEAT => line(&mut text, name, state.heartbeat_ms as f64 / 1_000.0),
+                _ => line(&mut text, name, failed),
+            }
+        }
+        text
+    }
+
+    fn add_calls(&self, text: &mut String) {
+        for (outcome, label) in
             [(Outcome::Answered, "answered"), (Outcome::PassedOn, "passed_on"), (Outcome::Refused, "refused")]
         {
-            line(&mut text, &format!("consentd_gate_calls_total{{outcome=\"{name}\"}}"), self.calls(outcome));
+            line(text, &format!("{CALLS}{{outcome=\"{label}\"}}"), self.calls(outcome));
         }
-        let name = "consentd_gate_answer_seconds";
-        head(&mut text, name, "histogram", "Time from the end of a request to its answer, of calls answered here.");
+    }
+
+    fn add_answers(&self, text: &mut String) {
         let mut total = 0;
         for (at, bucket) in self.buckets.iter().enumerate() {
             total += bucket.load(Ordering::Relaxed);
             let bound = BOUNDS_US.get(at).map_or("+Inf".to_owned(), |bound| seconds(*bound).to_string());
-            line(&mut text, &format!("{name}_bucket{{le=\"{bound}\"}}"), total);
+            line(text, &format!("{ANSWER}_bucket{{le=\"{bound}\"}}"), total);
         }
-        line(&mut text, &format!("{name}_sum"), seconds(self.answer_us.load(Ordering::Relaxed)));
-        line(&mut text, &format!("{name}_count"), total);
-        let gauges = [
-            (
-                "consentd_gate_connections",
-                "Connections that are open.",
-                self.connections.load(Ordering::Relaxed) as f64,
-            ),
-            ("consentd_gate_ready", "1 while the gate answers questions itself, else 0.", f64::from(state.is_ready)),
-            (
-                "consentd_gate_heartbeat_time_seconds",
-                "When the daemon last wrote in the table that it runs, Unix time.",
-                state.heartbeat_ms as f64 / 1_000.0,
-            ),
-        ];
-        for (name, what, found) in gauges {
-            head(&mut text, name, "gauge", what);
-            line(&mut text, name, found);
-        }
-        let name = "consentd_gate_handshakes_failed_total";
-        head(&mut text, name, "counter", "Handshakes of TLS that failed.");
-        line(&mut text, name, self.handshakes_failed.load(Ordering::Relaxed));
-        text
+        line(text, &format!("{ANSWER}_sum"), seconds(self.answer_us.load(Ordering::Relaxed)));
+        line(text, &format!("{ANSWER}_count"), total);
     }
 }
 
@@ -123,10 +137,6 @@ impl Drop for Open<'_> {
 
 fn seconds(microseconds: u64) -> f64 {
     microseconds as f64 / 1e6
-}
-
-fn head(text: &mut String, name: &str, kind: &str, what: &str) {
-    let _ = writeln!(text, "# HELP {name} {what}\n# TYPE {name} {kind}");
 }
 
 fn line(text: &mut String, series: &str, found: impl std::fmt::Display) {
