@@ -20,6 +20,7 @@ from cases.authorities import (
 from cases.daemons import ORIGIN, consent, make_running, question, request_id
 from cases.earlier_trees import at_exact
 from cases.fakes import START_MS, FakeClock
+from cases.notices import publish_notice
 from cases.services import change, listed, new_identifier, publish_rules, refusal, services
 from consentd.audit.files import DataDirectory
 from consentd.audit.replay import replay_decisions
@@ -214,6 +215,41 @@ def test_1000_consents_end_with_one_entry(world: World) -> None:
         assert tag is not None
         assert row_count(snapshot.subject(tag)) == 20 * 25
     assert services(running).ledger.state.size <= size + 2  # the entry, and perhaps a seal
+
+
+def test_decisions_around_the_end_of_an_authority_and_of_a_campaign_come_out_again(world: World) -> None:
+    """The fixture computes each decision again, from the ledger."""
+    running = world.running
+    ward, person = running.enrol(new_identifier()), running.enrol(new_identifier())
+    seq = put_authority(running, ward)
+    grant_under(running, ward, seq)
+    publish_notice(running, "asked")
+    closes_ms = world.clock.wall_ms() + 60_000
+    under = consent()
+    under.notice_id, under.notice_version = "asked", 1
+    request = cs.GrantConsentRequest(
+        request_id=request_id(), subject=person, attested=st.GrantStatement(consent=under)
+    )
+    given = running.consents.GrantConsent(request, metadata=running.as_("app")).consent_id
+    publish_notice(running, "asked", 2, reconsent_by_time_ms=closes_ms)
+
+    def outcomes() -> list[int]:
+        return [running.authorize(question(one)).decision.outcome for one in (ward, person)]
+
+    assert outcomes() == [PERMIT, PERMIT]
+    end_authority(running, ward, seq)
+    assert outcomes() == [NONE, PERMIT]
+    world.advance_to(closes_ms - 1)
+    assert outcomes() == [NONE, PERMIT]
+    world.advance_to(closes_ms)
+    assert outcomes() == [NONE, NONE]
+    under.notice_version = 2
+    amend = cs.AmendConsentRequest(
+        request_id=request_id(), subject=person, consent_id=given, based_on_version=1,
+        attested=st.AmendStatement(consent=under),
+    )  # fmt: skip
+    running.consents.AmendConsent(amend, metadata=running.as_("app"))
+    assert outcomes() == [NONE, PERMIT]
 
 
 def test_a_window_begins_and_ends_without_an_entry(world: World) -> None:

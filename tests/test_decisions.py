@@ -121,7 +121,7 @@ def test_vocabularies(row: Row) -> None:
 
 def test_the_table_has_every_rule_and_no_row_twice() -> None:
     every = [*DECISIONS, *CONSENTS, *VOCABULARIES]
-    assert {row["rule"] for row in every} == set(range(13))
+    assert {row["rule"] for row in every} == set(range(14))
     assert len({row["name"] for row in every}) == len(every) >= 400
     assert all(row["why"].endswith(".") and len(row["why"]) > 10 for row in every)
 
@@ -132,13 +132,17 @@ def test_every_key_is_read() -> None:
         "decision": {
             "file", "rule", "name", "why", "pinned", "enrolled", "now", "published", "memberships", "delegations",
             "caller", "signed", "consents", "rules", "question", "answer", "institution", "resources", "fault",
+            "campaigns",
         },
         "consent": {"file", "rule", "name", "why", "consent", "refused"},
         "vocabulary": {"file", "rule", "name", "why", "version", "change", "refused"},
         "provision": {*decisions.LISTS, "effect", "level", "period", "data_period", "children"},
         "stored": {
             "lineage", "seq", "version", "kind", "paused", "readable", "since", "policy", "legal_basis", "root",
+            "recurrence", "given", "uses", "authority", "notice",
         },
+        "use": {"holder", "categories", "time"},
+        "authority": {"born", "end", "ended", "lasts"},
         "rules": {
             "combining", "implicit_policy", "normal_level", "earlier_normal_level", "statutory", "break_glass", "since",
         },
@@ -169,6 +173,9 @@ def test_every_key_is_read() -> None:
         for one in row.get("consents", ()):
             check(one, "stored")
             check_provision(one["root"])
+            check(one.get("authority", {}), "authority")
+            for use in one.get("uses", ()):
+                check(use, "use")
         for one in (*row.get("rules", {}).get("statutory", ()), *row.get("rules", {}).get("break_glass", ())):
             check_provision(one)
     for row in VOCABULARIES:

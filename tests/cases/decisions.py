@@ -7,6 +7,7 @@ import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -15,15 +16,21 @@ from typing import Any
 import cases.reference_policy as reference
 from cases import reference_actor
 from cases.participants import Directory, Party, asked_of
+from cases.policy_worlds import ends_of
+from cases.reference_authority import Power
 from cases.reference_realm import Realm
+from cases.reference_recurrence import Transfer, end_ms
 from consentd.policy import evaluate, model
 from consentd.policy.actor import SUBJECT_NUMBER, Right, Role, determine_parties
+from consentd.policy.authority import NO_ENDS
 from consentd.policy.codebook import Codebook, pack_question
 from consentd.policy.compile import compile_consent, compile_rules, decode_rules
 from consentd.policy.delegation import Capacity, Delegation
 from consentd.policy.model import Decision, Effect, Membership, Obligation, Outcome, Period, ReasonCode, StoredConsent
+from consentd.policy.recurrence import Use
 from consentd.policy.reduce import reduce_verdict
-from consentd.policy.subject import with_consent
+from consentd.policy.subject import with_consent, with_ended_authority
+from consentd.policy.uses import recurrence_of, with_use
 from consentd.policy.vocabulary import LEVEL_NUMBERS, Code, Vocabulary
 
 FOLDER = Path(__file__).resolve().parent.parent / "decisions"
@@ -115,6 +122,7 @@ def consent(read: Row) -> model.Consent:
     return model.Consent(
         kind=model.Kind[read.get("kind", "CONSENT")], root=provision(read["root"]),
         policy=model.ImplicitPolicy[policy] if policy else None, legal_basis=read.get("legal_basis", ""),
+        recurrence=read.get("recurrence", ""),
     )  # fmt: skip
 
 
@@ -124,6 +132,14 @@ def stored(read: Row, place: int) -> StoredConsent:
     return StoredConsent(
         lineage, read.get("seq", lineage), read.get("version", 1), consent(read), paused=read.get("paused", False),
         readable=read.get("readable", True), since=read.get("since", SINCE),
+        authority=lineage if "authority" in read else 0, notice=read.get("notice", 0),
+    )  # fmt: skip
+
+
+def power(read: Row) -> Power:
+    return Power(
+        born=date.fromisoformat(read["born"]) if "born" in read else None, end_ms=read.get("end", model.OPEN_END_MS),
+        ended_ms=read.get("ended", model.OPEN_END_MS), lasts=read.get("lasts", False),
     )  # fmt: skip
 
 
@@ -180,6 +196,14 @@ class Case:
         self.now_ms = row.get("now", BASE.now_ms)
         self.enrolled = row.get("enrolled", True)
         self.consents = [stored(one, place) for place, one in enumerate(row.get("consents", ()), 1)]
+        read = list(zip(self.consents, row.get("consents", ()), strict=True))
+        self.powers = {of.authority: power(one["authority"]) for of, one in read if of.authority}
+        self.given_ms = {of.lineage: one["given"] for of, one in read if "given" in one}
+        uses = [(use["time"], of.lineage, use) for of, one in read for use in one.get("uses", ())]
+        self.transfers = [
+            Transfer(lineage, use.get("holder", self.question.holder), tuple(use["categories"]), time_ms)
+            for time_ms, lineage, use in sorted(uses, key=lambda one: one[:2])
+        ]
         given = row.get("delegations")
         self.delegations = list(all_delegations() if given is None else map(delegation, given))
         self.rules = rules(row.get("rules", {}))
@@ -214,7 +238,10 @@ class Case:
         consents, lacks_right = self.consents, asked.purpose == "BTG" and not who.may_break_glass
         if self.row.get("pinned") == "wrong" or lacks_right:
             realm, consents = replace(realm, rules=model.Rules()), []
-        answer = reference.decide(asked, consents, realm, now_ms=self.now_ms, who=who, enrolled=self.enrolled)
+        answer = reference.decide(
+            asked, consents, realm, now_ms=self.now_ms, who=who, enrolled=self.enrolled, powers=self.powers,
+            campaigns=self.row.get("campaigns", ()), transfers=self.transfers, given_ms=self.given_ms,
+        )  # fmt: skip
         if lacks_right and answer.without_consent:
             reasons = [reason for reason in answer.reasons if reason.code is not ReasonCode.NO_MATCHING_CONSENT]
             reasons.append(model.Reason(ReasonCode.DENIED_BY_BREAK_GLASS, Effect.DENY))
@@ -230,13 +257,9 @@ class Case:
         numbers = {name: number for number, name in enumerate(sorted({*BASE.participants, *groups}), 1)}
         numbers[model.SUBJECT] = SUBJECT_NUMBER
         codebook = Codebook(realm.vocabulary, numbers, realm.memberships, abroad=BASE.abroad)
-        value: bytes | None = b"" if self.enrolled else None
-        for one in sorted(self.consents, key=lambda one: one.version):
-            level = LEVEL_NUMBERS[realm.normal_level_at(one.since)]
-            compiled = compile_consent(one, realm.vocabulary_at(one.since), numbers, normal_level=level)
-            value = with_consent(value, one, compiled)
+        value = self._value(numbers) if self.enrolled else None
         encoded = compile_rules(self.rules, realm.vocabulary_at(self.since), numbers, since=self.since).encoded
-        compiled = decode_rules(encoded, realm.vocabulary)
+        compiled = replace(decode_rules(encoded, realm.vocabulary), campaigns=self._campaigns())
         directory = Directory(codebook, self.participants(institution=institution), self.delegations)
         asked = asked_of(self.question, self.caller, signed_by_subject=self.signed)
         parties = determine_parties(directory, asked, self.now_ms)
@@ -253,6 +276,37 @@ class Case:
         if not parties.sees_reasons:
             verdict = reduce_verdict(verdict, packed)
         return evaluate.decision(verdict, packed, codebook, compiled)
+
+    def _value(self, numbers: Mapping[str, int]) -> bytes:
+        """Return the person's value in the policy table."""
+        realm, value = self.realm, b""
+        for one in sorted(self.consents, key=lambda one: one.version):
+            held = self.powers.get(one.authority)
+            rests_on = one.authority if held is not None and not held.lasts else 0
+            compiled = compile_consent(
+                one, realm.vocabulary_at(one.since), numbers,
+                normal_level=LEVEL_NUMBERS[realm.normal_level_at(one.since)],
+                ends=ends_of(held) if held is not None and rests_on else NO_ENDS,
+                recurrence=recurrence_of(one.consent, None, self.given_ms.get(one.lineage, 0)),
+            )  # fmt: skip
+            value = with_consent(value, replace(one, authority=rests_on), compiled)
+        for at, one in enumerate(self.transfers, 1):
+            text = next(of.consent.recurrence for of in self.consents if of.lineage == one.lineage)
+            start_ms = next(of.consent.root.start_ms for of in self.consents if of.lineage == one.lineage)
+            start_ms = start_ms or self.given_ms.get(one.lineage, 0)
+            until_ms = end_ms(text, start_ms, one.time_ms) or model.OPEN_END_MS
+            mask = sum(realm.vocabulary.category.bits[code] for code in one.categories)
+            value = with_use(value, one.lineage, Use(numbers[one.holder], until_ms, at, mask), one.time_ms)
+        for seq, held in self.powers.items():
+            if held.ended_ms != model.OPEN_END_MS:
+                value = with_ended_authority(value, seq, held.ended_ms)
+        return value
+
+    def _campaigns(self) -> dict[int, int]:
+        """Return from which instant consents under each version of the notice are paused, by the version."""
+        asked = self.row.get("campaigns", ())
+        later = {number: [at_ms for at_ms in asked[number:] if at_ms] for number in range(1, len(asked))}
+        return {number: min(instants) for number, instants in later.items() if instants}
 
 
 def expected(read: Row) -> Row:

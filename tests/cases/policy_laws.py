@@ -31,9 +31,11 @@ from cases.policy_worlds import (
     World,
     comparable,
 )
+from cases.recurring_worlds import near
 from cases.reference_match import Asked
 from cases.reference_policy import said_by_consent
-from cases.reference_realm import leaves
+from cases.reference_realm import above, leaves
+from cases.reference_recurrence import Transfer
 from cases.reference_sensitivity import Case as OpenCase
 from consentd.policy.codebook import Codebook
 from consentd.policy.evaluate import Verdict
@@ -56,6 +58,7 @@ from consentd.policy.model import (
 
 LATER = 10_000  # a leaf index after those of all consents and rules
 GROUPS = ("group/g", "group/h")
+LEAVES = tuple(code for code in CATEGORIES if code in leaves(VOCABULARY, code))
 
 Check = Callable[[Case], bool]
 Law = Callable[[Draw, Scene], Check]
@@ -468,6 +471,72 @@ def enforcing_residuals_loses_nothing(draw: Draw, scene: Scene) -> Check:
     return check
 
 
+def a_transfer_never_permits_more(draw: Draw, scene: Scene) -> Check:
+    """And it changes no answer about other actions, or about transfers from other holders (rule 13)."""
+    pick, world = draw.random, draw.recurring(scene.with_permit)
+    lineages = [one for one in world.consents if one.consent.recurrence]
+    if not lineages:
+        return lambda _: False
+    by = pick.choice(lineages)
+    start_ms = by.consent.root.start_ms or world.given_ms[by.lineage]
+    last_ms = max((one.time_ms for one in world.transfers), default=0)
+    time_ms = max(last_ms, near(pick, by.consent.recurrence, start_ms))
+    used = Transfer(by.lineage, pick.choice(["r", "r", "c"]), LEAVES, time_ms)
+    before, after = world, changed(world, transfers=[*world.transfers, used])
+
+    def check(case: Case) -> bool:
+        holder = used.holder if pick.random() < 0.8 else case.question.holder
+        action = "collect" if pick.random() < 0.8 else case.question.action
+        case = case.about(action=action, holder=holder).at(time_ms + pick.choice([0, 0, 1, 1_000]))
+        was, now = case.verdict(before), case.verdict(after)
+        assert not now.permitted & ~was.permitted
+        if holder != used.holder or "collect" not in above(VOCABULARY.actions, action):
+            assert (masks(now), now.conditions) == (masks(was), was.conditions)
+        return bool(was.permitted)
+
+    return check
+
+
+def the_end_of_an_authority_never_permits_more(draw: Draw, scene: Scene) -> Check:
+    """Nor does it lift a deny, or change an answer of before (rule 8)."""
+    world = draw.represented(scene.with_permit)
+    seq = draw.random.choice(list(world.powers))
+    power = replace(world.powers[seq], ended_ms=OPEN_END_MS)
+    ended_ms = draw.now()
+    before = changed(world, powers={**world.powers, seq: power})
+    after = changed(world, powers={**world.powers, seq: replace(power, ended_ms=ended_ms)})
+
+    def check(case: Case) -> bool:
+        was, now = case.verdict(before), case.verdict(after)
+        assert not now.permitted & ~was.permitted
+        if case.now_ms < ended_ms:
+            assert masks(now) == masks(was)
+        return bool(was.permitted) and any(one.authority == seq for one in world.consents)
+
+    return check
+
+
+def a_campaign_never_permits_more(draw: Draw, scene: Scene) -> Check:
+    """Nor does it change an answer of before its instant, or by which no consent under that notice decides (rule 8)."""
+    pick = draw.random
+    consents = [
+        replace(one, notice=pick.choice([0, 1, 1])) if one.readable and one.consent.kind is not Kind.STATUTORY else one
+        for one in scene.with_permit.consents
+    ]
+    from_ms = draw.now()
+    before = changed(scene.with_permit, consents=consents, campaigns=[0])
+    after = changed(before, campaigns=[0, from_ms])
+
+    def check(case: Case) -> bool:
+        was, now = case.verdict(before), case.verdict(after)
+        assert not now.permitted & ~was.permitted
+        if case.now_ms < from_ms or not any(one.notice for one in consents):
+            assert masks(now) == masks(was)
+        return bool(was.permitted) and any(one.notice for one in consents)
+
+    return check
+
+
 LAWS: dict[str, Law] = {
     law.__name__: law
     for law in (
@@ -490,5 +559,8 @@ LAWS: dict[str, Law] = {
         time_alone_changes_nothing_before_valid_until,
         shifting_all_times_shifts_the_answer,
         enforcing_residuals_loses_nothing,
+        a_transfer_never_permits_more,
+        the_end_of_an_authority_never_permits_more,
+        a_campaign_never_permits_more,
     )
 }
