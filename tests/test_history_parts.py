@@ -112,7 +112,7 @@ def test_the_last_part_disproves_a_part_that_the_ledger_does_not_have(lived: tup
         )
     with pytest.raises(SignatureError):  # the person's own key is stated in the part before
         verify_history_part(
-            rest, trust=TRUST, remembered_checkpoint=shown.checkpoint, before=replace(part, keys=())
+            rest, trust=TRUST, remembered_checkpoint=shown.checkpoint, before=replace(part, named=())
         )
 
 

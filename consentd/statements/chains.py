@@ -25,6 +25,9 @@ from consentd.statements.reporters import verify_reporters
 from consentd.statements.representatives import verify_representatives
 from consentd.v1 import statement_pb2 as st
 
+NAMED = frozenset({EntryKind.KEY, EntryKind.AUTHORITY})
+"""Kinds of entries that later statements of a chain are verified with. A reader of parts keeps these."""
+
 
 @dataclass(frozen=True, slots=True)
 class VerifiedChain:
@@ -66,13 +69,13 @@ class HeldPart:
     Attributes:
         tag: the chain's tag.
         held: the last entry of the part.
-        keys: the KEY entries of the part. Statements of later entries may be signed with these keys.
+        named: the KEY and AUTHORITY entries of the part: what signs later statements, and what they rest on.
         recent: the statements of the part that a later entry must not repeat.
     """
 
     tag: bytes
     held: HeldChain
-    keys: tuple[VerifiedEntry, ...] = ()
+    named: tuple[VerifiedEntry, ...] = ()
     recent: tuple[RecentStatement, ...] = ()
 
 
@@ -106,7 +109,7 @@ def verify_chains(
         chains, sealed, asked=asked, known=known, held=None if before is None else before.held, most=most
     )
     found = tuple(VerifiedChain(chain, verified[chain.tag]) for chain in chains)
-    of_asked, earlier = verified.get(asked, ()), () if before is None else before.keys
+    of_asked, earlier = verified.get(asked, ()), () if before is None else before.named
     entries_of_keys = (one for entries in (earlier, *verified.values()) for one in entries if states_keys(one))
     is_whole = all(message_of(one) is not None for one in entries_of_keys)
     keys = key_validity.verify_key_changes(
@@ -119,7 +122,7 @@ def verify_chains(
         verify_authors(later, origin=origin, keys=keys, named_by=named_by, is_whole=is_whole)
         verify_givers(later, {one: verified[one] for one in verified if before is None or one != asked})
     verify_reporters(of_asked, keys, known=len(known))
-    verify_representatives(of_asked, keys, known=len(known))
+    verify_representatives((*earlier, *of_asked), keys, known=len(earlier) + len(known))
     recent = () if before is None else before.recent
     for tag, entries in verified.items():
         if tag == asked:
@@ -131,7 +134,7 @@ def verify_chains(
         ledger_keys = _verify_ledger(
             verified.get(codec.LEDGER_TAG, ()), origin=origin, log_verifier=log_verifier, size=sealed.checkpoint.size
         )
-    own = (*earlier, *(entry for entry in of_asked if entry.event.kind == EntryKind.KEY))
+    own = (*earlier, *(entry for entry in of_asked if entry.event.kind in NAMED))
     return VerifiedChains(
         found, keys, retention.kept_from_ms, None if part is None else HeldPart(asked, part, own, recent),
         ledger_keys=ledger_keys, is_whole=is_whole,

@@ -28,6 +28,8 @@ _Acting = ActingStatement | st.ServedStatement | st.ReadStatement
 def verify_representatives(entries: Iterable[VerifiedEntry], keys: ValidKeys, *, known: int = 0) -> None:
     """Verify who acted for the person, as far as the AUTHORITY entries are among *entries*, in the order of the chain.
 
+    Of a part of the chain that was verified earlier, the KEY and AUTHORITY entries are enough.
+
     An entry that this version does not understand may say something else, so nothing follows from it. The first *known*
     entries were verified before. The signatures of all are verified; a key that is not in *keys* is not determined.
 

@@ -83,16 +83,16 @@ def after_what_is_held() -> Iterator[Vector]:
     ):
         for between in (0, 2):
             forge = base().add(ME, EntryKind.GRANT, CITIZEN, **SAME)
-            first = _document(forge)
+            first = person_document(forge)
             forge.grown = forge.leaves
             for _ in range(between):
                 forge.add(ME, EntryKind.ACCESS, DAEMON)
-            middle = _document(forge) if between else None
+            middle = person_document(forge) if between else None
             if middle is not None:
                 forge.grown = forge.leaves
             forge.later(ms).add(ME, EntryKind.GRANT, author, request_id=request_id)
-            last = _document(forge)
-            documents = [_after(one, before) for one, before in zip(
+            last = person_document(forge)
+            documents = [document_after(one, before) for one, before in zip(
                 [one for one in (middle, last) if one is not None], [first, *([middle] if middle else [])], strict=True
             )]  # fmt: skip
             steps = [b64(encode(one)) for one in (first, *documents[:-1])]
@@ -102,14 +102,14 @@ def after_what_is_held() -> Iterator[Vector]:
             yield history_vector(f"{named}, in parts", want, documents[-1], before=steps, most=most, tag=b64(ME))
 
 
-def _document(forge: Forge) -> Document:
+def person_document(forge: Forge) -> Document:
     """Return the person's history, with the chains of authors alone beside it."""
     document = to_document(forge.proof(ME))
     document["histories"] = [one for at, one in enumerate(document["histories"]) if not at or one["public_name"]]
     return document
 
 
-def _after(document: Document, before: Document) -> Document:
+def document_after(document: Document, before: Document) -> Document:
     """Return the entries of *document* that follow those of *before*."""
     chain, held = document["histories"][0], before["histories"][0]["count"]
     later = {**chain, "first_seq": held + 1, "entries": chain["entries"][held:]}

@@ -6,8 +6,9 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from cases.ledgers import DAEMON
-from cases.vectors_case import BANK, CITIZEN, Vector, b64, evidence_vector, history_vector, to_document
+from cases.vectors_case import BANK, CITIZEN, Vector, b64, encode, evidence_vector, history_vector, to_document
 from cases.vectors_forged import ME, Forge, base, key_payload
+from cases.vectors_repeats import document_after, person_document
 from consentd.core import ed25519
 from consentd.core.kinds import EntryKind
 from consentd.v1 import consent_pb2 as pb
@@ -37,6 +38,7 @@ def representatives() -> Iterator[Vector]:
     yield from key_changes()
     yield from readings()
     yield from the_dead()
+    yield from in_parts()
     yield from mutated()
 
 
@@ -398,6 +400,53 @@ def readings() -> Iterator[Vector]:
     read = st.ReadStatement(reader="guardian", scope=1, authority_seq=seq)
     yield from both("READ after the end", "signature",
                     forge.later().add(ME, EntryKind.READ, DAEMON, read.SerializeToString()))  # fmt: skip
+
+
+def in_parts() -> Iterator[Vector]:
+    """Yield acts under an authority of an earlier part: as news to who holds this part, and as the next part."""
+    death = authority(capacity=5, reason=st.AUTHORITY_REASON_DECEASED, acts=[5])
+    for name, want, changed, between, last in (
+        ("attested by the representative", "ok", {}, None, (EntryKind.GRANT, "guardian")),
+        ("attested by another", "signature", {}, None, (EntryKind.GRANT, "hospital")),
+        ("without the act", "signature", {"acts": [2]}, None, (EntryKind.GRANT, "guardian")),
+        ("after the end", "signature", {}, (ended(), True), (EntryKind.GRANT, "guardian")),
+        ("an agent, after the death", "signature", {"capacity": 2}, (death, False), (EntryKind.GRANT, "guardian")),
+        ("a guardian, after the death", "ok", {}, (death, False), (EntryKind.GRANT, "guardian")),
+    ):
+        forge, seq = given(authority(**changed))
+        if between is not None:
+            forge.later().add(ME, EntryKind.AUTHORITY, DAEMON, between[0], ref=seq if between[1] else 0)
+        yield from _after_parts(f"in parts: {name}", want, forge, act(last[0], seq, last[1]))
+    for name, want, payload, author in (
+        ("a key replaced by the representative", "ok", {"key": FATHER}, MOTHER),
+        ("a key retired", "ok", {"retired": True}, MOTHER),
+    ):
+        forge, seq = pinned()
+        changed_key = mothers_key(seq, **payload)  # type: ignore[arg-type]  # of several types
+        yield from _after_parts(f"in parts: {name}", want, forge, changed_key, EntryKind.KEY, author)
+    forge, seq = given(authority(participant_id="", key=MOTHER.public_key))
+    yield from _after_parts("in parts: the first key is not the pinned one", "signature", forge,
+                            mothers_key(seq, FATHER), EntryKind.KEY)  # fmt: skip
+    forge, seq = pinned()
+    forge.later().add(ME, EntryKind.AUTHORITY, DAEMON, ended(), ref=seq)
+    yield from _after_parts("in parts: a key after the end", "signature", forge, mothers_key(seq, FATHER),
+                            EntryKind.KEY)  # fmt: skip
+
+
+def _after_parts(
+    name: str, want: str, forge: Forge, payload: bytes, kind: EntryKind = EntryKind.GRANT,
+    author: ed25519.KeyPair = DAEMON,
+) -> Iterator[Vector]:  # fmt: skip
+    """Yield an entry that follows what *forge* has so far: the reader holds that, or has read it as two parts."""
+    first = person_document(forge)
+    forge.grown = forge.leaves
+    forge.later().add(ME, kind, author, payload)
+    whole = person_document(forge)
+    count = first["histories"][0]["count"]
+    news = document_after(whole, first)
+    under = {"before": [b64(encode(first))], "tag": b64(ME)}
+    yield history_vector(f"representatives: {name}: held", want, news, **under)
+    yield history_vector(f"representatives: {name}", want, news, most=[count, 0], **under)
 
 
 def the_dead() -> Iterator[Vector]:

@@ -23,7 +23,7 @@ from consentd.statements.outcomes import OutcomeComparison
 from consentd_client.entries import Entry, History
 from consentd_client.memory import RememberedEntry, decode_entry, encode_entry
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +33,12 @@ class HistoryState:
     Attributes:
         checkpoint: the checkpoint that the part was verified against, a signed note.
         part: the part from the first entry of the chain to the last one that is verified.
-        keys: the KEY entries of the part, as they were sent.
+        named: the KEY and AUTHORITY entries of the part, as they were sent.
     """
 
     checkpoint: bytes = field(repr=False)
     part: HeldPart = field(repr=False)
-    keys: tuple[HistoryEntry, ...] = field(repr=False)
+    named: tuple[HistoryEntry, ...] = field(repr=False)
 
 
 class HistoryFile:
@@ -128,7 +128,7 @@ def _encode_state(state: HistoryState, length: int, entry_count: int, is_complet
         "checkpoint": state.checkpoint.decode(),
         "tag": state.part.tag.hex(), "count": held.count, "head": held.head.hex(), "erased": held.erased,
         "time_ms": held.time_ms, "lacks_statements": held.lacks_statements,
-        "keys": [encode_entry(RememberedEntry(one, "")) for one in state.keys],
+        "named": [encode_entry(RememberedEntry(one, "")) for one in state.named],
         "recent": base64.b64encode(encode_recent(state.part.recent)).decode(),
     }  # fmt: skip
     return json.dumps(content).encode() + b"\n"
@@ -143,10 +143,10 @@ def _decode_state(content: bytes) -> tuple[HistoryState, int, int, bool]:
             int(read["count"]), bytes.fromhex(read["head"]), bool(read["erased"]), int(read["time_ms"]),
             bool(read["lacks_statements"]),
         )  # fmt: skip
-        keys = tuple(decode_entry(row).entry for row in read["keys"])
+        named = tuple(decode_entry(row).entry for row in read["named"])
         recent = decode_recent(base64.b64decode(read["recent"], validate=True))
-        part = HeldPart(bytes.fromhex(read["tag"]), held, tuple(map(verified_entry, keys)), recent)
-        state = HistoryState(read["checkpoint"].encode(), part, keys)
+        part = HeldPart(bytes.fromhex(read["tag"]), held, tuple(map(verified_entry, named)), recent)
+        state = HistoryState(read["checkpoint"].encode(), part, named)
         return state, int(read["length"]), int(read["entries"]), bool(read["complete"])
     except StorageError:
         raise

@@ -10,9 +10,8 @@ from consentd.core import codec, merkle
 from consentd.core.checkpoint import Checkpoint, open_checkpoint
 from consentd.core.history import HistoryProof
 from consentd.core.key_validity import has_author_keys
-from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, NotFoundError, PreconditionError, ProofError, VerificationError
-from consentd.statements.chains import HeldPart
+from consentd.statements.chains import NAMED, HeldPart
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd_client.entries import History
@@ -26,7 +25,6 @@ from consentd_client.receipts import ReducedReceipt, read_reduced_receipt, wait_
 PART_ENTRIES = 5_000
 """Most entries of a history that one call reads. A longer history is read and verified in parts."""
 
-KEY = EntryKind.KEY
 Verified: TypeAlias = tuple[History, RememberedHistory, HeldPart]
 
 
@@ -191,9 +189,9 @@ def history_part(
         proof, note,
     )  # fmt: skip
     yield from remember_log_key(context, found.log_keys)
-    keys = () if state is None else state.keys
-    keys += tuple(one.entry for one, shown in zip(rows.entries, found.entries, strict=True) if shown.kind == KEY)
-    return found, rows.entries, HistoryState(proof.checkpoint, part, keys)
+    named = () if state is None else state.named
+    named += tuple(one.entry for one, shown in zip(rows.entries, found.entries, strict=True) if shown.kind in NAMED)
+    return found, rows.entries, HistoryState(proof.checkpoint, part, named)
 
 
 def _read_part(

@@ -123,7 +123,7 @@ export function verifyChains(
   for (const { entries } of chains) verifyGivers(entries, wholeChains);
   for (const { entries } of chains.filter(({ chain }) => isAsked(chain))) {
     verifyReporters(entries, keys);
-    verifyRepresentatives(entries, keys);
+    verifyRepresentatives(entries, keys, heldChain?.named ?? []);
   }
   const [recent = []] = chains.map(({ chain, entries }) => {
     return verifyOnce(entries, keys, isAsked(chain) ? (heldChain?.recent ?? []) : []);

@@ -30,6 +30,9 @@ export function heldJson({ tag, held, heldChain }: HeldFile): Json {
     keys: heldChain.keys.map(({ key, timeMs, retired, authority = 0n }) => {
       return { key: encodeBase64(key), time_ms: String(timeMs), retired, authority: String(authority) };
     }),
+    named: heldChain.named.map(({ kind, seq, ref, timeMs, payload }) => {
+      return { kind, seq: String(seq), ref: String(ref), time_ms: String(timeMs), payload: encodeBase64(payload) };
+    }),
     ledger_keys: heldChain.ledgerKeys && ledgerKeysJson(heldChain.ledgerKeys),
   };
 }
@@ -85,6 +88,10 @@ export function parseHeld(text: string): HeldFile {
         keys: (keys as Record<string, unknown>[]).map((one) => ({
           key: decodeBase64(one["key"] as string), timeMs: number(one["time_ms"]), retired: one["retired"] === true,
           authority: number(one["authority"]),
+        })),
+        named: (read.named as Record<string, unknown>[]).map((one) => ({
+          kind: Number(number(String(one["kind"]))), seq: number(one["seq"]), ref: number(one["ref"]),
+          timeMs: number(one["time_ms"]), payload: decodeBase64(one["payload"] as string),
         })),
         ledgerKeys: read.ledger_keys === null ? null : parseLedgerKeys(read.ledger_keys, number),
       },

@@ -96,6 +96,15 @@ export interface Held {
   readonly root: Uint8Array;
 }
 
+/** Of an entry that later statements of its chain name: where and when it is, and the payload of its statement. */
+export interface NamedEntry {
+  readonly kind: number;
+  readonly seq: bigint;
+  readonly ref: bigint;
+  readonly timeMs: bigint;
+  readonly payload: Uint8Array;
+}
+
 /** How much of the chain the client has verified before. */
 export interface HeldChain {
   readonly count: bigint;
@@ -110,6 +119,8 @@ export interface HeldChain {
   readonly retentionDays: number;
   /** What the entries held state of keys. */
   readonly keys: readonly KeyChange[];
+  /** Of the entries held, those on which later statements rest: AUTHORITY, and KEY of representatives. */
+  readonly named: readonly NamedEntry[];
   /** Of chain `ledger`: what the entries held state of the ledger's own keys; of other chains null. */
   readonly ledgerKeys: LedgerKeys | null;
   /** Statements of the entries held that later ones must not repeat. */

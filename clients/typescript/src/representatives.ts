@@ -8,7 +8,7 @@
 import { encodeHex } from "./bytes.js";
 import type { Event, Statement } from "./codec.js";
 import { SignatureError } from "./errors.js";
-import type { VerifiedEntry } from "./history.js";
+import type { NamedEntry, VerifiedEntry } from "./history.js";
 import { namedBy, type ValidKeys } from "./key_validity.js";
 import { AUTHORITY, KEY, READ, SERVED } from "./kinds.js";
 import { type Act, type AuthorityStatement, decodeKeyStatement, readAct, readAuthority } from "./payloads.js";
@@ -38,28 +38,55 @@ const NOTHING: Authority = {
   participant: "", key: "", isAgent: false, acts: new Set(), startMs: 0n, endMs: 0n, ended: false,
 };
 
+/** Return what a reader keeps of entries, to verify later statements of the chain: authorities, and keys of
+ * representatives. */
+export function namedAmong(entries: readonly VerifiedEntry[]): NamedEntry[] {
+  return entries.flatMap(({ event: { kind, seq, ref, timeMs }, statement }) => {
+    const isNamed = kind === AUTHORITY || (kind === KEY && statement !== null && !isOfOwner(statement.payload));
+    return isNamed && statement !== null ? [{ kind, seq, ref, timeMs, payload: statement.payload }] : [];
+  });
+}
+
+/** Report whether a KEY names no authority, and is understood: then it is a key of the chain's owner. */
+function isOfOwner(payload: Uint8Array): boolean {
+  return readAct(KEY, payload)?.authoritySeq === 0n;
+}
+
 /** Verify who acted for the person, as far as the AUTHORITY entries are among *entries*, in the order of the chain.
  *
  * An entry that this version does not understand may say something else, so nothing follows from it. A key that is not
  * among *keys* is not determined.
  *
+ * @param held what is kept of earlier entries of the same chain (`namedAmong`).
  * @throws {SignatureError} a statement names an authority that is none, was ended, is not in force or does not cover
  * the act; another one than the representative made it; or a KEY puts a key in force that the authority does not pin,
  * or that its representative did not have.
  */
-export function verifyRepresentatives(entries: readonly VerifiedEntry[], keys: ValidKeys): void {
+export function verifyRepresentatives(
+  entries: readonly VerifiedEntry[], keys: ValidKeys, held: readonly NamedEntry[] = [],
+): void {
   // null: the entry is no authority. Of an entry that is not here, it is not known.
   const seen = new Map<string, Authority | null>();
   const keyed = new Set<string>();
   // Of each chain, the last seq, and the last one that may be a KEY which is not here, or not understood.
   const readTo = new Map<string, bigint>();
   const unread = new Map<string, bigint>();
+  const follow = (chain: string, { kind, seq }: Pick<Event, "kind" | "seq">, payload: Uint8Array | undefined): void => {
+    const isRead = payload !== undefined && readAct(kind, payload) !== null;
+    if (kind === KEY && !isRead) unread.set(chain, seq);
+    else if (seq !== (readTo.get(chain) ?? 0n) + 1n) unread.set(chain, seq - 1n);
+    readTo.set(chain, seq);
+  };
+  const own = entries.length ? `${encodeHex(entries[0]!.event.tag)} ` : "";
+  for (const one of held) {
+    follow(own, one, one.payload);
+    const stated = one.kind === AUTHORITY ? readAuthority(one.payload) : null;
+    if (stated !== null) addAuthority(seen, own, one, stated);
+    if (one.kind === KEY) keyed.add(`${own}${readAct(KEY, one.payload)?.authoritySeq}`);
+  }
   for (const { event, statement } of entries) {
     const chain = `${encodeHex(event.tag)} `;
-    const isRead = statement !== null && readAct(event.kind, statement.payload) !== null;
-    if (event.kind === KEY && !isRead) unread.set(chain, event.seq);
-    else if (event.seq !== (readTo.get(chain) ?? 0n) + 1n) unread.set(chain, event.seq - 1n);
-    readTo.set(chain, event.seq);
+    follow(chain, event, statement?.payload);
     if (statement === null) continue;
     if (event.kind === AUTHORITY) {
       const stated = readAuthority(statement.payload);
@@ -81,7 +108,8 @@ export function verifyRepresentatives(entries: readonly VerifiedEntry[], keys: V
 }
 
 function addAuthority(
-  seen: Map<string, Authority | null>, chain: string, event: Event, stated: AuthorityStatement,
+  seen: Map<string, Authority | null>, chain: string, event: Pick<Event, "seq" | "ref" | "timeMs">,
+  stated: AuthorityStatement,
 ): void {
   const end = (at: string): void => {
     const ended = seen.get(at);

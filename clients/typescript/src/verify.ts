@@ -21,7 +21,7 @@ import { leafHash, verifyInclusion } from "./merkle.js";
 import { type Cosignature, readTrust, type ReadTrust, type Trust, verifyWitnessed } from "./quorum.js";
 import { verifyOnce } from "./recent_statements.js";
 import { verifyReporters } from "./reporters.js";
-import { verifyRepresentatives } from "./representatives.js";
+import { namedAmong, verifyRepresentatives } from "./representatives.js";
 import type { FollowedKey } from "./rotation.js";
 
 /** What a history does not prove, however complete it is. */
@@ -160,6 +160,7 @@ export function verifyHistory(document: Uint8Array | HistoryProof, options: Hist
   const unread = proven.unread.filter(({ publicName, kind }) => publicName === asked.publicName || KINDS.has(kind));
   const retentionDays = asked.publicName === "ledger" ? proven.retentionDays : 0;
   const keys = [...(heldChain?.keys ?? []), ...proven.changes];
+  const named = [...(heldChain?.named ?? []), ...namedAmong(first.entries)];
   const ledgerKeys = asked.publicName === LEDGER_CHAIN ? (proven.ledger?.keys ?? null) : null;
   return {
     checkpoint, cosignatures, logKeys,
@@ -167,7 +168,7 @@ export function verifyHistory(document: Uint8Array | HistoryProof, options: Hist
     tag: asked.tag, publicName: asked.publicName, entries: first.entries,
     keptFromMs: asked.publicName ? 0n : proven.keptFromMs,
     held: { treeSize: checkpoint.size, root: checkpoint.root },
-    heldChain: { ...last, retentionDays, keys, ledgerKeys, recent: proven.recent, missing },
+    heldChain: { ...last, retentionDays, keys, named, ledgerKeys, recent: proven.recent, missing },
   };
 }
 
