@@ -2,27 +2,35 @@
 
 The rows of persons are put straight into a table: each person has one consent under version 1 of a notice. Questions
 are evaluated with the rules before and after the campaign in turn, so that a change of the machine's speed meets both.
+In the same way they are evaluated with and without a list beside them, on a thread of the pool that lists have in a
+daemon, which rests as if checks were in flight.
 """
 
 import shutil
+import sys
 import time
 from pathlib import Path
 from random import Random
 from statistics import median
+from threading import Event, Thread
 from typing import Any
 
 from google.protobuf.message import Message
 
 from benchmarks.in_process import REPEATS, micros
 from benchmarks.report import Row
+from consentd.config import GrpcConfig
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
+from consentd.metrics import Metrics
 from consentd.policy.codebook import Codebook, PackedQuestion, Parties, pack_question
 from consentd.policy.compile import CompiledRules, compile_consent
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
 from consentd.policy.evaluate import evaluate
 from consentd.policy.model import Actor, Consent, Effect, Kind, Outcome, Provision, Question, Rules, StoredConsent
 from consentd.policy.subject import with_consent
+from consentd.server.pauses import shorten_pauses
+from consentd.server.pools import PoolName, make_pools
 from consentd.service.campaigns import SelectedConsents
 from consentd.statements.values import rules_message, vocabulary_message
 from consentd.table.checked_rows import seal_row
@@ -36,6 +44,7 @@ NOW_MS = 1_764_000_000_000
 BY_MS = NOW_MS + 86_400_000
 LOAD_BATCH = 50_000
 ROOT_HASH = bytes(32)
+TURNS, TURN_S = 5, 1.0  # of evaluation beside a list
 
 
 def measure_campaigns(directory: Path, *, subjects: int, loops: int) -> list[Row]:
@@ -54,11 +63,13 @@ def measure_campaigns(directory: Path, *, subjects: int, loops: int) -> list[Row
         after = snapshot.registry().rules
     rates = [_list_all(table, subjects) for _ in range(3)]
     plain, asking = _evaluated_alternately(value, packed, (before, after), loops)
+    alone, beside, listed = _evaluated_beside_a_list(table, value, packed, after)
     table.close()
     shutil.rmtree(directory)
     persons = f"{subjects:,} persons"
     common: dict[str, Any] = {"case": "campaigns", "boundary": "in process"}
     slower = min(plain) / min(asking)  # others use the processor too, and only ever make a turn longer
+    shares = [with_list / without for without, with_list in zip(alone, beside, strict=True)]
     return [
         Row(**common, name=f"publish a campaign, {persons}", value=publishing * 1e3, unit="ms", at_most=50,
             note="one transaction of the table; no row of a person changes", samples=[publishing], sample_unit="s"),
@@ -68,6 +79,11 @@ def measure_campaigns(directory: Path, *, subjects: int, loops: int) -> list[Row
         micros("campaigns", "… while a campaign lasts", asking, None, "in turn with the one before"),
         Row(**common, name="rate of evaluation while a campaign lasts", value=slower, unit="of before", at_least=0.9,
             note="shortest turns of the two rows above"),
+        Row(**common, name="rate of evaluation while a list is read", value=median(shares), unit="of alone",
+            at_least=0.9, note=f"on another thread, {TURNS} turns of {TURN_S} s each", samples=shares,
+            sample_unit="of alone"),
+        Row(**common, name="… and of the list meanwhile", value=median(listed), unit="persons/s", at_least=5_000,
+            note="a page after the other, without gRPC", samples=listed, sample_unit="persons/s"),
     ]  # fmt: skip
 
 
@@ -129,6 +145,67 @@ def _list_all(table: Table, subjects: int) -> float:
             found += len(cs.ListReconsentsResponse(reconsents=page).reconsents)
     assert found == subjects, "nobody has answered"
     return subjects / (time.perf_counter() - started)
+
+
+def _evaluated_beside_a_list(
+    table: Table, value: bytes, packed: PackedQuestion, rules: CompiledRules
+) -> tuple[list[float], list[float], list[float]]:
+    """Evaluate alone, and while a thread lists, in turn.
+
+    Returns:
+        Evaluations a second alone; the same beside a list; persons a second that the list read. A sample for each turn.
+    """
+    usual_s = sys.getswitchinterval()
+    shorten_pauses()  # as a daemon does
+    pools = make_pools(GrpcConfig(), Metrics(), lambda: None)
+    assert pools[PoolName.CHECK].try_enter("clinic"), "a check is in flight"
+    scan, read, ended = pools[PoolName.SCAN], [0], Event()
+
+    def list_persons() -> None:
+        place, worked_from_s = START, time.perf_counter()
+
+        def rest() -> None:
+            nonlocal worked_from_s
+            worked_s = time.perf_counter() - worked_from_s
+            if worked_s >= scan.limits.work_s:
+                scan.rest(worked_s)
+                worked_from_s = time.perf_counter()
+
+        while not ended.is_set():
+            with table.read() as snapshot:
+                notice = snapshot.notice("n")
+                assert notice is not None, "it is published"
+                selected = SelectedConsents(snapshot, notice, "clinic", NOW_MS, sees_reasons=False)
+                page, following = read_page(snapshot, selected.of, after=place, most=1_000, rest=rest)
+            read[0] += len(page)
+            place = following or START
+
+    alone, beside, listed = list[float](), list[float](), list[float]()
+    for _ in range(TURNS):
+        alone.append(_evaluate_for(value, packed, rules))
+        ended.clear()
+        thread = Thread(target=list_persons)
+        thread.start()
+        before = read[0]
+        beside.append(_evaluate_for(value, packed, rules))
+        listed.append((read[0] - before) / TURN_S)
+        ended.set()
+        thread.join()
+    pools[PoolName.CHECK].leave("clinic")
+    for pool in pools.values():
+        pool.close()
+    sys.setswitchinterval(usual_s)
+    return alone, beside, listed
+
+
+def _evaluate_for(value: bytes, packed: PackedQuestion, rules: CompiledRules) -> float:
+    """Evaluate for ``TURN_S`` seconds; return how many times a second."""
+    count, started = 0, time.perf_counter()
+    while (took_s := time.perf_counter() - started) < TURN_S:
+        for _ in range(20):
+            evaluate(value, packed, rules, NOW_MS)
+        count += 20
+    return count / took_s
 
 
 def _packed(codebook: Codebook) -> PackedQuestion:
