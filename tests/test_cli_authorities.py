@@ -119,6 +119,7 @@ def test_a_mother_signs_with_a_key_of_her_own_and_replaces_it(world: World, tmp_
     assert app("revoke", child, consent_id, *signed).status == 0
     shown = world.lines(child)
     assert shown[3].endswith(f", authority #{seq}  [signed by the person's legal guardian]")
+    assert shown[2].endswith(f", authority #{seq}  [signed by the daemon (attested by app)]")
     assert [line.partition(":")[0] for line in shown] == [
         "enrolled", "authority", "key", "granted", "key", "key", "revoked"
     ]  # fmt: skip

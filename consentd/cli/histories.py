@@ -225,8 +225,8 @@ def _entry_fields(entry: "Entry") -> dict[str, object]:
         "author": entry.author, "attested_by": entry.attested_by, "acted_as": None, "new": entry.is_new,
         "statement": None,
     }  # fmt: skip
-    if entry.authority is not None:
-        capacity = labels.enum_name(st.AuthorityCapacity, entry.authority.capacity, "AUTHORITY_CAPACITY_")
+    if entry.acted_under is not None:
+        capacity = labels.enum_name(st.AuthorityCapacity, entry.acted_under.capacity, "AUTHORITY_CAPACITY_")
         fields["acted_as"] = capacity
     if entry.kind == EntryKind.OUTCOME:
         fields["beyond_permit"] = entry.beyond_permit

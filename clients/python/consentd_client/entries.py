@@ -32,7 +32,7 @@ class Entry:
         is_pruned: the statement was deleted because the ledger's published retention period has passed.
         beyond_permit: the categories of an OUTCOME that its access did not permit. They were sent or received all the
             same, says who reports it. None: its access is not among the entries before it, so they were not compared.
-        authority: the AUTHORITY under which a representative made the statement (``authority_seq``); None: it names
+        authority: the AUTHORITY that the statement names (``authority_seq``); None: it names
             none, or one that is not among the entries before it.
     """
 
@@ -72,6 +72,16 @@ class Entry:
         attestation = getattr(message, "attestation", None)
         return attestation.attested_by if isinstance(attestation, st.Attestation) else ""
 
+    @property
+    def acted_under(self) -> st.AuthorityStatement | None:
+        """The AUTHORITY under which a representative made the statement; None: another one made it, or none is known.
+
+        Another one shows a notice to a representative, and may attest the key of one.
+        """
+        stated = self.authority
+        is_another = stated is not None and self.attested_by not in ("", stated.participant_id)
+        return None if is_another else stated
+
     def line(self, lang: str = "en") -> str:
         """Return the entry as one line of text, in English (``en``) or Korean (``ko``).
 
@@ -80,8 +90,8 @@ class Entry:
         missing = labels.label("PRUNED" if self.is_pruned else "ERASED", lang)
         content = show.describe(self.message, lang) if self.statement is not None else missing
         first, *nested = content.split("\n")
-        attested = show.attested(self.attested_by, lang, self.authority)
-        signed_by = " ".join(filter(None, (show.author(self.author, lang, self.authority), attested)))
+        attested = show.attested(self.attested_by, lang, self.acted_under)
+        signed_by = " ".join(filter(None, (show.author(self.author, lang, self.acted_under), attested)))
         beyond = show.beyond_permit(self.beyond_permit or (), lang)
         text = f"{labels.label(self.kind_name, lang)}: {first}"
         text += f" ({labels.escape_control(beyond)})" if beyond else ""
