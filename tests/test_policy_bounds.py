@@ -227,7 +227,8 @@ def test_a_permit_and_a_deny_compare_a_list_that_they_share_each_for_itself(
 ) -> None:
     monkeypatch.setattr(match_row, "FEW", few)
     inner = Provision(categories=("CLIN.B",))
-    value = value_of((compiled(replace(DENY, actors=("b", "c"), categories=("CLIN.A",), children=(inner,))), 1))
+    root = replace(DENY, actors=("b", "c"), holders=("c", "r"), categories=("CLIN.A",), children=(inner,))
+    value = value_of((compiled(root), 1))
     a, b, r = (NUMBERS[name] for name in ("a", "b", "r"))
     # b is the application, so a deny names it and a permit does not.
     who = Parties(permit_actors=frozenset({0, a}), deny_actors=frozenset({0, a, b}), holders=frozenset({0, r}))
@@ -240,43 +241,59 @@ def test_a_permit_and_a_deny_compare_a_list_that_they_share_each_for_itself(
 # -- consents that cannot change an answer --------------------------------------------------------------------------
 
 
-def drawn_value(random: Random, *, nested: float) -> bytes | None:
-    """Return the value of a person with hundreds of consents, few of which differ in more than window and lists.
+INNER = Provision(categories=("CLIN.B",))
+TREES: tuple[tuple[Provision, ...], ...] = (
+    (),
+    (INNER,),
+    (INNER, replace(INNER, effect=Effect.PERMIT)),
+    (replace(INNER, children=(replace(INNER, effect=Effect.PERMIT),)),),  # the same rows, one below the other
+    (replace(INNER, actors=("a",), effect=Effect.DENY),),
+)
+"""What is nested in consents."""
 
-    *nested*: the share of consents with a nested provision, which may have other limits than the root.
+
+def drawn_value(random: Random, *, nested: bool) -> bytes | None:
+    """Return the value of a person with hundreds of consents of few kinds, which differ in windows and lists.
+
+    *nested*: whether some consents have nested provisions, whose limits and windows may differ from those of the root.
     """
+    effect = random.choice([PERMIT, PERMIT, DENY])
+    categories = random.choice([("CLIN",), ("CLIN.A",), ("CLIN.B",)])
+    labels: tuple[str, ...] = random.choice([(), (), ("HIV",)])
+    trees = random.choice([TREES[1:2], TREES[2:4], TREES]) if nested else [()]
+    law = random.choice([0.0, 0.5])
     made = []
-    for number in range(1, 1 + random.choice([150, 300, 450])):
-        start, end = random.choice([(0, OPEN_END_MS), (-5, 5_000), (2_000, 9_000), (0, NOW_MS - 1)])
-        root = Provision(
-            effect=Effect.PERMIT if random.random() < 0.8 else Effect.DENY,
-            actors=tuple(random.sample(("a", "b", "c"), random.choice([1, 1, 2]))),
-            purposes=("TREAT",),
-            categories=random.choice([("CLIN",), ("CLIN",), ("CLIN.A",)]),
-            labels=random.choice([(), (), (), ("HIV",)]),
-            data_period=Period(0, 500) if random.random() < 0.1 else Period(),
+    for number in range(1, 1 + random.choice([200, 400, 600])):
+        windows = (0, OPEN_END_MS), (0, 9_000 - number), (0, 9_000 + number), (4_000 - number, 9_000), (0, NOW_MS)
+        ((start, end),) = random.choices(windows, [3, 6, 3, 1, 1])
+        (inner_ms,) = random.choices([end, 8_000 - number, NOW_MS], [14, 6, 1])
+        root = replace(
+            effect,
+            actors=random.choice([("a",), ("a",), ("a", "b"), ("a", "b"), ("b", "c")]),
+            categories=categories,
+            labels=labels,
+            resources=("Observation/1",) if random.random() < 0.05 else (),
+            data_period=Period(0, 500) if random.random() < 0.05 else Period(),
             start_ms=start,
-            end_ms=end if end == OPEN_END_MS else end + random.choice([0, 0, number, -number]),
+            end_ms=end,
+            children=tuple(replace(one, end_ms=min(end, inner_ms)) for one in random.choice(trees)),
         )
-        child = Provision(categories=("CLIN.B",))
-        if random.random() < 0.2:
-            child = replace(child, actors=(random.choice("ab"),), end_ms=NOW_MS + number)
-        children = (child,) if random.random() < nested else ()
-        made.append(Lineage(number, number, 1, random.random() < 0.05, compiled(replace(root, children=children))))
+        kind = Kind.STATUTORY if random.random() < law else Kind.CONSENT
+        made.append(Lineage(number, number, 1, random.random() < 0.03, compiled(root, kind=kind)))
     return encode_subject(made)
 
 
-@pytest.mark.parametrize("nested", [0.05, 0.9])
+@pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("seed", range(12))
 def test_a_consent_that_cannot_change_the_answer_is_not_kept(
-    seed: int, nested: float, monkeypatch: pytest.MonkeyPatch
+    seed: int, nested: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     random = Random(seed)
     value = drawn_value(random, nested=nested)
     residual_too = replace(ASKED, supported_obligations=frozenset({Obligation.ENFORCE_RESIDUAL}))
     kept = counted_trees(monkeypatch)
-    for asked in (ASKED, residual_too, replace(ASKED, labels=(), data_period=Period(0, 100))):
-        for combining in Combining:
+    for asked in (ASKED, residual_too, replace(ASKED, labels=(), resources=("Observation/2",))):
+        for combining in random.sample(list(Combining), 3):
             found, by_default = answer(value, asked, combining=combining), kept[-1]
             with monkeypatch.context() as patch:
                 patch.setattr(prepare, "ENOUGH", OPEN_END_MS)
@@ -302,10 +319,11 @@ def test_of_hundreds_of_equal_consents_few_are_kept(
     children: tuple[Provision, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = counted_trees(monkeypatch)
-    made = [compiled(replace(PERMIT, actors=("a", "b"), end_ms=9_000 - at, children=children)) for at in range(1_000)]
+    ends = [*range(9_000, 8_100, -1), *[9_500] * 100]
+    made = [compiled(replace(PERMIT, actors=("a", "b"), end_ms=end_ms, children=children)) for end_ms in ends]
     found = answer(value_of(*((one, 1) for one in made)))
     # Those that become reasons, and the one that ends first.
-    assert (kept, found.valid_until_ms) == ([prepare.ENOUGH + 2], 8_001)
+    assert (kept, found.valid_until_ms) == ([prepare.ENOUGH + 2], 8_101)
     assert found.outcome is (Outcome.PARTIAL if children else Outcome.PERMIT)
 
 
@@ -319,6 +337,24 @@ def test_at_most_so_many_reasons_are_built(combining: Combining) -> None:
     found = answer(value, asked, combining=combining)
     assert 90 < len(found.reasons) <= MAX_REASONS
     assert found.ref  # also where the consent that permits comes after the reasons that are kept
+
+
+def test_of_the_consents_that_begin_later_the_first_counts() -> None:
+    made = [compiled(replace(PERMIT, start_ms=start, end_ms=9_000)) for start in (5_000, 3_000, 4_000)]
+    named = [compiled(replace(PERMIT, start_ms=start, actors=("a", "b"))) for start in (5_000, 3_000, 4_000)]
+    for some in (made, named):
+        assert answer(value_of(*((one, 1) for one in some))).valid_until_ms == 3_000
+        many = answer(value_of(*((one, prepare.ENOUGH) for one in some), (compiled(PERMIT), 1)))
+        assert (many.outcome, many.valid_until_ms) == (Outcome.PERMIT, 3_000)
+
+
+def test_a_nested_permit_that_is_denied_beside_it_is_no_reason() -> None:
+    inner = replace(PERMIT, categories=("CLIN.A",))
+    denying = replace(DENY, categories=("CLIN.B",), children=(inner, replace(inner, effect=Effect.DENY)))
+    value = value_of((compiled(denying), 1), (compiled(inner), 1))
+    found = answer(value, combining=Combining.PERMIT_OVERRIDES)
+    assert found.permitted == ("CLIN.A",)
+    assert [(reason.consent, reason.effect) for reason in found.reasons] == [(1, Effect.DENY), (2, Effect.PERMIT)]
 
 
 def test_the_ref_is_that_of_the_first_consent_that_decided_so() -> None:

@@ -54,7 +54,6 @@ MUTANTS = (
            "UNKNOWN,\n            actors=parties.permit_actors"),
     Mutant("match_row", "actor_groups=parties.deny_groups,\n            holder_groups=parties.holder_groups,\n", ""),
     Mutant("match_row", "if more and shape.kind != UNKNOWNS:", "if more:"),
-    Mutant("match_row", "record if flags & SIDE else NO_RECORD\n        if lists", "record\n        if lists"),
     Mutant("match_row", "actor_groups=groups if flags & GROUP else", "actor_groups="),
     Mutant("match_row", "holder_groups=parties.holder_groups if flags & GROUP else", "holder_groups="),
     Mutant("match_row", " and not (groups and group_counts(named, groups, permit, since))", ""),
