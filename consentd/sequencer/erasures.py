@@ -42,8 +42,8 @@ RETRY_S = 5.0
 """How long after a failure the steps are repeated."""
 LOOK_S = 3600.0
 """How often to look for unknown chains whose retention has ended."""
-_GATHER_S = 0.05
-_GATHERINGS, _GATHERINGS_OF_BATCH = 10, 40
+_GATHER_S = 0.02
+_GATHERINGS, _GATHERINGS_OF_BATCH = 10, 100
 """How long to wait for a further order before the work begins, and how often; and while orders are being recorded. One
 costs almost as much as many."""
 _FILES_S = 10.0
@@ -134,9 +134,8 @@ class Erasures:
             elif self._ledger.store.get(layout.erasure_key(index)) is None:
                 future.set_result(None)
             else:
+                # The thread knows of the order: by ``note_ordered``, from before a failure, or from the start.
                 self._waits.setdefault(tag, []).append(future)
-                self._is_woken = True
-                self._changed.notify_all()
         return future
 
     def _pending_time_s(self) -> float:

@@ -35,9 +35,15 @@ from consentd.store.wal import check_logs
 log = logging.getLogger(__name__)
 
 DEFAULT_BLOCK_CACHE_MB = 256
-FILE_MB = 16
-"""Size of a sorted file. To remove a row, RocksDB rewrites the file that has it and, one level below, about ten. So an
-erasure takes less time with small files, and a large store takes fewer entries in the MANIFEST with large ones."""
+FILE_MB = 4
+"""Size of a sorted file. To remove a row, RocksDB rewrites on each level the file that has it, and those of the level
+below that have keys in between the first and the last one of that file. So an erasure takes less time with small files,
+and a large store takes fewer entries in the MANIFEST with large ones."""
+_OVERLAP = 2
+"""A file ends before it overlaps more than so many files of the level below. By default it could overlap 25."""
+FIRST_LEVEL_MB = 16
+"""Most that the first sorted level has. What was just written has keys of the whole range. So to move it down rewrites
+all of this level."""
 WRITE_BUFFER_MB = 64
 """Size at which a memory table is written to a file. Limits memory (three tables), and the log read at a start."""
 
@@ -239,8 +245,9 @@ class RocksStore(Store):
 
     def compact_ranges(self, ranges: Sequence[tuple[bytes, bytes | None]]) -> None:
         force = rocksdict.CompactOptions()
-        # By default RocksDB skips the files of the lowest level, which have the oldest rows.
-        force.set_bottommost_level_compaction(rocksdict.BottommostLevelCompaction.force())
+        # By default RocksDB skips the files of the lowest level, which have the oldest rows. Those that it has just
+        # written here have nothing to remove.
+        force.set_bottommost_level_compaction(rocksdict.BottommostLevelCompaction.force_optimized())
         self._old_files.update([path.name for pattern in _FILES for path in self._path.glob(pattern)])
         try:
             # First write the memory table to a file. Then RocksDB deletes the log, which also has the deleted rows.
@@ -335,6 +342,8 @@ def _open_arguments(block_cache_mb: int, file_mb: int = FILE_MB) -> dict[str, An
     options.set_compression_type(rocksdict.DBCompressionType.lz4())
     options.set_bottommost_compression_type(rocksdict.DBCompressionType.zstd())
     options.set_target_file_size_base(file_mb << 20)
+    options.set_max_compaction_bytes(_OVERLAP * file_mb << 20)
+    options.set_max_bytes_for_level_base(FIRST_LEVEL_MB << 20)
     options.set_write_buffer_size(WRITE_BUFFER_MB << 20)
     options.set_max_write_buffer_number(3)
     options.set_max_total_wal_size(2 * WRITE_BUFFER_MB << 20)
