@@ -193,12 +193,12 @@ def test_bars_are_as_long_as_the_logarithms_of_their_values() -> None:
 
 def test_names_of_peers_are_checked_and_each_has_its_installation() -> None:
     assert parse(["--peers"]).peers == []
-    assert parse(["--peers", "cerbos", "gate"]).peers == ["cerbos", "gate"]
+    assert parse(["--peers", "opa", "gate"]).peers == ["opa", "gate"]
     with pytest.raises(SystemExit):
         parse(["--peers", "nobody"])
     assert isinstance(parse([]), argparse.Namespace)
     assert parse([]).peers is None
-    assert {"cerbos", "cedarpy", "pycasbin", "regopy"} <= set(NAMES) & set(install.NAMES)
+    assert {"opa", "cerbos", "cedarpy", "pycasbin", "regopy"} <= set(NAMES) & set(install.NAMES)
     for name in install.NAMES:
         arguments, _ = install.command(name)
         assert arguments[0], name

@@ -1,6 +1,7 @@
 """Install the peers under ``build/peers``: ``python -m benchmarks.peers.install [NAME …]``.
 
-Packages of PyPI go into this environment; Cerbos comes through npm, and Cargo builds what is ours.
+OPA comes through the Go module proxy and is built here, which takes some minutes; Cerbos comes through npm. Packages of
+PyPI go into this environment, and Cargo builds what is ours.
 """
 
 import argparse
@@ -11,15 +12,23 @@ import sys
 from benchmarks.peers.peer import PEERS
 from benchmarks.report import ROOT
 
+GO = {
+    "opa": "github.com/open-policy-agent/opa@v1.22.2",
+}
 PYPI = {"cedarpy": "cedarpy==4.12.2", "pycasbin": "casbin==1.43.0", "regopy": "regopy==1.5.2"}
 CERBOS = "@cerbos/cerbos-linux-x64@0.55.0"
 WIRE = "wire"
 """The load generator and the trivial server, which are ours."""
-NAMES = (WIRE, "cerbos", *PYPI)
+NAMES = (WIRE, *GO, "cerbos", *PYPI)
 
 
 def command(name: str) -> tuple[list[str], dict[str, str]]:
     """Return what installs a peer, and the environment that it needs."""
+    if name in GO:
+        # The Go that is installed builds them: another toolchain would be downloaded.
+        flags = {"GOFLAGS": "-mod=mod -trimpath", "CGO_ENABLED": "0", "GOTOOLCHAIN": "local"}
+        flags["GOBIN"] = str(PEERS / "bin")
+        return ["go", "install", "-ldflags", "-s -w", GO[name]], flags
     if name in PYPI:
         return [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", PYPI[name]], {}
     if name == "cerbos":

@@ -12,12 +12,13 @@ from benchmarks.pace import measure_pace
 from benchmarks.peers import embedded, measure, results
 from benchmarks.peers.cerbos import Cerbos
 from benchmarks.peers.generator import missing_generator
+from benchmarks.peers.opa import Opa
 from benchmarks.peers.ours import Daemon, Gate, Limit
 from benchmarks.peers.peer import Embedded, Peer
 from benchmarks.peers.people import People
 from benchmarks.report import ROOT, machine
 
-SERVERS: tuple[Peer, ...] = (Limit(), Gate(1), Gate(2), Daemon(), Cerbos())
+SERVERS: tuple[Peer, ...] = (Limit(), Gate(1), Gate(2), Daemon(), Opa(), Cerbos())
 EMBEDDED: tuple[Embedded, ...] = (embedded.Evaluator(), embedded.Cedar(), embedded.Casbin(), embedded.Rego())
 NAMES = (*(peer.name for peer in SERVERS), *(peer.name for peer in EMBEDDED))
 RESULTS = ROOT / "benchmarks" / "results"
