@@ -1,0 +1,1 @@
+"""Load for hours in the place of seconds: ``python -m tests.soak --help``."""
