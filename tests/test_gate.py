@@ -383,8 +383,12 @@ def test_a_program_that_cannot_be_started_is_an_error_of_the_log(running: Runnin
     with pytest.raises(StorageError):
         make_gate(running, missing).start()
     config = dataclasses.replace(running.config, gate=GateConfig(program=missing))
+    services = running.daemon.service_state.services
+    assert services is not None
+    before = services.sequencer.quotas.has_gate
     with started_gate(config, running.daemon.service_state, socket=running.daemon.gate_socket) as gate:
         assert gate is not None
+        assert services.sequencer.quotas.has_gate is before  # callers of the daemon still have the whole quota
     with started_gate(running.config, running.daemon.service_state, socket=None) as gate:
         assert gate is None
 

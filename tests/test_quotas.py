@@ -203,7 +203,8 @@ def test_entries_about_one_person_end_and_a_permission_can_still_be_taken_away(l
 
 def test_a_gate_has_half_of_the_persons() -> None:
     for most, left in ((3, 2), (1, 1), (2_000, 1_000)):
-        counter = QuotaCounter(Metrics(), has_gate=True)
+        counter = QuotaCounter(Metrics())
+        counter.has_gate = True
         for number in range(left):
             counter.count_person("a", number.to_bytes(32), Quotas(persons_per_hour=most), now_ms=START_MS)
         exceeded(

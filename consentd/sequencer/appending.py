@@ -20,7 +20,6 @@ class SequencerLimits:
     max_waiting: int  # most items in the pool
     max_batch: int
     idempotency_ms: int  # how long the ledger remembers a request, to recognise repeats
-    has_gate: bool = False  # the gate answers checks too
 
 
 def append_write(write: Write[A], context: WriteContext, state: State, metrics: Metrics) -> Written[A]:

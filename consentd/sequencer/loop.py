@@ -94,7 +94,7 @@ class Sequencer:
         self._metrics = metrics
         self._on_fault, self._on_new_key = on_fault, on_new_key
         self._pool = Pool(limits.max_waiting, metrics.pool_entries)
-        self.quotas = QuotaCounter(metrics, has_gate=limits.has_gate)
+        self.quotas = QuotaCounter(metrics)
         self._repeats = Repeats(ledger, table, author, clock=clock, metrics=metrics)
         self.checkpoints = Checkpoints(ledger, author.origin, signing, clock=clock, metrics=metrics)
         self.leaf_clock = LeafClock(clock, ledger.state.time_ms, confirmed=confirm_clock)

@@ -78,11 +78,15 @@ class _CheckedPersons:
 
 
 class QuotaCounter:
-    """Counts for all callers. ``count_entry`` is for the sequencer's thread; any thread may call the other methods."""
+    """Counts for all callers. ``count_entry`` is for the sequencer's thread; any thread may call the other methods.
 
-    def __init__(self, metrics: Metrics, *, has_gate: bool = False) -> None:
-        """*has_gate*: the gate counts half of the persons of an hour, so that here only the other half is left."""
-        self._metrics, self._has_gate = metrics, has_gate
+    Attributes:
+        has_gate: whether a gate answers checks too. It counts half of the persons of an hour, so that here only the other
+            half is left.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics, self.has_gate = metrics, False
         self._entries, self._refusals = Sketch(), Sketch()
         # This lock guards the attribute below. count_person and forget_person take it to change something.
         self._lock = threading.Lock()
@@ -128,7 +132,7 @@ class QuotaCounter:
                 checked = self._checked[caller] = _CheckedPersons(now_ms)
             if identifier_hash in checked.persons:
                 return
-            of_gate = quotas.persons_per_hour // 2 if self._has_gate else 0
+            of_gate = quotas.persons_per_hour // 2 if self.has_gate else 0
             if len(checked.persons) < quotas.persons_per_hour - of_gate:
                 checked.persons.add(identifier_hash)
                 return

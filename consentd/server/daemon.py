@@ -325,7 +325,7 @@ class Daemon:
         limits = SequencerLimits(
             checkpoint_interval_ms=config.ledger.checkpoint_interval_ms,
             max_waiting=config.pool.max_waiting, max_batch=config.pool.max_batch,
-            idempotency_ms=config.ledger.idempotency_days * DAY_MS, has_gate=config.gate.program is not None,
+            idempotency_ms=config.ledger.idempotency_days * DAY_MS,
         )  # fmt: skip
         make = Sequencer if self._restored is None else RestoredSequencer
         sequencer = make(

@@ -151,6 +151,7 @@ def started_gate(config: Config, state: ServiceState, *, socket: Path | None) ->
     gate = GateProcess(config.gate.program, config, services.vault, socket=socket)
     try:
         gate.start()
+        services.sequencer.quotas.has_gate = True
     except StorageError as error:
         log.error("%s", error)
     try:

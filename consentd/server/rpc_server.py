@@ -83,6 +83,12 @@ _OF_PREFIX = {"Get": PoolName.READ, "List": PoolName.READ, "Batch": PoolName.WRI
 _WITHOUT_CALLER = (PoolName.HEALTH, PoolName.TOOLS)  # in these pools nobody asks for a credential
 
 
+def pool_of(name: str) -> PoolName:
+    """Return the pool of an RPC of this project. *name*: of its method."""
+    found = (pool for prefix, pool in _OF_PREFIX.items() if name.startswith(prefix))
+    return _POOLS.get(name) or next(found, PoolName.WRITE)
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """An RPC: its name, its pool, and how a message is handled.
@@ -213,9 +219,8 @@ class RpcServer:
         unlisted = handlers.keys() - TABLE.keys()
         assert not unlisted, f"no line of the table says who may call: {sorted(unlisted)}"
         for name, handler in handlers.items():
-            found = (pool for prefix, pool in _OF_PREFIX.items() if name.startswith(prefix))
-            pool = _POOLS.get(name) or next(found, PoolName.WRITE)
-            self._add(service, Route(name, pool, is_open=not needs_credential(name), handle=make_handle(handler)))
+            route = Route(name, pool_of(name), is_open=not needs_credential(name), handle=make_handle(handler))
+            self._add(service, route)
             self._metrics.rpcs.begin(name, "INTERNAL")
 
     def _add(self, service: str, route: Route) -> None:

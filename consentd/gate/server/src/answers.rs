@@ -89,7 +89,15 @@ impl Answers {
     }
 
     /// Answer a request of the holder of *credential*; None: the daemon must.
-    pub fn answer(&self, method: Method, request: &[u8], credential: Credential<'_>) -> Option<Vec<u8>> {
+    ///
+    /// *goes_on*: asked before each question; after a false one nothing is answered.
+    pub fn answer(
+        &self,
+        method: Method,
+        request: &[u8],
+        credential: Credential<'_>,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Option<Vec<u8>> {
         if request.len() > self.limits.max_message_bytes {
             return None;
         }
@@ -106,7 +114,15 @@ impl Answers {
             if !may_ask(caller, registry) {
                 return Ok(None);
             }
-            self.answer_all(method, &asked, snapshot, registry, caller, now_ms)
+            let answerer = Answerer {
+                source: snapshot,
+                revision: snapshot.revision,
+                registry,
+                index_key: &self.index_key,
+                caller: Some(caller),
+                now_ms,
+            };
+            self.answer_all(method, &asked, &answerer, caller, goes_on)
         });
         answered.ok().flatten()
     }
@@ -132,19 +148,17 @@ impl Answers {
         &self,
         method: Method,
         asked: &Asked<'_>,
-        snapshot: &Snapshot<'_>,
-        registry: &Registry,
+        answerer: &Answerer<'_, Snapshot<'_>>,
         caller: &str,
-        now_ms: u64,
+        goes_on: &dyn Fn() -> bool,
     ) -> Result<Option<Vec<u8>>, Fault> {
-        let (revision, index_key) = (snapshot.revision, &self.index_key);
-        let answerer = Answerer { source: snapshot, revision, registry, index_key, caller: Some(caller), now_ms };
+        let (most, now_ms) = (answerer.registry.persons_per_hour, answerer.now_ms);
         let mut out = Vec::new();
         let mut provisions = 0;
         let mut one = |question: &Packed<'_>, subject: Option<Subject<'_>>| -> Result<Option<()>, Fault> {
             let Ok(identifier_hash) = answerer.identifier_hash(subject) else { return Ok(None) };
-            let is_counted = self.quota.count(caller, &identifier_hash, registry.persons_per_hour, now_ms);
-            if !is_counted || provisions >= MOST_PROVISIONS {
+            let is_counted = self.quota.count(caller, &identifier_hash, most, now_ms);
+            if !is_counted || provisions >= MOST_PROVISIONS || !goes_on() {
                 return Ok(None);
             }
             let mut decision = Vec::with_capacity(256);

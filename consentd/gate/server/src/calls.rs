@@ -1,5 +1,6 @@
 //! One call: answered here, or passed on.
 
+use std::cell::Cell;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,13 +27,18 @@ use crate::peer::Peer;
 /// How long a peer may take to send its request.
 const RECEIVE_LIMIT: Duration = Duration::from_secs(10);
 /// Most bytes of a request. The daemon has a limit of its own, which is not higher.
-const MOST_BYTES: usize = (1 << 20) + 1024;
+pub const MOST_BYTES: usize = PREFIX + (1 << 20);
 /// Most bytes of a short request: of a question, and of all that a caller without a credential may ask for.
 const SHORT: usize = PREFIX + (4 << 10);
 /// Most bytes of the short requests of one connection that are held.
 const MOST_SHORT_BYTES: usize = 256 << 10;
+/// The beginning of the names of methods whose requests may be longer than MOST_BYTES_OF_OTHERS (the daemon's pools).
+const LONG: &str = "/Batch";
+const MOST_BYTES_OF_OTHERS: usize = PREFIX + (64 << 10);
 /// How long the answer to a call over a limit is kept back, so that a peer that calls again at once does it slowly.
 const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
+/// How long a long batch is worked on at a time.
+const SLICE: Duration = Duration::from_micros(200);
 const BEARER: &[u8] = b"Bearer ";
 const SIGNATURE: &str = "consentd-call-signature-bin";
 /// The calls for which other calls leave room (the daemon's pool `revoke`).
@@ -98,7 +104,9 @@ impl Gate {
     ) -> Result<(Response<GateBody>, Option<Taken>), &'static str> {
         // A request is passed on only once it is complete, so that slow peers are held here.
         let mut held = Held::new(activity);
-        let received = timeout(RECEIVE_LIMIT, self.receive(body, &mut held, || self.principal(&parts.headers, peer)));
+        let most = most_bytes(parts.uri.path());
+        let principal = || self.principal(&parts.headers, peer);
+        let received = timeout(RECEIVE_LIMIT, self.receive(body, most, &mut held, principal));
         let content = match received.await {
             Err(_) => return Ok((self.refuse("4", "request did not come in time"), None)),
             Ok(Received::Refused(what)) => return Ok((self.refuse("8", what), None)),
@@ -119,13 +127,14 @@ impl Gate {
         let began = Instant::now();
         if let Some(method) = method {
             let found = if content.len() <= SHORT {
-                self.answer(method, &parts.headers, peer, &content)
+                self.answer(method, &parts.headers, peer, &content, &|| true)
             } else {
                 let taken = self.limits.enter(self.principal(&parts.headers, peer), Kind::Batch);
                 let _taken = taken.ok_or("too many batches of the caller are in flight")?;
                 self.answer_long(method, &parts.headers, peer, &content).await
             };
             if let Some(found) = found {
+                activity.know_caller();
                 self.metrics.count(Outcome::Answered);
                 self.metrics.note_answer(began.elapsed());
                 return Ok((answer(&found), None));
@@ -134,10 +143,17 @@ impl Gate {
         let is_revocation = REVOCATIONS.iter().any(|name| parts.uri.path().ends_with(name));
         let kind = if is_revocation { Kind::Revocation } else { Kind::Call };
         let principal = self.principal(&parts.headers, peer);
-        let caller = principal.number();
+        if matches!(principal, Principal::Known(_)) {
+            activity.know_caller();
+        }
+        let (caller, is_stated) = (principal.number(), matches!(principal, Principal::Stated));
         let taken = self.limits.enter(principal, kind).ok_or("too many calls of the caller are in flight")?;
         self.metrics.count(Outcome::PassedOn);
-        Ok((self.daemon.pass_on(parts, content, peer, caller).await, Some(taken)))
+        let response = self.daemon.pass_on(parts, content, peer, caller).await;
+        if is_stated && !is_refused(&response) {
+            activity.know_caller();
+        }
+        Ok((response, Some(taken)))
     }
 
     fn refuse(&self, status: &'static str, what: &'static str) -> Response<GateBody> {
@@ -159,14 +175,22 @@ impl Gate {
         }
     }
 
-    fn answer(&self, method: Method, headers: &HeaderMap, peer: &Peer, content: &Bytes) -> Option<Vec<u8>> {
+    /// *goes_on*: asked between two questions; after a false one no further question is answered.
+    fn answer(
+        &self,
+        method: Method,
+        headers: &HeaderMap,
+        peer: &Peer,
+        content: &Bytes,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Option<Vec<u8>> {
         let credential = credential(headers, peer)?;
         let (prefix, message) = content.split_at_checked(PREFIX)?;
         // One message that is not compressed.
         if prefix[0] != 0 || u32::from_be_bytes(prefix[1..].try_into().ok()?) as usize != message.len() {
             return None;
         }
-        self.answers.answer(method, message, credential)
+        self.answers.answer(method, message, credential, goes_on)
     }
 
     /// Answer a long batch on a thread of its own, so that no check waits for it.
@@ -181,20 +205,30 @@ impl Gate {
         let (sender, receiver) = oneshot::channel();
         let (gate, headers, peer, content) = (Arc::clone(self), headers.clone(), Arc::clone(peer), content.clone());
         tokio::task::spawn_blocking(move || {
-            let (began, before) = (Instant::now(), gate.metrics.calls(Outcome::Answered));
-            let _ = sender.send(gate.answer(method, &headers, &peer, &content)); // else the call was cancelled
-            if gate.metrics.calls(Outcome::Answered) > before + 1 {
-                std::thread::sleep(began.elapsed()); // checks come meanwhile: leave them the processor
-            }
+            let others = || gate.metrics.calls(Outcome::Answered) + gate.metrics.calls(Outcome::PassedOn);
+            let (before, slice) = (others(), Cell::new(Instant::now()));
+            let goes_on = || {
+                let took = slice.get().elapsed();
+                if took >= SLICE {
+                    if others() > before {
+                        std::thread::sleep(took); // other calls come meanwhile: leave them the processor
+                    }
+                    slice.set(Instant::now());
+                }
+                !sender.is_closed() // else the call was cancelled
+            };
+            let found = gate.answer(method, &headers, &peer, &content, &goes_on);
             drop(permit);
+            let _ = sender.send(found);
         });
         receiver.await.ok().flatten()
     }
 
-    /// Receive the whole body of a request.
+    /// Receive the whole body of a request of at most *most* bytes.
     pub async fn receive(
         &self,
         mut body: Incoming,
+        most: usize,
         held: &mut Held<'_>,
         principal: impl FnOnce() -> Principal,
     ) -> Received {
@@ -203,10 +237,12 @@ impl Gate {
             let Ok(frame) = frame else { return Received::Refused("request was not sent to its end") };
             let Ok(part) = frame.into_data() else { continue };
             content.extend_from_slice(&part);
-            if content.len() > MOST_BYTES {
+            // What is too long is refused by the length that it states, before it has come.
+            let size = content.len().max(stated_size(&content));
+            if size > most {
                 return Received::Refused("request is too large");
             }
-            if content.len() > SHORT && held.long.is_none() {
+            if size > SHORT && held.long.is_none() {
                 match principal.take().map(|find| find()) {
                     Some(found) if !matches!(found, Principal::Nobody(_)) => {
                         held.long = Some(self.limits.begin_bytes(found));
@@ -252,6 +288,27 @@ impl<'a> Held<'a> {
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         self.activity.held.fetch_sub(self.short, Ordering::Relaxed);
+    }
+}
+
+/// Return whether the daemon has refused a call before it began: then its caller may be unknown.
+fn is_refused(response: &Response<GateBody>) -> bool {
+    response.headers().contains_key("grpc-status")
+}
+
+/// Return how many bytes a request has if it is the one message whose beginning this is; 0: not known yet.
+fn stated_size(content: &[u8]) -> usize {
+    let stated = content.get(1..PREFIX).and_then(|bytes| bytes.try_into().ok());
+    stated.map_or(0, |length| PREFIX + u32::from_be_bytes(length) as usize)
+}
+
+/// Return how many bytes the request of a call may have. *path*: of the method.
+fn most_bytes(path: &str) -> usize {
+    let is_long = path.rfind('/').is_some_and(|at| path[at..].starts_with(LONG));
+    if is_long {
+        MOST_BYTES
+    } else {
+        MOST_BYTES_OF_OTHERS
     }
 }
 

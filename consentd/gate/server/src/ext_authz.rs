@@ -18,7 +18,7 @@ use consentd_mapping::{file, Mapping, Refusal};
 
 use crate::answers::{Credential, Method};
 use crate::body::{answer, GateBody, PREFIX};
-use crate::calls::{credential, Gate, Held, Received};
+use crate::calls::{credential, Gate, Held, Received, MOST_BYTES};
 use crate::connections::Activity;
 use crate::envoy::read_request;
 use crate::limits::Kind;
@@ -99,7 +99,8 @@ impl Gate {
     ) -> Result<Vec<u8>, Refusal> {
         let no = Refusal::of_request;
         let mut held = Held::new(activity);
-        let content = match self.receive(body, &mut held, || self.principal(&parts.headers, peer)).await {
+        let principal = || self.principal(&parts.headers, peer);
+        let content = match self.receive(body, MOST_BYTES, &mut held, principal).await {
             Received::Whole(content) => content,
             Received::Unknown => return Err(no("CALLER_NOT_ALLOWED")),
             Received::Refused(_) => return Err(no("UNAVAILABLE")),
@@ -111,6 +112,7 @@ impl Gate {
         if !mapping.callers.contains(&caller) {
             return Err(no("CALLER_NOT_ALLOWED"));
         }
+        activity.know_caller();
         let message = only_message(&content).filter(|message| message.len() <= MOST_REQUEST);
         let request = read_request(message.ok_or(no("MALFORMED_REQUEST"))?).map_err(|_| no("MALFORMED_REQUEST"))?;
         let (route, question) = mapping.question(&request)?;
@@ -129,7 +131,7 @@ impl Gate {
 
     /// Return the answer to a question (the bytes of a `CheckResponse` of our own); None: the daemon must answer.
     fn check(&self, question: &[u8], shown: Credential<'_>) -> Option<Vec<u8>> {
-        self.answers.answer(Method::Check, &asked(question), shown)
+        self.answers.answer(Method::Check, &asked(question), shown, &|| true)
     }
 
     /// Ask the daemon, as the caller would.

@@ -29,7 +29,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{signal, SignalKind};
@@ -192,7 +192,7 @@ async fn accept(listener: TcpListener, gate: Arc<Gate>, tls: Option<Arc<Tls>>, c
             continue;
         };
         // Without a count the connection is closed.
-        if let Some(counted) = connections.begin(address.ip()) {
+        if let Some(counted) = connections.begin(address.ip().to_canonical(), Instant::now()) {
             tokio::spawn(secure(stream, address, counted, Arc::clone(&gate), tls.clone()));
         }
     }

@@ -1,7 +1,7 @@
 //! How many persons a caller checks in an hour (`policy.md`, "Limits").
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Mutex;
+use std::sync::RwLock;
 
 const HOUR_MS: u64 = 3_600_000;
 
@@ -12,17 +12,24 @@ struct Checked {
 
 /// Counts for all callers, up to half of the quota. Further persons are the daemon's, which has the other half.
 #[derive(Default)]
-pub struct Quota(Mutex<HashMap<String, Checked>>);
+pub struct Quota(RwLock<HashMap<String, Checked>>);
 
 impl Quota {
     /// Count a person whom the caller checks; return false if the quota of this hour is used up.
     pub fn count(&self, caller: &str, identifier_hash: &[u8; 32], most: u64, now_ms: u64) -> bool {
-        let mut callers = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let is_of = |checked: &Checked| (checked.start_ms..checked.start_ms + HOUR_MS).contains(&now_ms);
+        // Most checks are about a person who is counted. They wait for no thread that counts for another call.
+        let callers = self.0.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if callers.get(caller).is_some_and(|checked| is_of(checked) && checked.persons.contains(identifier_hash)) {
+            return true;
+        }
+        drop(callers);
+        let mut callers = self.0.write().unwrap_or_else(|poisoned| poisoned.into_inner());
         if !callers.contains_key(caller) {
             callers.insert(caller.to_owned(), Checked { start_ms: now_ms, persons: HashSet::new() });
         }
         let Some(checked) = callers.get_mut(caller) else { return false };
-        if !(checked.start_ms..checked.start_ms + HOUR_MS).contains(&now_ms) {
+        if !is_of(checked) {
             *checked = Checked { start_ms: now_ms, persons: HashSet::new() };
         }
         if checked.persons.contains(identifier_hash) {
