@@ -46,6 +46,7 @@ CHECK = "/consentd.v1.PolicyService/Check"
 TRIES = int(os.environ.get("CONSENTD_RACE_TRIES", "200"))
 LANES = 8
 SERVING = health_pb2.HealthCheckResponse.SERVING
+CONNECTIONS_OF_ADDRESS = 256
 PERSON_TRIES = 400
 """Tries about one person: each is two entries, and a caller has a quota of entries about a person."""
 pytestmark = needs_cargo
@@ -71,17 +72,22 @@ def of_nobody(**changed: Any) -> pb.Question:
 class Gated:
     """Calls of the gate, and of the daemon behind it."""
 
-    def __init__(self, running: Running, address: str) -> None:
+    def __init__(self, running: Running, address: str, *, own_connection: bool = False) -> None:
         self.running = running
         self.address = address
-        self.channel = grpc.insecure_channel(address)
+        # Channels of one process share their connection otherwise.
+        options = [("grpc.use_local_subchannel_pool", 1)] if own_connection else []
+        self.channel = grpc.insecure_channel(address, options)
         self.policy = policy_service_pb2_grpc.PolicyServiceStub(self.channel)
         self.consents = consent_service_pb2_grpc.ConsentServiceStub(self.channel)
         self.registry = registry_service_pb2_grpc.RegistryServiceStub(self.channel)
         self.ledger = ledger_service_pb2_grpc.LedgerServiceStub(self.channel)
 
-    def check(self, asked: pb.Question, who: str = "app", **more: Any) -> pb.Decision:
-        return self.policy.Check(ps.CheckRequest(question=asked, **more), metadata=self.running.as_(who)).decision
+    def check(self, asked: pb.Question, who: str = "app", *, wait_for_ready: bool = False, **more: Any) -> pb.Decision:
+        request = ps.CheckRequest(question=asked, **more)
+        return self.policy.Check(
+            request, metadata=self.running.as_(who), wait_for_ready=wait_for_ready, timeout=HANG_S
+        ).decision
 
     def both(self, asked: pb.Question, who: str) -> tuple[pb.Decision, pb.Decision]:
         """Return the gate's answer and the daemon's, without what differs between any two answers."""
@@ -293,9 +299,39 @@ def test_a_long_request_of_nobody_is_refused_before_it_is_complete(running: Runn
         peer.send_part(100_000, 10_000)
         peer.read_until(HEADERS)
     with RawConnection(host, int(port)) as peer:
-        peer.begin("/consentd.v1.ConsentService/GrantConsent", running.tokens["app"])
+        peer.begin("/consentd.v1.RegistryService/BatchEraseSubjects", running.tokens["app"])
         peer.send_part(100_000, 10_000)
         assert peer.is_open()
+
+
+def test_a_request_that_is_too_long_is_refused_by_the_length_that_it_states(running: Running, gated: Gated) -> None:
+    """Of a known caller too, and before the rest has come. Only batches may be longer than 64 KiB."""
+    host, _, port = gated.address.rpartition(":")
+    for path, size in (
+        ("/consentd.v1.ConsentService/GrantConsent", (64 << 10) + 1),
+        ("/consentd.v1.RegistryService/BatchEraseSubjects", (1 << 20) + 1),
+    ):
+        with RawConnection(host, int(port)) as peer:
+            peer.begin(path, running.tokens["app"])
+            peer.send_part(size, 10)
+            peer.read_until(HEADERS)
+
+
+def test_a_new_caller_finds_room_beside_connections_that_say_nothing(running: Running, program: Path) -> None:
+    """The oldest of them yields. A connection on which a known caller has called does not."""
+    gate = make_gate(running, program)
+    gate.start()
+    host, _, port = gate.address.rpartition(":")
+    known = Gated(running, gate.address)
+    asked = question(running.enrol("T-room"))
+    known.check(asked)
+    idle = [socket.create_connection((host, int(port))) for _ in range(CONNECTIONS_OF_ADDRESS)]
+    new = Gated(running, gate.address, own_connection=True)
+    assert new.check(asked, wait_for_ready=True).outcome == pb.OUTCOME_NO_CONSENT
+    known.check(asked)
+    for one in (*idle, new.channel, known.channel):
+        one.close()
+    gate.stop()
 
 
 def test_a_shared_row_that_is_mended_is_read_again(running: Running, program: Path) -> None:

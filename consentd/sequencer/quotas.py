@@ -81,8 +81,8 @@ class QuotaCounter:
     """Counts for all callers. ``count_entry`` is for the sequencer's thread; any thread may call the other methods.
 
     Attributes:
-        has_gate: whether a gate answers checks too. It counts half of the persons of an hour, so that here only the other
-            half is left.
+        has_gate: whether a gate answers checks too. It counts half of the persons of an hour, so that here only the
+            other half is left.
     """
 
     def __init__(self, metrics: Metrics) -> None:
