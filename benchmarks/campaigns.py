@@ -44,7 +44,7 @@ NOW_MS = 1_764_000_000_000
 BY_MS = NOW_MS + 86_400_000
 LOAD_BATCH = 50_000
 ROOT_HASH = bytes(32)
-TURNS, TURN_S = 5, 1.0  # of evaluation beside a list
+ROUNDS, ROUND_S = 5, 1.0  # of evaluation beside a list
 
 
 def measure_campaigns(directory: Path, *, subjects: int, loops: int) -> list[Row]:
@@ -80,7 +80,7 @@ def measure_campaigns(directory: Path, *, subjects: int, loops: int) -> list[Row
         Row(**common, name="rate of evaluation while a campaign lasts", value=slower, unit="of before", at_least=0.9,
             note="shortest turns of the two rows above"),
         Row(**common, name="rate of evaluation while a list is read", value=median(shares), unit="of alone",
-            at_least=0.9, note=f"on another thread, {TURNS} turns of {TURN_S} s each", samples=shares,
+            at_least=0.9, note=f"on another thread, {ROUNDS} rounds of {ROUND_S} s each", samples=shares,
             sample_unit="of alone"),
         Row(**common, name="… and of the list meanwhile", value=median(listed), unit="persons/s", at_least=5_000,
             note="a page after the other, without gRPC", samples=listed, sample_unit="persons/s"),
@@ -181,14 +181,14 @@ def _evaluated_beside_a_list(
             place = following or START
 
     alone, beside, listed = list[float](), list[float](), list[float]()
-    for _ in range(TURNS):
+    for _ in range(ROUNDS):
         alone.append(_evaluate_for(value, packed, rules))
         ended.clear()
         thread = Thread(target=list_persons)
         thread.start()
         before = read[0]
         beside.append(_evaluate_for(value, packed, rules))
-        listed.append((read[0] - before) / TURN_S)
+        listed.append((read[0] - before) / ROUND_S)
         ended.set()
         thread.join()
     pools[PoolName.CHECK].leave("clinic")
@@ -199,9 +199,9 @@ def _evaluated_beside_a_list(
 
 
 def _evaluate_for(value: bytes, packed: PackedQuestion, rules: CompiledRules) -> float:
-    """Evaluate for ``TURN_S`` seconds; return how many times a second."""
+    """Evaluate for ``ROUND_S`` seconds; return how many times a second."""
     count, started = 0, time.perf_counter()
-    while (took_s := time.perf_counter() - started) < TURN_S:
+    while (took_s := time.perf_counter() - started) < ROUND_S:
         for _ in range(20):
             evaluate(value, packed, rules, NOW_MS)
         count += 20
