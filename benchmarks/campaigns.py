@@ -153,7 +153,7 @@ def _evaluated_beside_a_list(
     """Evaluate alone, and while a thread lists, in turn.
 
     Returns:
-        Evaluations a second alone; the same beside a list; persons a second that the list read. A sample for each turn.
+        Evaluations a second alone; the same beside a list; persons a second that the list read. One sample a round.
     """
     usual_s = sys.getswitchinterval()
     shorten_pauses()  # as a daemon does
