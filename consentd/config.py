@@ -286,9 +286,10 @@ class BackupConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateConfig:
-    """The gate: a program that answers checks from the policy table. Without ``program`` there is none.
+    """The gate: a program that answers checks from the policy table.
 
-    It speaks TLS as the section ``grpc.tls`` says.
+    Without ``program``, ``consentd serve`` runs the one of the extra ``gate``, if that is installed; with an empty
+    ``listen`` it runs none. It speaks TLS as the section ``grpc.tls`` says.
     """
 
     program: Path | None = None
@@ -341,7 +342,7 @@ class Config:
         grpc, http = self.grpc, self.http
         for section, listen, of, tls in (
             ("grpc", grpc.listen, "grpc", grpc.tls), ("http", http.listen, "http", http.tls),
-            ("gate", self.gate.listen, "grpc", grpc.tls),
+            ("gate", self.gate.listen or "127.0.0.1:0", "grpc", grpc.tls),
         ):  # fmt: skip
             host, _ = parse_listen(listen, option=f"{section}.listen")
             if tls is None and not is_loopback(host):

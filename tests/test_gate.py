@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ from cases.gate_programs import GATE, GATE_METRICS, built, gate_metrics, make_ga
 from cases.raw_calls import GOAWAY, HEADERS, RawConnection
 from consentd.config import GateConfig, TlsConfig
 from consentd.errors import InvalidError, StorageError
-from consentd.server.gate_process import GateProcess, started_gate
+from consentd.server.gate_process import GateProcess, started_gate, with_installed
 from consentd.table.checked_rows import seal_row
 from consentd.table.renewal import renew
 from consentd.table.table import Table
@@ -427,6 +428,21 @@ def test_a_program_that_cannot_be_started_is_an_error_of_the_log(running: Runnin
         assert services.sequencer.quotas.has_gate is before  # callers of the daemon still have the whole quota
     with started_gate(running.config, running.daemon.service_state, socket=None) as gate:
         assert gate is None
+
+
+def test_the_program_of_the_extra_is_beside_the_interpreter(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    none = dataclasses.replace(running.config, gate=GateConfig())
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert with_installed(none).gate.program is None
+    installed = tmp_path / "consentd-gate"
+    installed.touch(mode=0o755)
+    assert with_installed(none).gate.program == installed
+    named = dataclasses.replace(running.config, gate=GateConfig(program=Path("named")))
+    assert with_installed(named).gate.program == Path("named")
+    without = dataclasses.replace(running.config, gate=GateConfig(program=Path("named"), listen=""))
+    assert with_installed(without).gate.program is None
 
 
 def test_a_section_that_cannot_work_is_refused(running: Running) -> None:

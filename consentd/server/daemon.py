@@ -365,6 +365,7 @@ def serve(config: Config, *, signals: Signals | None = None, confirm_clock: bool
         ConsentdError: the daemon could not start.
     """
     signals = signals or Signals.receive()
+    config = gate_process.with_installed(config)
     log.info("limit of open files: %d", descriptors.raise_limit())
     hold_reserve()
     daemon = Daemon(config, confirm_clock=confirm_clock)

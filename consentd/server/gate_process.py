@@ -6,10 +6,12 @@ their private key. It has no other secret.
 """
 
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +28,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 """How long to wait before the gate is started again. The pause doubles with each start, until one lasts a minute."""
 _STOP_S = 12
 """How long the gate may take to end: longer than it gives its calls."""
+_PROGRAM = "consentd-gate"
 _LISTENING = "listening on "
 _HTTP = ", HTTP on "
 
@@ -135,6 +138,23 @@ class GateProcess:
         if process.stdout is not None:
             process.stdout.close()
         os.close(self._pipe)
+
+
+def with_installed(config: Config) -> Config:
+    """Return a configuration that names the program of the extra ``gate``, if it names none and this one is installed.
+
+    The extra puts the program beside the Python interpreter. An empty ``gate.listen`` means that there is no gate.
+    """
+    gate = config.gate
+    if not gate.listen:
+        return dataclasses.replace(config, gate=dataclasses.replace(gate, program=None))
+    if gate.program is not None:
+        return config
+    program = Path(sys.executable).with_name(_PROGRAM)
+    if not os.access(program, os.X_OK):
+        log.info("gate is not installed: the daemon answers all checks itself")
+        return config
+    return dataclasses.replace(config, gate=dataclasses.replace(gate, program=program))
 
 
 @contextlib.contextmanager
