@@ -53,7 +53,7 @@ class Soaked:
 
 def soak(
     directory: Path, program: Path, *, checks: int, each_round: int = ROUND, persons: int = PERSONS,
-    say: Callable[[str], None] = print,
+    write: Callable[[str], None] = print,
 ) -> Soaked:  # fmt: skip
     """Make so many calls; raise ``AssertionError`` if an answer is not the one that the consents have.
 
@@ -74,11 +74,11 @@ def soak(
         for whom, sizes in found.memory.items():
             sizes.append(_own_bytes(realm.process_of(whom)))
         if len(found.memory[GATE]) % 10 == 0:
-            say(_line(found))
+            write(_line(found))
     realm.stop()
     realm.check_ledger()
     grown = ", ".join(f"{whom} {found.growth(whom) / (1 << 20):+.2f} MiB" for whom in found.memory)
-    say(f"{_line(found)}; from the second quarter to the last: {grown}; {'flat' if found.is_flat else 'NOT FLAT'}")
+    write(f"{_line(found)}; from the second quarter to the last: {grown}; {'flat' if found.is_flat else 'NOT FLAT'}")
     return found
 
 

@@ -17,7 +17,7 @@ def test_the_gate_answers_while_consents_change(
     monkeypatch.setitem(ENVIRONMENT, "TMPDIR", str(short_path))
     lines: list[str] = []
     found = soak(
-        tmp_path, built("consentd-gate", "consentd-gate"), checks=1_000, each_round=500, persons=40, say=lines.append
+        tmp_path, built("consentd-gate", "consentd-gate"), checks=1_000, each_round=500, persons=40, write=lines.append
     )
     assert found.checks == 1_000
     assert [len(found.memory[whom]) for whom in (GATE, DAEMON)] == [2, 2]
