@@ -99,6 +99,16 @@ def test_a_permit_that_begins_at_the_instant_or_later_is_never_in_force() -> Non
         assert asked(world, AT_MS + 1).outcome is Outcome.NO_CONSENT
 
 
+@pytest.mark.parametrize("simple", [True, False])
+def test_a_campaign_does_not_lengthen_a_permit_that_ends_before_its_instant(*, simple: bool) -> None:
+    others = [] if simple else [given(provision(DENY, labels=("HIV",)), notice=0, lineage=2)]
+    world = World([given(provision(end_ms=AT_MS - 100)), *others], Rules(), campaigns=[0, AT_MS])
+    assert bool(world.value[1] & SIMPLE) is simple  # type: ignore[index]
+    before, at = (asked(world, AT_MS - 100 + by) for by in (-1, 0))
+    assert (before.outcome, before.valid_until_ms) == (Outcome.PERMIT, AT_MS - 100)
+    assert (at.outcome, at.valid_until_ms) == (Outcome.NO_CONSENT, OPEN_END_MS)
+
+
 def test_the_evaluator_and_the_reference_agree() -> None:
     draw, kinds = Draw(random.Random(15_2)), Counter[str]()
     for _ in range(150):
