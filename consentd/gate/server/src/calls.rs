@@ -146,7 +146,7 @@ impl Gate {
         if matches!(principal, Principal::Known(_)) {
             activity.know_caller();
         }
-        let (caller, is_stated) = (principal.number(), matches!(principal, Principal::Stated));
+        let (caller, is_stated) = (principal.number(), matches!(principal, Principal::Stated(_)));
         let taken = self.limits.enter(principal, kind).ok_or("too many calls of the caller are in flight")?;
         self.metrics.count(Outcome::PassedOn);
         let response = self.daemon.pass_on(parts, content, peer, caller).await;
@@ -163,15 +163,15 @@ impl Gate {
 
     /// Return who calls, as far as limits need it. Who may do what is decided elsewhere.
     pub fn principal(&self, headers: &HeaderMap, peer: &Peer) -> Principal {
-        let nobody = Principal::Nobody(peer.ip);
+        let (nobody, stated) = (Principal::Nobody(peer.ip), Principal::Stated(peer.ip));
         let Some(shown) = credential(headers, peer) else {
-            return if headers.contains_key(SIGNATURE) { Principal::Stated } else { nobody };
+            return if headers.contains_key(SIGNATURE) { stated } else { nobody };
         };
         match (self.answers.holder(shown), shown) {
             (Some(Some(name)), _) => Principal::Known(name),
             // A login has the form of a JWT (RFC 7519), and the table has none.
             (Some(None), Credential::Token(token)) if token.iter().filter(|byte| **byte == b'.').count() != 2 => nobody,
-            _ => Principal::Stated,
+            _ => stated,
         }
     }
 

@@ -1,7 +1,8 @@
 //! How much one caller may have in flight: calls that were passed on, batches, and bytes of requests.
 //!
-//! A caller is known by its token. Callers whose credential only the daemon can examine are one caller here, and those
-//! without a credential are one for each address. So no caller takes what the others need.
+//! A caller is known by its token. Callers whose credential only the daemon can examine are one caller for each address,
+//! and so are those without a credential. So no caller takes what the others need, and forged logins of one address take
+//! nothing of those of another.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -17,14 +18,16 @@ const MOST_BATCHES: usize = 32;
 /// Most bytes of long requests, of one caller and of all.
 const MOST_BYTES: usize = 16 << 20;
 const MOST_BYTES_OF_ALL: usize = 64 << 20;
+/// The same of all callers whose credential is not known here, so that they leave room for those that are.
+const MOST_BYTES_OF_STATED: usize = 32 << 20;
 
 /// Who calls, as far as limits need it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Principal {
     /// The holder of a token.
     Known(String),
-    /// A caller that has a login, a signature or a token that the table does not have: the daemon examines it.
-    Stated,
+    /// A caller at this address that has a login or a signature: the daemon examines it.
+    Stated(IpAddr),
     /// A caller without a credential, at this address.
     Nobody(IpAddr),
 }
@@ -91,10 +94,16 @@ impl Limits {
         Taken { limits: self.clone(), principal, calls: 0, batches: 0, bytes: 0 }
     }
 
+    /// Change what is counted; *change* is also told how many bytes there is room for beside those of all callers.
     fn change(&self, principal: &Principal, change: impl FnOnce(&mut Load, usize) -> bool) -> bool {
         let mut loads = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let bytes_of_all = loads.values().map(|load| load.bytes).sum();
-        let done = change(loads.entry(principal.clone()).or_default(), bytes_of_all);
+        let (mut room, mut room_of_stated) = (MOST_BYTES_OF_ALL, MOST_BYTES_OF_STATED);
+        for (one, load) in loads.iter() {
+            room -= load.bytes;
+            room_of_stated -= if matches!(one, Principal::Known(_)) { 0 } else { load.bytes };
+        }
+        let room = if matches!(principal, Principal::Known(_)) { room } else { room.min(room_of_stated) };
+        let done = change(loads.entry(principal.clone()).or_default(), room);
         loads.retain(|one, load| one != principal || load.calls + load.batches + load.bytes > 0);
         done
     }
@@ -103,8 +112,8 @@ impl Limits {
 impl Taken {
     /// Count more bytes of the request; return whether they may be held.
     pub fn add_bytes(&mut self, bytes: usize) -> bool {
-        let is_free = self.limits.change(&self.principal, |load, bytes_of_all| {
-            let is_free = load.bytes + bytes <= MOST_BYTES && bytes_of_all + bytes <= MOST_BYTES_OF_ALL;
+        let is_free = self.limits.change(&self.principal, |load, room| {
+            let is_free = load.bytes + bytes <= MOST_BYTES && bytes <= room;
             load.bytes += if is_free { bytes } else { 0 };
             is_free
         });
@@ -149,11 +158,29 @@ mod tests {
         let taken: Vec<_> = (0..=MOST_UNKNOWN_CALLS).map(|_| limits.enter(nobody.clone(), Kind::Call)).collect();
         assert_eq!(taken.iter().flatten().count(), MOST_UNKNOWN_CALLS);
         assert!(limits.enter(Principal::Nobody([127, 0, 0, 2].into()), Kind::Call).is_some());
-        let batches: Vec<_> = (0..=MOST_BATCHES).map(|_| limits.enter(Principal::Stated, Kind::Batch)).collect();
+        let (stated, elsewhere) = (Principal::Stated([127, 0, 0, 1].into()), Principal::Stated([127, 0, 0, 2].into()));
+        let batches: Vec<_> = (0..=MOST_BATCHES).map(|_| limits.enter(stated.clone(), Kind::Batch)).collect();
         assert_eq!(batches.iter().flatten().count(), MOST_BATCHES);
-        let mut bytes = limits.begin_bytes(Principal::Stated);
+        assert!(limits.enter(elsewhere.clone(), Kind::Batch).is_some());
+        let mut bytes = limits.begin_bytes(stated.clone());
         assert!(bytes.add_bytes(MOST_BYTES) && !bytes.add_bytes(1));
+        assert!(limits.begin_bytes(elsewhere).add_bytes(1));
         drop(bytes);
-        assert!(limits.begin_bytes(Principal::Stated).add_bytes(1));
+        assert!(limits.begin_bytes(stated).add_bytes(1));
+    }
+
+    #[test]
+    fn callers_that_are_not_known_leave_room_for_the_bytes_of_those_that_are() {
+        let limits = Limits::default();
+        let stated = |last| Principal::Stated([127, 0, 0, last].into());
+        let mut taken: Vec<_> = (1..=3).map(|last| limits.begin_bytes(stated(last))).collect();
+        let added: Vec<_> = taken.iter_mut().map(|one| one.add_bytes(MOST_BYTES)).collect();
+        assert_eq!(added, [true, true, false]);
+        let mut known: Vec<_> =
+            ["a", "b", "c"].map(|name| limits.begin_bytes(Principal::Known(name.to_owned()))).into();
+        let added: Vec<_> = known.iter_mut().map(|one| one.add_bytes(MOST_BYTES)).collect();
+        assert_eq!(added, [true, true, false]);
+        taken.clear();
+        assert!(known[2].add_bytes(MOST_BYTES) && !limits.begin_bytes(stated(1)).add_bytes(MOST_BYTES + 1));
     }
 }
