@@ -417,8 +417,6 @@ def test_the_gate_ends_with_the_daemon(running: Running, program: Path) -> None:
 
 def test_a_program_that_cannot_be_started_is_an_error_of_the_log(running: Running, tmp_path: Path) -> None:
     missing = tmp_path / "missing"
-    with pytest.raises(StorageError):
-        make_gate(running, missing).start()
     config = dataclasses.replace(running.config, gate=GateConfig(program=missing))
     services = running.daemon.service_state.services
     assert services is not None
@@ -428,6 +426,22 @@ def test_a_program_that_cannot_be_started_is_an_error_of_the_log(running: Runnin
         assert services.sequencer.quotas.has_gate is before  # callers of the daemon still have the whole quota
     with started_gate(running.config, running.daemon.service_state, socket=None) as gate:
         assert gate is None
+
+
+def test_a_program_that_could_not_be_started_is_tried_again(running: Running, program: Path, tmp_path: Path) -> None:
+    path = tmp_path / "late"
+    gate = make_gate(running, path)
+    with pytest.raises(StorageError):
+        gate.start()
+    path.symlink_to(program)
+    for _ in range(HANG_S * 20):
+        if gate.address:
+            break
+        time.sleep(0.05)
+    gated = Gated(running, gate.address)
+    gated.both(question(running.enrol("T-late")), "app")
+    gated.channel.close()
+    gate.stop()
 
 
 def test_the_program_of_the_extra_is_beside_the_interpreter(

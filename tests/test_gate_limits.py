@@ -48,7 +48,7 @@ def test_half_of_a_quota_is_a_gates_only_when_it_runs(tmp_path: Path, monkeypatc
     quotas, config = services.sequencer.quotas, running.config
     with started_gate(config, state, socket=running.daemon.gate_socket):
         assert not quotas.has_gate, "there is no such program"
-    monkeypatch.setattr(GateProcess, "start", lambda gate: None)
+    monkeypatch.setattr(GateProcess, "start", lambda gate: gate._on_start())
     with started_gate(config, state, socket=running.daemon.gate_socket):
         assert quotas.has_gate
     running.stop()

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -36,9 +36,23 @@ _HTTP = ", HTTP on "
 class GateProcess:
     """The gate's process. ``start`` returns when it listens; a thread watches it until ``stop``."""
 
-    def __init__(self, program: Path, config: Config, vault: Vault, *, socket: Path) -> None:
-        """*socket*: the daemon's Unix socket, over which it believes the gate whose call it is."""
+    def __init__(
+        self,
+        program: Path,
+        config: Config,
+        vault: Vault,
+        *,
+        socket: Path,
+        on_start: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Prepare it; nothing is started yet.
+
+        Args:
+            socket: the daemon's Unix socket, over which it believes the gate whose call it is.
+            on_start: called each time that the gate listens.
+        """
         self._program, self._config, self._vault, self._socket = program, config, vault, socket
+        self._on_start = on_start
         self._ending = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="gate", daemon=True)
         self._process: subprocess.Popen[str] | None = None
@@ -49,10 +63,13 @@ class GateProcess:
         """Start the process, and watch it.
 
         Raises:
-            StorageError: the program cannot be started, or does not listen.
+            StorageError: the program cannot be started, or does not listen. It is tried again, so ``stop`` is to be
+                called all the same.
         """
-        self._start()
-        self._watcher.start()
+        try:
+            self._start()
+        finally:
+            self._watcher.start()
 
     def stop(self) -> None:
         """End the process. Its calls end first, and those that it has passed on too: the daemon must still serve."""
@@ -101,6 +118,7 @@ class GateProcess:
             raise StorageError(f"gate does not listen on `{gate.listen}`: its messages are in the daemon's log")
         self.address, _, self.http_address = line.removeprefix(_LISTENING).strip().partition(_HTTP)
         log.info("gate listens on %s", self.address)
+        self._on_start()
 
     def _watch(self) -> None:
         pause_s = _FIRST_PAUSE_S
@@ -161,19 +179,23 @@ def with_installed(config: Config) -> Config:
 def started_gate(config: Config, state: ServiceState, *, socket: Path | None) -> Iterator[GateProcess | None]:
     """Run the gate for the length of a ``with`` statement, if the configuration names its program.
 
-    A gate that cannot be started is an error in the log, and no error of the daemon: nothing but speed depends on it. A
-    restored copy has no gate, because it answers no check.
+    A gate that cannot be started is an error in the log, and no error of the daemon: nothing but speed depends on it.
+    It is tried again until it listens. A restored copy has no gate, because it answers no check.
     """
     services = state.services
     if config.gate.program is None or socket is None or services is None or services.restored is not None:
         yield None
         return
-    gate = GateProcess(config.gate.program, config, services.vault, socket=socket)
+    quotas = services.sequencer.quotas
+
+    def give_up_half() -> None:
+        quotas.has_gate = True
+
+    gate = GateProcess(config.gate.program, config, services.vault, socket=socket, on_start=give_up_half)
     try:
         gate.start()
-        services.sequencer.quotas.has_gate = True
     except StorageError as error:
-        log.error("%s", error)
+        log.error("%s; it is tried again", error)
     try:
         yield gate
     finally:
