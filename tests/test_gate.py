@@ -444,6 +444,26 @@ def test_a_program_that_could_not_be_started_is_tried_again(running: Running, pr
     gate.stop()
 
 
+def test_a_gate_that_is_being_started_ends_too(running: Running, tmp_path: Path) -> None:
+    mute = tmp_path / "mute"
+    mute.write_text("#!/bin/sh\nexec sleep 3600\n")
+    mute.chmod(0o700)
+    gate = make_gate(running, mute)
+    with ThreadPoolExecutor() as pool:
+        starting = pool.submit(gate.start)
+        for _ in range(HANG_S * 20):
+            if gate._process is not None:
+                break
+            time.sleep(0.05)
+        process = gate._process
+        assert process is not None
+        gate.stop()
+        assert isinstance(starting.exception(HANG_S), StorageError)
+    assert process.returncode is not None
+    with pytest.raises(StorageError, match="the daemon ends"):
+        gate._start()
+
+
 def test_the_program_of_the_extra_is_beside_the_interpreter(
     running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,8 @@ class GateProcess:
         self._program, self._config, self._vault, self._socket = program, config, vault, socket
         self._on_start = on_start
         self._ending = threading.Event()
+        # This lock guards the process and the pipe, and that none is started once the gate is to end.
+        self._lock = threading.Lock()
         self._watcher = threading.Thread(target=self._watch, name="gate", daemon=True)
         self._process: subprocess.Popen[str] | None = None
         self._pipe = -1
@@ -73,7 +75,8 @@ class GateProcess:
 
     def stop(self) -> None:
         """End the process. Its calls end first, and those that it has passed on too: the daemon must still serve."""
-        self._ending.set()
+        with self._lock:
+            self._ending.set()
         self._end()
         if self._watcher.is_alive():
             self._watcher.join()
@@ -86,7 +89,7 @@ class GateProcess:
 
     def _start(self) -> None:
         gate, grpc = self._config.gate, self._config.grpc
-        reads, self._pipe = os.pipe()
+        reads, writes = os.pipe()
         command = [
             str(self._program), "--table", str(self._config.table.path), "--listen", gate.listen,
             "--daemon", str(self._socket), "--key-fd", str(reads), "--threads", str(gate.threads),
@@ -102,16 +105,23 @@ class GateProcess:
         if gate.mapping_file is not None:
             command += ["--mapping", str(gate.mapping_file)]
         try:
-            self._vault.write_index_key(self._pipe)
-            self._process = subprocess.Popen(  # noqa: S603  # what the configuration names
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, pass_fds=[reads], text=True
-            )
+            with self._lock:
+                if self._ending.is_set():
+                    raise StorageError("gate is not started: the daemon ends")
+                self._vault.write_index_key(writes)
+                process = subprocess.Popen(  # noqa: S603  # what the configuration names
+                    command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, pass_fds=[reads], text=True
+                )
+                self._process, self._pipe = process, writes
         except OSError as error:
-            os.close(self._pipe)
+            os.close(writes)
             raise StorageError(f"gate cannot be started: `{self._program}`: {error.strerror}") from error
+        except StorageError:
+            os.close(writes)
+            raise
         finally:
             os.close(reads)
-        output: IO[str] = self._process.stdout  # type: ignore[assignment]  # it is a pipe
+        output: IO[str] = process.stdout  # type: ignore[assignment]  # it is a pipe
         line = output.readline()
         if not line.startswith(_LISTENING):
             self._end()
@@ -140,11 +150,13 @@ class GateProcess:
             try:
                 self._start()
             except StorageError as error:
-                log.error("%s", error)
+                if not self._ending.is_set():
+                    log.error("%s", error)
 
     def _end(self) -> None:
         """End the process, and close what belongs to it."""
-        process, self._process = self._process, None
+        with self._lock:
+            process, self._process, pipe = self._process, None, self._pipe
         if process is None:
             return
         process.terminate()
@@ -155,7 +167,7 @@ class GateProcess:
             process.wait()
         if process.stdout is not None:
             process.stdout.close()
-        os.close(self._pipe)
+        os.close(pipe)
 
 
 def with_installed(config: Config) -> Config:

@@ -31,6 +31,8 @@ CONFIG = (ROOT / "ops/envoy.yaml").read_text("utf-8")
 MAPPING = (ROOT / "ops/ext-authz.toml").read_text("utf-8")
 ISSUER, AUDIENCE = "https://login.example/realm", "fhir.example"
 CLINIC_B = "spiffe://realm.example/clinic-b"
+WAIT_S = 30
+"""How long Envoy waits for the gate, also until they are connected: longer than any machine needs."""
 ENVOY_NAME, GATE_NAME = "envoy.hospital-a.example", "consentd.example"
 
 
@@ -158,6 +160,7 @@ class Envoyed:
             ("address: 0.0.0.0, port_value: 8443", f"address: 127.0.0.1, port_value: {self.port}"),
             ("port_value: 8080", f"port_value: {self.fhir.port}"), ("port_value: 7443", f"port_value: {gate_port}"),
             ("/etc/envoy/login.jwks", str(self.provider.path)), ("/etc/envoy", str(self.directory)),
+            ("timeout: 1s", f"timeout: {WAIT_S}s"),
             *self._changed.items(),
         ):  # fmt: skip
             assert old in text, old
