@@ -74,7 +74,7 @@ def test_what_is_not_permitted_is_refused_and_the_client_does_not_learn_why(envo
     reply = envoyed.send(path(person))
     assert_refused(envoyed, reply)
     assert {name for name in reply.headers if name.startswith("consentd-")} == {
-        "consentd-outcome", "consentd-reason", "consentd-decision-id", "consentd-revision",
+        "consentd-outcome", "consentd-reason",
     }  # fmt: skip
     assert reply.body == b""
 
@@ -133,6 +133,18 @@ def test_another_method_is_refused(envoyed: Envoyed) -> None:
         assert_refused(envoyed, envoyed.send(path("T-1"), (name, "DELETE")), "HEADER_NOT_ALLOWED")
 
 
+def test_a_body_of_a_get_is_refused(envoyed: Envoyed) -> None:
+    """A server that leaves it unread would take it for a further request."""
+    further = f"GET {path('T-objects')} HTTP/1.1\r\nhost: fhir.example\r\n\r\n".encode()
+    envoyed.fhir.served.clear()
+    length = ("content-length", str(len(further)))
+    assert_refused(envoyed, envoyed.send(path("T-1"), length, body=further), "BODY_NOT_ALLOWED")
+    chunk = b"%x\r\n%b\r\n0\r\n\r\n" % (len(further), further)
+    chunked = ("transfer-encoding", "chunked")
+    assert_refused(envoyed, envoyed.send(path("T-1"), chunked, body=chunk), "BODY_NOT_ALLOWED")
+    assert envoyed.send(path("T-1"), ("content-length", "0")).status == 200
+
+
 def test_who_asks_is_who_has_shown_a_certificate(envoyed: Envoyed) -> None:
     envoyed.fhir.served.clear()
     for names in (("spiffe://realm.example/nobody",), (), ("spiffe://realm.example/nobody", CLINIC_B)):
@@ -165,8 +177,9 @@ def test_headers_of_the_client_with_our_names_do_not_reach_the_server(envoyed: E
     (served,) = envoyed.fhir.served
     ours = {name: served.one(name) for name in served.headers if name.startswith("consentd")}
     assert ours.keys() == {
-        "consentd-outcome", "consentd-permitted", "consentd-decision-id", "consentd-revision",
+        "consentd-outcome", "consentd-permitted", "consentd-decision-id", "consentd-revision", "consentd-level",
     }  # fmt: skip
+    assert ours["consentd-level"] == "N"
     assert (ours["consentd-outcome"], ours["consentd-permitted"]) == ("PERMIT", "CLIN.DX")
     # Envoy itself refuses what a server might read as ours.
     assert envoyed.send(path("T-1"), ("consentd_outcome", "PARTIAL")).status == 400

@@ -184,7 +184,7 @@ class Envoyed:
 
     def send(
         self, target: str, *headers: tuple[str, str], method: str = "GET", token: str | None = None,
-        names: tuple[str, ...] = (CLINIC_B,), host: str = "fhir.example",
+        names: tuple[str, ...] = (CLINIC_B,), host: str = "fhir.example", body: bytes | None = None,
     ) -> Reply:  # fmt: skip
         """Send a request as it is, and return the reply."""
         shown = self.directory / "shown"
@@ -199,7 +199,7 @@ class Envoyed:
             connection.putheader("authorization", f"Bearer {self.token() if token is None else token}")
             for name, value in headers:
                 connection.putheader(name, value)
-            connection.endheaders()
+            connection.endheaders(body)
             response = connection.getresponse()
             found = {name.lower(): value for name, value in response.headers.items()}
             return Reply(response.status, found, response.read())

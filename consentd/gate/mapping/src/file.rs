@@ -154,6 +154,19 @@ impl<'t> Reader<'t> {
                 return Err(missing(name));
             }
         }
+        let applies = |name: &str| applied.iter().any(|one| one == name);
+        let (applies_partial, applies_residual) = (applies("partial"), applies("residual"));
+        // What they leave open is permitted for data without labels of the lowest level, which the server would have to know.
+        for (name, is_stated) in [("labels", terms.labels.is_some()), ("level", terms.level.is_some())] {
+            if !is_stated && !applies_residual {
+                return Err(self.fault(
+                    item.span(),
+                    format!(
+                        "route has no `{name}`: the most that its server returns; or its server applies `residual`"
+                    ),
+                ));
+            }
+        }
         for value in terms.values() {
             match &value.source {
                 Source::Path(name) if !template.has(name) => {
@@ -164,8 +177,6 @@ impl<'t> Reader<'t> {
                 _ => {}
             }
         }
-        let applies = |name: &str| applied.iter().any(|one| one == name);
-        let (applies_partial, applies_residual) = (applies("partial"), applies("residual"));
         Ok(Route { methods, template, parameters, terms, applies_partial, applies_residual })
     }
 
@@ -196,6 +207,9 @@ impl<'t> Reader<'t> {
             "purpose" => terms.purpose = one(ANY)?,
             "action" => terms.action = one(SERVED)?,
             "categories" => terms.categories = list(SERVED)?,
+            "labels" if item.get_ref().as_array().is_some_and(|list| list.is_empty()) => {
+                terms.labels = Some(Vec::new())
+            }
             "labels" => terms.labels = list(SERVED)?,
             "resources" => terms.resources = list(SERVED)?,
             "level" => terms.level = one(SERVED)?,
@@ -312,7 +326,7 @@ mod tests {
     fn ask(mapping: &Mapping, [method, target, principal, purpose]: [&str; 4]) -> Result<Vec<u8>, Refusal> {
         let claims = Claim::Map(vec![("login", Claim::Map(vec![("purpose_of_use", Claim::Text(purpose))]))]);
         let headers = vec![("accept", &b"*/*"[..])];
-        let request = Request { method, host: "fhir.example", target, headers, principal, claims };
+        let request = Request { method, host: "fhir.example", target, has_body: false, headers, principal, claims };
         mapping.question(&request).map(|(_, question)| question)
     }
 
@@ -326,6 +340,45 @@ mod tests {
             }
         }
         assert!(read > 100, "{read}");
+    }
+
+    #[test]
+    fn a_body_and_odd_names_of_headers_are_seen() {
+        let mapping = parse(EXAMPLE).unwrap();
+        let claims = Claim::Map(vec![("login", Claim::Map(vec![("purpose_of_use", Claim::Text("TREAT"))]))]);
+        let request = Request {
+            method: "GET",
+            host: "fhir.example",
+            target: "/fhir/Patient/T-1/Condition",
+            principal: "spiffe://realm.example/clinic-b",
+            claims,
+            ..Request::default()
+        };
+        let code = |request: &Request<'_>| mapping.question(request).err().map(|refusal| refusal.code);
+        let with = |name, value: &'static str| Request { headers: vec![(name, value.as_bytes())], ..request.clone() };
+        assert_eq!(code(&request), None);
+        assert_eq!(code(&with("content-length", "0")), None);
+        assert_eq!(code(&with("content-type", "application/fhir+json")), None);
+        for seen in [
+            with("content-length", "5"),
+            with("content-length", "00"),
+            with("transfer-encoding", "chunked"),
+            Request { has_body: true, ..request.clone() },
+        ] {
+            assert_eq!(code(&seen), Some("BODY_NOT_ALLOWED"));
+        }
+        for name in ["x-http-method-override", "x.http_method~override", "x-original-method"] {
+            assert_eq!(code(&with(name, "DELETE")), Some("HEADER_NOT_ALLOWED"));
+        }
+    }
+
+    #[test]
+    fn a_route_states_labels_and_level_or_its_server_applies_conditions() {
+        for (old, what) in [("labels = []\n", "`labels`"), ("level = \"N\"\n", "`level`")] {
+            assert!(EXAMPLE.contains(old));
+            let fault = parse(&EXAMPLE.replacen(old, "", 1)).unwrap_err();
+            assert!(fault.what.contains(what), "{}", fault.what);
+        }
     }
 
     #[test]

@@ -96,6 +96,8 @@ pub struct Request<'a> {
     pub host: &'a str,
     /// The path with the query, not decoded.
     pub target: &'a str,
+    /// Whether the proxy has seen a part of a body.
+    pub has_body: bool,
     /// Names, in lower case, and values of headers.
     pub headers: Vec<(&'a str, &'a [u8])>,
     /// The name in the client's certificate; empty: it has shown none.

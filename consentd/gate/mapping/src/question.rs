@@ -7,15 +7,25 @@ use crate::paths::Target;
 use crate::{Claim, Mapping, Refusal, Request, Route, Source, Value};
 
 /// Headers by which some servers take another method or another path than those of the request.
-const OVERRIDES: [&str; 7] = [
+const OVERRIDES: [&str; 15] = [
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
+    "x-original-method",
+    "x-forwarded-method",
     "x-original-uri",
     "x-original-url",
+    "x-original-path",
     "x-rewrite-url",
+    "x-rewrite-uri",
+    "x-override-url",
+    "x-http-path-override",
+    "x-request-uri",
     "x-forwarded-uri",
+    "x-forwarded-path",
 ];
+/// Methods whose requests have a body. Of others, some servers leave it unread, and take it for a further request.
+const WITH_BODY: [&str; 3] = ["POST", "PUT", "PATCH"];
 /// Most codes of one list.
 const MOST_CODES: usize = 256;
 const ENFORCE_RESIDUAL: u64 = 1;
@@ -30,9 +40,11 @@ struct Shown<'a> {
 impl Mapping {
     /// Return the route of a request, and the question (the bytes of a `Question`).
     pub fn question(&self, request: &Request<'_>) -> Result<(&Route, Vec<u8>), Refusal> {
-        let named = |name: &str| OVERRIDES.contains(&name.replace('_', "-").as_str());
-        if request.headers.iter().any(|(name, _)| named(name)) {
+        if request.headers.iter().any(|(name, _)| OVERRIDES.contains(&one_spelling(name).as_str())) {
             return Err(Refusal::of_request("HEADER_NOT_ALLOWED"));
+        }
+        if !WITH_BODY.contains(&request.method) && has_body(request) {
+            return Err(Refusal::of_request("BODY_NOT_ALLOWED"));
         }
         if !self.hosts.is_empty() && !self.hosts.iter().any(|host| host == request.host) {
             return Err(Refusal::of_request("HOST_UNMAPPED"));
@@ -119,9 +131,9 @@ fn put_all(
             if !found.contains(&code) {
                 found.push(code);
             }
-        }
-        if found.len() > MOST_CODES {
-            return Err(Refusal::of_request("QUESTION_TOO_LONG"));
+            if found.len() > MOST_CODES {
+                return Err(Refusal::of_request("QUESTION_TOO_LONG"));
+            }
         }
     }
     found.iter().for_each(|code| put_item(out, number, code.as_bytes()));
@@ -146,8 +158,7 @@ impl Value {
             Source::Path(name) => named(&shown.variables, name)?,
             Source::Query(name) => named(&shown.parameters, name)?,
             Source::Header(name) => {
-                // Some servers do not know `_` from `-` in the names of headers.
-                let found = shown.request.headers.iter().filter(|(one, _)| one.replace('_', "-") == *name);
+                let found = shown.request.headers.iter().filter(|(one, _)| one_spelling(one) == *name);
                 only(found.map(|(_, value)| *value).collect())?
             }
             Source::Principal => only(Some(shown.request.principal.as_bytes()).into_iter().collect())?,
@@ -168,6 +179,19 @@ impl Value {
         }
         Ok(found)
     }
+}
+
+/// Return the name of a header as servers may read it: some do not know `_`, `.` and others from `-`.
+pub fn one_spelling(name: &str) -> String {
+    name.replace(|one: char| !one.is_ascii_alphanumeric(), "-")
+}
+
+fn has_body(request: &Request<'_>) -> bool {
+    let states = |(name, value): &(&str, &[u8])| match *name {
+        "content-length" => *value != b"0",
+        name => name == "transfer-encoding",
+    };
+    request.has_body || request.headers.iter().any(states)
 }
 
 /// Return the texts of a claim.

@@ -26,7 +26,8 @@ pub fn read_request(message: &[u8]) -> Result<Request<'_>, Malformed> {
     found.principal = text(principal.unwrap_or_default())?;
     let [http] = once(request.unwrap_or_default(), [2])?;
     let http = http.ok_or(Malformed("request is not of HTTP"))?;
-    let [method, target, host, listed] = once(http, [2, 4, 5, 13])?;
+    let [method, target, host, text_body, raw_body, listed] = once(http, [2, 4, 5, 11, 12, 13])?;
+    found.has_body = [text_body, raw_body].iter().flatten().any(|body| !body.is_empty());
     (found.method, found.target) = (text(method.unwrap_or_default())?, text(target.unwrap_or_default())?);
     found.host = text(host.unwrap_or_default())?;
     // Headers are in a map, where Envoy joins those of one name, or in a list.

@@ -7,6 +7,7 @@
 use consentd_core::answer::hex;
 use consentd_core::wire::{numbers, Fields};
 use consentd_core::Malformed;
+use consentd_mapping::question::one_spelling;
 use consentd_mapping::{Refusal, Route};
 
 use crate::envoy::{allowed, denied};
@@ -109,7 +110,9 @@ pub fn respond<'n>(
             false => ("DENY", String::new()),
         };
         let reason = if reason.is_empty() { "NOT_PERMITTED".to_owned() } else { reason };
-        let headers: Vec<_> = identity(outcome).chain([(REASON, reason)]).collect();
+        // The id tells which server has answered, and the revision how much is written: neither is a client's concern.
+        let shown = if shows_reasons { 3 } else { 1 };
+        let headers: Vec<_> = identity(outcome).take(shown).chain([(REASON, reason)]).collect();
         return Ok(denied(&headers, &metadata));
     }
     let mut headers: Vec<_> = identity(name(&OUTCOMES, answer.outcome)).collect();
@@ -135,8 +138,7 @@ pub fn respond<'n>(
         }
     }
     let is_set = |name: &str| headers.iter().any(|(one, _)| *one == name);
-    // Some servers do not know `_` from `-` in the names of headers.
-    let is_ours = |name: &&str| name.replace('_', "-").starts_with(PREFIX) && !HEADERS.contains(name);
+    let is_ours = |name: &&str| one_spelling(name).starts_with(PREFIX) && !HEADERS.contains(name);
     let stated: Vec<&str> = stated.filter(is_ours).collect();
     let removed: Vec<&str> = HEADERS.into_iter().chain([REASON]).chain(stated).filter(|name| !is_set(name)).collect();
     Ok(allowed(&headers, &removed, &metadata))
