@@ -199,7 +199,7 @@ def test_a_part_is_let_through_where_the_server_applies_it(envoyed: Envoyed) -> 
     assert (served.one("consentd-outcome"), served.one("consentd-permitted")) == ("PARTIAL", "CLIN.LAB")
 
 
-def test_a_gate_that_is_killed_or_stopped_is_no_open_door_and_comes_back(envoyed: Envoyed) -> None:
+def test_a_gate_that_is_killed_or_stopped_lets_nothing_through_and_comes_back(envoyed: Envoyed) -> None:
     assert envoyed.send(path("T-1")).status == 200
     envoyed.fhir.served.clear()
     envoyed.signal_gate(signal.SIGSTOP)

@@ -175,8 +175,10 @@ def try_restore(
         (path / "proof").mkdir()
         return prove(pair, path / "proof", identities=identities, pins=pins, progress=progress)
     finally:
-        remove_tree(path)
-        os.close(lock)
+        try:
+            remove_tree(path)
+        finally:
+            os.close(lock)
 
 
 def _lock_scratch(path: Path) -> int:
@@ -192,7 +194,11 @@ def _lock_scratch(path: Path) -> int:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise StorageError(f"temporary directory is a link, or others can use it: `{path}`: give --scratch")
     lock = lock_directory(path)
-    if not path.exists() or not os.path.samestat(os.fstat(lock), path.lstat()):
+    try:
+        is_same = os.path.samestat(os.fstat(lock), path.lstat())
+    except FileNotFoundError:
+        is_same = False
+    if not is_same:
         os.close(lock)
         raise StorageError(f"another proof used the temporary directory, and has ended: `{path}`: repeat this one")
     return lock

@@ -49,7 +49,6 @@ def named_participant(table: Table, pem: bytes) -> str:
     return next((one for one in owners if registry.participants[one].active), "")
 
 
-@lru_cache(maxsize=1024)  # a client shows its certificate once for a connection, and each of its calls asks
 def certificate_names(pem: bytes) -> tuple[str, ...]:
     """Return the names of a certificate, in the form of registered names; none if it is too long, weak, or malformed.
 
@@ -58,7 +57,12 @@ def certificate_names(pem: bytes) -> tuple[str, ...]:
     *pem*: the certificate, and after it those of the authorities that the client shows, if any.
     """
     if len(pem) > MAX_CHAIN or pem.find(_END) > MAX_PEM:
-        return ()
+        return ()  # and nothing so long is kept
+    return _read_names(pem)
+
+
+@lru_cache(maxsize=1024)  # a client shows its certificate once for a connection, and each of its calls asks
+def _read_names(pem: bytes) -> tuple[str, ...]:
     try:
         certificate, *authorities = x509.load_pem_x509_certificates(pem)
         if any(_is_weak(one) for one in (certificate, *authorities)):

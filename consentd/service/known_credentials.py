@@ -44,11 +44,15 @@ def merge(listed: Mapping[Key, Credential], issued: Mapping[Key, Credential]) ->
     return Known(tokens, certificates, by_id)
 
 
-@lru_cache(maxsize=1024)
 def pem_hash(pem: bytes) -> str:
     """Return the hash by which a client certificate is found: SHA-256 of its DER, hex. *pem*: others may follow it."""
-    own, end, _ = pem.decode("ascii").partition(ssl.PEM_FOOTER)
-    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(own + end)).hexdigest()
+    own, end, _ = pem.partition(ssl.PEM_FOOTER.encode())
+    return _hash(own + end)
+
+
+@lru_cache(maxsize=1024)  # the key is the client's own certificate, whatever it shows with it
+def _hash(own: bytes) -> str:
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(own.decode("ascii"))).hexdigest()
 
 
 class FileChange(NamedTuple):

@@ -140,7 +140,7 @@ class AccessServiceServicer(object):
         (policy.md, rule 13): the consents whose permits name the caller, or a group that it is in, as a holder. It shows what
         is due by a time, and what was missed. A transfer that is due is not permitted yet: AuthorizeAccess decides. Persons
         are named by their tags. Each page shows the state of its own time, in the order of tags, and may be empty and not be
-        the last one. Cost: a page reads at most 2,500 persons (page_persons), about 10 ms.
+        the last one. Cost: a page reads at most 2,500 persons (page_persons), about 10 ms of work.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

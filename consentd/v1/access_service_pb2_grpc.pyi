@@ -72,7 +72,7 @@ class AccessServiceStub:
     (policy.md, rule 13): the consents whose permits name the caller, or a group that it is in, as a holder. It shows what
     is due by a time, and what was missed. A transfer that is due is not permitted yet: AuthorizeAccess decides. Persons
     are named by their tags. Each page shows the state of its own time, in the order of tags, and may be empty and not be
-    the last one. Cost: a page reads at most 2,500 persons (page_persons), about 10 ms.
+    the last one. Cost: a page reads at most 2,500 persons (page_persons), about 10 ms of work.
     """
 
 @_typing.type_check_only
@@ -119,7 +119,7 @@ class AccessServiceAsyncStub(AccessServiceStub):
     (policy.md, rule 13): the consents whose permits name the caller, or a group that it is in, as a holder. It shows what
     is due by a time, and what was missed. A transfer that is due is not permitted yet: AuthorizeAccess decides. Persons
     are named by their tags. Each page shows the state of its own time, in the order of tags, and may be empty and not be
-    the last one. Cost: a page reads at most 2,500 persons (page_persons), about 10 ms.
+    the last one. Cost: a page reads at most 2,500 persons (page_persons), about 10 ms of work.
     """
 
 class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -205,7 +205,7 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         (policy.md, rule 13): the consents whose permits name the caller, or a group that it is in, as a holder. It shows what
         is due by a time, and what was missed. A transfer that is due is not permitted yet: AuthorizeAccess decides. Persons
         are named by their tags. Each page shows the state of its own time, in the order of tags, and may be empty and not be
-        the last one. Cost: a page reads at most 2,500 persons (page_persons), about 10 ms.
+        the last one. Cost: a page reads at most 2,500 persons (page_persons), about 10 ms of work.
         """
 
 def add_AccessServiceServicer_to_server(servicer: AccessServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -202,7 +202,7 @@ class ConsentServiceServicer(object):
         that is paused, ended or withdrawn is not listed. Persons are named by their tags. Each page shows the state of its own
         time, in the order of tags, and may be empty and not be the last one. Without a subject, the caller needs the right
         SEE_REASONS: a consent that is listed, and yet does not permit, shows that another one denies. With a subject, it needs
-        the right ACT_FOR_SUBJECTS. Cost: a page reads at most 2,500 persons (page_persons), about 10 ms.
+        the right ACT_FOR_SUBJECTS. Cost: a page reads at most 2,500 persons (page_persons), about 10 ms of work.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -79,7 +79,7 @@ class ConsentServiceStub:
     that is paused, ended or withdrawn is not listed. Persons are named by their tags. Each page shows the state of its own
     time, in the order of tags, and may be empty and not be the last one. Without a subject, the caller needs the right
     SEE_REASONS: a consent that is listed, and yet does not permit, shows that another one denies. With a subject, it needs
-    the right ACT_FOR_SUBJECTS. Cost: a page reads at most 2,500 persons (page_persons), about 10 ms.
+    the right ACT_FOR_SUBJECTS. Cost: a page reads at most 2,500 persons (page_persons), about 10 ms of work.
     """
     PutAuthority: _grpc.UnaryUnaryMultiCallable[_consent_service_pb2.PutAuthorityRequest, _consent_service_pb2.PutAuthorityResponse]
     """PutAuthority records who may act for a person, as legal guardian or by a power of attorney. Cost: one group commit."""
@@ -156,7 +156,7 @@ class ConsentServiceAsyncStub(ConsentServiceStub):
     that is paused, ended or withdrawn is not listed. Persons are named by their tags. Each page shows the state of its own
     time, in the order of tags, and may be empty and not be the last one. Without a subject, the caller needs the right
     SEE_REASONS: a consent that is listed, and yet does not permit, shows that another one denies. With a subject, it needs
-    the right ACT_FOR_SUBJECTS. Cost: a page reads at most 2,500 persons (page_persons), about 10 ms.
+    the right ACT_FOR_SUBJECTS. Cost: a page reads at most 2,500 persons (page_persons), about 10 ms of work.
     """
     PutAuthority: _aio.UnaryUnaryMultiCallable[_consent_service_pb2.PutAuthorityRequest, _consent_service_pb2.PutAuthorityResponse]  # type: ignore[assignment]
     """PutAuthority records who may act for a person, as legal guardian or by a power of attorney. Cost: one group commit."""
@@ -290,7 +290,7 @@ class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
         that is paused, ended or withdrawn is not listed. Persons are named by their tags. Each page shows the state of its own
         time, in the order of tags, and may be empty and not be the last one. Without a subject, the caller needs the right
         SEE_REASONS: a consent that is listed, and yet does not permit, shows that another one denies. With a subject, it needs
-        the right ACT_FOR_SUBJECTS. Cost: a page reads at most 2,500 persons (page_persons), about 10 ms.
+        the right ACT_FOR_SUBJECTS. Cost: a page reads at most 2,500 persons (page_persons), about 10 ms of work.
         """
 
     @_abc_1.abstractmethod
