@@ -12,13 +12,17 @@ from cases.daemons import Running, question, running_daemon
 from cases.histories import BANK, CITIZEN, live
 from cases.ledgers import LOG, LedgerCase, Person
 from cases.services import new_identifier, refusal
+from cases.vectors_case import verdict
+from cases.vectors_representatives import in_parts
 from consentd.core.history import HeldChain, HistoryProof
 from consentd.cosigning.keyfiles import read_signing_key
 from consentd.errors import InvalidError, ProofError, SignatureError, StorageError, VerificationError
+from consentd.statements.chains import HeldPart
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd_client import Client, FileMemory, HistoryFile, Subject, ledger, pin
 from consentd_client.history import join_parts, verify_history, verify_history_part
+from consentd_client.history_file import HistoryState
 
 TRUST = pin(LOG.verifier)
 CHAINS = ("ledger", "participant/bank")
@@ -143,6 +147,20 @@ def test_an_erased_history_in_parts(tmp_path: Path) -> None:
     _, _, part = verify_history_part(case.history(person.tag, *CHAINS, most=2), trust=TRUST, most=2)
     assert part.held == HeldChain(2, part.held.head, time_ms=part.held.time_ms, lacks_statements=True)
     case.close()
+
+
+def test_a_representatives_keys_are_compared_across_parts_as_in_the_whole() -> None:
+    vectors = [*in_parts()]
+    assert {vector.want for vector in vectors} == {"ok", "signature"}
+    assert [vector.name for vector in vectors if verdict(vector) != vector.want] == []
+
+
+def test_a_file_keeps_up_to_where_a_key_may_be_that_was_not_read(tmp_path: Path) -> None:
+    part = HeldPart(bytes(32), HeldChain(9, bytes(32), time_ms=1), unread_to=7)
+    HistoryFile(tmp_path / "history").append((), HistoryState(b"note", part, ()), is_complete=False)
+    state = HistoryFile(tmp_path / "history").state
+    assert state is not None
+    assert state.part == part
 
 
 # -- over gRPC -----------------------------------------------------------------------------------------------------

@@ -71,12 +71,14 @@ class HeldPart:
         held: the last entry of the part.
         named: the KEY and AUTHORITY entries of the part: what signs later statements, and what they rest on.
         recent: the statements of the part that a later entry must not repeat.
+        unread_to: the last seq of the part that may be a KEY which was not there, or not understood; 0: none may be.
     """
 
     tag: bytes
     held: HeldChain
     named: tuple[VerifiedEntry, ...] = ()
     recent: tuple[RecentStatement, ...] = ()
+    unread_to: int = 0
 
 
 def verify_chains(
@@ -122,7 +124,10 @@ def verify_chains(
         verify_authors(later, origin=origin, keys=keys, named_by=named_by, is_whole=is_whole)
         verify_givers(later, {one: verified[one] for one in verified if before is None or one != asked})
     verify_reporters(of_asked, keys, known=len(known))
-    verify_representatives((*earlier, *of_asked), keys, known=len(earlier) + len(known))
+    read_to, unread_to = (0, 0) if before is None else (before.held.count, before.unread_to)
+    unread_to = verify_representatives(
+        of_asked, keys, known=len(known), earlier=earlier, read_to=read_to, unread_to=unread_to
+    )
     recent = () if before is None else before.recent
     for tag, entries in verified.items():
         if tag == asked:
@@ -136,7 +141,7 @@ def verify_chains(
         )
     own = (*earlier, *(entry for entry in of_asked if entry.event.kind in NAMED))
     return VerifiedChains(
-        found, keys, retention.kept_from_ms, None if part is None else HeldPart(asked, part, own, recent),
+        found, keys, retention.kept_from_ms, None if part is None else HeldPart(asked, part, own, recent, unread_to),
         ledger_keys=ledger_keys, is_whole=is_whole,
     )  # fmt: skip
 

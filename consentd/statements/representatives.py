@@ -25,45 +25,69 @@ _READ = CONSENTS | {EntryKind.AUTHORITY, EntryKind.KEY, EntryKind.SERVED, EntryK
 _Acting = ActingStatement | st.ServedStatement | st.ReadStatement
 
 
-def verify_representatives(entries: Iterable[VerifiedEntry], keys: ValidKeys, *, known: int = 0) -> None:
+def verify_representatives(
+    entries: Iterable[VerifiedEntry], keys: ValidKeys, *, known: int = 0, earlier: Iterable[VerifiedEntry] = (),
+    read_to: int = 0, unread_to: int = 0,
+) -> int:  # fmt: skip
     """Verify who acted for the person, as far as the AUTHORITY entries are among *entries*, in the order of the chain.
 
-    Of a part of the chain that was verified earlier, the KEY and AUTHORITY entries are enough.
+    An entry that this version does not understand may say something else, so nothing follows from it. The signatures of
+    all are verified; a key that is not in *keys* is not determined.
 
-    An entry that this version does not understand may say something else, so nothing follows from it. The first *known*
-    entries were verified before. The signatures of all are verified; a key that is not in *keys* is not determined.
+    Returns the *unread_to* of the chain of the first entry, which a reader keeps with what it has read of the chain.
+
+    Args:
+        known: how many of *entries*, from the first one, were verified before.
+        earlier: of a part of the chain that was verified earlier, without its entries: the KEY and AUTHORITY entries.
+        read_to: the seq of the last entry of that part; 0: there is none.
+        unread_to: the last seq of that part that may be a KEY which was not there, or not understood; 0: none may be.
 
     Raises:
         SignatureError: a statement names an authority that is none, was ended, is not in force or does not cover the
             act; another one than the representative made it; or a KEY puts a key in force that the authority does not
             pin, or that its representative did not have.
     """
-    found = _Found(keys)
-    for position, (event, statement) in enumerate((one.event, one.statement) for one in entries):
-        message = None
-        if statement is not None and event.kind in _READ:
-            message = payloads.decode_known_payload(event.kind, statement.payload)
-        found.follow(event, is_read=message is not None)
-        if statement is not None:
-            found.add(event, statement, message, is_new=position >= known)
+    entries = tuple(entries)
+    own = entries[0].event.tag if entries else b""
+    found = _Found(keys, read_to={own: read_to}, unread_to={own: unread_to})
+    for one in earlier:
+        # The entries between these were read too, so what is not here is no gap.
+        if one.statement is not None:
+            found.add(one.event, one.statement, _message_of(one), is_new=False)
+    for position, one in enumerate(entries):
+        message = _message_of(one)
+        found.follow(one.event, is_read=message is not None)
+        if one.statement is not None:
+            found.add(one.event, one.statement, message, is_new=position >= known)
+    return found.unread_to[own]
+
+
+def _message_of(entry: VerifiedEntry) -> Message | None:
+    if entry.statement is None or entry.event.kind not in _READ:
+        return None
+    return payloads.decode_known_payload(entry.event.kind, entry.statement.payload)
 
 
 class _Found:
-    """The authorities of chains, as their entries are read in order."""
+    """The authorities of chains, as their entries are read in order.
 
-    def __init__(self, keys: ValidKeys) -> None:
+    *read_to*: tag → the last seq. ``unread_to``: tag → the last seq that may be a KEY which is not here, or not
+    understood.
+    """
+
+    def __init__(self, keys: ValidKeys, *, read_to: dict[bytes, int], unread_to: dict[bytes, int]) -> None:
         self._keys = keys
         self._seen: dict[tuple[bytes, int], Authority | None] = {}  # None: not an authority; absent: not known
         self._keyed: set[tuple[bytes, int]] = set()  # authorities for which a KEY entry was read
-        self._read_to: dict[bytes, int] = {}  # tag → the last seq
-        self._unread: dict[bytes, int] = {}  # tag → the last seq that may be a KEY which is not here, or not understood
+        self._read_to = read_to
+        self.unread_to = unread_to
 
     def follow(self, event: codec.Event, *, is_read: bool) -> None:
         """Note which entries of a chain are not here. *is_read*: the statement of this one is, and is understood."""
         if event.kind == EntryKind.KEY and not is_read:
-            self._unread[event.tag] = event.seq
+            self.unread_to[event.tag] = event.seq
         elif event.seq != self._read_to.get(event.tag, 0) + 1:
-            self._unread[event.tag] = event.seq - 1
+            self.unread_to[event.tag] = event.seq - 1
         self._read_to[event.tag] = event.seq
 
     def add(self, event: codec.Event, statement: codec.Statement, message: Message | None, *, is_new: bool) -> None:
@@ -83,7 +107,7 @@ class _Found:
             raise SignatureError(f"statement rests on no authority: seq `{event.seq}`")
         if isinstance(message, st.KeyStatement):
             if is_new:
-                is_first = at not in self._keyed and self._unread.get(event.tag, 0) < named
+                is_first = at not in self._keyed and self.unread_to.get(event.tag, 0) < named
                 _verify_key(event, message, authority, is_first=is_first)
             self._keyed.add(at)
         elif isinstance(message, _Acting) and is_new:

@@ -1,13 +1,25 @@
 """Who acts for a person: the representative of an authority that is in force and covers the act, or somebody else."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
+from itertools import pairwise
 from typing import Any
 
 from cases.ledgers import DAEMON
-from cases.vectors_case import BANK, CITIZEN, Vector, b64, encode, evidence_vector, history_vector, to_document
+from cases.vectors_case import (
+    BANK,
+    CITIZEN,
+    Document,
+    Vector,
+    b64,
+    encode,
+    evidence_vector,
+    history_vector,
+    to_document,
+)
 from cases.vectors_forged import ME, Forge, base, key_payload
+from cases.vectors_pruned import STATED_MS, first_payload, pruning
 from cases.vectors_repeats import document_after, person_document
 from consentd.core import ed25519
 from consentd.core.kinds import EntryKind
@@ -431,22 +443,60 @@ def in_parts() -> Iterator[Vector]:
     forge.later().add(ME, EntryKind.AUTHORITY, DAEMON, ended(), ref=seq)
     yield from _after_parts("in parts: a key after the end", "signature", forge, mothers_key(seq, FATHER),
                             EntryKind.KEY)  # fmt: skip
+    yield from first_keys_in_parts()
+
+
+def first_keys_in_parts() -> Iterator[Vector]:
+    """Yield KEY entries after an earlier part that has other entries after the AUTHORITY, and after one with a gap."""
+    for name, key, want in (("the pinned one", MOTHER, "ok"), ("not the pinned one", FATHER, "signature")):
+        for of_later in (False, True):
+            forge, seq = given(authority(participant_id="", key=MOTHER.public_key))
+            first = [person_document(forge)] if of_later else []
+            if of_later:
+                forge.grown = forge.leaves
+            for _ in range(3):
+                forge.add(ME, EntryKind.ACCESS, DAEMON)
+            parts = "three parts" if of_later else "parts"
+            yield from _after_parts(f"in {parts}: the first key is {name}, other entries before it", want, forge,
+                                    mothers_key(seq, key), EntryKind.KEY, before=first)  # fmt: skip
+    for name, more in (("of a later version", FOREIGN_FIELD), ("that does not decode", b"\xff")):
+        forge, seq = given(authority(participant_id="", key=MOTHER.public_key))
+        forge.add(ME, EntryKind.KEY, DAEMON, mothers_key(seq) + more).add(ME, EntryKind.ACCESS, DAEMON)
+        yield from _after_parts(f"in parts: a key after a KEY {name}", "ok", forge, mothers_key(seq, FATHER),
+                                EntryKind.KEY)  # fmt: skip
+    # The first KEY is pruned between two readings.
+    forge, seq = given(authority(participant_id="", key=MOTHER.public_key), base(first_payload()))
+    first = [person_document(forge)]
+    forge.grown = forge.leaves
+    forge.add(ME, EntryKind.KEY, DAEMON, mothers_key(seq)).add(ME, EntryKind.ACCESS, DAEMON)
+    forge.time_ms = STATED_MS
+    forge.add("ledger", EntryKind.LEDGER, DAEMON, pruning())
+    yield from _after_parts("in three parts: a key after a gap", "ok", forge, mothers_key(seq, FATHER), EntryKind.KEY,
+                            before=first, pruned=1)  # fmt: skip
 
 
 def _after_parts(
     name: str, want: str, forge: Forge, payload: bytes, kind: EntryKind = EntryKind.GRANT,
-    author: ed25519.KeyPair = DAEMON,
+    author: ed25519.KeyPair = DAEMON, before: Sequence[Document] = (), pruned: int = 0,
 ) -> Iterator[Vector]:  # fmt: skip
-    """Yield an entry that follows what *forge* has so far: the reader holds that, or has read it as two parts."""
-    first = person_document(forge)
+    """Yield an entry that follows what *forge* has so far: the reader holds that, or has read it as a part.
+
+    *before*: histories that the reader read before that. *pruned*: how many of the entries after them are gone.
+    """
+    documents = [*before, person_document(forge)]
     forge.grown = forge.leaves
     forge.later().add(ME, kind, author, payload)
-    whole = person_document(forge)
-    count = first["histories"][0]["count"]
-    news = document_after(whole, first)
-    under = {"before": [b64(encode(first))], "tag": b64(ME)}
-    yield history_vector(f"representatives: {name}: held", want, news, **under)
-    yield history_vector(f"representatives: {name}", want, news, most=[count, 0], **under)
+    documents.append(person_document(forge))
+    counts = [one["histories"][0]["count"] for one in documents]
+    parts = [documents[0], *(document_after(later, earlier) for earlier, later in pairwise(documents))]
+    most = [counts[0], *(later - earlier for earlier, later in pairwise(counts))]
+    if pruned:
+        chain, *others = parts[1]["histories"]
+        kept = {**chain, "first_seq": chain["first_seq"] + pruned, "entries": chain["entries"][pruned:]}
+        parts[1], most[1] = {**parts[1], "histories": [kept, *others]}, most[1] - pruned
+    under = {"before": [b64(encode(one)) for one in parts[:-1]], "tag": b64(ME)}
+    yield history_vector(f"representatives: {name}: held", want, parts[-1], **under)
+    yield history_vector(f"representatives: {name}", want, parts[-1], most=[*most[:-1], 0], **under)
 
 
 def the_dead() -> Iterator[Vector]:

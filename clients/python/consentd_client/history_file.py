@@ -130,6 +130,7 @@ def _encode_state(state: HistoryState, length: int, entry_count: int, is_complet
         "time_ms": held.time_ms, "lacks_statements": held.lacks_statements,
         "named": [encode_entry(RememberedEntry(one, "")) for one in state.named],
         "recent": base64.b64encode(encode_recent(state.part.recent)).decode(),
+        "unread_to": state.part.unread_to,
     }  # fmt: skip
     return json.dumps(content).encode() + b"\n"
 
@@ -145,7 +146,9 @@ def _decode_state(content: bytes) -> tuple[HistoryState, int, int, bool]:
         )  # fmt: skip
         named = tuple(decode_entry(row).entry for row in read["named"])
         recent = decode_recent(base64.b64decode(read["recent"], validate=True))
-        part = HeldPart(bytes.fromhex(read["tag"]), held, tuple(map(verified_entry, named)), recent)
+        part = HeldPart(
+            bytes.fromhex(read["tag"]), held, tuple(map(verified_entry, named)), recent, int(read["unread_to"])
+        )
         state = HistoryState(read["checkpoint"].encode(), part, named)
         return state, int(read["length"]), int(read["entries"]), bool(read["complete"])
     except StorageError:

@@ -71,6 +71,8 @@ export interface ProvenChains {
   readonly recent: readonly RecentStatement[];
   /** The last entry that is verified of the chain asked for; null: none was asked for. */
   readonly last: VerifiedPart["last"] | null;
+  /** Of the chain asked for: the `unreadTo` that `HeldChain` has. */
+  readonly unreadTo: bigint;
   readonly unread: readonly Unread[];
 }
 
@@ -121,9 +123,10 @@ export function verifyChains(
   // Of the chain asked for, the entries that are held are not there, and so not the giver's roles before.
   const wholeChains = chains.filter(({ chain }) => !isAsked(chain) || !heldChain?.count);
   for (const { entries } of chains) verifyGivers(entries, wholeChains);
+  let unreadTo = 0n;
   for (const { entries } of chains.filter(({ chain }) => isAsked(chain))) {
     verifyReporters(entries, keys);
-    verifyRepresentatives(entries, keys, heldChain?.named ?? []);
+    unreadTo = verifyRepresentatives(entries, keys, heldChain ?? undefined);
   }
   const [recent = []] = chains.map(({ chain, entries }) => {
     return verifyOnce(entries, keys, isAsked(chain) ? (heldChain?.recent ?? []) : []);
@@ -154,6 +157,7 @@ export function verifyChains(
     changes: stated[0]?.changes ?? [],
     recent,
     last,
+    unreadTo,
     unread: chains.flatMap(({ chain, entries }, place) => unreadOf(chain.publicName, entries, stated[place]!.unread)),
   };
 }

@@ -33,6 +33,7 @@ export function heldJson({ tag, held, heldChain }: HeldFile): Json {
     named: heldChain.named.map(({ kind, seq, ref, timeMs, payload }) => {
       return { kind, seq: String(seq), ref: String(ref), time_ms: String(timeMs), payload: encodeBase64(payload) };
     }),
+    unread_to: String(heldChain.unreadTo),
     ledger_keys: heldChain.ledgerKeys && ledgerKeysJson(heldChain.ledgerKeys),
   };
 }
@@ -93,6 +94,7 @@ export function parseHeld(text: string): HeldFile {
           kind: Number(number(String(one["kind"]))), seq: number(one["seq"]), ref: number(one["ref"]),
           timeMs: number(one["time_ms"]), payload: decodeBase64(one["payload"] as string),
         })),
+        unreadTo: number(read.unread_to),
         ledgerKeys: read.ledger_keys === null ? null : parseLedgerKeys(read.ledger_keys, number),
       },
     };

@@ -121,6 +121,8 @@ export interface HeldChain {
   readonly keys: readonly KeyChange[];
   /** Of the entries held, those on which later statements rest: AUTHORITY, and KEY of representatives. */
   readonly named: readonly NamedEntry[];
+  /** The last seq held that may be a KEY which was not there, or not understood; 0n: none may be. */
+  readonly unreadTo: bigint;
   /** Of chain `ledger`: what the entries held state of the ledger's own keys; of other chains null. */
   readonly ledgerKeys: LedgerKeys | null;
   /** Statements of the entries held that later ones must not repeat. */

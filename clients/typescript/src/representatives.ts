@@ -8,7 +8,7 @@
 import { encodeHex } from "./bytes.js";
 import type { Event, Statement } from "./codec.js";
 import { SignatureError } from "./errors.js";
-import type { NamedEntry, VerifiedEntry } from "./history.js";
+import type { HeldChain, NamedEntry, VerifiedEntry } from "./history.js";
 import { namedBy, type ValidKeys } from "./key_validity.js";
 import { AUTHORITY, KEY, READ, SERVED } from "./kinds.js";
 import { type Act, type AuthorityStatement, decodeKeyStatement, readAct, readAuthority } from "./payloads.js";
@@ -38,6 +38,8 @@ const NOTHING: Authority = {
   participant: "", key: "", isAgent: false, acts: new Set(), startMs: 0n, endMs: 0n, ended: false,
 };
 
+const NOT_HELD = { count: 0n, named: [], unreadTo: 0n };
+
 /** Return what a reader keeps of entries, to verify later statements of the chain: authorities, and keys of
  * representatives. */
 export function namedAmong(entries: readonly VerifiedEntry[]): NamedEntry[] {
@@ -57,29 +59,30 @@ function isOfOwner(payload: Uint8Array): boolean {
  * An entry that this version does not understand may say something else, so nothing follows from it. A key that is not
  * among *keys* is not determined.
  *
- * @param held what is kept of earlier entries of the same chain (`namedAmong`).
+ * @param held what is kept of the entries of the same chain that were verified earlier.
+ * @returns the `unreadTo` of the chain of the first entry, which is kept with what was read of the chain.
  * @throws {SignatureError} a statement names an authority that is none, was ended, is not in force or does not cover
  * the act; another one than the representative made it; or a KEY puts a key in force that the authority does not pin,
  * or that its representative did not have.
  */
 export function verifyRepresentatives(
-  entries: readonly VerifiedEntry[], keys: ValidKeys, held: readonly NamedEntry[] = [],
-): void {
+  entries: readonly VerifiedEntry[], keys: ValidKeys, held: Pick<HeldChain, "count" | "named" | "unreadTo"> = NOT_HELD,
+): bigint {
   // null: the entry is no authority. Of an entry that is not here, it is not known.
   const seen = new Map<string, Authority | null>();
   const keyed = new Set<string>();
+  const own = entries.length ? `${encodeHex(entries[0]!.event.tag)} ` : "";
   // Of each chain, the last seq, and the last one that may be a KEY which is not here, or not understood.
-  const readTo = new Map<string, bigint>();
-  const unread = new Map<string, bigint>();
+  const readTo = new Map([[own, held.count]]);
+  const unreadTo = new Map([[own, held.unreadTo]]);
   const follow = (chain: string, { kind, seq }: Pick<Event, "kind" | "seq">, payload: Uint8Array | undefined): void => {
     const isRead = payload !== undefined && readAct(kind, payload) !== null;
-    if (kind === KEY && !isRead) unread.set(chain, seq);
-    else if (seq !== (readTo.get(chain) ?? 0n) + 1n) unread.set(chain, seq - 1n);
+    if (kind === KEY && !isRead) unreadTo.set(chain, seq);
+    else if (seq !== (readTo.get(chain) ?? 0n) + 1n) unreadTo.set(chain, seq - 1n);
     readTo.set(chain, seq);
   };
-  const own = entries.length ? `${encodeHex(entries[0]!.event.tag)} ` : "";
-  for (const one of held) {
-    follow(own, one, one.payload);
+  // The entries between those that are kept were read too, so what is not here is no gap.
+  for (const one of held.named) {
     const stated = one.kind === AUTHORITY ? readAuthority(one.payload) : null;
     if (stated !== null) addAuthority(seen, own, one, stated);
     if (one.kind === KEY) keyed.add(`${own}${readAct(KEY, one.payload)?.authoritySeq}`);
@@ -101,10 +104,11 @@ export function verifyRepresentatives(
     if (found === undefined && act.authoritySeq < event.seq) continue;
     if (!found) throw new SignatureError(`statement rests on no authority: seq \`${event.seq}\``);
     if (event.kind === KEY) {
-      verifyKey(event, statement, found, !keyed.has(at) && (unread.get(chain) ?? 0n) < act.authoritySeq);
+      verifyKey(event, statement, found, !keyed.has(at) && (unreadTo.get(chain) ?? 0n) < act.authoritySeq);
       keyed.add(at);
     } else verifyAct(event, statement, act, found, keys);
   }
+  return unreadTo.get(own)!;
 }
 
 function addAuthority(

@@ -153,7 +153,7 @@ export function verifyHistory(document: Uint8Array | HistoryProof, options: Hist
     throw new ProofError("history is of another chain than the one asked for");
   }
   const { checkpoint, seal } = sealed;
-  const { last } = proven;
+  const { last, unreadTo } = proven;
   const missing = [...(heldChain?.missing ?? []), ...first.missing];
   const { count } = asked;
   // Of an author's chain only what it states of keys matters, of the one asked for every entry.
@@ -168,7 +168,7 @@ export function verifyHistory(document: Uint8Array | HistoryProof, options: Hist
     tag: asked.tag, publicName: asked.publicName, entries: first.entries,
     keptFromMs: asked.publicName ? 0n : proven.keptFromMs,
     held: { treeSize: checkpoint.size, root: checkpoint.root },
-    heldChain: { ...last, retentionDays, keys, named, ledgerKeys, recent: proven.recent, missing },
+    heldChain: { ...last, retentionDays, keys, named, unreadTo, ledgerKeys, recent: proven.recent, missing },
   };
 }
 

@@ -72,7 +72,7 @@ test("what comes after what is held", () => {
   const key = { key: value("key of the person"), timeMs: 1_760_000_007_000n, retired: false };
   const head = value("chain hash 8");
   const more = { lacksStatements: false, retentionDays: 0, keys: [key], ledgerKeys: null, recent: [], missing: [] };
-  const heldChain = { count: 3n, head, erased: false, timeMs: 0n, named: [], ...more };
+  const heldChain = { count: 3n, head, erased: false, timeMs: 0n, named: [], unreadTo: 0n, ...more };
   const later = { ...proof, chains: [{ ...person, firstSeq: 4n, entries: person.entries.slice(3) }, ledger] };
   const verify = (change: object): unknown =>
     verifyHistory(later, { ...TRUST, heldChain: { ...heldChain, ...change } });
