@@ -10,7 +10,7 @@ a sweep, bit by bit and field by field, must not be accepted, and want what our 
 import base64
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cases.ledgers import LOG, ORIGIN
@@ -145,16 +145,20 @@ def _verify_history(vector: Vector) -> History:
 
 
 def _verify_parts(vector: Vector, trust: Trust, tag: bytes) -> History:
-    """Verify a history in parts: each of ``before``, and the content. ``most`` has the sizes asked for; 0: the rest."""
+    """Verify a history in parts: each of ``before``, and the content. ``most`` has the sizes asked for; 0: the rest.
+
+    Return the last part, with what is missing of all.
+    """
     point, part = None, None
+    missing: tuple[tuple[int, int], ...] = ()
     for content, most in zip([*map(base64.b64decode, vector.under["before"]), vector.content], vector.under["most"],
                              strict=True):  # fmt: skip
         shown, _, part = client.verify_history_part(
             parse_evidence(content).proof, trust=trust, tag=tag, remembered_checkpoint=point, before=part,
             most=most or None,
         )  # fmt: skip
-        point = shown.checkpoint
-    return shown
+        point, missing = shown.checkpoint, (*missing, *shown.missing)
+    return replace(shown, missing=missing)
 
 
 def _verify_receipt(vector: Vector) -> None:
