@@ -18,7 +18,7 @@ from cases.daemons import Running, make_running, question, serve
 from cases.envoy_messages import CheckResponse, check_request, headers_of
 from cases.ext_authz import MAPPING, ROOT
 from cases.fakes import HANG_S
-from cases.gate_programs import GATE, SOURCE, built, make_gate, needs_cargo
+from cases.gate_programs import GATE, SOURCE, built, http_get, make_gate, needs_cargo
 from consentd.server.gate_process import GateProcess
 from consentd.v1 import consent_pb2 as pb
 
@@ -275,6 +275,23 @@ def test_a_gate_without_a_mapping_refuses(running: Running, program: Path) -> No
     asking = Asking(running, gate)
     assert reason(asking.ask("/whole/T-whole")) == "ROUTE_UNMAPPED"
     asking.channel.close()
+    gate.stop()
+
+
+def test_refusals_are_counted_and_denials_are_answers(running: Running, asking: Asking, program: Path) -> None:
+    gate = make_gate(
+        running, program, mapping_file=asking.gate._config.gate.mapping_file, http_listen="127.0.0.1:0"
+    )  # fmt: skip
+    gate.start()
+    counted = Asking(running, gate)
+    assert reason(counted.ask("/whole/T-whole")) == ""
+    assert reason(counted.ask("/whole/T-objects")) == "NOT_PERMITTED"
+    assert reason(counted.ask("/whole/T-whole", host="other.example")) == "HOST_UNMAPPED"
+    assert reason(counted.ask("/whole/T-whole", who="")) == "CALLER_NOT_ALLOWED"
+    assert reason(counted.ask("/whole/T-whole", ("x-purpose", "UNHEARD"))) == "QUESTION_REFUSED"  # by the daemon
+    calls = dict(re.findall(r'consentd_gate_calls_total\{outcome="(\w+)"\} (\d+)', http_get(gate, "/metrics")[1]))
+    assert calls == {"answered": "2", "passed_on": "0", "refused": "3"}
+    counted.channel.close()
     gate.stop()
 
 

@@ -1,7 +1,6 @@
 """The gate (``consentd/gate``) in front of a running daemon: it gives the daemon's answers, and passes the rest on."""
 
 import dataclasses
-import http.client
 import json
 import os
 import signal
@@ -22,11 +21,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cases.daemons import ORIGIN, Running, make_running, question, reason_of, request_id, serve
 from cases.fakes import HANG_S
-from cases.gate_programs import GATE, GATE_METRICS, built, gate_metrics, make_gate, needs_cargo
+from cases.gate_programs import GATE, GATE_METRICS, built, gate_metrics, http_get, make_gate, needs_cargo
 from cases.raw_calls import GOAWAY, HEADERS, RawConnection
 from consentd.config import GateConfig, TlsConfig
 from consentd.errors import InvalidError, StorageError
-from consentd.server.gate_process import GateProcess, started_gate, with_installed
+from consentd.server.gate_process import started_gate, with_installed
 from consentd.table.checked_rows import seal_row
 from consentd.table.renewal import renew
 from consentd.table.table import Table
@@ -488,14 +487,6 @@ def test_a_section_that_cannot_work_is_refused(running: Running) -> None:
     dataclasses.replace(running.config, gate=GateConfig(listen="0.0.0.0:1"), grpc=section)
 
 
-def http_get(gate: GateProcess, path: str) -> tuple[int, str]:
-    host, _, port = gate.http_address.rpartition(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=HANG_S)
-    connection.request("GET", path)
-    answer = connection.getresponse()
-    return answer.status, answer.read().decode()
-
-
 def test_metrics_and_health_have_what_the_gate_does(
     running: Running, program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -506,6 +497,7 @@ def test_metrics_and_health_have_what_the_gate_does(
         gated.check(question(person))
     with pytest.raises(grpc.RpcError):
         gated.check(of_nobody())
+    assert health_pb2_grpc.HealthStub(gated.channel).Check(health_pb2.HealthCheckRequest()).status == SERVING
     assert http_get(gate, "/healthz") == (200, '{"status": "ok"}\n')
     assert http_get(gate, "/nothing")[0] == 404
     status, text = http_get(gate, "/metrics")
@@ -514,8 +506,9 @@ def test_metrics_and_health_have_what_the_gate_does(
     assert set(families) == {name.removesuffix("_total") for name in GATE_METRICS}
     assert {f"# TYPE {one.name} {one.kind}" for one in gate_metrics()} <= set(text.splitlines())
     samples = {(one.name, *one.labels.values()): one.value for each in families.values() for one in each.samples}
-    assert samples["consentd_gate_calls_total", "answered"] == 3
+    assert samples["consentd_gate_calls_total", "answered"] == 4
     assert samples["consentd_gate_calls_total", "passed_on"] == 1
+    # A health probe says nothing of how long an answer takes.
     assert samples["consentd_gate_answer_seconds_bucket", "+Inf"] == samples["consentd_gate_answer_seconds_count",] == 3
     assert samples["consentd_gate_connections",] == samples["consentd_gate_ready",] == 1
     assert abs(samples["consentd_gate_heartbeat_time_seconds",] - time.time()) < HANG_S

@@ -29,6 +29,14 @@ def test_room_is_left_for_the_calls_that_the_daemon_takes_as_revocations() -> No
     assert of_gate == {name for name in TABLE if pool_of(name) is PoolName.REVOKE}
 
 
+def test_the_calls_that_make_no_caller_known_are_those_that_the_daemon_answers_to_anybody(tmp_path: Path) -> None:
+    of_gate = set(re.findall(r'"(/[^"]+)"', constant(CALLS, "OPEN")))
+    running = make_running(tmp_path, GATE)
+    of_daemon = {path.decode() for path, route in running.daemon._rpc._routes.items() if route.is_open}
+    running.stop()
+    assert of_gate == of_daemon
+
+
 def test_requests_are_long_where_the_daemon_takes_long_ones() -> None:
     limits, prefix = pool_limits(GrpcConfig()), constant(CALLS, "LONG").strip('"')
     longest = 64 << 10

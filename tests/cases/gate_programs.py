@@ -1,6 +1,7 @@
 """Build the programs of ``consentd/gate``."""
 
 import dataclasses
+import http.client
 import importlib.util
 import os
 import re
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from cases.daemons import Running
+from cases.fakes import HANG_S
 from consentd.config import GateConfig
 from consentd.metrics import Description
 from consentd.server.gate_process import GateProcess
@@ -66,3 +68,12 @@ def make_gate(running: Running, program: Path, **options: Any) -> GateProcess:
     config, socket = dataclasses.replace(running.config, gate=section), running.daemon.gate_socket
     assert socket is not None, "the daemon's configuration has no gate"
     return GateProcess(program, config, services.vault, socket=socket)
+
+
+def http_get(gate: GateProcess, path: str) -> tuple[int, str]:
+    """Return the status and the body of an answer of the gate's HTTP address."""
+    host, _, port = gate.http_address.rpartition(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=HANG_S)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    return answer.status, answer.read().decode()

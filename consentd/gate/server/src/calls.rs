@@ -1,6 +1,5 @@
 //! One call: answered here, or passed on.
 
-use std::cell::Cell;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,6 +21,7 @@ use crate::ext_authz::{self, MappingFile};
 use crate::health;
 use crate::limits::{Kind, Limits, Principal, Taken};
 use crate::metrics::{Metrics, Outcome};
+use crate::pace::Pace;
 use crate::peer::Peer;
 
 /// How long a peer may take to send its request.
@@ -37,12 +37,21 @@ const LONG: &str = "/Batch";
 const MOST_BYTES_OF_OTHERS: usize = PREFIX + (64 << 10);
 /// How long the answer to a call over a limit is kept back, so that a peer that calls again at once does it slowly.
 const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
-/// How long a long batch is worked on at a time.
-const SLICE: Duration = Duration::from_micros(200);
 const BEARER: &[u8] = b"Bearer ";
 const SIGNATURE: &str = "consentd-call-signature-bin";
 /// The calls for which other calls leave room (the daemon's pool `revoke`).
 const REVOCATIONS: [&str; 3] = ["/RevokeConsent", "/PauseConsent", "/EndAuthority"];
+/// The methods that need no credential (the daemon's open routes). Their answers say nothing of who calls.
+const OPEN: [&str; 8] = [
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    "/consentd.v1.LedgerService/GetCheckpoint",
+    "/consentd.v1.LedgerService/GetConsistencyProof",
+    "/consentd.v1.LedgerService/GetInclusionProof",
+    "/consentd.v1.LedgerService/GetReceipt",
+    "/consentd.v1.LedgerService/GetHistory",
+];
 
 /// What all calls share.
 pub struct Gate {
@@ -116,7 +125,6 @@ impl Gate {
         };
         if parts.uri.path() == health::CHECK && health::is_own(&content) && self.answers.state().is_ready {
             self.metrics.count(Outcome::Answered);
-            self.metrics.note_answer(Duration::ZERO);
             return Ok((answer(&health::SERVING), None));
         }
         let method = match parts.uri.path() {
@@ -146,11 +154,13 @@ impl Gate {
         if matches!(principal, Principal::Known(_)) {
             activity.know_caller();
         }
-        let (caller, is_stated) = (principal.number(), matches!(principal, Principal::Stated(_)));
+        let caller = principal.number();
+        // The daemon answers only callers that it knows, if the method needs a credential.
+        let is_examined = matches!(principal, Principal::Stated(_)) && !OPEN.contains(&parts.uri.path());
         let taken = self.limits.enter(principal, kind).ok_or("too many calls of the caller are in flight")?;
         self.metrics.count(Outcome::PassedOn);
         let response = self.daemon.pass_on(parts, content, peer, caller).await;
-        if is_stated && !is_refused(&response) {
+        if is_examined && !is_refused(&response) {
             activity.know_caller();
         }
         Ok((response, Some(taken)))
@@ -206,14 +216,11 @@ impl Gate {
         let (gate, headers, peer, content) = (Arc::clone(self), headers.clone(), Arc::clone(peer), content.clone());
         tokio::task::spawn_blocking(move || {
             let others = || gate.metrics.calls(Outcome::Answered) + gate.metrics.calls(Outcome::PassedOn);
-            let (before, slice) = (others(), Cell::new(Instant::now()));
+            let pace = Pace::begin(Instant::now(), others());
             let goes_on = || {
-                let took = slice.get().elapsed();
-                if took >= SLICE {
-                    if others() > before {
-                        std::thread::sleep(took); // other calls come meanwhile: leave them the processor
-                    }
-                    slice.set(Instant::now());
+                if let Some(rest) = pace.rest(Instant::now(), others) {
+                    std::thread::sleep(rest);
+                    pace.go_on(Instant::now());
                 }
                 !sender.is_closed() // else the call was cancelled
             };

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
+use std::future::Future;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -120,6 +121,18 @@ fn take_place(shares: &mut HashMap<IpAddr, Share>, address: IpAddr, now: Instant
 }
 
 impl Counted {
+    /// Return what *doing* comes to; None: the connection must close before.
+    pub async fn until_closed<T>(&self, doing: impl Future<Output = T>) -> Option<T> {
+        let mut doing = pin!(doing);
+        loop {
+            match timeout(LOOK, doing.as_mut()).await {
+                Ok(done) => return Some(done),
+                Err(_) if self.must_close.load(Ordering::Relaxed) => return None,
+                Err(_) => {}
+            }
+        }
+    }
+
     /// Note that a known caller has called: this connection yields to none.
     fn know_caller(&self) {
         if !self.is_known.swap(true, Ordering::Relaxed) {
@@ -306,6 +319,16 @@ mod tests {
         // What yielded ends: its place is taken already.
         drop((all, new));
         assert!(connections.shares().is_empty());
+    }
+
+    #[test]
+    fn what_a_connection_waits_for_ends_when_it_must_close() {
+        let (connections, now) = (Arc::new(Connections::default()), Instant::now());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let counted = connections.begin(address(1), now).unwrap();
+        counted.must_close.store(true, Ordering::Relaxed);
+        assert_eq!(runtime.block_on(counted.until_closed(std::future::ready(7))), Some(7));
+        assert_eq!(runtime.block_on(counted.until_closed(std::future::pending::<u8>())), None);
     }
 
     #[test]

@@ -87,16 +87,20 @@ impl Gate {
         let limit = answer_limit(&parts.headers);
         let found = tokio::time::timeout(limit, self.verdict(parts, body, peer, activity)).await;
         let found = found.unwrap_or(Err(Refusal::of_request("UNAVAILABLE")));
-        answer(&found.unwrap_or_else(refuse))
+        // Each call is counted once. That a consent denies the request is an answer.
+        let (found, outcome) = found.unwrap_or_else(|refusal| (refuse(refusal), Outcome::Refused));
+        self.metrics.count(outcome);
+        answer(&found)
     }
 
+    /// Return the answer to what Envoy asks, and who answered the question of it.
     async fn verdict(
         self: &Arc<Self>,
         parts: Parts,
         body: Incoming,
         peer: &Arc<Peer>,
         activity: &Activity,
-    ) -> Result<Vec<u8>, Refusal> {
+    ) -> Result<(Vec<u8>, Outcome), Refusal> {
         let no = Refusal::of_request;
         let mut held = Held::new(activity);
         let principal = || self.principal(&parts.headers, peer);
@@ -116,17 +120,16 @@ impl Gate {
         let message = only_message(&content).filter(|message| message.len() <= MOST_REQUEST);
         let request = read_request(message.ok_or(no("MALFORMED_REQUEST"))?).map_err(|_| no("MALFORMED_REQUEST"))?;
         let (route, question) = mapping.question(&request)?;
-        let answered = match self.check(&question, shown) {
+        let (answered, outcome) = match self.check(&question, shown) {
             Some(answered) => {
-                self.metrics.count(Outcome::Answered);
                 self.metrics.note_answer(began.elapsed());
-                answered
+                (answered, Outcome::Answered)
             }
-            None => self.ask_daemon(&parts, &question, peer).await?,
+            None => (self.ask_daemon(&parts, &question, peer).await?, Outcome::PassedOn),
         };
         let stated = request.headers.iter().map(|(name, _)| *name);
         let found = only_field(&answered).map(|decision| respond(decision, route, mapping.shows_reasons, stated));
-        found.and_then(Result::ok).ok_or(no("UNAVAILABLE"))
+        Ok((found.and_then(Result::ok).ok_or(no("UNAVAILABLE"))?, outcome))
     }
 
     /// Return the answer to a question (the bytes of a `CheckResponse` of our own); None: the daemon must answer.
@@ -140,7 +143,6 @@ impl Gate {
         let principal = self.principal(&parts.headers, peer);
         let caller = principal.number();
         let _taken = self.limits.enter(principal, Kind::Call).ok_or(no("UNAVAILABLE"))?;
-        self.metrics.count(Outcome::PassedOn);
         let mut parts = parts.clone();
         parts.uri = Uri::from_static(CHECK);
         for name in [CONTENT_LENGTH.as_str(), "grpc-encoding", "grpc-accept-encoding"] {

@@ -16,6 +16,7 @@ mod log;
 mod metrics;
 mod node;
 mod options;
+mod pace;
 mod peer;
 mod quota;
 mod tls;
@@ -204,7 +205,8 @@ async fn secure(stream: TcpStream, address: SocketAddr, counted: Counted, gate: 
     let shared = Arc::clone(&gate);
     let _open = shared.metrics.open_connection();
     let Some(tls) = tls else { return serve(stream, Peer::new(address, None), counted, gate).await };
-    let Ok(Ok(stream)) = timeout(HANDSHAKE_LIMIT, tls.acceptor().accept(stream)).await else {
+    let handshake = timeout(HANDSHAKE_LIMIT, tls.acceptor().accept(stream));
+    let Some(Ok(Ok(stream))) = counted.until_closed(handshake).await else {
         return shared.metrics.count_failed_handshake();
     };
     let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);

@@ -34,7 +34,7 @@ pub enum Outcome {
     Answered,
     /// It was passed on to the daemon.
     PassedOn,
-    /// It was refused here: its request did not come to its end, or a limit is reached.
+    /// It was refused here: its request did not come to its end, a limit is reached, or Envoy's request has no answer.
     Refused,
 }
 
